@@ -1,0 +1,1 @@
+"""speechstream: speech recognition and synthesis while the sound is still coming."""
