@@ -1,0 +1,191 @@
+"""Mimi: a causal neural codec, 24 kHz audio to 12.5 frames a second of up to 32 codes each, and back.
+
+The architecture of Moshi's codec (Défossez et al., 2024, arXiv:2410.00037): a SEANet encoder to 25 Hz, a causal
+transformer, a stride-2 convolution to 12.5 Hz, a split residual quantiser (one semantic level, the others acoustic), and
+the mirror image back. Every part looks back only, so both directions stream frame by frame at no loss.
+
+`encode` and `decode` are the offline calls, `encode_step` and `decode_step` the streamed ones. A state is a value; every
+stream of a batch may have its own history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechstream.nn.quantizer import SplitResidualVectorQuantizer
+from speechstream.nn.seanet import CausalConv1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails
+from speechstream.nn.transformer import CausalTransformer, TransformerConfig, TransformerState
+
+
+@dataclass(frozen=True)
+class MimiConfig:
+    """A codec of the Mimi family. The defaults are those of kyutai/mimi."""
+
+    sample_rate: int = 24_000
+    seanet: SEANetConfig = field(default_factory=SEANetConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    stride: int = 2           # transformer frames (25 Hz) per codec frame (12.5 Hz)
+    levels: int = 32
+    semantic_levels: int = 1
+    bins: int = 2048
+    code_dim: int = 256
+
+    def __post_init__(self) -> None:
+        if self.seanet.dim != self.transformer.dim:
+            raise ValueError(f"SEANet frames of size {self.seanet.dim} do not fit a transformer of {self.transformer.dim}")
+
+    @property
+    def frame_size(self) -> int:
+        """Samples of one codec frame: 1920 (80 ms) in Mimi."""
+        return self.seanet.hop * self.stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for a JSON file."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> MimiConfig:
+        """From what `to_dict` gave."""
+        seanet = dict(data["seanet"], ratios=tuple(data["seanet"]["ratios"]))
+        return cls(**dict(data, seanet=SEANetConfig(**seanet), transformer=TransformerConfig(**data["transformer"])))
+
+
+@dataclass(frozen=True)
+class MimiEncoderState:
+    """What the encoder remembers of each stream."""
+
+    seanet: Tensor                 # (B, n) packed tails of the SEANet encoder
+    transformer: TransformerState  # at 25 Hz
+    downsample: Tensor             # (B, dim, stride) last 25 Hz frames
+    frames: Tensor                 # (B,) int64 codec frames made so far
+
+
+@dataclass(frozen=True)
+class MimiDecoderState:
+    """What the decoder remembers of each stream."""
+
+    upsample: Tensor               # (B, dim, stride) unfinished 25 Hz frames
+    transformer: TransformerState  # at 25 Hz
+    seanet: Tensor                 # (B, n) packed tails of the SEANet decoder
+    frames: Tensor                 # (B,) int64 codec frames decoded so far
+
+
+class Mimi(nn.Module):
+    """The codec as a network. Audio is (B, channels, samples) within [-1, 1], codes are int64 (B, levels, frames)."""
+
+    def __init__(self, config: MimiConfig = MimiConfig()) -> None:
+        super().__init__()
+        c = self.config = config
+        dim = c.seanet.dim
+        self.encoder = SEANetEncoder(c.seanet)
+        self.encoder_transformer = CausalTransformer(c.transformer)
+        self.downsample = CausalConv1d(dim, dim, 2 * c.stride, stride=c.stride, bias=False)
+        self.quantizer = SplitResidualVectorQuantizer(c.levels, c.bins, c.code_dim, dim, c.semantic_levels)
+        # a transposed convolution of each channel by itself, kernel 2 * stride: (first or second stretch, sample, channel)
+        self.upsample = nn.Parameter(torch.full((2, c.stride, dim), 0.5))
+        self.decoder_transformer = CausalTransformer(c.transformer)
+        self.decoder = SEANetDecoder(c.seanet)
+
+    def init_encoder_state(self, batch: int = 1) -> MimiEncoderState:
+        """The encoder's state of `batch` new streams."""
+        return MimiEncoderState(self.encoder.init_tails(batch), self.encoder_transformer.init_state(batch),
+                                self.upsample.new_zeros(batch, self.config.seanet.dim, self.config.stride),
+                                self._frames(batch))
+
+    def init_decoder_state(self, batch: int = 1) -> MimiDecoderState:
+        """The decoder's state of `batch` new streams."""
+        return MimiDecoderState(self.upsample.new_zeros(batch, self.config.seanet.dim, self.config.stride),
+                                self.decoder_transformer.init_state(batch), self.decoder.init_tails(batch),
+                                self._frames(batch))
+
+    def latent_step(self, audio: Tensor, state: MimiEncoderState) -> tuple[Tensor, MimiEncoderState]:
+        """Audio (B, channels, T * frame_size) to latents before quantisation (B, T, dim), and the new state."""
+        self._check_audio(audio)
+        x, tails = self.encoder.step(audio, state.seanet)
+        x, transformer = self.encoder_transformer.step(x.transpose(1, 2), state.transformer)
+        x = x.transpose(1, 2)
+        # before its first frame a stream looks as if that frame had always been there
+        past = torch.where((state.frames == 0).view(-1, 1, 1), x[..., :1], state.downsample)
+        down = Tails(past.flatten(1))
+        x = self.downsample.step(x, down).transpose(1, 2)
+        return x, MimiEncoderState(tails, transformer, down.pack().unflatten(1, past.shape[1:]),
+                                   state.frames + x.shape[1])
+
+    def encode_step(self, audio: Tensor, state: MimiEncoderState,
+                    levels: int | None = None) -> tuple[Tensor, MimiEncoderState]:
+        """The next whole frames (B, channels, T * frame_size) to codes (B, levels, T), and the new state."""
+        if audio.shape[-1] == 0:
+            return self._no_codes(audio, levels), state
+        x, state = self.latent_step(audio, state)
+        return self.quantizer.encode(x, levels), state
+
+    def latent(self, audio: Tensor) -> Tensor:
+        """Latents (B, T, dim) of whole recordings (B, channels, T * frame_size)."""
+        self._check_audio(audio)
+        x = self.encoder_transformer(self.encoder(audio).transpose(1, 2)).transpose(1, 2)
+        x = torch.cat([x[..., :1].expand(-1, -1, self.config.stride), x], -1)
+        return F.conv1d(x, self.downsample.weight, stride=self.config.stride).transpose(1, 2)
+
+    def encode(self, audio: Tensor, levels: int | None = None) -> Tensor:
+        """Whole recordings (B, channels, samples) to codes (B, levels, T). The end is filled up with silence to a
+        whole frame, so T is samples / frame_size rounded up."""
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.config.frame_size))
+        if audio.shape[-1] == 0:
+            return self._no_codes(audio, levels)
+        return self.quantizer.encode(self.latent(audio), levels)
+
+    def decode_step(self, codes: Tensor, state: MimiDecoderState) -> tuple[Tensor, MimiDecoderState]:
+        """The next codes (B, levels or fewer, T) to audio (B, channels, T * frame_size), and the new state."""
+        self._check_codes(codes)
+        if codes.shape[-1] == 0:
+            return self._no_audio(codes), state
+        x, upsample = self._upsample(self.quantizer.decode(codes), state.upsample)
+        x, transformer = self.decoder_transformer.step(x, state.transformer)
+        audio, tails = self.decoder.step(x.transpose(1, 2), state.seanet)
+        return audio, MimiDecoderState(upsample, transformer, tails, state.frames + codes.shape[-1])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """All codes (B, levels or fewer, T) of new streams to audio (B, channels, T * frame_size)."""
+        self._check_codes(codes)
+        if codes.shape[-1] == 0:
+            return self._no_audio(codes)
+        tail = self.upsample.new_zeros(codes.shape[0], self.config.seanet.dim, self.config.stride)
+        x, _ = self._upsample(self.quantizer.decode(codes), tail)
+        return self.decoder(self.decoder_transformer(x).transpose(1, 2))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio (B, channels, samples) through the codec and back, of the same length."""
+        return self.decode(self.encode(audio))[..., :audio.shape[-1]]
+
+    def _upsample(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, dim) to (B, T * stride, dim) by overlap-add; the tail is (B, dim, stride)."""
+        now = x.unsqueeze(2) * self.upsample[0]
+        late = torch.cat([tail.transpose(1, 2).unsqueeze(1), x.unsqueeze(2) * self.upsample[1]], 1)
+        return (now + late[:, :-1]).flatten(1, 2), late[:, -1].transpose(1, 2)
+
+    def _frames(self, batch: int) -> Tensor:
+        return torch.zeros(batch, dtype=torch.int64, device=self.upsample.device)
+
+    def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
+        return torch.zeros(audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device)
+
+    def _no_audio(self, codes: Tensor) -> Tensor:
+        return self.upsample.new_zeros(codes.shape[0], self.config.seanet.channels, 0)
+
+    def _check_audio(self, audio: Tensor) -> None:
+        c = self.config
+        if audio.ndim != 3 or audio.shape[1] != c.seanet.channels or audio.shape[-1] % c.frame_size:
+            raise ValueError(f"expected audio (B, {c.seanet.channels}, a multiple of {c.frame_size} samples); got "
+                             f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end")
+
+    def _check_codes(self, codes: Tensor) -> None:
+        c = self.config
+        if codes.ndim != 3 or not c.semantic_levels <= codes.shape[1] <= c.levels:
+            raise ValueError(f"expected codes (B, {c.semantic_levels} to {c.levels} levels, T); got "
+                             f"{tuple(codes.shape)}")

@@ -1,0 +1,206 @@
+"""The causal SEANet encoder and decoder of EnCodec and Mimi, with their streaming state.
+
+SEANet (Tagliasacchi et al., 2020, arXiv:2009.02095) as in EnCodec (arXiv:2210.13438) and Mimi (arXiv:2410.00037): strided
+convolutions down to frames, transposed ones back up, one or more residual blocks at each rate, ELU everywhere.
+
+Signals are (B, C, T). What a convolution must remember is its *tail*: the last input samples it will need again, or, for
+a transposed one, the output it has not finished. The tails of a network travel packed in one array (B, n), in network
+order. The past of a new stream is silence, so tails begin at zero and one code path serves both the offline call and
+the stream.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class SEANetConfig:
+    """Sizes of a SEANet. `ratios` are the decoder's upsampling strides in order; the encoder strides in reverse."""
+
+    channels: int = 1
+    dim: int = 512                           # channels of a frame
+    filters: int = 64                        # channels at the sampling rate; doubled at each ratio
+    ratios: tuple[int, ...] = (8, 6, 5, 4)
+    kernel: int = 7
+    last_kernel: int = 3
+    residual_kernel: int = 3
+    residual_layers: int = 1
+    dilation_base: int = 2
+    compress: int = 2                        # a residual block works on channels / compress
+
+    def __post_init__(self) -> None:
+        if not self.ratios or min(self.ratios) < 1:
+            raise ValueError(f"ratios must be positive strides; got {self.ratios}")
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.ratios)
+
+
+class Tails:
+    """Deals out the tails of a packed state in network order and packs what the layers leave behind."""
+
+    def __init__(self, packed: Tensor) -> None:
+        self.packed, self.used, self.new = packed, 0, []
+
+    def take(self, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        part = self.packed[:, self.used:self.used + size]
+        self.used += size
+        return part.unflatten(1, shape)
+
+    def leave(self, tail: Tensor) -> None:
+        self.new.append(tail.flatten(1))
+
+    def pack(self) -> Tensor:
+        return torch.cat(self.new, 1) if self.new else self.packed
+
+
+class CausalConv1d(nn.Conv1d):
+    """A convolution that looks back only. Its tail is the last (K - 1) * dilation + 1 - stride input samples."""
+
+    @property
+    def tail_size(self) -> int:
+        """Numbers remembered for one stream."""
+        return self.in_channels * self.left
+
+    @property
+    def left(self) -> int:
+        return (self.kernel_size[0] - 1) * self.dilation[0] + 1 - self.stride[0]
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        """(B, Cin, T) to (B, Cout, T / stride); T is a multiple of the stride."""
+        if self.left:
+            x = torch.cat([tails.take(self.in_channels, self.left), x], -1)
+            tails.leave(x[..., -self.left:])
+        return super().forward(x)
+
+
+class CausalConvTranspose1d(nn.Module):
+    """A transposed convolution of kernel 2 * stride as a linear layer and an overlap-add.
+
+    Every input frame makes two stretches of `stride` outputs; the second overlaps the first one of the next frame.
+    A matrix product and an addition do the same as the transposed convolution and run many times faster in onnxruntime.
+    The bias is added once, after the overlap, so that the tail (the second stretch of the last frame) is free of it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        bound = (in_channels * 2) ** -0.5
+        # rows in the order (stretch, sample, channel): a frame's outputs then lie as they leave
+        self.weight = nn.Parameter(torch.empty(2 * stride * out_channels, in_channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    @property
+    def tail_size(self) -> int:
+        return self.stride * self.out_channels
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        """(B, Cin, T) to (B, Cout, T * stride)."""
+        y = F.linear(x.transpose(1, 2), self.weight).unflatten(2, (2, self.tail_size))
+        late = torch.cat([tails.take(1, self.tail_size), y[:, :, 1]], 1)
+        tails.leave(late[:, -1:])
+        y = (y[:, :, 0] + late[:, :-1]).unflatten(2, (self.stride, self.out_channels)).flatten(1, 2)
+        return (y if self.bias is None else y + self.bias).transpose(1, 2)
+
+    @staticmethod
+    def pack_weight(weight: Tensor) -> Tensor:
+        """The weight (Cin, Cout, 2 * stride) of an nn.ConvTranspose1d in this layer's layout."""
+        return weight.permute(2, 1, 0).reshape(-1, weight.shape[0]).contiguous()
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1x1(elu(conv(elu(x)))) with a narrower, dilated middle."""
+
+    def __init__(self, channels: int, config: SEANetConfig, dilation: int) -> None:
+        super().__init__()
+        hidden = channels // config.compress
+        self.conv1 = CausalConv1d(channels, hidden, config.residual_kernel, dilation=dilation)
+        self.conv2 = CausalConv1d(hidden, channels, 1)
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        return x + self.conv2.step(F.elu(self.conv1.step(F.elu(x), tails)), tails)
+
+
+class _SEANet(nn.Module):
+    config: SEANetConfig
+
+    @property
+    def tail_size(self) -> int:
+        """Numbers remembered for one stream: the length of the packed tails."""
+        return sum(m.tail_size for m in self.modules() if isinstance(m, CausalConv1d | CausalConvTranspose1d))
+
+    def init_tails(self, batch: int = 1) -> Tensor:
+        """Packed tails (B, tail_size) of new streams."""
+        return self.input.weight.new_zeros(batch, self.tail_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The whole signal of new streams at once."""
+        return self.step(x, self.init_tails(x.shape[0]))[0]
+
+
+class SEANetEncoder(_SEANet):
+    """Audio (B, channels, T * hop) to frames (B, dim, T)."""
+
+    def __init__(self, config: SEANetConfig = SEANetConfig()) -> None:
+        super().__init__()
+        self.config, width = config, config.filters
+        self.input = CausalConv1d(config.channels, width, config.kernel)
+        self.blocks = nn.ModuleList()
+        for ratio in reversed(config.ratios):
+            self.blocks.append(nn.ModuleDict({
+                "residual": _residuals(width, config),
+                "resample": CausalConv1d(width, 2 * width, 2 * ratio, stride=ratio),
+            }))
+            width *= 2
+        self.output = CausalConv1d(width, config.dim, config.last_kernel)
+
+    def step(self, x: Tensor, tails: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio (B, channels, T * hop) and packed tails to frames (B, dim, T) and new tails."""
+        t = Tails(tails)
+        x = self.input.step(x, t)
+        for block in self.blocks:
+            for residual in block["residual"]:
+                x = residual.step(x, t)
+            x = block["resample"].step(F.elu(x), t)
+        return self.output.step(F.elu(x), t), t.pack()
+
+
+class SEANetDecoder(_SEANet):
+    """Frames (B, dim, T) to audio (B, channels, T * hop)."""
+
+    def __init__(self, config: SEANetConfig = SEANetConfig()) -> None:
+        super().__init__()
+        self.config, width = config, config.filters * 2 ** len(config.ratios)
+        self.input = CausalConv1d(config.dim, width, config.kernel)
+        self.blocks = nn.ModuleList()
+        for ratio in config.ratios:
+            self.blocks.append(nn.ModuleDict({
+                "resample": CausalConvTranspose1d(width, width // 2, ratio),
+                "residual": _residuals(width // 2, config),
+            }))
+            width //= 2
+        self.output = CausalConv1d(width, config.channels, config.last_kernel)
+
+    def step(self, x: Tensor, tails: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (B, dim, T) and packed tails to audio (B, channels, T * hop) and new tails."""
+        t = Tails(tails)
+        x = self.input.step(x, t)
+        for block in self.blocks:
+            x = block["resample"].step(F.elu(x), t)
+            for residual in block["residual"]:
+                x = residual.step(x, t)
+        return self.output.step(F.elu(x), t), t.pack()
+
+
+def _residuals(channels: int, config: SEANetConfig) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(channels, config, config.dilation_base**j)
+                         for j in range(config.residual_layers))
