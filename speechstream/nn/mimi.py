@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechstream.nn.quantizer import SplitResidualVectorQuantizer
-from speechstream.nn.seanet import CausalConv1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails
+from speechstream.nn.seanet import DownConv1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails
 from speechstream.nn.transformer import CausalTransformer, TransformerConfig, TransformerState
 
 
@@ -38,7 +38,8 @@ class MimiConfig:
 
     def __post_init__(self) -> None:
         if self.seanet.dim != self.transformer.dim:
-            raise ValueError(f"SEANet frames of size {self.seanet.dim} do not fit a transformer of {self.transformer.dim}")
+            raise ValueError(f"SEANet frames of size {self.seanet.dim} do not fit a transformer of size "
+                             f"{self.transformer.dim}")
 
     @property
     def frame_size(self) -> int:
@@ -62,7 +63,7 @@ class MimiEncoderState:
 
     seanet: Tensor                 # (B, n) packed tails of the SEANet encoder
     transformer: TransformerState  # at 25 Hz
-    downsample: Tensor             # (B, dim, stride) last 25 Hz frames
+    downsample: Tensor             # (B, stride, dim) last 25 Hz frames
     frames: Tensor                 # (B,) int64 codec frames made so far
 
 
@@ -70,7 +71,7 @@ class MimiEncoderState:
 class MimiDecoderState:
     """What the decoder remembers of each stream."""
 
-    upsample: Tensor               # (B, dim, stride) unfinished 25 Hz frames
+    upsample: Tensor               # (B, stride, dim) unfinished 25 Hz frames
     transformer: TransformerState  # at 25 Hz
     seanet: Tensor                 # (B, n) packed tails of the SEANet decoder
     frames: Tensor                 # (B,) int64 codec frames decoded so far
@@ -85,22 +86,27 @@ class Mimi(nn.Module):
         dim = c.seanet.dim
         self.encoder = SEANetEncoder(c.seanet)
         self.encoder_transformer = CausalTransformer(c.transformer)
-        self.downsample = CausalConv1d(dim, dim, 2 * c.stride, stride=c.stride, bias=False)
+        self.downsample = DownConv1d(dim, dim, c.stride, bias=False)
         self.quantizer = SplitResidualVectorQuantizer(c.levels, c.bins, c.code_dim, dim, c.semantic_levels)
         # a transposed convolution of each channel by itself, kernel 2 * stride: (first or second stretch, sample, channel)
         self.upsample = nn.Parameter(torch.full((2, c.stride, dim), 0.5))
         self.decoder_transformer = CausalTransformer(c.transformer)
         self.decoder = SEANetDecoder(c.seanet)
 
+    @property
+    def channels(self) -> int:
+        """Audio channels."""
+        return self.config.seanet.channels
+
     def init_encoder_state(self, batch: int = 1) -> MimiEncoderState:
         """The encoder's state of `batch` new streams."""
         return MimiEncoderState(self.encoder.init_tails(batch), self.encoder_transformer.init_state(batch),
-                                self.upsample.new_zeros(batch, self.config.seanet.dim, self.config.stride),
+                                self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
                                 self._frames(batch))
 
     def init_decoder_state(self, batch: int = 1) -> MimiDecoderState:
         """The decoder's state of `batch` new streams."""
-        return MimiDecoderState(self.upsample.new_zeros(batch, self.config.seanet.dim, self.config.stride),
+        return MimiDecoderState(self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
                                 self.decoder_transformer.init_state(batch), self.decoder.init_tails(batch),
                                 self._frames(batch))
 
@@ -109,11 +115,10 @@ class Mimi(nn.Module):
         self._check_audio(audio)
         x, tails = self.encoder.step(audio, state.seanet)
         x, transformer = self.encoder_transformer.step(x.transpose(1, 2), state.transformer)
-        x = x.transpose(1, 2)
         # before its first frame a stream looks as if that frame had always been there
-        past = torch.where((state.frames == 0).view(-1, 1, 1), x[..., :1], state.downsample)
+        past = torch.where((state.frames == 0).view(-1, 1, 1), x[:, :1], state.downsample)
         down = Tails(past.flatten(1))
-        x = self.downsample.step(x, down).transpose(1, 2)
+        x = self.downsample.step(x, down)
         return x, MimiEncoderState(tails, transformer, down.pack().unflatten(1, past.shape[1:]),
                                    state.frames + x.shape[1])
 
@@ -128,9 +133,9 @@ class Mimi(nn.Module):
     def latent(self, audio: Tensor) -> Tensor:
         """Latents (B, T, dim) of whole recordings (B, channels, T * frame_size)."""
         self._check_audio(audio)
-        x = self.encoder_transformer(self.encoder(audio).transpose(1, 2)).transpose(1, 2)
-        x = torch.cat([x[..., :1].expand(-1, -1, self.config.stride), x], -1)
-        return F.conv1d(x, self.downsample.weight, stride=self.config.stride).transpose(1, 2)
+        x = self.encoder_transformer(self.encoder(audio).transpose(1, 2))
+        past = x[:, :1].expand(-1, self.config.stride, -1)
+        return self.downsample.step(x, Tails(past.flatten(1)))
 
     def encode(self, audio: Tensor, levels: int | None = None) -> Tensor:
         """Whole recordings (B, channels, samples) to codes (B, levels, T). The end is filled up with silence to a
@@ -155,7 +160,7 @@ class Mimi(nn.Module):
         self._check_codes(codes)
         if codes.shape[-1] == 0:
             return self._no_audio(codes)
-        tail = self.upsample.new_zeros(codes.shape[0], self.config.seanet.dim, self.config.stride)
+        tail = self.upsample.new_zeros(codes.shape[0], self.config.stride, self.config.seanet.dim)
         x, _ = self._upsample(self.quantizer.decode(codes), tail)
         return self.decoder(self.decoder_transformer(x).transpose(1, 2))
 
@@ -164,10 +169,10 @@ class Mimi(nn.Module):
         return self.decode(self.encode(audio))[..., :audio.shape[-1]]
 
     def _upsample(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, dim) to (B, T * stride, dim) by overlap-add; the tail is (B, dim, stride)."""
+        """(B, T, dim) to (B, T * stride, dim) by overlap-add; the tail is (B, stride, dim)."""
         now = x.unsqueeze(2) * self.upsample[0]
-        late = torch.cat([tail.transpose(1, 2).unsqueeze(1), x.unsqueeze(2) * self.upsample[1]], 1)
-        return (now + late[:, :-1]).flatten(1, 2), late[:, -1].transpose(1, 2)
+        late = torch.cat([tail.unsqueeze(1), x.unsqueeze(2) * self.upsample[1]], 1)
+        return (now + late[:, :-1]).flatten(1, 2), late[:, -1]
 
     def _frames(self, batch: int) -> Tensor:
         return torch.zeros(batch, dtype=torch.int64, device=self.upsample.device)

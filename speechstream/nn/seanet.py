@@ -64,7 +64,7 @@ class Tails:
 
 
 class CausalConv1d(nn.Conv1d):
-    """A convolution that looks back only. Its tail is the last (K - 1) * dilation + 1 - stride input samples."""
+    """A convolution that looks back only. Its tail is the last (K - 1) * dilation input samples."""
 
     @property
     def tail_size(self) -> int:
@@ -73,22 +73,54 @@ class CausalConv1d(nn.Conv1d):
 
     @property
     def left(self) -> int:
-        return (self.kernel_size[0] - 1) * self.dilation[0] + 1 - self.stride[0]
+        return (self.kernel_size[0] - 1) * self.dilation[0]
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
-        """(B, Cin, T) to (B, Cout, T / stride); T is a multiple of the stride."""
+        """(B, Cin, T) to (B, Cout, T)."""
         if self.left:
             x = torch.cat([tails.take(self.in_channels, self.left), x], -1)
             tails.leave(x[..., -self.left:])
         return super().forward(x)
 
 
-class CausalConvTranspose1d(nn.Module):
-    """A transposed convolution of kernel 2 * stride as a linear layer and an overlap-add.
+class DownConv1d(nn.Module):
+    """A causal strided convolution of kernel 2 * stride, as a linear layer over pairs of neighbouring stretches.
 
-    Every input frame makes two stretches of `stride` outputs; the second overlaps the first one of the next frame.
-    A matrix product and an addition do the same as the transposed convolution and run many times faster in onnxruntime.
-    The bias is added once, after the overlap, so that the tail (the second stretch of the last frame) is free of it.
+    Frames are channels-last here. With a handful of frames a step the weights are the whole cost, and onnxruntime reads
+    them several times faster as the constant side of a matrix product than as a convolution's kernel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        bound = (in_channels * 2 * stride) ** -0.5
+        # columns in the order (stretch, sample, channel)
+        self.weight = nn.Parameter(torch.empty(out_channels, 2 * stride * in_channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    @property
+    def tail_size(self) -> int:
+        return self.stride * self.in_channels
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        """(B, T * stride, Cin) to (B, T, Cout)."""
+        stretches = x.reshape(x.shape[0], -1, self.tail_size)
+        stretches = torch.cat([tails.take(1, self.tail_size), stretches], 1)
+        tails.leave(stretches[:, -1:])
+        return F.linear(torch.cat([stretches[:, :-1], stretches[:, 1:]], -1), self.weight, self.bias)
+
+    @staticmethod
+    def pack_weight(weight: Tensor) -> Tensor:
+        """The weight (Cout, Cin, 2 * stride) of an nn.Conv1d in this layer's layout."""
+        return weight.permute(0, 2, 1).reshape(weight.shape[0], -1).contiguous()
+
+
+class UpConv1d(nn.Module):
+    """A causal transposed convolution of kernel 2 * stride, as a linear layer and an overlap-add.
+
+    Frames are channels-last here. Every input frame makes two stretches of `stride` outputs; the second overlaps the
+    first one of the next frame. The bias is added once, after the overlap, so that the tail (the second stretch of the
+    last frame) is free of it. onnxruntime runs this many times faster than its transposed convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, bias: bool = True) -> None:
@@ -104,12 +136,13 @@ class CausalConvTranspose1d(nn.Module):
         return self.stride * self.out_channels
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
-        """(B, Cin, T) to (B, Cout, T * stride)."""
-        y = F.linear(x.transpose(1, 2), self.weight).unflatten(2, (2, self.tail_size))
-        late = torch.cat([tails.take(1, self.tail_size), y[:, :, 1]], 1)
+        """(B, T, Cin) to (B, T * stride, Cout)."""
+        y = F.linear(x, self.weight)
+        early, late = y[..., :self.tail_size], y[..., self.tail_size:]
+        late = torch.cat([tails.take(1, self.tail_size), late], 1)
         tails.leave(late[:, -1:])
-        y = (y[:, :, 0] + late[:, :-1]).unflatten(2, (self.stride, self.out_channels)).flatten(1, 2)
-        return (y if self.bias is None else y + self.bias).transpose(1, 2)
+        y = (early + late[:, :-1]).reshape(x.shape[0], -1, self.out_channels)
+        return y if self.bias is None else y + self.bias
 
     @staticmethod
     def pack_weight(weight: Tensor) -> Tensor:
@@ -136,7 +169,7 @@ class _SEANet(nn.Module):
     @property
     def tail_size(self) -> int:
         """Numbers remembered for one stream: the length of the packed tails."""
-        return sum(m.tail_size for m in self.modules() if isinstance(m, CausalConv1d | CausalConvTranspose1d))
+        return sum(m.tail_size for m in self.modules() if isinstance(m, CausalConv1d | DownConv1d | UpConv1d))
 
     def init_tails(self, batch: int = 1) -> Tensor:
         """Packed tails (B, tail_size) of new streams."""
@@ -158,7 +191,7 @@ class SEANetEncoder(_SEANet):
         for ratio in reversed(config.ratios):
             self.blocks.append(nn.ModuleDict({
                 "residual": _residuals(width, config),
-                "resample": CausalConv1d(width, 2 * width, 2 * ratio, stride=ratio),
+                "resample": DownConv1d(width, 2 * width, ratio),
             }))
             width *= 2
         self.output = CausalConv1d(width, config.dim, config.last_kernel)
@@ -170,7 +203,7 @@ class SEANetEncoder(_SEANet):
         for block in self.blocks:
             for residual in block["residual"]:
                 x = residual.step(x, t)
-            x = block["resample"].step(F.elu(x), t)
+            x = _channels_last(block["resample"], F.elu(x), t)
         return self.output.step(F.elu(x), t), t.pack()
 
 
@@ -184,7 +217,7 @@ class SEANetDecoder(_SEANet):
         self.blocks = nn.ModuleList()
         for ratio in config.ratios:
             self.blocks.append(nn.ModuleDict({
-                "resample": CausalConvTranspose1d(width, width // 2, ratio),
+                "resample": UpConv1d(width, width // 2, ratio),
                 "residual": _residuals(width // 2, config),
             }))
             width //= 2
@@ -195,10 +228,14 @@ class SEANetDecoder(_SEANet):
         t = Tails(tails)
         x = self.input.step(x, t)
         for block in self.blocks:
-            x = block["resample"].step(F.elu(x), t)
+            x = _channels_last(block["resample"], F.elu(x), t)
             for residual in block["residual"]:
                 x = residual.step(x, t)
         return self.output.step(F.elu(x), t), t.pack()
+
+
+def _channels_last(layer: DownConv1d | UpConv1d, x: Tensor, tails: Tails) -> Tensor:
+    return layer.step(x.transpose(1, 2), tails).transpose(1, 2)
 
 
 def _residuals(channels: int, config: SEANetConfig) -> nn.ModuleList:

@@ -1,0 +1,256 @@
+"""Whisper (Radford et al. 2022) with a chunk-causal, cached encoder and an incremental decoder.
+
+Parameter names are those of openai/whisper, so that its checkpoints load as they are. What differs:
+
+- The encoder runs offline under a chunk mask with limited left context, or chunk by chunk with cached keys and values,
+  with equal numbers (CarelessWhisper, Krichli et al. 2025, is the setting; chunks and state are our own).
+- Its sinusoidal positions run round a clock of `positions` frames (30 s), so that a stream has no end: within the left
+  context, shorter than the clock, order stays unambiguous.
+- The decoder reads any window of encoder frames through keys and values projected once per frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechstream.nn.attention import chunked_attention, step_attention
+
+FRAME_MS = 20  # one encoder frame: two mel frames of 10 ms
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """The size of a network. Defaults are those of `base`; `left` and `positions` count encoder frames of 20 ms."""
+
+    mels: int = 80
+    width: int = 512
+    heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    vocabulary: int = 51865
+    text_context: int = 448
+    positions: int = 1500  # the clock: 30 s
+    left: int = 400        # frames of left context before a chunk: 8 s
+    ctc_vocabulary: int = 0  # pieces of the CTC head, blank included; 0 for none
+    alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) of the decoder whose cross-attention tells time
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What a stream's encoder remembers: fixed size, whatever the stream's length."""
+
+    mel: Tensor     # (B, mels, 2): the last two mel frames consumed
+    keys: Tensor    # (B, layers, H, left, Dh)
+    values: Tensor  # (B, layers, H, left, Dh)
+    frames: Tensor  # (B,) int64: encoder frames produced so far
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """Keys and values of the tokens read so far; (B, layers, H, S, Dh), S grows with the tokens."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, H, T, Dh)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def merge(self, x: Tensor) -> Tensor:  # (B, H, T, Dh) -> (B, T, D), projected
+        return self.out(x.transpose(1, 2).flatten(-2))
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, cross: bool = False):
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.attn_ln = nn.LayerNorm(width)
+        if cross:
+            self.cross_attn = Attention(width, heads)
+            self.cross_attn_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp_ln = nn.LayerNorm(width)
+
+
+def sinusoids(length: int, channels: int) -> Tensor:
+    """Whisper's position table (length, channels): sines, then cosines, periods from 2 pi to 20000 pi."""
+    scale = torch.exp(-math.log(10000) / (channels // 2 - 1) * torch.arange(channels // 2))
+    angle = torch.arange(length)[:, None] * scale[None, :]
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class Encoder(nn.Module):
+    """Log-mel frames (B, mels, M) at 10 ms to features (B, T, width) at 20 ms.
+
+    Frame t reads mel frames 2t-2 .. 2t+2, so T frames need M = 2T + 1 mel frames: one of look-ahead (10 ms).
+    """
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv1d(config.mels, config.width, 3)
+        self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=2)
+        self.register_buffer("positional_embedding", sinusoids(config.positions, config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.encoder_layers))
+        self.ln_post = nn.LayerNorm(config.width)
+
+    def init_state(self, batch: int = 1) -> EncoderState:
+        c, w = self.config, self.conv1.weight
+        cache = w.new_zeros(batch, c.encoder_layers, c.heads, c.left, c.width // c.heads)
+        return EncoderState(mel=w.new_zeros(batch, c.mels, 2), keys=cache, values=cache.clone(),
+                            frames=torch.zeros(batch, dtype=torch.int64, device=w.device))
+
+    def subsample(self, mel: Tensor, history: Tensor, frames: Tensor) -> Tensor:
+        """Convolutions and positions: mel (B, mels, 2c+1) after two frames of history, to (B, c, width)."""
+        x = F.gelu(self.conv1(torch.cat([history, mel], dim=2)))  # (B, D, 2c+1): conv1 frames -1 .. 2c-1
+        young = (frames == 0).to(x.dtype)[:, None, None]          # Whisper pads its second convolution with zeros
+        x = torch.cat([x[:, :, :1] * (1 - young), x[:, :, 1:]], dim=2)
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        clock = (frames[:, None] + torch.arange(x.shape[1], device=x.device)) % self.config.positions
+        return x + self.positional_embedding[clock].to(x.dtype)
+
+    def step(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """One chunk: mel (B, mels, 2c+1), the last frame being look-ahead that the next chunk begins with again.
+
+        Returns features (B, c, width) and the new state. Pure.
+        """
+        x = self.subsample(mel, state.mel, state.frames)
+        keys, values = [], []
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.attn.qkv(block.attn_ln(x))
+            y, k, v = step_attention(q, k, v, state.keys[:, i], state.values[:, i], state.frames)
+            keys.append(k)
+            values.append(v)
+            x = x + block.attn.merge(y)
+            x = x + block.mlp(block.mlp_ln(x))
+        state = EncoderState(mel=torch.cat([state.mel, mel[:, :, :-1]], dim=2)[:, :, -2:], keys=torch.stack(keys, 1),
+                             values=torch.stack(values, 1), frames=state.frames + x.shape[1])
+        return self.ln_post(x), state
+
+    def forward(self, mel: Tensor, lengths: Tensor | None = None, chunk: int | None = None,
+                start: Tensor | None = None) -> Tensor:
+        """The whole utterance under the mask of `chunk` frames (None: full attention, Whisper itself).
+
+        mel (B, mels, 2T+1); lengths (B,) in frames; start (B,): clock position of the first frame. Returns (B, T, width).
+        """
+        B = mel.shape[0]
+        zero = torch.zeros(B, dtype=torch.int64, device=mel.device)
+        x = self.subsample(mel, mel.new_zeros(B, mel.shape[1], 2), zero)
+        if start is not None:
+            clock = torch.arange(x.shape[1], device=x.device)
+            table = self.positional_embedding.to(x.dtype)
+            x = x - table[clock % self.config.positions] + table[(start[:, None] + clock) % self.config.positions]
+        for block in self.blocks:
+            q, k, v = block.attn.qkv(block.attn_ln(x))
+            x = x + block.attn.merge(chunked_attention(q, k, v, chunk, self.config.left, lengths))
+            x = x + block.mlp(block.mlp_ln(x))
+        return self.ln_post(x)
+
+
+class Decoder(nn.Module):
+    """Text tokens (B, S) to hidden states and logits, reading encoder frames through cross-attention."""
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.positional_embedding = nn.Parameter(torch.zeros(config.text_context, config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, cross=True)
+                                    for _ in range(config.decoder_layers))
+        self.ln = nn.LayerNorm(config.width)
+
+    def init_state(self, batch: int = 1) -> DecoderState:
+        c = self.config
+        empty = self.ln.weight.new_zeros(batch, c.decoder_layers, c.heads, 0, c.width // c.heads)
+        return DecoderState(empty, empty)
+
+    def memory(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-attention keys and values of features (B, T, width): two of (B, layers, H, T, Dh), each frame its own."""
+        k = [b.cross_attn.split(b.cross_attn.key(features)) for b in self.blocks]
+        v = [b.cross_attn.split(b.cross_attn.value(features)) for b in self.blocks]
+        return torch.stack(k, 1), torch.stack(v, 1)
+
+    def step(self, tokens: Tensor, state: DecoderState, keys: Tensor, values: Tensor, mask: Tensor | None = None
+             ) -> tuple[Tensor, Tensor, DecoderState]:
+        """Read `tokens` (B, n) after those in `state`, over a memory of `keys`, `values` (B, layers, H, T, Dh).
+
+        mask (B, T): True where a memory frame may be read. Returns logits (B, n, vocabulary), the cross-attention of
+        the alignment heads (B, heads, n, T) and the new state. Pure.
+        """
+        past = state.keys.shape[3]
+        n = tokens.shape[1]
+        positions = torch.arange(n, device=tokens.device) + past
+        x = self.token_embedding(tokens) + self.positional_embedding[positions]
+        causal = torch.arange(past + n, device=tokens.device)[None, :] <= positions[:, None]
+        bias = None if mask is None else mask[:, None, None, :]
+        new_keys, new_values, alignment = [], [], []
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.attn.qkv(block.attn_ln(x))
+            k, v = torch.cat([state.keys[:, i], k], dim=2), torch.cat([state.values[:, i], v], dim=2)
+            new_keys.append(k)
+            new_values.append(v)
+            x = x + block.attn.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=causal))
+            cross = block.cross_attn
+            q = cross.split(cross.query(block.cross_attn_ln(x)))
+            chosen = [h for layer, h in self.config.alignment_heads if layer == i]
+            if chosen:  # these layers need their weights, so compute them openly
+                score = q @ keys[:, i].transpose(-1, -2) * q.shape[-1] ** -0.5
+                if bias is not None:
+                    score = score.masked_fill(~bias, -torch.inf)
+                weight = score.softmax(-1)
+                alignment.append(weight[:, chosen])
+                y = weight @ values[:, i]
+            else:
+                y = F.scaled_dot_product_attention(q, keys[:, i], values[:, i], attn_mask=bias)
+            x = x + cross.merge(y)
+            x = x + block.mlp(block.mlp_ln(x))
+        logits = self.ln(x) @ self.token_embedding.weight.T
+        weights = torch.cat(alignment, 1) if alignment else x.new_zeros(x.shape[0], 0, n, keys.shape[3])
+        return logits, weights, DecoderState(torch.stack(new_keys, 1), torch.stack(new_values, 1))
+
+    def forward(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, S, vocabulary) of a whole token sequence over features (B, T, width): training and scoring."""
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
+        bias = None if mask is None else mask[:, None, None, :]
+        for block in self.blocks:
+            q, k, v = block.attn.qkv(block.attn_ln(x))
+            x = x + block.attn.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            cross = block.cross_attn
+            q = cross.split(cross.query(block.cross_attn_ln(x)))
+            k, v = cross.split(cross.key(features)), cross.split(cross.value(features))
+            x = x + cross.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
+            x = x + block.mlp(block.mlp_ln(x))
+        return self.ln(x) @ self.token_embedding.weight.T
+
+
+class Whisper(nn.Module):
+    """Encoder, decoder and an optional CTC head of 40 ms frames on the same features."""
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.ctc = nn.Linear(2 * config.width, config.ctc_vocabulary) if config.ctc_vocabulary else None
+
+    def ctc_log_probs(self, features: Tensor) -> Tensor:
+        """Features (B, T, width) to CTC log-probabilities (B, T // 2, pieces): pairs of frames, 40 ms each."""
+        T = features.shape[1] // 2 * 2
+        return self.ctc(features[:, :T].unflatten(1, (-1, 2)).flatten(-2)).log_softmax(-1)

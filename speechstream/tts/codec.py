@@ -1,0 +1,162 @@
+"""Run an exported codec frame by frame with numpy and onnxruntime alone.
+
+    decoder = CodecDecoder("mimi/decoder.onnx")
+    state = decoder.init_state()
+    audio, state = decoder.step(codes, state)      # (1, levels, T) -> (1, 1, T * frame_size)
+
+The graphs come from `speechstream.export.codec` and carry their sizes in their metadata, so the same two classes run
+Mimi and the small codec of the embedded voices. States are values: `speechstream.state` stacks, selects and stores them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from speechstream.errors import SpeechStreamError
+
+OFFLINE_FRAMES = 25  # frames an offline call hands to the graph at a time: its attention is square in this number
+Array = np.ndarray
+
+
+class _Codec:
+    """One direction of a codec. Not bound to a stream: all that a stream has is in its state, so threads may share it."""
+
+    direction: str
+
+    def __init__(self, model: str | Path | bytes, threads: int = 1, providers: list[str] | None = None) -> None:
+        """`model` is a graph's path or its bytes, `threads` how many onnxruntime may use for one step.
+
+        Raises SpeechStreamError where the file is not such a graph.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            model = model if isinstance(model, bytes) else str(model)
+            self.session = ort.InferenceSession(model, options, providers=providers or ["CPUExecutionProvider"])
+            about = json.loads(self.session.get_modelmeta().custom_metadata_map["speechstream.codec"])
+        except KeyError:
+            raise SpeechStreamError("this ONNX file is no codec graph; make one with speechstream.export.codec") from None
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise SpeechStreamError(f"cannot open the codec graph: {error}") from error
+        if about["direction"] != self.direction:
+            raise SpeechStreamError(f"this graph is to {about['direction']}, not to {self.direction}")
+        self.sample_rate: int = about["sample_rate"]
+        self.frame_size: int = about["frame_size"]  # samples
+        self.channels: int = about["channels"]
+        self.levels: int = about["levels"]
+        self.bins: int = about["bins"]
+        self._fields: list[dict[str, Any]] = about["state"]
+        names = [f["name"].replace(".", "_") for f in self._fields]
+        self._state = dataclasses.make_dataclass(f"{type(self).__name__}State", [(n, Array) for n in names], frozen=True)
+        self._input = self.session.get_inputs()[0].name
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.frame_size
+
+    def init_state(self, batch: int = 1) -> Any:
+        """The state of `batch` streams that have seen nothing: a frozen dataclass of arrays, streams first."""
+        return self._state(*(np.zeros((batch, *f["shape"]), f["dtype"]) for f in self._fields))
+
+    def _run(self, x: Array, state: Any) -> tuple[Array, Any]:
+        arrays = [getattr(state, f.name) for f in dataclasses.fields(self._state)]
+        if len(x) != len(arrays[0]):
+            raise ValueError(f"{len(x)} streams of input, but a state of {len(arrays[0])}")
+        feed = {f["name"]: a for f, a in zip(self._fields, arrays)}
+        y, *new = self.session.run(None, {self._input: np.ascontiguousarray(x), **feed})
+        return y, self._state(*new)
+
+
+class CodecDecoder(_Codec):
+    """Codes to sound."""
+
+    direction = "decode"
+
+    def step(self, codes: Array, state: Any) -> tuple[Array, Any]:
+        """The next codes (B, levels or fewer, T), integers, to audio float32 (B, channels, T * frame_size) and the new
+        state. A code of -1 is an absent level. T may be 0. Raises ValueError for other shapes and other codes."""
+        codes = np.asarray(codes)
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.levels or codes.dtype.kind not in "iu":
+            raise ValueError(f"expected integer codes (B, 1 to {self.levels} levels, T); got {codes.dtype} {codes.shape}")
+        if codes.size == 0:
+            return np.zeros((len(codes), self.channels, 0), np.float32), state
+        if codes.min() < -1 or codes.max() >= self.bins:
+            raise ValueError(f"codes go from 0 to {self.bins - 1} (-1: absent); got {codes.min()} to {codes.max()}")
+        missing = self.levels - codes.shape[1]
+        codes = np.pad(codes.astype(np.int64), ((0, 0), (0, missing), (0, 0)), constant_values=-1)
+        return self._run(codes, state)
+
+    def __call__(self, codes: Array) -> Array:
+        """All codes (B, levels or fewer, T) of new streams to audio (B, channels, T * frame_size)."""
+        state, audio = self.init_state(len(codes)), []
+        for start in range(0, max(codes.shape[-1], 1), OFFLINE_FRAMES):
+            block, state = self.step(codes[..., start:start + OFFLINE_FRAMES], state)
+            audio.append(block)
+        return np.concatenate(audio, -1)
+
+
+class CodecEncoder(_Codec):
+    """Sound to codes."""
+
+    direction = "encode"
+
+    def step(self, audio: Array, state: Any) -> tuple[Array, Any]:
+        """The next whole frames (B, channels, T * frame_size), floats within [-1, 1], to codes int64 (B, levels, T) and
+        the new state. T may be 0. `stream()` takes blocks of any length. Raises ValueError for another shape."""
+        audio = np.asarray(audio)
+        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[-1] % self.frame_size:
+            raise ValueError(f"expected audio (B, {self.channels}, a multiple of {self.frame_size} samples); got "
+                             f"{audio.shape}; stream() takes blocks of any length")
+        if audio.dtype.kind != "f":
+            raise ValueError(f"expected floating-point audio within [-1, 1]; got {audio.dtype}")
+        if audio.size == 0:
+            return np.zeros((len(audio), self.levels, 0), np.int64), state
+        return self._run(audio.astype(np.float32, copy=False), state)
+
+    def __call__(self, audio: Array) -> Array:
+        """Whole recordings (B, channels, samples) to codes (B, levels, T), the end filled up with silence to a frame."""
+        audio = np.pad(audio, ((0, 0), (0, 0), (0, -audio.shape[-1] % self.frame_size)))
+        state, codes, hop = self.init_state(len(audio)), [], OFFLINE_FRAMES * self.frame_size
+        for start in range(0, max(audio.shape[-1], 1), hop):
+            block, state = self.step(audio[..., start:start + hop], state)
+            codes.append(block)
+        return np.concatenate(codes, -1)
+
+    def stream(self) -> EncoderStream:
+        """A stream of its own that takes mono blocks of any length."""
+        return EncoderStream(self)
+
+
+class EncoderStream:
+    """Encodes one stream in blocks of any length: what does not fill a frame waits for the next block."""
+
+    def __init__(self, encoder: CodecEncoder) -> None:
+        self.encoder, self.state = encoder, encoder.init_state()
+        self._rest = np.zeros((encoder.channels, 0), np.float32)
+
+    def push(self, pcm: Array) -> Array:
+        """Take samples (n,) or (channels, n); return the codes (levels, T) of the frames they complete."""
+        pcm = np.atleast_2d(np.asarray(pcm, np.float32))
+        if pcm.shape[0] != self.encoder.channels:
+            raise ValueError(f"expected {self.encoder.channels} channel(s); got {pcm.shape[0]}")
+        pcm = np.concatenate([self._rest, pcm], -1)
+        whole = pcm.shape[-1] // self.encoder.frame_size * self.encoder.frame_size
+        codes, self.state = self.encoder.step(pcm[None, :, :whole], self.state)
+        self._rest = pcm[:, whole:]
+        return codes[0]
+
+    def finish(self) -> Array:
+        """The codes (levels, 1 or 0) of what is left, filled up with silence; the stream begins anew."""
+        missing = -self._rest.shape[-1] % self.encoder.frame_size
+        codes = self.push(np.zeros((self.encoder.channels, missing), np.float32))
+        self.state = self.encoder.init_state()
+        return codes
