@@ -1,0 +1,87 @@
+"""Fixtures that several folders share: the recordings, and a private sound server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ASOUNDRC = """
+pcm.!default { type pulse }
+ctl.!default { type pulse }
+"""
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """The folder of recordings (see its PROVENANCE.md)."""
+    return Path(__file__).parent / "fixtures"
+
+
+@dataclass(frozen=True)
+class PulseServer:
+    """A sound server without hardware: what is played into its sink can be recorded from the sink's monitor.
+
+    `env` is the environment in which a process finds it, through PulseAudio and through ALSA's default device, so
+    through PortAudio too. PortAudio looks once for a process: run what is to be tested in a process of its own.
+    """
+
+    env: dict[str, str]
+    process: subprocess.Popen
+    sink: str = "speech"
+
+    def play(self, path: Path) -> subprocess.Popen:
+        """Begin to play an audio file into the sink."""
+        return subprocess.Popen(["paplay", f"--device={self.sink}", "--latency-msec=50", str(path)], env=self.env)
+
+    def record(self, path: Path, rate: int = 16_000) -> subprocess.Popen:
+        """Begin to record the monitor into a WAV file, until the process is terminated."""
+        recorder = subprocess.Popen(["parecord", f"--device={self.sink}.monitor", "--file-format=wav", "--channels=1",
+                                     f"--rate={rate}", "--format=s16le", "--latency-msec=50", str(path)], env=self.env)
+        until = time.monotonic() + 5
+        while time.monotonic() < until and not (path.exists() and path.stat().st_size > 44):
+            time.sleep(0.02)
+        return recorder
+
+
+@pytest.fixture
+def pulse_server(tmp_path):
+    """A private PulseAudio with a null sink; skips where it cannot be started."""
+    missing = [p for p in ("pulseaudio", "pactl", "paplay", "parecord") if shutil.which(p) is None]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} here (Debian packages pulseaudio and pulseaudio-utils)")
+    runtime, home = tmp_path / "run", tmp_path / "home"
+    for folder in (runtime, home):
+        folder.mkdir(mode=0o700)
+    (home / ".asoundrc").write_text(ASOUNDRC)
+    socket = runtime / "native"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PULSE_", "DBUS_", "ALSA_", "DISPLAY"))}
+    env |= {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(home / "config"),
+            "PULSE_RUNTIME_PATH": str(runtime), "PULSE_SERVER": f"unix:{socket}", "PULSE_SINK": PulseServer.sink,
+            "PULSE_SOURCE": f"{PulseServer.sink}.monitor"}
+    command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no",
+               "--resample-method=speex-float-5", "--log-target=stderr", "--log-level=error",
+               "-L", f"module-null-sink sink_name={PulseServer.sink} rate=48000 channels=2",
+               "-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"]
+    with open(tmp_path / "pulseaudio.log", "wb") as log:
+        server_env = {k: v for k, v in env.items() if k != "PULSE_SERVER"}
+        process = subprocess.Popen(command, env=server_env, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 10
+        while subprocess.run(["pactl", "info"], env=env, capture_output=True).returncode:
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.skip("PulseAudio did not start: " + (tmp_path / "pulseaudio.log").read_text()[-300:])
+            time.sleep(0.05)
+        yield PulseServer(env, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
