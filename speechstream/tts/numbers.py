@@ -69,8 +69,10 @@ def ordinal_word(word: str) -> str:
 
 def plural(word: str) -> str:
     """The plural of one number or unit word: twenty -> twenties, six -> sixes, foot -> feet."""
-    irregular = dict(foot="feet", inch="inches", hertz="hertz", penny="pence", yen="yen", yuan="yuan", rupee="rupees",
+    irregular = dict(foot="feet", inch="inches", penny="pence", yen="yen", yuan="yuan", rupee="rupees",
                      gross="gross", stone="stone", degree="degrees", celsius="celsius", fahrenheit="fahrenheit")
+    if word.endswith("hertz"):
+        return word
     if word in irregular:
         return irregular[word]
     if word.endswith("y") and word[-2:-1] not in "aeiou":

@@ -11,8 +11,8 @@
 | `<emphasis level="strong">` | strong, moderate (default), reduced, none |
 | `<prosody rate="120%" pitch="+2st" volume="+6dB">` | also x-slow...x-fast, x-low...x-high, silent...x-loud; nested values multiply |
 
-`<voice>`, `<lang>`, `<mark>`, `<audio>`, `<w>`, `<token>`, comments and `<?xml?>` are passed over and their content spoken. Any
-other `<` is text. Markup that is never closed, closed twice or has values that cannot be read is not an error: an
+`<voice>`, `<lang>`, `<mark>`, `<audio>`, `<w>`, `<token>`, common HTML elements, comments and `<?xml?>` are passed over and their content
+spoken. Any other `<` is text. Markup that is never closed, closed twice or has values that cannot be read is not an error: an
 element left open lasts to the end of the stream, a value that cannot be read has no effect.
 """
 
@@ -29,7 +29,8 @@ MAX_ATOM = 600     # characters: the same for the content of say-as, sub and pho
 MAX_DEPTH = 32     # open elements remembered; deeper ones have no effect
 MAX_BREAK = 10.0   # seconds
 
-WRAPPERS = frozenset("speak p s voice lang mark audio w token desc metadata lexicon".split())
+WRAPPERS = frozenset("speak p s voice lang mark audio w token desc metadata lexicon "
+                     "b i u em strong br a div span code pre h1 h2 h3 h4 ul ol li tr td table blockquote".split())
 ATOMS = frozenset(("say-as", "sub", "phoneme"))
 NAMES = WRAPPERS | ATOMS | {"break", "emphasis", "prosody"}
 TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9:-]*)((?:\s[^<>]*?)?)(/?)>")
