@@ -19,9 +19,9 @@ LOG2E = 1.4426950408889634
 FREE = ["T", "chunk", "left", "base"]  # numbers that must never cause a recompilation
 
 FORWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
-           for m, n, w, s in ((128, 64, 8, 3), (64, 64, 4, 3), (64, 32, 4, 4), (32, 64, 4, 2), (16, 16, 2, 2))]
+           for m, n, w, s in ((128, 64, 8, 3), (64, 64, 4, 3), (32, 64, 4, 2), (32, 32, 4, 2), (16, 16, 2, 2))]
 BACKWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
-            for m, n, w, s in ((64, 64, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (64, 32, 4, 2), (16, 16, 2, 1))]
+            for m, n, w, s in ((64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 2, 1))]
 
 
 @triton.jit
@@ -86,7 +86,6 @@ def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
         qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < T, D, 2 * HALF, UPCAST)
     else:
         qp = q1
-    rel = q1
     m, l = tl.full([M], -1e30, tl.float32), tl.zeros([M], tl.float32)
     acc = tl.zeros([M, 2 * HALF], tl.float32)
     low = tl.maximum(t0 // chunk * chunk - left, 0)
@@ -98,6 +97,8 @@ def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
         k1, k2 = load_halves(k, cos, sin, j, skt, j < end, D, HALF, ROPE, UPCAST)
         if RELATIVE:
             rel, _ = relative_rows(table, h, t0, n0, base, D, HALF, M, W, base + chunk, UPCAST)
+        else:
+            rel = k1
         s, seen = block_scores(q1, q2, k1, k2, qp, rel, i, j, chunk, left, end, M, N, RELATIVE, PRECISION)
         s = tl.where(seen, s * (scale * 1.4426950408889634), -1e30)
         top = tl.maximum(m, tl.max(s, 1))
@@ -141,7 +142,6 @@ def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, ls
         qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < T, D, 2 * HALF, UPCAST)
     else:
         qp = q1
-    rel = q1
     o = tile(out + b * sob + h * soh, i, full, sot, i < T, D, 2 * HALF, True)
     do = tile(dout + b * sdb + h * sdh, i, full, sdt, i < T, D, 2 * HALF, UPCAST)
     dot_o = tl.sum(o * do.to(tl.float32), 1)
@@ -157,9 +157,10 @@ def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, ls
     for n0 in range(low, high, N):
         j = n0 + tl.arange(0, N)
         k1, k2 = load_halves(k, cos, sin, j, skt, j < end, D, HALF, ROPE, UPCAST)
-        r = j
         if RELATIVE:
             rel, r = relative_rows(table, h, t0, n0, base, D, HALF, M, W, base + chunk, UPCAST)
+        else:
+            rel, r = k1, j
         s, seen = block_scores(q1, q2, k1, k2, qp, rel, i, j, chunk, left, end, M, N, RELATIVE, PRECISION)
         p = tl.where(seen, tl.exp2(s * (scale * 1.4426950408889634) - top[:, None]), 0.0)
         value = tile(v, j, full, svt, j < end, D, 2 * HALF, UPCAST)
@@ -217,10 +218,11 @@ def attention_backward_kv(q, q_pos, k, v, table, cos, sin, lengths, dout, lse, d
         for t0 in range(low, high, M):
             i = t0 + tl.arange(0, M)
             q1, q2 = load_halves(q + b * sqb + h * sqh, cos, sin, i, sqt, i < end, D, HALF, ROPE, UPCAST)
-            qp, rel = q1, q1
             if RELATIVE:
                 qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < end, D, 2 * HALF, UPCAST)
                 rel, _ = relative_rows(table, h, t0, n0, base, D, HALF, M, W, base + chunk, UPCAST)
+            else:
+                qp, rel = q1, k1
             s, seen = block_scores(q1, q2, k1, k2, qp, rel, i, j, chunk, left, end, M, N, RELATIVE, PRECISION)
             row = (b * H + h) * T + i
             top = tl.load(lse + row, mask=i < end, other=0.0)
