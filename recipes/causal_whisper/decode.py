@@ -16,7 +16,7 @@ def greedy(decoder: Decoder, features: Tensor, lengths: Tensor, limit: Tensor, p
            end: int = END) -> tuple[list[list[int]], list[float], Tensor]:
     """features (B, T, D) with lengths (B,), at most `limit` (B,) tokens each.
 
-    Returns the tokens, the mean log-probability of each hypothesis, and cross-attention (B, heads, n, T).
+    Returns the tokens, the mean log-probability of each hypothesis, and cross-attention (B, n, T).
     """
     B, T, _ = features.shape
     keys, values = decoder.memory(features)
@@ -26,7 +26,7 @@ def greedy(decoder: Decoder, features: Tensor, lengths: Tensor, limit: Tensor, p
     alive = torch.ones(B, dtype=torch.bool)
     for n in range(int(limit.max()) + 1):
         logits, w, state = decoder.step(tokens, state, keys, values, mask)
-        weights.append(w[:, :, -1:].float())
+        weights.append(w[:, -1:].float())
         logits = logits[:, -1].float()
         logits[:, end + 1:] = -torch.inf
         score, best = logits.log_softmax(-1).max(-1)
@@ -37,4 +37,4 @@ def greedy(decoder: Decoder, features: Tensor, lengths: Tensor, limit: Tensor, p
         if not alive.any():
             break
         tokens = best[:, None]
-    return out, [float(p) / (len(o) + 1) for p, o in zip(logp, out)], torch.cat(weights, 2)
+    return out, [float(p) / (len(o) + 1) for p, o in zip(logp, out)], torch.cat(weights, 1)

@@ -39,14 +39,14 @@ class Labeller:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def score(self, texts: list[str], memory, lengths):
-        """Logits (n, vocabulary) and alignment (heads, n, T) of each text, and the token count of its words."""
+        """Logits (n, vocabulary) and alignment (n, T) of each text, and the token count of its words."""
         pieces = [[self.encode(" " + w) for w in t.split()] for t in texts]
         rows = [torch.tensor(self.prompt + [i for p in ps for i in p]) for ps in pieces]
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(memory[0].shape[3]) < lengths[:, None]
         logits, weights, _ = self.model.decoder.step(tokens, self.model.decoder.init_state(len(texts)), *memory, mask)
         skip = len(self.prompt) - 1
-        return [(logits[b, skip: len(r)].float(), weights[b, :, skip: len(r), : lengths[b]].float(), [len(p) for p in ps])
+        return [(logits[b, skip: len(r)].float(), weights[b, skip: len(r), : lengths[b]].float(), [len(p) for p in ps])
                 for b, (r, ps) in enumerate(zip(rows, pieces))]
 
     def punctuate(self, text: str, logits: torch.Tensor) -> str:
@@ -77,9 +77,9 @@ class Labeller:
 
 
 def ends(weights: torch.Tensor, counts: list[int], duration: float) -> list[float]:
-    """Word ends in seconds from cross-attention (heads, n + 1, T) at 20 ms, by dynamic time warping."""
-    w = (weights - weights.mean(1, keepdim=True)) / (weights.std(1, keepdim=True) + 1e-6)
-    w = torch.nn.functional.pad(w, (3, 3), mode="reflect").unfold(-1, 7, 1).median(-1).values.mean(0)
+    """Word ends in seconds from cross-attention (n + 1, T) at 20 ms, by dynamic time warping."""
+    w = (weights - weights.mean(0)) / (weights.std(0) + 1e-6)
+    w = torch.nn.functional.pad(w[None], (3, 3), mode="reflect")[0].unfold(-1, 7, 1).median(-1).values
     _, path = dtw(C=-w.numpy().astype(np.float64), step_sizes_sigma=np.array([[1, 1], [0, 1], [1, 0]]))
     path = path[::-1]
     first = np.array([path[path[:, 0] == n, 1].min() for n in range(w.shape[0])])  # frame at which token n begins

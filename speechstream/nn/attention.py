@@ -43,19 +43,29 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int | None, left: 
     return torch.cat(out, dim=2)
 
 
-def step_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, frames: Tensor
-                   ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of one chunk (B, H, c, Dh) over the cached `keys`, `values` (B, H, L, Dh) and itself.
+def step_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, filled: Tensor) -> Tensor:
+    """Attention of n new positions (B, H, n, Dh) over a cache of `keys`, `values` (B, H, L, Dh) and themselves.
 
-    `frames` (B,) counts the frames consumed before: of a young stream only the last `frames` cache rows are filled.
-    Returns the output and the new caches.
+    Of a young stream only the last `filled` (B,) cache rows are real. New positions see all of each other: mask them
+    outside where they must not. The two parts are scored apart and share one softmax, so the cache is never copied.
     """
-    L, c = keys.shape[2], q.shape[2]
-    keys, values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-    s = torch.arange(L + c, device=q.device)
-    mask = (s >= L - frames[:, None])[:, None, None, :]  # (B, 1, 1, L + c)
-    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-    return out, keys[:, :, c:], values[:, :, c:]
+    L = keys.shape[2]
+    hidden = torch.arange(L, device=q.device) < L - filled[:, None]  # (B, L)
+    q = q * q.shape[-1] ** -0.5
+    old = (q @ keys.transpose(-1, -2)).masked_fill(hidden[:, None, None, :], -torch.inf)
+    weight = torch.cat([old, q @ k.transpose(-1, -2)], dim=-1).softmax(-1)
+    return weight[..., :L] @ values + weight[..., L:] @ v
+
+
+def causal_step_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, filled: Tensor) -> Tensor:
+    """`step_attention` in which a new position does not see those after it."""
+    L, n = keys.shape[2], q.shape[2]
+    hidden = torch.arange(L, device=q.device) < L - filled[:, None]
+    later = torch.arange(n, device=q.device) > torch.arange(n, device=q.device)[:, None]
+    q = q * q.shape[-1] ** -0.5
+    old = (q @ keys.transpose(-1, -2)).masked_fill(hidden[:, None, None, :], -torch.inf)
+    weight = torch.cat([old, (q @ k.transpose(-1, -2)).masked_fill(later, -torch.inf)], dim=-1).softmax(-1)
+    return weight[..., :L] @ values + weight[..., L:] @ v
 
 
 def _no_empty_rows(mask: Tensor) -> Tensor:

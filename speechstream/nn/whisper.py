@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechstream.nn.attention import chunked_attention, step_attention
+from speechstream.nn.attention import causal_step_attention, chunked_attention, step_attention
 
 FRAME_MS = 20  # one encoder frame: two mel frames of 10 ms
 
@@ -52,10 +52,11 @@ class EncoderState:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """Keys and values of the tokens read so far; (B, layers, H, S, Dh), S grows with the tokens."""
+    """Keys and values of the tokens read so far. S grows; a stream that has read fewer is padded on the left."""
 
-    keys: Tensor
-    values: Tensor
+    keys: Tensor    # (B, layers, H, S, Dh)
+    values: Tensor  # (B, layers, H, S, Dh)
+    tokens: Tensor  # (B,) int64: tokens read, the last of the S rows
 
 
 class Attention(nn.Module):
@@ -132,16 +133,18 @@ class Encoder(nn.Module):
         Returns features (B, c, width) and the new state. Pure.
         """
         x = self.subsample(mel, state.mel, state.frames)
-        keys, values = [], []
+        new_keys, new_values = [], []
         for i, block in enumerate(self.blocks):
             q, k, v = block.attn.qkv(block.attn_ln(x))
-            y, k, v = step_attention(q, k, v, state.keys[:, i], state.values[:, i], state.frames)
-            keys.append(k)
-            values.append(v)
-            x = x + block.attn.merge(y)
+            new_keys.append(k)
+            new_values.append(v)
+            x = x + block.attn.merge(step_attention(q, k, v, state.keys[:, i], state.values[:, i], state.frames))
             x = x + block.mlp(block.mlp_ln(x))
-        state = EncoderState(mel=torch.cat([state.mel, mel[:, :, :-1]], dim=2)[:, :, -2:], keys=torch.stack(keys, 1),
-                             values=torch.stack(values, 1), frames=state.frames + x.shape[1])
+        n = x.shape[1]
+        keys = torch.cat([state.keys, torch.stack(new_keys, 1)], dim=3)[:, :, :, n:]
+        values = torch.cat([state.values, torch.stack(new_values, 1)], dim=3)[:, :, :, n:]
+        state = EncoderState(mel=torch.cat([state.mel, mel[:, :, :-1]], dim=2)[:, :, -2:], keys=keys, values=values,
+                             frames=state.frames + n)
         return self.ln_post(x), state
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None, chunk: int | None = None,
@@ -179,7 +182,7 @@ class Decoder(nn.Module):
     def init_state(self, batch: int = 1) -> DecoderState:
         c = self.config
         empty = self.ln.weight.new_zeros(batch, c.decoder_layers, c.heads, 0, c.width // c.heads)
-        return DecoderState(empty, empty)
+        return DecoderState(empty, empty, torch.zeros(batch, dtype=torch.int64, device=empty.device))
 
     def memory(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-attention keys and values of features (B, T, width): two of (B, layers, H, T, Dh), each frame its own."""
@@ -191,39 +194,32 @@ class Decoder(nn.Module):
              ) -> tuple[Tensor, Tensor, DecoderState]:
         """Read `tokens` (B, n) after those in `state`, over a memory of `keys`, `values` (B, layers, H, T, Dh).
 
-        mask (B, T): True where a memory frame may be read. Returns logits (B, n, vocabulary), the cross-attention of
-        the alignment heads (B, heads, n, T) and the new state. Pure.
+        mask (B, T): True where a memory frame may be read. Returns logits (B, n, vocabulary), the mean cross-attention
+        of the alignment heads (B, n, T) and the new state. Pure.
         """
-        past = state.keys.shape[3]
-        n = tokens.shape[1]
-        positions = torch.arange(n, device=tokens.device) + past
+        positions = state.tokens[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         x = self.token_embedding(tokens) + self.positional_embedding[positions]
-        causal = torch.arange(past + n, device=tokens.device)[None, :] <= positions[:, None]
-        bias = None if mask is None else mask[:, None, None, :]
+        hidden = None if mask is None else ~mask[:, None, None, :]
         new_keys, new_values, alignment = [], [], []
         for i, block in enumerate(self.blocks):
             q, k, v = block.attn.qkv(block.attn_ln(x))
-            k, v = torch.cat([state.keys[:, i], k], dim=2), torch.cat([state.values[:, i], v], dim=2)
             new_keys.append(k)
             new_values.append(v)
-            x = x + block.attn.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=causal))
+            y = causal_step_attention(q, k, v, state.keys[:, i], state.values[:, i], state.tokens)
+            x = x + block.attn.merge(y)
             cross = block.cross_attn
             q = cross.split(cross.query(block.cross_attn_ln(x)))
-            chosen = [h for layer, h in self.config.alignment_heads if layer == i]
-            if chosen:  # these layers need their weights, so compute them openly
-                score = q @ keys[:, i].transpose(-1, -2) * q.shape[-1] ** -0.5
-                if bias is not None:
-                    score = score.masked_fill(~bias, -torch.inf)
-                weight = score.softmax(-1)
-                alignment.append(weight[:, chosen])
-                y = weight @ values[:, i]
-            else:
-                y = F.scaled_dot_product_attention(q, keys[:, i], values[:, i], attn_mask=bias)
+            score = (q * q.shape[-1] ** -0.5) @ keys[:, i].transpose(-1, -2)
+            weight = (score if hidden is None else score.masked_fill(hidden, -torch.inf)).softmax(-1)
+            alignment += [weight[:, h] for layer, h in self.config.alignment_heads if layer == i]
+            y = weight @ values[:, i]
             x = x + cross.merge(y)
             x = x + block.mlp(block.mlp_ln(x))
         logits = self.ln(x) @ self.token_embedding.weight.T
-        weights = torch.cat(alignment, 1) if alignment else x.new_zeros(x.shape[0], 0, n, keys.shape[3])
-        return logits, weights, DecoderState(torch.stack(new_keys, 1), torch.stack(new_values, 1))
+        average = torch.stack(alignment, 1).mean(1) if alignment else x.new_zeros(*x.shape[:2], keys.shape[3])
+        state = DecoderState(torch.cat([state.keys, torch.stack(new_keys, 1)], dim=3),
+                             torch.cat([state.values, torch.stack(new_values, 1)], dim=3), state.tokens + tokens.shape[1])
+        return logits, average, state
 
     def forward(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, S, vocabulary) of a whole token sequence over features (B, T, width): training and scoring."""

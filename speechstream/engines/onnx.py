@@ -1,0 +1,72 @@
+"""The onnxruntime engine: one session a graph, one thread by default, no spinning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from speechstream.engines.protocol import DecoderState, Encoded, EncoderState
+from speechstream.errors import SpeechStreamError
+
+
+def session(path: str | Path, threads: int = 1, device: str = "cpu"):
+    """Open an ONNX file. Raises SpeechStreamError where it is damaged, or where the device is not to be had."""
+    import onnxruntime as ort
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two spinners burn half a core for nothing
+    options.log_severity_level = 3
+    providers = ["CPUExecutionProvider"]
+    if device != "cpu":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise SpeechStreamError(f"device {device!r} needs onnxruntime-gpu: pip uninstall onnxruntime, then "
+                                    "pip install speechstream[gpu]")
+        providers.insert(0, "CUDAExecutionProvider")
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base class
+        raise SpeechStreamError(f"{path} is not a usable ONNX graph: {str(error).splitlines()[0][:200]}") from error
+
+
+class OnnxEngine:
+    """`encoder.onnx` and `decoder.onnx` of a bundle."""
+
+    name = "onnx"
+
+    def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu"):
+        self.encoder = session(Path(folder) / "encoder.onnx", threads, device)
+        self.decoder = session(Path(folder) / "decoder.onnx", threads, device)
+        self._encoder_like = _zeros(self.encoder, EncoderState)
+        self._decoder_like = _zeros(self.decoder, DecoderState)
+
+    def encoder_state(self, batch: int = 1) -> EncoderState:
+        return EncoderState(**{n: np.repeat(a, batch, 0) for n, a in self._encoder_like.items()})
+
+    def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
+        keys, values, ctc, *new = self.encoder.run(
+            None, {"mel": mel, "state.mel": state.mel, "state.keys": state.keys, "state.values": state.values,
+                   "state.frames": state.frames})
+        return Encoded(keys, values, ctc), EncoderState(*new)
+
+    def decoder_state(self, batch: int = 1) -> DecoderState:
+        return DecoderState(**{n: np.repeat(a, batch, 0) for n, a in self._decoder_like.items()})
+
+    def decode(self, tokens, keys, values, mask, state):
+        logits, alignment, *new = self.decoder.run(
+            None, {"tokens": tokens, "memory_keys": keys, "memory_values": values, "mask": mask,
+                   "state.keys": state.keys, "state.values": state.values, "state.tokens": state.tokens})
+        return logits, alignment, DecoderState(*new)
+
+
+def _zeros(graph, kind) -> dict[str, np.ndarray]:
+    """An empty state for one stream, its shapes read from the graph; dynamic lengths start at zero."""
+    shapes = {i.name: i for i in graph.get_inputs()}
+    out = {}
+    for name in kind.__dataclass_fields__:
+        node = shapes.get(f"state.{name}")
+        if node is None:
+            raise SpeechStreamError(f"the graph has no input 'state.{name}': it was exported for another runner")
+        shape = [1] + [n if isinstance(n, int) else 0 for n in node.shape[1:]]
+        out[name] = np.zeros(shape, np.int64 if "int64" in node.type else np.float32)
+    return out

@@ -1,0 +1,54 @@
+"""The torch engine: the same bundle in plain torch, for comparison and for GPUs without onnxruntime-gpu."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from speechstream.engines.protocol import DecoderState, Encoded, EncoderState
+from speechstream.errors import SpeechStreamError
+from speechstream.nn import whisper
+from speechstream.state import flatten
+
+
+class TorchEngine:
+    """A `speechstream.nn.whisper.Whisper` behind the engines' interface."""
+
+    name = "torch"
+
+    def __init__(self, model: whisper.Whisper, device: str = "cpu", threads: int | None = None):
+        if device != "cpu" and not torch.cuda.is_available():
+            raise SpeechStreamError(f"device {device!r} was asked for, but torch sees no GPU")
+        if threads:
+            torch.set_num_threads(threads)
+        self.model, self.device = model.eval().to(device), device
+
+    def encoder_state(self, batch: int = 1) -> EncoderState:
+        return EncoderState(**_numpy(flatten(self.model.encoder.init_state(batch))))
+
+    @torch.inference_mode()
+    def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
+        features, new = self.model.encoder.step(self._in(mel), whisper.EncoderState(**self._state(state)))
+        keys, values = self.model.decoder.memory(features)
+        ctc = self.model.ctc_log_probs(features)
+        return Encoded(*(t.cpu().numpy() for t in (keys, values, ctc))), EncoderState(**_numpy(flatten(new)))
+
+    def decoder_state(self, batch: int = 1) -> DecoderState:
+        return DecoderState(**_numpy(flatten(self.model.decoder.init_state(batch))))
+
+    @torch.inference_mode()
+    def decode(self, tokens, keys, values, mask, state):
+        logits, alignment, new = self.model.decoder.step(
+            self._in(tokens), whisper.DecoderState(**self._state(state)), self._in(keys), self._in(values),
+            self._in(mask))
+        return logits.cpu().numpy(), alignment.cpu().numpy(), DecoderState(**_numpy(flatten(new)))
+
+    def _in(self, a: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(a)).to(self.device)
+
+    def _state(self, state) -> dict[str, torch.Tensor]:
+        return {n: self._in(a) for n, a in flatten(state).items()}
+
+
+def _numpy(fields: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {n: t.cpu().numpy() for n, t in fields.items()}

@@ -1,0 +1,64 @@
+"""Networks with state as ONNX graphs: the inputs and outputs of a graph are the fields of its state.
+
+A step `f(*inputs, state) -> (*outputs, state)` becomes a graph with inputs `name...`, `state.field...` and outputs
+`name...`, `new.field...`. Batch, chunk and cache lengths are dynamic axes: one graph for all latencies and batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any, Callable, Mapping, Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from speechstream.state import flatten, unflatten
+
+OPSET = 20
+
+
+class _Flat(nn.Module):
+    """A step as a function of plain tensors, which is what an exported graph takes."""
+
+    def __init__(self, owner: nn.Module, step: Callable, inputs: int, state: Any):
+        super().__init__()
+        self.owner = owner  # its parameters become the graph's weights
+        self.step, self.inputs, self.like = step, inputs, state
+        self.names = list(flatten(state)) if state is not None else []
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if self.like is None:
+            out = self.step(*tensors)
+            return out if isinstance(out, tuple) else (out,)
+        state = unflatten(self.like, dict(zip(self.names, tensors[self.inputs:])))
+        *outputs, new = self.step(*tensors[: self.inputs], state)
+        return *outputs, *flatten(new).values()
+
+
+def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], state: Any, outputs: Sequence[str],
+                dynamic: Mapping[str, Mapping[int, str]]) -> onnx.ModelProto:
+    """Trace `step(*inputs, state)` of `owner` into a graph.
+
+    `inputs`: example tensors by name, with a batch of two and lengths that are not 0 or 1. `outputs`: names of what the
+    step returns before the state. `dynamic`: named axes of each input and of each `state.FIELD`, such as {0: "batch"}.
+    """
+    fields = {f"state.{n}": a for n, a in flatten(state).items()} if state is not None else {}
+    examples = {**inputs, **fields}
+    dims = {n: torch.export.Dim.DYNAMIC for axes in dynamic.values() for n in axes.values()}
+    shapes = tuple({i: dims[n] for i, n in dynamic.get(name, {}).items()} for name in examples)
+    module = _Flat(owner, step, len(inputs), state).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module, tuple(examples.values()), dynamo=True, opset_version=OPSET, dynamic_shapes=(shapes,),
+            input_names=list(examples), output_names=[*outputs, *(f"new.{n.removeprefix('state.')}" for n in fields)],
+            verbose=False, optimize=True)
+    model = program.model_proto
+    for value in [*model.graph.input, *model.graph.output]:  # the author's axis names, not the tracer's
+        axes = dynamic.get(value.name) or dynamic.get("state." + value.name.removeprefix("new."), {})
+        for i, name in axes.items() if value.name in examples else ():
+            value.type.tensor_type.shape.dim[i].dim_param = name
+    return model
