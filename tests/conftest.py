@@ -37,7 +37,7 @@ class PulseServer:
 
     def play(self, path: Path) -> subprocess.Popen:
         """Begin to play an audio file into the sink."""
-        return subprocess.Popen(["paplay", f"--device={self.sink}", "--latency-msec=50", str(path)], env=self.env)
+        return subprocess.Popen(["paplay", f"--device={self.sink}", "--latency-msec=300", str(path)], env=self.env)
 
     def record(self, path: Path, rate: int = 16_000) -> subprocess.Popen:
         """Begin to record the monitor into a WAV file, until the process is terminated."""

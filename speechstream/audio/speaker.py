@@ -27,6 +27,7 @@ class Speaker:
     sample_rate: Hz of what is written; the device runs at its own rate (`.native_rate`), resampled with state.
     device: number or part of a name. prebuffer_s: sound held back before it starts, and again after an underrun; it
     never waits longer than this for more. buffer_s: capacity of the ring; `write` waits when it is full.
+    latency_s: sound asked to lie in the device itself: more survives a busier computer, and a cancel is heard later.
 
     An underrun fades out and in instead of clicking, and is counted in `.underruns`. One thread writes; `cancel` and
     `close` may come from any. Leaving the `with` plays to the end, or cuts off if there was an exception. All methods
@@ -34,7 +35,7 @@ class Speaker:
     """
 
     def __init__(self, sample_rate: int, device: int | str | None = None, prebuffer_s: float = 0.06,
-                 buffer_s: float = 2.0, stall_s: float = STALL_S):
+                 buffer_s: float = 2.0, latency_s: float = LATENCY_S, stall_s: float = STALL_S):
         if not 0 <= prebuffer_s <= buffer_s / 2:
             raise ValueError(f"prebuffer_s must lie between 0 and half of buffer_s, got {prebuffer_s} and {buffer_s}")
         self.device = choose_device(device, "output")
@@ -50,11 +51,12 @@ class Speaker:
         self._ring = np.zeros(max(round(buffer_s * self.native_rate), 4 * self._fade, 1024), np.float32)
         self._written = self._played = self._cancel_to = 0
         self._waiting, self._playing, self._draining = 0, False, True
-        self._last, self._ramp, self._fade_in = 0.0, 0.0, 0
+        self._last, self._ramp = 0.0, 0.0
+        self._fade_in = self._fade              # samples of the ramp done: only what follows a break is ramped
         self._lock = threading.Lock()           # between writer and cancel, never taken by the callback
         self._generation, self._closed, self._ended = 0, False, threading.Event()
         self._called = time.monotonic()
-        self._stream = open_stream("output", self.device, (min(self.device.outputs, 2), 1), blocksize=0, latency=LATENCY_S,
+        self._stream = open_stream("output", self.device, (min(self.device.outputs, 2), 1), blocksize=0, latency=latency_s,
                                    callback=self._callback, finished_callback=self._ended.set)
 
     def __enter__(self) -> "Speaker":
@@ -79,6 +81,7 @@ class Speaker:
 
     def drain(self) -> None:
         """Wait until everything written has been played."""
+        self._check_alive()
         with self._lock:
             tail, self._state = self._resampler.finish(self._state)[0], self._resampler.init_state(1)
             generation = self._generation
@@ -155,7 +158,7 @@ class Speaker:
         if not self._playing and available:
             self._waiting += frames
             if available >= self._prebuffer or self._waiting > self._prebuffer or self._draining:
-                self._playing, self._waiting, self._fade_in = True, 0, 0
+                self._playing, self._waiting = True, 0
         if not self._playing:
             self._ramp_out(out[position:])
             return out
@@ -165,7 +168,7 @@ class Speaker:
         position += count
         if position < frames:  # the ring has run out
             if not self._draining:
-                self.underruns += 1
+                self.underruns, self._fade_in = self.underruns + 1, 0
             self._playing, self._ramp = False, 1.0
             self._ramp_out(out[position:])
         return out

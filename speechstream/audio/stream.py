@@ -85,7 +85,8 @@ def _wav(stream: BinaryIO, name: str) -> Blocks:
         raise SpeechStreamError(f"{name} is a WAV of format 0x{tag:x} with {bits} bits, which cannot be read from a "
                                 "pipe; give it as a file, or convert it to 16-bit PCM")
     if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE <= rate <= MAX_RATE:
-        raise SpeechStreamError(f"{name} is a WAV that claims {channels} channel(s) at {rate} Hz; its header is damaged")
+        raise SpeechStreamError(f"{name} is a WAV that claims {channels} channel(s) at {rate} Hz; "
+                                "its header is damaged")
     if size == 0xFFFFFFFF and long_size is not None:
         size = long_size
     decode, frame = _decoder(dtype, channels)

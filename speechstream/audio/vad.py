@@ -62,7 +62,7 @@ class Vad:
         return VadState(np.zeros((batch, CONTEXT + WINDOW - 1), np.float32), counts, counts.copy(), lstm, lstm.copy())
 
     def step(self, x: np.ndarray, state: VadState) -> tuple[np.ndarray, VadState]:
-        """Take x (B, n) float32 at 16 kHz; return the probabilities (B, k) of the windows it completes, and the state."""
+        """Take x (B, n) float32 at 16 kHz; return (B, k), the windows it completes, and the state."""
         x = np.asarray(x, np.float32)
         batch = len(state.filled)
         if x.ndim != 2 or x.shape[0] != batch:
@@ -78,7 +78,7 @@ class Vad:
         return p, VadState(samples, state.filled + x.shape[1] - counts * WINDOW, state.windows + counts, h, c)
 
     def finish(self, state: VadState) -> np.ndarray:
-        """The probability of the last, unfinished window as if silence followed: (B, 1), (B, 0) where none has begun."""
+        """The probability of the unfinished window as if silence followed: (B, 1), or (B, 0) where none has begun."""
         longest = int(state.filled.max(initial=0))
         if longest == 0:
             return np.zeros((len(state.filled), 0), np.float32)

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 
-REPO = __import__("pathlib").Path(__file__).parents[2]
+REPO = Path(__file__).parents[2]
 
 
 def run(server, script, *arguments, **options):
@@ -30,15 +31,31 @@ def server(pulse_server):
     return pulse_server
 
 
-def correlation(reference, captured):
-    """The highest normalised correlation of the reference within the captured signal, and its place in samples."""
-    size = 1 << (len(reference) + len(captured)).bit_length()
-    product = np.fft.irfft(np.fft.rfft(captured, size) * np.conj(np.fft.rfft(reference, size)), size)
-    energy = np.concatenate([[0], np.cumsum(np.square(captured, dtype=np.float64))])
-    places = np.arange(max(len(captured) - len(reference), 0) + 1)
-    energy = energy[np.minimum(places + len(reference), len(captured))] - energy[places]
-    value = product[places] / np.sqrt(np.maximum(energy * np.sum(np.square(reference, dtype=np.float64)), 1e-9))
-    return float(value.max()), int(value.argmax())
+def found(reference, captured, rate=16000):
+    """Look for pieces of half a second of the reference in what was captured: correlations, and places in seconds.
+
+    Piece by piece, because a busy computer may put a gap between two of them.
+    """
+    values, places = [], []
+    for begin in range(rate // 4, len(reference) - rate // 2, rate // 2):
+        piece = reference[begin:begin + rate // 2].astype(np.float64)
+        size = 1 << (len(piece) + len(captured)).bit_length()
+        product = np.fft.irfft(np.fft.rfft(captured, size) * np.conj(np.fft.rfft(piece, size)), size)
+        energy = np.concatenate([[0], np.cumsum(np.square(captured, dtype=np.float64))])
+        energy = energy[len(piece):] - energy[:-len(piece)]
+        match = product[:len(energy)] / np.sqrt(np.maximum(energy * np.sum(piece ** 2), 1e-6))
+        values.append(match.max())
+        places.append((match.argmax() - begin) / rate)
+    return np.array(values), np.array(places)
+
+
+def assert_heard(reference, captured):
+    values, places = found(reference, captured)
+    # The server's own conversions between 16, 44.1 and 48 kHz cost up to a tenth; a wrong place stays below a half.
+    assert np.median(values) > 0.95, values
+    good = values > 0.85
+    assert good.sum() >= len(values) - 1 and (np.diff(places[good]) > -0.01).all(), (values, places)
+    assert np.ptp(places[good]) < 1.0, places
 
 
 CAPTURE = """
@@ -70,8 +87,7 @@ def test_microphone_hears_what_is_played(server, fixtures_dir, tmp_path):
     assert told["rate"] == 16000
     heard, (spoken, _) = np.load(tmp_path / "heard.npy"), sf.read(path, dtype="float32")
     assert heard.dtype == np.float32
-    value, _ = correlation(spoken, heard); print(value, out, err)
-    assert value > (0.99 if told["overflows"] == 0 else 0.6)  # an overloaded machine may lose a block, and says so
+    assert_heard(spoken, heard)
 
 
 SAY = """
@@ -79,7 +95,7 @@ import sys, json
 import soundfile as sf
 from speechstream.audio import Speaker
 pcm, rate = sf.read(sys.argv[1], dtype="float32")
-with Speaker(rate, "default") as speaker:
+with Speaker(rate, "default", latency_s=0.3) as speaker:  # other tests may keep the computer busy
     for i in range(0, len(pcm), 777):
         speaker.write(pcm[i:i + 777])
 print(json.dumps({"native": speaker.native_rate, "underruns": speaker.underruns}))
@@ -97,8 +113,8 @@ def test_speaker_is_heard_to_the_end(server, fixtures_dir, tmp_path):
     assert process.returncode == 0, err
     (heard, rate), (spoken, _) = sf.read(tmp_path / "heard.wav", dtype="float32"), sf.read(path, dtype="float32")
     assert rate == 16000
-    value, _ = correlation(spoken, heard); print(value, out, err)
-    assert value > (0.99 if json.loads(out)["underruns"] == 0 else 0.6)
+    assert json.loads(out)["native"] > 0
+    assert_heard(spoken, heard)
 
 
 CANCEL = """
@@ -108,8 +124,10 @@ from speechstream.audio import Speaker
 speaker = Speaker(24000, "default")
 tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(24000) / 24000)
 speaker.write(tone)
-time.sleep(0.4)
+while speaker._played < 0.4 * speaker.native_rate:
+    time.sleep(0.001)
 speaker.cancel()
+print(speaker._played / speaker.native_rate)
 time.sleep(0.5)
 speaker.close(drain=False)
 """
@@ -118,7 +136,7 @@ speaker.close(drain=False)
 def test_cancel_is_heard_as_silence(server, tmp_path):
     recorder = server.record(tmp_path / "heard.wav")
     process = run(server, CANCEL)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     time.sleep(0.3)
     recorder.terminate()
     recorder.wait(10)
@@ -126,8 +144,9 @@ def test_cancel_is_heard_as_silence(server, tmp_path):
     heard, rate = sf.read(tmp_path / "heard.wav", dtype="float32")
     loud = np.flatnonzero(np.abs(heard) > 0.05)
     assert len(loud), "the tone was never heard"
-    assert 0.1 < (loud[-1] - loud[0]) / rate < 0.8  # of one second written; it was cut after about 0.4
-    assert np.abs(np.diff(heard)).max() < 1.5 * 0.5 * 2 * np.pi * 440 / rate  # no step beyond the tone's own slope
+    assert 0.3 < (loud[-1] - loud[0]) / rate < float(out) + 0.05  # a block and a fade after the cancel
+    end = heard[loud[-1] - rate // 200:loud[-1] + rate // 50]
+    assert np.abs(np.diff(end)).max() < 1.5 * 0.5 * 2 * np.pi * 440 / rate  # no step beyond the tone's slope
 
 
 LISTEN_UNTIL_DEATH = """
