@@ -55,8 +55,8 @@ def devices() -> list[Device]:
     except sd.PortAudioError as error:
         raise SpeechStreamError(f"the sound devices cannot be listed: {error}") from error
     if default_input < 0 or default_output < 0:  # not chosen by the user: the host's own choice
-        default_input, default_output = (next((h[f"default_{kind}_device"] for h in hosts
-                                               if h[f"default_{kind}_device"] >= 0), -1) for kind in ("input", "output"))
+        default_input, default_output = (next((h[key] for h in hosts if h[key] >= 0), -1)
+                                         for key in ("default_input_device", "default_output_device"))
     return [Device(i, d["name"], hosts[d["hostapi"]]["name"], d["max_input_channels"], d["max_output_channels"],
                    round(d["default_samplerate"]), i == default_input, i == default_output)
             for i, d in enumerate(found)]
@@ -117,7 +117,8 @@ def open_stream(kind: str, device: Device, channels: tuple[int, ...], **options)
     failure = None
     for count in channels:
         try:
-            stream = make(device=device.index, channels=count, samplerate=device.sample_rate, dtype="float32", **options)
+            stream = make(device=device.index, channels=count, samplerate=device.sample_rate, dtype="float32",
+                          **options)
             stream.start()
             return stream
         except (sd.PortAudioError, ValueError) as error:

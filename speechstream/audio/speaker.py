@@ -56,7 +56,8 @@ class Speaker:
         self._lock = threading.Lock()           # between writer and cancel, never taken by the callback
         self._generation, self._closed, self._ended = 0, False, threading.Event()
         self._called = time.monotonic()
-        self._stream = open_stream("output", self.device, (min(self.device.outputs, 2), 1), blocksize=0, latency=latency_s,
+        self._stream = open_stream("output", self.device, (min(self.device.outputs, 2), 1), blocksize=0,
+                                   latency=latency_s,
                                    callback=self._callback, finished_callback=self._ended.set)
 
     def __enter__(self) -> "Speaker":

@@ -67,12 +67,14 @@ def portaudio(monkeypatch):
 
 def test_devices_are_listed(portaudio):
     mic, speaker, stereo = devices()
-    assert (mic.index, mic.name, mic.host, mic.inputs, mic.outputs, mic.sample_rate) == (0, "Mic", "Pretended", 1, 0, 48000)
-    assert (mic.default_input, mic.default_output, speaker.default_output, stereo.default_input) == (True, False, True, False)
+    assert (mic.index, mic.name, mic.host) == (0, "Mic", "Pretended")
+    assert (mic.inputs, mic.outputs, mic.sample_rate) == (1, 0, 48000)
+    assert mic.default_input and not mic.default_output
+    assert speaker.default_output and not stereo.default_input
 
 
-@pytest.mark.parametrize("wanted, name", [(None, "Mic"), (2, "Stereo Mic"), ("2", "Stereo Mic"), ("stereo", "Stereo Mic"),
-                                          ("Mic", "Mic")])
+@pytest.mark.parametrize("wanted, name", [(None, "Mic"), (2, "Stereo Mic"), ("2", "Stereo Mic"),
+                                          ("stereo", "Stereo Mic"), ("Mic", "Mic")])
 def test_a_device_is_chosen_by_number_or_name(portaudio, wanted, name):
     assert microphone(device=wanted).device.name == name
 
