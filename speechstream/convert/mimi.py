@@ -4,8 +4,8 @@ Three namings of the same weights are understood: that of the `moshi` package (t
 `tokenizer-e351c8d8-checkpoint125.safetensors` of Kyutai's repositories), the flat one of `transformers`
 (`kyutai/mimi/model.safetensors`), and the nested one that newer versions of `transformers` hold in memory.
 
-    codec = load_mimi("path/to/kyutai-mimi")          # a folder with config.json, or one .safetensors file
-    python -m speechstream.convert.mimi SOURCE TARGET # our own folder: config.json, model.safetensors, ONNX graphs
+    codec = load_mimi("path/to/kyutai-mimi")           # a folder with config.json, or one .safetensors file
+    python -m speechstream.convert.mimi SOURCE TARGET  # our own folder: config.json, model.safetensors, ONNX graphs
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from torch import Tensor
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.mimi import Mimi, MimiConfig
 from speechstream.nn.quantizer import USAGE_FLOOR
-from speechstream.nn.seanet import CausalConvTranspose1d, SEANetConfig
+from speechstream.nn.seanet import DownConv1d, SEANetConfig, UpConv1d
 from speechstream.nn.transformer import TransformerConfig
 
-_NESTED = [(r"^(en|de)coder\.\1coder_seanet\.", r"\1coder."), (r"^(en|de)coder\.\1coder_transformer\.", r"\1coder_transformer."),
+_NESTED = [(r"^(en|de)coder\.\1coder_seanet\.", r"\1coder."),
+           (r"^(en|de)coder\.\1coder_transformer\.", r"\1coder_transformer."),
            (r"^encoder\.downsample\.", "downsample."), (r"^decoder\.upsample\.", "upsample."), (r"^mimi\.", "")]
 
 
@@ -106,10 +107,12 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
     stem, conv, convtr = ("model", ".conv.conv", ".convtr.convtr") if moshi else ("layers", ".conv", ".conv")
     for side in ("encoder", "decoder"):
         for ours, theirs in _seanet_names(config.seanet, side):
-            transposed = side == "decoder" and ours.endswith("resample")
-            name = f"{side}.{stem}.{theirs}{convtr if transposed else conv}"
+            resample, up = ours.endswith("resample"), side == "decoder"
+            name = f"{side}.{stem}.{theirs}{convtr if resample and up else conv}"
             weight = reader(f"{name}.weight")
-            result[f"{side}.{ours}.weight"] = CausalConvTranspose1d.pack_weight(weight) if transposed else weight
+            if resample:
+                weight = (UpConv1d if up else DownConv1d).pack_weight(weight)
+            result[f"{side}.{ours}.weight"] = weight
             result[f"{side}.{ours}.bias"] = reader(f"{name}.bias")
         for i in range(config.transformer.layers):
             layer = _moshi_layer if moshi else _transformers_layer
@@ -117,7 +120,7 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
             for ours, value in layer(reader, f"{side}_transformer.{middle}.{i}.", config.transformer.heads):
                 result[f"{side}_transformer.layers.{i}.{ours}"] = value
     nested = ".conv" if moshi else ""
-    result["downsample.weight"] = reader(f"downsample.conv{nested}{nested}.weight")
+    result["downsample.weight"] = DownConv1d.pack_weight(reader(f"downsample.conv{nested}{nested}.weight"))
     upsample = reader("upsample.convtr.convtr.convtr.weight" if moshi else "upsample.conv.weight")  # (dim, 1, 2 stride)
     result["upsample"] = upsample.squeeze(1).T.reshape(2, config.stride, -1).contiguous()
     for ours, short, long in (("semantic", "rvq_first", "semantic_residual_vector_quantizer"),
@@ -224,7 +227,8 @@ def _load(model: Mimi, weights: Mapping[str, Tensor], file: Path) -> Mimi:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise SpeechStreamError(f"{file} does not fit its configuration: {str(error).splitlines()[-1].strip()}") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise SpeechStreamError(f"{file} does not fit its configuration: {reason}") from error
     return model.eval()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from speechstream.nn.mimi import Mimi, MimiConfig
-from speechstream.nn.seanet import CausalConvTranspose1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails
+from speechstream.nn.seanet import DownConv1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails, UpConv1d
 from speechstream.nn.transformer import CausalTransformer, TransformerConfig, rotary_table
 from speechstream.state import flatten, from_bytes, put, select, stack, to_bytes
 
@@ -118,14 +118,27 @@ def test_the_defaults_are_kyutais():
 def test_transposed_convolution_equals_torchs():
     torch.manual_seed(7)
     weight, bias = torch.randn(6, 4, 10), torch.randn(4)
-    layer = CausalConvTranspose1d(6, 4, 5)
+    layer = UpConv1d(6, 4, 5)
     layer.weight.data, layer.bias.data = layer.pack_weight(weight), bias
     x = torch.randn(2, 6, 9)
     whole = F.conv_transpose1d(x, weight, bias, stride=5)[..., :45]
-    first = Tails(torch.zeros(2, layer.tail_size))
-    a = layer.step(x[..., :4], first)
-    b = layer.step(x[..., 4:], Tails(first.pack()))
-    torch.testing.assert_close(torch.cat([a, b], -1), whole)
+    first, x = Tails(torch.zeros(2, layer.tail_size)), x.transpose(1, 2)
+    a = layer.step(x[:, :4], first)
+    b = layer.step(x[:, 4:], Tails(first.pack()))
+    torch.testing.assert_close(torch.cat([a, b], 1).transpose(1, 2), whole)
+
+
+def test_strided_convolution_equals_torchs():
+    torch.manual_seed(9)
+    weight, bias = torch.randn(4, 6, 10), torch.randn(4)
+    layer = DownConv1d(6, 4, 5)
+    layer.weight.data, layer.bias.data = layer.pack_weight(weight), bias
+    x = torch.randn(2, 6, 45)
+    whole = F.conv1d(F.pad(x, (5, 0)), weight, bias, stride=5)
+    first, x = Tails(torch.zeros(2, layer.tail_size)), x.transpose(1, 2)
+    a = layer.step(x[:, :20], first)
+    b = layer.step(x[:, 20:], Tails(first.pack()))
+    torch.testing.assert_close(torch.cat([a, b], 1).transpose(1, 2), whole)
 
 
 def test_seanet_shapes():
@@ -161,7 +174,7 @@ def test_rotation_stays_exact_after_an_hour():
 def test_gradients_reach_every_weight(codec):
     model = Mimi(CONFIG)
     latent = model.latent(torch.randn(1, 1, 4 * FRAME))
-    tail = latent.new_zeros(1, 16, 2)
+    tail = latent.new_zeros(1, 2, 16)
     x, _ = model._upsample(model.quantizer.acoustic(latent)[0] + model.quantizer.semantic(latent)[0], tail)
     model.decoder(model.decoder_transformer(x).transpose(1, 2)).square().sum().backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None and "input_proj" not in n]
