@@ -1,1 +1,32 @@
-"""speechstream: speech recognition and synthesis while the sound is still coming."""
+"""speechstream: speech recognition and synthesis while the sound is still coming.
+
+    import speechstream as ss
+    asr = ss.Recognizer.load()
+    print(asr.transcribe("meeting.flac").text)
+
+The public names are imported when they are first used; importing this package loads nothing else, and never torch.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Recognizer": "asr.recognizer",
+    "Partial": "asr.events", "Final": "asr.events", "Endpoint": "asr.events", "Word": "asr.events",
+    "Transcript": "asr.events",
+    "microphone": "audio.device", "devices": "audio.device", "Speaker": "audio.speaker",
+    "Bundle": "bundle",
+    "SpeechStreamError": "errors",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,213 @@
+"""What a transcript looks like: text, JSON, JSON lines, SubRip and WebVTT.
+
+A writer is told of the recordings in turn: `begin`, its events, `end`; and once `close`. What it can write it writes at
+once. The output is opened at the first `begin`, so that a recording that cannot be read leaves an old file alone.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TextIO
+
+from speechstream.asr.events import Event, Final, Partial
+from speechstream.cli.captions import Caption, captions, timestamp
+from speechstream.errors import SpeechStreamError
+
+
+class Writer:
+    """Plain text: one line a Final, and a header before each recording where there are several.
+
+    path: the file to write, None for standard output. many: whether there may be more than one recording.
+    """
+
+    def __init__(self, path: Path | None, many: bool):
+        self.path, self.many = path, many
+        self._out: TextIO | None = None
+        self.begun = 0
+
+    def begin(self, name: str) -> None:
+        """A recording that could be opened."""
+        if self._out is None:
+            self._out = self._open()
+        self.begun += 1
+        self._begin(name)
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, Final) and event.text:
+            self._line(event.text)
+
+    def end(self, duration: float) -> None:
+        """The recording is done, after so many seconds."""
+
+    def close(self) -> None:
+        """All recordings are done."""
+        if self._out is not None and self.path is not None:
+            out, self._out = self._out, None
+            try:
+                out.close()
+            except OSError as error:
+                raise self._failed(error) from error
+
+    def _begin(self, name: str) -> None:
+        if self.many:
+            self._line(("\n" if self.begun > 1 else "") + f"==> {name} <==")
+
+    def _line(self, text: str) -> None:
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()  # whoever reads the pipe is waiting for this line
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _open(self) -> TextIO:
+        if self.path is None:
+            return sys.stdout
+        try:
+            return open(self.path, "w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> SpeechStreamError:
+        return OutputError(f"{self.path or 'standard output'} cannot be written: {error.strerror}")
+
+
+class OutputError(SpeechStreamError):
+    """The output, not the recording, is at fault: the next recording would fare no better."""
+
+
+class JsonLines(Writer):
+    """Every event as one line of JSON, with its type and its recording."""
+
+    def _begin(self, name: str) -> None:
+        self._name = name
+
+    def event(self, event: Event) -> None:
+        fields = _words(asdict(event)) if isinstance(event, Final) else asdict(event)
+        self._line(_json({"type": type(event).__name__.lower(), "file": self._name, **fields}))
+
+
+class Json(Writer):
+    """One document: an object for one recording, a list where there may be several."""
+
+    def __init__(self, path: Path | None, many: bool):
+        super().__init__(path, many)
+        self._documents: list[dict] = []
+
+    def _begin(self, name: str) -> None:
+        self._documents.append({"file": name, "duration": 0.0, "text": "", "segments": []})
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, Final):
+            self._documents[-1]["segments"].append(_words(asdict(event)))
+
+    def end(self, duration: float) -> None:
+        document = self._documents[-1]
+        document["duration"] = round(duration, 3)
+        document["text"] = " ".join(s["text"] for s in document["segments"] if s["text"])
+
+    def close(self) -> None:
+        if self._documents or self.many:
+            self._out = self._out or self._open()
+            self._line(_json(self._documents if self.many else self._documents[0], indent=2))
+        super().close()
+
+
+class SubRip(Writer):
+    """Captions as .srt. The last one waits for the next, which decides how long it may stand."""
+
+    mark = ","
+
+    def __init__(self, path: Path | None, many: bool):
+        if many:
+            raise SpeechStreamError("a file of captions holds one recording; give a folder with --output, "
+                                    "or one recording at a time")
+        super().__init__(path, many)
+        self._waiting: Caption | None = None
+        self._number = 0
+
+    def _begin(self, name: str) -> None:
+        pass
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, Final):
+            for caption in captions(event):
+                self._release(caption.start)
+                self._waiting = caption
+
+    def end(self, duration: float) -> None:
+        self._release(None)
+
+    def _release(self, limit: float | None) -> None:
+        caption, self._waiting = self._waiting, None
+        if caption is not None:
+            end = caption.end if limit is None else max(min(caption.end, limit), caption.start + 0.001)
+            self._number += 1
+            self._write(self._cue(replace(caption, end=end)))
+
+    def _cue(self, caption: Caption) -> str:
+        times = " --> ".join(timestamp(t, self.mark) for t in (caption.start, caption.end))
+        return f"{self._number}\n{times}\n" + "".join(self._escape(line) + "\n" for line in caption.lines) + "\n"
+
+    def _escape(self, line: str) -> str:
+        return line
+
+
+class WebVtt(SubRip):
+    """Captions as .vtt (W3C): a header, points in the times, and &, < and > escaped."""
+
+    mark = "."
+
+    def _begin(self, name: str) -> None:
+        self._write("WEBVTT\n\n")
+
+    def _escape(self, line: str) -> str:
+        return html.escape(line, quote=False)
+
+
+WRITERS = {"text": Writer, "json": Json, "jsonl": JsonLines, "srt": SubRip, "vtt": WebVtt}
+SUFFIXES = {"text": ".txt", "json": ".json", "jsonl": ".jsonl", "srt": ".srt", "vtt": ".vtt"}
+
+
+class Live(Writer):
+    """Plain text on a terminal: what is final above, and the sentence being spoken redrawn below it."""
+
+    def __init__(self, path: Path | None, many: bool):
+        from speechstream.cli.terminal import Sentence
+
+        super().__init__(path, many)
+        # With --output the text goes to the file, and only the sentence being spoken to the terminal.
+        self._sentence = Sentence(sys.stdout if path is None else sys.stderr)
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, Partial):
+            self._sentence.show(event.stable, event.unstable)
+        elif isinstance(event, Final):
+            self._sentence.clear()
+            super().event(event)
+
+    def end(self, duration: float) -> None:
+        self._sentence.clear()
+
+    def close(self) -> None:
+        self._sentence.clear()
+        super().close()
+
+
+def _words(final: dict) -> dict:
+    """A Final as JSON, times to the millisecond."""
+    return {"start": round(final["start"], 3), "end": round(final["end"], 3), "text": final["text"],
+            "words": [{"word": w["text"], "start": round(w["start"], 3), "end": round(w["end"], 3),
+                       "confidence": round(w["confidence"], 3)} for w in final["words"]]}
+
+
+def _json(value, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=float)

@@ -1,0 +1,330 @@
+"""`speechstream transcribe`: recordings, a pipe, or the microphone, as text while it comes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import queue
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+from speechstream.cli import EXIT_ERROR, say
+from speechstream.cli.formats import SUFFIXES, WRITERS, Live, OutputError, Writer
+from speechstream.cli.signals import Interrupted, Interrupts
+from speechstream.cli.terminal import is_terminal, progress
+from speechstream.errors import SpeechStreamError
+
+LIVE_LATENCY_MS = 320
+STDIN, MICROPHONE = "-", "microphone"
+_READ_BYTES = 1 << 16
+_AHEAD = 4      # blocks read from a pipe before they are asked for
+_POLL_S = 0.1   # how soon a signal is noticed while nothing comes
+
+EXAMPLES = """examples:
+  speechstream transcribe talk.flac                     one line for each stretch of speech
+  speechstream transcribe *.mp3 -f srt -o captions/     a file of captions for each recording
+  speechstream transcribe --mic                         what you say, while you say it; Ctrl-C ends
+  arecord -t raw -f S16_LE -r 16000 | speechstream transcribe - --raw 16000
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help="recordings of any format that libsndfile reads; - is standard input")
+    add("--mic", nargs="?", const="", metavar="DEVICE",
+        help="listen to the microphone; a number or a part of a name chooses one, see 'speechstream devices'")
+    add("--latency", type=int, metavar="MS",
+        help=f"transcribe as if live, in chunks of 80, 160, 320, 640 or 1280 ms; default: {LIVE_LATENCY_MS} for the "
+             "microphone and standard input, and the whole recording at a time for files")
+    add("-f", "--format", choices=WRITERS, default="text", help="default: text")
+    add("-o", "--output", metavar="PATH", help="write to this file, or into this folder one file for each recording")
+    add("--model", metavar="BUNDLE", help="the folder of another model than the embedded one")
+    add("--engine", choices=("onnx", "torch"), default="onnx", help="what runs the network; default: onnx")
+    add("--decoder", choices=("attention", "ctc", "transducer"), help="default: the one the model recommends")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs; default: cpu")
+    add("--raw", metavar="RATE[:DTYPE[:CHANNELS]]", type=parse_raw,
+        help="standard input is PCM without a header: Hz, then uint8, int16 (the default), int24, int32, float32 or "
+             "float64, then the number of channels (1)")
+    add("-q", "--quiet", action="store_true", help="no status and no progress on stderr, only errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    names = [MICROPHONE] if args.mic is not None else args.files
+    check(args)
+    logging.getLogger("speechstream").addHandler(_Say())
+    with Interrupts() as interrupts:
+        try:
+            with interrupts.at_once():
+                recognizer = load_recognizer(args)
+        except Interrupted:
+            return interrupts.exit_code
+        failed = transcribe(recognizer, names, args, interrupts)
+        return interrupts.exit_code or (EXIT_ERROR if failed else 0)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be meant before anything is loaded."""
+    if args.mic is not None and args.files:
+        raise SpeechStreamError("--mic and files cannot be transcribed in one call; give one of them "
+                                "(a device's name with spaces needs quotes)")
+    if args.mic is None and not args.files:
+        raise SpeechStreamError("nothing to transcribe; give files, - for standard input, or --mic")
+    if args.files.count(STDIN) > 1:
+        raise SpeechStreamError("standard input (-) can be read once only")
+    if args.raw and STDIN not in args.files:
+        raise SpeechStreamError("--raw describes standard input; give - in place of a file")
+    if STDIN in args.files and sys.stdin is not None and sys.stdin.isatty():
+        raise SpeechStreamError("standard input is a terminal; pipe a recording into it, or listen with --mic")
+    if args.output and not is_folder(args.output):
+        parent = Path(args.output).parent
+        if not parent.is_dir():
+            raise SpeechStreamError(f"{args.output} cannot be written: {parent} is no folder")
+        for name in args.files:
+            if name != STDIN and os.path.exists(args.output) and os.path.exists(name) \
+                    and os.path.samefile(name, args.output):
+                raise SpeechStreamError(f"{name} would be overwritten by its transcript; give another --output")
+
+
+def load_recognizer(args: argparse.Namespace) -> Any:
+    import speechstream
+
+    options = {"engine": args.engine, "device": args.device}
+    if args.decoder:
+        options["decoder"] = args.decoder
+    recognizer = speechstream.Recognizer.load(args.model, **options)
+    if args.latency is not None and args.latency not in recognizer.latencies:
+        known = ", ".join(str(ms) for ms in recognizer.latencies)
+        raise SpeechStreamError(f"--latency {args.latency} is not possible with this model; expected one of {known} ms")
+    return recognizer
+
+
+def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, interrupts: Interrupts) -> bool:
+    """All recordings in turn. Returns whether one of them could not be used."""
+    into_folder = args.output is not None and is_folder(args.output)
+    paths = paths_in(args.output, names, args.format) if into_folder else {}
+    shared = None if into_folder else make_writer(args, Path(args.output) if args.output else None, names)
+    failed = False
+    for name in names:
+        writer = shared or make_writer(args, paths[name], [name])
+        try:
+            one(recognizer, name, writer, args, interrupts)
+        except OutputError:
+            raise
+        except SpeechStreamError as error:
+            say(error)
+            failed = True
+        except Interrupted:
+            pass
+        finally:
+            if shared is None and not isinstance(sys.exc_info()[1], BrokenPipeError):
+                writer.close()
+        if interrupts.signal is not None:
+            break
+    if shared is not None and (shared.begun or len(names) > 1):
+        shared.close()
+    return failed
+
+
+def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, interrupts: Interrupts) -> None:
+    """One recording, into the writer."""
+    latency = args.latency or LIVE_LATENCY_MS
+    if name == MICROPHONE:
+        from speechstream.audio.device import microphone
+
+        with interrupts.at_once():
+            source = microphone(device=args.mic or None)
+            source.start()
+        with closing(source):
+            if not args.quiet:
+                say(f"listening to {source.device.name} at {source.sample_rate} Hz; Ctrl-C ends")
+            follow(recognizer, name, heard(source, interrupts), source.sample_rate, latency, writer)
+        if source.overflows and not args.quiet:
+            say(f"sound from the microphone was lost {source.overflows} time(s), {source.lost_s:.1f} s at least")
+    elif name == STDIN:
+        with interrupts.at_once():
+            blocks, rate = open_stdin(args.raw)
+        follow(recognizer, name, read_ahead(blocks, interrupts), rate, latency, writer)
+    else:
+        from speechstream.audio.io import blocks as open_blocks
+
+        shown = not args.quiet and is_terminal(sys.stderr) and not isinstance(writer, Live)
+        with open_blocks(name) as blocks, progress(name, blocks.duration, shown) as done:
+            if args.latency:
+                counted = counting(until_signal(blocks, interrupts), blocks.rate, done)
+                follow(recognizer, name, counted, blocks.rate, latency, writer)
+                return
+            with interrupts.at_once():
+                transcript = recognizer.transcribe(name, progress=done)
+        writer.begin(name)
+        for segment in transcript.segments:
+            writer.event(segment)
+        writer.end(transcript.duration)
+
+
+def follow(recognizer: Any, name: str, blocks: Iterable, rate: int, latency: int, writer: Writer) -> None:
+    """Push blocks through a stream and write its events as they come.
+
+    Where the sound breaks off by an error, what came before it is written, and then the error is raised.
+    """
+    samples, failure, blocks = 0, None, iter(blocks)
+    with recognizer.stream(latency_ms=latency, sample_rate=rate) as stream:
+        while True:
+            try:
+                block = next(blocks, None)
+            except SpeechStreamError as error:
+                failure, block = error, None
+            if not samples and failure is None:
+                writer.begin(name)
+            if block is None:
+                break
+            samples += len(block)
+            for event in stream.push(block):
+                writer.event(event)
+        if samples:
+            for event in stream.finish():
+                writer.event(event)
+            writer.end(samples / rate)
+    if failure is not None:
+        raise failure
+
+
+def heard(source: Any, interrupts: Interrupts) -> Iterator:
+    """What a microphone hears until a signal, and what it has heard by then."""
+    for block in source:
+        yield block
+        if interrupts.signal is not None:
+            source.stop()
+
+
+def until_signal(blocks: Iterable, interrupts: Interrupts) -> Iterator:
+    for block in blocks:
+        if interrupts.signal is not None:
+            return
+        yield block
+
+
+def counting(blocks: Iterable, rate: int, done: Any) -> Iterator:
+    """The blocks, and word of how many seconds of them are done."""
+    samples = 0
+    for block in blocks:
+        yield block
+        samples += len(block)
+        done(samples / rate)
+
+
+def read_ahead(blocks: Iterable, interrupts: Interrupts) -> Iterator:
+    """The blocks, read in a thread of its own: so a signal ends the wait for a pipe without losing what it gave."""
+    ready: queue.Queue = queue.Queue(_AHEAD)
+
+    def work() -> None:
+        try:
+            for block in blocks:
+                ready.put(block)
+            ready.put(None)
+        except Exception as error:  # raised again below, where somebody can catch it
+            ready.put(error)
+
+    threading.Thread(target=work, name="read-stdin", daemon=True).start()
+    left = None  # blocks to give after a signal: those that had come
+    while left is None or left > 0:
+        if left is None and interrupts.signal is not None:
+            left = ready.qsize()
+            continue
+        try:
+            item = ready.get(timeout=_POLL_S)
+        except queue.Empty:
+            continue
+        if item is None:
+            return
+        if isinstance(item, Exception):
+            raise item
+        left = left if left is None else left - 1
+        yield item
+
+
+def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
+    """Standard input as blocks, and their rate."""
+    from speechstream.audio.stream import raw_blocks, stream_blocks
+
+    stream = _Stdin()
+    if raw:
+        rate, dtype, channels = raw
+        return raw_blocks(stream, dtype, channels, name="standard input"), rate
+    try:
+        blocks = stream_blocks(stream, rate=0)  # a rate is asked for only where no format is recognised
+    except ValueError:
+        raise SpeechStreamError("standard input is in no known audio format; for PCM without a header say what it is, "
+                                "as in --raw 16000:int16:1") from None
+    return blocks, blocks.rate
+
+
+def parse_raw(text: str) -> tuple[int, str, int]:
+    """RATE[:DTYPE[:CHANNELS]]."""
+    rate, dtype, channels, *rest = [*text.split(":"), *("", "", "")[text.count(":"):]]
+    from speechstream.audio.io import MAX_RATE, MIN_RATE
+    from speechstream.audio.stream import raw_blocks
+
+    try:
+        layout = int(rate), dtype or "int16", int(channels or 1)
+        if any(rest) or not MIN_RATE <= layout[0] <= MAX_RATE:
+            raise ValueError(f"a rate from {MIN_RATE} to {MAX_RATE} Hz")
+        raw_blocks(None, *layout[1:])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not RATE[:DTYPE[:CHANNELS]], as in 16000:int16:1 ({error})")
+    return layout
+
+
+def is_folder(output: str) -> bool:
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)
+
+
+def paths_in(output: str, names: list[str], form: str) -> dict[str, Path]:
+    """Where in a folder each recording's transcript goes: under its own name."""
+    folder, paths = Path(output), {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpeechStreamError(f"the folder {output} cannot be made: {error.strerror}") from error
+    for name in names:
+        path = folder / ((Path(name).stem if name != STDIN else "stdin") + SUFFIXES[form])
+        taken = next((other for other, p in paths.items() if p == path), None)
+        if taken is not None and taken != name:
+            raise SpeechStreamError(f"{taken} and {name} would both be written to {path}; transcribe them in two calls")
+        paths[name] = path
+    return paths
+
+
+def make_writer(args: argparse.Namespace, path: Path | None, names: list[str]) -> Writer:
+    kind = WRITERS[args.format]
+    streams = args.latency is not None or names[0] in (STDIN, MICROPHONE)
+    if args.format == "text" and streams and is_terminal(sys.stdout if path is None else sys.stderr):
+        kind = Live
+    return kind(path, len(names) > 1)
+
+
+class _Stdin:
+    """Standard input without Python's buffer: bytes as they arrive.
+
+    A thread that waits in that buffer when the process ends would bring it down.
+    """
+
+    def read1(self, size: int = _READ_BYTES) -> bytes:
+        try:
+            return os.read(sys.stdin.fileno() if sys.stdin is not None else 0, size)
+        except OSError as error:
+            raise SpeechStreamError(f"standard input cannot be read: {error.strerror}") from error
+
+    read = read1
+
+
+class _Say(logging.Handler):
+    """Warnings (a microphone that loses sound) as sentences on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            say(record.getMessage())
