@@ -184,7 +184,7 @@ def _live(words, i, written):
     place = _set("in on at here there with near by for together alone next like under as to without up off longer")
     if after in place and before and before not in MARKS and before not in PREPOSITIONS:
         return "VERB"
-    return "VERB" if part_of_speech(words, i) == "VERB" and after not in ("lobsters",) and before not in PLURALS else "DEFAULT"
+    return "VERB" if part_of_speech(words, i) == "VERB" and before not in PLURALS else "DEFAULT"
 
 
 def _bow(words, i, written):
