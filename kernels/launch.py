@@ -6,6 +6,8 @@ program, in numpy. It knows no bf16 arithmetic, so kernels take UPCAST and compu
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -15,8 +17,13 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)  # read once: a kernel is bou
 
 
 def tuned(configs: list[triton.Config], key: list[str], **options):
-    """`triton.autotune`, or just the last configuration (the smallest, by our custom) under the interpreter."""
-    return triton.autotune(configs[-1:] if INTERPRETED else configs, key, **options)
+    """`triton.autotune`; under the interpreter just the last configuration (the smallest, by our custom), and with
+    SPEECHSTREAM_TUNE=0 just the first."""
+    if INTERPRETED:
+        configs = configs[-1:]
+    elif os.environ.get("SPEECHSTREAM_TUNE") == "0":
+        configs = configs[:1]
+    return triton.autotune(configs, key, **options)
 
 
 def rows(x: Tensor) -> Tensor:

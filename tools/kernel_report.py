@@ -43,7 +43,7 @@ def compile_for(s: Specimen, config: triton.Config, arch: int) -> triton.compile
     constants = s.constants | config.kwargs
     signature, hints = {}, {}
     for index, p in enumerate(kernel.params):
-        if p.is_constexpr:
+        if p.is_constexpr or p.name in s.constants:  # a launch turns an argument that is 1 into a constant too
             signature[p.name] = "constexpr"
             if p.name not in constants:
                 raise ValueError(f"{s.name}: the specimen gives no value for {p.name}")

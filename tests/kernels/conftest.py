@@ -1,0 +1,40 @@
+"""Kernels run in Triton's interpreter here; Triton reads that wish when it is first imported."""
+
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from kernels import dispatch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def both():
+    """both(f): f run by the kernels and by the reference."""
+    def run(f):
+        with dispatch.using("interpret"):
+            kernel = f()
+        with dispatch.using("off"):
+            return kernel, f()
+    return run
+
+
+@pytest.fixture
+def close():
+    """close(a, b, tolerance): every tensor of two (nested) results agrees."""
+    def check(a, b, tolerance=1e-5):
+        if isinstance(a, (tuple, list)):
+            assert len(a) == len(b)
+            for x, y in zip(a, b):
+                check(x, y, tolerance)
+        elif a is not None:
+            assert a.shape == b.shape
+            torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+    return check
