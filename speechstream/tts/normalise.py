@@ -78,8 +78,16 @@ class Normaliser:
         clean, places = clean_up(text)
         reading = _Reading(clean, self.config, self.known, warnings if warnings is not None else [])
         words = reading.run()
-        return [Word(w.text, places[w.start], max(places[w.start], places[w.end - 1] + 1) if w.end > w.start
-                     else places[w.start], w.kind) for w in tidy(words)]
+
+        def end_of(w: Word) -> int:
+            if w.end <= w.start:
+                return places[w.start]
+            end = places[w.end - 1] + 1
+            while end < places[w.end] and unicodedata.combining(text[end]):
+                end += 1   # an accent that was joined to the letter before it
+            return end
+
+        return [Word(w.text, places[w.start], end_of(w), w.kind) for w in tidy(words)]
 
 
 def clean_up(text: str) -> tuple[str, list[int]]:

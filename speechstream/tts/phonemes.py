@@ -117,7 +117,7 @@ def kokoro_ids(phonemes: str) -> np.ndarray:
 
 def from_ipa(text: str) -> tuple[str, str]:
     """Phonemes as a person writes them, in this inventory: (phonemes, the characters that had to be left out)."""
-    if any(a in text for a in ("e\u026a", "a\u026a", "o\u028a", "a\u028a", "\u02d0", "\u025d", "\u025a", "r", "g")) or \
+    if any(a in text for a in ("\u0259\u028a", "e\u026a", "a\u026a", "o\u028a", "a\u028a", "\u02d0", "\u025d", "\u025a", "r", "g")) or \
             not set(text) <= set(SYMBOLS):
         for a, b in FROM_IPA:
             text = text.replace(a, b)
@@ -130,8 +130,9 @@ class _Visible:
     """A clause with its markup taken out: characters, their places, their styles, and what the markup said."""
     text: str
     places: list[int]
+    ends: list[int]
     styles: list[ssml.Style]
-    atoms: list[tuple[ssml.Tag, str, int, int]]
+    atoms: list[tuple[ssml.Tag, str]]
     breaks: list[tuple[int, float]]
 
 
@@ -171,12 +172,13 @@ class FrontEnd:
     def _visible(self, clause: Clause) -> _Visible:
         """Take the markup out of a clause."""
         text, at, stack = clause.text, 0, clause.stack
-        out, places, styles, atoms, breaks = [], [], [], [], []
+        out, places, ends, styles, atoms, breaks = [], [], [], [], [], []
 
-        def add(characters: str, place: int) -> None:
+        def add(characters: str, place: int, length: int = 1) -> None:
             for c in characters:
                 out.append(" " if c == ATOM else c)
                 places.append(clause.start + place)
+                ends.append(clause.start + place + length)
                 styles.append(ssml.style_of(stack))
 
         while at < len(text):
@@ -184,7 +186,7 @@ class FrontEnd:
             tag, end = (ssml.match(text, at, True) if self.markup and c in "<[" else None) or (None, at)
             if tag is None:
                 entity = ssml.ENTITY.match(text, at) if self.markup and c == "&" else None
-                add(html.unescape(entity[0]) if entity else c, at)
+                add(html.unescape(entity[0]) if entity else c, at, len(entity[0]) if entity else 1)
                 at = entity.end() if entity else at + 1
                 continue
             content = (-1, -1)
@@ -195,8 +197,9 @@ class FrontEnd:
                 add(" ", at)
                 out.append(ATOM)
                 places.append(clause.start + inner[0])
+                ends.append(clause.start + inner[1])
                 styles.append(ssml.style_of(stack))
-                atoms.append((tag, text[inner[0]:inner[1]], clause.start + inner[0], clause.start + inner[1]))
+                atoms.append((tag, text[inner[0]:inner[1]]))
                 end = content[1] if content[0] >= 0 else end
                 add(" ", end - 1)
             elif tag.name == "break":
@@ -207,7 +210,7 @@ class FrontEnd:
                 if tag.name in ("p", "s", "br", "li", "tr", "h1", "h2", "h3"):
                     add(" ", at)
             at = end
-        return _Visible("".join(out), places + [clause.end], styles, atoms, breaks)
+        return _Visible("".join(out), places + [clause.end], ends, styles, atoms, breaks)
 
     def _words(self, visible: _Visible, warnings: list[str]) -> list[Word]:
         """Normalised words; `start` and `end` index the visible text, atoms are put in."""
@@ -217,7 +220,7 @@ class FrontEnd:
             if w.kind != "atom":
                 out.append(w)
                 continue
-            tag, content, _, _ = next(atoms)
+            tag, content = next(atoms)
             for inner in self._atom(tag, content, warnings):
                 out.append(replace(inner, start=w.start, end=w.end))
         return tidy(out)
@@ -336,11 +339,10 @@ class FrontEnd:
                 styles.append(styles[-1])
             if w.kind != "punct":
                 end = max(w.end, w.start + 1)
-                start, stop = places[w.start], places[end - 1] + 1
-                if visible.text[w.start] == ATOM:
-                    start, stop = next((a[2], a[3]) for a in visible.atoms if a[2] == places[w.start])
-                for part in [piece[k:k + self.max_symbols] for k in range(0, len(piece), self.max_symbols)]:
-                    if len(text) + len(part) > self.max_symbols:
+                start, stop = places[w.start], visible.ends[end - 1]
+                limit = self.max_symbols - 1   # leaves room for a mark
+                for part in [piece[k:k + limit] for k in range(0, len(piece), limit)]:
+                    if len(text) + len(part) > limit:
                         close(False)
                     spoken.append(SpokenWord(w.text, part, start, stop, len(text), len(text) + len(part)))
                     text += part

@@ -85,7 +85,7 @@ def test_first_clause_is_early_and_later_ones_are_longer():
 
 def test_markup_stays_open_across_clauses_and_strays_are_harmless():
     clauses = TextStream()('<prosody rate="slow">One here. Two here.</prosody> Three here. </p></s> Four here.')
-    assert [len(c.stack) for c in clauses[:3]] == [0, 1, 0]
+    assert [len(c.stack) for c in clauses[:4]] == [0, 1, 1, 0]
     assert clauses[1].stack[0].style.speed == 0.75
 
 
