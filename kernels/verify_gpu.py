@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 GROUPS = ("attention", "step", "conv", "loss", "decode", "residual")
@@ -193,6 +194,8 @@ def run_group(name: str, device: str, small: bool) -> int:
     import torch
     from kernels import dispatch
     torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills what it allocates with NaN
+    warnings.filterwarnings("ignore", message=".*deterministic.*")
     check = Checks()
     with dispatch.using("interpret" if device == "cpu" else "auto"):
         globals()[f"check_{name}"](device, not small, check)

@@ -17,10 +17,14 @@ def fixed_seed():
 
 @pytest.fixture
 def both():
-    """both(f): f run by the kernels and by the reference."""
+    """both(f): f run by the kernels, which get memory filled with NaN to write to, and by the reference."""
     def run(f):
-        with dispatch.using("interpret"):
-            kernel = f()
+        torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills what it allocates
+        try:
+            with dispatch.using("interpret"):
+                kernel = f()
+        finally:
+            torch.use_deterministic_algorithms(False)
         with dispatch.using("off"):
             return kernel, f()
     return run
