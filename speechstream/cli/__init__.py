@@ -34,6 +34,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (without the program's name; None takes the process's own) and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
@@ -41,17 +43,25 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
         return code
-    except SpeechStreamError as error:
-        say(error)
-        return EXIT_ERROR
     except BrokenPipeError:
-        # The interpreter flushes stdout once more when it ends: let that go nowhere.
+        _discard_output()
+        return EXIT_BROKEN_PIPE
+    except (SpeechStreamError, OSError) as error:
+        say(error if isinstance(error, SpeechStreamError) else f"reading or writing failed: {error}")
+        _discard_output()
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _discard_output() -> None:
+    """The interpreter flushes stdout once more when it ends: where that fails, let it go nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
-        return EXIT_BROKEN_PIPE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
 
 
 def say(message: object) -> None:

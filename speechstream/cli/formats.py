@@ -40,6 +40,9 @@ class Writer:
         if isinstance(event, Final) and event.text:
             self._line(event.text)
 
+    def pause(self) -> None:
+        """Something else is about to be said on the terminal."""
+
     def end(self, duration: float) -> None:
         """The recording is done, after so many seconds."""
 
@@ -194,11 +197,14 @@ class Live(Writer):
             self._sentence.clear()
             super().event(event)
 
-    def end(self, duration: float) -> None:
+    def pause(self) -> None:
         self._sentence.clear()
 
+    def end(self, duration: float) -> None:
+        self.pause()
+
     def close(self) -> None:
-        self._sentence.clear()
+        self.pause()
         super().close()
 
 

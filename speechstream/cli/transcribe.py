@@ -56,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     names = [MICROPHONE] if args.mic is not None else args.files
     check(args)
-    logging.getLogger("speechstream").addHandler(_Say())
     with Interrupts() as interrupts:
         try:
             with interrupts.at_once():
@@ -108,25 +107,28 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
     into_folder = args.output is not None and is_folder(args.output)
     paths = paths_in(args.output, names, args.format) if into_folder else {}
     shared = None if into_folder else make_writer(args, Path(args.output) if args.output else None, names)
-    failed = False
-    for name in names:
-        writer = shared or make_writer(args, paths[name], [name])
-        try:
-            one(recognizer, name, writer, args, interrupts)
-        except OutputError:
-            raise
-        except SpeechStreamError as error:
-            say(error)
-            failed = True
-        except Interrupted:
-            pass
-        finally:
-            if shared is None and not isinstance(sys.exc_info()[1], BrokenPipeError):
+    failed, warnings = False, _Warnings()
+    logging.getLogger("speechstream").addHandler(warnings)
+    try:
+        for name in names:
+            writer = warnings.writer = shared or make_writer(args, paths[name], [name])
+            try:
+                one(recognizer, name, writer, args, interrupts)
+            except OutputError:
+                raise
+            except SpeechStreamError as error:
+                say(error)
+                failed = True
+            except Interrupted:
+                pass
+            if writer is not shared:
                 writer.close()
-        if interrupts.signal is not None:
-            break
-    if shared is not None and (shared.begun or len(names) > 1):
-        shared.close()
+            if interrupts.signal is not None:
+                break
+        if shared is not None:
+            shared.close()
+    finally:
+        logging.getLogger("speechstream").removeHandler(warnings)
     return failed
 
 
@@ -171,21 +173,23 @@ def follow(recognizer: Any, name: str, blocks: Iterable, rate: int, latency: int
 
     Where the sound breaks off by an error, what came before it is written, and then the error is raised.
     """
-    samples, failure, blocks = 0, None, iter(blocks)
+    samples, begun, failure, blocks = 0, False, None, iter(blocks)
     with recognizer.stream(latency_ms=latency, sample_rate=rate) as stream:
         while True:
             try:
                 block = next(blocks, None)
             except SpeechStreamError as error:
-                failure, block = error, None
-            if not samples and failure is None:
+                failure = error
+                break
+            if not begun:
                 writer.begin(name)
+                begun = True
             if block is None:
                 break
             samples += len(block)
             for event in stream.push(block):
                 writer.event(event)
-        if samples:
+        if begun:
             for event in stream.finish():
                 writer.event(event)
             writer.end(samples / rate)
@@ -322,9 +326,12 @@ class _Stdin:
     read = read1
 
 
-class _Say(logging.Handler):
+class _Warnings(logging.Handler):
     """Warnings (a microphone that loses sound) as sentences on stderr."""
+
+    writer: Writer
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
+            self.writer.pause()
             say(record.getMessage())

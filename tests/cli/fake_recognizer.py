@@ -1,0 +1,92 @@
+"""A recogniser that hears a word in every half second of any sound, and a sentence in every two seconds.
+
+Run as a script, it is the command line with this recogniser in place of the real one: `python fake_recognizer.py
+transcribe ...`. It has the real one's interface (load, stream, transcribe, latencies), and counts what it was given, so
+the tests of the command line need no model.
+"""
+
+import sys
+import time
+from types import ModuleType
+
+from speechstream.asr.events import Endpoint, Final, Partial, Transcript, Word
+
+WORD_S, WORDS = 0.5, 4  # seconds a word, words a sentence
+
+
+class Stream:
+    def __init__(self, rate):
+        self.rate, self.samples, self.said, self.finals = rate, 0, 0, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+    def push(self, block):
+        self.samples += len(block)
+        events = []
+        while (self.said + 1) * WORD_S * self.rate <= self.samples:
+            self.said += 1
+            events += self._partial() if self.said % WORDS else self._final(ended=True)
+        return events
+
+    def finish(self):
+        return self._final(ended=False) if self.said % WORDS or self.samples > self.said * WORD_S * self.rate else []
+
+    def _words(self):
+        first = self.finals * WORDS
+        return [Word(f"word{i}", i * WORD_S, (i + 0.9) * WORD_S, 0.9) for i in range(first, self.said)]
+
+    def _partial(self):
+        texts = [w.text for w in self._words()]
+        return [Partial(" ".join(texts[:-1]), texts[-1], self.samples / self.rate)]
+
+    def _final(self, ended):
+        words, seconds = self._words(), self.samples / self.rate
+        text = " ".join([w.text for w in words] + ([] if ended else [f"tail{self.samples}"]))
+        start = self.finals * WORDS * WORD_S
+        self.finals += 1
+        final = Final(text, tuple(words), start, seconds)
+        return [final, Endpoint(words[-1].end, seconds)] if ended else [final]
+
+
+class Recognizer:
+    latencies = (80, 160, 320, 640, 1280)
+    card = {}
+
+    @classmethod
+    def load(cls, path=None, **options):
+        if path == "slow":
+            print("loading", file=sys.stderr, flush=True)
+            time.sleep(30)
+        return cls()
+
+    def stream(self, latency_ms=320, sample_rate=16000):
+        if latency_ms not in self.latencies:
+            raise ValueError(latency_ms)
+        return Stream(sample_rate)
+
+    def transcribe(self, path, latency_ms=None, progress=None):
+        from speechstream.audio.io import blocks
+
+        with blocks(path) as parts:
+            stream, events = Stream(parts.rate), []
+            for block in parts:
+                events += stream.push(block)
+                progress(stream.samples / parts.rate)
+            events += stream.finish()
+        return Transcript(tuple(e for e in events if isinstance(e, Final)), stream.samples / parts.rate)
+
+
+def install():
+    module = ModuleType("speechstream.asr.recognizer")
+    module.Recognizer = Recognizer
+    sys.modules[module.__name__] = module
+
+
+if __name__ == "__main__":
+    install()
+    from speechstream.cli import main
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""`speechstream transcribe` with a recogniser that is known by heart (see fake_recognizer.py): 3 s of sound are the
+sentence word0 to word3, and word4, word5 with the number of samples."""
+
+import errno
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+FIRST, SECOND = "word0 word1 word2 word3", "word4 word5 tail24000"
+TEXT = f"{FIRST}\n{SECOND}\n"
+
+
+def test_a_file_is_one_line_a_stretch_of_speech(cli, wav):
+    done = cli("transcribe", wav())
+    assert (done.returncode, done.stdout, done.stderr) == (0, TEXT, "")
+
+
+def test_several_files_have_headers(cli, wav):
+    wav("a.wav"), wav("b.wav", 2.0)
+    done = cli("transcribe", "a.wav", "b.wav")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"==> a.wav <==\n{TEXT}\n==> b.wav <==\n{FIRST}\n"
+
+
+def test_options_may_stand_anywhere(cli, wav):
+    wav("a.wav"), wav("b.wav")
+    assert cli("transcribe", "a.wav", "--format", "jsonl", "b.wav").stdout.count("\n") == 4
+
+
+def test_json_of_one_file_is_a_document(cli, wav):
+    wav()
+    done = cli("transcribe", "a.wav", "--format", "json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert {k: document[k] for k in ("file", "duration", "text")} == {
+        "file": "a.wav", "duration": 3.0, "text": f"{FIRST} {SECOND}"}
+    first, second = document["segments"]
+    assert (first["start"], first["end"], first["text"]) == (0.0, 2.0, FIRST)
+    assert second["words"] == [{"word": "word4", "start": 2.0, "end": 2.45, "confidence": 0.9},
+                               {"word": "word5", "start": 2.5, "end": 2.95, "confidence": 0.9}]
+
+
+def test_json_of_several_files_is_a_list_of_those_that_could_be_read(cli, wav):
+    wav("a.wav"), wav("c.wav", 2.0)
+    done = cli("transcribe", "a.wav", "b.wav", "c.wav", "-f", "json")
+    assert [d["file"] for d in json.loads(done.stdout)] == ["a.wav", "c.wav"]
+    assert (done.returncode, done.stderr) == (2, "speechstream: b.wav does not exist\n")
+    nothing = cli("transcribe", "x.wav", "y.wav", "-f", "json")
+    assert json.loads(nothing.stdout) == [] and nothing.returncode == 2
+    assert cli("transcribe", "x.wav", "-f", "json").stdout == ""
+
+
+def test_jsonl_is_one_event_a_line(cli, wav):
+    wav()
+    done = cli("transcribe", "a.wav", "-f", "jsonl", "--latency", "160")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [e["type"] for e in events] == ["partial"] * 3 + ["final", "endpoint"] + ["partial"] * 2 + ["final"]
+    assert all(e["file"] == "a.wav" for e in events)
+    assert events[1] == {"type": "partial", "file": "a.wav", "stable": "word0", "unstable": "word1", "time": 1.0}
+    assert events[3]["text"] == FIRST and len(events[3]["words"]) == 4
+    assert events[4] == {"type": "endpoint", "file": "a.wav", "time": 1.95, "decided": 2.0}
+
+
+def test_captions(cli, wav):
+    wav()
+    srt = "1\n00:00:00,000 --> 00:00:01,950\nword0 word1 word2 word3\n\n2\n00:00:02,000 --> 00:00:03,000\n"
+    assert cli("transcribe", "a.wav", "-f", "srt").stdout == srt + "word4 word5\n\n"
+    vtt = cli("transcribe", "a.wav", "-f", "vtt").stdout
+    assert vtt.startswith("WEBVTT\n\n1\n00:00:00.000 --> 00:00:01.950\nword0")
+
+
+def test_captions_of_several_files_need_a_folder(cli, wav, tmp_path):
+    wav("a.wav"), wav("b.wav")
+    done = cli("transcribe", "a.wav", "b.wav", "-f", "vtt")
+    assert done.returncode == 2 and "--output" in done.stderr and done.stdout == ""
+    done = cli("transcribe", "a.wav", "b.wav", "-f", "vtt", "-o", "captions/")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(p.name for p in (tmp_path / "captions").iterdir()) == ["a.vtt", "b.vtt"]
+    assert (tmp_path / "captions" / "b.vtt").read_text().startswith("WEBVTT\n\n1\n")
+
+
+def test_one_place_in_a_folder_for_two_recordings_is_refused(cli, wav):
+    wav("x/a.wav"), wav("y/a.wav")
+    done = cli("transcribe", "x/a.wav", "y/a.wav", "-o", "out/")
+    assert done.returncode == 2 and "both be written to out/a.txt" in done.stderr
+
+
+def test_output_file(cli, wav, tmp_path):
+    wav()
+    done = cli("transcribe", "a.wav", "-o", "a.txt")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "a.txt").read_text() == TEXT
+    assert cli("transcribe", "missing.wav", "-o", "a.txt").returncode == 2
+    assert (tmp_path / "a.txt").read_text() == TEXT, "a recording that cannot be read leaves the old text alone"
+
+
+def test_the_recording_is_not_overwritten(cli, wav):
+    before = wav().read_bytes()
+    done = cli("transcribe", "a.wav", "-o", "a.wav")
+    assert done.returncode == 2 and "overwritten" in done.stderr
+    assert wav().read_bytes() == before
+
+
+@pytest.mark.parametrize("target, said", [("nowhere/a.txt", "no folder"), ("/dev/full", os.strerror(errno.ENOSPC))])
+def test_an_output_that_cannot_be_written_is_one_sentence(cli, wav, target, said):
+    if target == "/dev/full" and not os.path.exists(target):
+        pytest.skip("this system has no /dev/full")
+    wav()
+    done = cli("transcribe", "a.wav", "-o", target)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+def test_a_full_standard_output_is_one_sentence(cli, wav):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    wav()
+    with open("/dev/full", "w") as full:
+        done = cli("transcribe", "a.wav", stdout=full)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and os.strerror(errno.ENOSPC) in done.stderr
+
+
+def test_a_wav_from_a_pipe_streams(cli, wav):
+    done = cli("transcribe", "-", data=wav().read_bytes())
+    assert (done.returncode, done.stdout, done.stderr) == (0, TEXT, "")
+
+
+def test_a_flac_from_a_pipe(cli, wav, tmp_path):
+    sf.write(tmp_path / "a.flac", *sf.read(wav()))
+    assert cli("transcribe", "-", data=(tmp_path / "a.flac").read_bytes()).stdout == TEXT
+
+
+@pytest.mark.parametrize("raw, dtype, channels", [("8000", "<i2", 1), ("8000:float32", "<f4", 1), ("8000:int16:2", "<i2", 2)])
+def test_raw_pcm_from_a_pipe(cli, raw, dtype, channels):
+    data = np.zeros((24000, channels), dtype).tobytes()
+    done = cli("transcribe", "-", "--raw", raw, data=data)
+    assert (done.returncode, done.stdout, done.stderr) == (0, TEXT, "")
+
+
+def test_raw_pcm_that_looks_like_a_file_is_still_raw(cli):
+    done = cli("transcribe", "-", "--raw", "8000", data=b"fLaC" + bytes(48000 - 4))
+    assert (done.returncode, done.stdout) == (0, TEXT)
+
+
+@pytest.mark.parametrize("data, said", [(b"", "no known audio format"), (b"some text, as it happens" * 9, "--raw"),
+                                        (b"RIFF\x24\0\0\0WAVEfmt ", "WAV")])
+def test_a_pipe_without_sound_is_one_sentence(cli, data, said):
+    done = cli("transcribe", "-", data=data)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+def test_what_came_before_a_fault_in_a_stream_is_kept(cli, wav):
+    done = cli("transcribe", "-", data=wav().read_bytes()[:-1])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stdout == f"{FIRST}\nword4 tail23999\n"
+    wav("b.wav").write_bytes(wav("a.wav").read_bytes()[:-2])
+    done = cli("transcribe", "b.wav", "--latency", "320")
+    assert done.returncode == 2 and done.stdout.startswith(FIRST) and "truncated" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ([], "nothing to transcribe"), (["--mic", "3", "a.wav"], "--mic"), (["-", "-"], "once"),
+    (["a.wav", "--raw", "16000"], "standard input"), (["-", "--raw", "16000:int7"], "int7"), (["-", "--raw", "9"], "Hz"),
+    (["-", "--raw", "16000:int16:1:1"], "RATE"), (["-", "--raw", "much"], "RATE"), (["a.wav", "--latency", "100"], "1280"),
+    (["a.wav", "--format", "doc"], "doc"), (["a.wav", "--lat", "80"], "--lat"), (["a.wav", "-o", "no/where/"], None)])
+def test_arguments_that_cannot_be_meant_are_one_sentence(cli, wav, tmp_path, arguments, said):
+    wav()
+    if said is None:  # a file stands where a folder should be made
+        (tmp_path / "no").write_text("")
+        said = "no/where"
+    done = cli("transcribe", *arguments)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+def test_the_terminal_is_no_recording(cli):
+    main, side = os.openpty()
+    done = cli("transcribe", "-", stdin=side)
+    os.close(side), os.close(main)
+    assert done.returncode == 2 and "--mic" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_help_and_version(cli):
+    assert "transcribe" in cli("--help").stdout
+    assert "--latency" in cli("transcribe", "--help").stdout
+    assert cli("--version").stdout.startswith("speechstream ")
+    done = cli("transcrib")
+    assert done.returncode == 2 and "transcribe" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_closed_standard_output_does_no_harm(cli, wav):
+    wav()
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", cli.program[0]]
+    import sys
+    done = subprocess.run([*command[:4], sys.executable, *cli.program, "transcribe", "a.wav"], cwd=cli.cwd,
+                          env={**os.environ, "PYTHONPATH": str(cli.program[0]).rsplit("/tests/", 1)[0]},
+                          capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
