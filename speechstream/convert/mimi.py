@@ -33,8 +33,8 @@ _NESTED = [(r"^(en|de)coder\.\1coder_seanet\.", r"\1coder."),
 def load_mimi(path: str | Path, config: MimiConfig | None = None) -> Mimi:
     """Load a Mimi checkpoint in evaluation mode.
 
-    `path` is a .safetensors file or a folder holding one and perhaps a config.json (of transformers or our own). Without
-    a configuration the sizes of kyutai/mimi are assumed. Raises SpeechStreamError where the weights do not fit them.
+    `path` is a .safetensors file or a folder with one and perhaps a config.json (of transformers or our own). Without a
+    configuration the sizes of kyutai/mimi are assumed. Raises SpeechStreamError where the weights do not fit them.
     """
     from safetensors.torch import load_file
 

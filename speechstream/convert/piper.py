@@ -1,8 +1,8 @@
 """Cut a Piper voice (.onnx + .onnx.json) in two so that it can speak block by block.
 
-A Piper voice is a VITS network (arXiv:2106.06103) in one graph, which gives no sound before all of it is made. Cut at
-the latent `z`, one part makes the latents of the sentence (a few per cent of the work) and the other turns any window of
-them into sound. `speechstream.tts.piper` runs both.
+A Piper voice is a VITS network (arXiv:2106.06103) in one graph, which gives no sound before all of it is made. Cut
+at the latent `z`, one part makes the latents of the sentence and the other turns any window of them into sound.
+`speechstream.tts.piper` runs both.
 
     python -m speechstream.convert.piper en_US-joe-medium.onnx joe/     # encoder.onnx, decoder.onnx, config.json
 
@@ -74,7 +74,7 @@ def split_graph(model: Any) -> tuple[Any, Any]:
 
 
 def convert_piper(voice: str | Path, target: str | Path) -> Path:
-    """Split the voice at `voice` (its .onnx; the .onnx.json is beside it) into the folder `target`; returns the folder."""
+    """Split the voice at `voice` (its .onnx; the .onnx.json is beside it) into the folder `target`; returns it."""
     try:
         import onnx
     except ImportError:

@@ -1,11 +1,11 @@
 """Mimi: a causal neural codec, 24 kHz audio to 12.5 frames a second of up to 32 codes each, and back.
 
 The architecture of Moshi's codec (Défossez et al., 2024, arXiv:2410.00037): a SEANet encoder to 25 Hz, a causal
-transformer, a stride-2 convolution to 12.5 Hz, a split residual quantiser (one semantic level, the others acoustic), and
-the mirror image back. Every part looks back only, so both directions stream frame by frame at no loss.
+transformer, a stride-2 convolution to 12.5 Hz, a split residual quantiser (one semantic level, the others acoustic),
+and the mirror image back. Every part looks back only, so both directions stream frame by frame at no loss.
 
-`encode` and `decode` are the offline calls, `encode_step` and `decode_step` the streamed ones. A state is a value; every
-stream of a batch may have its own history.
+`encode` and `decode` are the offline calls, `encode_step` and `decode_step` the streamed ones. A state is a value;
+every stream of a batch may have its own history.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class MimiConfig:
     def frame_size(self) -> int:
         """Samples of one codec frame: 1920 (80 ms) in Mimi."""
         return self.seanet.hop * self.stride
+
+    @property
+    def delay(self) -> int:
+        """Samples by which decoded sound lags the original: none."""
+        return 0
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for a JSON file."""
@@ -88,7 +93,7 @@ class Mimi(nn.Module):
         self.encoder_transformer = CausalTransformer(c.transformer)
         self.downsample = DownConv1d(dim, dim, c.stride, bias=False)
         self.quantizer = SplitResidualVectorQuantizer(c.levels, c.bins, c.code_dim, dim, c.semantic_levels)
-        # a transposed convolution of each channel by itself, kernel 2 * stride: (first or second stretch, sample, channel)
+        # a transposed convolution of each channel by itself, kernel 2 * stride: (stretch 0 or 1, sample, channel)
         self.upsample = nn.Parameter(torch.full((2, c.stride, dim), 0.5))
         self.decoder_transformer = CausalTransformer(c.transformer)
         self.decoder = SEANetDecoder(c.seanet)

@@ -1,7 +1,7 @@
 """Residual vector quantisation: a vector as one code a level, each level coding what the levels before it left over.
 
-Follows SoundStream (Zeghidour et al., 2021, arXiv:2107.03312) and EnCodec (arXiv:2210.13438) for the residual levels and
-their training (codebooks as moving averages of what falls to them, dead codes replaced), and Mimi (Moshi, Défossez et
+Follows SoundStream (Zeghidour et al., 2021, arXiv:2107.03312) and EnCodec (arXiv:2210.13438) for the residual levels
+and their training (codebooks as moving averages of what falls to them, dead codes replaced), and Mimi (Moshi, Défossez et
 al., 2024, arXiv:2410.00037) for the split into a semantic and an acoustic quantiser that both see the whole vector.
 
 Codes are int64 (B, levels, T), latents float (B, T, dim). A code of -1 says "this level is absent" and adds nothing, so

@@ -1,10 +1,10 @@
 """The causal SEANet encoder and decoder of EnCodec and Mimi, with their streaming state.
 
-SEANet (Tagliasacchi et al., 2020, arXiv:2009.02095) as in EnCodec (arXiv:2210.13438) and Mimi (arXiv:2410.00037): strided
-convolutions down to frames, transposed ones back up, one or more residual blocks at each rate, ELU everywhere.
+SEANet (Tagliasacchi et al., 2020, arXiv:2009.02095) as in EnCodec (arXiv:2210.13438) and Mimi (arXiv:2410.00037):
+strided convolutions down to frames, transposed ones back up, one or more residual blocks at each rate, ELU everywhere.
 
-Signals are (B, C, T). What a convolution must remember is its *tail*: the last input samples it will need again, or, for
-a transposed one, the output it has not finished. The tails of a network travel packed in one array (B, n), in network
+Signals are (B, C, T). What a convolution must remember is its *tail*: the last input samples it will need again, or,
+for a transposed one, the output it has not finished. The tails of a network travel packed in one array (B, n), in network
 order. The past of a new stream is silence, so tails begin at zero and one code path serves both the offline call and
 the stream.
 """

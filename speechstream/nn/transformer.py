@@ -1,7 +1,7 @@
 """A causal transformer with a bounded context: rotary positions, layer scale, cached keys and values.
 
-The one of Mimi (Moshi, arXiv:2410.00037): pre-norm layers, exact GELU, no biases in the linear layers, residual branches
-scaled by a learnt vector (layer scale, arXiv:2103.17239), rotary positions (RoPE, arXiv:2104.09864).
+The one of Mimi (Moshi, arXiv:2410.00037): pre-norm layers, exact GELU, no biases in the linear layers, residual
+branches scaled by a learnt vector (layer scale, arXiv:2103.17239), rotary positions (RoPE, arXiv:2104.09864).
 
 Frames are (B, T, dim). A query sees itself and the `context - 1` frames before it. Keys are rotated by their position
 before they are cached, so nothing is ever computed twice.

@@ -5,7 +5,7 @@
     audio, state = decoder.step(codes, state)      # (1, levels, T) -> (1, 1, T * frame_size)
 
 The graphs come from `speechstream.export.codec` and carry their sizes in their metadata, so the same two classes run
-Mimi and the small codec of the embedded voices. States are values: `speechstream.state` stacks, selects and stores them.
+Mimi and the small codec of the embedded voices. States are values: `speechstream.state` stacks and selects them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = np.ndarray
 
 
 class _Codec:
-    """One direction of a codec. Not bound to a stream: all that a stream has is in its state, so threads may share it."""
+    """One direction of a codec. All that a stream has is in its state, so streams and threads may share one."""
 
     direction: str
 
@@ -43,19 +43,21 @@ class _Codec:
             self.session = ort.InferenceSession(model, options, providers=providers or ["CPUExecutionProvider"])
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["speechstream.codec"])
         except KeyError:
-            raise SpeechStreamError("this ONNX file is no codec graph; make one with speechstream.export.codec") from None
+            raise SpeechStreamError("this ONNX file is no codec graph; speechstream.export.codec makes them") from None
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise SpeechStreamError(f"cannot open the codec graph: {error}") from error
         if about["direction"] != self.direction:
             raise SpeechStreamError(f"this graph is to {about['direction']}, not to {self.direction}")
         self.sample_rate: int = about["sample_rate"]
         self.frame_size: int = about["frame_size"]  # samples
+        self.delay: int = about["delay"]            # samples by which decoded sound lags the original
         self.channels: int = about["channels"]
         self.levels: int = about["levels"]
         self.bins: int = about["bins"]
         self._fields: list[dict[str, Any]] = about["state"]
         names = [f["name"].replace(".", "_") for f in self._fields]
-        self._state = dataclasses.make_dataclass(f"{type(self).__name__}State", [(n, Array) for n in names], frozen=True)
+        self._state = dataclasses.make_dataclass(f"{type(self).__name__}State", [(n, Array) for n in names],
+                                                 frozen=True)
         self._input = self.session.get_inputs()[0].name
 
     @property
@@ -71,7 +73,7 @@ class _Codec:
         arrays = [getattr(state, f.name) for f in dataclasses.fields(self._state)]
         if len(x) != len(arrays[0]):
             raise ValueError(f"{len(x)} streams of input, but a state of {len(arrays[0])}")
-        feed = {f["name"]: a for f, a in zip(self._fields, arrays)}
+        feed = {f"state.{f['name']}": a for f, a in zip(self._fields, arrays)}
         y, *new = self.session.run(None, {self._input: np.ascontiguousarray(x), **feed})
         return y, self._state(*new)
 
@@ -86,7 +88,8 @@ class CodecDecoder(_Codec):
         state. A code of -1 is an absent level. T may be 0. Raises ValueError for other shapes and other codes."""
         codes = np.asarray(codes)
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.levels or codes.dtype.kind not in "iu":
-            raise ValueError(f"expected integer codes (B, 1 to {self.levels} levels, T); got {codes.dtype} {codes.shape}")
+            raise ValueError(f"expected integer codes (B, 1 to {self.levels} levels, T); got {codes.dtype} "
+                             f"{codes.shape}")
         if codes.size == 0:
             return np.zeros((len(codes), self.channels, 0), np.float32), state
         if codes.min() < -1 or codes.max() >= self.bins:
@@ -120,10 +123,11 @@ class CodecEncoder(_Codec):
             raise ValueError(f"expected floating-point audio within [-1, 1]; got {audio.dtype}")
         if audio.size == 0:
             return np.zeros((len(audio), self.levels, 0), np.int64), state
-        return self._run(audio.astype(np.float32, copy=False), state)
+        frames = audio.reshape(*audio.shape[:2], -1, self.frame_size)  # the graph counts in frames
+        return self._run(frames.astype(np.float32, copy=False), state)
 
     def __call__(self, audio: Array) -> Array:
-        """Whole recordings (B, channels, samples) to codes (B, levels, T), the end filled up with silence to a frame."""
+        """Whole recordings (B, channels, samples) to codes (B, levels, T), the end filled up with silence."""
         audio = np.pad(audio, ((0, 0), (0, 0), (0, -audio.shape[-1] % self.frame_size)))
         state, codes, hop = self.init_state(len(audio)), [], OFFLINE_FRAMES * self.frame_size
         for start in range(0, max(audio.shape[-1], 1), hop):

@@ -57,7 +57,7 @@ class PiperVoice:
     """A Piper voice in two halves. Threads may share it: it holds nothing of an utterance."""
 
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
-        """`folder` holds encoder.onnx, decoder.onnx and config.json. Raises SpeechStreamError where they are missing."""
+        """`folder` holds encoder.onnx, decoder.onnx, config.json. Raises SpeechStreamError where one is missing."""
         folder = Path(folder)
         for name in ("encoder.onnx", "decoder.onnx", "config.json"):
             if not (folder / name).is_file():
@@ -143,7 +143,8 @@ class PiperVoice:
         hop = len(pcm) // (end - begin)
         return pcm[(start - begin) * hop:(stop - begin) * hop]
 
-    def stream(self, ids: Sequence[int], block: int = BLOCK, first: int = FIRST_BLOCK, **controls) -> Iterator[PiperBlock]:
+    def stream(self, ids: Sequence[int], block: int = BLOCK, first: int = FIRST_BLOCK,
+               **controls) -> Iterator[PiperBlock]:
         """Phoneme ids to blocks of sound: `first` frames, then `block` frames each. Controls as for `latents`."""
         if block < 1 or first < 1:
             raise ValueError(f"blocks must have at least one frame; got first {first}, block {block}")

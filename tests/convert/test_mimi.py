@@ -118,7 +118,7 @@ def test_equal_to_moshi(golden, tmp_path):
 
 def test_moshi_itself(golden):
     """The golden file is still what the installed moshi makes of its weights."""
-    loaders = pytest.importorskip("moshi.models.loaders", reason="moshi is not installed; the golden file stands for it")
+    loaders = pytest.importorskip("moshi.models.loaders", reason="moshi is not installed: the golden file is")
     with safe_open(GOLDEN, "pt") as file:
         config = json.loads(file.metadata()["config"])
     _, weights, arrays = golden

@@ -32,8 +32,10 @@ def tiny_voice():
     """A graph with Piper's interface: ids to frames by rounded durations, then convolutions up to samples."""
     rng = np.random.default_rng(0)
     weights = {
-        "emb": rng.normal(size=(10, WIDTH)), "dur": rng.uniform(1, 4, size=(10,)), "spk": rng.normal(size=(2, WIDTH, 1)),
-        "dec.cond.weight": rng.normal(size=(8, WIDTH, 1)) * 0.3, "dec.conv_pre.weight": rng.normal(size=(8, WIDTH, 7)) * 0.2,
+        "emb": rng.normal(size=(10, WIDTH)), "dur": rng.uniform(1, 4, size=(10,)),
+        "spk": rng.normal(size=(2, WIDTH, 1)),
+        "dec.cond.weight": rng.normal(size=(8, WIDTH, 1)) * 0.3,
+        "dec.conv_pre.weight": rng.normal(size=(8, WIDTH, 7)) * 0.2,
         "dec.up": rng.normal(size=(8, 4, 2 * HOP)) * 0.3, "dec.post": rng.normal(size=(1, 4, 7)) * 0.2,
     }
     initializers = [numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()]

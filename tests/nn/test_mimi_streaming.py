@@ -13,7 +13,8 @@ from speechstream.nn.transformer import CausalTransformer, TransformerConfig, ro
 from speechstream.state import flatten, from_bytes, put, select, stack, to_bytes
 
 CONFIG = MimiConfig(sample_rate=480, seanet=SEANetConfig(dim=16, filters=2, ratios=(4, 3, 2), residual_layers=2),
-                    transformer=TransformerConfig(dim=16, layers=2, heads=2, feedforward=24, context=9, layer_scale=0.5),
+                    transformer=TransformerConfig(dim=16, layers=2, heads=2, feedforward=24, context=9,
+                                                  layer_scale=0.5),
                     levels=5, bins=32, code_dim=8)
 FRAME = CONFIG.frame_size
 

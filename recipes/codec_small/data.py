@@ -1,0 +1,84 @@
+"""Speech as one memory-mapped array of 16-bit samples, and examples drawn from it.
+
+A manifest is a JSON-lines file whose rows have `audio` (a path, relative to the manifest's folder), and perhaps
+`speaker`. `pack` writes OUT/train.i16, OUT/held.i16 (the held-out utterances) and OUT/index.json.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+FULL_SCALE = 32767
+
+
+def pack(manifests: list[Path], out: Path, sample_rate: int, min_rate: int, held_percent: int = 3) -> dict:
+    """Decode every recording of at least `min_rate` Hz to mono at `sample_rate` and write the arrays. Which utterances
+    are held out depends on their names alone. Returns the index, with what was left out and why."""
+    out.mkdir(parents=True, exist_ok=True)
+    index: dict = {"sample_rate": sample_rate, "train": [], "held": [], "below_min_rate": 0}
+    with open(out / "train.i16", "wb") as train, open(out / "held.i16", "wb") as held:
+        for manifest in manifests:
+            for line in manifest.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                path = manifest.parent / row["audio"]
+                if soundfile.info(path).samplerate < min_rate:
+                    index["below_min_rate"] += 1
+                    continue
+                pcm = read(path, sample_rate)
+                split = "held" if zlib.crc32(row["audio"].encode()) % 100 < held_percent else "train"
+                file = held if split == "held" else train
+                index[split].append({"audio": row["audio"], "speaker": row.get("speaker"), "text": row.get("text"),
+                                     "start": file.tell() // 2, "samples": len(pcm)})
+                file.write((pcm.clip(-1, 1) * FULL_SCALE).round().astype("<i2").tobytes())
+    if not index["train"] or not index["held"]:
+        raise ValueError(f"{len(index['train'])} utterances to train on and {len(index['held'])} held out: neither may "
+                         f"be none ({index['below_min_rate']} were below {min_rate} Hz)")
+    (out / "index.json").write_text(json.dumps(index))
+    return index
+
+
+def read(path: Path, sample_rate: int) -> np.ndarray:
+    """A recording as mono float32 at `sample_rate`."""
+    pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    pcm = pcm.mean(1)
+    if rate != sample_rate:
+        import soxr
+
+        pcm = soxr.resample(pcm, rate, sample_rate)
+    return pcm
+
+
+class Speech:
+    """Examples of a split. Which ones a step gets depends on the seed and the step alone, so training can resume."""
+
+    def __init__(self, folder: Path, split: str, segment: int, seed: int) -> None:
+        """`segment` is in samples; shorter utterances are filled up with silence."""
+        index = json.loads((folder / "index.json").read_text())
+        self.rows, self.segment, self.seed = index[split], segment, seed
+        self.samples = np.memmap(folder / f"{split}.i16", "<i2", "r")
+        lengths = np.array([r["samples"] for r in self.rows], np.float64)
+        self.weights = lengths / lengths.sum()
+
+    def batch(self, step: int, size: int) -> Tensor:
+        """`size` random segments (size, 1, segment), utterances drawn in proportion to their lengths."""
+        rng = np.random.default_rng((self.seed, step))
+        result = np.zeros((size, 1, self.segment), np.float32)
+        for i, row in enumerate(rng.choice(len(self.rows), size, p=self.weights)):
+            r = self.rows[row]
+            start = int(rng.integers(0, max(1, r["samples"] - self.segment + 1)))
+            pcm = self.samples[r["start"] + start:r["start"] + min(r["samples"], start + self.segment)]
+            gain = 10 ** (rng.uniform(-9, 3) / 20)  # dB
+            result[i, 0, :len(pcm)] = np.clip(pcm.astype(np.float32) / FULL_SCALE * gain, -1, 1)
+        return torch.from_numpy(result)
+
+    def utterance(self, i: int) -> np.ndarray:
+        """The i-th utterance whole, float32."""
+        r = self.rows[i]
+        return self.samples[r["start"]:r["start"] + r["samples"]].astype(np.float32) / FULL_SCALE

@@ -1,0 +1,85 @@
+"""Measure a trained codec on the held-out utterances: python evaluate.py DATA CODEC [--wav FOLDER] [--onnx FOLDER].
+
+Prints spectral distances for several numbers of levels, how evenly the codes are used, and how far streamed frames are
+from the offline call. --wav writes originals and reconstructions (for listening and for an independent recogniser),
+--onnx the graphs that run without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import soundfile
+import torch
+from data import Speech
+from losses import SpectralLoss
+from safetensors.torch import load_file
+
+from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
+
+
+def load(folder: Path) -> SmallCodec:
+    """A codec that train.py wrote."""
+    codec = SmallCodec(SmallCodecConfig.from_dict(json.loads((folder / "config.json").read_text())))
+    codec.load_state_dict(load_file(folder / "model.safetensors"))
+    return codec.eval()
+
+
+@torch.no_grad()
+def evaluate(codec: SmallCodec, speech: Speech, count: int, wav: Path | None = None) -> dict:
+    """The table of a codec over the first `count` held-out utterances."""
+    c, loss = codec.config, SpectralLoss(codec.config.sample_rate)
+    count = min(count, len(speech.rows))
+    used = torch.zeros(c.levels, c.bins)
+    levels = sorted({1, c.levels // 2, c.levels} - {0})
+    sums, streamed = {k: [0.0, 0.0] for k in levels}, 0.0
+    for i in range(count):
+        x = torch.from_numpy(speech.utterance(i)).reshape(1, 1, -1)
+        codes = codec.encode(torch.nn.functional.pad(x, (0, c.delay)))
+        for level in range(c.levels):
+            used[level] += torch.bincount(codes[0, level], minlength=c.bins)
+        for k in levels:
+            whole = codec.decode(codes[:, :k])
+            y = whole[..., c.delay:c.delay + x.shape[-1]]
+            mel, stft = loss(y, x)
+            sums[k][0] += float(mel) / count
+            sums[k][1] += float(stft) / count
+        state, blocks = codec.init_decoder_state(), []
+        for t in range(codes.shape[-1]):
+            block, state = codec.decode_step(codes[..., t:t + 1], state)
+            blocks.append(block)
+        streamed = max(streamed, float((torch.cat(blocks, -1) - whole).abs().max()))
+        if wav:
+            wav.mkdir(parents=True, exist_ok=True)
+            for name, sound in (("original", x), ("codec", y)):
+                soundfile.write(wav / f"{i:04d}.{name}.wav", sound.flatten().clamp(-1, 1).numpy(), c.sample_rate)
+    share = used / used.sum(1, keepdim=True)
+    entropy = -(share * share.clamp(min=1e-9).log2()).sum(1)
+    return {"utterances": count, "kbit_s": c.levels * math.log2(c.bins) * c.sample_rate / c.frame_size / 1000,
+            "mel_stft_by_levels": {k: [round(v, 4) for v in pair] for k, pair in sums.items()},
+            "code_entropy_bits": [round(float(e), 2) for e in entropy], "streamed_max_difference": streamed}
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("codec", type=Path, help="OUT/codec of train.py")
+    parser.add_argument("--count", type=int, default=20, help="how many held-out utterances")
+    parser.add_argument("--wav", type=Path, default=None)
+    parser.add_argument("--onnx", type=Path, default=None)
+    args = parser.parse_args(arguments)
+    codec = load(args.codec)
+    table = evaluate(codec, Speech(args.data, "held", 1, 0), args.count, args.wav)
+    print(json.dumps(table, indent=1))
+    if args.onnx:
+        from speechstream.export.codec import export_codec
+
+        export_codec(codec, args.onnx)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What the codec is trained on: spectral distances, and discriminators of spectra and of periods.
+
+Multi-scale log-mel distance and hinge losses as in DAC (Kumar et al., 2023, arXiv:2306.06546), multi-resolution STFT
+loss of Parallel WaveGAN (arXiv:1910.11480), period discriminators of HiFi-GAN (arXiv:2010.05646), a complex STFT
+discriminator of EnCodec (arXiv:2210.13438).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from speechstream.nn.small_codec import mel_filters
+
+MEL_SCALES = ((2048, 160), (1024, 100), (512, 50), (256, 25), (128, 12))  # window and mel bands
+STFT_SCALES = (2048, 1024, 512)
+FLOOR = 1e-5
+
+
+def spectrum(x: Tensor, window: int) -> Tensor:
+    """Complex STFT (B, bins, T) of (B, 1, samples), a quarter of a window apart."""
+    return torch.stft(x[:, 0], window, window // 4, window=torch.hann_window(window, device=x.device),
+                      return_complex=True)
+
+
+class SpectralLoss(nn.Module):
+    """Mean absolute difference of log-mels at five scales, and the multi-resolution STFT loss."""
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        for window, mels in MEL_SCALES:
+            self.register_buffer(f"mel{window}", mel_filters(sample_rate, window, mels), persistent=False)
+
+    def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Generated `y` and original `x` (B, 1, samples) to (mel loss, STFT loss)."""
+        mel = x.new_zeros(())
+        for window, _ in MEL_SCALES:
+            filters = getattr(self, f"mel{window}")
+            a, b = (torch.log10((filters @ spectrum(s, window).abs()).clamp(min=FLOOR)) for s in (y, x))
+            mel = mel + (a - b).abs().mean() / len(MEL_SCALES)
+        stft = x.new_zeros(())
+        for window in STFT_SCALES:
+            a, b = (spectrum(s, window).abs().clamp(min=FLOOR) for s in (y, x))
+            convergence = (a - b).norm(dim=(1, 2)) / b.norm(dim=(1, 2)).clamp(min=1e-3)
+            stft = stft + (convergence.clamp(max=10).mean() + (a.log() - b.log()).abs().mean()) / len(STFT_SCALES)
+        return mel, stft
+
+
+class SpectrumDiscriminator(nn.Module):
+    """Judges the complex spectra of one resolution with two-dimensional convolutions."""
+
+    def __init__(self, window: int, channels: int) -> None:
+        super().__init__()
+        self.window = window
+
+        def conv(inputs: int, dilation: int, stride: int) -> nn.Module:
+            return weight_norm(nn.Conv2d(inputs, channels, (9, 3), (stride, 1), padding=(4, dilation),
+                                         dilation=(1, dilation)))
+
+        self.layers = nn.ModuleList([conv(2, 1, 1), conv(channels, 1, 2), conv(channels, 2, 2), conv(channels, 4, 2)])
+        self.output = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        s = torch.view_as_real(spectrum(x, self.window)).permute(0, 3, 1, 2)
+        return _judge(s, self.layers, self.output)
+
+
+class PeriodDiscriminator(nn.Module):
+    """Judges samples a period apart, laid out as rows."""
+
+    def __init__(self, period: int, channels: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, channels, 2 * channels, 4 * channels, 4 * channels]
+        self.layers = nn.ModuleList(weight_norm(nn.Conv2d(a, b, (5, 1), (3, 1), padding=(2, 0)))
+                                    for a, b in zip(widths, widths[1:]))
+        self.output = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x = F.pad(x, (0, -x.shape[-1] % self.period))
+        return _judge(x.unflatten(-1, (-1, self.period)), self.layers, self.output)
+
+
+class Discriminators(nn.Module):
+    """All judges together: their verdicts and what they saw on the way."""
+
+    def __init__(self, channels: int, ffts: list[int], periods: list[int]) -> None:
+        super().__init__()
+        self.judges = nn.ModuleList([*(SpectrumDiscriminator(w, channels) for w in ffts),
+                                     *(PeriodDiscriminator(p, channels) for p in periods)])
+
+    def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        return [judge(x) for judge in self.judges]
+
+    def judge_loss(self, y: Tensor, x: Tensor) -> Tensor:
+        """Hinge loss of the judges: generated `y` (detached here) against original `x`."""
+        pairs = zip(self(y.detach()), self(x))
+        return sum(F.relu(1 + a).mean() + F.relu(1 - b).mean() for (a, _), (b, _) in pairs) / len(self.judges)
+
+    def codec_loss(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The codec's side: (hinge loss, relative difference of the judges' features)."""
+        with torch.no_grad():
+            original = self(x)
+        hinge, matching = x.new_zeros(()), x.new_zeros(())
+        for (verdict, got), (_, wanted) in zip(self(y), original):
+            hinge = hinge + F.relu(1 - verdict).mean() / len(self.judges)
+            for a, b in zip(got, wanted):
+                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got) / len(self.judges)
+        return hinge, matching
+
+
+def _judge(x: Tensor, layers: nn.ModuleList, output: nn.Module) -> tuple[Tensor, list[Tensor]]:
+    features = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), 0.1)
+        features.append(x)
+    return output(x), features

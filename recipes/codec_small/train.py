@@ -1,0 +1,158 @@
+"""Train the small codec: python train.py DATA OUT [--config config.yaml] [--steps N].
+
+Stage one minimises spectral distances, stage two adds discriminators. The state of training is saved every so many
+steps and at the end as safetensors and JSON; starting again with the same OUT goes on where it stopped, on the same
+examples. OUT/codec holds the codec itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import yaml
+from data import Speech
+from losses import Discriminators, SpectralLoss
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
+
+HERE = Path(__file__).parent
+WARMUP = 500  # steps a stage's learning rate takes to rise
+CLIP = 1.0    # norm of the gradient
+
+
+class Trainer:
+    """The codec, its judges, their optimisers and the step they are at."""
+
+    def __init__(self, config: dict, data: Path, out: Path) -> None:
+        self.config, self.out, self.step = config, out, 0
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.manual_seed(config["seed"])
+        self.codec = SmallCodec(SmallCodecConfig(**config["codec"])).to(self.device)
+        self.judges = Discriminators(**config["discriminator"]).to(self.device)
+        c = self.codec.config
+        self.loss = SpectralLoss(c.sample_rate).to(self.device)
+        segment = round(config["segment_s"] * c.sample_rate / c.frame_size) * c.frame_size
+        self.data = Speech(data, "train", segment, config["seed"])
+        self.optimisers = {name: torch.optim.AdamW(module.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
+                           for name, module in (("codec", self.codec), ("judges", self.judges))}
+        self.total = sum(s["steps"] for s in config["stages"].values())
+
+    def train_step(self) -> dict[str, float]:
+        """One step of the stage that it falls into; returns the losses."""
+        config, first = self.config, self.config["stages"]["reconstruction"]["steps"]
+        adversarial = self.step >= first
+        stage = config["stages"]["adversarial" if adversarial else "reconstruction"]
+        rate = stage["rate"] * min(1.0, (self.step - adversarial * first + 1) / WARMUP)
+        for optimiser in self.optimisers.values():
+            optimiser.param_groups[0]["lr"] = rate
+        torch.manual_seed(config["seed"] + 1 + self.step)  # what is random in a step depends on the step alone
+        x = self.data.batch(self.step, config["batch"]).to(self.device)
+        with self._autocast():
+            y, commitment = self._reconstruct(x)
+        y = y.float()
+        delay = self.codec.config.delay
+        y, x = y[..., delay:], x[..., :x.shape[-1] - delay]
+        report: dict[str, Tensor] = {}
+        if adversarial:
+            report["judges"] = self._update("judges", self.judges, self.judges.judge_loss(y, x))
+        report["mel"], report["stft"] = self.loss(y, x)
+        report["commitment"] = commitment
+        total = config["mel"] * report["mel"] + config["stft"] * report["stft"] + config["commitment"] * commitment
+        if adversarial:
+            report["hinge"], report["features"] = self.judges.codec_loss(y, x)
+            total = total + config["adversarial"] * report["hinge"] + config["features"] * report["features"]
+        report["total"] = self._update("codec", self.codec, total)
+        self.step += 1
+        return {name: float(value.detach()) for name, value in report.items()}
+
+    def _reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        levels = self.codec.config.levels
+        # half of the streams use a random number of levels, so that any prefix of the levels makes sense
+        used = torch.where(torch.rand(len(x)) < 0.5, torch.randint(1, levels + 1, (len(x),)), levels).to(x.device)
+        latent = self.codec.latent(x)
+        with torch.autocast(x.device.type, enabled=False):
+            quantised, _, commitment = self.codec.quantizer(latent.float(), used)
+        return self.codec.sound(quantised), commitment
+
+    def _autocast(self):
+        return torch.autocast(self.device, torch.bfloat16) if self.config["autocast"] else nullcontext()
+
+    def _update(self, name: str, module: nn.Module, loss: Tensor) -> Tensor:
+        module.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), CLIP)
+        self.optimisers[name].step()
+        return loss
+
+    def save(self) -> None:
+        """Write the whole state of training, and the codec by itself. A broken-off save leaves the one before."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        tensors = {f"codec.{n}": t for n, t in self.codec.state_dict().items()}
+        tensors |= {f"judges.{n}": t for n, t in self.judges.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            for i, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{name}.{i}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        tensors["step"] = torch.tensor(self.step)
+        temporary = self.out / "training.tmp"
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
+        os.replace(temporary, self.out / "training.safetensors")
+        folder = self.out / "codec"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.codec.config.to_dict(), indent=2) + "\n")
+        save_file({n: t.detach().cpu().contiguous() for n, t in self.codec.state_dict().items()},
+                  folder / "model.safetensors")
+
+    def resume(self) -> bool:
+        """Take up a saved state, if there is one."""
+        file = self.out / "training.safetensors"
+        if not file.is_file():
+            return False
+        tensors = load_file(file, device=self.device)
+        for name, module in (("codec", self.codec), ("judges", self.judges)):
+            module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in tensors.items()
+                                    if n.startswith(f"{name}.")})
+            state: dict[int, dict[str, Tensor]] = {}
+            for n, t in tensors.items():
+                if n.startswith(f"optimiser.{name}."):
+                    i, key = n.removeprefix(f"optimiser.{name}.").split(".")
+                    state.setdefault(int(i), {})[key] = t.cpu() if key == "step" else t
+            optimiser = self.optimisers[name]
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.step = int(tensors["step"])
+        return True
+
+
+def main(arguments: list[str] | None = None) -> Trainer:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="what prepare.py wrote")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
+    parser.add_argument("--steps", type=int, default=None, help="stop at this step (default: when all stages are done)")
+    parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
+    args = parser.parse_args(arguments)
+    trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out)
+    if trainer.resume():
+        print(f"going on at step {trainer.step}", flush=True)
+    trainer.codec.train()
+    last, began = min(args.steps or trainer.total, trainer.total), time.monotonic()
+    while trainer.step < last and (args.minutes is None or time.monotonic() - began < 60 * args.minutes):
+        report = trainer.train_step()
+        if trainer.step % 50 == 0 or trainer.step == last:
+            print(json.dumps({"step": trainer.step, "minutes": round((time.monotonic() - began) / 60, 2),
+                              **{n: round(v, 4) for n, v in report.items()}}), flush=True)
+        if trainer.step % trainer.config["save_every"] == 0:
+            trainer.save()
+    trainer.save()
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

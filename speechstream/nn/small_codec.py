@@ -1,0 +1,282 @@
+"""A small causal codec for embedded voices: log-mel ConvNeXt encoder, residual codes, ConvNeXt and inverse-STFT decoder.
+
+Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes), of Vocos' in its inside (Siuzdak, 2023,
+arXiv:2306.00814): the decoder predicts the magnitude and the phase of short-time spectra with ConvNeXt blocks
+(arXiv:2201.03545) at 100 Hz, so it does no work at the sampling rate beyond an inverse Fourier transform. Causal
+throughout; written for this project.
+
+Audio is (B, 1, samples), codes int64 (B, levels, T), everything between channels-last (B, T, C). The decoded sound lags
+the original by `delay` samples: a spectrum's window ends with the hop that the encoder saw last, and a sample is done
+when the last window over it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechstream.nn.quantizer import ResidualVectorQuantizer
+from speechstream.nn.seanet import CausalConv1d, DownConv1d, Tails, UpConv1d
+
+LOG_FLOOR = 1e-5       # of mel magnitudes before the logarithm
+MAX_LOG_MAGNITUDE = 6  # of a predicted bin: exp(6) is far above full scale
+
+
+@dataclass(frozen=True)
+class SmallCodecConfig:
+    """Sizes of a small codec. The defaults: 24 kHz, 25 frames a second, 12 levels of 1024 codes (3 kbit/s)."""
+
+    sample_rate: int = 24_000
+    hop: int = 240              # samples of a fine frame (10 ms)
+    overlap: int = 4            # hops a Fourier window covers
+    stride: int = 4             # fine frames a codec frame (40 ms)
+    mels: int = 100
+    fine_dim: int = 256         # channels of the blocks at the fine rate
+    coarse_dim: int = 384       # and at the codec's rate
+    expansion: int = 3          # a block's inner width over its outer one
+    kernel: int = 7
+    encoder_blocks: int = 4
+    decoder_blocks: int = 6
+    coarse_blocks: int = 2      # on either side of the codes
+    levels: int = 12
+    bins: int = 1024
+    code_dim: int = 64
+
+    def __post_init__(self) -> None:
+        if self.overlap < 2 or self.hop % 2 or self.levels < 1:
+            raise ValueError(f"expected overlap >= 2, an even hop, levels >= 1; got {self.overlap}, {self.hop}, "
+                             f"{self.levels}")
+
+    @property
+    def frame_size(self) -> int:
+        """Samples of one codec frame."""
+        return self.hop * self.stride
+
+    @property
+    def window(self) -> int:
+        """Samples of a Fourier window."""
+        return self.hop * self.overlap
+
+    @property
+    def delay(self) -> int:
+        """Samples by which decoded sound lags the original."""
+        return self.window - self.hop
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for a JSON file."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SmallCodecConfig:
+        """From what `to_dict` gave."""
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class SmallCodecState:
+    """What one direction of the codec remembers of each stream."""
+
+    tails: Tensor   # (B, n) packed tails of its layers, in network order
+    frames: Tensor  # (B,) int64 codec frames so far
+
+
+class ConvNeXtBlock(nn.Module):
+    """Causal depth-wise convolution, norm, and a two-layer perceptron, added to the input under a learnt scale."""
+
+    def __init__(self, dim: int, config: SmallCodecConfig, scale: float) -> None:
+        super().__init__()
+        self.conv = CausalConv1d(dim, dim, config.kernel, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, dim * config.expansion)
+        self.down = nn.Linear(dim * config.expansion, dim)
+        self.scale = nn.Parameter(torch.full((dim,), scale))
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        y = self.conv.step(x.transpose(1, 2), tails).transpose(1, 2)
+        return x + self.scale * self.down(F.gelu(self.up(self.norm(y))))
+
+
+class LogMel(nn.Module):
+    """Log-mel magnitudes of windows that look back: (B, T * hop) samples to (B, T, mels)."""
+
+    def __init__(self, config: SmallCodecConfig) -> None:
+        super().__init__()
+        self.hop, self.tail_size = config.hop, config.delay
+        cos, sin = _fourier(config.window)
+        window = torch.hann_window(config.window, periodic=True, dtype=torch.float64)
+        self.register_buffer("basis", (torch.cat([cos, sin]) * window).float(), persistent=False)
+        self.register_buffer("mel", mel_filters(config.sample_rate, config.window, config.mels), persistent=False)
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        past = tails.take(1, self.tail_size).squeeze(1)
+        hops = torch.cat([past, x], 1).reshape(x.shape[0], -1, self.hop)
+        tails.leave(hops[:, -(self.tail_size // self.hop):].flatten(1))
+        overlap = self.tail_size // self.hop + 1
+        count = x.shape[1] // self.hop
+        windows = torch.cat([hops[:, k:k + count] for k in range(overlap)], -1)
+        real, imag = F.linear(windows, self.basis).chunk(2, -1)
+        return torch.log(F.linear((real.square() + imag.square() + 1e-12).sqrt(), self.mel) + LOG_FLOOR)
+
+
+class InverseSTFT(nn.Module):
+    """Log magnitudes and phases (B, T, 2 * bins) to samples (B, T * hop) by overlap-add of Hann windows."""
+
+    def __init__(self, config: SmallCodecConfig) -> None:
+        super().__init__()
+        self.hop, self.overlap, self.tail_size = config.hop, config.overlap, config.delay
+        cos, sin = _fourier(config.window)
+        weight = torch.full((len(cos), 1), 2.0, dtype=torch.float64)
+        weight[[0, -1]] = 1.0  # the first and the last bin have no mirror image
+        window = torch.hann_window(config.window, periodic=True, dtype=torch.float64) * 2 / config.overlap
+        basis = torch.cat([cos * weight, sin * weight]) * window / config.window
+        self.register_buffer("basis", basis.T.contiguous().float(), persistent=False)  # (window, 2 * bins)
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        magnitude, phase = x.chunk(2, -1)
+        magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()
+        frames = F.linear(torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], -1), self.basis)
+        parts = frames.reshape(x.shape[0], -1, self.overlap, self.hop)
+        # the running sum: what earlier windows have left for the hops to come, the nearest hop first
+        total = F.pad(tails.take(self.overlap - 1, self.hop), (0, 0, 0, x.shape[1]))
+        for k in range(self.overlap):
+            total = total + F.pad(parts[:, :, k], (0, 0, k, self.overlap - 1 - k))
+        tails.leave(total[:, -(self.overlap - 1):])
+        return total[:, :x.shape[1]].flatten(1)
+
+
+class SmallCodec(nn.Module):
+    """The codec as a network, with the interface of `speechstream.nn.mimi.Mimi`."""
+
+    channels = 1
+
+    def __init__(self, config: SmallCodecConfig = SmallCodecConfig()) -> None:
+        super().__init__()
+        c = self.config = config
+        scale = 1 / (c.encoder_blocks + c.decoder_blocks + 2 * c.coarse_blocks)
+        fine, coarse = c.fine_dim, c.coarse_dim
+
+        def blocks(dim: int, count: int) -> nn.ModuleList:
+            return nn.ModuleList(ConvNeXtBlock(dim, c, scale) for _ in range(count))
+
+        self.encoder = nn.ModuleDict({
+            "mel": LogMel(c), "input": nn.Linear(c.mels, fine), "fine": blocks(fine, c.encoder_blocks),
+            "resample": DownConv1d(fine, coarse, c.stride), "coarse": blocks(coarse, c.coarse_blocks),
+            "output": nn.LayerNorm(coarse)})
+        self.quantizer = ResidualVectorQuantizer(c.levels, c.bins, c.code_dim, coarse)
+        self.decoder = nn.ModuleDict({
+            "coarse": blocks(coarse, c.coarse_blocks), "resample": UpConv1d(coarse, fine, c.stride),
+            "fine": blocks(fine, c.decoder_blocks), "norm": nn.LayerNorm(fine),
+            "output": nn.Linear(fine, c.window + 2), "istft": InverseSTFT(c)})
+
+    def init_encoder_state(self, batch: int = 1) -> SmallCodecState:
+        """The encoder's state of `batch` new streams."""
+        return self._state(self.encoder, batch)
+
+    def init_decoder_state(self, batch: int = 1) -> SmallCodecState:
+        """The decoder's state of `batch` new streams."""
+        return self._state(self.decoder, batch)
+
+    def latent_step(self, audio: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
+        """Audio (B, 1, T * frame_size) to latents before quantisation (B, T, coarse_dim), and the new state."""
+        self._check_audio(audio)
+        e, t = self.encoder, Tails(state.tails)
+        x = e["input"](e["mel"].step(audio[:, 0], t))
+        for block in e["fine"]:
+            x = block.step(x, t)
+        x = e["resample"].step(x, t)
+        for block in e["coarse"]:
+            x = block.step(x, t)
+        return e["output"](x), SmallCodecState(t.pack(), state.frames + x.shape[1])
+
+    def encode_step(self, audio: Tensor, state: SmallCodecState,
+                    levels: int | None = None) -> tuple[Tensor, SmallCodecState]:
+        """The next whole frames (B, 1, T * frame_size) to codes (B, levels, T), and the new state."""
+        if audio.shape[-1] == 0:
+            return self._no_codes(audio, levels), state
+        x, state = self.latent_step(audio, state)
+        return self.quantizer.encode(x, levels), state
+
+    def latent(self, audio: Tensor) -> Tensor:
+        """Latents (B, T, coarse_dim) of whole recordings (B, 1, T * frame_size)."""
+        return self.latent_step(audio, self.init_encoder_state(audio.shape[0]))[0]
+
+    def encode(self, audio: Tensor, levels: int | None = None) -> Tensor:
+        """Whole recordings (B, 1, samples) to codes (B, levels, T), the end filled up with silence to a whole frame."""
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.config.frame_size))
+        return self.encode_step(audio, self.init_encoder_state(audio.shape[0]), levels)[0]
+
+    def sound_step(self, x: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
+        """Quantised latents (B, T, coarse_dim) to audio (B, 1, T * frame_size), and the new state."""
+        d, t, count = self.decoder, Tails(state.tails), x.shape[1]
+        for block in d["coarse"]:
+            x = block.step(x, t)
+        x = d["resample"].step(x, t)
+        for block in d["fine"]:
+            x = block.step(x, t)
+        x = d["istft"].step(d["output"](d["norm"](x)), t)
+        return x.unsqueeze(1), SmallCodecState(t.pack(), state.frames + count)
+
+    def sound(self, x: Tensor) -> Tensor:
+        """Quantised latents (B, T, coarse_dim) of new streams to audio (B, 1, T * frame_size)."""
+        return self.sound_step(x, self.init_decoder_state(x.shape[0]))[0]
+
+    def decode_step(self, codes: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
+        """The next codes (B, levels or fewer, T) to audio (B, 1, T * frame_size), and the new state."""
+        self._check_codes(codes)
+        if codes.shape[-1] == 0:
+            return codes.new_zeros(codes.shape[0], 1, 0, dtype=torch.float32), state
+        return self.sound_step(self.quantizer.decode(codes), state)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """All codes (B, levels or fewer, T) of new streams to audio (B, 1, T * frame_size), `delay` samples late."""
+        return self.decode_step(codes, self.init_decoder_state(codes.shape[0]))[0]
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio (B, 1, samples) through the codec and back: of the same length, the delay taken out."""
+        count, delay = audio.shape[-1], self.config.delay
+        return self.decode(self.encode(F.pad(audio, (0, delay))))[..., delay:delay + count]
+
+    def _state(self, side: nn.ModuleDict, batch: int) -> SmallCodecState:
+        size = sum(m.tail_size for m in side.modules() if hasattr(m, "tail_size"))
+        weight = side["output"].weight
+        return SmallCodecState(weight.new_zeros(batch, size),
+                               torch.zeros(batch, dtype=torch.int64, device=weight.device))
+
+    def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
+        return torch.zeros(audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device)
+
+    def _check_audio(self, audio: Tensor) -> None:
+        if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[-1] % self.config.frame_size:
+            raise ValueError(f"expected audio (B, 1, a multiple of {self.config.frame_size} samples); got "
+                             f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end")
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.config.levels:
+            raise ValueError(f"expected codes (B, 1 to {self.config.levels} levels, T); got {tuple(codes.shape)}")
+
+
+def mel_filters(sample_rate: int, window: int, mels: int) -> Tensor:
+    """Triangular filters (mels, window / 2 + 1), evenly spaced on the HTK mel scale from 0 to half the sampling rate,
+    each summing to one, and never narrower than a bin."""
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, mels + 2, dtype=torch.float64) / 2595) - 1)
+    low, mid, high = (edges[i:i + mels, None] for i in range(3))
+    spacing = sample_rate / window
+    bins = torch.arange(window // 2 + 1, dtype=torch.float64) * spacing
+    rise = (bins - low.minimum(mid - spacing)) / (mid - low).clamp(min=spacing)
+    fall = (high.maximum(mid + spacing) - bins) / (high - mid).clamp(min=spacing)
+    weights = torch.minimum(rise, fall).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _fourier(window: int) -> tuple[Tensor, Tensor]:
+    """Cosines and negative sines (window / 2 + 1, window) of the real Fourier transform, in double precision."""
+    angle = 2 * math.pi * torch.outer(torch.arange(window // 2 + 1, dtype=torch.float64),
+                                      torch.arange(window, dtype=torch.float64)) / window
+    return angle.cos(), -angle.sin()

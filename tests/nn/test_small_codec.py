@@ -1,0 +1,111 @@
+"""The small codec: its transforms against numpy, a stream cut anywhere against the whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from speechstream.nn.seanet import Tails
+from speechstream.nn.small_codec import LOG_FLOOR, InverseSTFT, LogMel, SmallCodec, SmallCodecConfig, mel_filters
+from speechstream.state import stack
+
+CONFIG = SmallCodecConfig(sample_rate=800, hop=8, stride=3, mels=6, fine_dim=8, coarse_dim=12, encoder_blocks=2,
+                          decoder_blocks=2, coarse_blocks=1, levels=9, bins=16, code_dim=4)
+FRAME = CONFIG.frame_size
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(0)
+    return SmallCodec(CONFIG).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_equal_the_whole(codec, seed):
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    frames = 25
+    audio = torch.randn(2, 1, frames * FRAME)
+    latent, codes = codec.latent(audio), codec.encode(audio)
+    sound = codec.decode(codes)
+    enc, dec, at, latents, coded, decoded = codec.init_encoder_state(2), codec.init_decoder_state(2), 0, [], [], []
+    for size in [0, 1, *rng.integers(0, 6, 40)]:
+        size = min(int(size), frames - at)
+        block = audio[..., at * FRAME:(at + size) * FRAME]
+        if size:
+            latents.append(codec.latent_step(block, enc)[0])
+        c, enc = codec.encode_step(block, enc)
+        y, dec = codec.decode_step(codes[..., at:at + size], dec)
+        coded.append(c)
+        decoded.append(y)
+        at += size
+    assert at == frames and dec.frames.tolist() == enc.frames.tolist() == [frames] * 2
+    torch.testing.assert_close(torch.cat(latents, 1), latent, atol=1e-5, rtol=1e-5)
+    assert torch.equal(torch.cat(coded, -1), codes)
+    torch.testing.assert_close(torch.cat(decoded, -1), sound, atol=1e-5, rtol=1e-5)
+
+
+def test_unsynchronised_streams_share_a_batch(codec):
+    torch.manual_seed(4)
+    codes = torch.randint(CONFIG.bins, (3, CONFIG.levels, 20))
+    whole = codec.decode(codes)
+    ages = (0, 3, 11)
+    state = stack([codec.decode_step(codes[i:i + 1, :, :n], codec.init_decoder_state())[1] for i, n in enumerate(ages)])
+    y, _ = codec.decode_step(torch.stack([codes[i, :, n:n + 5] for i, n in enumerate(ages)]), state)
+    for i, n in enumerate(ages):
+        torch.testing.assert_close(y[i], whole[i, :, n * FRAME:(n + 5) * FRAME], atol=1e-5, rtol=1e-5)
+
+
+def test_mel_of_numpys_fourier_transform():
+    torch.manual_seed(5)
+    x = torch.randn(1, 10 * CONFIG.hop)
+    got = LogMel(CONFIG).step(x, Tails(torch.zeros(1, CONFIG.delay)))
+    padded = np.concatenate([np.zeros(CONFIG.delay), x[0].numpy()])
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(CONFIG.window) / CONFIG.window)
+    spectra = [np.abs(np.fft.rfft(padded[t * CONFIG.hop:][:CONFIG.window] * window)) for t in range(10)]
+    mel = np.stack(spectra) @ mel_filters(CONFIG.sample_rate, CONFIG.window, CONFIG.mels).numpy().T
+    np.testing.assert_allclose(got[0].numpy(), np.log(mel + LOG_FLOOR), atol=1e-4)
+
+
+def test_mel_filters_cover_all():
+    filters = mel_filters(24_000, 960, 100)
+    torch.testing.assert_close(filters.sum(1), torch.ones(100))
+    assert (filters >= 0).all() and (filters.sum(0)[1:-1] > 0).all()
+
+
+def test_inverse_of_numpys_fourier_transform():
+    """Spectra of rectangular windows come back as the signal, `delay` samples late."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=30 * CONFIG.hop)
+    padded = np.concatenate([np.zeros(CONFIG.delay), x])
+    spectra = np.stack([np.fft.rfft(padded[t * CONFIG.hop:][:CONFIG.window]) for t in range(30)])
+    spectra[:, 0] += 1e-9  # no logarithm of zero
+    given = torch.from_numpy(np.concatenate([np.log(np.abs(spectra)), np.angle(spectra)], 1)).float()[None]
+    y = InverseSTFT(CONFIG).step(given, Tails(torch.zeros(1, CONFIG.delay)))[0].numpy()
+    np.testing.assert_allclose(y[CONFIG.delay:], x[:-CONFIG.delay], atol=1e-4)
+
+
+def test_the_whole_way_keeps_length_and_alignment(codec):
+    audio = torch.randn(1, 1, 2 * FRAME + 5)
+    assert codec(audio).shape == audio.shape
+    assert codec.encode(audio).shape == (1, 9, 3)
+    with pytest.raises(ValueError, match="multiple of 24 samples"):
+        codec.encode_step(audio, codec.init_encoder_state())
+    with pytest.raises(ValueError, match="1 to 9 levels"):
+        codec.decode(torch.zeros(1, 10, 1, dtype=torch.int64))
+
+
+def test_it_only_looks_back(codec):
+    torch.manual_seed(7)
+    codes = torch.randint(CONFIG.bins, (1, CONFIG.levels, 8))
+    other = codes.clone()
+    other[..., 5:] = 0
+    a, b = codec.decode(codes), codec.decode(other)
+    assert torch.equal(a[..., :5 * FRAME], b[..., :5 * FRAME]) and not torch.equal(a, b)
+
+
+def test_the_defaults():
+    config = SmallCodecConfig()
+    assert config.sample_rate / config.frame_size == 25 and config.levels >= 8 and config.delay == 720
+    assert SmallCodecConfig.from_dict(config.to_dict()) == config
+    decoder = SmallCodec().decoder
+    assert sum(p.numel() for p in decoder.parameters()) < 6e6

@@ -1,0 +1,98 @@
+"""The small codec's recipe from manifest to measured codec: a few steps at toy sizes."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+RECIPE = Path(__file__).parents[2] / "recipes" / "codec_small"
+CONFIG = {
+    "codec": {"sample_rate": 8000, "hop": 80, "stride": 2, "mels": 8, "fine_dim": 8, "coarse_dim": 8,
+              "encoder_blocks": 1, "decoder_blocks": 1, "coarse_blocks": 1, "levels": 8, "bins": 8, "code_dim": 4},
+    "seed": 0, "segment_s": 0.4, "batch": 2, "commitment": 0.25, "mel": 15.0, "stft": 1.0, "adversarial": 1.0,
+    "features": 2.0,
+    "stages": {"reconstruction": {"steps": 2, "rate": 1e-3}, "adversarial": {"steps": 2, "rate": 1e-3}},
+    "discriminator": {"channels": 2, "ffts": [128], "periods": [2]}, "save_every": 100, "autocast": False,
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """The recipe's modules, which import each other by bare names as scripts do."""
+    names = ("data", "losses", "prepare", "train", "evaluate")
+    before = {n: sys.modules.pop(n, None) for n in names}
+    sys.path.insert(0, str(RECIPE))
+    try:
+        yield {n: __import__(n) for n in names}
+    finally:
+        sys.path.remove(str(RECIPE))
+        for name in names:
+            sys.modules.pop(name, None)
+            if before[name] is not None:
+                sys.modules[name] = before[name]
+
+
+@pytest.fixture(scope="module")
+def data(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speech")
+    rng, rows = np.random.default_rng(0), []
+    for i in range(60):
+        rate = 4000 if i == 0 else 8000
+        soundfile.write(folder / f"{i}.wav", 0.1 * rng.normal(size=3000 + i), rate)
+        rows.append(json.dumps({"audio": f"{i}.wav", "speaker": None}))
+    (folder / "m.jsonl").write_text("\n".join(rows))
+    recipe["prepare"].main([str(folder / "packed"), str(folder / "m.jsonl"), "--sample-rate", "8000",
+                            "--min-rate", "8000"])
+    return folder / "packed"
+
+
+def test_packed_samples_are_the_recordings(recipe, data):
+    index = json.loads((data / "index.json").read_text())
+    assert index["below_min_rate"] == 1
+    assert len(index["train"]) + len(index["held"]) == 59 and index["held"]
+    speech = recipe["data"].Speech(data, "train", 800, seed=0)
+    row = index["train"][3]
+    pcm, _ = soundfile.read(data.parent / row["audio"])
+    np.testing.assert_allclose(speech.utterance(3), pcm, atol=1e-4)
+    assert torch.equal(speech.batch(5, 2), speech.batch(5, 2))
+    assert not torch.equal(speech.batch(5, 2), speech.batch(6, 2))
+
+
+def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
+    (tmp_path / "c.yaml").write_text(json.dumps(CONFIG))  # JSON is YAML
+
+    def train(out, steps):
+        return recipe["train"].main([str(data), str(tmp_path / out), "--config", str(tmp_path / "c.yaml"),
+                                     "--steps", str(steps)])
+
+    whole = train("whole", 4)
+    train("parts", 1)
+    train("parts", 3)  # stops in the adversarial stage
+    parts = train("parts", 4)
+    assert whole.step == parts.step == 4
+    fresh = recipe["train"].Trainer(CONFIG, data, tmp_path / "none")
+    changed = 0
+    for (name, a), b, c in zip(whole.codec.state_dict().items(), parts.codec.state_dict().values(),
+                               fresh.codec.state_dict().values()):
+        torch.testing.assert_close(a, b, msg=name)
+        changed += not torch.equal(a, c)
+    assert changed > 10
+    for a, b in zip(whole.judges.state_dict().values(), parts.judges.state_dict().values()):
+        torch.testing.assert_close(a, b)
+    table = recipe["evaluate"].main([str(data), str(tmp_path / "whole" / "codec"), "--count", "1",
+                                     "--wav", str(tmp_path / "wav")])
+    assert table["streamed_max_difference"] < 1e-5 and list(table["mel_stft_by_levels"]) == [1, 4, 8]
+    assert soundfile.info(tmp_path / "wav" / "0000.codec.wav").samplerate == 8000
+
+
+def test_losses_vanish_for_equal_sound(recipe):
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 4000)
+    mel, stft = recipe["losses"].SpectralLoss(8000)(x, x)
+    assert mel == 0 and stft == 0
+    judges = recipe["losses"].Discriminators(2, [128], [3])
+    assert judges.codec_loss(x, x)[1] == 0 and judges.codec_loss(x, x.flip(-1))[1] > 0
