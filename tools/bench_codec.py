@@ -1,7 +1,7 @@
 """Time one Mimi frame (80 ms) decoded and encoded: our ONNX graphs, and the moshi package where it is installed.
 
-All run in one process on the same random weights, one after the other in turns, so that what else the machine does falls
-on all alike. Reported for each: the median and the least milliseconds a frame, and the process's CPU time a frame,
+All run in one process on the same random weights, one after the other in turns, so that what else the machine does
+falls on all alike. Reported for each: the median and the least milliseconds a frame, and the process's CPU time a frame,
 which other programs disturb less. The difference of the outputs is checked first.
 
     python tools/bench_codec.py [--frames 60] [--threads 1] [--levels 32] [--graphs FOLDER] [--json FILE]
@@ -104,15 +104,14 @@ def main() -> None:
 
     audio = np.random.default_rng(0).normal(scale=0.1, size=(1, 1, 4 * decoder.frame_size)).astype(np.float32)
     codes = encoder(audio)
-    report["difference"] = {"torch_codes": int((ours.encode(torch.from_numpy(audio), args.levels).numpy() != codes).sum()),
-                            "torch_audio": float(np.abs(ours.decode(torch.from_numpy(codes)).numpy()
-                                                        - decoder(codes)).max())}
+    x, c = torch.from_numpy(audio), torch.from_numpy(codes)
+    report["difference"] = {"torch_codes": int((ours.encode(x, args.levels).numpy() != codes).sum()),
+                            "torch_audio": float(np.abs(ours.decode(c).numpy() - decoder(codes)).max())}
     frame, code = audio[..., :decoder.frame_size], codes[..., :1]
     steps = {"decode": {"ours": Streamed(decoder.step, decoder.init_state(), code)},
              "encode": {"ours": Streamed(encoder.step, encoder.init_state(), frame)}}
     if peer is not None:
         report["machine"]["moshi"] = importlib.metadata.version("moshi")
-        x, c = torch.from_numpy(audio), torch.from_numpy(codes)
         report["difference"]["moshi_codes"] = int((peer.encode(x).numpy() != codes).sum())
         report["difference"]["moshi_audio"] = float(np.abs(peer.decode(c).numpy() - decoder(codes)).max())
         peer.streaming_forever(1)

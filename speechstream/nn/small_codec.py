@@ -1,4 +1,4 @@
-"""A small causal codec for embedded voices: log-mel ConvNeXt encoder, residual codes, ConvNeXt and inverse-STFT decoder.
+"""A small causal codec for embedded voices: a log-mel ConvNeXt encoder, residual codes, an inverse-STFT decoder.
 
 Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes), of Vocos' in its inside (Siuzdak, 2023,
 arXiv:2306.00814): the decoder predicts the magnitude and the phase of short-time spectra with ConvNeXt blocks
