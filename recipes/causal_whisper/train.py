@@ -6,7 +6,7 @@ The student begins as a copy of the offline model. Each batch draws one chunk si
   relative to their variance;
 - the decoder's cross-entropy on the labels, part of the utterances cut at a chunk's end with only the words that had
   ended by then (CarelessWhisper's setting), which also teaches it to stop where the sound stops;
-- CTC on pairs of frames.
+- CTC on pairs of frames, its gradient kept from the encoder: a fresh head's would drown the other two.
 
 The budget is wall-clock time, shared by warm-up and cosine decay; a killed run continues from its last checkpoint.
 """
@@ -146,7 +146,8 @@ class Run:
     def update(self, loss: Tensor) -> float:
         self.schedule()
         loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.student.parameters(), 1.0))
+        norm = float(nn.utils.clip_grad_norm_([*self.student.encoder.parameters(), *self.student.decoder.parameters()], 1.0))
+        nn.utils.clip_grad_norm_(self.student.ctc.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
@@ -196,7 +197,7 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
             logits = run.student.decoder(tokens[:, :-1], features[known], mask)
         out["decoder"] = F.cross_entropy(logits.float().flatten(0, 1), target_tokens.flatten(), ignore_index=IGNORE)
         pieces = [labels.ctc(audio[b]) for b in known]
-        out["ctc"] = F.ctc_loss(run.student.ctc_log_probs(features[known].float()).transpose(0, 1),
+        out["ctc"] = F.ctc_loss(run.student.ctc_log_probs(features[known].detach().float()).transpose(0, 1),
                                 torch.tensor([i for p in pieces for i in p]), lengths[known] // 2,
                                 torch.tensor([len(p) for p in pieces]), zero_infinity=True)
     return out, chunk

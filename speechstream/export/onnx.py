@@ -12,6 +12,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from speechstream.state import flatten, unflatten
@@ -57,8 +58,31 @@ def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], 
             input_names=list(examples), output_names=[*outputs, *(f"new.{n.removeprefix('state.')}" for n in fields)],
             verbose=False, optimize=True)
     model = program.model_proto
+    _name_weights(model, owner)
     for value in [*model.graph.input, *model.graph.output]:  # the author's axis names, not the tracer's
         axes = dynamic.get(value.name) or dynamic.get("state." + value.name.removeprefix("new."), {})
         for i, name in axes.items() if value.name in examples else ():
             value.type.tensor_type.shape.dim[i].dim_param = name
     return model
+
+
+def _name_weights(model: onnx.ModelProto, owner: nn.Module) -> None:
+    """Give weights the names of the parameters they are; NAME.T for one that the exporter has transposed."""
+    known = {n: t.detach().cpu().numpy() for n, t in [*owner.named_parameters(), *owner.named_buffers()]}
+    content = {}
+    for name, a in known.items():
+        if a.ndim == 2:
+            content.setdefault((a.T.shape, a.T.tobytes()), name + ".T")
+        content[a.shape, a.tobytes()] = name
+    renames = {}
+    for tensor in model.graph.initializer:
+        name = tensor.name.removeprefix("owner.")
+        if name not in known:
+            a = numpy_helper.to_array(tensor)
+            name = content.get((a.shape, a.tobytes()), tensor.name) if a.size > 64 else tensor.name
+        if name in renames.values():  # stored twice: both stay
+            name = tensor.name
+        renames[tensor.name] = tensor.name = name
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renames.get(name, name)

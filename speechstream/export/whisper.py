@@ -34,6 +34,6 @@ def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
     axes = {"tokens": {0: "batch", 1: "tokens"}, "memory_keys": {0: "batch", 3: "frames"},
             "memory_values": {0: "batch", 3: "frames"}, "mask": {0: "batch", 1: "frames"},
             "state.keys": {0: "batch", 3: "past"}, "state.values": {0: "batch", 3: "past"}, "state.tokens": {0: "batch"}}
-    decoder = export_step(model.decoder, lambda t, k, v, m, s: model.decoder.step(t, s, k, v, m), inputs, like,
+    decoder = export_step(model, lambda t, k, v, m, s: model.decoder.step(t, s, k, v, m), inputs, like,
                           ["logits", "alignment"], axes)
     return {"encoder": encoder, "decoder": decoder}

@@ -1,0 +1,322 @@
+"""The recogniser: one object for files, arrays and live streams.
+
+Samples of any kind become 16 kHz mono; voice activity opens and closes segments; each segment has a fresh encoder that
+runs chunk by chunk, and a decoder that brings its hypothesis up to date after each chunk. Two passes of the same
+encoder weights serve one stream: a quick one with chunks of `latency_ms`, which words first appear from, and one with
+chunks of `confirm_ms`, which replaces the quick one's features as it catches up and from which words become stable
+(cascaded encoders, Narayanan et al. 2021, with one set of weights). Everything is decided on a grid of 32 ms windows, so
+the text does not depend on how the audio was cut into blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Generator, Iterator
+
+import numpy as np
+
+from speechstream import bundle
+from speechstream.asr.attention import AttentionDecoder, Decode, Hypothesis, Memory, table
+from speechstream.asr.events import Endpoint, Event, Final, Partial, Transcript, Word
+from speechstream.asr.segmenter import WINDOW_S, EndpointRules, Segmenter
+from speechstream.asr.timing import token_spans
+from speechstream.asr.vocabulary import Vocabulary
+from speechstream.audio.features import SAMPLE_RATE, LogMel
+from speechstream.audio.resample import Resampler
+from speechstream.audio.samples import to_mono
+from speechstream.audio.vad import WINDOW, Vad
+from speechstream.engines.protocol import DecoderState, Engine, EncoderState
+from speechstream.errors import SpeechStreamError
+
+FRAME = 320  # samples of one encoder frame, 20 ms
+LATENCIES_MS = (80, 160, 320, 640, 1280)
+CONFIRM_MS = 1280
+
+
+@dataclass
+class Encode:
+    """A request: encode this chunk. The driver answers with `run`'s result."""
+
+    mel: np.ndarray
+    state: EncoderState
+
+    def run(self, engine: Engine):
+        return engine.encode(self.mel, self.state)
+
+
+class Pass:
+    """One run of the encoder over a segment, `chunk` frames at a time (None: all of it at the end)."""
+
+    def __init__(self, engine: Engine, chunk: int | None, confirmed: bool):
+        self.chunk, self.confirmed = chunk, confirmed
+        self.state = engine.encoder_state()
+        self.frames = 0  # encoded so far
+
+    def advance(self, mel: np.ndarray, memory: Memory, last: int | None = None) -> Generator[Encode, tuple, bool]:
+        """Encode what is complete of mel (mels, frames since the segment's start); all `last` frames at the end."""
+        advanced = False
+        while True:
+            ready = (mel.shape[1] - 1) // 2 - self.frames
+            n = min(self.chunk or ready, ready if last is None else last - self.frames)
+            if n <= 0 or (last is None and (self.chunk is None or n < self.chunk)):
+                return advanced
+            at = self.frames
+            out, self.state = yield Encode(mel[None, :, 2 * at: 2 * (at + n) + 1], self.state)
+            memory.put(at, out.keys, out.values, self.confirmed)
+            self.frames, advanced = at + n, True
+
+
+class Segment:
+    """One stretch of speech while it is being heard: `feed` samples, `close` at its end."""
+
+    def __init__(self, owner: "Stream", start: int):
+        r = owner.recognizer
+        self.owner, self.start, self.samples = owner, start, 0
+        self.audio: list[np.ndarray] = []
+        self.mel_state = r.features.init_state()
+        self.mel = np.zeros((r.features.mels, 0), np.float32)
+        self.passes = [Pass(r.engine, chunk, chunk == owner.chunks[-1]) for chunk in owner.chunks]
+        self.memory, self.hypothesis, self.cache = Memory(), Hypothesis(), r.engine.decoder_state()
+        self.said = ("", "")
+
+    def feed(self, x: np.ndarray) -> Generator:
+        self._hear(x)
+        self.audio.append(x)
+        self.samples += len(x)
+        advanced = False
+        for p in self.passes:
+            advanced |= yield from p.advance(self.mel, self.memory)
+        if advanced:
+            yield from self._decode(final=False)
+
+    def close(self) -> Generator:
+        """The end of the segment: the last frames are flushed with silence, and all of the hypothesis stands."""
+        frames = -(-self.samples // FRAME)
+        self._hear(np.zeros(FRAME * frames - self.samples + 400, np.float32))
+        yield from self.passes[-1].advance(self.mel, self.memory, last=frames)
+        yield from self._decode(final=True)
+
+    def _hear(self, x: np.ndarray) -> None:
+        mel, self.mel_state = self.owner.recognizer.features.step(x[None], self.mel_state)
+        self.mel = np.concatenate([self.mel, mel[0]], axis=1)
+
+    def _decode(self, final: bool) -> Generator:
+        if self.memory.frames:
+            decoder = self.owner.recognizer.decoder
+            self.hypothesis, self.cache = yield from decoder.extend(self.hypothesis, self.cache, self.memory, final)
+
+    def words(self, count: int | None = None, spoken_until: float | None = None) -> list[Word]:
+        """The first `count` tokens as words, with times from the start of the stream."""
+        h, v = self.hypothesis, self.owner.recognizer.vocabulary
+        tokens = h.tokens[:count]
+        spans = token_spans(table(h.rows[: len(tokens)])) * (FRAME / SAMPLE_RATE) + self.start / SAMPLE_RATE
+        out = []
+        for a, b in v.words(tokens):
+            text = v.text(tokens[a:b])
+            if text:
+                start, end = float(spans[a, 0]), float(spans[b - 1, 1])
+                if spoken_until is not None:
+                    end = max(min(end, spoken_until), start + 0.02)
+                out.append(Word(text, round(start, 3), round(end, 3), round(min(h.probabilities[a:b]), 3)))
+        return out
+
+    def partial(self, heard: float) -> Partial | None:
+        """What has changed since it was last asked, if anything has."""
+        h, v = self.hypothesis, self.owner.recognizer.vocabulary
+        stable, unstable = v.text(h.tokens[: h.stable]), v.text(h.tokens[h.stable:])
+        if (stable, unstable) == self.said or not any(c.isalnum() for c in stable + unstable):
+            return None
+        self.said = (stable, unstable)
+        return Partial(stable, unstable, round(heard, 3))
+
+
+class Stream:
+    """One live stream. `push` blocks of any length, take events; `finish` flushes the tail. Also a context manager."""
+
+    def __init__(self, recognizer: "Recognizer", chunks: tuple[int | None, ...], sample_rate: int):
+        self.recognizer, self.chunks = recognizer, chunks
+        self.resampler = Resampler(sample_rate, SAMPLE_RATE)
+        self.resampler_state = self.resampler.init_state()
+        self.vad_state = recognizer.vad.init_state()
+        self.segmenter = recognizer.segmenter.init_state()
+        self.pending = np.zeros(0, np.float32)   # less than a window
+        self.recent = np.zeros(0, np.float32)    # the last windows, for what precedes an onset
+        self.heard = 0                           # samples at 16 kHz judged so far
+        self.segment: Segment | None = None
+        self.finished = False
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.finished = True
+
+    def push(self, block: np.ndarray) -> list[Event]:
+        """Hear a block: any length, int16/int32/float, (n,) or (n, channels). Raises ValueError on NaN or a wrong shape."""
+        return self.recognizer.drive(self.process(block))
+
+    def finish(self) -> list[Event]:
+        """Hear the end of the stream. Nothing said before it is lost; afterwards the stream takes no more audio."""
+        return self.recognizer.drive(self.process(None))
+
+    def process(self, block: np.ndarray | None) -> Generator:
+        """`push` (`finish` for None) as a generator that yields `Encode` and `Decode` requests and takes their results."""
+        if self.finished:
+            raise ValueError("this stream is finished; open another one")
+        events: list[Event] = []
+        if block is None:
+            x = self.resampler.finish(self.resampler_state)
+            self.finished = True
+        else:
+            x, self.resampler_state = self.resampler.step(to_mono(block)[None], self.resampler_state)
+        self.pending = np.concatenate([self.pending, x[0]])
+        while len(self.pending) >= WINDOW:
+            window, self.pending = self.pending[:WINDOW], self.pending[WINDOW:]
+            yield from self._window(window, events)
+        if block is None:
+            tail = len(self.pending)
+            if tail:
+                yield from self._window(np.pad(self.pending, (0, WINDOW - tail)), events)
+            if self.segment:
+                yield from self._close(events, ended=False)
+        return events
+
+    def _window(self, window: np.ndarray, events: list[Event]) -> Generator:
+        p, self.vad_state = self.recognizer.vad.step(window[None], self.vad_state)
+        self.heard += WINDOW
+        what, self.segmenter = self.recognizer.segmenter.step(float(p[0, 0]), self.segmenter)
+        keep = WINDOW * (2 + round(self.recognizer.rules.before_s / WINDOW_S))
+        self.recent = np.concatenate([self.recent, window])[-keep - WINDOW:]
+        if what == "open":
+            start = max(self.segmenter.opened * WINDOW, self.heard - len(self.recent))
+            self.segment = Segment(self, start)
+            window = self.recent[len(self.recent) - (self.heard - start):]
+        if self.segment:
+            yield from self.segment.feed(window)
+            if what == "close":
+                yield from self._close(events, ended=True)
+            else:
+                if partial := self.segment.partial(self.heard / SAMPLE_RATE):
+                    events.append(partial)
+                if self.segment.samples > self.recognizer.rules.longest_s * SAMPLE_RATE:
+                    yield from self._cut(events)
+
+    def _close(self, events: list[Event], ended: bool) -> Generator:
+        segment, self.segment = self.segment, None
+        yield from segment.close()
+        spoken = (self.heard - (self.segmenter.run * WINDOW if ended else 0)) / SAMPLE_RATE
+        self._say(segment, events, segment.words(spoken_until=spoken), spoken)
+        if ended:
+            events.append(Endpoint(round(spoken, 3), round(self.heard / SAMPLE_RATE, 3)))
+
+    def _cut(self, events: list[Event]) -> Generator:
+        """A segment grew too long: end it in the widest gap between its recent stable words, go on from there."""
+        segment = self.segment
+        count = segment.hypothesis.stable
+        words = segment.words(count)
+        spans = self.recognizer.vocabulary.words(segment.hypothesis.tokens[:count])
+        if len(words) < 2 or len(words) != len(spans):
+            yield from self._close(events, ended=False)
+            self.segment = Segment(self, self.heard)
+            return
+        first = len(words) // 2
+        n = max(range(first, len(words) - 1), key=lambda i: (words[i + 1].start - words[i].end, i), default=first)
+        at = int(words[n].end * SAMPLE_RATE)
+        audio = np.concatenate(segment.audio)[at - segment.start:]
+        h = segment.hypothesis
+        end = spans[n][1]
+        segment.hypothesis = Hypothesis(h.tokens[:end], h.probabilities[:end], h.rows[:end], end)
+        self._say(segment, events, words[: n + 1], at / SAMPLE_RATE)
+        self.segment = Segment(self, at)
+        yield from self.segment.feed(audio)
+
+    def _say(self, segment: Segment, events: list[Event], words: list[Word], end: float) -> None:
+        text = self.recognizer.vocabulary.text(segment.hypothesis.tokens)
+        if any(c.isalnum() for c in text):
+            events.append(Final(text, tuple(words), round(segment.start / SAMPLE_RATE, 3), round(end, 3)))
+
+
+class Recognizer:
+    """Speech to text with one model. Streams opened from it share its weights and are independent of each other.
+
+        asr = Recognizer.load()
+        asr.transcribe("talk.flac").text
+        with asr.stream(latency_ms=320, sample_rate=48000) as stream:
+            for block in blocks: print(stream.push(block))
+            print(stream.finish())
+    """
+
+    def __init__(self, engine: Engine, vocabulary: Vocabulary, rules: EndpointRules = EndpointRules(),
+                 confirm_ms: int = CONFIRM_MS, margin_s: float = 0.5, card: dict | None = None, features: LogMel | None = None):
+        self.engine, self.vocabulary, self.rules, self.card = engine, vocabulary, rules, card or {}
+        self.features, self.vad, self.segmenter = features or LogMel(), Vad(), Segmenter(rules)
+        self.decoder = AttentionDecoder(vocabulary, margin_s)
+        self.confirm_ms = confirm_ms
+        self.latencies = LATENCIES_MS
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, engine: str = "onnx", device: str = "cpu", threads: int = 1,
+             **options) -> "Recognizer":
+        """Open a bundle; without a path, the embedded one.
+
+        engine: "onnx" or "torch". Raises SpeechStreamError where the bundle is damaged or is not a recogniser.
+        """
+        b = bundle.load(path or bundle.embedded("asr"))
+        if b.task != "asr":
+            raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
+        if engine == "onnx":
+            from speechstream.engines.onnx import OnnxEngine
+            runner: Engine = OnnxEngine(b.path, threads, device)
+        elif engine == "torch":
+            from speechstream.engines.torch import TorchEngine
+            from speechstream.export.bundle import read_whisper
+            runner = TorchEngine(read_whisper(b), device, threads)
+        else:
+            raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
+        return cls(runner, Vocabulary(b.path / "vocabulary.json"), card=b.card, **options)
+
+    def stream(self, latency_ms: int = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
+        """Open a live stream; latency_ms is the encoder's chunk, one of `latencies`."""
+        if latency_ms not in self.latencies:
+            raise ValueError(f"latency_ms must be one of {', '.join(map(str, self.latencies))}, got {latency_ms!r}")
+        chunks = (latency_ms // 20,)
+        if self.confirm_ms > latency_ms:
+            chunks = (latency_ms // 20, self.confirm_ms // 20)
+        return Stream(self, chunks, sample_rate)
+
+    def transcribe(self, audio: str | Path | np.ndarray, sample_rate: int | None = None, latency_ms: int | None = None,
+                   progress: Callable[[float], None] | None = None) -> Transcript:
+        """A whole file, or an array with its sample_rate. Without latency_ms each segment is encoded at once (offline).
+
+        Files are read block by block, so their length is bounded by nothing; `progress` is told seconds done.
+        Raises SpeechStreamError for a file that cannot be read, ValueError for a wrong array.
+        """
+        if isinstance(audio, (str, Path)):
+            from speechstream.audio.io import blocks
+            source = blocks(audio)
+            rate: int = source.rate
+            pieces: Iterator[np.ndarray] = iter(source)
+        elif sample_rate is None:
+            raise ValueError("transcribing an array needs its sample_rate")
+        else:
+            rate, samples = sample_rate, to_mono(audio)
+            pieces = (samples[i: i + 10 * rate] for i in range(0, len(samples), 10 * rate))
+        stream = Stream(self, (None,), rate) if latency_ms is None else self.stream(latency_ms, rate)
+        segments, done = [], 0
+        for piece in pieces:
+            segments += [e for e in stream.push(piece) if isinstance(e, Final)]
+            done += len(piece)
+            if progress:
+                progress(done / rate)
+        segments += [e for e in stream.finish() if isinstance(e, Final)]
+        return Transcript(tuple(segments), done / rate)
+
+    def drive(self, work: Generator):
+        """Run a stream's generator to its end, answering each request with the engine."""
+        answer = None
+        try:
+            while True:
+                answer = work.send(answer).run(self.engine)
+        except StopIteration as done:
+            return done.value
