@@ -15,6 +15,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from speechstream.asr.search import Token, log_softmax
 from speechstream.state import put, select
 
 MAX_SYMBOLS = 10  # tokens a frame may emit before the search moves on
@@ -28,15 +29,6 @@ class GreedyState:
     vectors: np.ndarray  # (B, dim) the predictor's output after the last token
     skip: np.ndarray  # (B,) int64 frames of the next block that a duration has already jumped over
     frames: np.ndarray  # (B,) int64 encoder frames consumed
-
-
-@dataclass(frozen=True)
-class Emission:
-    """A token, the encoder frame of its stream that emitted it, and its log probability there."""
-
-    token: int
-    frame: int
-    logprob: float
 
 
 class GreedyTransducer:
@@ -59,12 +51,16 @@ class GreedyTransducer:
         return GreedyState(state, vectors, zeros, zeros.copy())
 
     def step(self, x: np.ndarray, state: GreedyState,
-             lengths: np.ndarray | None = None) -> tuple[list[list[Emission]], GreedyState]:
-        """Search a block x (B, T, encoder_dim), of which `lengths` (B,) frames count: emissions of each stream."""
+             lengths: np.ndarray | None = None) -> tuple[list[list[Token]], GreedyState]:
+        """Search a block x (B, T, encoder_dim), of which `lengths` (B,) frames count: the new tokens of each stream.
+
+        A token starts at the frame that emitted it, counted from the stream's start, and lasts its duration, of one
+        frame at least.
+        """
         n = np.full(x.shape[0], x.shape[1], np.int64) if lengths is None else np.asarray(lengths, np.int64)
         if n.shape != (x.shape[0],) or (n < 0).any() or (n > x.shape[1]).any():
             raise ValueError(f"lengths must be ({x.shape[0]},) frames in 0..{x.shape[1]}, got {n.tolist()}")
-        emitted: list[list[Emission]] = [[] for _ in range(x.shape[0])]
+        emitted: list[list[Token]] = [[] for _ in range(x.shape[0])]
         predictor, vectors, at = state.predictor, state.vectors.copy(), state.skip.copy()
         symbols = np.zeros_like(at)  # tokens emitted at the current frame
         while (rows := np.flatnonzero(at < n)).size:
@@ -78,8 +74,10 @@ class GreedyTransducer:
             new = np.flatnonzero(tokens != self.blank)
             if new.size:
                 who, what = rows[new], tokens[new]
-                for row, token, value in zip(who, what, _logprobs(scores[new, :self.blank + 1], what)):
-                    emitted[row].append(Emission(int(token), int(state.frames[row] + at[row]), float(value)))
+                logprobs = log_softmax(scores[new, :self.blank + 1])[np.arange(new.size), what]
+                for row, token, lasts, value in zip(who, what, jump[new], logprobs):
+                    start = int(state.frames[row] + at[row])
+                    emitted[row].append(Token(int(token), start, start + max(1, int(lasts)), float(value)))
                 g, part = self.predict(what.astype(np.int64), select(predictor, who))
                 predictor, vectors[who] = put(predictor, who, part), g
             symbols[rows] = np.where(jump == 0, symbols[rows] + 1, 0)
@@ -88,12 +86,7 @@ class GreedyTransducer:
             symbols[rows[full]] = 0
         return emitted, replace(state, predictor=predictor, vectors=vectors, skip=at - n, frames=state.frames + n)
 
-    def __call__(self, x: np.ndarray, lengths: np.ndarray | None = None) -> list[list[Emission]]:
+    def __call__(self, x: np.ndarray, lengths: np.ndarray | None = None) -> list[list[Token]]:
         """Search whole utterances (B, T, encoder_dim)."""
         return self.step(x, self.init_state(x.shape[0]), lengths)[0]
 
-
-def _logprobs(scores: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    top = scores.max(-1, keepdims=True)
-    norm = top[:, 0] + np.log(np.exp(scores - top).sum(-1))
-    return np.take_along_axis(scores, tokens[:, None], -1)[:, 0] - norm

@@ -1,9 +1,9 @@
 """Cache-aware FastConformer: one set of weights, offline and streaming at any look-ahead, with the same output.
 
-Noroozi et al. 2024, Stateful Conformer with Cache-based Inference for Streaming ASR; Rekesh et al. 2023, Fast Conformer.
-Frames are grouped in chunks of look-ahead + 1. A frame attends to its whole chunk and to the `left` frames before it;
-every convolution is causal. A step therefore needs only what the state holds: projected keys and values, the inputs of
-the convolutions, and one frame for each convolution of the subsampling.
+Noroozi et al. 2024, Stateful Conformer with Cache-based Inference for Streaming ASR; Rekesh et al. 2023, Fast
+Conformer. Frames are grouped in chunks of look-ahead + 1. A frame attends to its whole chunk and to the `left` frames
+before the chunk; every convolution is causal. A step therefore needs only what the state holds: projected keys and
+values, the inputs of the convolutions, and one frame for each convolution of the subsampling.
 
     y = encoder(x, lengths, lookahead=6)          # whole utterances
     y, state = encoder.step(block, state)         # the same numbers, a chunk at a time
@@ -230,6 +230,10 @@ class ConformerLayer(nn.Module):
         return self.norm_out(x), keys, values, conv
 
 
+def _refresh(encoder: ConformerEncoder, _keys) -> None:
+    encoder.train(encoder.training)  # position tables follow the weights
+
+
 class ConformerEncoder(nn.Module):
     """FastConformer encoder over log-mel frames, `subsampling` of them to an encoder frame.
 
@@ -246,7 +250,7 @@ class ConformerEncoder(nn.Module):
         self.lead = self.subsampling.lead
         cycles = rotary_cycles(c.dim // c.heads) if c.position == "rope" else None
         self.register_buffer("cycles", cycles, persistent=False)
-        self.register_load_state_dict_post_hook(lambda module, _: module.train(module.training))
+        self.register_load_state_dict_post_hook(_refresh)
 
     def train(self, mode: bool = True) -> ConformerEncoder:
         """Training mode, or with False evaluation, where the relative positions are projected once and kept.

@@ -1,0 +1,266 @@
+"""Import FastConformer checkpoints of NVIDIA NeMo: .nemo archives with CTC, RNN-T, TDT or hybrid heads.
+
+A .nemo file is a tar archive (older ones gzipped) of model_config.yaml, model_weights.ckpt and the tokenizer. It is
+read in memory: nothing is extracted, links are refused, sizes are limited, weights are loaded without running code.
+
+    imported = load_nemo("stt_en_fastconformer_hybrid_large_streaming_multi.nemo")
+    imported.model.encoder(features, lookahead=6)
+
+The numbers are those of NeMo's own offline pass with the same attention context, and NeMo's cache-aware streaming
+equals them too for look-ahead 1 and more as long as it pads nothing (`pad_and_drop_preencoded=False`). Two of its modes
+do not equal its own offline pass: with `pad_and_drop_preencoded=True`, which a constant chunk size needs, nine frames
+of zeros are heard before the audio; and at look-ahead 0 with subsampling 8 the second step sees a history that is too
+short. Here every mode equals the offline pass.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from speechstream.audio.nemo_mel import NemoMelConfig, mel_filters
+from speechstream.errors import SpeechStreamError
+from speechstream.nn.conformer import ConformerConfig
+from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.nn.transducer import JoinerConfig, PredictorConfig
+
+MAX_MEMBERS = 1000
+MAX_WEIGHTS = 32 << 30  # bytes
+MAX_OTHER = 256 << 20  # bytes: configuration, tokenizer
+
+LAYER_NAMES = {  # NeMo's name in a layer: ours
+    "norm_feed_forward1": "norm_ff1", "feed_forward1.linear1": "ff1.up", "feed_forward1.linear2": "ff1.down",
+    "norm_feed_forward2": "norm_ff2", "feed_forward2.linear1": "ff2.up", "feed_forward2.linear2": "ff2.down",
+    "norm_self_att": "norm_att", "self_attn.linear_out": "att.out", "self_attn.linear_pos": "att.pos",
+    "norm_conv": "norm_conv", "conv.pointwise_conv1": "conv.up", "conv.depthwise_conv": "conv.depthwise",
+    "conv.batch_norm": "conv.norm", "conv.pointwise_conv2": "conv.down", "norm_out": "norm_out"}
+HEAD_NAMES = {
+    "decoder.prediction.embed": "predictor.embed", "decoder.prediction.dec_rnn.lstm": "predictor.lstm",
+    "joint.enc": "joiner.encoder", "joint.pred": "joiner.predictor", "decoder.decoder_layers.0": "ctc",
+    "ctc_decoder.decoder_layers.0": "ctc", "encoder.pre_encode.out": "encoder.subsampling.out"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A converted checkpoint."""
+
+    model: FastConformer  # in evaluation mode, float32
+    features: NemoMelConfig
+    tokens: tuple[str, ...]  # the vocabulary by id; a leading U+2581 stands for a space
+    tokenizer: bytes | None  # the SentencePiece model, None for characters
+
+
+def load_nemo(path: str | Path) -> Imported:
+    """Read a .nemo file. Raises SpeechStreamError for what is not one, is damaged, or uses what is not supported."""
+    config, weights, files = read_archive(path)
+    try:
+        return convert(config, weights, files)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SpeechStreamError(f"{path}: the configuration lacks or misstates {error}; "
+                                f"expected that of a NeMo FastConformer recogniser") from error
+    except ValueError as error:
+        raise SpeechStreamError(f"{path}: {error}") from error
+
+
+def read_archive(path: str | Path) -> tuple[dict, dict[str, Tensor], dict[str, bytes]]:
+    """The configuration, the weights and the small files (by base name) of a .nemo archive."""
+    files, weights, used = {}, None, 0
+    try:
+        with tarfile.open(path, "r:*") as tar:
+            for count, member in enumerate(tar):
+                if member.isdir():
+                    continue
+                if not member.isfile():
+                    raise SpeechStreamError(f"{path}: {member.name!r} is a link or a device, not a file")
+                name = member.name.rsplit("/", 1)[-1]
+                is_weights = name.endswith(".ckpt")
+                used += 0 if is_weights else member.size
+                if count > MAX_MEMBERS or used > MAX_OTHER or (is_weights and member.size > MAX_WEIGHTS):
+                    raise SpeechStreamError(f"{path}: larger than a .nemo file can be (at {member.name!r})")
+                data = tar.extractfile(member).read()
+                if len(data) != member.size:
+                    raise EOFError(member.name)
+                if is_weights:
+                    weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                else:
+                    files[name] = data
+        config = yaml.safe_load(files["model_config.yaml"])
+    except FileNotFoundError:
+        raise SpeechStreamError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        raise SpeechStreamError(f"{path}: the weights hold code or objects, not just tensors; nothing was executed") \
+            from error
+    except KeyError as error:
+        raise SpeechStreamError(f"{path}: no {error.args[0]} inside, so this is not a .nemo file") from error
+    except yaml.YAMLError as error:
+        raise SpeechStreamError(f"{path}: model_config.yaml is not plain YAML") from error
+    except (tarfile.TarError, OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
+        raise SpeechStreamError(f"{path}: not a .nemo archive, or a truncated one") from error
+    if not isinstance(config, dict):
+        raise SpeechStreamError(f"{path}: model_config.yaml holds no mapping")
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise SpeechStreamError(f"{path}: no model_weights.ckpt with tensors inside, so this is not a .nemo file")
+    return config, weights, files
+
+
+def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -> Imported:
+    """NeMo's configuration and weights to our network. Raises ValueError or KeyError for what does not fit."""
+    weights = dict(weights)
+    fb = weights.pop("preprocessor.featurizer.fb", None)
+    weights.pop("preprocessor.featurizer.window", None)
+    tokens = vocabulary(config)
+    model = build(network_config(config, len(tokens)), rename(weights))
+    features = feature_config(config["preprocessor"])
+    if fb is not None:
+        ours = mel_filters(features.features, features.n_fft, features.sample_rate, features.low,
+                           features.high or features.sample_rate / 2)
+        if fb.shape[-2:] != ours.shape or not np.allclose(fb.numpy(), ours, atol=1e-5):
+            raise ValueError("its mel filters are not those its configuration describes")
+    tokenizer = (config.get("tokenizer") or {}).get("model_path")
+    return Imported(model, features, tokens, files.get(tokenizer.removeprefix("nemo:")) if tokenizer else None)
+
+
+def vocabulary(config: dict) -> tuple[str, ...]:
+    """The tokens by id, wherever this kind of model keeps them."""
+    places = (config.get("joint"), (config.get("aux_ctc") or {}).get("decoder"), config.get("decoder"))
+    for found in [p.get("vocabulary") for p in places if p] + [config.get("labels")]:
+        if found:
+            return tuple(str(token) for token in found)
+    raise ValueError("its configuration holds no vocabulary (joint.vocabulary, decoder.vocabulary or labels)")
+
+
+def network_config(config: dict, vocab: int) -> FastConformerConfig:
+    """NeMo's model_config.yaml as ours."""
+    encoder = encoder_config(config["encoder"])
+    joint, ctc = config.get("joint"), config.get("aux_ctc") is not None or not config.get("joint")
+    if not joint:
+        return FastConformerConfig(encoder, vocab, ctc)
+    for key in ("decoder", "joint"):
+        if not config[key]["_target_"].endswith((".RNNTDecoder", ".RNNTJoint")):
+            raise ValueError(f"its {key} is {config[key]['_target_']}, supported are RNNTDecoder and RNNTJoint")
+    net, prediction = joint["jointnet"], config["decoder"]["prednet"]
+    if not config["decoder"].get("blank_as_pad", True):
+        raise ValueError("its predictor has no embedding for blank (blank_as_pad: false), which is not supported")
+    extra = joint.get("num_extra_outputs", 0)
+    durations = tuple((config.get("decoding") or {}).get("durations")
+                      or ((config.get("loss") or {}).get("tdt_kwargs") or {}).get("durations") or ()) if extra else ()
+    if len(durations) != extra:
+        raise ValueError(f"its joint network has {extra} duration outputs and its configuration {len(durations)}")
+    dim = prediction["pred_hidden"]
+    return FastConformerConfig(
+        encoder, vocab, ctc, PredictorConfig(vocab, dim, layers=prediction["pred_rnn_layers"]),
+        JoinerConfig(vocab, encoder.dim, dim, net["joint_hidden"], net["activation"], durations))
+
+
+def encoder_config(c: dict) -> ConformerConfig:
+    """NeMo's `encoder` section as ours. Raises ValueError for options that are not supported, naming them."""
+    def option(name, default, *allowed):
+        value = c.get(name, default)
+        if value not in allowed:
+            raise ValueError(f"its encoder has {name}: {value!r}, supported: {', '.join(map(repr, allowed))}")
+        return value
+
+    if not str(c.get("_target_", "")).endswith(".ConformerEncoder"):
+        raise ValueError(f"its encoder is {c.get('_target_')!r}, supported is NeMo's ConformerEncoder")
+    option("subsampling", "striding", "dw_striding")
+    option("self_attention_model", "rel_pos", "rel_pos")
+    option("conv_context_style", "regular", "regular")
+    option("reduction", None, None)
+    option("feat_out", -1, -1, c["d_model"])
+    norm = option("conv_norm_type", "batch_norm", "batch_norm", "layer_norm")
+    style = option("att_context_style", "regular", "regular", "chunked_limited", "chunked_limited_with_rc")
+    contexts = c.get("att_context_size") or [-1, -1]
+    contexts = contexts if isinstance(contexts[0], list) else [contexts]
+    whole = style == "chunked_limited_with_rc" or all(tuple(x) == (-1, -1) for x in contexts)
+    kernel, convolution = c.get("conv_kernel_size", 31), c.get("conv_context_size")
+    causal = convolution == "causal" or convolution == [kernel - 1, 0]
+    if causal != c.get("causal_downsampling", False) or causal == whole or (
+            not causal and convolution not in (None, [kernel // 2, kernel // 2])):
+        raise ValueError(f"its encoder has att_context_size {contexts}, causal_downsampling "
+                         f"{c.get('causal_downsampling', False)} and conv_context_size {convolution}; supported are "
+                         f"cache-aware encoders (limited context, all causal) and whole-utterance ones (none causal)")
+    lefts, rights = {x[0] for x in contexts}, tuple(x[1] for x in contexts)
+    if not whole and (len(lefts) != 1 or min(lefts) < 0 or min(rights) < 0 or (style == "regular" and any(rights))):
+        raise ValueError(f"its encoder has att_context_size {contexts} with att_context_style {style}; supported are "
+                         f"chunks with one limited left context")
+    return ConformerConfig(
+        features=c["feat_in"], dim=c["d_model"], layers=c["n_layers"], heads=c["n_heads"],
+        ff_dim=c["d_model"] * c.get("ff_expansion_factor", 4), kernel=kernel,
+        subsampling=c.get("subsampling_factor", 4),
+        subsampling_channels=c["d_model"] if c.get("subsampling_conv_channels", -1) == -1
+        else c["subsampling_conv_channels"],
+        left=None if whole else lefts.pop(), lookaheads=(0,) if whole else rights, causal=causal, position="relative",
+        conv_norm=norm, bias=c.get("use_bias", True), scale_input=c.get("xscaling", True),
+        dropout=c.get("dropout", 0.1))
+
+
+def feature_config(c: dict) -> NemoMelConfig:
+    """NeMo's `preprocessor` section as ours."""
+    normalize = {"NA": "none", "None": "none", None: "none", "per_feature": "per_feature"}.get(c.get("normalize"))
+    unusual = [k for k, usual in {"window": "hann", "log": True, "frame_splicing": 1, "mag_power": 2.0,
+                                  "exact_pad": False, "log_zero_guard_type": "add", "mel_norm": "slaney"}.items()
+               if c.get(k, usual) != usual]
+    if normalize is None or unusual:
+        raise ValueError(f"its preprocessor has {', '.join(f'{k}: {c.get(k)!r}' for k in unusual or ['normalize'])}, "
+                         f"which is not supported")
+    rate = c.get("sample_rate", 16000)
+    window = c["n_window_size"] if c.get("n_window_size") else round(c.get("window_size", 0.02) * rate)
+    hop = c["n_window_stride"] if c.get("n_window_stride") else round(c.get("window_stride", 0.01) * rate)
+    preemphasis = c.get("preemph", 0.97)
+    return NemoMelConfig(
+        c.get("features", 64), rate, window, hop, c.get("n_fft") or 1 << (window - 1).bit_length(),
+        preemphasis or 0.0, c.get("log_zero_guard_value", 2.0**-24), c.get("lowfreq", 0), c.get("highfreq"), normalize)
+
+
+def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """NeMo's state dict under our names: q, k and v joined, pointwise convolutions as linear layers."""
+    out, parts = {}, {}
+    for key, value in weights.items():
+        stem, _, leaf = key.rpartition(".")
+        if layer := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)", key):
+            prefix, inner = f"encoder.layers.{layer[1]}.", layer[2].removesuffix(f".{leaf}")
+            if qkv := re.fullmatch(r"self_attn\.linear_([qkv])", inner):
+                parts.setdefault(f"{prefix}att.qkv.{leaf}", {})[qkv[1]] = value
+            elif bias := re.fullmatch(r"self_attn\.pos_bias_([uv])", layer[2]):
+                out[f"{prefix}att.bias_{bias[1]}"] = value[:, None]
+            elif inner in LAYER_NAMES:
+                linear = "pointwise" in inner and value.ndim == 3
+                out[f"{prefix}{LAYER_NAMES[inner]}.{leaf}"] = value[..., 0] if linear else value
+            else:
+                out[key] = value
+        elif conv := re.fullmatch(r"encoder\.pre_encode\.conv\.(\d+)", stem):
+            place = int(conv[1])  # conv, relu, then depthwise, pointwise, relu for each further stage
+            kind = f"pointwise.{place // 3 - 1}" if place and place % 3 == 0 else f"depthwise.{(place + 1) // 3}"
+            out[f"encoder.subsampling.{kind}.{leaf}"] = value
+        elif stem in HEAD_NAMES:
+            out[f"{HEAD_NAMES[stem]}.{leaf}"] = value[..., 0] if value.ndim == 3 else value
+        elif re.fullmatch(r"joint\.joint_net\.\d+", stem):
+            out[f"joiner.out.{leaf}"] = value
+        elif key not in ("encoder.pos_bias_u", "encoder.pos_bias_v", "encoder.pos_enc.pe"):  # shared; computed
+            out[key] = value
+    for key, part in parts.items():
+        out[key] = torch.cat([part["q"], part["k"], part["v"]])
+    return out
+
+
+def build(config: FastConformerConfig, weights: dict[str, Tensor]) -> FastConformer:
+    """The network with exactly these weights, in evaluation mode. Raises ValueError where names or shapes differ."""
+    model = FastConformer(config)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    given = {k: tuple(v.shape) for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    if expected != given:
+        name = sorted(expected.items() ^ given.items())[0][0]
+        raise ValueError(f"its weights do not fit its configuration: {name} is {given.get(name, 'missing')}, "
+                         f"expected {expected.get(name, 'nothing of this name')} (or has another name here)")
+    model.load_state_dict({k: v.float() for k, v in weights.items() if k in expected}, strict=False)
+    return model.eval()
