@@ -109,9 +109,9 @@ class BeamState:
 class PrefixBeam:
     """Prefix beam search (Graves 2012; Hannun et al. 2014): sums over the paths of each prefix, keeps the best W.
 
-    A token is settled when all kept prefixes agree on it and go on after it: nothing can take it back, and leaving
-    it out of the state changes no result. A prefix that reaches `pending` tokens settles its oldest by force, so that
-    a stream without end needs no more memory. Frames and confidences are those of a prefix's best path.
+    A token is settled when all kept prefixes agree on it and on its end, and go on after it: nothing can take it back,
+    and leaving it out of the state changes no result. A prefix that reaches `pending` tokens settles its oldest by
+    force, so that a stream without end needs no more memory. Frames and confidences are those of the best path.
 
     beam: prefixes kept. candidates: pieces per frame a prefix may be extended with. prune: log distance to the best
     prefix beyond which one is dropped, inf to keep it.
@@ -139,8 +139,9 @@ class PrefixBeam:
         lengths = check_log_probs(log_probs, lengths, len(state.frames))
         settled: list[list[Token]] = [[] for _ in lengths]
         for t in range(int(lengths.max(initial=0))):
-            new = self._advance(state, log_probs[:, t].astype(np.float64))
             going = t < lengths
+            frame = np.where(going[:, None], log_probs[:, t], 0.0)  # what does not count may hold anything
+            new = self._advance(state, frame.astype(np.float64))
             state = new if going.all() else BeamState(*(
                 np.where(going.reshape(-1, *[1] * (a.ndim - 1)), a, b)
                 for a, b in ((getattr(new, f.name), getattr(state, f.name)) for f in fields(state))))
@@ -173,9 +174,9 @@ class PrefixBeam:
 
     def _tokens(self, s: BeamState, b: int, w: int, path: int, n: int) -> list[Token]:
         out, floor = [], int(s.floor[b])
-        for i in range(n):  # prefixes may disagree on the frames of a settled token: no span runs back over it
+        for i in range(n):  # prefixes may disagree on the frames of a token settled by force: none runs back over it
             start = max(int(s.start[b, w, path, i]), floor)
-            floor = max(int(s.end[b, w, path, i]), start)
+            floor = max(int(s.end[b, w, path, i]), start + 1)
             out.append(Token(int(s.tokens[b, w, i]), start, floor, float(s.peak[b, w, path, i])))
         return out
 
@@ -258,6 +259,12 @@ class PrefixBeam:
         shortest = np.where(alive, s.length, L + 1).min(-1)
         shared = ((s.tokens == s.tokens[:, :1]) | ~alive[..., None]).all(1)
         n = np.clip(np.minimum(np.cumprod(shared, -1).sum(-1), shortest - 1), 0, L)
+        # not before the next token begins, in every path, after the frames that the best one gives the last settled
+        ends = s.end[np.arange(len(n)), 0, s.path[:, 0].argmax(-1)]
+        next_start = np.where((s.path > -np.inf)[..., None], s.start, np.iinfo(np.int64).max).min((1, 2))
+        apart = ends[:, :-1] <= next_start[:, 1:]
+        agreed = (np.arange(1, L) * (apart & (np.arange(1, L) <= n[:, None]))).max(-1)
+        n = np.where((agreed == 0) & (s.length == L).any(-1), n, agreed)
         if not n.any():
             return {}, s
         out, floor = {}, s.floor.copy()

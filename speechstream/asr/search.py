@@ -79,7 +79,8 @@ def words(tokens: Sequence[Token], pieces: Sequence[str], frame_s: float) -> tup
 def check_log_probs(log_probs: np.ndarray, lengths: np.ndarray | None, streams: int) -> np.ndarray:
     """The valid frames (B,) of log probabilities (B, T, V). Raises ValueError where shapes or values cannot be."""
     if log_probs.ndim != 3 or log_probs.shape[0] != streams:
-        raise ValueError(f"log_probs must be ({streams}, frames, pieces) for {streams} stream(s), got {log_probs.shape}")
+        raise ValueError(f"log_probs must be ({streams}, frames, pieces) for {streams} stream(s), "
+                         f"got {log_probs.shape}")
     B, T, _ = log_probs.shape
     n = np.full(B, T, np.int64) if lengths is None else np.asarray(lengths, np.int64)
     if n.shape != (B,) or (n < 0).any() or (n > T).any():
