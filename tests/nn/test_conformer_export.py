@@ -1,0 +1,90 @@
+"""One exported graph against torch: any chunk, any batch, streams at different places."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from speechstream.asr.encoder import Blocks
+from speechstream.export.fastconformer import export_fastconformer
+from speechstream.nn.conformer import ConformerConfig
+from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.nn.transducer import JoinerConfig, PredictorConfig
+from speechstream.state import flatten, stack
+
+
+def network(position, kind):
+    torch.manual_seed(0)
+    encoder = ConformerConfig(features=16, dim=16, layers=2, heads=2, ff_dim=32, kernel=5, subsampling_channels=4,
+                              left=14, lookaheads=(6, 1, 0), position=position)
+    return FastConformer(FastConformerConfig(encoder, 9, True, PredictorConfig(9, 8, kind), JoinerConfig(
+        9, 16, 8, 12))).eval()
+
+
+def session(graph):
+    onnx.checker.check_model(graph)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run(one, inputs, state):
+    feed = {k: np.asarray(v) for k, v in inputs.items()} | {f"state.{k}": np.asarray(v) for k, v in state.items()}
+    out = dict(zip([o.name for o in one.get_outputs()], one.run(None, feed)))
+    return out, {k.removeprefix("new."): v for k, v in out.items() if k.startswith("new.")}
+
+
+@pytest.mark.parametrize("position, kind", [("relative", "lstm"), ("rope", "stateless")])
+@torch.no_grad()
+def test_one_graph_serves_all_chunks_and_batches(position, kind):
+    model = network(position, kind)
+    sessions = {name: session(graph) for name, graph in export_fastconformer(model).items()}
+    for chunk, batch in ((1, 1), (2, 3), (7, 2)):
+        x = torch.randn(batch, 8 * chunk * 4, 16)
+        late = model.encoder.init_state(1)
+        _, late = model.encoder.step(torch.randn(1, 8 * chunk, 16), late)
+        state = stack([late] + [model.encoder.init_state(1)] * (batch - 1))
+        theirs = flatten(state)
+        for i, block in enumerate(x.split(8 * chunk, dim=1)):
+            lengths = torch.full((batch,), 8 * chunk)
+            if i == 3:
+                lengths[0] = 5  # one stream ends inside the last block
+            y, state = model.encoder.step(block, state, lengths)
+            out, theirs = run(sessions["encoder"], {"features": block, "lengths": lengths}, theirs)
+            np.testing.assert_allclose(out["encoded"], y.numpy(), atol=1e-5)
+            np.testing.assert_allclose(out["ctc"], model.ctc(y).log_softmax(-1).numpy(), atol=1e-4)
+        for name, value in flatten(state).items():
+            np.testing.assert_allclose(theirs[name], value.numpy(), atol=1e-5)
+    state = model.predictor.init_state(3)
+    theirs = flatten(state)
+    for tokens in (torch.tensor([9, 9, 9]), torch.tensor([1, 5, 3])):
+        g, state = model.predictor.step(tokens, state)
+        out, theirs = run(sessions["predictor"], {"tokens": tokens}, theirs)
+        np.testing.assert_allclose(out["predicted"], g.numpy(), atol=1e-5)
+    e = torch.randn(3, 16)
+    scores = sessions["joiner"].run(None, {"encoded": e.numpy(), "predicted": g.numpy()})[0]
+    np.testing.assert_allclose(scores, model.joiner(e, g).numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_blocks_of_any_size_give_the_offline_output():
+    encoder = network("rope", "lstm").encoder
+    for frames, chunk in ((1, 2), (9, 1), (100, 2), (131, 7), (97, 3)):
+        x = torch.randn(frames, 16).numpy()
+        maker, outputs, state = Blocks(16, chunk), [], encoder.init_state(1)
+        waiting = maker.init_state()
+        for part in np.split(x, sorted(np.random.RandomState(frames).randint(0, frames + 1, 6))):
+            full, waiting = maker.push(part, waiting)
+            for block in full:
+                y, state = encoder.step(torch.from_numpy(block)[None], state)
+                outputs.append(y)
+        block, count = maker.finish(waiting)
+        if count:
+            outputs.append(encoder.step(torch.from_numpy(block)[None], state, torch.tensor([count]))[0])
+        whole = encoder(torch.from_numpy(x)[None], lookahead=chunk - 1)
+        got = torch.cat(outputs, 1)[:, :whole.shape[1]]
+        torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
+    assert maker.finish(maker.init_state())[1] == 0
+    with pytest.raises(ValueError, match="expected frames"):
+        maker.push(np.zeros((2, 3)), maker.init_state())
