@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.launch import tuned
 
-CONFIGS = [triton.Config({"BT": t}, num_warps=w) for t, w in ((8, 8), (4, 8), (4, 4), (16, 8), (2, 4))]
+CONFIGS = [triton.Config({"BT": t}, num_warps=w) for t, w in ((8, 8), (16, 8), (4, 8), (4, 4), (2, 4))]
 
 
 @tuned(CONFIGS, key=["D", "K", "c", "NORM"])

@@ -76,7 +76,7 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int, left: int, le
     frame = torch.arange(n, device=q.device)[:, None, None] * c + j                      # (n, 1, past + c)
     end = torch.full((B,), T, device=q.device) if lengths is None else lengths.to(q.device)
     seen = (frame >= 0) & (frame < end[:, None, None, None, None])                       # (B, 1, n, 1, past + c)
-    weights = (scores * scale).masked_fill(~seen, MASKED).softmax(-1)
+    weights = (scores * scale).masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
     out = (weights @ windows(v)).flatten(2, 3)[:, :, :T]
     return out * (torch.arange(T, device=q.device)[:, None] < end[:, None, None, None])
 
@@ -109,7 +109,7 @@ def attention_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
         row = ((L + chunk - 1) - (i - j)).clamp(0, table.shape[-1] - 1)
         scores = scores + table.gather(-1, row.expand(B, H, -1, -1))
     seen = seen & (j >= -frames[:, None, None]) & (j < n[:, None, None])                    # (B, c, L + c)
-    weights = (scores * scale).masked_fill(~seen[:, None], MASKED).softmax(-1)
+    weights = (scores * scale).masked_fill(~seen[:, None], torch.finfo(scores.dtype).min).softmax(-1)
     out = (weights @ V) * (i < n[:, None, None])[:, None]
     if lengths is None:
         return out, keys[:, :, c:], values[:, :, c:]

@@ -85,7 +85,7 @@ def specimens() -> Iterator[Specimen]:
                    pointers("x pool weight bias norm_weight norm_bias out", "bf16")
                    | pointers("slots frames lengths", "i32") | {"eps": "fp32"},
                    dict(D=512, K=9, BD=512, NORM="layer", BIAS=True, LENGTHS=True, swd=1),
-                   ("sxb", "sxt", "sob", "sot", "swk", "c"), min_wide=0.8)
+                   ("sxb", "sxt", "sob", "sot", "swk", "c"), min_wide=0.7)
     lattice = pointers("blank label alpha beta logprob dlogprob dblank dlabel", "fp32") | pointers(
         "lengths target_lengths starts", "i32")
     for pruned, tag in ((False, "full"), (True, "pruned")):
@@ -93,14 +93,14 @@ def specimens() -> Iterator[Specimen]:
                        pointers("encoder predictor weight bias", "bf16") | pointers("targets", "i64")
                        | pointers("starts", "i32") | pointers("blank_out label_out normaliser_out", "fp32"),
                        dict(TANH=True, PRUNED=pruned, UPCAST=False, PRECISION="ieee"),
-                       ("seb", "set_", "spb", "spu", "J"), min_wide=0.8)
+                       ("seb", "set_", "spb", "spu", "J"), min_wide=0.7)
         yield Specimen(f"transducer.lattice.{tag}", loss.lattice_kernel, lattice, dict(PRUNED=pruned, BU=128),
                        num_warps=1)
         yield Specimen(f"transducer.lattice_gradient.{tag}", loss.lattice_gradient_kernel, lattice,
                        dict(PRUNED=pruned, BLOCK=512))
     yield Specimen("transducer.logits_gradient", loss.logits_gradient_kernel,
                    pointers("logits", "bf16") | pointers("normaliser dblank dlabel", "fp32") | pointers("target", "i64"),
-                   dict(BV=1024), ("V",), min_wide=0.5)
+                   dict(BV=1024), ("V",), min_wide=0.4)
     state = pointers("hidden cell predicted scratch", "fp32") | pointers(
         "lengths slots durations skip tokens times counts", "i32")
     weights = "encoder inputs recurrent cross cross_bias project project_bias output output_bias"
@@ -114,4 +114,4 @@ def specimens() -> Iterator[Specimen]:
                    min_wide=0.8)
     yield Specimen("rvq_lookup", residual.rvq_lookup_kernel,
                    pointers("codebooks out", "bf16") | pointers("codes", "i32"), dict(BD=256), ("D", "C", "T"),
-                   min_wide=0.8)
+                   min_wide=0.7)

@@ -41,7 +41,7 @@ Q = torch.zeros(2, 2, 4, 8)
     (lambda: dispatch.chunked_attention(Q, Q, Q, 0, 1), "at least 1"),
     (lambda: dispatch.chunked_attention(Q, Q, Q, 2, 1, torch.zeros(3)), "lengths is"),
     (lambda: dispatch.chunked_attention(Q, Q, Q, 2, 1, rope=(Q[0, 0], Q[0, 0])), "cos and sin"),
-    (lambda: dispatch.chunked_attention(Q, Q, Q, 2, 1, bias=dispatch.RelativeBias(Q[0], Q[0], Q[0])),
+    (lambda: dispatch.chunked_attention(Q, Q, Q, 2, 1, bias=dispatch.RelativeBias(Q[0, :, :3], Q[0], Q[0])),
      r"expected \(H, left"),
     (lambda: dispatch.pooled_attention_step(Q, Q, Q, Q, Q, torch.zeros(2), torch.zeros(2), 3), "4 rows"),
     (lambda: dispatch.conv_step(torch.zeros(1, 2, 8), torch.zeros(1, 4, 2), torch.zeros(4, 5)), "keeps 4 frames"),

@@ -14,6 +14,8 @@ def network(layers, durations, C=7, J=10, H=6):
     with torch.no_grad():
         for p in (*lstm.parameters(), *project.parameters(), *output.parameters(), embedding.weight):
             p.normal_()
+        if not durations:
+            output.bias[C - 1] += 8  # or it would never stop emitting
         part = lambda name, n: getattr(lstm, f"{name}_l{n}")  # noqa: E731
         fold = TransducerWeights(
             embedding.weight @ part("weight_ih", 0).T + part("bias_ih", 0) + part("bias_hh", 0),
@@ -55,8 +57,9 @@ def test_chunks_give_what_the_whole_gives(mode, layers, durations):
     encoder = torch.randn(B, T, 10) * 2
     ends = [8, 5]
     expected = [by_hand(net, encoder[b, :ends[b]], durations, 3) for b in range(B)]
-    assert sum(map(len, expected)) > 4  # the case must decode something
+    assert 1 < sum(map(len, expected)) < 3 * sum(ends)  # the case must hold labels and blanks
     state, pool, slots = reference.init_greedy(w, B), reference.init_greedy(w, 4), torch.tensor([3, 1]).int()
+    fresh = [x.clone() for x in pool]
     got, got_pool, at = [[], []], [[], []], [0, 0]
     for counts in ((3, 0), (0, 2), (3, 3), (2, 0)):
         chunk = torch.zeros(B, 3, 10)
@@ -72,8 +75,8 @@ def test_chunks_give_what_the_whole_gives(mode, layers, durations):
     assert at == ends
     assert got == expected
     assert got_pool == expected
-    fresh = reference.init_greedy(w, 1)
-    assert torch.equal(pool.hidden[0], fresh.hidden[0]) and torch.equal(pool.predicted[2], fresh.predicted[0])
+    for x, untouched in zip(pool, fresh):
+        assert torch.equal(x[[0, 2]], untouched[[0, 2]])
 
 
 def test_state_equals_reference(both, close):

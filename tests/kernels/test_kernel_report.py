@@ -1,0 +1,43 @@
+"""The compile report: what its gates reject, and one kernel compiled for a GPU on whatever machine this is."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "kernel_report.py"
+
+
+@dataclasses.dataclass
+class Limits:
+    max_registers: int = 128
+    max_spills: int = 0
+    min_wide: float = 0.8
+
+
+def test_gates():
+    environment = dict(os.environ)
+    spec = importlib.util.spec_from_file_location("kernel_report", TOOL)
+    report = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(report)
+    finally:  # the tool turns the interpreter off for its own process
+        os.environ.update(environment)
+    good = {"registers": 128, "spills": 0, "shared": 1000, "wide": 0.9, "bulk": 0}
+    assert report.gates(Limits(), 90, good) == []
+    for change, word in (({"registers": 129}, "registers"), ({"spills": 1}, "spill"), ({"wide": 0.5}, "16-byte"),
+                         ({"shared": 228 * 1024}, "shared")):
+        found = report.gates(Limits(), 90, good | change)
+        assert len(found) == 1 and word in found[0]
+
+
+def test_a_kernel_compiles_without_a_gpu():
+    run = subprocess.run([sys.executable, str(TOOL), "--arch", "90", "--only", "rvq_lookup"], capture_output=True,
+                         text=True, env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
+    assert run.returncode == 0, run.stdout + run.stderr
+    row = next(line for line in run.stdout.splitlines() if line.startswith("rvq_lookup"))
+    registers = int(re.search(r"w\d+ +(\d+)", row).group(1))
+    assert 16 <= registers <= 255
