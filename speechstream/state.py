@@ -134,7 +134,7 @@ def from_bytes(data: bytes, like: S) -> S:
             offset += count * dtype.itemsize
         if offset != len(data):
             raise ValueError("trailing bytes")
-    except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise SpeechStreamError(f"not a stream state, or a truncated one ({len(data)} bytes)") from error
     for name, a in fields(like):
         got = arrays.get(name)

@@ -15,7 +15,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
 class Cli:
-    """The command line in a process of its own, with the fake recogniser or (`real`) the embedded model's."""
+    """The command line in a process of its own, with the fake recogniser or (`real_cli`) the embedded model."""
+
+    environment = ENVIRONMENT
 
     def __init__(self, cwd, program):
         self.cwd, self.program = cwd, program

@@ -61,7 +61,9 @@ class Recognizer:
         if path == "slow":
             print("loading", file=sys.stderr, flush=True)
             time.sleep(30)
-        return cls()
+        recognizer = cls()
+        recognizer.pace_s = 0.2 if path == "dawdling" else 0.0
+        return recognizer
 
     def stream(self, latency_ms=320, sample_rate=16000):
         if latency_ms not in self.latencies:
@@ -76,6 +78,7 @@ class Recognizer:
             for block in parts:
                 events += stream.push(block)
                 progress(stream.samples / parts.rate)
+                time.sleep(self.pace_s)
             events += stream.finish()
         return Transcript(tuple(e for e in events if isinstance(e, Final)), stream.samples / parts.rate)
 
