@@ -25,6 +25,7 @@ log = logging.getLogger("speechstream.audio")
 
 STALL_S = 5.0    # a device that calls back for no block in this time has vanished
 CLOSE_S = 2.0    # how long closing may take before a dead device is left to itself
+REOPENS = 2      # a microphone's stream that ends by itself is opened again so often: a busy computer ends some early
 LATENCY_S = 0.04  # asked of the device: room for a busy computer; blocks come when they are full all the same
 _POLL_S = 0.1
 
@@ -154,15 +155,15 @@ class Microphone:
         self.device = choose_device(device, "input")
         self.native_rate = self.device.sample_rate
         self.sample_rate = sample_rate or self.native_rate
-        self.overflows = 0          # times that sound was lost, in the device's buffer or in ours
-        self.lost_s = 0.0           # seconds lost in ours; how much a device lost nobody tells
+        self.overflows = 0          # times that sound was lost: in the device's buffer, in ours, between two streams
+        self.lost_s = 0.0           # seconds lost in ours and between streams; how much a device lost nobody tells
         self._resampler = Resampler(self.native_rate, self.sample_rate)
         self._state = self._resampler.init_state(1)
         self._block = max(round(self.native_rate * block_s), 1)
         self._queue: queue.Queue[np.ndarray] = queue.Queue(maxsize=max(round(queue_s / block_s), 2))
         self._stall_s = stall_s
         self._stream, self._stopped, self._ended = None, threading.Event(), threading.Event()
-        self._warned, self._heard, self._done = 0, 0.0, False
+        self._warned, self._heard, self._done, self._reopened = 0, 0.0, False, 0
 
     def __enter__(self) -> "Microphone":
         self.start()
@@ -177,7 +178,7 @@ class Microphone:
     def start(self) -> None:
         """Begin to listen; iterating does it too. Raises SpeechStreamError where the device cannot be opened."""
         if self._stream is None and not self._done:
-            self._heard = time.monotonic()
+            self._heard, self._ended = time.monotonic(), threading.Event()  # one event a stream: an old one may still end
             self._stream = open_stream("input", self.device, (1, self.device.inputs), blocksize=self._block,
                                        latency=LATENCY_S, callback=self._callback, finished_callback=self._ended.set)
 
@@ -242,11 +243,29 @@ class Microphone:
 
     def _check_alive(self) -> None:
         silent = time.monotonic() - self._heard
-        if self._ended.is_set() or silent > self._stall_s:
+        if not self._ended.is_set() and silent <= self._stall_s:
+            return
+        if self._ended.is_set() and self._reopened < REOPENS:
+            return self._reopen()
+        self.close()
+        reason = "its stream has ended" if self._ended.is_set() else f"nothing came from it for {silent:.0f} s"
+        raise SpeechStreamError(f"the microphone {self.device.name!r} has vanished: {reason}; "
+                                "connect it again or choose another with 'speechstream devices'")
+
+    def _reopen(self) -> None:
+        """The stream has ended by itself: start another, count what was missed. Raises where that is refused."""
+        last, old = self._heard, self._stream
+        self._reopened, self._stream = self._reopened + 1, None
+        close_stream(old)
+        try:
+            self.start()
+        except SpeechStreamError as error:
             self.close()
-            reason = "its stream has ended" if self._ended.is_set() else f"nothing came from it for {silent:.0f} s"
-            raise SpeechStreamError(f"the microphone {self.device.name!r} has vanished: {reason}; "
-                                    "connect it again or choose another with 'speechstream devices'")
+            raise SpeechStreamError(f"the microphone {self.device.name!r} has vanished: its stream has ended, and "
+                                    f"it cannot be opened again ({error})") from error
+        self.overflows += 1
+        self.lost_s += self._heard - last
+        log.warning("the stream of the microphone %r ended by itself and was opened again", self.device.name)
 
 
 def microphone(sample_rate: int | None = None, device: int | str | None = None, block_s: float = 0.02,

@@ -155,16 +155,41 @@ def test_stop_from_another_thread(portaudio):
             next(mic)
 
 
-@pytest.mark.parametrize("ended", [True, False], ids=["stream ended", "no callback"])
-def test_a_vanished_microphone(portaudio, ended):
-    with device.Microphone(None, None, 0.02, 1.0, stall_s=60 if ended else 0.2) as mic:
+def test_a_stream_that_ends_by_itself_is_opened_again(portaudio, monkeypatch, caplog):
+    x, streams = np.arange(3 * 960, dtype=np.float32).reshape(3, 960, 1) / 4096, []
+
+    def start(stream):  # hears one block, and the first two streams end there
+        streams.append(stream)
+        stream.hear(x[len(streams) - 1])
+        if len(streams) < 3:
+            stream.options["finished_callback"]()
+
+    monkeypatch.setattr(Stream, "start", start)
+    with microphone(block_s=0.02) as mic:
+        got = [next(mic) for _ in range(3)]
+        np.testing.assert_array_equal(np.concatenate(got), x.ravel())
+        assert [s.closed for s in streams] == [True, True, False]
+        assert mic.overflows == 2 and 0 < mic.lost_s < 30 and "opened again" in caplog.text
+        streams[0].options["finished_callback"]()  # one that was given up does not count
+        mic.stop()
+        assert list(mic) == []
+
+
+@pytest.mark.parametrize("how", ["stream ended", "no callback", "refused"])
+def test_a_vanished_microphone(portaudio, monkeypatch, how):
+    ends = how != "no callback"
+    with device.Microphone(None, None, 0.02, 1.0, stall_s=60 if ends else 0.2) as mic:
         Stream.last.hear(np.zeros((960, 1), np.float32))
         next(mic)
-        if ended:
-            Stream.last.options["finished_callback"]()
+        first = Stream.last
+        if how == "refused":
+            portaudio.refuses = (1,)
+        if ends:
+            monkeypatch.setattr(Stream, "start", lambda stream: stream.options["finished_callback"]())
+            first.options["finished_callback"]()
         with pytest.raises(SpeechStreamError, match="has vanished"):
             next(mic)
-        assert Stream.last.closed
+        assert first.closed and Stream.last.closed and mic._stream is None
 
 
 def test_a_device_that_never_closes_does_not_hang(portaudio, monkeypatch):
