@@ -74,14 +74,14 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
                           TOP: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
                           M: tl.constexpr, N: tl.constexpr):
     heads = H // group
-    b, hk = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    b, hk = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     slot = tl.load(slots + b).to(tl.int64)
     p = tl.load(frames + slot)
     n = c
     if LENGTHS:
         n = tl.minimum(tl.load(lengths + b).to(tl.int32), c)
     W: tl.constexpr = 2 * M if M > N else 2 * N
-    r0 = tl.program_id(0) * M
+    r0 = tl.program_id(1) * M
     r = r0 + tl.arange(0, M)
     h, i, inside = hk * group + r // c, r % c, r < group * c
     half, full = tl.arange(0, HALF), tl.arange(0, 2 * HALF)
@@ -131,7 +131,7 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
         seen = (j[None, :] >= start[:, None] - left) & (j[None, :] < (start + chunk)[:, None])
         seen = seen & (j < n)[None, :] & (i < n)[:, None]
         m, l, acc = attend(s, seen, value, m, m, l, acc, scale, False, PRECISION)
-        if tl.program_id(0) == 0:
+        if tl.program_id(1) == 0:
             row = ((p + j) % ring).to(tl.int32)
             if SCALED:
                 largest = tl.maximum(tl.max(tl.abs(k1.to(tl.float32)), 1), tl.max(tl.abs(k2.to(tl.float32)), 1))
@@ -181,7 +181,7 @@ def attention_step_op(q: Tensor, k: Tensor, v: Tensor, key_pool: Tensor, value_p
     if not out.numel():
         return
     q_pos_ = q if q_pos is None else q_pos
-    attention_step_kernel[lambda m: (triton.cdiv(group * c, m["M"]), B * heads)](
+    attention_step_kernel[lambda m: (B * heads, triton.cdiv(group * c, m["M"]))](
         q, q_pos_, k, v, q if table is None else table, q if cos is None else cos, q if sin is None else sin,
         key_pool, value_pool, q if key_scale is None else key_scale, q if value_scale is None else value_scale,
         slots, frames, slots if lengths is None else lengths, out,

@@ -107,7 +107,7 @@ class Ring:
         values.scatter_(2, at, self.v)
 
     def sdpa_ring(self) -> None:
-        """SDPA over the whole fixed ring, of which a mask hides what is too old."""
+        """SDPA over the fixed ring, with the key mask that young streams need."""
         for keys, values in self.pools:
             q, k = self.turned()
             self.append(keys, values, k)
@@ -270,7 +270,8 @@ def transducer(device: str) -> list[str]:
                                      blank=0))
 
     rows = [["fused, fp32", run(lambda: dispatch.transducer_loss(f, g, w, b, targets, n, m))],
-            ["fused, bf16", run(lambda: dispatch.transducer_loss(*(x.bfloat16() for x in (f, g, w, b)), targets, n, m))],
+            ["fused, bf16", run(lambda: dispatch.transducer_loss(*(x.bfloat16() for x in (f, g, w, b)), targets, n,
+                                                                 m))],
             ["pruned, fp32", run(lambda: sum(dispatch.pruned_transducer_loss(f, g, w, b, sf, sg, targets, n, m)))],
             ["torchaudio", attempt(torchaudio_loss)]]
     return ["## Transducer loss, forward and backward", "",
@@ -316,7 +317,7 @@ class Encoder:
                  vocabulary: int = 1025) -> None:
         dtype = torch.bfloat16 if device != "cpu" else torch.float32
         make = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).to(dtype)  # noqa: E731
-        self.B, self.c, self.D, self.left, self.layers, H = B, c, D, left, layers, 8 if D % 128 == 0 else 1
+        self.B, self.c, self.D, self.left, self.layers, H = B, c, D, left, layers, 8 if D % 128 == 0 else 4
         self.H = H
         self.mel = make(B, 1, 8 * c, mels)
         side = D // 2

@@ -111,10 +111,15 @@ def _check_slots(slots: Tensor, frames: Tensor, batch: int, pool: Tensor) -> Non
     _check(pool.is_contiguous(), "the pool is not contiguous; allocate it as one tensor and pass it whole")
 
 
-def chunked_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int, left: int, lengths: Tensor | None = None,
+def chunked_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int | None, left: int, lengths: Tensor | None = None,
                       bias: RelativeBias | None = None, rope: tuple[Tensor, Tensor] | None = None,
                       scale: float | None = None) -> Tensor:
-    """Block-causal attention with limited left context; see `reference.chunked_attention`. Differentiable."""
+    """Block-causal attention with limited left context; see `reference.chunked_attention`. Differentiable.
+
+    chunk None: every frame sees every other (a relative bias then has 2 T - 1 rows).
+    """
+    if chunk is None:
+        chunk, left = max(1, q.shape[2]), 0
     _check_attention(q, k, v, chunk, left, bias, rope, lengths)
     if q.shape[-1] <= MAX_HEAD and uses_kernel(q, k, v, gradient=True):
         return _kernel("chunked_attention").chunked_attention(q, k, v, chunk, left, lengths, bias, rope, scale)

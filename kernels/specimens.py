@@ -99,7 +99,8 @@ def specimens() -> Iterator[Specimen]:
         yield Specimen(f"transducer.lattice_gradient.{tag}", loss.lattice_gradient_kernel, lattice,
                        dict(PRUNED=pruned, BLOCK=512))
     yield Specimen("transducer.logits_gradient", loss.logits_gradient_kernel,
-                   pointers("logits", "bf16") | pointers("normaliser dblank dlabel", "fp32") | pointers("target", "i64"),
+                   pointers("logits", "bf16") | pointers("normaliser dblank dlabel", "fp32")
+                   | pointers("target", "i64"),
                    dict(BV=1024), ("V",), min_wide=0.4)
     state = pointers("hidden cell predicted scratch", "fp32") | pointers(
         "lengths slots durations skip tokens times counts", "i32")

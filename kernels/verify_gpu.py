@@ -236,9 +236,9 @@ def main() -> int:
     if args.device == "cuda" and sanitizer:
         for group in ("step", "conv", "decode", "residual"):  # in place, or with barriers inside a program
             for tool in ("memcheck", "racecheck"):
-                run = subprocess.run([sanitizer, "--tool", tool, "--error-exitcode", "9", *command("--group", group, "--small")],
-                                     capture_output=True, text=True, timeout=120,
-                                     env=os.environ | {"SPEECHSTREAM_TUNE": "0"})
+                run = subprocess.run(
+                    [sanitizer, "--tool", tool, "--error-exitcode", "9", *command("--group", group, "--small")],
+                    capture_output=True, text=True, env=os.environ | {"SPEECHSTREAM_TUNE": "0"})
                 report.append(f"- compute-sanitizer {tool} on {group}: {'clean' if run.returncode == 0 else 'errors'}")
                 print(report[-1], flush=True)
                 if run.returncode:

@@ -35,8 +35,9 @@ def test_steps_equal_offline(mode, close):
     assert (pool[[1, 3]] == 7).all()
 
 
-@pytest.mark.parametrize("norm, D, K, c, dtype", [("layer", 20, 9, 5, torch.float32), ("affine", 33, 31, 1, torch.float32),
-                                                  ("none", 8, 3, 2, torch.float32), ("layer", 8, 9, 3, torch.bfloat16)])
+@pytest.mark.parametrize("norm, D, K, c, dtype", [
+    ("layer", 20, 9, 5, torch.float32), ("affine", 33, 31, 1, torch.float32), ("none", 8, 3, 2, torch.float32),
+    ("layer", 8, 9, 3, torch.bfloat16)])
 def test_kernel_equals_reference(norm, D, K, c, dtype, both, close):
     x = torch.randn(2, 2 * D, c).to(dtype).transpose(1, 2)  # not contiguous
     weight, a, b = torch.randn(K, D).t(), torch.randn(D), torch.randn(D)

@@ -10,7 +10,7 @@ from kernels import dispatch, reference
 
 
 def enumerated(logp, target, T, blank):
-    """log of the summed probability of every order of T blanks and U labels that ends with a blank. logp (T, U+1, V)."""
+    """log of the summed probability of every order of T blanks and U labels that ends with a blank."""
     U, total = len(target), 0.0
     for labels in itertools.combinations(range(T + U - 1), U):  # which of the steps before the last emit
         t = u = 0
@@ -52,7 +52,7 @@ def problem(B, T, U, J, V, dtype=torch.float32):
 def test_loss_is_the_sum_over_alignments(mode, activation):
     (f, g, w, b), targets, n, m = problem(3, 5, 3, 4, 6)
     with dispatch.using(mode):
-        loss = dispatch.transducer_loss(f, g, w, b, targets, n, m, blank=5, activation=activation, reduction="none").detach()
+        loss = dispatch.transducer_loss(f, g, w, b, targets, n, m, 5, activation, reduction="none").detach()
     act = torch.tanh if activation == "tanh" else torch.relu
     for i in range(2):
         logp = (act(f[i][:, None] + g[i]) @ w.T + b).log_softmax(-1).detach()
