@@ -8,7 +8,7 @@ cannot know).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -21,10 +21,11 @@ LOG_FLOOR = -7.0  # log10 of mel energy
 
 @dataclass(frozen=True)
 class LogMelState:
-    """The samples that later frames still need: (B, 399) at most, `filled` of them valid at the end."""
+    """The samples of each stream that later frames still need."""
 
     samples: np.ndarray  # (B, N_FFT - 1) float32, right-aligned
-    filled: np.ndarray   # (B,) int64, equal for all streams of a batch that are stepped together
+    filled: np.ndarray   # (B,) int64: how many of them are valid
+    frames: np.ndarray   # (B,) int64: frames given so far
 
 
 @lru_cache
@@ -52,23 +53,33 @@ class LogMel:
 
     def init_state(self, batch: int = 1) -> LogMelState:
         """A stream that begins after silence: half a window of zeros stands before the first sample."""
-        return LogMelState(np.zeros((batch, N_FFT - 1), np.float32), np.full(batch, N_FFT // 2, np.int64))
+        return LogMelState(np.zeros((batch, N_FFT - 1), np.float32), np.full(batch, N_FFT // 2, np.int64),
+                           np.zeros(batch, np.int64))
 
     def step(self, samples: np.ndarray, state: LogMelState) -> tuple[np.ndarray, LogMelState]:
         """Consume (B, n) samples, n >= 0; return (B, mels, frames), the frames that are now complete, and the state.
 
-        The streams of one batch must hold equally many pending samples: batch those that arrived alike.
+        Streams of one batch share n, yet may wait with different numbers of samples (`state.stack`) and then complete
+        different numbers of frames: such rows are padded with NaN at their end; `after.frames - before.frames` tells
+        how many are real. Raises ValueError for another shape.
         """
-        filled = int(state.filled[0])
-        if (state.filled != filled).any():
-            raise ValueError("streams stepped together must have the same number of samples pending")
-        x = np.concatenate([state.samples[:, N_FFT - 1 - filled:], np.asarray(samples, np.float32)], axis=1)
-        frames = max(0, (x.shape[1] - N_FFT) // HOP_LENGTH + 1)
-        mel = self._frames(x, frames)
-        rest = x[:, frames * HOP_LENGTH:]
-        kept = np.zeros_like(state.samples)
-        kept[:, N_FFT - 1 - rest.shape[1]:] = rest
-        return mel, replace(state, samples=kept, filled=np.full_like(state.filled, rest.shape[1]))
+        x = np.asarray(samples, np.float32)
+        if x.ndim != 2 or x.shape[0] != len(state.filled):
+            raise ValueError(f"expected a block of shape ({len(state.filled)}, n) for a state of {len(state.filled)} "
+                             f"stream(s), got {x.shape}")
+        buffers = np.concatenate([state.samples, x], axis=1)
+        counts = np.maximum(0, (state.filled + x.shape[1] - N_FFT) // HOP_LENGTH + 1)
+        first = N_FFT - 1 - state.filled  # where each row begins
+        if (first == first[0]).all():
+            mel = self._frames(buffers[:, first[0]:], counts[0])
+        else:
+            mel = np.full((len(x), self.mels, counts.max()), np.nan, np.float32)
+            for b, n in enumerate(counts):
+                mel[b, :, :n] = self._frames(buffers[b:b + 1, first[b]:], n)[0]
+        filled = state.filled + x.shape[1] - counts * HOP_LENGTH
+        valid = np.arange(N_FFT - 1) >= N_FFT - 1 - filled[:, None]
+        kept = np.where(valid, buffers[:, buffers.shape[1] - (N_FFT - 1):], np.float32(0))
+        return mel, LogMelState(kept, filled, state.frames + counts)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """The whole signal (B, n): what one step from a fresh state gives."""
