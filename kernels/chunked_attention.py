@@ -21,7 +21,8 @@ FREE = ["T", "chunk", "left", "base"]  # numbers that must never cause a recompi
 FORWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
            for m, n, w, s in ((128, 64, 8, 3), (64, 64, 4, 3), (32, 64, 4, 2), (32, 32, 4, 2), (16, 16, 2, 2))]
 BACKWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
-            for m, n, w, s in ((64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 2, 1))]
+            for m, n, w, s in ((64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (32, 32, 8, 1),
+                               (16, 16, 2, 1))]
 
 
 @triton.jit

@@ -163,7 +163,7 @@ def check_decode(device: str, full: bool, check: Checks) -> None:
         w = dispatch.TransducerWeights(
             make(C, 4 * H) * H ** 0.5, make(layers, 4 * H, H), make(layers - 1, 4 * H, H), make(layers - 1, 4 * H),
             make(J, H), make(J), make(C + len(durations), J) * 4, make(C + len(durations)), C - 1, durations)
-        w = w._replace(output_bias=w.output_bias + (torch.arange(C + len(durations), device=device) == C - 1) * 6)
+        w = w._replace(output_bias=w.output_bias + (torch.arange(C + len(durations), device=device) == C - 1) * (6 if full else 0))
         encoder, n = torch.randn(B, c, J, device=device), torch.randint(0, c + 1, (B,), device=device)
         pool, slots = reference.init_greedy(w, B + 3), torch.randperm(B + 3, device=device)[:B].int()
         got = dispatch.pooled_greedy_decode(encoder, n, w, pool, slots, 5)
