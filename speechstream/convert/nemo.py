@@ -210,6 +210,8 @@ def feature_config(c: dict) -> NemoMelConfig:
     unusual = [k for k, usual in {"window": "hann", "log": True, "frame_splicing": 1, "mag_power": 2.0,
                                   "exact_pad": False, "log_zero_guard_type": "add", "mel_norm": "slaney"}.items()
                if c.get(k, usual) != usual]
+    if not isinstance(c.get("log_zero_guard_value", 0.0), (int, float)):
+        unusual.append("log_zero_guard_value")
     if normalize is None or unusual:
         raise ValueError(f"its preprocessor has {', '.join(f'{k}: {c.get(k)!r}' for k in unusual or ['normalize'])}, "
                          f"which is not supported")

@@ -1,15 +1,27 @@
-"""The graphs of a FastConformer: encoder step, with CTC where there is such a head, predictor step and joiner."""
+"""The graphs of a FastConformer (encoder step, predictor step, joiner), and a FastConformer as a bundle and back."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import onnx
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from speechstream import bundle
+from speechstream.audio.nemo_mel import NemoMelConfig
+from speechstream.convert.nemo import Imported
+from speechstream.errors import SpeechStreamError
 from speechstream.export.onnx import export_step
 from speechstream.nn.conformer import EncoderState
-from speechstream.nn.fastconformer import FastConformer
+from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.state import flatten
+
+ARCHITECTURE = "fastconformer"
 
 
 def export_fastconformer(model: FastConformer) -> dict[str, onnx.ModelProto]:
@@ -43,3 +55,36 @@ def export_fastconformer(model: FastConformer) -> dict[str, onnx.ModelProto]:
 
 def _batch(state) -> dict[str, dict[int, str]]:
     return {f"state.{name}": {0: "batch"} for name in flatten(state)}
+
+
+def write_fastconformer(one: Imported, folder: Path, card: dict, graphs: bool = True) -> bundle.Bundle:
+    """Write weights, tokens, tokenizer and, of a streaming model, fp32 graphs as a bundle. card: name and licence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in one.model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "tokens.json").write_text(json.dumps(one.tokens, ensure_ascii=False))
+    files = ["model.safetensors", "tokens.json"]
+    if one.tokenizer is not None:
+        (folder / "tokenizer.model").write_bytes(one.tokenizer)
+        files.append("tokenizer.model")
+    if graphs and one.model.config.encoder.streaming:
+        for name, graph in export_fastconformer(one.model).items():
+            (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
+            files.append(f"{name}.onnx")
+    config = {"network": one.model.config.to_dict(), "features": dataclasses.asdict(one.features)}
+    return bundle.write(folder, "asr", ARCHITECTURE, config, card, files)
+
+
+def read_fastconformer(path: Path | str) -> Imported:
+    """The torch network of a bundle. Raises SpeechStreamError where it is not the bundle of a FastConformer."""
+    b = bundle.load(path)
+    if b.architecture != ARCHITECTURE:
+        raise SpeechStreamError(f"the bundle {path} holds a {b.architecture}, expected a {ARCHITECTURE}")
+    try:
+        model = FastConformer(FastConformerConfig.from_dict(b.config["network"]))
+        model.load_state_dict(load_file(b.file("model.safetensors")))
+        tokens = tuple(json.loads(b.file("tokens.json").read_text()))
+        features = NemoMelConfig(**b.config["features"])
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SpeechStreamError(f"the bundle {path} does not fit together: {str(error).splitlines()[0]}") from error
+    tokenizer = b.file("tokenizer.model").read_bytes() if "tokenizer.model" in b.files else None
+    return Imported(model.eval(), features, tokens, tokenizer)

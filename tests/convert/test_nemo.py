@@ -14,6 +14,7 @@ from speechstream.asr.transducer import GreedyTransducer
 from speechstream.audio.nemo_mel import NemoMel
 from speechstream.convert.nemo import load_nemo, read_archive
 from speechstream.errors import SpeechStreamError
+from speechstream.export.fastconformer import read_fastconformer, write_fastconformer
 from speechstream.nn.fastconformer import FastConformerConfig
 
 CASES = {"hybrid": (13, 6, 1, 0), "rnnt": (3, 0), "ctc": (2,), "tdt": (-1,)}
@@ -140,6 +141,20 @@ def test_config_survives_json(imported):
 def test_whole_utterance_model_refuses_to_stream(imported):
     with pytest.raises(ValueError, match="offline only"):
         imported["tdt"][0].model.encoder.init_state(1)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@torch.no_grad()
+def test_bundle_and_back(imported, tmp_path, name):
+    one, golden = imported[name]
+    write_fastconformer(one, tmp_path / "bundle", {"name": name, "licence": "CC0-1.0"}, graphs=False)
+    again = read_fastconformer(tmp_path / "bundle")
+    assert (again.tokens, again.features, again.tokenizer) == (one.tokens, one.features, one.tokenizer)
+    mel = torch.from_numpy(golden["mel"])[None]
+    torch.testing.assert_close(again.model.encoder(mel), one.model.encoder(mel), rtol=0, atol=0)
+    (tmp_path / "bundle" / "tokens.json").write_text("[]")
+    with pytest.raises(SpeechStreamError, match="tokens.json"):
+        read_fastconformer(tmp_path / "bundle")
 
 
 def archive(path, **files):

@@ -1,0 +1,159 @@
+"""Train a FastConformer with CTC and a transducer: one look-ahead drawn for each batch, the same on all processes.
+
+    torchrun --nproc-per-node 8 train.py large.yaml DATA/train.jsonl.gz DATA/train.model RUN
+    python train.py small.yaml DATA/train.jsonl.gz DATA/train.model RUN          # one process
+
+Start it again with the same RUN to go on from its last checkpoint. RUN/bundle holds the averaged (EMA) network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data import augment, loader
+from speechstream.audio.nemo_mel import NemoMelConfig
+from speechstream.convert.nemo import Imported
+from speechstream.export.fastconformer import write_fastconformer
+from speechstream.nn.conformer import ConformerConfig
+from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.nn.transducer import JoinerConfig, PredictorConfig, transducer_loss
+
+
+def network(c: dict) -> FastConformerConfig:
+    encoder = ConformerConfig(**{**c["encoder"], "lookaheads": tuple(c["encoder"]["lookaheads"])})
+    predictor = PredictorConfig(c["vocab"], **c["predictor"])
+    return FastConformerConfig(encoder, c["vocab"], True, predictor, JoinerConfig(
+        c["vocab"], encoder.dim, predictor.dim, c["joiner_dim"], durations=tuple(c["durations"])))
+
+
+class Losses(nn.Module):
+    """Network and losses in one forward, which DistributedDataParallel needs."""
+
+    def __init__(self, model: FastConformer, ctc_weight: float):
+        super().__init__()
+        self.model, self.ctc_weight = model, ctc_weight
+
+    def forward(self, x: Tensor, frames: Tensor, targets: Tensor, tokens: Tensor, lookahead: int) -> Tensor:
+        """Mean loss a token of the batch."""
+        m = self.model
+        y, lengths = m.encoder(x, frames, lookahead), m.encoder.output_lengths(frames)
+        ctc = F.ctc_loss(m.ctc(y).float().log_softmax(-1).transpose(0, 1), targets, lengths, tokens,
+                         blank=m.config.vocab, reduction="sum", zero_infinity=True)
+        transducer = transducer_loss(m.joiner, y, m.predictor(targets), targets, lengths, tokens).sum()
+        return (self.ctc_weight * ctc + (1 - self.ctc_weight) * transducer) / tokens.sum()
+
+
+def rate(step: int, c: dict) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < c["warmup"]:
+        return c["rate"] * (step + 1) / c["warmup"]
+    return c["rate"] * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - c["warmup"]) / max(1, c["steps"] - c["warmup"]))))
+
+
+@torch.no_grad()
+def average(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    for a, b in zip(ema.state_dict().values(), model.state_dict().values()):
+        a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+
+
+def save(path: Path, **parts) -> None:
+    """Write a checkpoint whole or not at all."""
+    torch.save(parts, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("config", "manifest", "tokenizer", "run"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--steps", type=int, help="stop after this many, whatever the configuration plans")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read audio")
+    a = parser.parse_args()
+    c = yaml.safe_load(a.config.read_text())
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+    if world > 1:
+        dist.init_process_group("nccl" if gpu else "gloo")
+    a.run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(c["seed"])
+    model = FastConformer(network(c)).to(device).train()
+    ema = copy.deepcopy(model).requires_grad_(False).train()  # in training mode: eval() would fold tables it must not
+    losses = Losses(model, c["ctc_weight"])
+    wrapped = DistributedDataParallel(losses) if world > 1 else losses
+    optimiser = torch.optim.AdamW(model.parameters(), c["rate"], betas=(0.9, 0.98), weight_decay=c["weight_decay"])
+    step, epoch, skip, checkpoint = 0, 0, 0, a.run / "last.pt"  # skip: batches of this epoch already drawn
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"]), ema.load_state_dict(saved["ema"])
+        optimiser.load_state_dict(saved["optimiser"])
+        step, epoch, skip = saved["step"], saved["epoch"], saved["skip"]
+    last, seconds, started = min(a.steps or c["steps"], c["steps"]), 0.0, time.monotonic()
+    while step < last:
+        fresh = step if skip == 0 else -1
+        for batch in loader(str(a.manifest), str(a.tokenizer), c, epoch, skip, rank, world, a.workers):
+            skip += 1
+            usable = torch.tensor(int(bool(batch)), device=device)
+            if world > 1:
+                dist.all_reduce(usable, dist.ReduceOp.MIN)
+            if not usable:
+                continue
+            draw = np.random.default_rng([c["seed"], step])  # the same on all processes
+            lookahead = int(draw.choice(c["encoder"]["lookaheads"]))
+            torch.manual_seed(hash((c["seed"], step, rank)))  # of dropout: the same in a resumed run
+            x = augment(batch["x"], batch["frames"], np.random.default_rng([c["seed"], step, rank + 1]))
+            for group in optimiser.param_groups:
+                group["lr"] = rate(step, c)
+            cast = torch.autocast(device.type, torch.bfloat16) if c["bf16"] else contextlib.nullcontext()
+            with cast:
+                loss = wrapped(x.to(device), *(batch[k].to(device) for k in ("frames", "targets", "tokens")), lookahead)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), c["clip"])
+            if not torch.isfinite(norm):
+                raise SystemExit(f"step {step}: the gradient is not finite; lower the rate, or turn bf16 off")
+            optimiser.step()
+            average(ema, model, min(c["ema"], (1 + step) / (10 + step)))
+            step, seconds = step + 1, seconds + float(batch["frames"].sum()) / 100 * world
+            if rank == 0 and step % 20 == 0:
+                print(json.dumps({"step": step, "loss": round(loss.item(), 4), "lookahead": lookahead,
+                                  "rate": round(rate(step, c), 7), "norm": round(norm.item(), 3),
+                                  "audio_per_second": round(seconds / (time.monotonic() - started), 1)}), flush=True)
+            if step % c["save_every"] == 0 or step == last:
+                if rank == 0:
+                    save(checkpoint, model=model.state_dict(), ema=ema.state_dict(), optimiser=optimiser.state_dict(),
+                         step=step, epoch=epoch, skip=skip)
+                if step == last:
+                    break
+        else:
+            if step == fresh:
+                raise SystemExit(f"{a.manifest} gives no batch: are its utterances longer than {c['max_seconds']} s?")
+            epoch, skip = epoch + 1, 0
+    if rank == 0:
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(a.tokenizer))
+        tokens = tuple(tokenizer.id_to_piece(i) for i in range(c["vocab"]))
+        one = Imported(ema.eval(), NemoMelConfig(features=c["encoder"]["features"]), tokens, a.tokenizer.read_bytes())
+        write_fastconformer(one, a.run / "bundle", {"name": a.run.name, "licence": "of the training data",
+                                                    "steps": step, "configuration": c})
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
