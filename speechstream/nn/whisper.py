@@ -127,25 +127,31 @@ class Encoder(nn.Module):
         clock = (frames[:, None] + torch.arange(x.shape[1], device=x.device)) % self.config.positions
         return x + self.positional_embedding[clock].to(x.dtype)
 
-    def step(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """One chunk: mel (B, mels, 2c+1), the last frame being look-ahead that the next chunk begins with again.
-
-        Returns features (B, c, width) and the new state. Pure.
-        """
+    def chunk(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, Tensor]:
+        """`step` without the new cache: features (B, c, width) and this chunk's own keys and values, (B, layers, H, c, Dh)."""
         x = self.subsample(mel, state.mel, state.frames)
-        new_keys, new_values = [], []
+        keys, values = [], []
         for i, block in enumerate(self.blocks):
             q, k, v = block.attn.qkv(block.attn_ln(x))
-            new_keys.append(k)
-            new_values.append(v)
+            keys.append(k)
+            values.append(v)
             x = x + block.attn.merge(step_attention(q, k, v, state.keys[:, i], state.values[:, i], state.frames))
             x = x + block.mlp(block.mlp_ln(x))
-        n = x.shape[1]
-        keys = torch.cat([state.keys, torch.stack(new_keys, 1)], dim=3)[:, :, :, n:]
-        values = torch.cat([state.values, torch.stack(new_values, 1)], dim=3)[:, :, :, n:]
-        state = EncoderState(mel=torch.cat([state.mel, mel[:, :, :-1]], dim=2)[:, :, -2:], keys=keys, values=values,
-                             frames=state.frames + n)
-        return self.ln_post(x), state
+        return self.ln_post(x), torch.stack(keys, 1), torch.stack(values, 1)
+
+    def step(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """One chunk: mel (B, mels, 2c+1), c >= 0, the last frame being look-ahead that the next chunk begins with again.
+
+        Returns features (B, c, width) and the new state. Pure. Raises ValueError for another shape.
+        """
+        self._check(mel, state.frames.shape[0])
+        if mel.shape[2] == 1:  # nothing yet
+            return mel.new_zeros(mel.shape[0], 0, self.config.width), state
+        x, keys, values = self.chunk(mel, state)
+        c = x.shape[1]
+        return x, EncoderState(mel=torch.cat([state.mel, mel[:, :, :-1]], dim=2)[:, :, -2:],
+                               keys=torch.cat([state.keys, keys], dim=3)[:, :, :, c:],
+                               values=torch.cat([state.values, values], dim=3)[:, :, :, c:], frames=state.frames + c)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None, chunk: int | None = None,
                 start: Tensor | None = None) -> Tensor:
@@ -154,6 +160,7 @@ class Encoder(nn.Module):
         mel (B, mels, 2T+1); lengths (B,) in frames; start (B,): clock position of the first frame. Returns (B, T, width).
         """
         B = mel.shape[0]
+        self._check(mel, B)
         zero = torch.zeros(B, dtype=torch.int64, device=mel.device)
         x = self.subsample(mel, mel.new_zeros(B, mel.shape[1], 2), zero)
         if start is not None:
@@ -165,6 +172,11 @@ class Encoder(nn.Module):
             x = x + block.attn.merge(chunked_attention(q, k, v, chunk, self.config.left, lengths))
             x = x + block.mlp(block.mlp_ln(x))
         return self.ln_post(x)
+
+    def _check(self, mel: Tensor, batch: int) -> None:
+        if mel.ndim != 3 or mel.shape[:2] != (batch, self.config.mels) or mel.shape[2] % 2 == 0:
+            raise ValueError(f"mel must be ({batch}, {self.config.mels}, 2c + 1) for c frames of features and one mel "
+                             f"frame of look-ahead, got {tuple(mel.shape)}")
 
 
 class Decoder(nn.Module):
