@@ -9,8 +9,8 @@ give those of the inputs.
 the recurrence is an associative scan of (label, value) pairs under logaddexp. alpha and beta run side by side.
 A pruned lattice (Kuang et al. 2022) is the same with `starts`: a band of `width` cells a frame.
 
-Workspace beyond inputs and outputs: 5 fp32 numbers a lattice cell (B T (U + 1), or B T width when pruned) and one
-block of at most GRADIENT_BYTES.
+Workspace beyond inputs and outputs, forward and backward together: 7 fp32 numbers a lattice cell (B T (U + 1) of them,
+or B T width when pruned) and one block of at most GRADIENT_BYTES.
 """
 
 from __future__ import annotations
