@@ -44,10 +44,18 @@ class OnnxEngine:
         return EncoderState(**{n: np.repeat(a, batch, 0) for n, a in self._encoder_like.items()})
 
     def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
-        keys, values, ctc, *new = self.encoder.run(
+        """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
+        *encoded, keys, values = self.encoder.run(
             None, {"mel": mel, "state.mel": state.mel, "state.keys": state.keys, "state.values": state.values,
                    "state.frames": state.frames})
-        return Encoded(keys, values, ctc), EncoderState(*new)
+        L, c = state.keys.shape[3], keys.shape[3]
+        n = min(c, L)
+        for b, frames in enumerate(state.frames.tolist()):  # filled from the right: a young stream's first rows are empty
+            rows = L - 1 - np.arange(frames + c - n, frames + c) % L
+            state.keys[b, :, :, rows] = np.moveaxis(keys[b, :, :, c - n:], 2, 0)
+            state.values[b, :, :, rows] = np.moveaxis(values[b, :, :, c - n:], 2, 0)
+        history = np.concatenate([state.mel, mel[:, :, :-1]], axis=2)[:, :, -2:]
+        return Encoded(*encoded), EncoderState(history, state.keys, state.values, state.frames + c)
 
     def decoder_state(self, batch: int = 1) -> DecoderState:
         return DecoderState(**{n: np.repeat(a, batch, 0) for n, a in self._decoder_like.items()})

@@ -46,7 +46,7 @@ class Engine(Protocol):
     def encoder_state(self, batch: int = 1) -> EncoderState: ...
 
     def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
-        """mel (B, mels, 2c + 1), the last frame look-ahead."""
+        """mel (B, mels, 2c + 1), the last frame look-ahead. An engine may reuse the arrays of the state it is given."""
 
     def decoder_state(self, batch: int = 1) -> DecoderState: ...
 

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from speechstream import bundle
-from speechstream.export.quantize import dequantize_blocks, quantize_graph
+from speechstream.export.quantize import dequantize_blocks, dequantize_channels, quantize_graph
 from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
@@ -63,7 +63,7 @@ def read_whisper(b: "bundle.Bundle") -> Whisper:
     for name, a in tensors.items():
         if name.endswith(".codes"):
             name = name.removesuffix(".codes")
-            a = dequantize_blocks(a, tensors[name + ".scales"], b.config["bits"])
+            a = _expand(name, a, tensors[name + ".scales"])
         elif name.endswith(".scales"):
             continue
         if name.endswith(".T"):
@@ -71,6 +71,14 @@ def read_whisper(b: "bundle.Bundle") -> Whisper:
         state[name] = torch.from_numpy(np.ascontiguousarray(a))
     model.load_state_dict(state)
     return model.eval()
+
+
+def _expand(name: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Codes back to fp32, in the orientation that their name tells."""
+    if codes.ndim == 3:  # four-bit blocks, stored (N, K / 64, 32) whatever the name
+        weight = dequantize_blocks(codes, scales, 4)
+        return weight.T if name.endswith(".T") else weight
+    return dequantize_channels(codes, scales, axis=1 if name.endswith(".T") else 0)
 
 
 def _share(graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:

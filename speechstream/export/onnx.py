@@ -35,14 +35,14 @@ class _Flat(nn.Module):
             return out if isinstance(out, tuple) else (out,)
         state = unflatten(self.like, dict(zip(self.names, tensors[self.inputs:])))
         *outputs, new = self.step(*tensors[: self.inputs], state)
-        return *outputs, *flatten(new).values()
+        return *outputs, *(flatten(new).values() if new is not None else ())
 
 
 def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], state: Any, outputs: Sequence[str],
                 dynamic: Mapping[str, Mapping[int, str]]) -> onnx.ModelProto:
     """Trace `step(*inputs, state)` of `owner` into a graph.
 
-    `inputs`: example tensors by name, with a batch of two and lengths that are not 0 or 1. `outputs`: names of what the
+    A step that returns None for the new state leaves its keeping to the caller. `inputs`: example tensors by name, with a batch of two and lengths that are not 0 or 1. `outputs`: names of what the
     step returns before the state. `dynamic`: named axes of each input and of each `state.FIELD`, such as {0: "batch"}.
     """
     fields = {f"state.{n}": a for n, a in flatten(state).items()} if state is not None else {}
@@ -50,12 +50,15 @@ def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], 
     dims = {n: torch.export.Dim.DYNAMIC for axes in dynamic.values() for n in axes.values()}
     shapes = tuple({i: dims[n] for i, n in dynamic.get(name, {}).items()} for name in examples)
     module = _Flat(owner, step, len(inputs), state).eval()
+    with torch.no_grad():
+        kept = len(module(*examples.values())) > len(outputs)
+    new_names = [f"new.{n.removeprefix('state.')}" for n in fields] if kept else []
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             module, tuple(examples.values()), dynamo=True, opset_version=OPSET, dynamic_shapes=(shapes,),
-            input_names=list(examples), output_names=[*outputs, *(f"new.{n.removeprefix('state.')}" for n in fields)],
+            input_names=list(examples), output_names=[*outputs, *new_names],
             verbose=False, optimize=True)
     model = program.model_proto
     _name_weights(model, owner)

@@ -1,8 +1,12 @@
-"""Weights in 8 or 4 bits, in blocks along the input axis, each block with its own scale.
+"""Weights in 8 or 4 bits, so that a frame's output depends on that frame alone.
 
-`MatMulNBits` (onnxruntime) quantises activations row by row and block by block as it goes, so a frame's output does not
-depend on which other frames or streams share its batch: streaming stays equal to offline, which per-tensor dynamic
-quantisation would break, and outlying activations harm only their own block.
+Eight bits: int8 weights with a scale an output channel, uint8 activations with a scale a row, quantised as they come
+(`MatMulInteger`, which runs on VNNI). onnxruntime's own dynamic quantisation has one activation scale for the whole
+tensor: then a frame depends on the others in its chunk and batch, streaming differs from offline, and one outlier
+coarsens all.
+
+Four bits: `MatMulNBits`, weights in blocks of 64 along the input axis with a scale each; activations are quantised block by
+block as well.
 """
 
 from __future__ import annotations
@@ -13,6 +17,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 BLOCK = 64
 DOMAIN = "com.microsoft"
+SMALLEST = 16_384  # weights below this many elements stay as they are
+
+
+def quantize_channels(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix to int8 codes of its shape and float32 scales, one for each index of `axis`: value = code x scale."""
+    scales = np.maximum(np.abs(weight).max(1 - axis), 1e-12).astype(np.float32) / 127
+    return np.rint(weight / np.expand_dims(scales, 1 - axis)).astype(np.int8), scales
+
+
+def dequantize_channels(codes: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+    """The inverse of `quantize_channels`."""
+    return codes.astype(np.float32) * np.expand_dims(scales, 1 - axis)
 
 
 def quantize_blocks(weight: np.ndarray, bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -41,72 +57,123 @@ def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int = 8) -> n
 
 
 def quantize_graph(model: onnx.ModelProto, bits: int = 8) -> onnx.ModelProto:
-    """A copy of `model` whose products with constant matrices, and gathers of rows of such a matrix, read codes.
+    """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix.
 
-    A matrix that is both gathered from and multiplied by (a tied embedding) is stored once.
+    A matrix that is both gathered from (NAME) and multiplied by (NAME.T), a tied embedding, is stored once. Codes and
+    scales are named NAME.codes and NAME.scales.
     """
+    if bits not in (4, 8):
+        raise ValueError(f"bits must be 4 or 8, got {bits}")
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
-    weights = {t.name: t for t in graph.initializer}
-    made: dict[str, tuple[str, str]] = {}
-    new_nodes, extra = [], []
-
-    def codes_of(name: str, transposed: bool) -> tuple[str, str, int, int] | None:
-        array = numpy_helper.to_array(weights[name])
-        array = array.T if transposed else array  # to (N, K)
-        if array.ndim != 2 or array.shape[1] % BLOCK or array.size < 16_384 or array.dtype != np.float32:
-            return None
-        base = name.removesuffix(".T")
-        if base not in made:
-            codes, scales = quantize_blocks(np.ascontiguousarray(array), bits)
-            made[base] = (f"{base}.codes", f"{base}.scales")
-            extra.extend([numpy_helper.from_array(codes, made[base][0]), numpy_helper.from_array(scales, made[base][1])])
-        return *made[base], *array.shape
-
-    transposes = {n.output[0]: n for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights}
-    gathered = {n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] in weights}
+    _fold_transposes(graph)
+    arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    tables = {n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] + ".T" in arrays}
+    add = _Additions()
+    if bits == 8:
+        add.constants(_ACTIVATION)
     for node in graph.node:
-        source = node.input[1] if node.op_type == "MatMul" else node.input[0] if node.op_type == "Gather" else None
-        turned = source in transposes
-        name = transposes[source].input[0] if turned else source
-        found = codes_of(name, node.op_type == "MatMul" and not turned) if name in weights else None
-        if found and node.op_type == "MatMul":
-            codes, scales, N, K = found
-            new_nodes.append(helper.make_node("MatMulNBits", [node.input[0], codes, scales], node.output, node.name,
-                                              domain=DOMAIN, K=K, N=N, bits=bits, block_size=BLOCK, accuracy_level=4))
-        elif found and bits == 8 and name in gathered and weights[name].dims[0] > 4096:  # small tables stay as they are
-            new_nodes.extend(_gather(node, *found))
-            extra.extend(_constants(node.output[0], found[3]))
+        weight = arrays.get(node.input[1]) if node.op_type == "MatMul" else None
+        if node.op_type == "Gather" and node.input[0] in tables:
+            add.rows(node, arrays[node.input[0]])
+        elif weight is None or weight.ndim != 2 or weight.size < SMALLEST or weight.dtype != np.float32:
+            add.nodes.append(node)
+        elif node.input[1].removesuffix(".T") in tables:
+            add.tied(node, arrays[node.input[1].removesuffix(".T")])
+        elif bits == 8:
+            add.product(node, weight)
+        elif weight.shape[0] % BLOCK == 0:
+            add.blocks(node, weight)
         else:
-            new_nodes.append(node)
-    used = {i for n in new_nodes for i in n.input}
-    new_nodes = [n for n in new_nodes if not (n.op_type == "Transpose" and n.output[0] in transposes and n.output[0] not in used)]
-    used = {i for n in new_nodes for i in n.input}
-    initializers = [t for t in [*graph.initializer, *extra] if t.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(new_nodes)
-    graph.initializer.extend(initializers)
-    del graph.value_info[:]
+            add.nodes.append(node)
+    used = {i for n in add.nodes for i in n.input}
+    kept = [t for t in [*graph.initializer, *add.tensors.values()] if t.name in used]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(add.nodes)
+    graph.initializer.extend(kept)
     if not any(o.domain == DOMAIN for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return model
 
 
-def _gather(node, codes: str, scales: str, N: int, K: int) -> list:
-    """Rows of a quantised table: (code - 128) x scale."""
-    out = node.output[0]
-    return [
-        helper.make_node("Gather", [codes, node.input[1]], [f"{out}.codes"]),
-        helper.make_node("Gather", [scales, node.input[1]], [f"{out}.scales"]),
-        helper.make_node("Cast", [f"{out}.codes"], [f"{out}.float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", [f"{out}.float", f"{out}.zero"], [f"{out}.centred"]),
-        helper.make_node("Unsqueeze", [f"{out}.scales", f"{out}.last"], [f"{out}.column"]),
-        helper.make_node("Mul", [f"{out}.centred", f"{out}.column"], [f"{out}.blocks"]),
-        helper.make_node("Reshape", [f"{out}.blocks", f"{out}.shape"], [out]),
-    ]
+def _fold_transposes(graph: onnx.GraphProto) -> None:
+    """Turn the large weights that the exporter left to be transposed at run time."""
+    arrays = {t.name: t for t in graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in arrays]:
+        turned = numpy_helper.to_array(arrays[node.input[0]]).T
+        if turned.ndim == 2:
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(turned), node.input[0] + ".T"))
+            for other in graph.node:
+                for i, name in enumerate(other.input):
+                    if name == node.output[0]:
+                        other.input[i] = node.input[0] + ".T"
+            graph.node.remove(node)
 
 
-def _constants(out: str, width: int) -> list:
-    return [numpy_helper.from_array(np.array(128, np.float32), f"{out}.zero"),
-            numpy_helper.from_array(np.array([-1], np.int64), f"{out}.last"),
-            numpy_helper.from_array(np.array([0, 0, width], np.int64), f"{out}.shape")]
+_ACTIVATION = {"quant.127": np.array(127, np.float32), "quant.128": np.array(128, np.float32),
+               "quant.zero": np.array(128, np.uint8), "quant.tiny": np.array(1e-9, np.float32),
+               "quant.last": np.array([-1], np.int64)}
+
+
+class _Additions:
+    """The nodes and tensors of the new graph, in order."""
+
+    def __init__(self):
+        self.nodes: list = []
+        self.tensors: dict[str, onnx.TensorProto] = {}
+
+    def constants(self, arrays: dict[str, np.ndarray]) -> None:
+        for name, array in arrays.items():
+            self.tensors.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+    def op(self, kind: str, inputs: list[str], output: str, **attributes) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def product(self, node, weight: np.ndarray) -> None:
+        """x @ W for W (K, N)."""
+        name = node.input[1]
+        codes, scales = quantize_channels(weight, axis=1)
+        self.constants({f"{name}.codes": codes, f"{name}.scales": scales})
+        self._integer(node, f"{name}.codes", f"{name}.scales")
+
+    def tied(self, node, table: np.ndarray) -> None:
+        """x @ W.T for an embedding W (N, K) that rows are gathered from too. The turned codes are folded at load time."""
+        name = node.input[1].removesuffix(".T")
+        codes, scales = quantize_channels(table, axis=0)
+        self.constants({**_ACTIVATION, f"{name}.codes": codes, f"{name}.scales": scales})
+        turned = self.op("Transpose", [f"{name}.codes"], f"{node.output[0]}.turned", perm=[1, 0])
+        self._integer(node, turned, f"{name}.scales")
+
+    def rows(self, node, table: np.ndarray) -> None:
+        """Rows of an embedding."""
+        name, out = node.input[0], node.output[0]
+        codes, scales = quantize_channels(table, axis=0)
+        self.constants({**_ACTIVATION, f"{name}.codes": codes, f"{name}.scales": scales})
+        row = self.op("Cast", [self.op("Gather", [f"{name}.codes", node.input[1]], f"{out}.codes")], f"{out}.float",
+                      to=TensorProto.FLOAT)
+        scale = self.op("Gather", [f"{name}.scales", node.input[1]], f"{out}.scales")
+        self.op("Mul", [row, self.op("Unsqueeze", [scale, "quant.last"], f"{out}.column")], out)
+
+    def blocks(self, node, weight: np.ndarray) -> None:
+        """Four bits."""
+        name = node.input[1]
+        codes, scales = quantize_blocks(np.ascontiguousarray(weight.T), 4)
+        self.constants({f"{name}.codes": codes, f"{name}.scales": scales})
+        self.op("MatMulNBits", [node.input[0], f"{name}.codes", f"{name}.scales"], node.output[0], domain=DOMAIN,
+                K=weight.shape[0], N=weight.shape[1], bits=4, block_size=BLOCK, accuracy_level=4)
+
+    def _integer(self, node, codes: str, scales: str) -> None:
+        """Quantise the rows of x, multiply in integers, scale back."""
+        x, out = node.input[0], node.output[0]
+        at = f"{x}.quantised"
+        if not any(at in n.output for n in self.nodes):  # query, key and value share their input
+            top = self.op("ReduceMax", [self.op("Abs", [x], f"{x}.abs"), "quant.last"], f"{x}.top", keepdims=1)
+            top = self.op("Max", [top, "quant.tiny"], f"{x}.range")
+            scaled = self.op("Mul", [x, self.op("Div", ["quant.127", top], f"{x}.gain")], f"{x}.scaled")
+            shifted = self.op("Add", [self.op("Round", [scaled], f"{x}.rounded"), "quant.128"], f"{x}.shifted")
+            self.op("Cast", [shifted], at, to=TensorProto.UINT8)
+            self.op("Div", [top, "quant.127"], f"{x}.step")
+        product = self.op("MatMulInteger", [at, codes, "quant.zero"], f"{out}.integer")
+        product = self.op("Cast", [product], f"{out}.float", to=TensorProto.FLOAT)
+        self.op("Mul", [self.op("Mul", [product, f"{x}.step"], f"{out}.rows"), scales], out)

@@ -10,12 +10,16 @@ from speechstream.export.onnx import export_step
 from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
 
 
-def encoder_step(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, Tensor, EncoderState]:
+def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Tensor, ...]:
     """mel (B, mels, 2c+1) to the decoder's memory of these frames, two of (B, layers, H, c, Dh), the CTC head's
-    log-probabilities (B, c // 2, pieces) and the new state."""
-    features, state = model.encoder.step(mel, state)
-    keys, values = model.decoder.memory(features)
-    return keys, values, model.ctc_log_probs(features), state
+    log-probabilities (B, c // 2, pieces), and the chunk's own keys and values for the cache, (B, layers, H, c, Dh).
+
+    The graph leaves the cache to its caller, who keeps the last `left` frames of it: copying megabytes in and out would
+    cost more than a short chunk's arithmetic. Positions are in the features, so the cache may be kept in any order, if
+    only the rows not yet filled are the first ones (`speechstream.engines.onnx` keeps a ring).
+    """
+    features, keys, values = model.encoder.chunk(mel, state)
+    return *model.decoder.memory(features), model.ctc_log_probs(features), keys, values
 
 
 def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
@@ -24,8 +28,9 @@ def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
     model = model.eval()
     state = model.encoder.init_state(2)
     batch = {f"state.{n}": {0: "batch"} for n in ("mel", "keys", "values", "frames")}
-    encoder = export_step(model, lambda mel, s: encoder_step(model, mel, s), {"mel": torch.randn(2, c.mels, 33)}, state,
-                          ["memory_keys", "memory_values", "ctc"], {"mel": {0: "batch", 2: "mel_frames"}, **batch})
+    encoder = export_step(model, lambda mel, s: (*encoder_chunk(model, mel, s), None), {"mel": torch.randn(2, c.mels, 33)},
+                          state, ["memory_keys", "memory_values", "ctc", "chunk.keys", "chunk.values"],
+                          {"mel": {0: "batch", 2: "mel_frames"}, **batch})
     memory = torch.randn(2, c.decoder_layers, c.heads, 12, c.width // c.heads)
     past = torch.randn(2, c.decoder_layers, c.heads, 5, c.width // c.heads)
     like = DecoderState(past, past.clone(), torch.tensor([5, 3]))
