@@ -5,7 +5,7 @@ Each is read into one dictionary of tensors under openai/whisper's own parameter
 
 from __future__ import annotations
 
-import json
+import pickle
 import re
 import struct
 from pathlib import Path
@@ -49,8 +49,11 @@ def load_whisper(path: str | Path, left: int = 400) -> Whisper:
         return _build({name: w.float() for name, w in weights.items()}, left)
     except SpeechStreamError:
         raise
+    except pickle.UnpicklingError as error:  # torch's own message recommends to switch the protection off
+        raise SpeechStreamError(f"{path} is damaged, or holds objects other than tensors, which are never loaded") from error
     except Exception as error:  # torch, safetensors and struct each raise their own kinds on a damaged file
-        raise SpeechStreamError(f"{path} is not a readable Whisper checkpoint: {str(error).splitlines()[0][:200]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise SpeechStreamError(f"{path} is not a readable Whisper checkpoint: {reason}") from error
 
 
 def _build(weights: dict[str, Tensor], left: int) -> Whisper:
@@ -86,7 +89,7 @@ def _from_hugging_face(path: Path) -> dict[str, Tensor]:
 
 def _from_ctranslate2(data: bytes) -> dict[str, Tensor]:
     """CTranslate2's own container: little endian, names and shapes before each raw array, then aliases."""
-    types = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+    types = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16, 5: np.uint16}  # 5: bfloat16
     at = 0
 
     def number(kind: str) -> int:
@@ -119,7 +122,9 @@ def _from_ctranslate2(data: bytes) -> dict[str, Tensor]:
 
 
 def _dequantised(name: str, a: np.ndarray, raw: dict[str, np.ndarray]) -> Tensor:
-    if a.dtype == np.int8:  # one scale a row: value = int8 / scale
+    if a.dtype == np.uint16:  # bfloat16: the upper half of a float32
+        a = (a.astype(np.uint32) << 16).view(np.float32)
+    elif name + "_scale" in raw:  # int8 with a scale a row, int16 with one for all: value = code / scale
         scale = raw[name + "_scale"].astype(np.float32)
         a = a.astype(np.float32) / scale.reshape(-1, *[1] * (a.ndim - 1))
     return torch.from_numpy(a.astype(np.float32))
