@@ -55,3 +55,12 @@ def wav(tmp_path):
         sf.write(path, 0.1 * np.sin(2 * np.pi * 300 * t), rate)
         return path
     return make
+
+
+@pytest.fixture
+def model():
+    """The folder of the embedded model."""
+    folder = REPO / "speechstream" / "models" / "causal-whisper-base"
+    if not folder.is_dir():
+        pytest.skip("the embedded model is not in this checkout (speechstream/models/causal-whisper-base)")
+    return folder

@@ -64,7 +64,7 @@ class Pty:
         fcntl.ioctl(self.side, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen, self.drawn = Screen(columns, rows), ""
 
-    def until(self, condition, seconds=60):
+    def until(self, condition, seconds=120):
         end = time.monotonic() + seconds
         while time.monotonic() < end and not condition(self):
             if select.select([self.main], [], [], 0.1)[0]:
@@ -91,7 +91,7 @@ def test_a_sentence_is_redrawn_and_then_final(cli):
     pty.until(lambda p: p.screen.text == "word0 word1 word2 word3\nword4")
     process.stdin.close()
     pty.until(lambda p: p.screen.text == "word0 word1 word2 word3\nword4 tail20000")
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     os.close(pty.main), os.close(pty.side)
 
 
@@ -99,7 +99,7 @@ def test_a_progress_bar_on_stderr_alone(cli, wav):
     pty = Pty(columns=80)
     env = {**cli.environment, "TERM": "xterm"}
     process = cli.start("transcribe", wav("a.wav", 5.0), stdout=subprocess.PIPE, stderr=pty.side, env=env)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=120)[0]
     assert out.count(b"\n") == 3 and b"\x1b" not in out
     os.close(pty.side)
     drawn = b""
