@@ -249,7 +249,7 @@ def main() -> int:
     if not args.skip_benchmarks:
         from kernels import benchmarks
         lines = benchmarks.run(args.device, Path(args.out).with_suffix(".png") if args.out else None,
-                               deadline=begun + 450)
+                               deadline=begun + 450 if args.device == "cuda" else float("inf"))
         report += ["", *lines]
         print("\n".join(lines))
     if args.out:
