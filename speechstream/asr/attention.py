@@ -13,9 +13,10 @@ from typing import Generator
 
 import numpy as np
 
+from speechstream.asr.events import Word
 from speechstream.asr.timing import token_spans
 from speechstream.asr.vocabulary import Vocabulary
-from speechstream.engines.protocol import DecoderState, Engine
+from speechstream.engines.protocol import DecoderState, Encoded, Engine
 
 FRAME_S = 0.02
 TOKENS_PER_S = 9       # nobody speaks faster; what exceeds it is a loop
@@ -23,26 +24,30 @@ BLOCK_FRAMES = 128     # memory grows by blocks, so that it is rarely copied
 
 
 class Memory:
-    """Cross-attention keys and values of a segment's frames, (1, layers, H, T, Dh), growing at the end.
+    """What the encoder has said of a segment's frames: keys and values for cross-attention, (1, layers, H, T, Dh), and
+    the CTC head's log-probabilities of each pair of frames, (1, T // 2, pieces). All of it grows at the end.
 
     Frames up to `confirmed` will not change; those after it come from the encoder's quick pass and may be overwritten.
     """
 
     def __init__(self):
-        self.keys = self.values = None
+        self.keys = self.values = self.ctc = None
         self.frames = self.confirmed = 0
 
-    def put(self, at: int, keys: np.ndarray, values: np.ndarray, confirmed: bool) -> None:
-        end = at + keys.shape[3]
+    def put(self, at: int, encoded: Encoded, confirmed: bool) -> None:
+        end, pair = at + encoded.keys.shape[3], at // 2
         if self.keys is None or end > self.keys.shape[3]:
             size = -(-end // BLOCK_FRAMES) * BLOCK_FRAMES
-            grown = [np.zeros((*a.shape[:3], size, a.shape[4]), a.dtype) for a in (keys, values)]
+            grown = [np.zeros((*a.shape[:3], size, a.shape[4]), a.dtype) for a in (encoded.keys, encoded.values)]
+            ctc = np.zeros((1, size // 2, encoded.ctc.shape[2]), encoded.ctc.dtype)
             if self.keys is not None:
                 for new, old in zip(grown, (self.keys, self.values)):
                     new[:, :, :, : self.frames] = old[:, :, :, : self.frames]
-            self.keys, self.values = grown
-        self.keys[:, :, :, at:end] = keys
-        self.values[:, :, :, at:end] = values
+                ctc[:, : self.frames // 2] = self.ctc[:, : self.frames // 2]
+            (self.keys, self.values), self.ctc = grown, ctc
+        self.keys[:, :, :, at:end] = encoded.keys
+        self.values[:, :, :, at:end] = encoded.values
+        self.ctc[:, pair: pair + encoded.ctc.shape[1]] = encoded.ctc
         self.frames = max(self.frames, end)
         if confirmed:
             self.confirmed = end
@@ -71,20 +76,21 @@ class Hypothesis:
     probabilities: list[float] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
     stable: int = 0
+    cache: DecoderState | None = None  # of the prompt and the stable tokens but the last
 
 
 class AttentionDecoder:
-    """Incremental greedy decoding; one instance serves all streams, each with its `Hypothesis` and cache."""
+    """Incremental greedy decoding; one instance serves all streams, each with its `Hypothesis`."""
 
     def __init__(self, vocabulary: Vocabulary, margin_s: float = 0.5):
         self.vocabulary, self.margin_s = vocabulary, margin_s
 
-    def extend(self, hypothesis: Hypothesis, cache: DecoderState, memory: Memory, final: bool
-               ) -> Generator[Decode, tuple, tuple[Hypothesis, DecoderState]]:
-        """Bring a hypothesis up to date with its memory. `cache` holds the prompt and the stable tokens but the last.
+    def init_state(self, engine: Engine) -> Hypothesis:
+        return Hypothesis(cache=engine.decoder_state())
 
-        `final` says that no more audio follows: everything becomes stable.
-        """
+    def extend(self, hypothesis: Hypothesis, memory: Memory, final: bool) -> Generator[Decode, tuple, Hypothesis]:
+        """Bring a hypothesis up to date with its memory. `final` says that no more audio follows: all becomes stable."""
+        cache = hypothesis.cache
         v, kept = self.vocabulary, hypothesis.stable
         context = v.prompt + hypothesis.tokens[:kept]
         draft = hypothesis.tokens[kept:]
@@ -109,7 +115,21 @@ class AttentionDecoder:
                 state = _keep(state, len(v.prompt) + len(new.tokens) - 1)
                 feed, first, draft = new.tokens[-1:], 0, []
         new.stable = len(new.tokens) if final else max(kept, self._settled(new, memory))
-        return new, _keep(state, len(v.prompt) + new.stable - 1)
+        new.cache = _keep(state, len(v.prompt) + new.stable - 1)
+        return new
+
+    def text(self, h: Hypothesis) -> tuple[str, str]:
+        """The stable and the unstable part."""
+        return self.vocabulary.text(h.tokens[: h.stable]), self.vocabulary.text(h.tokens[h.stable:])
+
+    def words(self, h: Hypothesis) -> list[Word]:
+        """The words of the stable part, in seconds from the segment's start."""
+        tokens, out = h.tokens[: h.stable], []
+        spans = token_spans(table(h.rows[: h.stable])) * FRAME_S
+        for a, b in self.vocabulary.words(tokens):
+            if text := self.vocabulary.text(tokens[a:b]):
+                out.append(Word(text, float(spans[a, 0]), float(spans[b - 1, 1]), min(h.probabilities[a:b])))
+        return out
 
     def _choose(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits = logits[:, : self.vocabulary.end + 1]  # what lies beyond starts transcripts and is never chosen

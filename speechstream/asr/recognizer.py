@@ -17,16 +17,16 @@ from typing import Callable, Generator, Iterator
 import numpy as np
 
 from speechstream import bundle
-from speechstream.asr.attention import AttentionDecoder, Decode, Hypothesis, Memory, table
+from speechstream.asr.attention import AttentionDecoder, Memory
+from speechstream.asr.ctc_decoder import CtcDecoder
 from speechstream.asr.events import Endpoint, Event, Final, Partial, Transcript, Word
 from speechstream.asr.segmenter import WINDOW_S, EndpointRules, Segmenter
-from speechstream.asr.timing import token_spans
 from speechstream.asr.vocabulary import Vocabulary
 from speechstream.audio.features import SAMPLE_RATE, LogMel
 from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
 from speechstream.audio.vad import WINDOW, Vad
-from speechstream.engines.protocol import DecoderState, Engine, EncoderState
+from speechstream.engines.protocol import Engine, EncoderState
 from speechstream.errors import SpeechStreamError
 
 FRAME = 320  # samples of one encoder frame, 20 ms
@@ -63,7 +63,7 @@ class Pass:
                 return advanced
             at = self.frames
             out, self.state = yield Encode(mel[None, :, 2 * at: 2 * (at + n) + 1], self.state)
-            memory.put(at, out.keys, out.values, self.confirmed)
+            memory.put(at, out, self.confirmed)
             self.frames, advanced = at + n, True
 
 
@@ -77,7 +77,7 @@ class Segment:
         self.mel_state = r.features.init_state()
         self.mel = np.zeros((r.features.mels, 0), np.float32)
         self.passes = [Pass(r.engine, chunk, chunk == owner.chunks[-1]) for chunk in owner.chunks]
-        self.memory, self.hypothesis, self.cache = Memory(), Hypothesis(), r.engine.decoder_state()
+        self.memory, self.hypothesis = Memory(), r.decoder.init_state(r.engine)
         self.said = ("", "")
 
     def feed(self, x: np.ndarray) -> Generator:
@@ -104,31 +104,25 @@ class Segment:
     def _decode(self, final: bool) -> Generator:
         if self.memory.frames:
             decoder = self.owner.recognizer.decoder
-            self.hypothesis, self.cache = yield from decoder.extend(self.hypothesis, self.cache, self.memory, final)
+            self.hypothesis = yield from decoder.extend(self.hypothesis, self.memory, final)
 
-    def words(self, count: int | None = None, spoken_until: float | None = None) -> list[Word]:
-        """The first `count` tokens as words, with times from the start of the stream."""
-        h, v = self.hypothesis, self.owner.recognizer.vocabulary
-        tokens = h.tokens[:count]
-        spans = token_spans(table(h.rows[: len(tokens)])) * (FRAME / SAMPLE_RATE) + self.start / SAMPLE_RATE
-        out = []
-        for a, b in v.words(tokens):
-            text = v.text(tokens[a:b])
-            if text:
-                start, end = float(spans[a, 0]), float(spans[b - 1, 1])
-                if spoken_until is not None:
-                    end = max(min(end, spoken_until), start + 0.02)
-                out.append(Word(text, round(start, 3), round(end, 3), round(min(h.probabilities[a:b]), 3)))
+    def words(self, spoken_until: float | None = None) -> list[Word]:
+        """The stable words, in seconds from the start of the stream; none ends after `spoken_until`."""
+        out, offset = [], self.start / SAMPLE_RATE
+        for w in self.owner.recognizer.decoder.words(self.hypothesis):
+            start, end = w.start + offset, w.end + offset
+            if spoken_until is not None:
+                end = max(min(end, spoken_until), start + 0.02)
+            out.append(Word(w.text, round(start, 3), round(end, 3), round(w.confidence, 3)))
         return out
 
     def partial(self, heard: float) -> Partial | None:
         """What has changed since it was last asked, if anything has."""
-        h, v = self.hypothesis, self.owner.recognizer.vocabulary
-        stable, unstable = v.text(h.tokens[: h.stable]), v.text(h.tokens[h.stable:])
-        if (stable, unstable) == self.said or not any(c.isalnum() for c in stable + unstable):
+        now = self.owner.recognizer.decoder.text(self.hypothesis)
+        if now == self.said or not any(c.isalnum() for part in now for c in part):
             return None
-        self.said = (stable, unstable)
-        return Partial(stable, unstable, round(heard, 3))
+        self.said = now
+        return Partial(*now, round(heard, 3))
 
 
 class Stream:
@@ -142,7 +136,8 @@ class Stream:
         self.segmenter = recognizer.segmenter.init_state()
         self.pending = np.zeros(0, np.float32)   # less than a window
         self.recent = np.zeros(0, np.float32)    # the last windows, for what precedes an onset
-        self.heard = 0                           # samples at 16 kHz judged so far
+        self.heard = 0                           # samples at 16 kHz judged so far, whole windows
+        self.received = 0                        # samples at 16 kHz that came
         self.segment: Segment | None = None
         self.finished = False
 
@@ -171,12 +166,12 @@ class Stream:
         else:
             x, self.resampler_state = self.resampler.step(to_mono(block)[None], self.resampler_state)
         self.pending = np.concatenate([self.pending, x[0]])
+        self.received += x.shape[1]
         while len(self.pending) >= WINDOW:
             window, self.pending = self.pending[:WINDOW], self.pending[WINDOW:]
             yield from self._window(window, events)
         if block is None:
-            tail = len(self.pending)
-            if tail:
+            if tail := len(self.pending):
                 yield from self._window(np.pad(self.pending, (0, WINDOW - tail)), events)
             if self.segment:
                 yield from self._close(events, ended=False)
@@ -205,18 +200,16 @@ class Stream:
     def _close(self, events: list[Event], ended: bool) -> Generator:
         segment, self.segment = self.segment, None
         yield from segment.close()
-        spoken = (self.heard - (self.segmenter.run * WINDOW if ended else 0)) / SAMPLE_RATE
-        self._say(segment, events, segment.words(spoken_until=spoken), spoken)
+        spoken = min(self.heard - (self.segmenter.run * WINDOW if ended else 0), self.received) / SAMPLE_RATE
+        self._say(segment, events, segment.words(spoken), spoken)
         if ended:
             events.append(Endpoint(round(spoken, 3), round(self.heard / SAMPLE_RATE, 3)))
 
     def _cut(self, events: list[Event]) -> Generator:
         """A segment grew too long: end it in the widest gap between its recent stable words, go on from there."""
         segment = self.segment
-        count = segment.hypothesis.stable
-        words = segment.words(count)
-        spans = self.recognizer.vocabulary.words(segment.hypothesis.tokens[:count])
-        if len(words) < 2 or len(words) != len(spans):
+        words = segment.words()
+        if len(words) < 2:
             yield from self._close(events, ended=False)
             self.segment = Segment(self, self.heard)
             return
@@ -224,15 +217,12 @@ class Stream:
         n = max(range(first, len(words) - 1), key=lambda i: (words[i + 1].start - words[i].end, i), default=first)
         at = int(words[n].end * SAMPLE_RATE)
         audio = np.concatenate(segment.audio)[at - segment.start:]
-        h = segment.hypothesis
-        end = spans[n][1]
-        segment.hypothesis = Hypothesis(h.tokens[:end], h.probabilities[:end], h.rows[:end], end)
         self._say(segment, events, words[: n + 1], at / SAMPLE_RATE)
         self.segment = Segment(self, at)
         yield from self.segment.feed(audio)
 
     def _say(self, segment: Segment, events: list[Event], words: list[Word], end: float) -> None:
-        text = self.recognizer.vocabulary.text(segment.hypothesis.tokens)
+        text = " ".join(w.text for w in words)
         if any(c.isalnum() for c in text):
             events.append(Final(text, tuple(words), round(segment.start / SAMPLE_RATE, 3), round(end, 3)))
 
@@ -247,20 +237,20 @@ class Recognizer:
             print(stream.finish())
     """
 
-    def __init__(self, engine: Engine, vocabulary: Vocabulary, rules: EndpointRules = EndpointRules(),
-                 confirm_ms: int = CONFIRM_MS, margin_s: float = 0.5, card: dict | None = None, features: LogMel | None = None):
-        self.engine, self.vocabulary, self.rules, self.card = engine, vocabulary, rules, card or {}
+    def __init__(self, engine: Engine, decoder: AttentionDecoder | CtcDecoder, rules: EndpointRules = EndpointRules(),
+                 confirm_ms: int = CONFIRM_MS, card: dict | None = None, features: LogMel | None = None):
+        self.engine, self.decoder, self.rules, self.card = engine, decoder, rules, card or {}
         self.features, self.vad, self.segmenter = features or LogMel(), Vad(), Segmenter(rules)
-        self.decoder = AttentionDecoder(vocabulary, margin_s)
         self.confirm_ms = confirm_ms
         self.latencies = LATENCIES_MS
 
     @classmethod
     def load(cls, path: str | Path | None = None, engine: str = "onnx", device: str = "cpu", threads: int = 1,
-             **options) -> "Recognizer":
+             decoder: str = "attention", beam: int = 1, **options) -> "Recognizer":
         """Open a bundle; without a path, the embedded one.
 
-        engine: "onnx" or "torch". Raises SpeechStreamError where the bundle is damaged or is not a recogniser.
+        engine: "onnx" or "torch". decoder: "attention" (Whisper's own) or "ctc", whose search keeps `beam` prefixes.
+        Other options are those of the constructor. Raises SpeechStreamError where the bundle is damaged or is not a recogniser.
         """
         b = bundle.load(path or bundle.embedded("asr"))
         if b.task != "asr":
@@ -274,7 +264,13 @@ class Recognizer:
             runner = TorchEngine(read_whisper(b), device, threads)
         else:
             raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
-        return cls(runner, Vocabulary(b.path / "vocabulary.json"), card=b.card, **options)
+        if decoder == "attention":
+            reader = AttentionDecoder(Vocabulary(b.file("vocabulary.json")))
+        elif decoder == "ctc":
+            reader = CtcDecoder(b.file("ctc.json"), beam)
+        else:
+            raise ValueError(f"decoder must be 'attention' or 'ctc', got {decoder!r}")
+        return cls(runner, reader, card=b.card, **options)
 
     def stream(self, latency_ms: int = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
         """Open a live stream; latency_ms is the encoder's chunk, one of `latencies`."""
