@@ -47,7 +47,8 @@ class Segmenter:
     def step(self, p: float, state: SegmenterState) -> tuple[str | None, SegmenterState]:
         r, now = self.rules, state.windows
         if not state.speaking:
-            run = state.run + 1 if p >= r.onset else 0
+            before = 0 if now == state.closed else state.run  # the run of silence that closed a segment is no speech
+            run = before + 1 if p >= r.onset else 0
             if run * WINDOW_S < r.speech_s:
                 return None, replace(state, windows=now + 1, run=run)
             opened = max(state.closed, now + 1 - run - round(r.before_s / WINDOW_S))

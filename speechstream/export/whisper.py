@@ -23,8 +23,10 @@ def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Ten
 
 
 def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
-    """Graphs `encoder` and `decoder` of a model in fp32."""
+    """Graphs `encoder` and `decoder` of a model in fp32. Raises ValueError where it has no CTC head."""
     c = model.config
+    if model.ctc is None:
+        raise ValueError("the model has no CTC head, which the encoder's graph ends with: set ctc_vocabulary and train it")
     model = model.eval()
     state = model.encoder.init_state(2)
     batch = {f"state.{n}": {0: "batch"} for n in ("mel", "keys", "values", "frames")}

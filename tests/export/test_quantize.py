@@ -1,0 +1,166 @@
+"""Quantised weights: bounds on their error, integer arithmetic against numpy's, and rows that do not know each other."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from speechstream.export.quantize import (BLOCK, SMALLEST, dequantize_blocks, dequantize_channels, quantize_blocks,
+                                          quantize_channels, quantize_graph)
+
+K, N = 128, 160  # a weight of 20 480 elements: large enough to be quantised
+
+
+def weights(seed=0, shape=(K, N)):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(shape) * np.exp(rng.standard_normal(shape[1]))).astype(np.float32)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_channels_round_to_the_nearest_step(axis):
+    w = weights()
+    w[(3, slice(None)) if axis == 0 else (slice(None), 3)] = 0
+    codes, scales = quantize_channels(w, axis)
+    assert codes.shape == w.shape and codes.dtype == np.int8 and codes.min() >= -127
+    assert scales.shape == (w.shape[axis],) and scales.dtype == np.float32
+    error = np.abs(dequantize_channels(codes, scales, axis) - w)
+    assert (error <= np.expand_dims(scales, 1 - axis) * 0.5001).all() and error.max() > 0
+    largest = np.abs(w).max(1 - axis)
+    np.testing.assert_allclose(np.abs(dequantize_channels(codes, scales, axis)).max(1 - axis), largest, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits, steps", [(8, 127), (4, 7)])
+def test_blocks_round_to_the_nearest_step(bits, steps):
+    w = weights(1).T.copy()
+    w[0, :BLOCK] = 0
+    w[1, 0] = 1000  # harms its own block alone
+    codes, scales = quantize_blocks(w, bits)
+    assert codes.shape == (N, K // BLOCK, BLOCK * bits // 8) and codes.dtype == np.uint8
+    assert scales.shape == (N, K // BLOCK)
+    blocks = w.reshape(N, K // BLOCK, BLOCK)
+    np.testing.assert_allclose(scales, np.abs(blocks).max(-1) / steps, rtol=1e-6, atol=1e-12)
+    error = np.abs(dequantize_blocks(codes, scales, bits) - w).reshape(blocks.shape)
+    assert (error <= scales[..., None] * 0.5001).all()
+    assert error[1, 1].max() < error[1, 0].max()
+    with pytest.raises(ValueError, match="multiple of 64"):
+        quantize_blocks(w[:, :100], bits)
+
+
+def graph(nodes, arrays, inputs, outputs):
+    return helper.make_model(helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(n, t, s) for n, t, s in inputs],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()]), opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10)
+
+
+def run(model, **inputs):
+    onnx.checker.check_model(model)
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)
+
+
+@pytest.fixture(scope="module")
+def product():
+    return graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights()},
+                 [("x", TensorProto.FLOAT, ["b", "t", K])], [("y", ["b", "t", N])])
+
+
+def activations(seed=2):
+    x = np.random.default_rng(seed).standard_normal((3, 5, K)).astype(np.float32)
+    x[0, 1] *= 1000  # a loud row
+    x[1, 2] = 0
+    x[2, 4, 7] = 300  # a row with an outlier
+    return x
+
+
+def by_hand(x, w):
+    """Row-wise integers: the definition, in 64 bits."""
+    codes, scales = quantize_channels(w, axis=1)
+    top = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-9))
+    rows = np.rint(x * (np.float32(127) / top)).astype(np.int64)
+    return (rows @ codes.astype(np.int64)) * (top.astype(np.float64) / 127) * scales
+
+
+def test_eight_bits_equal_integer_arithmetic(product):
+    x, w = activations(), weights()
+    kept = product.SerializeToString()
+    small = quantize_graph(product, 8)
+    assert product.SerializeToString() == kept  # a copy was changed
+    assert small.ByteSize() < 0.35 * product.ByteSize()
+    y = run(small, x=x)[0]
+    np.testing.assert_allclose(y, by_hand(x, w), rtol=1e-5, atol=1e-5 * np.abs(x).max(-1, keepdims=True).max())
+    # each product errs by at most half a step of x on |w| and half a step of w on |x|
+    _, scales = quantize_channels(w, axis=1)
+    step = np.abs(x).max(-1, keepdims=True) / 127
+    bound = step / 2 * np.abs(w).sum(0) + scales / 2 * (np.abs(x) + step).sum(-1, keepdims=True)
+    assert (np.abs(y - x @ w) <= bound * 1.01 + 1e-6).all()
+    assert not y[1, 2].any()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_row_depends_on_itself_alone(product, bits):
+    x = activations()
+    small = quantize_graph(product, bits)
+    together = run(small, x=x)[0]
+    rounding = 0 if bits == 8 else 1e-5  # MatMulNBits adds its blocks up in another order for a single row
+    for b in range(3):
+        for t in range(5):
+            alone, expected = run(small, x=x[b:b + 1, t:t + 1])[0][0, 0], together[b, t]
+            np.testing.assert_allclose(alone, expected, rtol=0, atol=rounding * np.abs(expected).max())
+    np.testing.assert_array_equal(run(small, x=x[::-1].copy())[0], together[::-1])
+
+
+def test_four_bits_stay_within_their_steps(product):
+    x, w = activations(3)[:, :1], weights()
+    w4 = dequantize_blocks(*quantize_blocks(np.ascontiguousarray(w.T), 4), 4).T
+    y = run(quantize_graph(product, 4), x=x)[0]
+    blocks = np.abs(x.reshape(3, 1, -1, BLOCK)).max(-1) / 127  # activations are rounded block by block
+    bound = np.einsum("btk,kn->btn", np.repeat(blocks, BLOCK, -1), np.abs(w4))
+    assert (np.abs(y - x @ w4) <= bound + 1e-4).all()
+
+
+def test_inputs_in_common_are_quantised_once():
+    names = ["query", "key", "value"]
+    model = graph([helper.make_node("MatMul", ["x", n], [n + ".y"]) for n in names],
+                  {n: weights(i) for i, n in enumerate(names)}, [("x", TensorProto.FLOAT, ["b", "t", K])],
+                  [(n + ".y", ["b", "t", N]) for n in names])
+    small = quantize_graph(model, 8)
+    kinds = [n.op_type for n in small.graph.node]
+    assert kinds.count("MatMulInteger") == 3 and kinds.count("Round") == 1
+    x = activations()
+    for y, i in zip(run(small, x=x), range(3)):
+        np.testing.assert_allclose(y, by_hand(x, weights(i)), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_tied_embedding_is_stored_once(bits):
+    table = weights(5, (300, 64))
+    model = graph([helper.make_node("Gather", ["e", "ids"], ["rows"]),
+                   helper.make_node("Transpose", ["e"], ["turned"], perm=[1, 0]),
+                   helper.make_node("MatMul", ["rows", "turned"], ["logits"])], {"e": table},
+                  [("ids", TensorProto.INT64, ["b", "t"])], [("rows", ["b", "t", 64]), ("logits", ["b", "t", 300])])
+    small = quantize_graph(model, bits)
+    sizes = {t.name: int(np.prod(t.dims)) for t in small.graph.initializer}
+    assert sizes["e.codes"] == table.size and sizes["e.scales"] == 300
+    assert sum(sizes.values()) < table.size + 400
+    ids = np.array([[0, 299, 7], [7, 1, 0]])
+    rows, logits = run(small, ids=ids)
+    expected = dequantize_channels(*quantize_channels(table, axis=0), axis=0)
+    np.testing.assert_allclose(rows, expected[ids], rtol=1e-6)
+    top = np.abs(rows).max(-1, keepdims=True)
+    integers = np.rint(rows * (127 / top)) * top / 127
+    np.testing.assert_allclose(logits, integers @ expected.T, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_small_or_not_constant_stays():
+    small = weights(6, (64, SMALLEST // 64 - 1))
+    model = graph([helper.make_node("MatMul", ["x", "small"], ["y"]), helper.make_node("MatMul", ["x", "z"], ["v"])],
+                  {"small": small}, [("x", TensorProto.FLOAT, [2, 64]), ("z", TensorProto.FLOAT, [64, 300])],
+                  [("y", [2, SMALLEST // 64 - 1]), ("v", [2, 300])])
+    after = quantize_graph(model, 8)
+    assert [n.op_type for n in after.graph.node] == ["MatMul", "MatMul"]
+    assert [t.name for t in after.graph.initializer] == ["small"]
+    for bits in (2, 16, None):
+        with pytest.raises(ValueError, match="bits must be 4 or 8"):
+            quantize_graph(model, bits)

@@ -1,0 +1,263 @@
+"""The graphs of a causal Whisper and its bundle, against the torch network they were made from."""
+
+import copy
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from speechstream import bundle
+from speechstream.engines.onnx import OnnxEngine
+from speechstream.engines.protocol import DecoderState
+from speechstream.engines.torch import TorchEngine
+from speechstream.errors import SpeechStreamError
+from speechstream.export import bundle as export_bundle
+from speechstream.export.bundle import read_whisper, write_whisper
+from speechstream.export.quantize import quantize_graph
+from speechstream.export.whisper import export_whisper
+from speechstream.nn.whisper import Whisper, WhisperConfig
+from speechstream.state import flatten, select, stack, unflatten
+
+CONFIG = WhisperConfig(mels=8, width=128, heads=2, encoder_layers=2, decoder_layers=2, vocabulary=200, text_context=40,
+                       positions=40, left=20, ctc_vocabulary=65, alignment_heads=((0, 1), (1, 0)))
+CARD = {"name": "tiny", "licence": "CC0"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = Whisper(CONFIG).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(0.03 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def graphs(model):
+    return export_whisper(model)
+
+
+def save(graphs, folder):
+    for name, graph in graphs.items():
+        onnx.checker.check_model(graph)
+        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
+    return OnnxEngine(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(graphs, tmp_path_factory):
+    return save(graphs, tmp_path_factory.mktemp("fp32"))
+
+
+def mel(frames, batch, seed=0):
+    return np.random.default_rng(seed).standard_normal((batch, CONFIG.mels, 2 * frames + 1)).astype(np.float32)
+
+
+def copied(state):
+    """An engine may write into the state it is given."""
+    return unflatten(state, {n: a.copy() for n, a in flatten(state).items()})
+
+
+def encode(engine, x, chunk, state=None):
+    """A stream of chunks, the last may be short: memory keys, values and CTC of all, and the state."""
+    state, out = copied(state or engine.encoder_state(len(x))), []
+    for at in range(0, x.shape[2] - 1, 2 * chunk):
+        encoded, state = engine.encode(x[:, :, at:at + 2 * chunk + 1], state)
+        out.append(encoded)
+    return ([np.concatenate([getattr(e, n) for e in out], axis) for n, axis in (("keys", 3), ("values", 3), ("ctc", 1))],
+            state)
+
+
+def decode(engine, memory, tokens, split, mask):
+    state, out, at = engine.decoder_state(len(tokens)), [], 0
+    for size in split:
+        logits, alignment, state = engine.decode(tokens[:, at:at + size], *memory, mask, state)
+        out.append((logits, alignment))
+        at += size
+    return np.concatenate([o[0] for o in out], 1), np.concatenate([o[1] for o in out], 1), state
+
+
+@pytest.mark.parametrize("chunk, batch", [(2, 1), (4, 3), (7, 2), (16, 1), (33, 2), (100, 1)])
+def test_one_encoder_graph_serves_all_chunks_and_batches(model, engine, chunk, batch):
+    x = mel(100, batch, seed=chunk)  # round the clock of 40 and the cache of 20 several times
+    (keys, values, ctc), state = encode(engine, x, chunk)
+    with torch.no_grad():
+        features = model.encoder(torch.from_numpy(x), chunk=chunk)
+        expected = *model.decoder.memory(features), torch.cat([model.ctc_log_probs(f) for f in features.split(chunk, 1)], 1)
+    for got, want in zip((keys, values, ctc), expected):
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-4)
+    assert state.frames.tolist() == [100] * batch
+
+
+def test_unsynchronised_streams_share_the_encoder(engine):
+    sounds, ages = [mel(70, 1, seed=s) for s in range(3)], [0, 8, 44]
+    states = [encode(engine, x[:, :, :2 * n + 1], 4)[1] if n else engine.encoder_state() for x, n in zip(sounds, ages)]
+    block = np.concatenate([x[:, :, 2 * n:2 * n + 33] for x, n in zip(sounds, ages)])
+    (keys, values, ctc), after = encode(engine, block, 8, stack(states))
+    for b, (x, n) in enumerate(zip(sounds, ages)):
+        alone, one = encode(engine, x[:, :, 2 * n:2 * n + 33], 8, states[b])
+        for got, want in zip((keys, values, ctc), alone):
+            np.testing.assert_allclose(got[b:b + 1], want, rtol=1e-4, atol=1e-5)
+        for name, a in flatten(select(after, b)).items():
+            np.testing.assert_allclose(a, flatten(one)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch, split", [(1, [9]), (2, [4, 1, 4]), (3, [1] * 9)])
+def test_one_decoder_graph_serves_all_lengths_and_batches(model, engine, batch, split):
+    rng = np.random.default_rng(batch)
+    features = rng.standard_normal((batch, 13 + batch, CONFIG.width)).astype(np.float32)
+    tokens = rng.integers(0, CONFIG.vocabulary, (batch, 9))
+    mask = np.arange(13 + batch) < rng.integers(3, 13, (batch, 1))
+    with torch.no_grad():
+        memory = [m.numpy() for m in model.decoder.memory(torch.from_numpy(features))]
+        expected = model.decoder(torch.from_numpy(tokens), torch.from_numpy(features), torch.from_numpy(mask)).numpy()
+    logits, alignment, state = decode(engine, memory, tokens, split, mask)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    _, where, _ = decode(TorchEngine(model), memory, tokens, split, mask)
+    np.testing.assert_allclose(alignment, where, rtol=1e-4, atol=1e-4)
+    assert state.tokens.tolist() == [9] * batch
+
+
+def test_left_padded_streams_share_the_decoder(engine):
+    rng = np.random.default_rng(3)
+    memory = [rng.standard_normal((2, 2, 2, 11, 64)).astype(np.float32) for _ in range(2)]
+    mask, tokens = np.ones((2, 11), bool), rng.integers(0, 200, (2, 8))
+    one = [m[:1] for m in memory], [m[1:] for m in memory]
+    a = decode(engine, one[0], tokens[:1, :5], [5], mask[:1])[2]
+    b = decode(engine, one[1], tokens[1:, :2], [2], mask[:1])[2]
+    pad = [(0, 0), (0, 0), (0, 0), (3, 0), (0, 0)]
+    both = stack([a, DecoderState(*(np.pad(x, pad, constant_values=9.0) for x in (b.keys, b.values)), b.tokens)])
+    block = np.stack([tokens[0, 5:8], tokens[1, 2:5]])
+    logits, _, _ = engine.decode(block, *memory, mask, both)
+    for row, state in ((0, a), (1, b)):
+        expected, _, _ = engine.decode(block[row:row + 1], *one[row], mask[:1], state)
+        np.testing.assert_allclose(logits[row:row + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_states_begin_alike_in_both_engines(model, engine):
+    other = TorchEngine(model)
+    for mine, theirs in ((engine.encoder_state(2), other.encoder_state(2)),
+                         (engine.decoder_state(2), other.decoder_state(2))):
+        mine, theirs = flatten(mine), flatten(theirs)
+        assert {n: (a.shape, a.dtype) for n, a in mine.items()} == {n: (a.shape, a.dtype) for n, a in theirs.items()}
+        assert not any(a.any() for a in mine.values())
+
+
+def test_axes_carry_their_names(graphs):
+    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+              for v in graphs["encoder"].graph.input}
+    assert shapes["mel"] == ["batch", 8, "mel_frames"] and shapes["state.keys"] == ["batch", 2, 2, 20, 64]
+    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+              for v in graphs["decoder"].graph.input}
+    assert shapes["tokens"] == ["batch", "tokens"] and shapes["state.keys"] == ["batch", 2, 2, "past", 64]
+    assert shapes["memory_keys"] == ["batch", 2, 2, "frames", 64] and shapes["mask"] == ["batch", "frames"]
+
+
+def close(got, expected, error):
+    """Equal but for rounding: the error relative to the spread, in the mean square."""
+    spread = np.sqrt(np.mean((expected - expected.mean()) ** 2))
+    assert np.sqrt(np.mean((got - expected) ** 2)) < error * spread
+
+
+@pytest.mark.parametrize("bits, error", [(8, 0.03), (4, 0.3)])
+def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, bits, error):
+    small = save({name: quantize_graph(g, bits) for name, g in graphs.items()}, tmp_path)
+    x = mel(64, 3)
+    x[1] *= 30  # a loud stream must not make its neighbours coarser
+    together, _ = encode(small, x, 16)
+    for b in range(3):
+        alone, _ = encode(small, x[b:b + 1], 16)
+        for got, want in zip(together, alone):
+            different = np.abs(got[b:b + 1] - want) > 1e-4  # a rounding may fall to the other side
+            assert different.mean() < 0.01
+            close(got[b:b + 1], want, 0.01)
+    for got, want in zip(together, encode(engine, x, 16)[0]):
+        close(got, want, error)
+
+
+@pytest.fixture(scope="module")
+def write(model, graphs, tmp_path_factory):
+    """`write_whisper` on graphs exported once."""
+    source = tmp_path_factory.mktemp("vocabulary")
+    pieces = [f"\u0120w{i}" for i in range(CONFIG.vocabulary)]
+    (source / "vocabulary.json").write_text(json.dumps({"pieces": pieces, "end": 190, "prompt": [191], "merges": ["x"]}))
+    (source / "ctc.json").write_text("[]")
+
+    def written(bits):
+        folder = tmp_path_factory.mktemp(f"bundle{bits}") / "new"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export_bundle, "export_whisper", lambda m: copy.deepcopy(graphs))
+            write_whisper(model, folder, source, CARD, bits)
+        return bundle.load(folder)
+    return written
+
+
+@pytest.mark.parametrize("bits, error", [(None, 1e-4), (8, 0.03), (4, 0.05)])
+def test_a_bundle_gives_both_engines_the_same_network(model, write, bits, error):
+    b = write(bits)
+    assert (b.task, b.architecture, b.card) == ("asr", "causal-whisper", CARD)
+    network = read_whisper(b)
+    assert network.config == CONFIG
+    for name, w in model.state_dict().items():
+        got, w = network.state_dict()[name].numpy(), w.numpy()
+        if bits is None or w.size < 16_384 or w.ndim != 2:
+            np.testing.assert_array_equal(got, w, err_msg=name)
+        else:
+            steps = 7 if bits == 4 and "embedding" not in name else 127
+            assert (np.abs(got - w) <= np.abs(w).max(1, keepdims=True) * 0.5001 / steps).all(), name
+    one, other = OnnxEngine(b.path), TorchEngine(network)
+    x = mel(48, 2)
+    memory, expected = encode(one, x, 16)[0], encode(other, x, 16)[0]
+    for got, want in zip(memory, expected):
+        close(got, want, error)
+    tokens, mask = np.arange(12).reshape(2, 6), np.ones((2, 48), bool)
+    got, want = (decode(e, memory[:2], tokens, [6], mask) for e in (one, other))
+    close(got[0], want[0], error)
+    close(got[1], want[1], error)
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_graphs_point_into_the_weights(write, bits):
+    b = write(bits)
+    weights = load_file(b.path / "model.safetensors")
+    data = (b.path / "model.safetensors").read_bytes()
+    used = set()
+    for name in ("encoder", "decoder"):
+        path = b.path / f"{name}.onnx"
+        onnx.checker.check_model(str(path))
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                assert len(tensor.raw_data) < 1024, tensor.name
+                continue
+            at = {e.key: e.value for e in tensor.external_data}
+            assert at["location"] == "model.safetensors"
+            piece = data[int(at["offset"]):int(at["offset"]) + int(at["length"])]
+            a = np.frombuffer(piece, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+            np.testing.assert_array_equal(a, weights[tensor.name])
+            used.add(tensor.name)
+    stored = {n for n, a in weights.items() if a.nbytes >= 1024}
+    assert used == stored  # nothing is stored that no graph reads
+    assert b.config["bits"] == bits
+    assert "merges" not in json.loads((b.path / "vocabulary.json").read_text())
+
+
+def test_a_graph_of_another_runner_is_refused(engine, tmp_path, graphs):
+    save(graphs, tmp_path)
+    (tmp_path / "encoder.onnx").write_bytes((tmp_path / "decoder.onnx").read_bytes())
+    with pytest.raises(SpeechStreamError, match="no input 'state.mel'"):
+        OnnxEngine(tmp_path)
+    (tmp_path / "encoder.onnx").write_bytes(b"not a graph")
+    with pytest.raises(SpeechStreamError, match="not a usable ONNX graph") as caught:
+        OnnxEngine(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_a_ctc_head_is_refused():
+    with pytest.raises(ValueError, match="CTC head"):
+        export_whisper(Whisper(WhisperConfig(mels=8, width=8, heads=1, encoder_layers=1, decoder_layers=1,
+                                             vocabulary=9, text_context=4, positions=8, left=4)))
+
+
