@@ -4,7 +4,7 @@ Frames are grouped into chunks of `chunk` frames. A query sees its own chunk and
 
     visible(t, s)  <=>  start(t) - left <= s < start(t) + chunk,     start(t) = chunk * (t // chunk)
 
-Shapes are (B, H, T, Dh) throughout.
+Shapes are (B, H, T, Dh) throughout. On a GPU both go to the kernels (`kernels.dispatch`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels import dispatch
 
 QUERY_BLOCK = 128  # frames scored at once offline: long enough for fast products, short enough to skip most of the mask
 
@@ -23,6 +25,8 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int | None, left: 
     q, k, v: (B, H, T, Dh). `chunk` None means that every frame sees every other. `lengths` (B,): keys past a
     stream's length are hidden. Returns (B, H, T, Dh).
     """
+    if dispatch.uses_kernel(q, k, v, gradient=True):
+        return dispatch.chunked_attention(q, k, v, chunk, left, lengths)
     T = q.shape[2]
     valid = None if lengths is None else torch.arange(T, device=q.device) < lengths[:, None]  # (B, T)
     if chunk is None or chunk >= T:
@@ -49,6 +53,8 @@ def step_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
     Of a young stream only the last `filled` (B,) cache rows are real. New positions see all of each other: mask them
     outside where they must not. The two parts are scored apart and share one softmax, so the cache is never copied.
     """
+    if dispatch.uses_kernel(q, k, v, keys):
+        return dispatch.attention_step(q, k, v, keys, values, filled)[0]
     L = keys.shape[2]
     hidden = torch.arange(L, device=q.device) < L - filled[:, None]  # (B, L)
     q = q * q.shape[-1] ** -0.5
