@@ -125,7 +125,7 @@ class AttentionDecoder:
     def words(self, h: Hypothesis) -> list[Word]:
         """The words of the stable part, in seconds from the segment's start."""
         tokens, out = h.tokens[: h.stable], []
-        spans = token_spans(table(h.rows[: h.stable])) * FRAME_S
+        spans = token_spans(table(h.rows)) * FRAME_S  # with those of the unstable ones: they have their share of the frames
         for a, b in self.vocabulary.words(tokens):
             if text := self.vocabulary.text(tokens[a:b]):
                 out.append(Word(text, float(spans[a, 0]), float(spans[b - 1, 1]), min(h.probabilities[a:b])))

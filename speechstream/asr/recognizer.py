@@ -206,18 +206,18 @@ class Stream:
             events.append(Endpoint(round(spoken, 3), round(self.heard / SAMPLE_RATE, 3)))
 
     def _cut(self, events: list[Event]) -> Generator:
-        """A segment grew too long: end it in the widest gap between its recent stable words, go on from there."""
-        segment = self.segment
-        words = segment.words()
-        if len(words) < 2:
-            yield from self._close(events, ended=False)
-            self.segment = Segment(self, self.heard)
-            return
-        first = len(words) // 2
-        n = max(range(first, len(words) - 1), key=lambda i: (words[i + 1].start - words[i].end, i), default=first)
-        at = int(words[n].end * SAMPLE_RATE)
+        """A segment grew too long: end it after its last stable word, and go on from there."""
+        segment, decoder = self.segment, self.recognizer.decoder
+        words, said = segment.words(), decoder.text(segment.hypothesis)[0]
+        while len(words) > 1 and " ".join(w.text for w in words[:-1]).startswith(said):
+            words.pop()  # a last word that was not said to be stable may go on
+        if not words:  # offline nothing has been decoded yet; the last word may be broken off and is heard again
+            yield from segment.close()
+            words = segment.words()
+            words = words[:-1] or words
+        at = int(words[-1].end * SAMPLE_RATE) if words else self.heard
         audio = np.concatenate(segment.audio)[at - segment.start:]
-        self._say(segment, events, words[: n + 1], at / SAMPLE_RATE)
+        self._say(segment, events, words, at / SAMPLE_RATE)
         self.segment = Segment(self, at)
         yield from self.segment.feed(audio)
 
