@@ -103,12 +103,13 @@ def test_a_row_depends_on_itself_alone(product, bits):
     x = activations()
     small = quantize_graph(product, bits)
     together = run(small, x=x)[0]
-    rounding = 0 if bits == 8 else 1e-5  # MatMulNBits adds its blocks up in another order for a single row
+    rounding = 0 if bits == 8 else 1e-5  # MatMulNBits adds its blocks up in an order that depends on a row's place
     for b in range(3):
         for t in range(5):
             alone, expected = run(small, x=x[b:b + 1, t:t + 1])[0][0, 0], together[b, t]
             np.testing.assert_allclose(alone, expected, rtol=0, atol=rounding * np.abs(expected).max())
-    np.testing.assert_array_equal(run(small, x=x[::-1].copy())[0], together[::-1])
+    turned = run(small, x=x[::-1].copy())[0][::-1]
+    assert (np.abs(turned - together) <= rounding * np.abs(together).max(-1, keepdims=True)).all()
 
 
 def test_four_bits_stay_within_their_steps(product):
