@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="PATH", help="write to this file, or into this folder one file for each recording")
     add("--model", metavar="BUNDLE", help="the folder of another model than the embedded one")
     add("--engine", choices=("onnx", "torch"), default="onnx", help="what runs the network; default: onnx")
-    add("--decoder", choices=("attention", "ctc", "transducer"), help="default: the one the model recommends")
+    add("--decoder", choices=("attention", "ctc"),
+        help="Whisper's own decoder (the default), or the CTC head: faster, less right")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs; default: cpu")
     add("--raw", metavar="RATE[:DTYPE[:CHANNELS]]", type=parse_raw,
         help="standard input is PCM without a header: Hz, then uint8, int16 (the default), int24, int32, float32 or "

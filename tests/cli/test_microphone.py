@@ -1,5 +1,6 @@
 """`speechstream transcribe --mic` on a real sound server: what is played into it is written while it sounds."""
 
+import json
 import re
 import signal
 import subprocess
@@ -44,7 +45,7 @@ def test_the_microphone_until_a_signal(server, cli, number, code):
     process.send_signal(number)
     rest = process.stdout.read().decode()
     assert re.search(r"tail\d+\n$", rest), rest
-    assert process.wait(60) == code
+    assert process.wait(120) == code
     assert "Traceback" not in process.stderr.read().decode()
 
 
@@ -57,9 +58,13 @@ def test_speech_is_transcribed_live(server, real_cli, model, fixtures_dir):
     process = real_cli.start("transcribe", "--mic", "default", "--format", "jsonl", env=environment(server, real_cli),
                              stderr=subprocess.PIPE)
     listening(process)
-    assert server.play(fixtures_dir / "austen_0870.flac").wait(60) == 0
+    assert server.play(fixtures_dir / "austen_0870.flac").wait(120) == 0
     time.sleep(2.0)
     process.send_signal(signal.SIGINT)
     out = process.stdout.read().decode()
-    assert process.wait(60) == 130
-    assert '"partial"' in out and "Dashwood" in "".join(line for line in out.splitlines() if '"final"' in line), out
+    assert process.wait(120) == 130
+    events = [json.loads(line) for line in out.splitlines()]
+    assert any(e["type"] == "partial" for e in events)
+    heard = " ".join(e["text"] for e in events if e["type"] == "final").lower()
+    spoken = ["leisure", "consider", "how", "much", "there", "might", "prudently", "power"]
+    assert sum(word in heard for word in spoken) >= 6, heard  # a busy computer may lose some sound
