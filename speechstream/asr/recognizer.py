@@ -31,7 +31,7 @@ from speechstream.errors import SpeechStreamError
 
 FRAME = 320  # samples of one encoder frame, 20 ms
 LATENCIES_MS = (80, 160, 320, 640, 1280)
-CONFIRM_MS = 1280
+CONFIRM_MS = 2560  # a longer chunk hears more of what follows; words become stable that much later
 
 
 @dataclass
