@@ -31,7 +31,7 @@ class Cli:
         if data is not None:
             options["stdin"] = subprocess.PIPE
         process = self.start(*arguments, **options)
-        out, err = process.communicate(data, timeout=120)
+        out, err = process.communicate(data, timeout=300)
         return subprocess.CompletedProcess(arguments, process.returncode, (out or b"").decode(), (err or b"").decode())
 
 
