@@ -20,6 +20,8 @@ from speechstream.engines.protocol import DecoderState, Encoded, Engine
 
 FRAME_S = 0.02
 TOKENS_PER_S = 9       # nobody speaks faster; what exceeds it is a loop
+REPEATED = 8           # tokens in a row that were written before, of the same sound: the decoder reads it once more
+SAME_GAZE = 0.8        # correlation from which two tokens' attention is to the same sound
 BLOCK_FRAMES = 128     # memory grows by blocks, so that it is rarely copied
 
 
@@ -109,6 +111,10 @@ class AttentionDecoder:
                 new.tokens.append(token)
                 new.probabilities.append(float(probability[n]))
                 new.rows.append(alignment[0, first + n, : memory.frames].copy())
+                if (once := self._once(new)) < len(new.tokens):
+                    once, ended = max(once, kept), True
+                    del new.tokens[once:], new.probabilities[once:], new.rows[once:]
+                    break
                 if n >= len(draft) or token != draft[n]:
                     break
             if not ended:  # the last token has been chosen but not read
@@ -125,7 +131,7 @@ class AttentionDecoder:
     def words(self, h: Hypothesis) -> list[Word]:
         """The words of the stable part, in seconds from the segment's start."""
         tokens, out = h.tokens[: h.stable], []
-        spans = token_spans(table(h.rows)) * FRAME_S  # with those of the unstable ones: they have their share of the frames
+        spans = token_spans(table(h.rows)) * FRAME_S  # with the unstable ones, which have their share of the frames
         for a, b in self.vocabulary.words(tokens):
             if text := self.vocabulary.text(tokens[a:b]):
                 out.append(Word(text, float(spans[a, 0]), float(spans[b - 1, 1]), min(h.probabilities[a:b])))
@@ -142,6 +148,25 @@ class AttentionDecoder:
         tail = tokens[-31:] + [token]
         return any(len(tail) >= 4 * k and len({tuple(tail[len(tail) - (j + 1) * k: len(tail) - j * k])
                                                for j in range(4)}) == 1 for k in range(1, 9))
+
+    def _once(self, h: Hypothesis) -> int:
+        """How many tokens stand before the decoder began to read the same sound again: all of them, as a rule.
+
+        A speaker may repeat a sentence, but the attention then goes on; in a loop it goes back.
+        """
+        n, tail = len(h.tokens), h.tokens[-REPEATED:]
+        for lag in range(3, n - REPEATED + 1):
+            if h.tokens[n - REPEATED - lag: n - lag] == tail:
+                w = table(h.rows)
+                w -= w.mean(0)  # every token looks at some frames
+                a, b = w[n - REPEATED:], w[n - REPEATED - lag: n - lag]
+                if (a * b).sum() > SAME_GAZE * max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-9):
+                    w = w.clip(0)
+                    gaze = w @ np.arange(w.shape[1]) / (w.sum(1) + 1e-9)
+                    begin = n - REPEATED  # the copy may begin with a token or two that differ: a small letter, a mark
+                    back = (i for i in range(max(begin - 2, 1), begin) if gaze[i - 1] - gaze[i] > 0.5 / FRAME_S)
+                    return next(back, begin)
+        return n
 
     def _settled(self, h: Hypothesis, memory: Memory) -> int:
         """How many tokens are in words that ended well before the end of the confirmed audio."""

@@ -180,6 +180,35 @@ def test_loops_are_stopped(vocabulary, period):
     assert again.tokens == h.tokens
 
 
+@pytest.mark.parametrize("size", [5, 9, 18, 30])
+@pytest.mark.parametrize("opening", [0, 1, 2])
+def test_a_sentence_that_is_read_again_is_written_once(vocabulary, size, opening):
+    """The decoder goes back to the beginning; the second reading begins with other tokens (a small letter, a mark)."""
+    cycle = np.random.default_rng(size).permutation(WORDS)[:size].tolist()
+
+    def script(tokens, memory):
+        n = len(tokens)
+        token = END - 1 - n % size if n >= size and n % size < opening else cycle[n % size]
+        return token, n % size * 10, n % size * 10 + 10
+
+    decoder, memory, engine = AttentionDecoder(vocabulary), Memory(), ScriptedEngine(script)
+    hear(memory, 10 * size)
+    h = extend(decoder, engine, decoder.init_state(engine), memory)
+    hear(memory, 40)
+    h = extend(decoder, engine, h, memory, final=True)
+    assert h.tokens[:size] == cycle
+    assert len(h.tokens) == size if size > 8 else len(h.tokens) <= 3 * size + 8  # short ones only by their number
+
+
+def test_a_sentence_that_is_said_again_is_written_again(vocabulary):
+    cycle = np.random.default_rng(0).permutation(WORDS)[:18].tolist()
+    engine = ScriptedEngine(lambda tokens, memory: (cycle[len(tokens) % 18], 10 * len(tokens), 10 * len(tokens) + 10)
+                            if len(tokens) < 36 else (END, 0, 1))
+    decoder, memory = AttentionDecoder(vocabulary), Memory()
+    hear(memory, 360)
+    assert extend(decoder, engine, decoder.init_state(engine), memory, final=True).tokens == cycle * 2
+
+
 @pytest.mark.parametrize("frames", [2, 100, 700])
 def test_nobody_speaks_faster_than_the_limit(vocabulary, frames):
     numbers = np.random.default_rng(0).integers(0, END, 2000).tolist()

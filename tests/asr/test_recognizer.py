@@ -162,7 +162,7 @@ def test_any_blocks_give_the_same_events(asr, short, reference, sizes):
 def test_any_rate_gives_the_text(asr, short, reference, rate):
     sound = Resampler(16000, rate)(short["sound"])
     said = plain(text(listen(asr, sound, rate=rate, sizes=(997, 20000))))
-    assert edits(plain(text(reference)), said) <= (2 if rate == 8000 else 1)  # half the band is missing at 8 kHz
+    assert edits(plain(text(reference)), said) <= (4 if rate == 8000 else 1)  # half the band is missing at 8 kHz
 
 
 @pytest.mark.parametrize("kind", ["int16", "float64", "stereo", "stereo int16", "column"])
