@@ -106,34 +106,36 @@ class Attention(nn.Module):
         self.register_buffer("table", None, persistent=False)
 
     def position_table(self, queries: int) -> Tensor:
-        """Projected distance embeddings (H, Dh, L + 2 * queries), from the oldest key of the last query on."""
-        width = self.left + 2 * queries
+        """Projected embeddings (H, L + 2 * queries - 1, Dh) of the distances, from last query to oldest key on."""
+        width = self.left + 2 * queries - 1
         e = relative_embedding(self.left + queries - 1, width, self.pos.in_features,
                                self.pos.weight.device, self.pos.weight.dtype)
-        return self.pos(e).view(width, self.heads, self.dim_head).permute(1, 2, 0)
+        return self.pos(e).view(width, self.heads, self.dim_head).transpose(0, 1)
 
     def _table(self, queries: int) -> Tensor:
         if self.table is None:
             return self.position_table(queries)
-        most = (self.table.shape[-1] - self.left) // 2
+        most = (self.table.shape[1] - self.left + 1) // 2
         if not torch.compiler.is_exporting() and queries > most:
             return self.position_table(queries)
-        return self.table[..., most - queries:most + queries + self.left]
+        rows = torch.arange(self.left + 2 * queries - 1, device=self.table.device) + (most - queries)
+        return self.table.index_select(1, rows)  # not a slice: the exporter must see its length
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, N, D); keys and values (B, H, L, Dh) cached. Returns y (B, N, D) and the new cache."""
-        b, n = x.shape[0], x.shape[1]
+        b, n = x.shape[:2]
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.dim_head)).permute(2, 0, 3, 1, 4).unbind(0)
         if not self.relative:
             q, k = rotate(q, *windows.angles), rotate(k, *windows.angles)
         k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-        keys, values = k[:, :, n:], v[:, :, n:]
+        if self.left:
+            keys, values = k[:, :, -self.left:], v[:, :, -self.left:]
         q, k, v = windows.split(q * self.dim_head**-0.5, k, v, self.left)
         if self.relative:
             table = self._table(windows.queries)
             scale = self.dim_head**-0.5
             scores = (q + self.bias_u * scale) @ k.transpose(-1, -2)
-            scores = scores + skew((q + self.bias_v * scale) @ table, k.shape[2])
+            scores = scores + skew((q + self.bias_v * scale) @ table.transpose(-1, -2), k.shape[2])
         else:
             scores = q @ k.transpose(-1, -2)
         scores = scores.masked_fill(~windows.mask, torch.finfo(scores.dtype).min)

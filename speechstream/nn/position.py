@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BASE = 10000.0  # longest wavelength over 2 pi, in positions, of both encodings
@@ -52,11 +53,12 @@ def relative_embedding(first: int, count: int, dim: int, device=None, dtype: tor
 
 
 def skew(scores: Tensor, keys: int) -> Tensor:
-    """Scores by distance (..., c, keys + c) to scores by key (..., c, keys).
+    """Scores by distance (..., c, keys + c - 1) to scores by key (..., c, keys).
 
-    Row i of the result starts c - 1 - i columns into row i of the input. Flattened, that start moves by one row less
-    one column each time, so one slice and one reshape do it. The input's last column is there for this only.
+    Row i of the result starts c - 1 - i columns into row i of the input. With one column more in each row and the first
+    c entries dropped, that start moves by one place a row, so a change of shape does it (Transformer-XL, appendix B).
     """
-    c, width = scores.shape[-2], scores.shape[-1]
-    flat = scores.flatten(-2)[..., c - 1:c - 1 + c * (width - 1)]
-    return flat.unflatten(-1, (c, width - 1))[..., :keys]
+    c, width = scores.shape[-2], keys + scores.shape[-2] - 1
+    lead = scores.shape[:-2]
+    flat = F.pad(scores, (1, 0)).reshape(*lead, width + 1, c)[..., 1:, :]
+    return flat.reshape(*lead, c, width)[..., :keys]

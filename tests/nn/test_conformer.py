@@ -203,12 +203,12 @@ def test_subsampling_counts_frames():
 
 
 def test_skew_reads_distance_by_position():
-    c, past = 3, 4
-    table = torch.arange(past + 2 * c).expand(c, -1).contiguous()  # entry = index of the distance past + c - 1 - entry
-    got = skew(table, past + c)
-    for i in range(c):
-        for j in range(past + c):
-            assert past + c - 1 - got[i, j] == past + i - j
+    for c, past in ((3, 4), (1, 5), (4, 0)):
+        table = torch.arange(past + 2 * c - 1.0).expand(c, -1)  # entry = index of the distance past + c - 1 - entry
+        got = skew(table, past + c)
+        for i in range(c):
+            for j in range(past + c):
+                assert past + c - 1 - got[i, j] == past + i - j
 
 
 def test_rotary_positions_stay_exact():
