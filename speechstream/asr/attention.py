@@ -92,8 +92,9 @@ class AttentionDecoder:
 
     def extend(self, hypothesis: Hypothesis, memory: Memory, final: bool) -> Generator[Decode, tuple, Hypothesis]:
         """Bring a hypothesis up to date with its memory. `final` says that no more audio follows: all becomes stable."""
-        cache = hypothesis.cache
         v, kept = self.vocabulary, hypothesis.stable
+        again = final or memory.frames == memory.confirmed  # keys of stable tokens recall where the sound ended then
+        cache = _keep(hypothesis.cache, 0) if again else hypothesis.cache
         context = v.prompt + hypothesis.tokens[:kept]
         draft = hypothesis.tokens[kept:]
         new = Hypothesis(hypothesis.tokens[:kept], hypothesis.probabilities[:kept], hypothesis.rows[:kept], kept)
@@ -103,6 +104,9 @@ class AttentionDecoder:
         state, ended = cache, False
         while not ended:
             logits, alignment, state = yield Decode(np.array([feed], np.int64), memory, state)
+            if again:  # and they are dated anew
+                new.rows = [row[: memory.frames].copy() for row in alignment[0, len(v.prompt) - 1: first]]
+                again = False
             best, probability = self._choose(logits[0, first:])
             for n, token in enumerate(best.tolist()):
                 if token == v.end or len(new.tokens) >= limit or self._loops(new.tokens, token):
