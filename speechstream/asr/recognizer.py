@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Callable, Generator, Iterator
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from speechstream.audio.samples import to_mono
 from speechstream.audio.vad import WINDOW, Vad
 from speechstream.engines.protocol import Engine, EncoderState
 from speechstream.errors import SpeechStreamError
+
+if TYPE_CHECKING:
+    from speechstream.engines.pool import Pool
 
 FRAME = 320  # samples of one encoder frame, 20 ms
 LATENCIES_MS = (80, 160, 320, 640, 1280)
@@ -272,14 +275,21 @@ class Recognizer:
             raise ValueError(f"decoder must be 'attention' or 'ctc', got {decoder!r}")
         return cls(runner, reader, card=b.card, **options)
 
-    def stream(self, latency_ms: int = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
-        """Open a live stream; latency_ms is the encoder's chunk, one of `latencies`."""
+    def stream(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
+        """Open a live stream; latency_ms is the encoder's chunk, one of `latencies`, or None: whole segments (offline)."""
+        if latency_ms is None:
+            return Stream(self, (None,), sample_rate)
         if latency_ms not in self.latencies:
             raise ValueError(f"latency_ms must be one of {', '.join(map(str, self.latencies))}, got {latency_ms!r}")
         chunks = (latency_ms // 20,)
         if self.confirm_ms > latency_ms:
             chunks = (latency_ms // 20, self.confirm_ms // 20)
         return Stream(self, chunks, sample_rate)
+
+    def pool(self, slots: int = 64) -> "Pool":
+        """Many unsynchronised streams in one batch: see `speechstream.engines.pool`."""
+        from speechstream.engines.pool import Pool
+        return Pool(self, slots)
 
     def transcribe(self, audio: str | Path | np.ndarray, sample_rate: int | None = None, latency_ms: int | None = None,
                    progress: Callable[[float], None] | None = None) -> Transcript:
@@ -298,7 +308,7 @@ class Recognizer:
         else:
             rate, samples = sample_rate, to_mono(audio)
             pieces = (samples[i: i + 10 * rate] for i in range(0, len(samples), 10 * rate))
-        stream = Stream(self, (None,), rate) if latency_ms is None else self.stream(latency_ms, rate)
+        stream = self.stream(latency_ms, rate)
         segments, done = [], 0
         for piece in pieces:
             segments += [e for e in stream.push(piece) if isinstance(e, Final)]

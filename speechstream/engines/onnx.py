@@ -9,6 +9,11 @@ import numpy as np
 from speechstream.engines.protocol import DecoderState, Encoded, EncoderState
 from speechstream.errors import SpeechStreamError
 
+# The decoder's past is padded on the left to a multiple of this many rows. onnxruntime sums a softmax in blocks of 64:
+# with the padding every row is summed alike whatever it shares a batch with, so a stream in a batch equals the stream
+# alone to the bit (a difference in the last place would be magnified by the rounding of activations to eight bits).
+PAST_ROWS = 64
+
 
 def session(path: str | Path, threads: int = 1, device: str = "cpu"):
     """Open an ONNX file. Raises SpeechStreamError where it is damaged, or where the device is not to be had."""
@@ -61,10 +66,19 @@ class OnnxEngine:
         return DecoderState(**{n: np.repeat(a, batch, 0) for n, a in self._decoder_like.items()})
 
     def decode(self, tokens, keys, values, mask, state):
+        pad = -state.keys.shape[3] % PAST_ROWS
         logits, alignment, *new = self.decoder.run(
             None, {"tokens": tokens, "memory_keys": keys, "memory_values": values, "mask": mask,
-                   "state.keys": state.keys, "state.values": state.values, "state.tokens": state.tokens})
-        return logits, alignment, DecoderState(*new)
+                   "state.keys": _padded(state.keys, pad), "state.values": _padded(state.values, pad),
+                   "state.tokens": state.tokens})
+        return logits, alignment, DecoderState(*(a[:, :, :, pad:] for a in new[:2]), new[2])
+
+
+def _padded(a: np.ndarray, rows: int) -> np.ndarray:
+    """The past (B, layers, H, S, Dh) with so many rows of zeros before it."""
+    out = np.zeros((*a.shape[:3], rows + a.shape[3], a.shape[4]), a.dtype)
+    out[:, :, :, rows:] = a
+    return out
 
 
 def _zeros(graph, kind) -> dict[str, np.ndarray]:
