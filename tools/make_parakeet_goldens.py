@@ -50,6 +50,7 @@ def goldens(name: str, model) -> dict[str, np.ndarray]:
     mel = torch.randn(2, FRAMES, 16, generator=torch.Generator().manual_seed(2))
     lengths = torch.tensor([FRAMES, SHORT])
     mask = torch.arange(FRAMES) < lengths[:, None]
+    mel = mel * mask[:, :, None]  # as its feature extractor pads: its first convolution does not mask
     out = {"mel": mel.numpy(), "lengths": lengths.numpy()}
     if name == "streaming":
         for right in LOOKAHEADS:
