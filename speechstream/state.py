@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any, Iterator, Sequence, TypeVar
 
 import numpy as np
@@ -22,6 +23,8 @@ import numpy as np
 from speechstream.errors import SpeechStreamError
 
 S = TypeVar("S")
+
+_DTYPE = re.compile(r"[<|][biuf][1248]")  # what `to_bytes` writes, little endian
 
 
 def fields(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -126,9 +129,10 @@ def from_bytes(data: bytes, like: S) -> S:
         header = json.loads(data[8:8 + size])
         offset, arrays = 8 + size, {}
         for h in header:
-            dtype, shape = np.dtype(h["dtype"]), tuple(int(n) for n in h["shape"])
-            if dtype.hasobject or min(shape, default=0) < 0:
+            shape = tuple(int(n) for n in h["shape"])
+            if not _DTYPE.fullmatch(h["dtype"]) or min(shape, default=0) < 0:  # numpy would parse far more than a name
                 raise ValueError(h)
+            dtype = np.dtype(h["dtype"])
             count = int(np.prod(shape))
             arrays[h["name"]] = np.frombuffer(data, dtype, count, offset).reshape(shape).copy()
             offset += count * dtype.itemsize

@@ -46,7 +46,8 @@ def test_round_trip(folder):
     with pytest.raises(SpeechStreamError, match="no file 'other'"):
         b.file("other")
     written = json.loads((folder / bundle.INDEX).read_text())["files"]
-    assert {n: e["sha256"] for n, e in written.items()} == {n: hashlib.sha256(d).hexdigest() for n, d in CONTENT.items()}
+    assert {n: e["sha256"] for n, e in written.items()} == {n: hashlib.sha256(d).hexdigest()
+                                                            for n, d in CONTENT.items()}
 
 
 def test_what_is_not_listed_is_not_checked(folder):
@@ -74,7 +75,9 @@ def test_truncated_grown_missing(folder):
     assert "model.safetensors" in refused(folder)
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/hostname", "a/../../x", "..", ".", "", "a//b", "a\\..\\b", "C:x", "a\0b", "./a"])
+@pytest.mark.parametrize("name", ["../x", "/etc/hostname", "a/../../x", "..", ".", "", "a//b", "a\\..\\b", "C:x",
+                                  "a\0b",
+                                  "./a"])
 def test_paths_outside_are_refused_before_they_are_opened(folder, name):
     (folder.parent / "x").write_bytes(b"")
     entry = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
@@ -84,7 +87,8 @@ def test_paths_outside_are_refused_before_they_are_opened(folder, name):
         bundle.write(folder, "asr", "a", {}, CARD, [name])
 
 
-@pytest.mark.parametrize("entry", [None, [], {}, {"bytes": 0}, {"bytes": "0", "sha256": "0" * 64}, {"bytes": True, "sha256": "0" * 64},
+@pytest.mark.parametrize("entry", [None, [], {}, {"bytes": 0}, {"bytes": "0", "sha256": "0" * 64},
+                                   {"bytes": True, "sha256": "0" * 64},
                                    {"bytes": -1, "sha256": "0" * 64}, {"bytes": 0, "sha256": "0" * 63},
                                    {"bytes": 0, "sha256": "G" * 64}, {"bytes": 0.0, "sha256": "0" * 64}])
 def test_entries_without_size_or_hash_are_refused(folder, entry):
@@ -98,7 +102,8 @@ def test_a_damaged_index_is_refused(folder, text):
     refused(folder)
 
 
-@pytest.mark.parametrize("changes", [{"files": []}, {"files": None}, {"config": 3}, {"card": "x"}, {"task": None}, {"architecture": 1}])
+@pytest.mark.parametrize("changes", [{"files": []}, {"files": None}, {"config": 3}, {"card": "x"}, {"task": None},
+                                     {"architecture": 1}])
 def test_an_index_of_wrong_types_is_refused(folder, changes):
     edit(folder, **changes)
     assert f"its {next(iter(changes))!r} is missing or is no JSON" in refused(folder)

@@ -29,7 +29,7 @@ words = st.text(st.characters(codec="utf-8", categories=("L", "N", "P")), min_si
 times = st.floats(0, 5, allow_nan=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(words, times, times), min_size=1, max_size=80))
 def test_limits_and_order(spoken):
     said = final(*zip(*spoken))
@@ -54,8 +54,8 @@ def test_captions_follow_their_words():
 
 
 def test_a_caption_ends_behind_punctuation_by_preference():
-    said = speech("It was a bright cold day in April, and the clocks were striking thirteen. Winston Smith slipped quickly "
-                  "through the glass doors.".split())
+    said = speech("It was a bright cold day in April, and the clocks were striking thirteen. Winston Smith slipped "
+                  "quickly through the glass doors.".split())
     lines = [c.lines for c in captions(said)]
     assert lines[0] == ("It was a bright cold day in April,", "and the clocks were striking thirteen.")
     assert lines[1] == ("Winston Smith slipped quickly", "through the glass doors.")
@@ -93,7 +93,8 @@ def cues(text):
     pattern = r"(\d+)\n(\d\d+):(\d\d):(\d\d)[,.](\d{3}) --> (\d\d+):(\d\d):(\d\d)[,.](\d{3})\n((?:.+\n)+)\n"
     found = re.findall(pattern, text)
     assert "".join(m.group(0) for m in re.finditer(pattern, text)) == text
-    seconds = [[3600 * int(f[i]) + 60 * int(f[i + 1]) + int(f[i + 2]) + int(f[i + 3]) / 1000 for i in (1, 5)] for f in found]
+    seconds = [[3600 * int(f[i]) + 60 * int(f[i + 1]) + int(f[i + 2]) + int(f[i + 3]) / 1000 for i in (1, 5)]
+               for f in found]
     assert [int(f[0]) for f in found] == list(range(1, len(found) + 1))
     return [(*s, f[9].splitlines()) for s, f in zip(seconds, found)]
 

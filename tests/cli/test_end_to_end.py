@@ -19,7 +19,8 @@ def transcripts(fixtures_dir):
 
 def plain(text):
     """Words in lower case, as in transcripts.json."""
-    return re.sub(r"[^a-z' ]", "", text.lower().replace("mr.", "mister").replace("mrs.", "missis").replace("\n", " ").replace("-", " ")).split()
+    text = text.lower().replace("mr.", "mister").replace("mrs.", "missis")
+    return re.sub(r"[^a-z' ]", "", re.sub(r"[\s-]", " ", text)).split()
 
 
 def errors(reference, heard):

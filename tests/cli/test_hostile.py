@@ -36,7 +36,8 @@ def hostile(tmp_path, wav):
     (tmp_path / "text.wav").write_text("This is no recording.\n" * 20)
     sf.write(tmp_path / "nan.wav", np.array([0.0, np.nan, 0.0]), 8000, subtype="FLOAT")
     return files | {"folder.wav": "is a directory", "empty.wav": "is empty", "silent.wav": "no samples",
-                    "text.wav": "cannot be read as audio", "missing.wav": "does not exist", "nan.wav": "not a finite number"}
+                    "text.wav": "cannot be read as audio", "missing.wav": "does not exist",
+                    "nan.wav": "not a finite number"}
 
 
 @pytest.mark.parametrize("latency", [[], ["--latency", "160"]], ids=["offline", "streaming"])
@@ -48,7 +49,8 @@ def test_each_is_one_sentence_and_the_rest_goes_on(cli, wav, hostile, latency):
     expected = {name: word for name, word in hostile.items() if word}
     assert len(sentences) == len(expected), done.stderr
     for (name, word), sentence in zip(expected.items(), sentences):
-        assert sentence.startswith("speechstream: ") and name in sentence and re.search(word, sentence), (name, word, sentence)
+        assert sentence.startswith("speechstream: ") and name in sentence, (name, sentence)
+        assert re.search(word, sentence), (word, sentence)
     assert "Traceback" not in done.stderr
     texts = dict(re.findall(r"==> (.*) <==\n((?:(?!==>).*\n?)*)", done.stdout))
     assert texts["good.wav"].strip() == "word0 word1 word2 word3\nword4 word5 tail24000"

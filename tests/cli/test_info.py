@@ -45,7 +45,8 @@ def test_info_on_a_damaged_bundle_is_one_sentence(model, capsys):
 
 
 def test_devices(monkeypatch, capsys):
-    found = [Device(0, "Built-in", "ALSA", 2, 2, 48000, True, False), Device(3, "Headset", "ALSA", 1, 0, 16000, False, False)]
+    found = [Device(0, "Built-in", "ALSA", 2, 2, 48000, True, False),
+             Device(3, "Headset", "ALSA", 1, 0, 16000, False, False)]
     monkeypatch.setattr("speechstream.audio.device.devices", lambda: found)
     assert main(["devices"]) == 0
     assert capsys.readouterr().out == ("microphones (* is the default)\n"

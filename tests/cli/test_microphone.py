@@ -51,7 +51,8 @@ def test_the_microphone_until_a_signal(server, cli, number, code):
 
 def test_a_microphone_that_is_not_there_is_one_sentence(server, cli):
     done = cli("transcribe", "--mic", "no such thing", env=environment(server, cli))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no microphone is called 'no such thing'" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "no microphone is called 'no such thing'" in done.stderr
 
 
 def test_speech_is_transcribed_live(server, real_cli, model, fixtures_dir):

@@ -134,7 +134,8 @@ def test_a_flac_from_a_pipe(cli, wav, tmp_path):
     assert cli("transcribe", "-", data=(tmp_path / "a.flac").read_bytes()).stdout == TEXT
 
 
-@pytest.mark.parametrize("raw, dtype, channels", [("8000", "<i2", 1), ("8000:float32", "<f4", 1), ("8000:int16:2", "<i2", 2)])
+@pytest.mark.parametrize("raw, dtype, channels", [("8000", "<i2", 1), ("8000:float32", "<f4", 1),
+                                                  ("8000:int16:2", "<i2", 2)])
 def test_raw_pcm_from_a_pipe(cli, raw, dtype, channels):
     data = np.zeros((24000, channels), dtype).tobytes()
     done = cli("transcribe", "-", "--raw", raw, data=data)
@@ -164,8 +165,10 @@ def test_what_came_before_a_fault_in_a_stream_is_kept(cli, wav):
 
 @pytest.mark.parametrize("arguments, said", [
     ([], "nothing to transcribe"), (["--mic", "3", "a.wav"], "--mic"), (["-", "-"], "once"),
-    (["a.wav", "--raw", "16000"], "standard input"), (["-", "--raw", "16000:int7"], "int7"), (["-", "--raw", "9"], "Hz"),
-    (["-", "--raw", "16000:int16:1:1"], "RATE"), (["-", "--raw", "much"], "RATE"), (["a.wav", "--latency", "100"], "1280"),
+    (["a.wav", "--raw", "16000"], "standard input"), (["-", "--raw", "16000:int7"], "int7"),
+    (["-", "--raw", "9"], "Hz"),
+    (["-", "--raw", "16000:int16:1:1"], "RATE"), (["-", "--raw", "much"], "RATE"),
+    (["a.wav", "--latency", "100"], "1280"),
     (["a.wav", "--format", "doc"], "doc"), (["a.wav", "--lat", "80"], "--lat"), (["a.wav", "-o", "no/where/"], None)])
 def test_arguments_that_cannot_be_meant_are_one_sentence(cli, wav, tmp_path, arguments, said):
     wav()
