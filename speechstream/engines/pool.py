@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from speechstream.asr.recognizer import Recognizer, Stream
 
 PIECE_S = 0.5         # pushed audio is heard in pieces of at most this: nobody's backlog holds up the others
-BATCHED_FRAMES = 64   # encoder chunks up to 1.28 s gain from a batch; longer ones fill the machine alone
+BATCHED_FRAMES = 128  # encoder chunks up to 2.56 s gain from a batch; longer ones fill the machine alone
 MEMORY_FRAMES = 128   # the least memory a batch is padded to, doubled until it fits
 
 
@@ -182,7 +182,8 @@ class Pool:
             events, ending, queue = snapshot.load_events(values["events"]), values["ending"], arrays["queue"]
             if type(ending) is not bool or (stream.finished and not ending):
                 raise ValueError("it is neither open nor finished")
-            queue = to_mono(queue.reshape(-1))
+            if queue.ndim != 1 or queue.dtype != np.float32 or not np.isfinite(queue).all():
+                raise ValueError("its audio is no audio")
         except (ValueError, KeyError, TypeError) as error:
             raise SpeechStreamError(f"this snapshot holds no stream of a pool: {error}") from error
         sid = self._seat(stream)

@@ -1,0 +1,109 @@
+"""How many live streams one core serves, and what a batch gains: printed as ratios against one stream alone.
+
+    python tools/bench_streams.py [--latency 160 640 1280] [--streams 1 8 32] [--seconds 8] [--engine onnx] [FILE ...]
+
+Every stream is pushed the same recordings, each from another place, in blocks of 20 ms, and the pool is stepped after
+every block: real time's order of events as fast as the core can. Streams per core = seconds of audio heard by all
+streams / seconds of work, on one thread. Run it on a machine that does nothing else.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from speechstream.asr.recognizer import SAMPLE_RATE, Recognizer  # noqa: E402
+from speechstream.audio.io import blocks  # noqa: E402
+from speechstream.audio.resample import Resampler  # noqa: E402
+
+BLOCK = SAMPLE_RATE // 50
+FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
+
+
+class Sizes:
+    """An engine, its calls and the requests in them."""
+
+    def __init__(self, engine):
+        self.engine, self.calls, self.rows = engine, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def encode(self, mel, state):
+        self.calls, self.rows = self.calls + 1, self.rows + len(mel)
+        return self.engine.encode(mel, state)
+
+    def decode(self, tokens, *rest):
+        self.calls, self.rows = self.calls + 1, self.rows + len(tokens)
+        return self.engine.decode(tokens, *rest)
+
+
+def speech(files: list[Path]) -> np.ndarray:
+    """The recordings one after another, at 16 kHz."""
+    parts = []
+    for path in files:
+        with blocks(path) as source:
+            parts.append(Resampler(source.rate, SAMPLE_RATE)(np.concatenate([b.reshape(len(b), -1).mean(1) for b in source])))
+    return np.concatenate(parts)
+
+
+def alone(asr: Recognizer, sound: np.ndarray, latency: int) -> float:
+    """Seconds of work for one stream outside any pool."""
+    begun = time.perf_counter()
+    with asr.stream(latency) as stream:
+        for i in range(0, len(sound), BLOCK):
+            stream.push(sound[i:i + BLOCK])
+        stream.finish()
+    return time.perf_counter() - begun
+
+
+def together(asr: Recognizer, sounds: list[np.ndarray], latency: int) -> tuple[float, float]:
+    """Seconds of work for all streams, and how many requests there were to a call."""
+    pool, sizes = asr.pool(len(sounds)), Sizes(asr.engine)
+    asr.engine = pool._batches.engine = sizes
+    try:
+        begun = time.perf_counter()
+        sids = [pool.open(latency) for _ in sounds]
+        for i in range(0, len(sounds[0]), BLOCK):
+            for sid, sound in zip(sids, sounds):
+                pool.push(sid, sound[i:i + BLOCK])
+            pool.step()
+        for sid in sids:
+            pool.finish(sid)
+        pool.step()
+        return time.perf_counter() - begun, sizes.rows / max(sizes.calls, 1)
+    finally:
+        asr.engine = sizes.engine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, default=sorted(FIXTURES.glob("*.flac")))
+    parser.add_argument("--latency", nargs="+", type=int, default=[160, 640, 1280], metavar="MS")
+    parser.add_argument("--streams", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of audio for each stream; default: 8")
+    parser.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
+    parser.add_argument("--model", help="the folder of a bundle; default: the embedded one")
+    args = parser.parse_args()
+    asr, sound = Recognizer.load(args.model, engine=args.engine), speech(args.files)
+    n = min(int(args.seconds * SAMPLE_RATE), len(sound))
+    sounds = [np.roll(sound, -i * len(sound) // max(args.streams))[:n] for i in range(max(args.streams))]
+    alone(asr, sounds[0][: 4 * SAMPLE_RATE], args.latency[0])  # to warm up
+    print(f"{'latency':>8} {'streams':>8} {'streams per core':>17} {'against alone':>14} {'requests a call':>16}")
+    for latency in args.latency:
+        cost = [alone(asr, s, latency) for s in sounds[:4]]  # several, for speech differs
+        base = n / SAMPLE_RATE / (sum(cost) / len(cost))
+        print(f"{latency:5} ms {'alone':>8} {base:17.1f} {'1.00':>14}", flush=True)
+        for count in args.streams:
+            seconds, rows = together(asr, sounds[:count], latency)
+            rate = count * n / SAMPLE_RATE / seconds
+            print(f"{latency:5} ms {count:8} {rate:17.1f} {rate / base:14.2f} {rows:16.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
