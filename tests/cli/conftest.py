@@ -1,6 +1,7 @@
 """How the tests of the command line run it, and recordings whose transcript by the fake recogniser is known."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ FAKE = Path(__file__).parent / "fake_recognizer.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
+def hear_interrupts():
+    """A shell's background jobs inherit a deaf ear to SIGINT: the commands under test must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Cli:
     """The command line in a process of its own, with the fake recogniser or (`real_cli`) the embedded model."""
 
@@ -23,7 +29,7 @@ class Cli:
         self.cwd, self.program = cwd, program
 
     def start(self, *arguments, **options):
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.cwd,
+        options = {"preexec_fn": hear_interrupts, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.cwd,
                    "env": ENVIRONMENT, **options}
         return subprocess.Popen([sys.executable, *self.program, *map(str, arguments)], **options)
 

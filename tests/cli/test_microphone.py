@@ -42,6 +42,7 @@ def test_the_microphone_until_a_signal(server, cli, number, code):
     process = cli.start("transcribe", "--mic", "default", env=environment(server, cli))
     listening(process)
     assert process.stdout.readline() == b"word0 word1 word2 word3\n"
+    time.sleep(0.3)  # more is heard, which only the flush can write
     process.send_signal(number)
     rest = process.stdout.read().decode()
     assert re.search(r"tail\d+\n$", rest), rest
