@@ -308,6 +308,7 @@ class _Caches:
     def __init__(self, like: EncoderState, rows: int):
         self.keys, self.values = (np.zeros((rows, *a.shape[1:]), a.dtype) for a in (like.keys, like.values))
         self.free = list(range(rows))
+        self.used: set[int] = set()
         self.rows: dict[int, int] = {}  # id of the view that a stream holds: its row
 
     def seat(self, state: EncoderState) -> tuple[int, EncoderState]:
@@ -315,7 +316,9 @@ class _Caches:
         row = self.rows.get(id(state.keys))
         if row is None and self.free:
             row = heapq.heappop(self.free)
-            self.keys[row], self.values[row] = state.keys[0], state.values[0]
+            if state.frames[0] or row in self.used:  # else both are zeros
+                self.keys[row], self.values[row] = state.keys[0], state.values[0]
+            self.used.add(row)
             keys, values = self.keys[row: row + 1], self.values[row: row + 1]
             self.rows[id(keys)] = row
             weakref.finalize(keys, self._leave, id(keys)).atexit = False
@@ -348,14 +351,17 @@ class _Memories:
         self.frames = frames
         self.keys = self.values = None
         self.seated: list[tuple | None] = []
+        self.filled: list[int] = []  # frames of each row that are not zeros
 
     def gather(self, group: list[_Slot]) -> tuple[list[_Slot], np.ndarray, np.ndarray]:
         """The group in the order of its rows, and the rows."""
         B, like = len(group), group[0].request.memory.keys
         if B > len(self.seated):
+            B = 2 * B  # room to grow: the rows not used cost nothing
             self.keys, self.values = (np.zeros((B, *like.shape[1:3], self.frames, like.shape[4]), like.dtype)
                                       for _ in range(2))
-            self.seated = [None] * B
+            self.seated, self.filled = [None] * B, [0] * B
+            B = len(group)
         places = {key: i for i, key in enumerate(self.seated[:B]) if key is not None}
         order: list = [None] * B
         rest = []
@@ -369,10 +375,10 @@ class _Memories:
             if order[i] is None:
                 slot = order[i] = rest.pop()
                 m = slot.request.memory
-                size = m.keys.shape[3]
+                n = m.frames
                 for rows, a in ((self.keys, m.keys), (self.values, m.values)):
-                    rows[i, :, :, :size], rows[i, :, :, size:] = a[0], 0  # what is masked must be finite
-                self.seated[i] = slot.sid, slot.encoded
+                    rows[i, :, :, :n], rows[i, :, :, n: self.filled[i]] = a[0, :, :, :n], 0  # what is masked is zero
+                self.seated[i], self.filled[i] = (slot.sid, slot.encoded), n
         return order, self.keys[:B], self.values[:B]
 
 
