@@ -48,7 +48,8 @@ def speech(files: list[Path]) -> np.ndarray:
     parts = []
     for path in files:
         with blocks(path) as source:
-            parts.append(Resampler(source.rate, SAMPLE_RATE)(np.concatenate([b.reshape(len(b), -1).mean(1) for b in source])))
+            samples = np.concatenate([b.reshape(len(b), -1).mean(1) for b in source])
+        parts.append(Resampler(source.rate, SAMPLE_RATE)(samples))
     return np.concatenate(parts)
 
 

@@ -75,7 +75,8 @@ def unpack(data: bytes) -> tuple[Values, Arrays]:
                 raise ValueError("trailing bytes")
             return values, arrays
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
-        raise SpeechStreamError(f"not the snapshot of a stream, or a damaged one ({_size(data)}); take it again") from error
+        raise SpeechStreamError(f"not the snapshot of a stream, or a damaged one ({_size(data)}); "
+                                "take it again") from error
     raise SpeechStreamError(f"this snapshot has version {head['version']}, expected {VERSION}; resume it with the "
                             "release of speechstream that took it")
 
@@ -96,7 +97,8 @@ def load(recognizer: "Recognizer", values: Values, arrays: Arrays) -> "Stream":
     """The stream that `dump` saw. Raises SpeechStreamError where it is of another model or cannot be one."""
     known = _model(recognizer)
     if values.get("model") != known:
-        raise SpeechStreamError(f"this snapshot is of {str(values.get('model'))[:200]}, and cannot be resumed by {known}")
+        raise SpeechStreamError(f"this snapshot is of {str(values.get('model'))[:200]}, "
+                                f"and cannot be resumed by {known}")
     try:
         return _load_stream(recognizer, values, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
@@ -242,7 +244,8 @@ def _load_attention(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) 
     stable = _int(v["stable"], 0, len(tokens), "stable")
     like = r.engine.decoder_state()
     read = int(_array(arrays, "cache.tokens", np.int64, (1,))[0])
-    if not len(tokens) == len(probabilities) == len(rows) or not 0 <= read < len(r.decoder.vocabulary.prompt) + max(stable, 1):
+    most = len(r.decoder.vocabulary.prompt) + max(stable, 1) - 1
+    if not len(tokens) == len(probabilities) == len(rows) or not 0 <= read <= most:
         raise ValueError("its hypothesis does not add up")
     keys, values = (_array(arrays, f"cache.{n}", like.keys.dtype, (1, *like.keys.shape[1:3], read, like.keys.shape[4]))
                     for n in ("keys", "values"))
@@ -268,7 +271,8 @@ def _add(arrays: Arrays, prefix: str, state: Any) -> None:
 
 
 def _state(arrays: Arrays, prefix: str, like: Any, finite: bool = True) -> Any:
-    return unflatten(like, {n: _array(arrays, f"{prefix}.{n}", a.dtype, a.shape, finite) for n, a in flatten(like).items()})
+    return unflatten(like, {name: _array(arrays, f"{prefix}.{name}", a.dtype, a.shape, finite)
+                            for name, a in flatten(like).items()})
 
 
 def _array(arrays: Arrays, name: str, dtype: Any, shape: tuple, finite: bool = True) -> np.ndarray:

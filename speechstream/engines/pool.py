@@ -9,8 +9,8 @@
     sid = other_pool.resume(data)      # ... goes on in another process with the same text
 
 Each stream is a generator that yields requests (`Encode`, `Decode`) and takes answers. The pool gathers what is asked
-at one moment, runs requests of a kind and a like size as one batch, and sends each stream its own rows back: nobody waits
-for another's audio, and every stream gives the events that it gives alone. What differs in size is padded where it is
+at one moment, runs requests of a kind and a like size as one batch, and sends each stream its own rows back: nobody
+waits for another's audio, and every stream gives the events that it gives alone. What differs in size is padded where it is
 masked (memory), where it comes later (tokens), or on the left (tokens read before), and cut back.
 """
 
@@ -102,7 +102,7 @@ class Pool:
         return self._seat(self.recognizer.stream(latency_ms, sample_rate))
 
     def push(self, sid: int, block: np.ndarray) -> None:
-        """Take a block as `Stream.push` does, to be heard in the next steps. Raises ValueError on NaN or a wrong shape."""
+        """Take a block as `Stream.push` does, to be heard in the next steps. ValueError on NaN or a wrong shape."""
         slot = self._slot(sid)
         if slot.ending:
             raise SpeechStreamError(f"stream {sid} is finished; open another one")
@@ -172,7 +172,7 @@ class Pool:
     def resume(self, data: bytes) -> int:
         """Take up a stream from its snapshot, under a number of this pool.
 
-        Raises SpeechStreamError where the bytes are no snapshot of a stream of this model, or where all slots are taken.
+        Raises SpeechStreamError where the bytes are no snapshot of a stream of this model, or all slots are taken.
         """
         from speechstream.asr import snapshot
         self._admit()
@@ -198,7 +198,7 @@ class Pool:
 
     def _admit(self) -> None:
         if len(self._open) >= self.slots:
-            raise SpeechStreamError(f"all {self.slots} slots of the pool are taken; close a stream or make a larger pool")
+            raise SpeechStreamError(f"all {self.slots} slots of the pool are taken; close a stream or make it larger")
 
     def _seat(self, stream: "Stream") -> int:
         sid, self._next = self._next, self._next + 1
@@ -383,7 +383,7 @@ class _Memories:
 
 
 def _runs(seats: list[tuple]) -> list[list[tuple]]:
-    """Split seats (row, ...), sorted by row, into stretches of consecutive rows; those without a row (-1) come first."""
+    """Split seats (row, ...), sorted by row, into stretches of consecutive rows; those without one (-1) come first."""
     out: list[list] = []
     for seat in seats:
         before = out[-1][-1][0] if out else None

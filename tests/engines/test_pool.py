@@ -357,8 +357,8 @@ def test_a_snapshot_goes_on_in_another_process(tiny, speech, tmp_path, kind, dec
         before.append(events)
     assert in_segment
     script = SERVE.format(tests=str(Path(__file__).parent), folder=str(tiny), kind=kind, decoder=decoder)
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, input=json.dumps(names), text=True, capture_output=True,
-                          timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, input=json.dumps(names), text=True,
+                          capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for events, line in zip(before, done.stdout.splitlines(), strict=True):
         assert events + snapshot.load_events(json.loads(line)) == want
@@ -375,15 +375,17 @@ def test_a_snapshot_changes_nothing_and_knows_every_field(tiny, speech):
         twin = snapshot.from_bytes(asr, snapshot.to_bytes(stream))
         expected = stream.push(x) + stream.finish()
         assert twin.push(x) + twin.finish() == expected != []
-    kinds = {Stream: "recognizer chunks resampler resampler_state vad_state segmenter pending recent heard received segment "
-                     "finished",
+    kinds = {Stream: "recognizer chunks resampler resampler_state vad_state segmenter pending recent heard received "
+                     "segment finished",
              Segment: "owner start samples audio mel_state mel passes memory hypothesis said",
              Pass: "chunk confirmed state frames", Memory: "keys values ctc frames confirmed",
              Hypothesis: "tokens probabilities rows stable cache", CtcHypothesis: "state stable unstable"}
     with asr.stream(160) as s:
         segment = Segment(s, 0)
         ctc = recognizer(tiny, decoder="ctc")
-        for thing in (s, segment, segment.passes[0], segment.memory, segment.hypothesis, ctc.decoder.init_state(ctc.engine)):
+        things = (s, segment, segment.passes[0], segment.memory, segment.hypothesis,
+                  ctc.decoder.init_state(ctc.engine))
+        for thing in things:
             assert sorted(vars(thing)) == sorted(kinds[type(thing)].split()), type(thing)
 
 
@@ -400,7 +402,8 @@ def test_hostile_snapshots_are_refused_in_one_sentence(tiny, speech):
     assert pool.resume(data) != sid
     rng = np.random.default_rng(0)
     hostile = [b"", b"x", data[:-1], data + b"\0", data[: len(data) // 2], None, 5, "text", b"\xff" * 64,
-               (1 << 62).to_bytes(8, "little") + data[8:], (9).to_bytes(8, "little") + b'{"a": 1}\0', b"\2" + bytes(7) + b"[]"]
+               (1 << 62).to_bytes(8, "little") + data[8:], (9).to_bytes(8, "little") + b'{"a": 1}\0',
+               b"\2" + bytes(7) + b"[]"]
     for at in rng.integers(0, len(data), 20).tolist():
         hostile.append(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1:])
     for blob in hostile:
