@@ -10,8 +10,8 @@
 
 Each stream is a generator that yields requests (`Encode`, `Decode`) and takes answers. The pool gathers what is asked
 at one moment, runs requests of a kind and a like size as one batch, and sends each stream its own rows back: nobody
-waits for another's audio, and every stream gives the events that it gives alone. What differs in size is padded where it is
-masked (memory), where it comes later (tokens), or on the left (tokens read before), and cut back.
+waits for another's audio, and every stream gives the events that it gives alone. What differs in size is padded
+where it is masked (memory), where it comes later (tokens), or on the left (tokens read before), and cut back.
 """
 
 from __future__ import annotations
