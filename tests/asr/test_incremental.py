@@ -135,23 +135,6 @@ def test_verified_drafts_equal_greedy_decoding(vocabulary, seed):
     assert h.tokens[:before.stable] == [t for t, _, _ in speech.truth[:before.stable]]  # stable is what was said
 
 
-def test_an_unchanged_hypothesis_costs_one_call(vocabulary):
-    truth = [(3, 0, 20), (5, 20, 40), (7, 40, 60), (9, 60, 80)]
-    engine = ScriptedEngine(lambda tokens, memory: (*truth[len(tokens)],) if len(tokens) < 4 else (END, 0, 1))
-    decoder, memory = AttentionDecoder(vocabulary), Memory()
-    hear(memory, 90)
-    h = extend(decoder, engine, decoder.init_state(engine), memory)
-    assert h.tokens == [3, 5, 7, 9] and engine.calls == 5  # one a token, and one that finds the end
-    assert h.stable == 3  # ended by frame 65, half a second before the end, with a word after them
-    engine.calls = engine.read = 0
-    again = extend(decoder, engine, h, memory)
-    assert again.tokens == h.tokens and engine.calls == 1
-    assert engine.read == 2  # the last stable token, and the draft
-    truth[3] = (11, 60, 80)
-    engine.calls = 0
-    assert extend(decoder, engine, again, memory).tokens == [3, 5, 7, 11] and engine.calls == 2
-
-
 def test_only_confirmed_audio_makes_words_stable(vocabulary):
     truth = [(3, 0, 20), (5, 20, 40), (7, 40, 60), (9, 60, 80)]
     engine = ScriptedEngine(lambda tokens, memory: (*truth[len(tokens)],) if len(tokens) < 4 else (END, 0, 1))
