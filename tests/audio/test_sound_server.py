@@ -182,8 +182,10 @@ except SpeechStreamError as error:
 @pytest.mark.parametrize("script", [LISTEN_UNTIL_DEATH, SPEAK_UNTIL_DEATH], ids=["microphone", "speaker"])
 def test_a_server_that_dies_ends_in_one_sentence(server, script):
     process = run(server, script)
-    assert process.stdout.readline() == "listening\n", process.communicate()[1]
+    first = process.stdout.readline()
     server.process.kill()
     out, err = process.communicate(timeout=20)  # and not in a hang
+    if first != "listening\n":  # a busy machine's server may end the stream before: still one sentence
+        out = first + out
     assert "has vanished" in out and len(out.strip().splitlines()) == 1, (out, err)
     assert process.returncode == 0
