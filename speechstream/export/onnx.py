@@ -6,6 +6,7 @@ A step `f(*inputs, state) -> (*outputs, state)` becomes a graph with inputs `nam
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from typing import Any, Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from speechstream.state import flatten, unflatten
 
 OPSET = 20
+METADATA, METADATA_VERSION = "speechstream", 1  # key in metadata_props, and version of the JSON there
 
 
 class _Flat(nn.Module):
@@ -42,8 +44,9 @@ def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], 
                 dynamic: Mapping[str, Mapping[int, str]]) -> onnx.ModelProto:
     """Trace `step(*inputs, state)` of `owner` into a graph.
 
-    A step that returns None for the new state leaves its keeping to the caller. `inputs`: example tensors by name, with a batch of two and lengths that are not 0 or 1. `outputs`: names of what the
-    step returns before the state. `dynamic`: named axes of each input and of each `state.FIELD`, such as {0: "batch"}.
+    A step that returns None for the new state leaves its keeping to the caller. `inputs`: example tensors by name, with
+    a batch of two and lengths that are not 0 or 1. `outputs`: names of what the step returns before the state.
+    `dynamic`: named axes of each input and of each `state.FIELD`, such as {0: "batch"}.
     """
     fields = {f"state.{n}": a for n, a in flatten(state).items()} if state is not None else {}
     examples = {**inputs, **fields}
@@ -66,7 +69,37 @@ def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], 
         axes = dynamic.get(value.name) or dynamic.get("state." + value.name.removeprefix("new."), {})
         for i, name in axes.items() if value.name in examples else ():
             value.type.tensor_type.shape.dim[i].dim_param = name
+    clean(model)
     return model
+
+
+def clean(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes on its way, in place: the source lines it came through, with this machine's paths."""
+    graph = model.graph
+    for item in [model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer,
+                 *model.functions, *(n for f in model.functions for n in f.node)]:
+        item.ClearField("doc_string")
+        del item.metadata_props[:]
+
+
+def describe(model: onnx.ModelProto, about: dict[str, Any], state: Any = None) -> None:
+    """Write what a runner must know as JSON into `metadata_props["speechstream"]`, in place.
+
+    `about`: architecture, name of the graph, features, chunks, tokens ... as JSON types. `state`: that of one stream
+    that has heard nothing, from which the table follows: name, shape past the batch axis (a dynamic axis has its
+    length at the start, 0), dtype, and the initial value, one number where all elements are alike.
+    """
+    table = []
+    for name, a in flatten(state).items() if state is not None else ():
+        a = a.detach().cpu().numpy()[0]
+        same = a.size == 0 or (a == a.flat[0]).all()
+        table.append({"name": name, "shape": list(a.shape), "dtype": str(a.dtype),
+                      "initial": (a.flat[0].item() if a.size else 0) if same else a.tolist()})
+    entries = [p for p in model.metadata_props if p.key != METADATA]
+    del model.metadata_props[:]
+    model.metadata_props.extend(entries)
+    text = json.dumps({"version": METADATA_VERSION, **about, "state": table}, ensure_ascii=False, allow_nan=False)
+    model.metadata_props.add(key=METADATA, value=text)
 
 
 def _name_weights(model: onnx.ModelProto, owner: nn.Module) -> None:
