@@ -65,13 +65,31 @@ def quantized(x, scale, dtype: tl.constexpr):
     return y.to(dtype)
 
 
+@triton.jit
+def append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, mask, D: tl.constexpr, HALF: tl.constexpr,
+           SCALED: tl.constexpr, TOP: tl.constexpr):
+    """Store new keys (in halves) and values as rows of the rings, quantised where these have scales."""
+    half, full = tl.arange(0, HALF), tl.arange(0, 2 * HALF)
+    if SCALED:
+        largest = tl.maximum(tl.max(tl.abs(k1.to(tl.float32)), 1), tl.max(tl.abs(k2.to(tl.float32)), 1))
+        ks = tl.maximum(largest, 1e-8) / TOP
+        vs = tl.maximum(tl.max(tl.abs(value.to(tl.float32)), 1), 1e-8) / TOP
+        tl.store(key_scale + row, ks, mask=mask)
+        tl.store(value_scale + row, vs, mask=mask)
+        dtype: tl.constexpr = key_ring.dtype.element_ty
+        k1, k2, value = quantized(k1, ks, dtype), quantized(k2, ks, dtype), quantized(value, vs, dtype)
+    put_tile(key_ring, k1, row, half, D, mask, D // 2, HALF)
+    put_tile(key_ring + D // 2, k2, row, half, D, mask, D // 2, HALF)
+    put_tile(value_ring, value, row, full, D, mask, D, 2 * HALF)
+
+
 @tuned(CONFIGS, key=["D", "c", "group", "RELATIVE", "SCALED"])
 @triton.jit
 def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool, key_scale, value_scale, slots, frames,
                           lengths, out, sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot,
                           s_rope, c, chunk, left, ring, base, scale, H, group, D: tl.constexpr, HALF: tl.constexpr,
                           ROPE: tl.constexpr, RELATIVE: tl.constexpr, SCALED: tl.constexpr, LENGTHS: tl.constexpr,
-                          TOP: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
+                          LINEAR: tl.constexpr, TOP: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
                           M: tl.constexpr, N: tl.constexpr):
     heads = H // group
     b, hk = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
@@ -84,7 +102,7 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
     r0 = tl.program_id(1) * M
     r = r0 + tl.arange(0, M)
     h, i, inside = hk * group + r // c, r % c, r < group * c
-    half, full = tl.arange(0, HALF), tl.arange(0, 2 * HALF)
+    full = tl.arange(0, 2 * HALF)
     cos += b * s_rope
     sin += b * s_rope
     # A row's head and frame give its place: two strides, so the tile's row stride is 1.
@@ -96,17 +114,24 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
     start = i // chunk * chunk
     m, l = tl.full([M], -1e30, tl.float32), tl.zeros([M], tl.float32)
     acc = tl.zeros([M, 2 * HALF], tl.float32)
+    place = p  # the row of the first new frame, and of j frames after it (place + j) % ring
+    if LINEAR:
+        place = ring - c
     key_ring = key_pool + (slot * heads + hk) * ring * D
     value_ring = value_pool + (slot * heads + hk) * ring * D
     key_scale += (slot * heads + hk) * ring
     value_scale += (slot * heads + hk) * ring
 
+    # The first and last chunk among these rows; they hold frames 0 .. c - 1 where they run on into another head.
+    first, last = r0 % c, r0 % c + M
+    first = tl.where((last > c) & (r0 - first + c < group * c), 0, first)
+    low, high = first // chunk * chunk - left, tl.minimum(((tl.minimum(last, c) - 1) // chunk + 1) * chunk, n)
     past = tl.minimum(p, left).to(tl.int32)
-    if n == 0:
-        past = 0
-    for n0 in range(0, past, N):  # the ring, oldest first; j counts frames from the first new one
-        j = n0 - past + tl.arange(0, N)
-        row = ((p + j) % ring).to(tl.int32)
+    if first >= n:
+        past, high = 0, 0
+    for n0 in range(tl.maximum(low, -past), 0, N):  # the ring, oldest first; j counts frames from the first new one
+        j = n0 + tl.arange(0, N)
+        row = ((place + j) % ring).to(tl.int32)
         k1, k2, ks = ring_halves(key_ring, key_scale, row, j < 0, D, HALF, SCALED, q1)
         s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
         s = tl.dot(q2, tl.trans(k2), acc=s, input_precision=PRECISION)
@@ -116,11 +141,11 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
             s = s * ks[None, :]
             vs = tl.load(value_scale + row, mask=j < 0, other=0.0)
         if RELATIVE:
-            s += relative_scores(qp, table, hk, r0, n0 - past, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            s += relative_scores(qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
         seen = (j[None, :] >= start[:, None] - left) & (j < 0)[None, :] & (i < n)[:, None]
         m, l, acc = attend(s, seen, value, vs, m, l, acc, scale, SCALED, PRECISION)
 
-    for n0 in range(0, n, N):  # the new frames
+    for n0 in range(tl.maximum(low, 0), high, N):  # the new frames
         j = n0 + tl.arange(0, N)
         k1, k2 = load_halves(k + b * skb + hk * skh, cos, sin, j, skt, j < n, D, HALF, ROPE, UPCAST)
         value = tile(v + b * svb + hk * svh, j, full, svt, j < n, D, 2 * HALF, UPCAST)
@@ -131,22 +156,12 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
         seen = (j[None, :] >= start[:, None] - left) & (j[None, :] < (start + chunk)[:, None])
         seen = seen & (j < n)[None, :] & (i < n)[:, None]
         m, l, acc = attend(s, seen, value, m, m, l, acc, scale, False, PRECISION)
-        if tl.program_id(1) == 0:
-            row = ((p + j) % ring).to(tl.int32)
-            if SCALED:
-                largest = tl.maximum(tl.max(tl.abs(k1.to(tl.float32)), 1), tl.max(tl.abs(k2.to(tl.float32)), 1))
-                ks = tl.maximum(largest, 1e-8) / TOP
-                vs = tl.maximum(tl.max(tl.abs(value.to(tl.float32)), 1), 1e-8) / TOP
-                tl.store(key_scale + row, ks, mask=j < n)
-                tl.store(value_scale + row, vs, mask=j < n)
-                dtype: tl.constexpr = key_pool.dtype.element_ty
-                put_tile(key_ring, quantized(k1, ks, dtype), row, half, D, j < n, D // 2, HALF)
-                put_tile(key_ring + D // 2, quantized(k2, ks, dtype), row, half, D, j < n, D // 2, HALF)
-                put_tile(value_ring, quantized(value, vs, dtype), row, full, D, j < n, D, 2 * HALF)
-            else:
-                put_tile(key_ring, k1, row, half, D, j < n, D // 2, HALF)
-                put_tile(key_ring + D // 2, k2, row, half, D, j < n, D // 2, HALF)
-                put_tile(value_ring, value, row, full, D, j < n, D, 2 * HALF)
+
+    if r0 < n:  # this program's share of the new frames goes into the ring
+        k1, k2 = load_halves(k + b * skb + hk * skh, cos, sin, r, skt, r < n, D, HALF, ROPE, UPCAST)
+        value = tile(v + b * svb + hk * svh, r, full, svt, r < n, D, 2 * HALF, UPCAST)
+        row = ((place + r) % ring).to(tl.int32)
+        append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, r < n, D, HALF, SCALED, TOP)
 
     acc = acc / tl.where(l > 0, l, 1.0)[:, None]
     put_tile(out + b * sob, acc, h * soh + i * sot, full, 1, inside, D, 2 * HALF)
@@ -173,8 +188,11 @@ def load_rows(q, at, i, cos, sin, mask, D: tl.constexpr, HALF: tl.constexpr, ROP
 def attention_step_op(q: Tensor, k: Tensor, v: Tensor, key_pool: Tensor, value_pool: Tensor, slots: Tensor,
                       frames: Tensor, left: int, chunk: int, scale: float, out: Tensor, lengths: Tensor | None,
                       q_pos: Tensor | None, table: Tensor | None, cos: Tensor | None, sin: Tensor | None,
-                      key_scale: Tensor | None, value_scale: Tensor | None) -> None:
-    """Writes out and the rings. Pools are contiguous (S, Hk, R, D); the rest as in `pooled_attention_step`."""
+                      key_scale: Tensor | None, value_scale: Tensor | None, linear: bool = False) -> None:
+    """Writes out and the rings. Pools are contiguous (S, Hk, R, D); the rest as in `pooled_attention_step`.
+
+    linear: the rows lie oldest first and the new frames come last, as in a pure state with room at its end.
+    """
     B, H, c, D = q.shape
     heads, ring = key_pool.shape[1:3]
     group = H // heads
@@ -188,48 +206,47 @@ def attention_step_op(q: Tensor, k: Tensor, v: Tensor, key_pool: Tensor, value_p
         *q.stride()[:3], *q_pos_.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         0 if cos is None or cos.shape[0] == 1 else cos.stride(0), c, chunk, left, ring, left + chunk - 1, scale, H,
         group, D=D, HALF=max(16, triton.next_power_of_2(D // 2)), ROPE=cos is not None, RELATIVE=table is not None,
-        SCALED=key_scale is not None, LENGTHS=lengths is not None,
+        SCALED=key_scale is not None, LENGTHS=lengths is not None, LINEAR=linear,
         TOP=127.0 if key_pool.dtype == torch.int8 else 448.0, UPCAST=INTERPRETED and q.dtype == torch.bfloat16,
         PRECISION=precision())
 
 
 @attention_step_op.register_fake
 def _(q, k, v, key_pool, value_pool, slots, frames, left, chunk, scale, out, lengths, q_pos, table, cos, sin,
-      key_scale, value_scale):
+      key_scale, value_scale, linear=False):
     return None
 
 
 def pooled_attention_step(q, k, v, key_pool, value_pool, slots, frames, left, lengths=None, chunk=None, bias=None,
-                          rope=None, scale=None, key_scale=None, value_scale=None, out=None) -> Tensor:
+                          rope=None, scale=None, key_scale=None, value_scale=None, out=None, linear=False) -> Tensor:
     """`reference.pooled_attention_step` by the kernel above. With `out` given and q, k, v of unit last stride and no
     bias, nothing is allocated."""
     B, H, c, D = q.shape
     q_pos = table = cos = sin = None
     if bias is not None:
-        q, q_pos, table = q + bias.u[:, None], q + bias.v[:, None], bias.positions.to(q.dtype).contiguous()
+        q_pos, table = q + bias.v[:, None].to(q.dtype), bias.positions.to(q.dtype).contiguous()
+        q = q + bias.u[:, None].to(q.dtype)
     if rope is not None:
         cos, sin = (a.contiguous().reshape(-1, *a.shape[-2:]) for a in rope)
     if out is None:
         out = q.new_empty(B, c, H, D).transpose(1, 2)
     attention_step_op(rows(q), rows(k), rows(v), key_pool, value_pool, slots, frames, left, chunk or max(c, 1),
                       D ** -0.5 if scale is None else scale, out, lengths, q_pos, table, cos, sin, key_scale,
-                      value_scale)
+                      value_scale, linear)
     return out
 
 
-def attention_step(q, k, v, keys, values, frames, lengths=None, chunk=None, bias=None, rope=None, scale=None
+def attention_step(q, k, v, keys, values, frames, lengths=None, chunk=None, bias=None, rope=None, scale=None, left=None
                    ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.attention_step` (pure) by the same kernel, on rings built for the one step."""
-    B, heads, L, D = keys.shape
-    c, b = q.shape[2], torch.arange(keys.shape[0], device=keys.device)
-    at = torch.arange(L, device=keys.device)
-    old = (frames[:, None] - L + at) % (L + c)
-    pools = []
-    for x in (keys, values):
-        pool = x.new_zeros(B, heads, L + c, D)
-        pool[b[:, None], :, old] = x.transpose(1, 2)
-        pools.append(pool)
-    out = pooled_attention_step(q, k, v, *pools, b.int(), frames, L, lengths, chunk, bias, rope, scale)
-    n = c if lengths is None else lengths[:, None]
-    new = (frames[:, None] - L + n + at) % (L + c)
-    return out, *(pool[b[:, None], :, new].transpose(1, 2) for pool in pools)
+    """`reference.attention_step` (pure) by the same kernel, on a copy of the state with room for the new frames."""
+    L, c = keys.shape[2], q.shape[2]
+    slots = torch.arange(keys.shape[0], device=keys.device, dtype=torch.int32)
+    pools = [torch.cat([x, torch.zeros_like(new, dtype=x.dtype)], 2).contiguous()
+             for x, new in ((keys, k), (values, v))]
+    out = pooled_attention_step(q, k, v, *pools, slots, frames, L if left is None else left, lengths, chunk, bias, rope,
+                                scale, linear=True)
+    if lengths is None:
+        return out, pools[0][:, :, c:], pools[1][:, :, c:]
+    last = lengths[:, None].clamp(max=c) + torch.arange(L, device=keys.device)
+    at = last[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
+    return out, pools[0].gather(2, at), pools[1].gather(2, at)

@@ -340,7 +340,8 @@ def chunked_attention(q, k, v, chunk, left, lengths=None, bias=None, rope=None, 
     """`reference.chunked_attention` by the kernels above, with gradients for q, k, v and the relative bias."""
     q_pos = table = cos = sin = None
     if bias is not None:
-        q, q_pos, table = q + bias.u[:, None], q + bias.v[:, None], bias.positions.to(q.dtype).contiguous()
+        q_pos, table = q + bias.v[:, None].to(q.dtype), bias.positions.to(q.dtype).contiguous()
+        q = q + bias.u[:, None].to(q.dtype)
     if rope is not None:
         cos, sin = (a.contiguous().reshape(-1, *a.shape[-2:]) for a in rope)
     q, k, v = rows(q), rows(k), rows(v)

@@ -99,12 +99,12 @@ def pooled_conv_step(x, pool, slots, frames, weight, bias=None, norm="layer", no
 def conv_step(x, state, weight, bias=None, norm="layer", norm_weight=None, norm_bias=None, eps=1e-5, lengths=None
               ) -> tuple[Tensor, Tensor]:
     """`reference.conv_step` (pure) by the same kernel, on rings built for the one step."""
-    (B, c, _), (_, D, past) = x.shape, state.shape
-    pool = state.new_zeros(B, past + c, D)
-    pool[:, :past] = state.transpose(1, 2)
+    B, c, past = x.shape[0], x.shape[1], state.shape[2]
+    pool = torch.cat([state.transpose(1, 2), state.new_empty(B, c, state.shape[1])], 1)
     slots = torch.arange(B, device=x.device, dtype=torch.int32)
     y = pooled_conv_step(x, pool, slots, torch.full_like(slots, past), weight, bias, norm, norm_weight, norm_bias, eps,
                          lengths)
-    n = torch.full((B,), c, device=x.device) if lengths is None else lengths
-    last = n[:, None] + torch.arange(past, device=x.device)
+    if lengths is None:
+        return y, pool[:, c:].transpose(1, 2)
+    last = lengths[:, None] + torch.arange(past, device=x.device)
     return y, pool[slots.long()[:, None], last].transpose(1, 2)

@@ -128,17 +128,19 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int | None, left: 
 
 def attention_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, frames: Tensor,
                    lengths: Tensor | None = None, chunk: int | None = None, bias: RelativeBias | None = None,
-                   rope: tuple[Tensor, Tensor] | None = None, scale: float | None = None
+                   rope: tuple[Tensor, Tensor] | None = None, scale: float | None = None, left: int | None = None
                    ) -> tuple[Tensor, Tensor, Tensor]:
     """A streaming step, pure; see `reference.attention_step`."""
-    _check_attention(q, k, v, q.shape[2] if chunk is None else chunk, keys.shape[2], bias, rope, lengths)
+    left = keys.shape[2] if left is None else left
+    _check(left <= keys.shape[2], f"left is {left}, but only {keys.shape[2]} keys are cached")
+    _check_attention(q, k, v, q.shape[2] if chunk is None else chunk, left, bias, rope, lengths)
     _check(keys.shape == values.shape and keys.shape[:2] == k.shape[:2] and keys.shape[3] == k.shape[3],
            f"keys is {tuple(keys.shape)}, values {tuple(values.shape)}; expected (B, Hk, L, D) beside k "
            f"{tuple(k.shape)}")
     if q.shape[-1] <= MAX_HEAD and uses_kernel(q, k, v, keys, bias and bias.positions):
         return _kernel("attention_step").attention_step(q, k, v, keys, values, frames, lengths, chunk, bias, rope,
-                                                        scale)
-    return reference.attention_step(q, k, v, keys, values, frames, lengths, chunk, bias, rope, scale)
+                                                        scale, left)
+    return reference.attention_step(q, k, v, keys, values, frames, lengths, chunk, bias, rope, scale, left)
 
 
 def pooled_attention_step(q: Tensor, k: Tensor, v: Tensor, key_pool: Tensor, value_pool: Tensor, slots: Tensor,

@@ -83,17 +83,19 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int, left: int, le
 
 def attention_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, frames: Tensor,
                    lengths: Tensor | None = None, chunk: int | None = None, bias: RelativeBias | None = None,
-                   rope: tuple[Tensor, Tensor] | None = None, scale: float | None = None
+                   rope: tuple[Tensor, Tensor] | None = None, scale: float | None = None, left: int | None = None
                    ) -> tuple[Tensor, Tensor, Tensor]:
-    """One streaming step of `chunked_attention`, with left = L: pure, the state goes in and a new one comes out.
+    """One streaming step of `chunked_attention`: pure, the state goes in and a new one comes out.
 
     q: (B, H, c, D), k, v: (B, Hk, c, D), the new frames; keys, values: (B, Hk, L, D), the last L (keys already
     rotated), oldest first; frames: (B,) frames consumed before this step; lengths: (B,) how many of the c frames are
-    valid; chunk: frames in a chunk, None for the whole step; rope: cos, sin (B, c, D/2) at the new frames.
+    valid; chunk: frames in a chunk, None for the whole step; rope: cos, sin (B, c, D/2) at the new frames; left: how
+    many of the L a chunk sees, None for all.
     Returns the output (B, H, c, D), zero past `lengths`, and the new keys and values.
     """
     B, H, c, D = q.shape
     L, chunk = keys.shape[2], chunk or c
+    left = L if left is None else left
     scale = D ** -0.5 if scale is None else scale
     q = rotate(q, rope)
     keys = torch.cat([keys, rotate(k, rope).to(keys.dtype)], dim=2)                         # (B, Hk, L + c, D)
@@ -103,10 +105,10 @@ def attention_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
     scores = (q if bias is None else q + bias.u.unsqueeze(1)) @ K.transpose(-1, -2)
     i, j = torch.arange(c, device=q.device)[:, None], torch.arange(L + c, device=q.device)[None, :] - L
     start = i // chunk * chunk
-    seen = (j >= start - L) & (j < start + chunk)                                           # (c, L + c)
+    seen = (j >= start - left) & (j < start + chunk)                                        # (c, L + c)
     if bias is not None:
         table = (q + bias.v.unsqueeze(1)) @ bias.positions.transpose(-1, -2)
-        row = ((L + chunk - 1) - (i - j)).clamp(0, table.shape[-1] - 1)
+        row = ((left + chunk - 1) - (i - j)).clamp(0, table.shape[-1] - 1)
         scores = scores + table.gather(-1, row.expand(B, H, -1, -1))
     seen = seen & (j >= -frames[:, None, None]) & (j < n[:, None, None])                    # (B, c, L + c)
     weights = (scores * scale).masked_fill(~seen[:, None], torch.finfo(scores.dtype).min).softmax(-1)

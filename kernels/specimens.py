@@ -55,8 +55,8 @@ def attention(name: str, kernel: Any, dtype: str, rope: bool, relative: bool, **
 def step(name: str, kernel: Any, cache: str, rope: bool, relative: bool, **limits: Any) -> Specimen:
     types = (pointers("q q_pos k v table out", "bf16") | pointers("cos sin key_scale value_scale", "fp32")
              | pointers("slots frames lengths", "i32") | pointers("key_pool value_pool", cache) | {"scale": "fp32"})
-    constants = dict(D=64, HALF=32, ROPE=rope, RELATIVE=relative, SCALED=cache != "bf16", LENGTHS=True, UPCAST=False,
-                     TOP=127.0 if cache == "i8" else 448.0, PRECISION="ieee")
+    constants = dict(D=64, HALF=32, ROPE=rope, RELATIVE=relative, SCALED=cache != "bf16", LENGTHS=True, LINEAR=False,
+                     TOP=127.0 if cache == "i8" else 448.0, UPCAST=False, PRECISION="ieee")
     return Specimen(name, kernel, types, constants, ATTENTION_STRIDES + ("c", "ring"), **limits)
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels import dispatch
 from speechstream.nn.position import relative_embedding, rotary_angles, rotary_cycles, rotate, skew
 from speechstream.nn.subsampling import ConvSubsampling
 
@@ -125,6 +126,9 @@ class Attention(nn.Module):
         """x (B, N, D); keys and values (B, H, L, Dh) cached. Returns y (B, N, D) and the new cache."""
         b, n = x.shape[:2]
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.dim_head)).permute(2, 0, 3, 1, 4).unbind(0)
+        if windows.kernel:
+            y, keys, values = self._by_kernel(q, k, v, keys, values, windows)
+            return self.out(y.transpose(1, 2).flatten(2)), keys, values
         if not self.relative:
             q, k = rotate(q, *windows.angles), rotate(k, *windows.angles)
         k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
@@ -142,20 +146,40 @@ class Attention(nn.Module):
         y = windows.join(scores.softmax(-1) @ v, b, n)
         return self.out(y), keys, values
 
+    def _by_kernel(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, w: Windows):
+        """The same on a GPU: the output (B, H, N, Dh) and the new cache, which an offline pass does not make."""
+        left = self.left // w.chunk * w.chunk  # whole chunks, as in the masks of `Windows`
+        bias = rope = None
+        if self.relative:
+            table = self._table(w.chunk)[:, self.left - left:]
+            bias = dispatch.RelativeBias(table, self.bias_u[:, 0], self.bias_v[:, 0])
+        else:
+            rope = tuple(a[:, 0] for a in w.angles)
+        if w.offline:
+            return dispatch.chunked_attention(q, k, v, w.chunk, left, w.limit, bias, rope), keys, values
+        return dispatch.attention_step(q, k, v, keys, values, w.frames, w.limit, w.chunk, bias, rope, left=left)
+
 
 class Windows:
     """How one block of frames is cut into windows of queries and keys, what each query may see, and its angles.
 
     A block of one chunk is one window, with no copy. A longer block is cut into windows of about BLOCK queries (a
     whole number of chunks) over the L + G keys that end with them: exact, and linear in the length of the audio.
+    offline: the block is the whole utterance, nothing is cached. kernel: `kernels.dispatch` does the cutting.
     """
 
     def __init__(self, frames: Tensor, limit: Tensor | None, n: int, chunk: int | None, left: int | None,
-                 cycles: Tensor | None, dtype: torch.dtype):
+                 cycles: Tensor | None, dtype: torch.dtype, offline: bool = False, kernel: bool = False):
         device = frames.device
         past = left or 0
         self.whole = chunk is None or left is None or n <= chunk  # one chunk, one window
-        c = n if chunk is None or left is None else chunk
+        self.chunk = c = n if chunk is None or left is None else chunk
+        self.frames, self.limit, self.offline, self.kernel = frames, limit, offline, kernel
+        self.angles = None
+        if cycles is not None:
+            self.angles = rotary_angles(frames[:, None] + torch.arange(n, device=device), cycles, dtype)
+        if kernel:
+            return
         self.queries = g = n if self.whole else c * max(1, BLOCK // c)
         self.count = 1 if self.whole else -(-n // g)
         key = torch.arange(past + g, device=device) - past  # relative to the window's first query
@@ -168,9 +192,6 @@ class Windows:
             age = (torch.arange(g, device=device) // c)[:, None] - torch.div(key, c, rounding_mode="floor")  # in chunks
             mask = (seen[:, :, None] & (age >= 0) & (age <= past // c))[:, :, None]
         self.mask = mask.flatten(0, 1)  # (B * count, 1, queries or 1, keys)
-        self.angles = None
-        if cycles is not None:
-            self.angles = rotary_angles(frames[:, None] + torch.arange(n, device=device), cycles, dtype)
 
     def split(self, q: Tensor, k: Tensor, v: Tensor, past: int) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, H, N, Dh) and k, v (B, H, L + N, Dh) to windows (B * count, H, queries or keys, Dh)."""
@@ -196,9 +217,13 @@ class Convolution(nn.Module):
         self.norm = nn.LayerNorm(c.dim) if c.conv_norm == "layer_norm" else nn.BatchNorm1d(c.dim)
         self.down = nn.Linear(c.dim, c.dim, bias=c.bias)
 
-    def forward(self, x: Tensor, past: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, past: Tensor, real: Tensor | None, offline: bool = False) -> tuple[Tensor, Tensor]:
         """x (B, N, D); past (B, D, K - 1); real (B, N) bool, needed by the symmetric form."""
-        x = F.glu(self.up(x), dim=-1).transpose(1, 2)
+        x = self.up(x)
+        if not (offline or self.training) and dispatch.uses_kernel(x, past):
+            y, past = dispatch.conv_step(x, past, self.depthwise.weight[:, 0], self.depthwise.bias, *self._norm())
+            return self.down(y), past
+        x = F.glu(x, dim=-1).transpose(1, 2)
         if self.causal:
             x = torch.cat([past, x], dim=2)
             past = x[:, :, -(self.kernel - 1):]
@@ -210,6 +235,14 @@ class Convolution(nn.Module):
         else:
             x = self.norm(x).transpose(1, 2)
         return self.down(F.silu(x)), past
+
+    def _norm(self) -> tuple[str, Tensor, Tensor, float]:
+        """The norm as the kernel takes it: a batch norm with its statistics is a scale and a shift."""
+        n = self.norm
+        if isinstance(n, nn.LayerNorm):
+            return "layer", n.weight, n.bias, n.eps
+        scale = n.weight * torch.rsqrt(n.running_var + n.eps)
+        return "affine", scale, n.bias - n.running_mean * scale, n.eps
 
 
 class ConformerLayer(nn.Module):
@@ -226,7 +259,7 @@ class ConformerLayer(nn.Module):
         x = x + 0.5 * self.dropout(self.ff1(self.norm_ff1(x)))
         y, keys, values = self.att(self.norm_att(x), keys, values, windows)
         x = x + self.dropout(y)
-        y, conv = self.conv(self.norm_conv(x), conv, real)
+        y, conv = self.conv(self.norm_conv(x), conv, real, windows.offline)
         x = x + self.dropout(y)
         x = x + 0.5 * self.dropout(self.ff2(self.norm_ff2(x)))
         return self.norm_out(x), keys, values, conv
@@ -298,6 +331,9 @@ class ConformerEncoder(nn.Module):
         """
         if not self.config.streaming:
             raise ValueError("this encoder runs offline only: call it on whole utterances")
+        return self._step(x, state, lengths, chunk)
+
+    def _step(self, x: Tensor, state: EncoderState, lengths: Tensor | None, chunk: int | None, offline: bool = False):
         if x.ndim != 3 or x.shape[2] != self.config.features:
             raise ValueError(f"a block must be (streams, frames, {self.config.features}), got {tuple(x.shape)}")
         if not torch.compiler.is_exporting() and (x.shape[1] == 0 or x.shape[1] % self.config.subsampling):
@@ -305,15 +341,17 @@ class ConformerEncoder(nn.Module):
                              f"got {x.shape[1]}; pad the last one and pass its lengths")
         history = [h for h in (state.sub0, state.sub1, state.sub2, state.sub3) if h is not None]
         x, history, limit = self.subsampling.step(x, history, state.frames, lengths)
-        x, keys, values, conv = self._layers(x, state, limit, chunk, None)
+        x, keys, values, conv = self._layers(x, state, limit, chunk, None, offline)
         return x, EncoderState(keys, values, conv,
                                *(history[i] if i < len(history) else None for i in range(4)),
                                frames=state.frames + x.shape[1])
 
-    def _layers(self, x: Tensor, state: EncoderState, limit: Tensor | None, chunk: int | None, real: Tensor | None):
+    def _layers(self, x: Tensor, state: EncoderState, limit: Tensor | None, chunk: int | None, real: Tensor | None,
+                offline: bool):
         if self.config.scale_input:
             x = x * math.sqrt(self.config.dim)
-        windows = Windows(state.frames, limit, x.shape[1], chunk, self.config.left, self.cycles, x.dtype)
+        windows = Windows(state.frames, limit, x.shape[1], chunk, self.config.left, self.cycles, x.dtype, offline,
+                          dispatch.uses_kernel(x, gradient=offline))
         after = []
         for i, layer in enumerate(self.layers):
             x, *cache = layer(x, state.keys[:, i], state.values[:, i], state.conv[:, i], windows, real)
@@ -339,7 +377,7 @@ class ConformerEncoder(nn.Module):
         if c.streaming:
             x = F.pad(x, (0, 0, self.lead, n * c.subsampling - self.lead - x.shape[1]))
             chunk = (c.lookaheads[0] if lookahead is None else lookahead) + 1
-            x, _ = self.step(x, state, lengths + self.lead, chunk)
+            x, _ = self._step(x, state, lengths + self.lead, chunk, offline=True)
         else:
-            x = self._layers(self.subsampling(x, lengths), state, limit, None, real)[0]
+            x = self._layers(self.subsampling(x, lengths), state, limit, None, real, offline=True)[0]
         return torch.where(real[:, :, None], x, 0.0)

@@ -1,71 +1,110 @@
-"""The networks give the same output when their attention goes through the kernels, whole and in steps."""
+"""The networks give the same output with the kernels on, in the interpreter, and off: whole and in steps."""
+
+import dataclasses
 
 import pytest
 import torch
 
 from kernels import dispatch
 from speechstream.nn import conformer, whisper
-from speechstream.nn.position import rotate
+from speechstream.state import select, stack
+
+CONFIG = conformer.ConformerConfig(features=8, dim=16, layers=2, heads=2, ff_dim=16, kernel=3, subsampling=2,
+                                   subsampling_channels=4, left=5, lookaheads=(1, 2), dropout=0.0)
+VARIANTS = {
+    "rope": CONFIG,
+    "relative": dataclasses.replace(CONFIG, position="relative", scale_input=True),  # left is no multiple of a chunk
+    "batch_norm": dataclasses.replace(CONFIG, position="relative", conv_norm="batch_norm", bias=False, left=4),
+    "no left": dataclasses.replace(CONFIG, left=0),
+    "whole": dataclasses.replace(CONFIG, left=None, causal=False, position="relative"),
+}
 
 
-class Recorded(conformer.Windows):
-    """Windows that remember what they were made of."""
-
-    def __init__(self, frames, limit, n, chunk, left, cycles, dtype):
-        super().__init__(frames, limit, n, chunk, left, cycles, dtype)
-        self.frames, self.limit, self.chunk = frames, limit, n if chunk is None else chunk
-
-
-def attention_by_kernel(self, x, keys, values, w):
-    """`conformer.Attention.forward` through `dispatch.attention_step`; left context is a whole number of chunks."""
-    n, L, c = x.shape[1], keys.shape[2], w.chunk
-    drop = L - L // c * c
-    q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.dim_head)).permute(2, 0, 3, 1, 4).unbind(0)
-    rope = bias = None
-    if self.relative:
-        table = self.position_table(c)[..., drop:-1].permute(0, 2, 1)
-        bias = dispatch.RelativeBias(table, self.bias_u[:, 0], self.bias_v[:, 0])
-    else:
-        rope = tuple(a[:, 0] for a in w.angles)
-    y, _, _ = dispatch.attention_step(q, k, v, keys[:, :, drop:], values[:, :, drop:], w.frames, w.limit, c, bias, rope)
-    k = k if self.relative else rotate(k, *w.angles)
-    cache = (torch.cat([a, b], 2)[:, :, n:] for a, b in ((keys, k), (values, v)))
-    return self.out(y.transpose(1, 2).flatten(2)), *cache
-
-
-@pytest.mark.parametrize("position", ["rope", "relative"])
-def test_fastconformer(position, monkeypatch, close):
-    net = conformer.ConformerEncoder(conformer.ConformerConfig(
-        features=8, dim=16, layers=2, heads=2, ff_dim=16, kernel=3, subsampling=2, subsampling_channels=4, left=5,
-        lookaheads=(1,), position=position)).eval()
+def network(name):
+    net = conformer.ConformerEncoder(VARIANTS[name])
     with torch.no_grad():
-        for p in net.parameters():
+        for p in (*net.parameters(), *(b for n, b in net.named_buffers() if n.endswith("running_mean"))):
             p.add_(torch.randn_like(p) * 0.2)
-        net.eval()
-        x, lengths = torch.randn(2, 14, 8), torch.tensor([14, 9])
-        block = torch.randn(2, 4, 8)
-        plain = net(x, lengths), net.step(block, net.init_state(2))[0]
-        monkeypatch.setattr(conformer, "Windows", Recorded)
-        monkeypatch.setattr(conformer.Attention, "forward", attention_by_kernel)
-        with dispatch.using("interpret"):
-            close((net(x, lengths), net.step(block, net.init_state(2))[0]), plain, 1e-4)
+    return net.eval()
 
 
-def test_causal_whisper(close):
+@pytest.fixture
+def counted(monkeypatch):
+    """Names of the kernels that ran: an answer without them proves nothing."""
+    seen, load = set(), dispatch._kernel
+    monkeypatch.setattr(dispatch, "_kernel", lambda name: seen.add(name) or load(name))
+    return seen
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+@torch.no_grad()
+def test_fastconformer_offline(name, close, counted):
+    net = network(name)
+    x, lengths = torch.randn(2, 15, 8), torch.tensor([15, 9])
+    plain = net(x, lengths)
+    assert not counted
+    with dispatch.using("interpret"):
+        close(net(x, lengths), plain, 1e-4)
+    assert counted == {"chunked_attention"}
+
+
+@pytest.mark.parametrize("name, frames, chunk", [("rope", 2, 2), ("relative", 3, 3), ("batch_norm", 4, 2),
+                                                 ("no left", 2, 2), ("relative", 1, None)])
+@torch.no_grad()
+def test_fastconformer_steps(name, frames, chunk, close, counted):
+    """Unsynchronised streams: the second begins two steps after the first and ends within a chunk."""
+    net = network(name)
+    blocks = torch.randn(3, 2, 2 * frames, 8)
+
+    def run():
+        first, state = net.step(blocks[0, :1], net.init_state(1), chunk=chunk)
+        state, out = stack([state, net.init_state(1)]), [first]
+        for block, lengths in ((blocks[1], None), (blocks[2], torch.tensor([2 * frames, 2]))):
+            y, state = net.step(block, state, lengths, chunk)
+            out += [y[:1], y[1:, :1 if lengths is not None else None]]
+        return out, [t for t in vars(select(state, [0])).values()]
+
+    plain = run()
+    assert not counted
+    with dispatch.using("interpret"):
+        close(run(), plain, 1e-4)
+    assert counted == {"attention_step", "conv_step"}
+
+
+@pytest.mark.parametrize("name", ["rope", "relative"])
+def test_fastconformer_gradients(name, close, counted):
+    """Training: every parameter's gradient is the same."""
+    net, x, lengths = network(name).train(), torch.randn(2, 9, 8), torch.tensor([9, 6])
+
+    def run():
+        return torch.autograd.grad(net(x, lengths).square().sum(), list(net.parameters()))
+
+    plain = run()
+    with dispatch.using("interpret"):
+        got = run()
+    assert counted == {"chunked_attention"}
+    for a, b in zip(got, plain):
+        assert (a - b).norm() <= 1e-4 * b.norm() + 1e-6
+
+
+@torch.no_grad()
+def test_causal_whisper(close, counted):
+    """Offline, and in steps in which one stream is a step ahead of the other; the last chunk is shorter."""
     net = whisper.Encoder(whisper.WhisperConfig(mels=4, width=16, heads=2, encoder_layers=2, positions=20, left=6))
-    with torch.no_grad():
-        mel, lengths = torch.randn(2, 4, 23), torch.tensor([11, 5])
+    mel, lengths = torch.randn(2, 4, 23), torch.tensor([11, 5])
 
-        def run():
-            state, out = net.init_state(2), []
-            for t in range(0, 22, 8):
-                piece = mel[:, :, t:t + 9]
-                y, state = net.step(piece, state)
-                out.append(y)
-            whole = net(mel, lengths, chunk=4)
-            return whole[0], whole[1, :5], torch.cat(out, 1)[:1]
+    def run():
+        _, late = net.step(torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(1)), net.init_state(1))
+        state, out = stack([net.init_state(1), late]), []
+        for t in range(0, 22, 8):
+            y, state = net.step(mel[:, :, t:t + 9], state)
+            out.append(y)
+        whole = net(mel, lengths, chunk=4)
+        return whole[0], whole[1, :5], torch.cat(out, 1), vars(state)["keys"]
 
-        plain = run()
-        with dispatch.using("interpret"):
-            close(run(), plain, 1e-4)
-        close(plain[0][None], plain[2], 1e-4)
+    plain = run()
+    assert not counted
+    with dispatch.using("interpret"):
+        close(run(), plain, 1e-4)
+    assert counted == {"chunked_attention", "attention_step"}
+    close(plain[0], plain[2][0], 1e-4)
