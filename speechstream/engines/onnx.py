@@ -51,8 +51,8 @@ class OnnxEngine:
     def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
         """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
         *encoded, keys, values = self.encoder.run(
-            None, {"mel": mel, "state.mel": state.mel, "state.keys": state.keys, "state.values": state.values,
-                   "state.frames": state.frames})
+            None, {"mel": mel, "state.mel": state.mel, **_layers("state.keys", state.keys),
+                   **_layers("state.values", state.values), "state.frames": state.frames})
         L, c = state.keys.shape[3], keys.shape[3]
         n = min(c, L)
         for b, frames in enumerate(state.frames.tolist()):  # filled from the right: a young stream's first rows are empty
@@ -68,10 +68,15 @@ class OnnxEngine:
     def decode(self, tokens, keys, values, mask, state):
         pad = -state.keys.shape[3] % PAST_ROWS
         logits, alignment, *new = self.decoder.run(
-            None, {"tokens": tokens, "memory_keys": keys, "memory_values": values, "mask": mask,
+            None, {"tokens": tokens, **_layers("memory_keys", keys), **_layers("memory_values", values), "mask": mask,
                    "state.keys": _padded(state.keys, pad), "state.values": _padded(state.values, pad),
                    "state.tokens": state.tokens})
         return logits, alignment, DecoderState(*(a[:, :, :, pad:] for a in new[:2]), new[2])
+
+
+def _layers(name: str, a: np.ndarray) -> dict[str, np.ndarray]:
+    """(B, layers, ...) as one input for each layer; of a single stream they are views, which onnxruntime reads in place."""
+    return {f"{name}.{i}": a[:, i] for i in range(a.shape[1])}
 
 
 def _padded(a: np.ndarray, rows: int) -> np.ndarray:
@@ -86,9 +91,11 @@ def _zeros(graph, kind) -> dict[str, np.ndarray]:
     shapes = {i.name: i for i in graph.get_inputs()}
     out = {}
     for name in kind.__dataclass_fields__:
-        node = shapes.get(f"state.{name}")
+        layers = sum(n.startswith(f"state.{name}.") for n in shapes)
+        node = shapes.get(f"state.{name}.0" if layers else f"state.{name}")
         if node is None:
             raise SpeechStreamError(f"the graph has no input 'state.{name}': it was exported for another runner")
-        shape = [1] + [n if isinstance(n, int) else 0 for n in node.shape[1:]]
+        shape = [n if isinstance(n, int) else 0 for n in node.shape[1:]]
+        shape = [1, layers, *shape] if layers else [1, *shape]
         out[name] = np.zeros(shape, np.int64 if "int64" in node.type else np.float32)
     return out

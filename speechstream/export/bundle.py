@@ -37,6 +37,7 @@ def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict, bi
     for graph in graphs.values():
         _share(graph, tensors)
     save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     offsets = _offsets(folder / "model.safetensors")
     for name, graph in graphs.items():
         for tensor in graph.graph.initializer:

@@ -1,7 +1,7 @@
 """Weights in 8 or 4 bits, so that a frame's output depends on that frame alone.
 
 Eight bits: int8 weights with a scale an output channel, uint8 activations with a scale a row, quantised as they come
-(`MatMulInteger`, which runs on VNNI). onnxruntime's own dynamic quantisation has one activation scale for the whole
+(`MatMulIntegerToFloat`, which runs on VNNI). onnxruntime's own dynamic quantisation has one activation scale for the whole
 tensor: then a frame depends on the others in its chunk and batch, streaming differs from offline, and one outlier
 coarsens all.
 
@@ -110,7 +110,8 @@ def _fold_transposes(graph: onnx.GraphProto) -> None:
             graph.node.remove(node)
 
 
-_ACTIVATION = {"quant.127": np.array(127, np.float32), "quant.128": np.array(128, np.float32),
+_ACTIVATION = {"quant.127": np.array(127, np.float32), "quant.one": np.array(1, np.float32),
+               "quant.half": np.array(128.5, np.float32),  # a cast truncates: this rounds, and moves zero to 128
                "quant.zero": np.array(128, np.uint8), "quant.tiny": np.array(1e-9, np.float32),
                "quant.last": np.array([-1], np.int64)}
 
@@ -171,9 +172,8 @@ class _Additions:
             top = self.op("ReduceMax", [self.op("Abs", [x], f"{x}.abs"), "quant.last"], f"{x}.top", keepdims=1)
             top = self.op("Max", [top, "quant.tiny"], f"{x}.range")
             scaled = self.op("Mul", [x, self.op("Div", ["quant.127", top], f"{x}.gain")], f"{x}.scaled")
-            shifted = self.op("Add", [self.op("Round", [scaled], f"{x}.rounded"), "quant.128"], f"{x}.shifted")
-            self.op("Cast", [shifted], at, to=TensorProto.UINT8)
+            self.op("Cast", [self.op("Add", [scaled, "quant.half"], f"{x}.shifted")], at, to=TensorProto.UINT8)
             self.op("Div", [top, "quant.127"], f"{x}.step")
-        product = self.op("MatMulInteger", [at, codes, "quant.zero"], f"{out}.integer")
-        product = self.op("Cast", [product], f"{out}.float", to=TensorProto.FLOAT)
-        self.op("Mul", [self.op("Mul", [product, f"{x}.step"], f"{out}.rows"), scales], out)
+        product = self.op("MatMulIntegerToFloat", [at, codes, "quant.one", scales, "quant.zero"], f"{out}.columns",
+                          domain=DOMAIN)
+        self.op("Mul", [product, f"{x}.step"], out)

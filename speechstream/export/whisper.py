@@ -22,25 +22,52 @@ def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Ten
     return *model.decoder.memory(features), model.ctc_log_probs(features), keys, values
 
 
+def layered(name: str, layers: int) -> list[str]:
+    """Names of the inputs that hold one layer each: cache and memory are given apart, since to split costs a copy."""
+    return [f"{name}.{i}" for i in range(layers)]
+
+
 def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
-    """Graphs `encoder` and `decoder` of a model in fp32. Raises ValueError where it has no CTC head."""
+    """Graphs `encoder` and `decoder` of a model in fp32. Raises ValueError where it has no CTC head.
+
+    Inputs `state.keys.i`, `state.values.i` (B, H, left, Dh) of the encoder and `memory_keys.i`, `memory_values.i`
+    (B, H, T, Dh) of the decoder are those of layer i.
+    """
     c = model.config
     if model.ctc is None:
         raise ValueError("the model has no CTC head, which the encoder's graph ends with: set ctc_vocabulary and train it")
     model = model.eval()
-    state = model.encoder.init_state(2)
-    batch = {f"state.{n}": {0: "batch"} for n in ("mel", "keys", "values", "frames")}
-    encoder = export_step(model, lambda mel, s: (*encoder_chunk(model, mel, s), None), {"mel": torch.randn(2, c.mels, 33)},
-                          state, ["memory_keys", "memory_values", "ctc", "chunk.keys", "chunk.values"],
-                          {"mel": {0: "batch", 2: "mel_frames"}, **batch})
-    memory = torch.randn(2, c.decoder_layers, c.heads, 12, c.width // c.heads)
-    past = torch.randn(2, c.decoder_layers, c.heads, 5, c.width // c.heads)
-    like = DecoderState(past, past.clone(), torch.tensor([5, 3]))
-    inputs = {"tokens": torch.ones(2, 3, dtype=torch.int64), "memory_keys": memory, "memory_values": memory.clone(),
+    return {"encoder": _encoder(model, c.encoder_layers), "decoder": _decoder(model, c.decoder_layers)}
+
+
+def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
+    c = model.config
+    like = model.encoder.init_state(2)
+    names = layered("state.keys", layers) + layered("state.values", layers)
+    caches = {n: a.clone() for n, a in zip(names, [*like.keys.unbind(1), *like.values.unbind(1)])}
+    inputs = {"mel": torch.randn(2, c.mels, 33), "state.mel": like.mel, **caches, "state.frames": like.frames}
+
+    def step(mel: Tensor, history: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        return encoder_chunk(model, mel, EncoderState(history, rest[:layers], rest[layers: -1], rest[-1]))
+
+    return export_step(model, step, inputs, None, ["memory_keys", "memory_values", "ctc", "chunk.keys", "chunk.values"],
+                       {"mel": {0: "batch", 2: "mel_frames"}, **{n: {0: "batch"} for n in inputs if n != "mel"}})
+
+
+def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:
+    c = model.config
+    memory = torch.randn(2, c.heads, 12, c.width // c.heads)
+    past = torch.randn(2, layers, c.heads, 5, c.width // c.heads)
+    names = layered("memory_keys", layers) + layered("memory_values", layers)
+    inputs = {"tokens": torch.ones(2, 3, dtype=torch.int64), **{n: memory.clone() for n in names},
               "mask": torch.ones(2, 12, dtype=torch.bool)}
-    axes = {"tokens": {0: "batch", 1: "tokens"}, "memory_keys": {0: "batch", 3: "frames"},
-            "memory_values": {0: "batch", 3: "frames"}, "mask": {0: "batch", 1: "frames"},
-            "state.keys": {0: "batch", 3: "past"}, "state.values": {0: "batch", 3: "past"}, "state.tokens": {0: "batch"}}
-    decoder = export_step(model, lambda t, k, v, m, s: model.decoder.step(t, s, k, v, m), inputs, like,
-                          ["logits", "alignment"], axes)
-    return {"encoder": encoder, "decoder": decoder}
+    axes = {"tokens": {0: "batch", 1: "tokens"}, **{n: {0: "batch", 2: "frames"} for n in names},
+            "mask": {0: "batch", 1: "frames"}, "state.keys": {0: "batch", 3: "past"},
+            "state.values": {0: "batch", 3: "past"}, "state.tokens": {0: "batch"}}
+
+    def step(tokens: Tensor, *rest: Tensor | DecoderState) -> tuple:
+        *memory, mask, state = rest
+        return model.decoder.step(tokens, state, memory[:layers], memory[layers:], mask)
+
+    return export_step(model, step, inputs, DecoderState(past, past.clone(), torch.tensor([5, 3])),
+                       ["logits", "alignment"], axes)

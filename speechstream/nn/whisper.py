@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +98,11 @@ def sinusoids(length: int, channels: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+def by_layer(a: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """(B, layers, ...) as a tensor for each layer; an exported graph is given them apart, since to split costs a copy."""
+    return a.unbind(1) if isinstance(a, Tensor) else a
+
+
 class Encoder(nn.Module):
     """Log-mel frames (B, mels, M) at 10 ms to features (B, T, width) at 20 ms.
 
@@ -131,11 +137,11 @@ class Encoder(nn.Module):
         """`step` without the new cache: features (B, c, width) and this chunk's own keys and values, (B, layers, H, c, Dh)."""
         x = self.subsample(mel, state.mel, state.frames)
         keys, values = [], []
-        for i, block in enumerate(self.blocks):
+        for block, old_keys, old_values in zip(self.blocks, by_layer(state.keys), by_layer(state.values)):
             q, k, v = block.attn.qkv(block.attn_ln(x))
             keys.append(k)
             values.append(v)
-            x = x + block.attn.merge(step_attention(q, k, v, state.keys[:, i], state.values[:, i], state.frames))
+            x = x + block.attn.merge(step_attention(q, k, v, old_keys, old_values, state.frames))
             x = x + block.mlp(block.mlp_ln(x))
         return self.ln_post(x), torch.stack(keys, 1), torch.stack(values, 1)
 
@@ -202,16 +208,17 @@ class Decoder(nn.Module):
         v = [b.cross_attn.split(b.cross_attn.value(features)) for b in self.blocks]
         return torch.stack(k, 1), torch.stack(v, 1)
 
-    def step(self, tokens: Tensor, state: DecoderState, keys: Tensor, values: Tensor, mask: Tensor | None = None
-             ) -> tuple[Tensor, Tensor, DecoderState]:
+    def step(self, tokens: Tensor, state: DecoderState, keys: Tensor | Sequence[Tensor],
+             values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, DecoderState]:
         """Read `tokens` (B, n) after those in `state`, over a memory of `keys`, `values` (B, layers, H, T, Dh).
 
-        mask (B, T): True where a memory frame may be read. Returns logits (B, n, vocabulary), the mean cross-attention
+        The memory may also be given layer by layer, (B, H, T, Dh) each. mask (B, T): True where a memory frame may be read. Returns logits (B, n, vocabulary), the mean cross-attention
         of the alignment heads (B, n, T) and the new state. Pure.
         """
         positions = state.tokens[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         x = self.token_embedding(tokens) + self.positional_embedding[positions]
         hidden = None if mask is None else ~mask[:, None, None, :]
+        memory_keys, memory_values = by_layer(keys), by_layer(values)
         new_keys, new_values, alignment = [], [], []
         for i, block in enumerate(self.blocks):
             q, k, v = block.attn.qkv(block.attn_ln(x))
@@ -221,14 +228,14 @@ class Decoder(nn.Module):
             x = x + block.attn.merge(y)
             cross = block.cross_attn
             q = cross.split(cross.query(block.cross_attn_ln(x)))
-            score = (q * q.shape[-1] ** -0.5) @ keys[:, i].transpose(-1, -2)
+            score = (q * q.shape[-1] ** -0.5) @ memory_keys[i].transpose(-1, -2)
             weight = (score if hidden is None else score.masked_fill(hidden, -torch.inf)).softmax(-1)
             alignment += [weight[:, h] for layer, h in self.config.alignment_heads if layer == i]
-            y = weight @ values[:, i]
+            y = weight @ memory_values[i]
             x = x + cross.merge(y)
             x = x + block.mlp(block.mlp_ln(x))
         logits = self.ln(x) @ self.token_embedding.weight.T
-        average = torch.stack(alignment, 1).mean(1) if alignment else x.new_zeros(*x.shape[:2], keys.shape[3])
+        average = torch.stack(alignment, 1).mean(1) if alignment else x.new_zeros(*x.shape[:2], memory_keys[0].shape[2])
         state = DecoderState(torch.cat([state.keys, torch.stack(new_keys, 1)], dim=3),
                              torch.cat([state.values, torch.stack(new_values, 1)], dim=3), state.tokens + tokens.shape[1])
         return logits, average, state
