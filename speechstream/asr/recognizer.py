@@ -188,7 +188,7 @@ class Stream:
         self.recent = np.concatenate([self.recent, window])[-keep - WINDOW:]
         if what == "open":
             start = max(self.segmenter.opened * WINDOW, self.heard - len(self.recent))
-            self.segment = Segment(self, start)
+            self.segment = self.recognizer.segment(self, start)
             window = self.recent[len(self.recent) - (self.heard - start):]
         if self.segment:
             yield from self.segment.feed(window)
@@ -221,7 +221,7 @@ class Stream:
         at = int(words[-1].end * SAMPLE_RATE) if words else self.heard
         audio = np.concatenate(segment.audio)[at - segment.start:]
         self._say(segment, events, words, at / SAMPLE_RATE)
-        self.segment = Segment(self, at)
+        self.segment = self.recognizer.segment(self, at)
         yield from self.segment.feed(audio)
 
     def _say(self, segment: Segment, events: list[Event], words: list[Word], end: float) -> None:
@@ -240,6 +240,8 @@ class Recognizer:
             print(stream.finish())
     """
 
+    segment = Segment
+
     def __init__(self, engine: Engine, decoder: AttentionDecoder | CtcDecoder, rules: EndpointRules = EndpointRules(),
                  confirm_ms: int = CONFIRM_MS, card: dict | None = None, features: LogMel | None = None):
         self.engine, self.decoder, self.rules, self.card = engine, decoder, rules, card or {}
@@ -249,15 +251,19 @@ class Recognizer:
 
     @classmethod
     def load(cls, path: str | Path | None = None, engine: str = "onnx", device: str = "cpu", threads: int = 1,
-             decoder: str = "attention", beam: int = 1, **options) -> "Recognizer":
+             decoder: str | None = None, beam: int = 1, **options) -> "Recognizer":
         """Open a bundle; without a path, the embedded one.
 
-        engine: "onnx" or "torch". decoder: "attention" (Whisper's own) or "ctc", whose search keeps `beam` prefixes.
-        Other options are those of the constructor. Raises SpeechStreamError where the bundle is damaged or is not a recogniser.
+        engine: "onnx" or "torch". decoder: "attention" (Whisper's own), "transducer" (a FastConformer's) or "ctc", whose
+        search keeps `beam` prefixes; None: the model's best. Other options are those of the constructor. Raises
+        SpeechStreamError where the bundle is damaged or is not a recogniser.
         """
         b = bundle.load(path or bundle.embedded("asr"))
         if b.task != "asr":
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
+        if b.architecture == "fastconformer":
+            from speechstream.asr import fastconformer
+            return fastconformer.load(b, engine, device, threads, decoder, beam, **options)
         if engine == "onnx":
             from speechstream.engines.onnx import OnnxEngine
             runner: Engine = OnnxEngine(b.path, threads, device)
@@ -267,7 +273,7 @@ class Recognizer:
             runner = TorchEngine(read_whisper(b), device, threads)
         else:
             raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
-        if decoder == "attention":
+        if decoder in (None, "attention"):
             reader = AttentionDecoder(Vocabulary(b.file("vocabulary.json")))
         elif decoder == "ctc":
             reader = CtcDecoder(b.file("ctc.json"), beam)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -16,7 +17,7 @@ from speechstream import bundle
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.errors import SpeechStreamError
-from speechstream.export.onnx import export_step
+from speechstream.export.onnx import describe, export_step
 from speechstream.nn.conformer import EncoderState
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.state import flatten
@@ -24,14 +25,16 @@ from speechstream.state import flatten
 ARCHITECTURE = "fastconformer"
 
 
-def export_fastconformer(model: FastConformer) -> dict[str, onnx.ModelProto]:
+def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = None) -> dict[str, onnx.ModelProto]:
     """fp32 graphs `encoder` and, of a transducer, `predictor` and `joiner`; batch and chunk are dynamic.
 
     encoder: features (B, subsampling * chunk, mels), lengths (B,) int64 how many of them count, and the state, to
     encoded (B, chunk, dim), ctc (B, chunk, vocab + 1) log probabilities where the model has them, and the new state.
-    Raises ValueError for an encoder that runs offline only.
+    about: what the metadata says of features and tokens, see `describe_model`. Raises ValueError for an encoder that
+    runs offline only.
     """
     model, graphs = model.eval(), {}
+    about = {"architecture": ARCHITECTURE, **(about or {})}
 
     def step(x: Tensor, lengths: Tensor, state: EncoderState):
         y, state = model.encoder.step(x, state, lengths)
@@ -43,6 +46,7 @@ def export_fastconformer(model: FastConformer) -> dict[str, onnx.ModelProto]:
     axes = {"features": {0: "batch", 1: "feature_frames"}, "lengths": {0: "batch"}}
     outputs = ["encoded"] + ["ctc"] * (model.ctc is not None)
     graphs["encoder"] = export_step(model, step, inputs, state, outputs, axes | _batch(state))
+    describe(graphs["encoder"], {"graph": "encoder", **about}, model.encoder.init_state(1))
     if model.joiner is not None:
         start = model.predictor.init_state(2)
         graphs["predictor"] = export_step(model, model.predictor.step, {"tokens": torch.tensor([0, 1])}, start,
@@ -50,7 +54,17 @@ def export_fastconformer(model: FastConformer) -> dict[str, onnx.ModelProto]:
         vectors = {"encoded": torch.randn(2, c.joiner.encoder_dim), "predicted": torch.randn(2, c.joiner.predictor_dim)}
         graphs["joiner"] = export_step(model, model.joiner, vectors, None, ["scores"],
                                        {name: {0: "batch"} for name in vectors})
+        describe(graphs["predictor"], {"graph": "predictor", **about}, model.predictor.init_state(1))
+        describe(graphs["joiner"], {"graph": "joiner", **about})
     return graphs
+
+
+def describe_model(one: Imported) -> dict[str, Any]:
+    """What a runner must know of a model: features, chunks (encoder frames), blank, durations (TDT), tokens by id."""
+    e, joiner = one.model.config.encoder, one.model.config.joiner
+    return {"features": dataclasses.asdict(one.features), "subsampling": e.subsampling, "lead": one.model.encoder.lead,
+            "chunks": [r + 1 for r in e.lookaheads], "blank": one.model.config.vocab,
+            "durations": list(joiner.durations) if joiner else [], "tokens": list(one.tokens)}
 
 
 def _batch(state) -> dict[str, dict[int, str]]:
@@ -67,7 +81,7 @@ def write_fastconformer(one: Imported, folder: Path, card: dict, graphs: bool = 
         (folder / "tokenizer.model").write_bytes(one.tokenizer)
         files.append("tokenizer.model")
     if graphs and one.model.config.encoder.streaming:
-        for name, graph in export_fastconformer(one.model).items():
+        for name, graph in export_fastconformer(one.model, describe_model(one)).items():
             (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
             files.append(f"{name}.onnx")
     config = {"network": one.model.config.to_dict(), "features": dataclasses.asdict(one.features)}

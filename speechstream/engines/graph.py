@@ -1,0 +1,111 @@
+"""One runner for every exported graph: what it takes, gives and remembers stands in the graph itself.
+
+    encoder = Graph("model/encoder.onnx")
+    state = encoder.init_state(batch=2)
+    out, state = encoder.step({"features": x, "lengths": n}, state)      # out: {"encoded": ..., "ctc": ...}
+
+The graphs come from `speechstream export`. A state is a frozen dataclass of arrays, streams first, so that
+`speechstream.state` stacks, selects and stores it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+
+from speechstream.engines.onnx import session
+from speechstream.errors import SpeechStreamError
+from speechstream.state import flatten, unflatten
+
+KEY, VERSION = "speechstream", 1  # in the graph's metadata, and the version read here
+_FIELD = re.compile(r"[A-Za-z]\w*(\.\w+)*")
+_DTYPES = ("float32", "float16", "int64", "int32", "bool")
+
+
+class Graph:
+    """An ONNX file with the metadata of `speechstream.export.onnx.describe`, run by onnxruntime.
+
+    `about` is that metadata. Raises SpeechStreamError for a file that is damaged or was exported by something else.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1, device: str = "cpu"):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise SpeechStreamError(f"{path}: no such file")
+        self.session = session(path, threads, device)
+        self.about = self._about()
+        self.inputs = [i.name for i in self.session.get_inputs() if not i.name.startswith("state.")]
+        self.outputs = [o.name for o in self.session.get_outputs() if not o.name.startswith("new.")]
+        self._start = {f["name"]: f for f in self.about["state"]}
+        takes = {i.name: i.shape for i in self.session.get_inputs()}
+        gives = {o.name for o in self.session.get_outputs()}
+        for name, f in self._start.items():
+            axes = takes.get(f"state.{name}")
+            if axes is None or f"new.{name}" not in gives or len(axes) != 1 + len(f["shape"]) or any(
+                    isinstance(n, int) and n != m for n, m in zip(axes[1:], f["shape"])):
+                raise SpeechStreamError(f"{path} is damaged: its table of states does not fit its inputs and outputs, "
+                                        f"at {name!r}")
+        self._like = _structure({n: _initial(f) for n, f in self._start.items()}) if self._start else None
+
+    def _about(self) -> dict[str, Any]:
+        found = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        if found is None:
+            raise SpeechStreamError(f"{self.path} says nothing of how it is to be run; expected a graph that "
+                                    "'speechstream export' made")
+        try:
+            about = json.loads(found)
+            if about["version"] != VERSION:
+                raise SpeechStreamError(f"{self.path} is of version {about['version']!r}, and this speechstream reads "
+                                        f"version {VERSION}; export it again")
+            for f in about["state"]:
+                if not _FIELD.fullmatch(f["name"]) or f["dtype"] not in _DTYPES \
+                        or not all(type(n) is int and n >= 0 for n in f["shape"]):
+                    raise ValueError(f["name"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SpeechStreamError(f"{self.path} is damaged: its metadata is not that of an exported graph") from error
+        return about
+
+    def init_state(self, batch: int = 1) -> Any:
+        """The state of `batch` streams that have heard nothing; None for a graph without state."""
+        if self._like is None:
+            return None
+        return unflatten(self._like, {n: np.repeat(a, batch, 0) for n, a in flatten(self._like).items()})
+
+    def step(self, inputs: Mapping[str, np.ndarray], state: Any = None) -> tuple[dict[str, np.ndarray], Any]:
+        """Run the graph: its outputs by name, and the new state. Raises ValueError for inputs that do not fit."""
+        if sorted(inputs) != sorted(self.inputs):
+            raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
+        fields = flatten(state) if state is not None else {}
+        feed = {**inputs, **{f"state.{n}": a for n, a in fields.items()}}
+        try:
+            out = self.session.run(self.outputs + [f"new.{n}" for n in fields], feed)
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise ValueError(f"{self.path.name} cannot be run on these inputs: "
+                             f"{str(error).splitlines()[0][:300]}") from error
+        n = len(self.outputs)
+        new = unflatten(state, dict(zip(fields, out[n:]))) if fields else None
+        return dict(zip(self.outputs, out[:n])), new
+
+
+def _initial(field: dict[str, Any]) -> np.ndarray:
+    """One stream's first value, (1, ...)."""
+    value = np.asarray(field["initial"], field["dtype"])
+    return np.broadcast_to(value, field["shape"])[None].copy()
+
+
+def _structure(arrays: dict[str, np.ndarray]) -> Any:
+    """Arrays under dotted names as dataclasses in dataclasses."""
+    groups: dict[str, Any] = {}
+    for name, a in arrays.items():
+        head, _, tail = name.partition(".")
+        if tail:
+            groups.setdefault(head, {})[tail] = a
+        else:
+            groups[head] = a
+    values = {n: _structure(v) if isinstance(v, dict) else v for n, v in groups.items()}
+    return dataclasses.make_dataclass("State", list(values), frozen=True)(**values)
