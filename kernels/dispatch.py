@@ -204,6 +204,10 @@ def pooled_conv_step(x: Tensor, pool: Tensor, slots: Tensor, frames: Tensor, wei
     return y if out is None else out.copy_(y)
 
 
+def _check_activation(name: str) -> None:
+    _check(name in reference.ACTIVATIONS, f"activation {name!r} is not one of {', '.join(reference.ACTIVATIONS)}")
+
+
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
     _check(reduction in ("mean", "sum", "none"), f"reduction {reduction!r} is not one of mean, sum, none")
     return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
@@ -229,6 +233,7 @@ def transducer_loss(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Te
     lengths, target_lengths: (B,). A stream without frames has loss 0. reduction: mean, sum or none.
     """
     _check_loss(encoder, predictor, targets, lengths, target_lengths)
+    _check_activation(activation)
     kernel = uses_kernel(encoder, predictor, weight, gradient=True)
     m = _kernel("transducer_loss") if kernel else reference
     arcs = m.joint_logprobs(encoder, predictor, weight, bias, targets, blank, activation)
@@ -247,6 +252,7 @@ def pruned_transducer_loss(encoder: Tensor, predictor: Tensor, weight: Tensor, b
     """
     _check_loss(encoder, predictor, targets, lengths, target_lengths)
     _check_loss(simple_encoder, simple_predictor, targets, lengths, target_lengths)
+    _check_activation(activation)
     _check(width >= 2, f"width is {width}; a band needs at least 2 labels")
     width = min(width, targets.shape[1] + 1)
     kernel = uses_kernel(encoder, predictor, weight, gradient=True)
@@ -279,11 +285,12 @@ def greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights, state:
 
 
 def _check_greedy(encoder: Tensor, w: TransducerWeights, max_symbols: int) -> None:
+    _check_activation(w.activation)
     _check(encoder.ndim == 3 and encoder.shape[2] == w.project.shape[0],
            f"encoder is {tuple(encoder.shape)}, expected (B, c, {w.project.shape[0]}) projected frames")
     _check(max_symbols >= 1, f"max_symbols is {max_symbols}; it must be at least 1")
-    _check(w.output.shape[0] == w.inputs.shape[0] + len(w.durations),
-           f"the output has {w.output.shape[0]} rows; {w.inputs.shape[0]} tokens and {len(w.durations)} durations "
+    _check(w.output.shape[0] == w.classes + len(w.durations),
+           f"the output has {w.output.shape[0]} rows; {w.classes} tokens and {len(w.durations)} durations "
            "need their sum")
     _check(not w.durations or max(w.durations) > 0, f"durations {w.durations} never advance")
 

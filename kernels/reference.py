@@ -302,10 +302,12 @@ def prune_bounds(blank_use: Tensor, label_use: Tensor, lengths: Tensor, target_l
 # --------------------------------------------------------------------------------------- greedy transducer
 
 class TransducerWeights(NamedTuple):
-    """An LSTM predictor and a joint, folded for decoding.
+    """A predictor and a joint, folded for decoding.
 
-    inputs: (C, 4H) the first layer's W_ih embedding + b_ih + b_hh for each of C tokens (gates i, f, g, o);
-    recurrent: (layers, 4H, H); cross: (layers - 1, 4H, H) and cross_bias: (layers - 1, 4H) the further layers' inputs;
+    An LSTM predictor: inputs (C, 4H), the first layer's W_ih embedding + b_ih + b_hh for each of C tokens (gates i, f,
+    g, o); recurrent (layers, 4H, H); cross (layers - 1, 4H, H) and cross_bias (layers - 1, 4H), the further layers'
+    inputs. A stateless one (Ghodsi et al. 2020): inputs (context, C, H), what each of the last `context` tokens, oldest
+    first, adds to the vector that a ReLU ends; recurrent, cross and cross_bias are empty, their first size being 0.
     project: (J, H), project_bias: (J,); output: (C + durations, J), output_bias; blank: token, also the start.
     durations: frames a TDT's duration outputs stand for (Xu et al. 2023); () for an RNN-T.
     """
@@ -321,33 +323,52 @@ class TransducerWeights(NamedTuple):
     durations: tuple[int, ...] = ()
     activation: str = "relu"
 
+    @property
+    def classes(self) -> int:
+        """Tokens, blank included."""
+        return self.inputs.shape[-2]
+
+    @property
+    def context(self) -> int:
+        """Tokens a stateless predictor reads; 0 for an LSTM."""
+        return self.inputs.shape[0] if self.inputs.ndim == 3 else 0
+
 
 class GreedyState(NamedTuple):
     """hidden, cell: (S, layers, H); predicted: (S, J), the projected predictor output; skip: (S,) int32 frames of the
-    next chunk that a duration has already passed over."""
+    next chunk that a duration has already passed over; history: (S, context - 1) int32, the tokens a stateless
+    predictor will read again (then layers is 0; with an LSTM this has no columns)."""
     hidden: Tensor
     cell: Tensor
     predicted: Tensor
     skip: Tensor
+    history: Tensor
 
 
-def predict(w: TransducerWeights, token: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One LSTM step: token (B,), hidden and cell (B, layers, H) -> projected output (B, J), hidden, cell."""
+def predict(w: TransducerWeights, token: Tensor, hidden: Tensor, cell: Tensor, history: Tensor
+            ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One step of the predictor: token (B,) and the state's parts -> projected output (B, J) and the parts after it."""
+    if w.context:
+        tokens = torch.cat([history, token[:, None].to(history)], 1).long()                 # (B, context)
+        x = sum(w.inputs[k, tokens[:, k]] for k in range(w.context)).relu()
+        return x @ w.project.T + w.project_bias, hidden, cell, tokens[:, 1:].to(history)
     hs, cs = [], []
     for n in range(hidden.shape[1]):
         x = w.inputs[token] if n == 0 else hs[-1] @ w.cross[n - 1].T + w.cross_bias[n - 1]
         i, f, g, o = (x + hidden[:, n] @ w.recurrent[n].T).chunk(4, dim=-1)
         cs.append(f.sigmoid() * cell[:, n] + i.sigmoid() * g.tanh())
         hs.append(o.sigmoid() * cs[-1].tanh())
-    return hs[-1] @ w.project.T + w.project_bias, torch.stack(hs, 1), torch.stack(cs, 1)
+    return hs[-1] @ w.project.T + w.project_bias, torch.stack(hs, 1), torch.stack(cs, 1), history
 
 
 def init_greedy(w: TransducerWeights, slots: int) -> GreedyState:
     """The state before any frame: the predictor has read the start token."""
-    zero = w.recurrent.new_zeros(slots, w.recurrent.shape[0], w.recurrent.shape[2])
+    zero = w.project.new_zeros(slots, w.recurrent.shape[0], w.project.shape[1])
     token = torch.full((slots,), w.blank, device=zero.device)
-    predicted, hidden, cell = predict(w, token, zero, zero)
-    return GreedyState(hidden, cell, predicted, torch.zeros(slots, dtype=torch.int32, device=zero.device))
+    history = torch.full((slots, max(w.context - 1, 0)), w.blank, dtype=torch.int32, device=zero.device)
+    predicted, hidden, cell, history = predict(w, token, zero, zero, history)
+    skip = torch.zeros(slots, dtype=torch.int32, device=zero.device)
+    return GreedyState(hidden.clone(), cell.clone(), predicted, skip, history)
 
 
 def greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights, state: GreedyState, max_symbols: int = 10
@@ -358,10 +379,10 @@ def greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights, state:
     the chunk (B, c * max_symbols) padded with -1, counts (B,), and the new state.
     """
     B, c, _ = encoder.shape
-    classes = w.inputs.shape[0]
+    classes = w.classes
     tokens = torch.full((B, c * max_symbols), -1, dtype=torch.int32, device=encoder.device)
     times, counts = tokens.clone(), torch.zeros(B, dtype=torch.int32, device=encoder.device)
-    hidden, cell, predicted, skip = (a.clone() for a in state)
+    hidden, cell, predicted, skip, history = (a.clone() for a in state)
     for b in range(B):
         t, symbols, n = int(skip[b]), 0, int(lengths[b])
         while t < n:
@@ -371,15 +392,16 @@ def greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights, state:
                 tokens[b, counts[b]], times[b, counts[b]] = token, t
                 counts[b] += 1
                 symbols += 1
-                out = predict(w, torch.tensor([token], device=encoder.device), hidden[b:b + 1], cell[b:b + 1])
-                predicted[b], hidden[b], cell[b] = (a[0] for a in out)
+                parts = (a[b:b + 1] for a in (hidden, cell, history))
+                out = predict(w, torch.tensor([token], device=encoder.device), *parts)
+                predicted[b], hidden[b], cell[b], history[b] = (a[0] for a in out)
             advance = w.durations[int(logits[classes:].argmax())] if w.durations else int(token == w.blank)
             if advance == 0 and (token == w.blank or symbols >= max_symbols):
                 advance = 1
             if advance:
                 t, symbols = t + advance, 0
         skip[b] = t - n
-    return tokens, times, counts, GreedyState(hidden, cell, predicted, skip)
+    return tokens, times, counts, GreedyState(hidden, cell, predicted, skip, history)
 
 
 # ------------------------------------------------------------------------------------- residual codebooks

@@ -1,7 +1,7 @@
 """Greedy transducer decoding of a chunk in one launch: `reference.greedy_decode`, RNN-T and TDT, on a slot pool.
 
 A program owns a stream and runs the whole label loop: joint and argmax at a frame, advance until a label comes, emit,
-step the LSTM, project, go on. Streams take different paths without waiting for each other, the host reads nothing,
+step the predictor (an LSTM, or a sum of the last tokens' vectors), project, go on. Streams take different paths without waiting for each other, the host reads nothing,
 and a CUDA graph holds it as one node. The weights stay in the L2 cache, from where every program reads them; the
 first LSTM layer's input product is a table of the vocabulary. Vectors that change go through memory, with a barrier
 of the program's own threads between writing and reading.
@@ -63,12 +63,30 @@ def lstm_layer(table, cross, cross_bias, recurrent, below, hidden, cell, scratch
         tl.store(scratch + o, tl.sigmoid(u) * activate(c, True), mask=ok)
 
 
-@tuned(CONFIGS, key=["J", "H", "classes"], restore_value=["hidden", "cell", "predicted", "skip"])
+@triton.jit
+def stateless(inputs, history, token, scratch, classes, H, CONTEXT: tl.constexpr, RECENT: tl.constexpr,
+              BK: tl.constexpr):
+    """The vector after a token and the CONTEXT - 1 before it into scratch; the history moves on by one."""
+    for k0 in range(0, H, BK):
+        o = k0 + tl.arange(0, BK)
+        x = tl.load(inputs + ((CONTEXT - 1) * classes + token).to(tl.int64) * H + o, mask=o < H, other=0.0)
+        x = x.to(tl.float32)
+        for k in range(CONTEXT - 1):
+            row = (k * classes + tl.load(history + k)).to(tl.int64)
+            x += tl.load(inputs + row * H + o, mask=o < H, other=0.0).to(tl.float32)
+        tl.store(scratch + o, tl.maximum(x, 0.0), mask=o < H)
+    place = tl.arange(0, RECENT)
+    kept = tl.load(history + place + 1, mask=place < CONTEXT - 2, other=0)
+    tl.debug_barrier()  # all threads have read the old tokens
+    tl.store(history + place, tl.where(place == CONTEXT - 2, token, kept), mask=place < CONTEXT - 1)
+
+
+@tuned(CONFIGS, key=["J", "H", "classes"], restore_value=["hidden", "cell", "predicted", "skip", "history"])
 @triton.jit
 def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output,
-                  output_bias, durations, hidden, cell, predicted, skip, scratch, tokens, times, counts,
-                  seb, set_, classes, J, H, blank, capacity, max_symbols, LAYERS: tl.constexpr, DURATIONS: tl.constexpr,
-                  TANH: tl.constexpr, BO: tl.constexpr, BK: tl.constexpr):
+                  output_bias, durations, hidden, cell, predicted, skip, history, scratch, tokens, times, counts,
+                  seb, set_, classes, J, H, blank, capacity, max_symbols, LAYERS: tl.constexpr, CONTEXT: tl.constexpr,
+                  RECENT: tl.constexpr, DURATIONS: tl.constexpr, TANH: tl.constexpr, BO: tl.constexpr, BK: tl.constexpr):
     b = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + b).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -76,7 +94,9 @@ def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias,
     hidden += slot * LAYERS * H
     cell += slot * LAYERS * H
     predicted += slot * J
-    scratch += b * LAYERS * H
+    if CONTEXT > 0:
+        history += slot * (CONTEXT - 1)
+    scratch += b * (LAYERS + (CONTEXT > 0)) * H
     tokens += b * capacity
     times += b * capacity
     count, symbols = 0, 0
@@ -110,17 +130,20 @@ def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias,
             tl.store(times + count, t)
             count += 1
             symbols += 1
-            table = inputs + token.to(tl.int64) * 4 * H
             tl.debug_barrier()
-            lstm_layer(table, cross, cross_bias, recurrent, scratch, hidden, cell, scratch, 0, H, True, BO, BK)
+            if CONTEXT > 0:
+                stateless(inputs, history, token, scratch, classes, H, CONTEXT, RECENT, BK)
+            else:
+                table = inputs + token.to(tl.int64) * 4 * H
+                lstm_layer(table, cross, cross_bias, recurrent, scratch, hidden, cell, scratch, 0, H, True, BO, BK)
             tl.debug_barrier()
             for layer in range(1, LAYERS):
-                lstm_layer(table, cross, cross_bias, recurrent, scratch + (layer - 1) * H, hidden + layer * H,
+                lstm_layer(inputs, cross, cross_bias, recurrent, scratch + (layer - 1) * H, hidden + layer * H,
                            cell + layer * H, scratch + layer * H, layer, H, False, BO, BK)
                 tl.debug_barrier()
             for o0 in range(0, J, BO):
                 o = o0 + tl.arange(0, BO)
-                y = product(project, scratch + (LAYERS - 1) * H, o, J, H, BO, BK)
+                y = product(project, scratch + (LAYERS - 1 + (CONTEXT > 0)) * H, o, J, H, BO, BK)
                 y += tl.load(project_bias + o, mask=o < J, other=0.0).to(tl.float32)
                 tl.store(predicted + o, y, mask=o < J)
             for k0 in range(0, LAYERS * H, BK):
@@ -140,26 +163,28 @@ def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias,
 
 
 @torch.library.custom_op("speechstream::greedy_decode", mutates_args=(
-    "hidden", "cell", "predicted", "skip", "scratch", "tokens", "times", "counts"))
+    "hidden", "cell", "predicted", "skip", "history", "scratch", "tokens", "times", "counts"))
 def greedy_decode_op(encoder: Tensor, lengths: Tensor, slots: Tensor, inputs: Tensor, recurrent: Tensor, cross: Tensor,
                      cross_bias: Tensor, project: Tensor, project_bias: Tensor, output: Tensor, output_bias: Tensor,
                      durations: Tensor, blank: int, activation: str, max_symbols: int, hidden: Tensor, cell: Tensor,
-                     predicted: Tensor, skip: Tensor, scratch: Tensor, tokens: Tensor, times: Tensor, counts: Tensor
-                     ) -> None:
-    """Everything is written in place: the state pools (fp32) at `slots`, scratch (B, layers, H), and the results."""
-    classes, J, H = inputs.shape[0], project.shape[0], project.shape[1]
+                     predicted: Tensor, skip: Tensor, history: Tensor, scratch: Tensor, tokens: Tensor, times: Tensor,
+                     counts: Tensor) -> None:
+    """Everything is written in place: the state pools (fp32) at `slots`, scratch (B, layers or 1, H), the results."""
+    classes, J, H = inputs.shape[-2], project.shape[0], project.shape[1]
+    context = inputs.shape[0] if inputs.ndim == 3 else 0
     if not encoder.shape[0]:
         return
     greedy_kernel[(encoder.shape[0],)](
         encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output, output_bias,
-        durations, hidden, cell, predicted, skip, scratch, tokens, times, counts, encoder.stride(0), encoder.stride(1),
-        classes, J, H, blank, tokens.shape[1], max_symbols, LAYERS=recurrent.shape[0], DURATIONS=durations.numel(),
-        TANH=activation == "tanh")
+        durations, hidden, cell, predicted, skip, history, scratch, tokens, times, counts, encoder.stride(0),
+        encoder.stride(1), classes, J, H, blank, tokens.shape[1], max_symbols, LAYERS=recurrent.shape[0],
+        CONTEXT=context, RECENT=triton.next_power_of_2(max(context - 1, 1)), DURATIONS=durations.numel(), TANH=activation == "tanh")
 
 
 @greedy_decode_op.register_fake
 def _(encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output, output_bias,
-      durations, blank, activation, max_symbols, hidden, cell, predicted, skip, scratch, tokens, times, counts):
+      durations, blank, activation, max_symbols, hidden, cell, predicted, skip, history, scratch, tokens, times,
+      counts):
     return None
 
 
@@ -168,7 +193,7 @@ def pooled_greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights,
     """Decode a chunk in place on a pool of states (fp32). Returns tokens, times (B, c * max_symbols) and counts (B,).
 
     For a CUDA graph give `durations` (int32, on the device) and `out` = (tokens, times, counts, scratch), all int32
-    but scratch (B, layers, H) fp32: then nothing is allocated. Tokens past a stream's count are left as they were.
+    but scratch (B, layers, H) fp32 (one layer where stateless): then nothing is allocated. Tokens past a stream's count are left as they were.
     """
     B, c, _ = encoder.shape
     device = encoder.device
@@ -177,7 +202,7 @@ def pooled_greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights,
     if out is None:
         tokens = torch.full((B, c * max_symbols), -1, dtype=torch.int32, device=device)
         out = (tokens, tokens.clone(), torch.zeros(B, dtype=torch.int32, device=device),
-               torch.empty(B, *w.recurrent.shape[0:3:2], dtype=torch.float32, device=device))
+               torch.empty(B, max(1, w.recurrent.shape[0]), w.project.shape[1], dtype=torch.float32, device=device))
     tokens, times, counts, scratch = out
     encoder = encoder if encoder.stride(-1) == 1 else encoder.contiguous()
     greedy_decode_op(encoder, lengths, slots, *w[:8], durations, w.blank, w.activation, max_symbols, *pool, scratch,
@@ -187,6 +212,6 @@ def pooled_greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights,
 
 def greedy_decode(encoder, lengths, w, state, max_symbols=10):
     """`reference.greedy_decode` (pure) by the kernel above."""
-    pool = GreedyState(*(a.float().clone() for a in state[:3]), state.skip.clone())
+    pool = GreedyState(*(a.float().clone() for a in state[:3]), state.skip.clone(), state.history.clone())
     slots = torch.arange(encoder.shape[0], dtype=torch.int32, device=encoder.device)
     return *pooled_greedy_decode(encoder, lengths, w, pool, slots, max_symbols), pool

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kernels import dispatch
+
 ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
@@ -144,6 +146,38 @@ class Joiner(nn.Module):
         return self.combine(self.encoder(x), self.predictor(g))
 
 
+@torch.no_grad()
+def decoding_weights(predictor: Predictor, joiner: Joiner) -> dispatch.TransducerWeights:
+    """Both networks folded into what `kernels.dispatch.greedy_decode` takes: a chunk's whole label loop in one launch.
+
+    The folded weights are copies: make them again after a change. Raises ValueError for a joiner with another
+    activation than ReLU or tanh.
+
+        w = decoding_weights(predictor, joiner)
+        state = kernels.reference.init_greedy(w, batch)
+        tokens, frames, counts, state = dispatch.greedy_decode(joiner.project_encoder(x), lengths, w, state)
+    """
+    if joiner.config.activation not in ("relu", "tanh"):
+        raise ValueError(f"greedy decoding in one launch needs a joiner with relu or tanh, got "
+                         f"{joiner.config.activation!r}; use the search of speechstream.asr.transducer")
+    c, table = predictor.config, predictor.embed.weight
+    if c.kind == "stateless":
+        inputs = torch.stack([table * predictor.conv.weight[:, 0, k] for k in range(c.context)])
+        recurrent, cross, bias = (table.new_zeros(0, *s) for s in ((4 * c.dim, c.dim), (4 * c.dim, c.dim), (4 * c.dim,)))
+    else:
+        part = lambda name, i: getattr(predictor.lstm, f"{name}_l{i}")  # noqa: E731
+        biases = [part("bias_ih", i) + part("bias_hh", i) for i in range(c.layers)]
+        inputs = table @ part("weight_ih", 0).T + biases[0]
+        recurrent = torch.stack([part("weight_hh", i) for i in range(c.layers)])
+        cross, bias = recurrent.new_zeros(0, 4 * c.dim, c.dim), recurrent.new_zeros(0, 4 * c.dim)
+        if c.layers > 1:
+            cross, bias = torch.stack([part("weight_ih", i) for i in range(1, c.layers)]), torch.stack(biases[1:])
+    copies = (p.detach().clone() for p in (joiner.predictor.weight, joiner.predictor.bias, joiner.out.weight,
+                                           joiner.out.bias))
+    return dispatch.TransducerWeights(inputs, recurrent, cross, bias, *copies, joiner.blank, joiner.config.durations,
+                                      joiner.config.activation)
+
+
 def transducer_loss(joiner: Joiner, x: Tensor, g: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor,
                     block: int = 16) -> Tensor:
     """Negative log likelihood of each utterance, (B,), summed over all alignments: RNN-T, or TDT with durations.
@@ -151,7 +185,8 @@ def transducer_loss(joiner: Joiner, x: Tensor, g: Tensor, targets: Tensor, lengt
     x (B, T, encoder_dim) encoder output, g (B, U + 1, predictor_dim) from `Predictor.forward`, targets (B, U) int64,
     lengths (B,) frames and target_lengths (B,) tokens. The scores of the (T, U + 1, vocab + 1) grid are made for
     `block` frames at a time and made again in the backward pass, so memory grows with block, not with T; the sum over
-    alignments and its gradient are exact (forward-backward).
+    alignments and its gradient are exact (forward-backward). On a GPU an RNN-T loss with a ReLU or tanh and without
+    dropout in the joiner goes to the fused kernels, which keep no scores at all.
     Raises ValueError for shapes that do not fit, empty utterances, and targets no alignment can reach.
     """
     b, t, u = x.shape[0], x.shape[1], targets.shape[1]
@@ -163,6 +198,11 @@ def transducer_loss(joiner: Joiner, x: Tensor, g: Tensor, targets: Tensor, lengt
         raise ValueError(f"lengths must be in 1..{t} and target lengths in 0..{u}, "
                          f"got {lengths.tolist()} and {target_lengths.tolist()}")
     encoded, predicted = joiner.project_encoder(x), joiner.project_predictor(g)
+    c = joiner.config
+    dropped = joiner.training and c.dropout > 0
+    if not (c.durations or dropped or c.activation == "sigmoid") and dispatch.uses_kernel(encoded, gradient=True):
+        return dispatch.transducer_loss(encoded, predicted, joiner.out.weight, joiner.out.bias, targets, lengths,
+                                        target_lengths, joiner.blank, c.activation, reduction="none")
     arcs = []
     for start in range(0, t, block):
         part = encoded[:, start:start + block]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from kernels import dispatch
-from speechstream.nn import conformer, whisper
+from kernels.reference import init_greedy
+from speechstream.asr.transducer import GreedyTransducer
+from speechstream.nn import conformer, transducer, whisper
 from speechstream.state import select, stack
 
 CONFIG = conformer.ConformerConfig(features=8, dim=16, layers=2, heads=2, ff_dim=16, kernel=3, subsampling=2,
@@ -108,3 +110,67 @@ def test_causal_whisper(close, counted):
         close(run(), plain, 1e-4)
     assert counted == {"chunked_attention", "attention_step"}
     close(plain[0], plain[2][0], 1e-4)
+
+
+def heads(kind, durations=(), activation="relu"):
+    predictor = transducer.Predictor(transducer.PredictorConfig(6, 8, kind, layers=2, context=3)).eval()
+    joiner = transducer.Joiner(transducer.JoinerConfig(6, 10, 8, 12, activation, durations)).eval()
+    with torch.no_grad():
+        for p in (*predictor.parameters(), *joiner.parameters()):
+            p.mul_(4)
+        predictor.embed.weight[6] = 0
+        joiner.out.bias[6] += 0 if durations else 4  # an RNN-T would never stop emitting
+    return predictor, joiner
+
+
+@pytest.mark.parametrize("kind, durations", [("stateless", ()), ("lstm", (0, 1, 2)), ("stateless", (1, 2))])
+@torch.no_grad()
+def test_greedy_transducer(kind, durations, counted):
+    """Two chunks in one launch each find what the search that steps the networks finds."""
+    predictor, joiner = heads(kind, durations)
+    x, lengths = torch.randn(3, 6, 10), torch.tensor([[3, 1, 3], [3, 3, 0]])
+    w = transducer.decoding_weights(predictor, joiner)
+
+    def predict(tokens, state):
+        g, state = predictor.step(torch.as_tensor(tokens), state)
+        return g.numpy(), state
+
+    def join(a, b):
+        return joiner(torch.as_tensor(a), torch.as_tensor(b)).numpy()
+
+    search = GreedyTransducer(predict, join, predictor.init_state, 6, durations, 3)
+    state, mine, found = search.init_state(3), {m: init_greedy(w, 3) for m in ("off", "interpret")}, 0
+    for i, block in enumerate(x.split(3, 1)):
+        wanted, state = search.step(block.numpy(), state, lengths[i].numpy())
+        for mode in mine:
+            with dispatch.using(mode):
+                tokens, _, counts, mine[mode] = dispatch.greedy_decode(joiner.project_encoder(block), lengths[i], w,
+                                                                       mine[mode], 3)
+            for b, labels in enumerate(wanted):
+                assert tokens[b, :counts[b]].tolist() == [t.token for t in labels]
+        found += sum(map(len, wanted))
+    assert 4 < found < 39  # labels and blanks
+    assert counted == {"transducer_decode"}
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_transducer_loss(activation, close, counted):
+    predictor, joiner = heads("stateless", (), activation)
+    x, targets = torch.randn(2, 5, 10, requires_grad=True), torch.tensor([[1, 0, 3], [2, 2, 4]])
+    leaves = [x, predictor.embed.weight, *joiner.parameters()]
+
+    def run():
+        loss = transducer.transducer_loss(joiner, x, predictor(targets), targets, torch.tensor([5, 3]),
+                                          torch.tensor([3, 1]))
+        return loss, torch.autograd.grad(loss.sum(), leaves)
+
+    plain = run()
+    assert not counted
+    with dispatch.using("interpret"):
+        close(run(), plain, 1e-4)
+    assert counted == {"transducer_loss"}
+
+
+def test_another_activation_is_said():
+    with pytest.raises(ValueError, match="relu or tanh"):
+        transducer.decoding_weights(*heads("stateless", (), "sigmoid"))
