@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chunked_attention import load_halves, relative_rows
-from kernels.launch import INTERPRETED, precision, put_tile, rows, tile, tuned
+from kernels.chunked_attention import dot_halves, load_halves, skewed
+from kernels.launch import INTERPRETED, precision, put_tile, rows, tile, tuned, turn
 
 CONFIGS = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
            for m, n, w, s in ((16, 64, 4, 3), (16, 128, 4, 2), (16, 64, 2, 4), (16, 32, 1, 4), (32, 64, 4, 3),
@@ -36,20 +36,16 @@ def attend(s, seen, value, value_scale, m, l, acc, scale, SCALED: tl.constexpr, 
 
 
 @triton.jit
-def relative_scores(q_pos, table, h, t0, j0, base, count, D: tl.constexpr, HALF: tl.constexpr, M: tl.constexpr,
-                    N: tl.constexpr, W: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
-    rel, _ = relative_rows(table, h, t0, j0, base, D, HALF, M, W, count, UPCAST)
-    by_row = tl.dot(q_pos, tl.trans(rel), input_precision=PRECISION)
-    skew = (M - 1) - tl.arange(0, M)[:, None] + tl.arange(0, N)[None, :]
-    return tl.gather(by_row, skew, axis=1)
-
-
-@triton.jit
-def ring_halves(pool, scales, row, mask, D: tl.constexpr, HALF: tl.constexpr, SCALED: tl.constexpr, like):
-    """Rows of the key ring in halves, in the dtype of `like`, and their scales."""
-    d = tl.arange(0, HALF)
-    x1 = tile(pool, row, d, D, mask, D // 2, HALF, False).to(like.dtype)
-    x2 = tile(pool + D // 2, row, d, D, mask, D // 2, HALF, False).to(like.dtype)
+def ring_halves(pool, scales, row, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr, SCALED: tl.constexpr,
+                like):
+    """Rows of the key ring, as `load_halves` gives new ones, in the dtype of `like`, and their scales."""
+    if ROPE:
+        d = tl.arange(0, HALF)
+        x1 = tile(pool, row, d, D, mask, D // 2, HALF, False).to(like.dtype)
+        x2 = tile(pool + D // 2, row, d, D, mask, D // 2, HALF, False).to(like.dtype)
+    else:
+        x1 = tile(pool, row, tl.arange(0, 2 * HALF), D, mask, D, 2 * HALF, False).to(like.dtype)
+        x2 = x1
     if SCALED:
         scale = tl.load(scales + row, mask=mask, other=0.0)
     else:
@@ -67,19 +63,24 @@ def quantized(x, scale, dtype: tl.constexpr):
 
 @triton.jit
 def append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, mask, D: tl.constexpr, HALF: tl.constexpr,
-           SCALED: tl.constexpr, TOP: tl.constexpr):
-    """Store new keys (in halves) and values as rows of the rings, quantised where these have scales."""
+           ROPE: tl.constexpr, SCALED: tl.constexpr, TOP: tl.constexpr):
+    """Store new keys and values as rows of the rings, quantised where these have scales."""
     half, full = tl.arange(0, HALF), tl.arange(0, 2 * HALF)
     if SCALED:
-        largest = tl.maximum(tl.max(tl.abs(k1.to(tl.float32)), 1), tl.max(tl.abs(k2.to(tl.float32)), 1))
+        largest = tl.max(tl.abs(k1.to(tl.float32)), 1)
+        if ROPE:
+            largest = tl.maximum(largest, tl.max(tl.abs(k2.to(tl.float32)), 1))
         ks = tl.maximum(largest, 1e-8) / TOP
         vs = tl.maximum(tl.max(tl.abs(value.to(tl.float32)), 1), 1e-8) / TOP
         tl.store(key_scale + row, ks, mask=mask)
         tl.store(value_scale + row, vs, mask=mask)
         dtype: tl.constexpr = key_ring.dtype.element_ty
         k1, k2, value = quantized(k1, ks, dtype), quantized(k2, ks, dtype), quantized(value, vs, dtype)
-    put_tile(key_ring, k1, row, half, D, mask, D // 2, HALF)
-    put_tile(key_ring + D // 2, k2, row, half, D, mask, D // 2, HALF)
+    if ROPE:
+        put_tile(key_ring, k1, row, half, D, mask, D // 2, HALF)
+        put_tile(key_ring + D // 2, k2, row, half, D, mask, D // 2, HALF)
+    else:
+        put_tile(key_ring, k1, row, full, D, mask, D, 2 * HALF)
     put_tile(value_ring, value, row, full, D, mask, D, 2 * HALF)
 
 
@@ -109,8 +110,6 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
     q1, q2 = load_rows(q + b * sqb, h * sqh + i * sqt, i, cos, sin, inside, D, HALF, ROPE, UPCAST)
     if RELATIVE:  # one head a group: h is the same for all rows and i is r
         qp = tile(q_pos + b * spb + hk * sph, i, full, spt, inside, D, 2 * HALF, UPCAST)
-    else:
-        qp = q1
     start = i // chunk * chunk
     m, l = tl.full([M], -1e30, tl.float32), tl.zeros([M], tl.float32)
     acc = tl.zeros([M, 2 * HALF], tl.float32)
@@ -132,16 +131,16 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
     for n0 in range(tl.maximum(low, -past), 0, N):  # the ring, oldest first; j counts frames from the first new one
         j = n0 + tl.arange(0, N)
         row = ((place + j) % ring).to(tl.int32)
-        k1, k2, ks = ring_halves(key_ring, key_scale, row, j < 0, D, HALF, SCALED, q1)
-        s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
-        s = tl.dot(q2, tl.trans(k2), acc=s, input_precision=PRECISION)
+        k1, k2, ks = ring_halves(key_ring, key_scale, row, j < 0, D, HALF, ROPE, SCALED, q1)
+        s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
         value = tile(value_ring, row, full, D, j < 0, D, 2 * HALF, False).to(q1.dtype)
         vs = ks
         if SCALED:
             s = s * ks[None, :]
             vs = tl.load(value_scale + row, mask=j < 0, other=0.0)
         if RELATIVE:
-            s += relative_scores(qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            extra, _, _ = skewed(qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            s += extra
         seen = (j[None, :] >= start[:, None] - left) & (j < 0)[None, :] & (i < n)[:, None]
         m, l, acc = attend(s, seen, value, vs, m, l, acc, scale, SCALED, PRECISION)
 
@@ -149,10 +148,10 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
         j = n0 + tl.arange(0, N)
         k1, k2 = load_halves(k + b * skb + hk * skh, cos, sin, j, skt, j < n, D, HALF, ROPE, UPCAST)
         value = tile(v + b * svb + hk * svh, j, full, svt, j < n, D, 2 * HALF, UPCAST)
-        s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
-        s = tl.dot(q2, tl.trans(k2), acc=s, input_precision=PRECISION)
+        s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
         if RELATIVE:
-            s += relative_scores(qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            extra, _, _ = skewed(qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            s += extra
         seen = (j[None, :] >= start[:, None] - left) & (j[None, :] < (start + chunk)[:, None])
         seen = seen & (j < n)[None, :] & (i < n)[:, None]
         m, l, acc = attend(s, seen, value, m, m, l, acc, scale, False, PRECISION)
@@ -161,7 +160,8 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
         k1, k2 = load_halves(k + b * skb + hk * skh, cos, sin, r, skt, r < n, D, HALF, ROPE, UPCAST)
         value = tile(v + b * svb + hk * svh, r, full, svt, r < n, D, 2 * HALF, UPCAST)
         row = ((place + r) % ring).to(tl.int32)
-        append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, r < n, D, HALF, SCALED, TOP)
+        append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, r < n, D, HALF, ROPE, SCALED,
+               TOP)
 
     acc = acc / tl.where(l > 0, l, 1.0)[:, None]
     put_tile(out + b * sob, acc, h * soh + i * sot, full, 1, inside, D, 2 * HALF)
@@ -170,16 +170,17 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
 @triton.jit
 def load_rows(q, at, i, cos, sin, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr,
               UPCAST: tl.constexpr):
-    """Queries at element offsets `at`, in halves, turned by the position of frame i."""
-    d = tl.arange(0, HALF)
-    x1 = tile(q, at, d, 1, mask, D // 2, HALF, UPCAST)
-    x2 = tile(q + D // 2, at, d, 1, mask, D // 2, HALF, UPCAST)
+    """Queries at element offsets `at`, turned by the position of frame i, as `load_halves` gives vectors."""
     if ROPE:
+        d = tl.arange(0, HALF)
+        x1 = tile(q, at, d, 1, mask, D // 2, HALF, UPCAST)
+        x2 = tile(q + D // 2, at, d, 1, mask, D // 2, HALF, UPCAST)
         cs = tile(cos, i, d, D // 2, mask, D // 2, HALF, True)
         sn = tile(sin, i, d, D // 2, mask, D // 2, HALF, True)
-        y1 = x1.to(tl.float32) * cs - x2.to(tl.float32) * sn
-        y2 = x1.to(tl.float32) * sn + x2.to(tl.float32) * cs
-        x1, x2 = y1.to(x1.dtype), y2.to(x2.dtype)
+        x1, x2 = turn(x1, x2, cs, sn)
+    else:
+        x1 = tile(q, at, tl.arange(0, 2 * HALF), 1, mask, D, 2 * HALF, UPCAST)
+        x2 = x1
     return x1, x2
 
 

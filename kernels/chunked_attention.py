@@ -1,7 +1,7 @@
 """Chunked attention, forward and backward: `reference.chunked_attention` in T x (L + c) work, as a flash kernel.
 
 A program owns M queries of one head and walks the keys from the start of its first chunk minus `left` to the end of
-its last chunk. Vectors are kept in halves, so that RoPE is four multiplications on the way in. The relative bias of
+its last chunk. With RoPE vectors are kept in halves, so that it is four multiplications on the way in. The relative bias of
 Transformer-XL is a product with the M + N rows of the table that a block of M x N distances spans, then a skew: one
 `tl.gather` along the rows. No (T, L + 2c - 1) score table is written. chunk, left and T are ordinary run-time numbers.
 """
@@ -28,30 +28,72 @@ BACKWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
 @triton.jit
 def load_halves(x, cos, sin, row, stride, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr,
                 UPCAST: tl.constexpr):
-    """The two halves of rows of vectors, turned by their position."""
-    d = tl.arange(0, HALF)
-    x1 = tile(x, row, d, stride, mask, D // 2, HALF, UPCAST)
-    x2 = tile(x + D // 2, row, d, stride, mask, D // 2, HALF, UPCAST)
+    """Rows of vectors: with RoPE their two halves, turned by their position; without, the whole and nothing of use."""
     if ROPE:
+        d = tl.arange(0, HALF)
+        x1 = tile(x, row, d, stride, mask, D // 2, HALF, UPCAST)
+        x2 = tile(x + D // 2, row, d, stride, mask, D // 2, HALF, UPCAST)
         c = tile(cos, row, d, D // 2, mask, D // 2, HALF, True)
         s = tile(sin, row, d, D // 2, mask, D // 2, HALF, True)
         x1, x2 = turn(x1, x2, c, s)
+    else:
+        x1 = tile(x, row, tl.arange(0, 2 * HALF), stride, mask, D, 2 * HALF, UPCAST)
+        x2 = x1
     return x1, x2
 
 
 @triton.jit
-def block_scores(q1, q2, k1, k2, q_pos, rel, i, j, chunk, left, end, M: tl.constexpr, N: tl.constexpr,
-                 RELATIVE: tl.constexpr, PRECISION: tl.constexpr):
-    """Scores of M queries and N keys before scaling, and which of them count."""
+def dot_halves(q1, q2, k1, k2, ROPE: tl.constexpr, PRECISION: tl.constexpr):
+    """All products of two sets of vectors as `load_halves` gives them."""
     s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
-    s = tl.dot(q2, tl.trans(k2), acc=s, input_precision=PRECISION)
-    if RELATIVE:
-        by_row = tl.dot(q_pos, tl.trans(rel), input_precision=PRECISION)
-        skew = (M - 1) - tl.arange(0, M)[:, None] + tl.arange(0, N)[None, :]
-        s += tl.gather(by_row, skew, axis=1)
-    start = (i // chunk * chunk)[:, None]
-    seen = (j[None, :] >= start - left) & (j[None, :] < start + chunk) & (j[None, :] < end) & (i[:, None] < end)
-    return s, seen
+    if ROPE:
+        s = tl.dot(q2, tl.trans(k2), acc=s, input_precision=PRECISION)
+    return s
+
+
+@triton.jit
+def zero_halves(R: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr):
+    """Accumulators for gradients of what `load_halves` gives."""
+    if ROPE:
+        x1 = tl.zeros([R, HALF], tl.float32)
+        x2 = tl.zeros([R, HALF], tl.float32)
+    else:
+        x1 = tl.zeros([R, 2 * HALF], tl.float32)
+        x2 = 0.0
+    return x1, x2
+
+
+@triton.jit
+def add_product(x1, x2, weights, k1, k2, ROPE: tl.constexpr, PRECISION: tl.constexpr):
+    """x += weights @ k, in halves as above."""
+    x1 = tl.dot(weights, k1, acc=x1, input_precision=PRECISION)
+    if ROPE:
+        x2 = tl.dot(weights, k2, acc=x2, input_precision=PRECISION)
+    return x1, x2
+
+
+@triton.jit
+def put_halves(pointer, x1, x2, cos, sin, row, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr):
+    """Store gradients of turned vectors, turned back, as rows of a contiguous matrix."""
+    if ROPE:
+        d = tl.arange(0, HALF)
+        c = tile(cos, row, d, D // 2, mask, D // 2, HALF, True)
+        s = tile(sin, row, d, D // 2, mask, D // 2, HALF, True)
+        x1, x2 = turn(x1, x2, c, -s)
+        put_tile(pointer, x1, row, d, D, mask, D // 2, HALF)
+        put_tile(pointer + D // 2, x2, row, d, D, mask, D // 2, HALF)
+    else:
+        put_tile(pointer, x1, row, tl.arange(0, 2 * HALF), D, mask, D, 2 * HALF)
+
+
+@triton.jit
+def skewed(q_pos, table, h, t0, n0, base, count, D: tl.constexpr, HALF: tl.constexpr, M: tl.constexpr,
+           N: tl.constexpr, W: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
+    """Relative scores of queries t0 .. and keys n0 ..; with them the table's rows for their distances."""
+    rel, r = relative_rows(table, h, t0, n0, base, D, HALF, M, W, count, UPCAST)
+    by_row = tl.dot(q_pos, tl.trans(rel), input_precision=PRECISION)
+    skew = (M - 1) - tl.arange(0, M)[:, None] + tl.arange(0, N)[None, :]
+    return tl.gather(by_row, skew, axis=1), rel, r
 
 
 @triton.jit
@@ -63,6 +105,30 @@ def relative_rows(table, h, t0, n0, base, D: tl.constexpr, HALF: tl.constexpr, M
     return rel, r
 
 
+@triton.jit
+def visible(i, j, chunk, left, end):
+    """Which of the queries i see which of the keys j."""
+    start = (i // chunk * chunk)[:, None]
+    return (j[None, :] >= start - left) & (j[None, :] < start + chunk) & (j[None, :] < end) & (i[:, None] < end)
+
+
+@triton.jit
+def stream(lengths, T, H, LENGTHS: tl.constexpr):
+    """This program's stream and head, and where the stream ends."""
+    b, h = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
+    end = T
+    if LENGTHS:
+        end = tl.minimum(tl.load(lengths + b).to(tl.int32), T)
+    return b, h, end
+
+
+@triton.jit
+def keys_of(t0, chunk, left, end, M: tl.constexpr):
+    """First and last of the keys that M queries see."""
+    low = tl.maximum(t0 // chunk * chunk - left, 0)
+    return low, tl.where(t0 >= end, low, tl.minimum(((t0 + M - 1) // chunk + 1) * chunk, end))
+
+
 @tuned(FORWARD, key=["D", "RELATIVE", "ROPE"])
 @triton.jit(do_not_specialize=FREE)
 def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
@@ -71,36 +137,28 @@ def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
                       RELATIVE: tl.constexpr, LENGTHS: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
                       M: tl.constexpr, N: tl.constexpr):
     t0 = tl.program_id(0) * M
-    b, h = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
+    b, h, end = stream(lengths, T, H, LENGTHS)
     q += b * sqb + h * sqh
     k += b * skb + h // group * skh
     v += b * svb + h // group * svh
     cos += b * s_rope
     sin += b * s_rope
-    end = T
-    if LENGTHS:
-        end = tl.minimum(tl.load(lengths + b).to(tl.int32), T)
     W: tl.constexpr = 2 * M if M > N else 2 * N
     i, full = t0 + tl.arange(0, M), tl.arange(0, 2 * HALF)
     q1, q2 = load_halves(q, cos, sin, i, sqt, i < T, D, HALF, ROPE, UPCAST)
     if RELATIVE:
         qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < T, D, 2 * HALF, UPCAST)
-    else:
-        qp = q1
     m, l = tl.full([M], -1e30, tl.float32), tl.zeros([M], tl.float32)
     acc = tl.zeros([M, 2 * HALF], tl.float32)
-    low = tl.maximum(t0 // chunk * chunk - left, 0)
-    high = tl.minimum(((t0 + M - 1) // chunk + 1) * chunk, end)
-    if t0 >= end:
-        high = low
+    low, high = keys_of(t0, chunk, left, end, M)
     for n0 in range(low, high, N):
         j = n0 + tl.arange(0, N)
         k1, k2 = load_halves(k, cos, sin, j, skt, j < end, D, HALF, ROPE, UPCAST)
+        s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
         if RELATIVE:
-            rel, _ = relative_rows(table, h, t0, n0, base, D, HALF, M, W, base + chunk, UPCAST)
-        else:
-            rel = k1
-        s, seen = block_scores(q1, q2, k1, k2, qp, rel, i, j, chunk, left, end, M, N, RELATIVE, PRECISION)
+            extra, _, _ = skewed(qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            s += extra
+        seen = visible(i, j, chunk, left, end)
         s = tl.where(seen, s * (scale * 1.4426950408889634), -1e30)
         top = tl.maximum(m, tl.max(s, 1))
         p = tl.where(seen, tl.exp2(s - top[:, None]), 0.0)
@@ -115,6 +173,14 @@ def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
     tl.store(lse + (b * H + h) * T + i, tl.where(alive, m + tl.log2(tl.where(alive, l, 1.0)), 0.0), mask=i < T)
 
 
+@triton.jit
+def weights_and_gradient(s, seen, top, dot_o, do, value, scale, PRECISION: tl.constexpr):
+    """The softmax weights again from the scores, and the gradient of the scores."""
+    p = tl.where(seen, tl.exp2(s * (scale * 1.4426950408889634) - top[:, None]), 0.0)
+    dp = tl.dot(do, tl.trans(value), input_precision=PRECISION)
+    return p, p * (dp - dot_o[:, None]) * scale
+
+
 @tuned(BACKWARD, key=["D", "RELATIVE", "ROPE"], reset_to_zero=["dtable"])
 @triton.jit(do_not_specialize=FREE)
 def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, lse, delta, dq, dq_pos, dtable,
@@ -127,48 +193,37 @@ def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, ls
     dq and dq_pos are contiguous (B, H, T, D); dtable (H, rows, D) fp32 is summed with atomics.
     """
     t0 = tl.program_id(0) * M
-    b, h = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
+    b, h, end = stream(lengths, T, H, LENGTHS)
     q += b * sqb + h * sqh
     k += b * skb + h // group * skh
     v += b * svb + h // group * svh
     cos += b * s_rope
     sin += b * s_rope
-    end = T
-    if LENGTHS:
-        end = tl.minimum(tl.load(lengths + b).to(tl.int32), T)
     W: tl.constexpr = 2 * M if M > N else 2 * N
-    i, half, full = t0 + tl.arange(0, M), tl.arange(0, HALF), tl.arange(0, 2 * HALF)
+    i, full = t0 + tl.arange(0, M), tl.arange(0, 2 * HALF)
     q1, q2 = load_halves(q, cos, sin, i, sqt, i < T, D, HALF, ROPE, UPCAST)
-    if RELATIVE:
-        qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < T, D, 2 * HALF, UPCAST)
-    else:
-        qp = q1
     o = tile(out + b * sob + h * soh, i, full, sot, i < T, D, 2 * HALF, True)
     do = tile(dout + b * sdb + h * sdh, i, full, sdt, i < T, D, 2 * HALF, UPCAST)
     dot_o = tl.sum(o * do.to(tl.float32), 1)
     row = (b * H + h) * T + i
     tl.store(delta + row, dot_o, mask=i < T)
     top = tl.load(lse + row, mask=i < T, other=0.0)
-    dq1, dq2 = tl.zeros([M, HALF], tl.float32), tl.zeros([M, HALF], tl.float32)
-    dqp = tl.zeros([M, 2 * HALF], tl.float32)
-    low = tl.maximum(t0 // chunk * chunk - left, 0)
-    high = tl.minimum(((t0 + M - 1) // chunk + 1) * chunk, end)
-    if t0 >= end:
-        high = low
+    dq1, dq2 = zero_halves(M, HALF, ROPE)
+    if RELATIVE:
+        qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < T, D, 2 * HALF, UPCAST)
+        dqp = tl.zeros([M, 2 * HALF], tl.float32)
+    low, high = keys_of(t0, chunk, left, end, M)
     for n0 in range(low, high, N):
         j = n0 + tl.arange(0, N)
         k1, k2 = load_halves(k, cos, sin, j, skt, j < end, D, HALF, ROPE, UPCAST)
+        s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
         if RELATIVE:
-            rel, r = relative_rows(table, h, t0, n0, base, D, HALF, M, W, base + chunk, UPCAST)
-        else:
-            rel, r = k1, j
-        s, seen = block_scores(q1, q2, k1, k2, qp, rel, i, j, chunk, left, end, M, N, RELATIVE, PRECISION)
-        p = tl.where(seen, tl.exp2(s * (scale * 1.4426950408889634) - top[:, None]), 0.0)
+            extra, rel, r = skewed(qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            s += extra
         value = tile(v, j, full, svt, j < end, D, 2 * HALF, UPCAST)
-        dp = tl.dot(do, tl.trans(value), input_precision=PRECISION)
-        ds = (p * (dp - dot_o[:, None]) * scale).to(k1.dtype)
-        dq1 = tl.dot(ds, k1, acc=dq1, input_precision=PRECISION)
-        dq2 = tl.dot(ds, k2, acc=dq2, input_precision=PRECISION)
+        _, ds = weights_and_gradient(s, visible(i, j, chunk, left, end), top, dot_o, do, value, scale, PRECISION)
+        ds = ds.to(k1.dtype)
+        dq1, dq2 = add_product(dq1, dq2, ds, k1, k2, ROPE, PRECISION)
         if RELATIVE:  # undo the skew: from keys back to distances
             local = tl.arange(0, W)[None, :] - (M - 1) + tl.arange(0, M)[:, None]
             inside = (local >= 0) & (local < N)
@@ -178,13 +233,8 @@ def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, ls
             at = dtable + h * (base + chunk) * D + r[:, None] * D + full[None, :]
             tl.atomic_add(at, drel, mask=((r >= 0) & (r < base + chunk))[:, None] & (full < D)[None, :],
                           sem="relaxed")
-    if ROPE:
-        c = tile(cos, i, half, D // 2, i < T, D // 2, HALF, True)
-        s_ = tile(sin, i, half, D // 2, i < T, D // 2, HALF, True)
-        dq1, dq2 = turn(dq1, dq2, c, -s_)
     here = (b * H + h) * T * D
-    put_tile(dq + here, dq1, i, half, D, i < T, D // 2, HALF)
-    put_tile(dq + here + D // 2, dq2, i, half, D, i < T, D // 2, HALF)
+    put_halves(dq + here, dq1, dq2, cos, sin, i, i < T, D, HALF, ROPE)
     if RELATIVE:
         put_tile(dq_pos + here, dqp, i, full, D, i < T, D, 2 * HALF)
 
@@ -198,50 +248,36 @@ def attention_backward_kv(q, q_pos, k, v, table, cos, sin, lengths, dout, lse, d
                           PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
     """Gradients of N keys and values: the queries that see them, over all heads of the group. (B, Hk, T, D) out."""
     n0, heads = tl.program_id(0) * N, H // group
-    b, hk = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    b, hk, end = stream(lengths, T, heads, LENGTHS)
     cos += b * s_rope
     sin += b * s_rope
-    end = T
-    if LENGTHS:
-        end = tl.minimum(tl.load(lengths + b).to(tl.int32), T)
     W: tl.constexpr = 2 * M if M > N else 2 * N
-    j, half, full = n0 + tl.arange(0, N), tl.arange(0, HALF), tl.arange(0, 2 * HALF)
+    j, full = n0 + tl.arange(0, N), tl.arange(0, 2 * HALF)
     k1, k2 = load_halves(k + b * skb + hk * skh, cos, sin, j, skt, j < end, D, HALF, ROPE, UPCAST)
     value = tile(v + b * svb + hk * svh, j, full, svt, j < end, D, 2 * HALF, UPCAST)
-    dk1, dk2 = tl.zeros([N, HALF], tl.float32), tl.zeros([N, HALF], tl.float32)
+    dk1, dk2 = zero_halves(N, HALF, ROPE)
     dvalue = tl.zeros([N, 2 * HALF], tl.float32)
     low = n0 // chunk * chunk
-    high = tl.minimum(((n0 + N - 1 + left) // chunk + 1) * chunk, end)
-    if n0 >= end:
-        high = low
+    high = tl.where(n0 >= end, low, tl.minimum(((n0 + N - 1 + left) // chunk + 1) * chunk, end))
     for g in range(group):
         h = hk * group + g
         for t0 in range(low, high, M):
             i = t0 + tl.arange(0, M)
             q1, q2 = load_halves(q + b * sqb + h * sqh, cos, sin, i, sqt, i < end, D, HALF, ROPE, UPCAST)
+            s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
             if RELATIVE:
                 qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < end, D, 2 * HALF, UPCAST)
-                rel, _ = relative_rows(table, h, t0, n0, base, D, HALF, M, W, base + chunk, UPCAST)
-            else:
-                qp, rel = q1, k1
-            s, seen = block_scores(q1, q2, k1, k2, qp, rel, i, j, chunk, left, end, M, N, RELATIVE, PRECISION)
+                extra, _, _ = skewed(qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+                s += extra
             row = (b * H + h) * T + i
             top = tl.load(lse + row, mask=i < end, other=0.0)
             dot_o = tl.load(delta + row, mask=i < end, other=0.0)
-            p = tl.where(seen, tl.exp2(s * (scale * 1.4426950408889634) - top[:, None]), 0.0)
             do = tile(dout + b * sdb + h * sdh, i, full, sdt, i < end, D, 2 * HALF, UPCAST)
+            p, ds = weights_and_gradient(s, visible(i, j, chunk, left, end), top, dot_o, do, value, scale, PRECISION)
             dvalue = tl.dot(tl.trans(p.to(do.dtype)), do, acc=dvalue, input_precision=PRECISION)
-            dp = tl.dot(do, tl.trans(value), input_precision=PRECISION)
-            ds = tl.trans((p * (dp - dot_o[:, None]) * scale).to(q1.dtype))
-            dk1 = tl.dot(ds, q1, acc=dk1, input_precision=PRECISION)
-            dk2 = tl.dot(ds, q2, acc=dk2, input_precision=PRECISION)
-    if ROPE:
-        c = tile(cos, j, half, D // 2, j < T, D // 2, HALF, True)
-        s_ = tile(sin, j, half, D // 2, j < T, D // 2, HALF, True)
-        dk1, dk2 = turn(dk1, dk2, c, -s_)
+            dk1, dk2 = add_product(dk1, dk2, tl.trans(ds.to(q1.dtype)), q1, q2, ROPE, PRECISION)
     here = (b * heads + hk) * T * D
-    put_tile(dk + here, dk1, j, half, D, j < T, D // 2, HALF)
-    put_tile(dk + here + D // 2, dk2, j, half, D, j < T, D // 2, HALF)
+    put_halves(dk + here, dk1, dk2, cos, sin, j, j < T, D, HALF, ROPE)
     put_tile(dv + here, dvalue, j, full, D, j < T, D, 2 * HALF)
 
 
