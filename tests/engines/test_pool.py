@@ -115,6 +115,8 @@ def arrive(pool, clips, seed, most_s=0.3, budget_s=None, change=None):
             if i not in sids:
                 if rng.random() < 0.4:
                     sids[i] = pool.open(latency, rate)
+            elif sids[i] not in pool:
+                todo.remove(i)
             elif rng.random() < 0.8:
                 n = int(rng.integers(0, most_s * rate))
                 pool.push(sids[i], x[at[i]:at[i] + n])
@@ -130,16 +132,16 @@ def arrive(pool, clips, seed, most_s=0.3, budget_s=None, change=None):
     return events
 
 
-@pytest.mark.parametrize("kind, decoder", [("int8", "attention"), ("int8", "beam")])
-def test_thirty_two_unsynchronised_streams_equal_each_alone(tiny, speech, kind, decoder):
-    asr, clips = recognizer(tiny, kind, decoder), sounds(speech, 32, 2.4)
-    pool, batches = asr.pool(32), Counting(asr.engine)
+@pytest.mark.parametrize("decoder, streams", [("attention", 32), ("beam", 10)])
+def test_unsynchronised_streams_equal_each_alone(tiny, speech, decoder, streams):
+    asr, clips = recognizer(tiny, "int8", decoder), sounds(speech, streams, 2.4)
+    pool, batches = asr.pool(streams), Counting(asr.engine)
     pool._batches.engine = batches
     got = arrive(pool, clips, seed=1)
     for clip, events in zip(clips, got):
         assert events == alone(asr, clip)
-    assert sum(any(isinstance(e, Final) for e in events) for events in got) > 20
-    assert max(batches.sizes["encode"]) > 4 and np.mean(batches.sizes["encode"]) > 1.1
+    assert sum(any(isinstance(e, Final) for e in events) for events in got) > streams / 2
+    assert max(batches.sizes["encode"]) > (4 if streams > 10 else 1) and np.mean(batches.sizes["encode"]) > 1.1
     if decoder == "attention":
         assert max(batches.sizes["decode"]) > 4
 
@@ -215,6 +217,29 @@ def test_numbers_of_a_batch_equal_those_alone(tiny, kind):
     assert sorted(cache.rows.values()) == sorted(set(range(24)) - set(cache.free))
     del states, slots, slot, encoded
     assert sorted(cache.free) == list(range(24))  # streams that are gone leave their rows
+
+
+def test_streams_that_are_closed_or_moved_at_any_time_leave_the_others_alone(tiny, speech):
+    asr, clips, rng = recognizer(tiny), sounds(speech, 16, 2.0, seed=6), np.random.default_rng(8)
+    pool, closed, moved = asr.pool(16), set(), set()
+
+    def change(sids):
+        going = [i for i, sid in sids.items() if sid in pool]
+        if going and rng.random() < 0.5:
+            i = int(rng.choice(going))
+            if rng.random() < 0.3:
+                pool.close(sids[i])
+                closed.add(i)
+            else:
+                data = pool.snapshot(sids[i])
+                pool.close(sids[i])
+                sids[i] = pool.resume(data)
+                moved.add(i)
+
+    got, want = arrive(pool, clips, seed=4, change=change, budget_s=0.0), [alone(asr, clip) for clip in clips]
+    assert len(closed) > 2 and len(moved - closed) > 2
+    for i, (events, whole) in enumerate(zip(got, want)):
+        assert events == (whole[: len(events)] if i in closed else whole)
 
 
 def test_rows_run_out_and_every_stream_still_goes_on(tiny, speech):
@@ -335,8 +360,8 @@ for name in json.load(sys.stdin):
 """
 
 
-@pytest.mark.parametrize("kind, decoder, points", [("int8", "attention", 14), ("int8", "beam", 5), ("fp32", "ctc", 5),
-                                                   ("torch", "attention", 3)])
+@pytest.mark.parametrize("kind, decoder, points", [("int8", "attention", 10), ("int8", "beam", 4), ("fp32", "ctc", 3),
+                                                   ("torch", "attention", 2)])
 def test_a_snapshot_goes_on_in_another_process(tiny, speech, tmp_path, kind, decoder, points):
     asr, rng = recognizer(tiny, kind, decoder), np.random.default_rng(points)
     (x, rate, latency), *_ = sounds(speech, 1, 6.0, seed=11)
@@ -467,13 +492,11 @@ def replaced(tree, path, value):
 
 
 def test_the_embedded_model_in_a_pool_says_what_it_says_alone(fixtures_dir):
-    if not MODEL.is_dir():
-        pytest.skip("the embedded model is not in this checkout (speechstream/models/causal-whisper-base)")
     asr, clips = Recognizer.load(MODEL), []
-    for i, name in enumerate(("austen_0870", "austen_0880", "austen_0890", "austen_0930") * 2):
+    for i, name in enumerate(("austen_0870", "austen_0880", "austen_0890", "austen_0930")):
         x, rate = sf.read(fixtures_dir / f"{name}.flac", dtype="float32")
-        clips.append((x[i * rate // 8:][: 5 * rate], rate, (160, 320, 640)[i % 3]))
-    got = arrive(asr.pool(8), clips, seed=5)
+        clips.append((x[i * rate // 4:][: 4 * rate], rate, (320, 640, 1280)[i % 3]))
+    got = arrive(asr.pool(4), clips, seed=5)
     want = [alone(asr, clip) for clip in clips]
     assert got == want
     assert all(isinstance(events[-1], (Final, Endpoint)) for events in got)
