@@ -30,16 +30,26 @@ def export_codec(codec: nn.Module, target: str | Path, levels: int | None = None
     def encode(frames: Tensor, state: Any) -> tuple[Tensor, Any]:
         return codec.encode_step(frames.flatten(2), state, levels)
 
-    about = {"sample_rate": c.sample_rate, "frame_size": c.frame_size, "channels": codec.channels, "bins": c.bins,
-             "delay": c.delay}
     audio = torch.zeros(2, codec.channels, 3, c.frame_size)
-    codes = torch.zeros(2, c.levels, 3, dtype=torch.int64)
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
     return (_export(target / "encoder.onnx", codec, encode, "audio", audio, "codes", codec.init_encoder_state(2),
-                    dict(about, direction="encode", levels=levels)),
-            _export(target / "decoder.onnx", codec, codec.decode_step, "codes", codes, "audio",
-                    codec.init_decoder_state(2), dict(about, direction="decode", levels=c.levels)))
+                    dict(_about(codec), direction="encode", levels=levels)),
+            export_decoder(codec, target / "decoder.onnx"))
+
+
+def export_decoder(codec: nn.Module, path: str | Path) -> Path:
+    """Write a codec's decoder alone to the file `path`: all that a voice needs."""
+    codec, levels = codec.eval(), codec.config.levels
+    codes = torch.zeros(2, levels, 3, dtype=torch.int64)
+    return _export(Path(path), codec, codec.decode_step, "codes", codes, "audio", codec.init_decoder_state(2),
+                   dict(_about(codec), direction="decode", levels=levels))
+
+
+def _about(codec: nn.Module) -> dict[str, Any]:
+    c = codec.config
+    return {"sample_rate": c.sample_rate, "frame_size": c.frame_size, "channels": codec.channels, "bins": c.bins,
+            "delay": c.delay}
 
 
 def _export(path: Path, codec: nn.Module, step: Any, name: str, x: Tensor, output: str, state: Any,
