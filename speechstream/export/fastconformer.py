@@ -8,54 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from speechstream import bundle
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.errors import SpeechStreamError
-from speechstream.export.onnx import describe, export_step
-from speechstream.nn.conformer import EncoderState
+from speechstream.export.conformer import encoder_graph
+from speechstream.export.onnx import describe
+from speechstream.export.transducer import joiner_graph, predictor_graph
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
-from speechstream.state import flatten
 
 ARCHITECTURE = "fastconformer"
 
 
-def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = None) -> dict[str, onnx.ModelProto]:
-    """fp32 graphs `encoder` and, of a transducer, `predictor` and `joiner`; batch and chunk are dynamic.
+def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = None,
+                         bits: int = 32) -> dict[str, onnx.ModelProto]:
+    """Graphs `encoder` and, of a transducer, `predictor` and `joiner`; batch and chunk are dynamic. bits: 32, 8 or 4.
 
     encoder: features (B, subsampling * chunk, mels), lengths (B,) int64 how many of them count, and the state, to
     encoded (B, chunk, dim), ctc (B, chunk, vocab + 1) log probabilities where the model has them, and the new state.
-    about: what the metadata says of features and tokens, see `describe_model`. Raises ValueError for an encoder that
-    runs offline only.
+    predictor: tokens (B,) and the state to predicted (B, dim). joiner: encoded (B, dim) and predicted (B, dim) to
+    scores (B, vocab + 1 + durations). about: what the metadata says of features and tokens, see `describe_model`.
+    Raises ValueError for an encoder that runs offline only.
     """
-    model, graphs = model.eval(), {}
-    about = {"architecture": ARCHITECTURE, **(about or {})}
-
-    def step(x: Tensor, lengths: Tensor, state: EncoderState):
-        y, state = model.encoder.step(x, state, lengths)
-        return (y, state) if model.ctc is None else (y, model.ctc(y).log_softmax(-1), state)
-
-    c, state = model.config, model.encoder.init_state(2)
-    frames = 3 * c.encoder.subsampling
-    inputs = {"features": torch.randn(2, frames, c.encoder.features), "lengths": torch.full((2,), frames)}
-    axes = {"features": {0: "batch", 1: "feature_frames"}, "lengths": {0: "batch"}}
-    outputs = ["encoded"] + ["ctc"] * (model.ctc is not None)
-    graphs["encoder"] = export_step(model, step, inputs, state, outputs, axes | _batch(state))
-    describe(graphs["encoder"], {"graph": "encoder", **about}, model.encoder.init_state(1))
+    model, about = model.eval(), {"architecture": ARCHITECTURE, "bits": bits, **(about or {})}
+    states, graphs = {"encoder": model.encoder.init_state(1)}, {"encoder": encoder_graph(model, bits)}
     if model.joiner is not None:
-        start = model.predictor.init_state(2)
-        graphs["predictor"] = export_step(model, model.predictor.step, {"tokens": torch.tensor([0, 1])}, start,
-                                          ["predicted"], {"tokens": {0: "batch"}} | _batch(start))
-        vectors = {"encoded": torch.randn(2, c.joiner.encoder_dim), "predicted": torch.randn(2, c.joiner.predictor_dim)}
-        graphs["joiner"] = export_step(model, model.joiner, vectors, None, ["scores"],
-                                       {name: {0: "batch"} for name in vectors})
-        describe(graphs["predictor"], {"graph": "predictor", **about}, model.predictor.init_state(1))
-        describe(graphs["joiner"], {"graph": "joiner", **about})
+        graphs |= {"predictor": predictor_graph(model.predictor, bits), "joiner": joiner_graph(model.joiner, bits)}
+        states["predictor"] = model.predictor.init_state(1)
+    for name, graph in graphs.items():
+        describe(graph, {"graph": name, **about}, states.get(name))
     return graphs
 
 
@@ -65,10 +49,6 @@ def describe_model(one: Imported) -> dict[str, Any]:
     return {"features": dataclasses.asdict(one.features), "subsampling": e.subsampling, "lead": one.model.encoder.lead,
             "chunks": [r + 1 for r in e.lookaheads], "blank": one.model.config.vocab,
             "durations": list(joiner.durations) if joiner else [], "tokens": list(one.tokens)}
-
-
-def _batch(state) -> dict[str, dict[int, str]]:
-    return {f"state.{name}": {0: "batch"} for name in flatten(state)}
 
 
 def write_fastconformer(one: Imported, folder: Path, card: dict, graphs: bool = True) -> bundle.Bundle:

@@ -1,0 +1,102 @@
+"""A small writer of ONNX graphs: nodes in the order they are called, weights in 32, 8 or 4 bits.
+
+The FastConformer's graphs are written with it rather than traced: they then hold no node too many, need no tracing
+and use onnxruntime's fused operations (domain com.microsoft).
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from speechstream.export.quantize import BLOCK, DOMAIN, SMALLEST, quantize_blocks, quantize_channels
+
+OPSET, IR_VERSION = 20, 9
+FUSED = {"FusedMatMul", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding",
+         "SkipLayerNormalization"}  # operations of onnxruntime
+TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
+
+
+class Writer:
+    """Values are names. bits: of the weights of `linear`; 32, 8 (a scale a row and a column) or 4 (blocks of 64)."""
+
+    def __init__(self, bits: int = 32):
+        if bits not in (4, 8, 32):
+            raise ValueError(f"bits must be 4, 8 or 32, got {bits}")
+        self.bits = bits
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: dict[str, onnx.TensorProto] = {}
+        self.inputs: list = []
+        self.outputs: list = []
+        self._rows: dict[str, tuple[str, str]] = {}  # activations that are quantised already
+        self._count = 0
+
+    def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, TYPES[dtype], shape))
+        return name
+
+    def output(self, name: str, value: str, dtype: str, shape: Sequence[int | str]) -> None:
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        self.outputs.append(helper.make_tensor_value_info(name, TYPES[dtype], shape))
+
+    def tensor(self, array: np.ndarray, name: str) -> str:
+        """A named weight."""
+        if name not in self.tensors:
+            self.tensors[name] = numpy_helper.from_array(np.array(array, order="C"), name)
+        return name
+
+    def const(self, value, dtype=np.int64) -> str:
+        """A small constant; equal ones are one."""
+        a = np.asarray(value, dtype)
+        return self.tensor(a, f"const.{a.dtype}.{'x'.join(map(str, a.shape))}.{a.tobytes().hex()}"[:80]) \
+            if a.nbytes <= 16 else self.tensor(a, f"const.{a.dtype}.{'_'.join(map(str, a.ravel().tolist()))}")
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes):
+        """Add a node; returns the name of its output, or several."""
+        self._count += 1
+        names = [f"{kind}.{self._count}" + (f".{i}" if outputs > 1 else "") for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=f"{kind}.{self._count}",
+                                           domain=DOMAIN if kind in FUSED else "", **attributes))
+        return names[0] if outputs == 1 else names
+
+    def slice(self, x: str, start, stop, axis: int) -> str:
+        """start, stop: integers, or names of (1,) int64 values."""
+        start, stop = (v if isinstance(v, str) else self.const([v]) for v in (start, stop))
+        return self.op("Slice", x, start, stop, self.const([axis]))
+
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
+        """x (rows, K) by weight (N, K) of this name, plus bias (N,)."""
+        n, k = weight.shape
+        b = None if bias is None else self.tensor(bias, f"{name}.bias")
+        if self.bits == 32 or weight.size < SMALLEST or (self.bits == 4 and k % BLOCK):
+            w = self.tensor(weight.T, f"{name}.weight.T")
+            return self.op("MatMul", x, w) if b is None else self.op("Gemm", x, w, b)
+        if self.bits == 4:
+            codes, scales = quantize_blocks(weight, 4)
+            return self.op("MatMulNBits", x, self.tensor(codes, f"{name}.weight.codes"),
+                           self.tensor(scales, f"{name}.weight.scales"), "", "", *([b] if b else []), K=k, N=n, bits=4,
+                           block_size=BLOCK, accuracy_level=4)
+        codes, scales = quantize_channels(weight.T, axis=1)
+        rows, step = self._quantise(x)
+        y = self.op("MatMulIntegerToFloat", rows, self.tensor(codes, f"{name}.weight.T.codes"),
+                    self.const(1, np.float32), self.tensor(scales, f"{name}.weight.T.scales"), self.const(128, np.uint8))
+        y = self.op("Mul", y, step)
+        return y if b is None else self.op("Add", y, b)
+
+    def _quantise(self, x: str) -> tuple[str, str]:
+        """x (rows, K) as uint8 around 128 with a step a row (rows, 1): a frame depends on no other frame."""
+        if x not in self._rows:
+            top = self.op("ReduceMax", self.op("Abs", x), self.const([-1]), keepdims=1)
+            step = self.op("Mul", self.op("Max", top, self.const(1e-9, np.float32)), self.const(1 / 127, np.float32))
+            codes = self.op("Add", self.op("Round", self.op("Div", x, step)), self.const(128, np.float32))
+            self._rows[x] = self.op("Cast", codes, to=TensorProto.UINT8), step
+        return self._rows[x]
+
+    def model(self) -> onnx.ModelProto:
+        """The graph, without what nothing reads."""
+        graph = helper.make_graph(self.nodes, "speechstream", self.inputs, self.outputs, list(self.tensors.values()))
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="speechstream")
