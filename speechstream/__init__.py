@@ -15,6 +15,7 @@ _HOMES = {
     "Recognizer": "asr.recognizer",
     "Partial": "asr.events", "Final": "asr.events", "Endpoint": "asr.events", "Word": "asr.events",
     "Transcript": "asr.events",
+    "Synthesizer": "tts.synthesizer",
     "microphone": "audio.device", "devices": "audio.device", "Speaker": "audio.speaker",
     "Bundle": "bundle",
     "SpeechStreamError": "errors",
