@@ -31,10 +31,10 @@ class _Chunk:
 
     rows_of: dict[str, str]  # shapes: "bcd" (B, c, D), "rows" (B * c, D) ...
     frames: str              # c, as (1,) int64
-    mask: str                # (B, 1, 1 or c, L + c) float, 0 or VOID
+    mask: str                # (B, 1, c, L + c) float, 0 or VOID
     angles: tuple[str, ...]  # of RoPE: position ids, cosines, sines
     windows: str             # (c, K) indices of the depthwise convolution's inputs
-    columns: tuple[str, str, str, str]  # of the relative positions: first, end, and the two shapes of the skew
+    columns: tuple[str, ...]    # of the relative positions: first, end, the two shapes of the skew, how many keys
 
 
 def array(t: torch.Tensor | None) -> np.ndarray | None:
@@ -59,19 +59,20 @@ def encoder_graph(model: FastConformer, bits: int = 32) -> onnx.ModelProto:
     chunk = _chunk(w, model, state["frames"], limit, batch, frames)
     if c.scale_input:
         x = w.op("Mul", x, w.const(c.dim ** 0.5, np.float32))
-    past = w.op("Transpose", state["conv"], perm=[0, 1, 3, 2])
-    keys, values, tails = [], [], []
+    past = w.op("Transpose", state["conv"], perm=[0, 1, 3, 2])  # (B, layers, K - 1, D)
+    fresh: tuple[list[str], ...] = [], [], []
     for i, layer in enumerate(encoder.layers):
         at = w.const(i)
         cache = [w.op("Gather", v, at, axis=1) for v in (state["keys"], state["values"], past)]
-        x, k, v, tail = _layer(w, c, layer, f"encoder.layers.{i}", x, cache, chunk)
-        for name, part in ((keys, k), (values, v), (tails, tail)):
-            name.append(w.op("Unsqueeze", part, w.const([1])))
+        x, *parts = _layer(w, c, layer, f"encoder.layers.{i}", x, cache, chunk)
+        for all_parts, part in zip(fresh, parts):
+            all_parts.append(part)  # (B, c, D)
+    keys, values, tails = (w.op("Concat", *parts, axis=1) if c.layers > 1 else parts[0] for parts in fresh)
     for name, parts in (("keys", keys), ("values", values)):
-        latest = w.op("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
-        new[name] = w.slice(w.op("Concat", state[name], latest, axis=3), frames, 1 << 40, 3)
-    latest = w.op("Concat", *tails, axis=1) if len(tails) > 1 else tails[0]
-    new["conv"] = w.op("Transpose", latest, perm=[0, 1, 3, 2])
+        parts = w.op("Transpose", w.op("Reshape", parts, chunk.rows_of["cache"]), perm=[0, 1, 3, 2, 4])
+        new[name] = w.slice(w.op("Concat", state[name], parts, axis=3), frames, 1 << 40, 3)
+    tails = w.op("Concat", past, w.op("Reshape", tails, chunk.rows_of["tails"]), axis=2)
+    new["conv"] = w.op("Transpose", w.slice(tails, frames, 1 << 40, 2), perm=[0, 1, 3, 2])
     new["frames"] = w.op("Add", state["frames"], frames)
     w.output("encoded", w.op("Reshape", x, chunk.rows_of["bcd"]), "float32", ["batch", "frames", c.dim])
     if model.ctc is not None:
@@ -128,16 +129,19 @@ def _chunk(w: Writer, model: FastConformer, before: str, limit: str, batch: str,
     c, left = model.encoder.config, model.encoder.config.left
     first = w.op("Unsqueeze", before, w.const([1]))
     rows_of = {"bcd": w.op("Concat", batch, frames, w.const([c.dim]), axis=0),
-               "heads": w.op("Concat", batch, frames, w.const([3, c.heads, c.dim // c.heads]), axis=0),
-               "qk": w.op("Concat", batch, frames, w.const([2 * c.dim]), axis=0)}
+               "heads": w.op("Concat", batch, frames, w.const([c.heads, c.dim // c.heads]), axis=0),
+               "qk": w.op("Concat", batch, frames, w.const([2 * c.dim]), axis=0),
+               "cache": w.op("Concat", batch, w.const([c.layers]), frames, w.const([c.heads, c.dim // c.heads]), axis=0),
+               "tails": w.op("Concat", batch, w.const([c.layers]), frames, w.const([c.dim]), axis=0)}
     total = w.op("Add", frames, w.const([left]))  # keys
     key = w.op("Sub", _range(w, total), w.const(left))
     oldest = w.op("Mul", w.op("Div", w.const([left]), frames), frames)  # whole chunks of the past are seen
     seen = w.op("And", w.op("GreaterOrEqual", key, w.op("Neg", w.op("Min", first, oldest))), w.op("Less", key, limit))
     mask = w.op("Where", seen, w.const(0, np.float32), w.const(VOID, np.float32))
-    mask = w.op("Unsqueeze", mask, w.const([1, 2]))
+    mask = w.op("Expand", w.op("Unsqueeze", mask, w.const([1, 2])),
+                w.op("Concat", w.const([1, 1]), frames, w.const([1]), axis=0))
     place = _range(w, frames)
-    angles, columns = (), ("",) * 4
+    angles, columns = (), ()
     if c.position == "rope":
         half = c.dim // c.heads // 2
         turns = w.op("Unsqueeze", w.op("Add", first, place), w.const([2]))
@@ -154,7 +158,7 @@ def _chunk(w: Writer, model: FastConformer, before: str, limit: str, batch: str,
         lead = w.op("Concat", batch, w.const([c.heads]), axis=0)
         columns = (begin, w.op("Add", begin, w.op("Add", width, w.const([1]))),
                    w.op("Concat", lead, w.op("Add", width, w.const([1])), frames, axis=0),
-                   w.op("Concat", lead, frames, width, axis=0))
+                   w.op("Concat", lead, frames, width, axis=0), total)
     windows = w.op("Add", w.op("Unsqueeze", place, w.const([1])), w.const(np.arange(c.kernel)))
     return _Chunk(rows_of, frames, mask, angles, windows, columns)
 
@@ -196,42 +200,40 @@ def _feed_forward(w: Writer, ff: nn.Module, name: str, x: str) -> str:
 
 
 def _attention(w: Writer, c: ConformerConfig, att: nn.Module, name: str, x: str, keys: str, values: str, chunk: _Chunk):
-    """Rows before the output's bias, and this chunk's keys and values (B, H, c, Dh)."""
-    scale = att.dim_head ** -0.5
+    """Rows before the output's bias, and this chunk's keys and values (B, c, D)."""
     qkv = w.linear(x, f"{name}.qkv", array(att.qkv.weight), array(att.qkv.bias))
-    if chunk.angles:
+    if att.relative:
+        q, k, v = w.op("Split", qkv, axis=1, num_outputs=3, outputs=3)
+        q, k, v = (w.op("Reshape", t, chunk.rows_of["bcd"]) for t in (q, k, v))
+        near = w.tensor(np.concatenate([array(att.bias_u).ravel(), np.zeros(2 * c.dim, np.float32)]), f"{name}.bias_u")
+        bias = _positions(w, c, att, name, q, chunk)
+    else:
         qk, v = w.op("Split", qkv, w.const([2 * c.dim, c.dim]), axis=1, outputs=2)
         qk = w.op("RotaryEmbedding", w.op("Reshape", qk, chunk.rows_of["qk"]), *chunk.angles)
-        qkv = w.op("Concat", qk, w.op("Reshape", v, chunk.rows_of["bcd"]), axis=2)
-    heads = w.op("Transpose", w.op("Reshape", qkv, chunk.rows_of["heads"]), perm=[2, 0, 3, 1, 4])
-    q, k, v = (w.op("Gather", heads, w.const(i), axis=0) for i in range(3))
-    all_keys, all_values = w.op("Concat", keys, k, axis=2), w.op("Concat", values, v, axis=2)
-    bias = chunk.mask
-    if att.relative:
-        most = max(c.lookaheads) + 1
-        table = array(att.position_table(most)).transpose(0, 2, 1) * scale
-        table = np.concatenate([np.zeros_like(table[:, :, :1]), table], axis=2)  # a column for the skew to begin with
-        far = w.op("MatMul", w.op("Add", q, w.tensor(array(att.bias_v), f"{name}.bias_v")),
-                   w.tensor(table, f"{name}.positions"))
-        first, end, tall, wide = chunk.columns
-        far = w.op("Reshape", w.slice(far, first, end, 3), tall)
-        far = w.op("Reshape", w.slice(far, 1, 1 << 40, 2), wide)
-        keys_seen = w.op("Sub", end, w.op("Add", first, chunk.frames))
-        bias = w.op("Add", w.slice(far, 0, keys_seen, 3), bias)
-        q = w.op("Add", q, w.tensor(array(att.bias_u), f"{name}.bias_u"))
-    scores = w.op("Add", w.op("FusedMatMul", q, all_keys, transB=1, alpha=scale), bias)
-    y = w.op("MatMul", w.op("Softmax", scores, axis=-1), all_values)
-    y = w.op("Reshape", w.op("Transpose", y, perm=[0, 2, 1, 3]), w.const([-1, c.dim]))
-    return w.linear(y, f"{name}.out", array(att.out.weight)), k, v
+        q, k = w.op("Split", qk, axis=2, num_outputs=2, outputs=2)
+        v, near, bias = w.op("Reshape", v, chunk.rows_of["bcd"]), "", chunk.mask
+    y, _, _ = w.op("MultiHeadAttention", q, k, v, near, "", bias, keys, values, outputs=3, num_heads=c.heads)
+    return w.linear(w.op("Reshape", y, w.const([-1, c.dim])), f"{name}.out", array(att.out.weight)), k, v
+
+
+def _positions(w: Writer, c: ConformerConfig, att: nn.Module, name: str, q: str, chunk: _Chunk) -> str:
+    """The scores by relative position and the mask, (B, H, c, L + c), for q (B, c, D)."""
+    table = array(att.position_table(max(c.lookaheads) + 1)).transpose(0, 2, 1) * att.dim_head ** -0.5
+    table = np.concatenate([np.zeros_like(table[:, :, :1]), table], axis=2)  # a column for the skew to begin with
+    q = w.op("Add", w.op("Reshape", q, chunk.rows_of["heads"]), w.tensor(array(att.bias_v)[:, 0], f"{name}.bias_v"))
+    far = w.op("MatMul", w.op("Transpose", q, perm=[0, 2, 1, 3]), w.tensor(table, f"{name}.positions"))
+    first, end, tall, wide, keys = chunk.columns
+    far = w.op("Reshape", w.slice(far, first, end, 3), tall)  # the skew of nn.position, the first column its padding
+    far = w.op("Reshape", w.slice(far, 1, 1 << 40, 2), wide)
+    return w.op("Add", w.slice(far, 0, keys, 3), chunk.mask)
 
 
 def _convolution(w: Writer, c: ConformerConfig, conv: nn.Module, name: str, x: str, past: str, chunk: _Chunk):
-    """Rows before the last bias, and the inputs (B, K - 1, D) that the next chunk needs."""
+    """Rows before the last bias, and the depthwise convolution's inputs (B, c, D)."""
     h = w.linear(x, f"{name}.up", array(conv.up.weight), array(conv.up.bias))
     a, b = w.op("Split", h, axis=1, num_outputs=2, outputs=2)
-    h = w.op("Reshape", w.op("Mul", a, w.op("Sigmoid", b)), chunk.rows_of["bcd"])
-    h = w.op("Concat", past, h, axis=1)
-    tail = w.slice(h, -(c.kernel - 1), 1 << 40, 1)
+    tail = w.op("Reshape", w.op("Mul", a, w.op("Sigmoid", b)), chunk.rows_of["bcd"])
+    h = w.op("Concat", past, tail, axis=1)
     weight, bias = array(conv.depthwise.weight)[:, 0].T, array(conv.depthwise.bias)  # (K, D)
     if not isinstance(conv.norm, nn.LayerNorm):
         norm = conv.norm

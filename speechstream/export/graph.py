@@ -32,6 +32,7 @@ class Writer:
         self.inputs: list = []
         self.outputs: list = []
         self._rows: dict[str, tuple[str, str]] = {}  # activations that are quantised already
+        self._zeros: str | None = None  # 128 for each row: activations all have the same rows
         self._count = 0
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> str:
@@ -91,8 +92,10 @@ class Writer:
         if x not in self._rows:
             top = self.op("ReduceMax", self.op("Abs", x), self.const([-1]), keepdims=1)
             step = self.op("Mul", self.op("Max", top, self.const(1e-9, np.float32)), self.const(1 / 127, np.float32))
-            codes = self.op("Add", self.op("Round", self.op("Div", x, step)), self.const(128, np.float32))
-            self._rows[x] = self.op("Cast", codes, to=TensorProto.UINT8), step
+            line = self.op("Squeeze", step, self.const([1]))
+            if self._zeros is None:
+                self._zeros = self.op("Expand", self.const([128], np.uint8), self.op("Shape", line))
+            self._rows[x] = self.op("QuantizeLinear", x, line, self._zeros, axis=0), step
         return self._rows[x]
 
     def model(self) -> onnx.ModelProto:
