@@ -18,6 +18,8 @@ from speechstream.errors import SpeechStreamError
 
 COMMANDS = {  # module: what it does, in one line of the help
     "transcribe": "write what is said in recordings, in a pipe, or into the microphone",
+    "say": "speak a text, while it still comes",
+    "voices": "list the voices",
     "devices": "list the microphones and loudspeakers",
     "info": "show the version, the engines and what is known about a model",
 }
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         _discard_output()
         return EXIT_BROKEN_PIPE
     except (SpeechStreamError, OSError) as error:
-        say(error if isinstance(error, SpeechStreamError) else f"reading or writing failed: {error}")
+        tell(error if isinstance(error, SpeechStreamError) else f"reading or writing failed: {error}")
         _discard_output()
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -64,7 +66,7 @@ def _discard_output() -> None:
         os.close(null)
 
 
-def say(message: object) -> None:
+def tell(message: object) -> None:
     """A sentence to the user, on stderr."""
     try:
         print(f"speechstream: {message}", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from speechstream.cli import say
+from speechstream.cli import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = devices()
     if not found:
-        say("no sound device was found; connect one or start the sound server")
+        tell("no sound device was found; connect one or start the sound server")
         return 0
     for title, count, default in (("microphones", "inputs", "default_input"),
                                   ("loudspeakers", "outputs", "default_output")):

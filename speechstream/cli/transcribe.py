@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
-from speechstream.cli import EXIT_ERROR, say
+from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.formats import SUFFIXES, WRITERS, Live, OutputError, Writer
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.terminal import is_terminal, progress
@@ -118,7 +118,7 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
             except OutputError:
                 raise
             except SpeechStreamError as error:
-                say(error)
+                tell(error)
                 failed = True
             except Interrupted:
                 pass
@@ -144,10 +144,10 @@ def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, in
             source.start()
         with closing(source):
             if not args.quiet:
-                say(f"listening to {source.device.name} at {source.sample_rate} Hz; Ctrl-C ends")
+                tell(f"listening to {source.device.name} at {source.sample_rate} Hz; Ctrl-C ends")
             follow(recognizer, name, heard(source, interrupts), source.sample_rate, latency, writer)
         if source.overflows and not args.quiet:
-            say(f"sound from the microphone was lost {source.overflows} time(s), {source.lost_s:.1f} s at least")
+            tell(f"sound from the microphone was lost {source.overflows} time(s), {source.lost_s:.1f} s at least")
     elif name == STDIN:
         with interrupts.at_once():
             blocks, rate = open_stdin(args.raw)
@@ -335,4 +335,4 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
             self.writer.pause()
-            say(record.getMessage())
+            tell(record.getMessage())

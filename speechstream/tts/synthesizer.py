@@ -200,6 +200,12 @@ class SpeechSynthesis:
             self._news.notify_all()
 
     @property
+    def pending(self) -> int:
+        """Characters (or bytes) that have been pushed and not yet been looked at."""
+        with self._news:
+            return sum(map(len, self._pieces))
+
+    @property
     def cancelled(self) -> bool:
         """Whether `cancel` was called, or the `with` was left."""
         return self._cancelled

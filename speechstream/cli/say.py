@@ -1,0 +1,297 @@
+"""`speechstream say`: text as speech, to the loudspeaker, a file or a pipe, while the text still comes."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import json
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+from speechstream.cli import EXIT_ERROR, tell
+from speechstream.cli.signals import Interrupted, Interrupts
+from speechstream.cli.sinks import FORMATS, Loudspeaker, Pipe, SoundFile
+from speechstream.errors import SpeechStreamError
+
+STDIN = "-"
+PATIENCE_S = 1.5     # after so long without a character, what a pipe or a typist has given is spoken
+TIMINGS = (".json", ".srt", ".vtt")
+MARKS = ".,;:!?…\"')]}»”’"
+_READ_BYTES = 1 << 14
+_AHEAD = 1 << 20     # characters read and not yet spoken at which reading waits
+_POLL_S = 0.05
+
+EXAMPLES = """examples:
+  speechstream say "Hello, world."                      speak
+  speechstream say -f chapter.txt -o chapter.flac --timings chapter.srt
+  some-llm | speechstream say                           speak while the text comes
+  speechstream say "Hello" -o - | ffplay -              a WAV of unknown length; --raw gives PCM alone
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("text", nargs="*", metavar="TEXT", help="what to say; - (and a pipe without TEXT) is standard input")
+    add("-f", "--file", metavar="FILE", help="read the text from this file (UTF-8)")
+    add("-o", "--output", metavar="PATH", help="write the sound to this file (" + ", ".join(FORMATS)
+        + "), or to standard output (-), instead of playing it")
+    add("--raw", action="store_true", help="16-bit little-endian mono PCM without a header; needs -o")
+    add("--voice", metavar="VOICE", help="a speaker of the embedded voice, an installed voice, a bundle's folder or a "
+        "Piper voice's .onnx; VOICE#NAME is a speaker of it; see 'speechstream voices'")
+    add("--speed", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4; default: 1")
+    add("--pitch", type=float, default=0.0, metavar="SEMITONES", help="-12 to 12; default: 0")
+    add("--timings", metavar="PATH", help="write when each word is spoken: .json (phonemes too), .srt or .vtt")
+    add("--plain", action="store_true", help="read no SSML and no [[phonemes]]: all of it is text")
+    add("--device", metavar="DEVICE", help="play on this loudspeaker: a number or a part of a name, see 'speechstream "
+        "devices'")
+    add("-q", "--quiet", action="store_true", help="no status on stderr, only errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    check(args)
+    with Interrupts() as interrupts:
+        try:
+            with interrupts.at_once():
+                synthesizer, speaker = load(args.voice)
+                stream = open_stream(synthesizer, speaker, args)
+            return speak(stream, args, interrupts)
+        except Interrupted:
+            return interrupts.exit_code
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be meant before anything is loaded."""
+    if args.file is not None and args.text:
+        raise SpeechStreamError("both TEXT and --file were given; give one of them")
+    if args.file is None and not args.text:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise SpeechStreamError("nothing to say; give TEXT, --file, or - for standard input")
+        args.text = [STDIN]
+    if STDIN in args.text and len(args.text) > 1:
+        raise SpeechStreamError("- is standard input and cannot stand beside other TEXT")
+    if args.raw and args.output is None:
+        raise SpeechStreamError("--raw needs -o: a file, or - for standard output")
+    if args.output == "-" and sys.stdout is not None and sys.stdout.isatty():
+        raise SpeechStreamError("sound is not for a terminal; pipe standard output into a player, or give -o a file")
+    if args.output not in (None, "-"):
+        if not args.raw and Path(args.output).suffix.lower() not in FORMATS:
+            raise SpeechStreamError(f"{args.output} is in no known sound format; expected {', '.join(FORMATS)}, or --raw")
+        check_folder(args.output)
+    if args.timings is not None:
+        if Path(args.timings).suffix.lower() not in TIMINGS:
+            raise SpeechStreamError(f"{args.timings}: timings are written as {', '.join(TIMINGS)}")
+        check_folder(args.timings)
+
+
+def check_folder(path: str) -> None:
+    if not Path(path).parent.is_dir():
+        raise SpeechStreamError(f"{path} cannot be written: {Path(path).parent} is no folder")
+
+
+def load(voice: str | None) -> tuple[Any, str | None]:
+    """The synthesizer, and the name of its speaker."""
+    from speechstream import bundle
+    from speechstream.tts.synthesizer import Synthesizer
+
+    if voice is None and "tts" not in bundle.EMBEDDED:
+        raise SpeechStreamError("this version has no voice of its own yet; give one with --voice, such as a Piper voice's "
+                                ".onnx file")
+    path, _, name = (voice or "").partition("#") if voice and not os.path.exists(voice) else (voice or "", "", "")
+    if "tts" in bundle.EMBEDDED and not name and not os.path.exists(path):
+        embedded = Synthesizer.load()
+        if voice is None or path in embedded.voices:
+            return embedded, path or None
+    return Synthesizer.load(path), name or None
+
+
+def open_stream(synthesizer: Any, speaker: str | None, args: argparse.Namespace) -> Any:
+    live = args.text == [STDIN]
+    try:
+        return synthesizer.stream(voice=speaker, speed=args.speed, pitch=args.pitch, markup=not args.plain,
+                                  patience_s=PATIENCE_S if live else None)
+    except ValueError as error:
+        raise SpeechStreamError(str(error)) from error
+
+
+def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
+    """Text in, in a thread of its own; sound out, here."""
+    source, sink, timings = Source(stream, args), None, Timings(args.timings)
+    began, sound_s, first_s = time.monotonic(), 0.0, None
+    with warnings(args.quiet), stream:
+        source.start()
+        try:
+            while True:
+                cost = time.thread_time()
+                with interrupts.at_once():
+                    chunk = next(stream, None)
+                if chunk is None:
+                    break
+                cost = time.thread_time() - cost
+                timings.add(chunk)
+                if sink is None:
+                    first_s = time.monotonic() - began
+                    sink = open_sink(stream.sample_rate, args, cost, len(chunk.pcm) / stream.sample_rate)
+                sound_s += len(chunk.pcm) / stream.sample_rate
+                with interrupts.at_once():
+                    sink.write(chunk.pcm)
+            source.check()
+            if sink is not None:
+                with interrupts.at_once():
+                    sink.close()
+        except BaseException:
+            stream.cancel()
+            if sink is not None:
+                sink.stop()
+            raise
+        finally:
+            source.stop()
+    if first_s is None:
+        tell("nothing to say: the text has no words")
+        return EXIT_ERROR
+    timings.write(sound_s, stream.sample_rate, source.text)
+    if not args.quiet:
+        underruns = getattr(getattr(sink, "speaker", None), "underruns", 0)
+        tell(f"{sound_s:.1f} s of speech in {time.monotonic() - began:.1f} s, the first after {1000 * first_s:.0f} ms"
+            + (f"; the sound broke off {underruns} time(s)" if underruns else ""))
+    return 0
+
+
+def open_sink(rate: int, args: argparse.Namespace, cost_s: float, block_s: float) -> Any:
+    if args.output is None:
+        return Loudspeaker(rate, args.device, cost_s, block_s)
+    if args.output == "-" or args.raw:
+        return Pipe(rate, None if args.output == "-" else Path(args.output), args.raw)
+    return SoundFile(rate, Path(args.output))
+
+
+class Source(threading.Thread):
+    """Reads the text as it comes and pushes it."""
+
+    def __init__(self, stream: Any, args: argparse.Namespace) -> None:
+        super().__init__(name="read-text", daemon=True)  # a read that waits must not keep the process alive
+        self.stream, self.args = stream, args
+        self.text, self._keep, self._stopped, self._error = "", args.timings is not None, False, None
+
+    def run(self) -> None:
+        try:
+            for piece in self._pieces():
+                if self._stopped:
+                    return
+                self.text += piece if self._keep else ""
+                self.stream.push(piece)
+        except Exception as error:  # raised again by check, where somebody can catch it
+            self._error = error
+        finally:
+            self.stream.end()
+
+    def stop(self) -> None:
+        """Push nothing more. A read that waits for standard input is left to the process's end."""
+        self._stopped = True
+
+    def check(self) -> None:
+        """Raise what went wrong in reading."""
+        if self._error is not None:
+            raise self._error
+
+    def _pieces(self) -> Iterator[str]:
+        if self.args.file is None and self.args.text != [STDIN]:
+            yield " ".join(self.args.text)
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for data in self._bytes():
+            yield decoder.decode(data)
+            if data.endswith(b"\n") and self.args.file is None and sys.stdin.isatty():
+                self.stream.flush()  # a typist's line is complete
+        yield decoder.decode(b"", True)
+
+    def _bytes(self) -> Iterator[bytes]:
+        """Bytes as they arrive: past Python's buffer, in which a waiting thread would bring the process down."""
+        descriptor = os.open(self.args.file, os.O_RDONLY) if self.args.file is not None else sys.stdin.fileno()
+        try:
+            while data := os.read(descriptor, _READ_BYTES):
+                yield data
+                while self.stream.pending > _AHEAD and not self._stopped:
+                    time.sleep(_POLL_S)
+        finally:
+            if self.args.file is not None:
+                os.close(descriptor)
+
+
+class Timings:
+    """Collects when words are spoken, and writes them where asked to."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = None if path is None else Path(path)
+        self.words: list = []
+        self.phonemes: list = []
+
+    def add(self, chunk: Any) -> None:
+        if self.path is not None:
+            self.words += chunk.words
+            self.phonemes += chunk.phonemes
+
+    def write(self, duration: float, rate: int, text: str) -> None:
+        if self.path is None:
+            return
+        if self.path.suffix.lower() == ".json":
+            def rounded(items: list) -> list:
+                return [{k: round(v, 4) if isinstance(v, float) else v for k, v in vars(i).items()} for i in items]
+
+            document = {"duration": round(duration, 4), "sample_rate": rate, "words": rounded(self.words),
+                        "phonemes": rounded(self.phonemes)}
+            self.path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            return
+        from speechstream.asr.events import Final
+        from speechstream.cli.formats import WRITERS
+
+        words = written(self.words, text)
+        writer = WRITERS[self.path.suffix.lower()[1:]](self.path, False)
+        writer.begin(str(self.path))
+        if words:
+            writer.event(Final(" ".join(w.text for w in words), tuple(words), words[0].start, words[-1].end))
+        writer.end(duration)
+        writer.close()
+
+
+def written(words: list, text: str) -> list:
+    """Spoken words as they stand in the text, with the marks after them: "$5" for "five dollars"."""
+    from speechstream.asr.events import Word
+
+    out, last = [], -1
+    for w in words:
+        if out and w.first < last:  # another word of the same number
+            out[-1] = Word(out[-1].text, out[-1].start, max(w.end, out[-1].end), 1.0)
+            continue
+        last = w.last
+        while last < len(text) and text[last] in MARKS:
+            last += 1
+        out.append(Word(text[w.first:last], w.start, w.end, 1.0))
+    return out
+
+
+@contextmanager
+def warnings(quiet: bool) -> Iterator[None]:
+    """Warnings of the library (a script that this voice cannot speak) as sentences on stderr, each once."""
+    import logging
+
+    class Handler(logging.Handler):
+        said: set = set()
+
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if record.levelno >= logging.WARNING and message not in self.said and not quiet:
+                self.said.add(message)
+                tell(message)
+
+    handler, log = Handler(), logging.getLogger("speechstream")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
