@@ -1,9 +1,10 @@
 """Chunked attention, forward and backward: `reference.chunked_attention` in T x (L + c) work, as a flash kernel.
 
 A program owns M queries of one head and walks the keys from the start of its first chunk minus `left` to the end of
-its last chunk. With RoPE vectors are kept in halves, so that it is four multiplications on the way in. The relative bias of
-Transformer-XL is a product with the M + N rows of the table that a block of M x N distances spans, then a skew: one
-`tl.gather` along the rows. No (T, L + 2c - 1) score table is written. chunk, left and T are ordinary run-time numbers.
+its last chunk. With RoPE vectors are kept in halves, so that it is four multiplications on the way in. The relative
+bias of Transformer-XL is a product with the M + N rows of the table that a block of M x N distances spans, then a
+skew: one `tl.gather` along the rows. No (T, L + 2c - 1) score table is written. chunk, left and T are ordinary run-time
+numbers.
 """
 
 from __future__ import annotations

@@ -101,13 +101,14 @@ def specimens() -> Iterator[Specimen]:
     yield Specimen("transducer.logits_gradient", loss.logits_gradient_kernel,
                    pointers("logits", "bf16") | pointers("normaliser dblank dlabel", "fp32")
                    | pointers("target", "i64"),
-                   dict(BV=1024), ("V",), min_wide=0.4)
+                   dict(BV=1024), ("V",), min_wide=0.7, num_warps=1)
     state = pointers("hidden cell predicted scratch", "fp32") | pointers(
-        "lengths slots durations skip tokens times counts", "i32")
+        "lengths slots durations skip history tokens times counts", "i32")
     weights = "encoder inputs recurrent cross cross_bias project project_bias output output_bias"
-    for layers, durations, tag in ((1, 0, "rnnt"), (2, 5, "tdt")):
+    for layers, context, durations, tag in ((1, 0, 0, "rnnt"), (2, 0, 5, "tdt"), (0, 2, 0, "stateless")):
         yield Specimen(f"transducer.greedy.{tag}", decode.greedy_kernel, pointers(weights, "bf16") | state,
-                       dict(LAYERS=layers, DURATIONS=durations, TANH=False), ("seb", "set_", "J", "H"), min_wide=0.5)
+                       dict(LAYERS=layers, CONTEXT=context, RECENT=1, DURATIONS=durations, TANH=False),
+                       ("seb", "set_", "J", "H"), min_wide=0.5)
     yield Specimen("residual_decode", residual.residual_decode_kernel,
                    pointers("context norm up down head_norm head embedding", "bf16")
                    | pointers("noise scratch out", "fp32") | pointers("codes", "i32")

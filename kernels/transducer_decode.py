@@ -1,10 +1,10 @@
 """Greedy transducer decoding of a chunk in one launch: `reference.greedy_decode`, RNN-T and TDT, on a slot pool.
 
 A program owns a stream and runs the whole label loop: joint and argmax at a frame, advance until a label comes, emit,
-step the predictor (an LSTM, or a sum of the last tokens' vectors), project, go on. Streams take different paths without waiting for each other, the host reads nothing,
-and a CUDA graph holds it as one node. The weights stay in the L2 cache, from where every program reads them; the
-first LSTM layer's input product is a table of the vocabulary. Vectors that change go through memory, with a barrier
-of the program's own threads between writing and reading.
+step the predictor (an LSTM, or a sum of the last tokens' vectors), project, go on. Streams take different paths
+without waiting for each other, the host reads nothing, and a CUDA graph holds it as one node. The weights stay in the
+L2 cache, from where every program reads them; the first LSTM layer's input product is a table of the vocabulary.
+Vectors that change go through memory, with a barrier of the program's own threads between writing and reading.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def stateless(inputs, history, token, scratch, classes, H, CONTEXT: tl.constexpr
 def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output,
                   output_bias, durations, hidden, cell, predicted, skip, history, scratch, tokens, times, counts,
                   seb, set_, classes, J, H, blank, capacity, max_symbols, LAYERS: tl.constexpr, CONTEXT: tl.constexpr,
-                  RECENT: tl.constexpr, DURATIONS: tl.constexpr, TANH: tl.constexpr, BO: tl.constexpr, BK: tl.constexpr):
+                  RECENT: tl.constexpr, DURATIONS: tl.constexpr, TANH: tl.constexpr, BO: tl.constexpr,
+                  BK: tl.constexpr):
     b = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + b).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -178,7 +179,8 @@ def greedy_decode_op(encoder: Tensor, lengths: Tensor, slots: Tensor, inputs: Te
         encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output, output_bias,
         durations, hidden, cell, predicted, skip, history, scratch, tokens, times, counts, encoder.stride(0),
         encoder.stride(1), classes, J, H, blank, tokens.shape[1], max_symbols, LAYERS=recurrent.shape[0],
-        CONTEXT=context, RECENT=triton.next_power_of_2(max(context - 1, 1)), DURATIONS=durations.numel(), TANH=activation == "tanh")
+        CONTEXT=context, RECENT=triton.next_power_of_2(max(context - 1, 1)), DURATIONS=durations.numel(),
+        TANH=activation == "tanh")
 
 
 @greedy_decode_op.register_fake
@@ -193,7 +195,8 @@ def pooled_greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights,
     """Decode a chunk in place on a pool of states (fp32). Returns tokens, times (B, c * max_symbols) and counts (B,).
 
     For a CUDA graph give `durations` (int32, on the device) and `out` = (tokens, times, counts, scratch), all int32
-    but scratch (B, layers, H) fp32 (one layer where stateless): then nothing is allocated. Tokens past a stream's count are left as they were.
+    but scratch, (B, layers, H) fp32, of one layer where stateless: then nothing is allocated. Tokens past a stream's
+    count are left as they were.
     """
     B, c, _ = encoder.shape
     device = encoder.device

@@ -86,7 +86,7 @@ def logits_gradient_kernel(logits, normaliser, target, dblank, dlabel, V, blank,
     """Rows of logits become the gradient of blank and label log-probabilities, in place. One program a cell."""
     cell = tl.program_id(0).to(tl.int64)
     v = tl.arange(0, BV)
-    x = tl.load(logits + cell * V + v, mask=v < V, other=-1e30).to(tl.float32)
+    x = tl.where(v < V, tl.load(logits + cell * V + v, mask=v < V, other=0.0).to(tl.float32), -1e30)
     y, db, dl = tl.load(target + cell), tl.load(dblank + cell), tl.load(dlabel + cell)
     dl = tl.where(y >= 0, dl, 0.0)
     d = tl.where(v == blank, db, 0.0) + tl.where(v == y, dl, 0.0) - tl.exp(x - tl.load(normaliser + cell)) * (db + dl)
@@ -236,7 +236,8 @@ def joint_logprobs_backward_op(dblank: Tensor, dlabel: Tensor, normaliser: Tenso
         logits = torch.addmm(bias, h, weight.T)
         logits_gradient_kernel[(logits.shape[0],)](
             logits, normaliser[:, a:a + step].contiguous(), target.contiguous(), dblank[:, a:a + step].contiguous(),
-            dlabel[:, a:a + step].contiguous(), V, blank, BV=triton.next_power_of_2(V))
+            dlabel[:, a:a + step].contiguous(), V, blank, BV=triton.next_power_of_2(V),
+            num_warps=1 if V <= 2048 else 4)  # one warp: long reads, and no waiting for others
         dweight += logits.T @ h
         dbias += logits.sum(0, dtype=torch.float32)
         dh = (logits @ weight).float()
