@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -323,6 +323,12 @@ class Recognizer:
                 progress(done / rate)
         segments += [e for e in stream.finish() if isinstance(e, Final)]
         return Transcript(tuple(segments), done / rate)
+
+    def transcribe_many(self, files: Sequence[str | Path], jobs: int | None = None, latency_ms: int | None = None
+                        ) -> Iterator[Transcript | SpeechStreamError]:
+        """Many files on as many threads as there are cores: see `speechstream.asr.many`."""
+        from speechstream.asr.many import transcribe_many
+        return transcribe_many(self, files, jobs, latency_ms)
 
     def drive(self, work: Generator):
         """Run a stream's generator to its end, answering each request with the engine."""

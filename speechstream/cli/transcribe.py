@@ -8,9 +8,10 @@ import os
 import queue
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.formats import SUFFIXES, WRITERS, Live, OutputError, Writer
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--decoder", choices=("attention", "ctc"),
         help="Whisper's own decoder (the default), or the CTC head: faster, less right")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs; default: cpu")
+    add("--jobs", metavar="N", type=int,
+        help="how many recordings to transcribe at a time, in order all the same; default: one for each core, and one "
+             "with --latency or a GPU")
     add("--raw", metavar="RATE[:DTYPE[:CHANNELS]]", type=parse_raw,
         help="standard input is PCM without a header: Hz, then uint8, int16 (the default), int24, int32, float32 or "
              "float64, then the number of channels (1)")
@@ -76,6 +80,8 @@ def check(args: argparse.Namespace) -> None:
         raise SpeechStreamError("nothing to transcribe; give files, - for standard input, or --mic")
     if args.files.count(STDIN) > 1:
         raise SpeechStreamError("standard input (-) can be read once only")
+    if args.jobs is not None and args.jobs < 1:
+        raise SpeechStreamError(f"--jobs must be 1 or more, got {args.jobs}")
     if args.raw and STDIN not in args.files:
         raise SpeechStreamError("--raw describes standard input; give - in place of a file")
     if STDIN in args.files and sys.stdin is not None and sys.stdin.isatty():
@@ -110,11 +116,13 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
     shared = None if into_folder else make_writer(args, Path(args.output) if args.output else None, names)
     failed, warnings = False, _Warnings()
     logging.getLogger("speechstream").addHandler(warnings)
+    several = len(names) > 1 and STDIN not in names and not args.latency
+    ahead = Ahead(recognizer, names, args.jobs or (1 if args.device != "cpu" else None)) if several else None
     try:
         for name in names:
             writer = warnings.writer = shared or make_writer(args, paths[name], [name])
             try:
-                one(recognizer, name, writer, args, interrupts)
+                one(recognizer, name, writer, args, interrupts, ahead)
             except OutputError:
                 raise
             except SpeechStreamError as error:
@@ -128,12 +136,44 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
                 break
         if shared is not None:
             shared.close()
+        if ahead and not args.quiet and is_terminal(sys.stderr):
+            tell(ahead.summary())
     finally:
+        if ahead:
+            ahead.results.close()
         logging.getLogger("speechstream").removeHandler(warnings)
     return failed
 
 
-def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, interrupts: Interrupts) -> None:
+class Ahead:
+    """Recordings that are transcribed several at a time, and given in order."""
+
+    def __init__(self, recognizer: Any, names: list[str], jobs: int | None):
+        from speechstream.asr.many import cores, transcribe_many
+
+        self.jobs = min(jobs or cores(), len(names))
+        self.results = transcribe_many(recognizer, names, self.jobs, progress=lambda seconds: self.done(seconds))
+        self.done: Callable[[float], None] = lambda seconds: None
+        self.files, self.seconds, self.begun = 0, 0.0, time.monotonic()
+
+    def next(self, name: str, shown: bool, interrupts: Interrupts) -> Any:
+        """The transcript of the next recording. Raises SpeechStreamError where it cannot be used."""
+        with progress(name, None, shown) as self.done, interrupts.at_once():
+            result = next(self.results)
+        self.done = lambda seconds: None  # the bar has gone
+        if isinstance(result, SpeechStreamError):
+            raise result
+        self.files, self.seconds = self.files + 1, self.seconds + result.duration
+        return result
+
+    def summary(self) -> str:
+        took = max(time.monotonic() - self.begun, 1e-3)
+        return (f"{self.files} recordings, {self.seconds:.0f} s of sound in {took:.1f} s on {self.jobs} core(s): "
+                f"{self.seconds / took / self.jobs:.1f} streams a core")
+
+
+def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, interrupts: Interrupts,
+        ahead: Ahead | None = None) -> None:
     """One recording, into the writer."""
     latency = args.latency or LIVE_LATENCY_MS
     if name == MICROPHONE:
@@ -156,13 +196,16 @@ def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, in
         from speechstream.audio.io import blocks as open_blocks
 
         shown = not args.quiet and is_terminal(sys.stderr) and not isinstance(writer, Live)
-        with open_blocks(name) as blocks, progress(name, blocks.duration, shown) as done:
-            if args.latency:
-                counted = counting(until_signal(blocks, interrupts), blocks.rate, done)
-                follow(recognizer, name, counted, blocks.rate, latency, writer)
-                return
-            with interrupts.at_once():
-                transcript = recognizer.transcribe(name, progress=done)
+        if ahead:
+            transcript = ahead.next(name, shown, interrupts)
+        else:
+            with open_blocks(name) as blocks, progress(name, blocks.duration, shown) as done:
+                if args.latency:
+                    counted = counting(until_signal(blocks, interrupts), blocks.rate, done)
+                    follow(recognizer, name, counted, blocks.rate, latency, writer)
+                    return
+                with interrupts.at_once():
+                    transcript = recognizer.transcribe(name, progress=done)
         writer.begin(name)
         for segment in transcript.segments:
             writer.event(segment)

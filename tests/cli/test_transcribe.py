@@ -27,6 +27,30 @@ def test_several_files_have_headers(cli, wav):
     assert done.stdout == f"==> a.wav <==\n{TEXT}\n==> b.wav <==\n{FIRST}\n"
 
 
+@pytest.mark.parametrize("jobs", [(), ("--jobs", "1"), ("--jobs", "4")])
+def test_many_files_come_in_order_and_the_bad_ones_are_a_sentence_each(cli, wav, jobs):
+    names = [f"{i}.wav" for i in range(8)]
+    for i, name in enumerate(names):
+        wav(name, 30.0 if i == 0 else 1.0 + i)  # the first takes longest
+    (cli.cwd / "2.wav").write_bytes(b"no sound")
+    (cli.cwd / "5.wav").unlink()
+    done = cli("transcribe", *names, "-f", "json", *jobs)
+    documents = json.loads(done.stdout)
+    assert [(d["file"], d["duration"]) for d in documents] == [
+        (f"{i}.wav", 30.0 if i == 0 else 1.0 + i) for i in (0, 1, 3, 4, 6, 7)]
+    assert done.returncode == 2 and [line.split()[1] for line in done.stderr.splitlines()] == ["2.wav", "5.wav"]
+
+
+def test_on_a_terminal_many_files_end_with_what_a_core_did(cli, wav):
+    main, side = os.openpty()
+    process = cli.start("transcribe", wav("a.wav"), wav("b.wav", 2.0), "--jobs", "2", stderr=side)
+    os.close(side)
+    assert process.stdout.read().decode().count(FIRST) == 2 and process.wait(120) == 0
+    said = os.read(main, 1 << 16).decode()
+    os.close(main)
+    assert "2 recordings, 5 s of sound in" in said and "on 2 core(s)" in said and "streams a core" in said
+
+
 def test_options_may_stand_anywhere(cli, wav):
     wav("a.wav"), wav("b.wav")
     assert cli("transcribe", "a.wav", "--format", "jsonl", "b.wav").stdout.count("\n") == 4
@@ -168,7 +192,7 @@ def test_what_came_before_a_fault_in_a_stream_is_kept(cli, wav):
     (["a.wav", "--raw", "16000"], "standard input"), (["-", "--raw", "16000:int7"], "int7"),
     (["-", "--raw", "9"], "Hz"),
     (["-", "--raw", "16000:int16:1:1"], "RATE"), (["-", "--raw", "much"], "RATE"),
-    (["a.wav", "--latency", "100"], "1280"),
+    (["a.wav", "--latency", "100"], "1280"), (["a.wav", "--jobs", "0"], "--jobs"),
     (["a.wav", "--format", "doc"], "doc"), (["a.wav", "--lat", "80"], "--lat"), (["a.wav", "-o", "no/where/"], None)])
 def test_arguments_that_cannot_be_meant_are_one_sentence(cli, wav, tmp_path, arguments, said):
     wav()

@@ -1,0 +1,77 @@
+"""Many files at once against each file alone; order, faults and an early end."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from speechstream.asr.events import Final, Transcript
+from speechstream.asr.many import cores, transcribe_many
+from speechstream.asr.recognizer import Recognizer
+from speechstream.errors import SpeechStreamError
+
+
+class Slow:
+    """A recogniser whose first files take longest, and that knows how many it had in hand at a time."""
+
+    def __init__(self):
+        self.lock, self.now, self.most, self.done = threading.Lock(), 0, 0, []
+
+    def transcribe(self, file, latency_ms, progress):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            for second in range(1, 6):
+                time.sleep(0.02 if file % 3 == 0 else 0.001)
+                progress(float(second))
+            if file == 4:
+                raise SpeechStreamError(f"{file} is no recording")
+            self.done.append(file)
+            return Transcript((Final(str(file), (), 0.0, 5.0),), 5.0)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_results_come_in_order_and_a_fault_stays_in_its_place(jobs):
+    asr, told = Slow(), []
+    got = list(transcribe_many(asr, range(9), jobs, progress=told.append))
+    assert [r.text if isinstance(r, Transcript) else str(r) for r in got] == [
+        "4 is no recording" if i == 4 else str(i) for i in range(9)]
+    assert asr.most == jobs and told == sorted(told) and told[-1] == 45.0
+    assert asr.done == [i for i in range(9) if i != 4] if jobs == 1 else asr.done != sorted(asr.done)
+
+
+def test_who_closes_it_stops_the_work():
+    asr = Slow()
+    results = transcribe_many(asr, range(200), 2)
+    assert next(results).text == "0"
+    results.close()
+    until = time.monotonic() + 20
+    while asr.now and time.monotonic() < until:
+        time.sleep(0.005)
+    assert asr.now == 0 and len(asr.done) < 20
+
+
+def test_no_files_and_no_threads():
+    assert list(transcribe_many(Slow(), [])) == [] and cores() >= 1
+    with pytest.raises(ValueError, match="jobs must be 1 or more, got 0"):
+        transcribe_many(Slow(), [1], 0)
+
+
+def test_the_embedded_model_hears_the_same_in_any_company(fixtures_dir, tmp_path):
+    files = []
+    for i, name in enumerate(("austen_0870", "austen_0880", "austen_0890", "austen_0930")):
+        x, rate = sf.read(fixtures_dir / f"{name}.flac", dtype="float32")
+        files.append(tmp_path / f"{name}.wav")
+        sf.write(files[-1], x[i * rate // 4: (i + 12) * rate // 4], rate)
+    sf.write(tmp_path / "silence.wav", np.zeros(8000), 8000)
+    files += [tmp_path / "silence.wav", tmp_path / "missing.wav"]
+    asr = Recognizer.load()
+    *heard, missing = asr.transcribe_many(files, jobs=3)
+    assert heard == [asr.transcribe(f) for f in files[:-1]] and all(t.text for t in heard[:4])
+    assert isinstance(missing, SpeechStreamError) and "does not exist" in str(missing)
