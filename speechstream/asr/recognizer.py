@@ -21,6 +21,7 @@ from speechstream.asr.attention import AttentionDecoder, Memory
 from speechstream.asr.ctc_decoder import CtcDecoder
 from speechstream.asr.events import Endpoint, Event, Final, Partial, Transcript, Word
 from speechstream.asr.segmenter import WINDOW_S, EndpointRules, Segmenter
+from speechstream.asr.timing import at_pauses, pauses
 from speechstream.asr.vocabulary import Vocabulary
 from speechstream.audio.features import SAMPLE_RATE, LogMel
 from speechstream.audio.resample import Resampler
@@ -111,13 +112,13 @@ class Segment:
 
     def words(self, spoken_until: float | None = None) -> list[Word]:
         """The stable words, in seconds from the start of the stream; none ends after `spoken_until`."""
-        out, offset = [], self.start / SAMPLE_RATE
-        for w in self.owner.recognizer.decoder.words(self.hypothesis):
-            start, end = w.start + offset, w.end + offset
-            if spoken_until is not None:
-                end = max(min(end, spoken_until), start + 0.02)
-            out.append(Word(w.text, round(start, 3), round(end, 3), round(w.confidence, 3)))
-        return out
+        said, offset = self.owner.recognizer.decoder.words(self.hypothesis), self.start / SAMPLE_RATE
+        latest = np.inf if spoken_until is None else spoken_until - offset
+        spans = [(w.start, max(min(w.end, latest), w.start + 0.02)) for w in said]
+        if spans:
+            spans = at_pauses(spans, pauses(np.concatenate(self.audio)))
+        return [Word(w.text, round(start + offset, 3), round(end + offset, 3), round(w.confidence, 3))
+                for w, (start, end) in zip(said, spans)]
 
     def partial(self, heard: float) -> Partial | None:
         """What has changed since it was last asked, if anything has."""
