@@ -25,8 +25,6 @@ from speechstream.engines.fastconformer import Networks, OnnxNetworks
 from speechstream.errors import SpeechStreamError
 from speechstream.state import select, stack
 
-DECODERS = ("ctc", "transducer")
-LIVE_MS = 320  # the latency wished for where none is named; the nearest that the model has
 
 
 @dataclass(frozen=True)
@@ -183,12 +181,16 @@ class FastConformerRecognizer(recognizer.Recognizer):
         self.frame_ms = round(1000 * decoder.frame_s)
         self.latencies = tuple(sorted(self.frame_ms * c for c in self.chunks))
 
-    def stream(self, latency_ms: int | None = LIVE_MS, sample_rate: int = SAMPLE_RATE) -> recognizer.Stream:
-        """Open a live stream at one of `latencies`; None: the model's first look-ahead, as for files."""
+    def stream(self, latency_ms: int | None = None, sample_rate: int = SAMPLE_RATE) -> recognizer.Stream:
+        """Open a live stream at one of `latencies`; None: the model's first look-ahead, as for files.
+
+        Raises ValueError for another latency, SpeechStreamError where the model cannot hear a live stream.
+        """
+        if latency_ms is not None and not self.latencies:
+            raise SpeechStreamError("this model hears whole utterances: it transcribes files, and no live streams")
         if latency_ms is not None and latency_ms not in self.latencies:
-            known = ", ".join(map(str, self.latencies))
-            raise ValueError(f"latency_ms must be one of {known} for this model, got {latency_ms!r}" if known else
-                             "this model runs offline only (it hears the whole utterance): transcribe files with it")
+            raise ValueError(f"latency_ms must be one of {', '.join(map(str, self.latencies))} for this model, "
+                             f"got {latency_ms!r}")
         if latency_ms is None:
             return recognizer.Stream(self, (self.chunks[0] if self.chunks else None,), sample_rate)
         return recognizer.Stream(self, (latency_ms // self.frame_ms,), sample_rate)

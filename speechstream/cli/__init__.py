@@ -21,6 +21,8 @@ COMMANDS = {  # module: what it does, in one line of the help
     "say": "speak a text, while it still comes",
     "voices": "list the voices",
     "devices": "list the microphones and loudspeakers",
+    "convert": "turn a public checkpoint (NeMo, Hugging Face) into a bundle",
+    "export": "write a model as ONNX graphs",
     "info": "show the version, the engines and what is known about a model",
 }
 EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="PATH", help="write to this file, or into this folder one file for each recording")
     add("--model", metavar="BUNDLE", help="the folder of another model than the embedded one")
     add("--engine", choices=("onnx", "torch"), default="onnx", help="what runs the network; default: onnx")
-    add("--decoder", choices=("attention", "ctc"),
-        help="Whisper's own decoder (the default), or the CTC head: faster, less right")
+    add("--decoder", choices=("attention", "transducer", "ctc"),
+        help="Whisper's own, a FastConformer's transducer, or the CTC head: faster, less right; default: the best there is")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs; default: cpu")
     add("--jobs", metavar="N", type=int,
         help="how many recordings to transcribe at a time, in order all the same; default: one for each core, and one "
@@ -107,6 +107,11 @@ def load_recognizer(args: argparse.Namespace) -> Any:
         known = ", ".join(str(ms) for ms in recognizer.latencies)
         raise SpeechStreamError(f"--latency {args.latency} is not possible with this model; expected one of {known} ms")
     return recognizer
+
+
+def live_latency(recognizer: Any) -> int:
+    """LIVE_LATENCY_MS, or what this model has nearest to it."""
+    return min(recognizer.latencies, key=lambda ms: abs(ms - LIVE_LATENCY_MS), default=LIVE_LATENCY_MS)
 
 
 def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, interrupts: Interrupts) -> bool:
@@ -175,7 +180,7 @@ class Ahead:
 def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, interrupts: Interrupts,
         ahead: Ahead | None = None) -> None:
     """One recording, into the writer."""
-    latency = args.latency or LIVE_LATENCY_MS
+    latency = args.latency or live_latency(recognizer)
     if name == MICROPHONE:
         from speechstream.audio.device import microphone
 

@@ -2,12 +2,11 @@
 
 `encoder.onnx` takes `audio` (B, channels, T, frame_size) and the state's fields, and gives `codes` (B, levels, T) and
 the new fields; `decoder.onnx` takes `codes` and gives `audio` (B, channels, T * frame_size). Batch and T are free.
-What a runner must know stands in the graph's metadata under "speechstream.codec".
+What a runner must know stands in the graph's metadata under "speechstream".
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from speechstream.export.onnx import export_step
+from speechstream.export.onnx import describe, export_step
 from speechstream.state import flatten
 
 
@@ -24,42 +23,37 @@ def export_codec(codec: nn.Module, target: str | Path, levels: int | None = None
 
     `levels` is how many code levels the encoder gives (default all); the decoder takes all levels, absent ones as -1.
     """
+    target = Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, model in codec_graphs(codec, levels).items():
+        paths.append(target / f"{name}.onnx")
+        onnx.save(model, paths[-1])
+    return tuple(paths)
+
+
+def codec_graphs(codec: nn.Module, levels: int | None = None) -> dict[str, onnx.ModelProto]:
+    """The graphs `encoder` and `decoder` themselves."""
     codec, c = codec.eval(), codec.config
     levels = levels or c.levels
 
     def encode(frames: Tensor, state: Any) -> tuple[Tensor, Any]:
         return codec.encode_step(frames.flatten(2), state, levels)
 
+    about = {"architecture": "codec", "sample_rate": c.sample_rate, "frame_size": c.frame_size,
+             "channels": codec.channels, "bins": c.bins, "delay": c.delay}
     audio = torch.zeros(2, codec.channels, 3, c.frame_size)
-    target = Path(target)
-    target.mkdir(parents=True, exist_ok=True)
-    return (_export(target / "encoder.onnx", codec, encode, "audio", audio, "codes", codec.init_encoder_state(2),
-                    dict(_about(codec), direction="encode", levels=levels)),
-            export_decoder(codec, target / "decoder.onnx"))
+    codes = torch.zeros(2, c.levels, 3, dtype=torch.int64)
+    return {"encoder": _export(codec, encode, "audio", audio, "codes", codec.init_encoder_state,
+                               {"graph": "encoder", **about, "direction": "encode", "levels": levels}),
+            "decoder": _export(codec, codec.decode_step, "codes", codes, "audio", codec.init_decoder_state,
+                               {"graph": "decoder", **about, "direction": "decode", "levels": c.levels})}
 
 
-def export_decoder(codec: nn.Module, path: str | Path) -> Path:
-    """Write a codec's decoder alone to the file `path`: all that a voice needs."""
-    codec, levels = codec.eval(), codec.config.levels
-    codes = torch.zeros(2, levels, 3, dtype=torch.int64)
-    return _export(Path(path), codec, codec.decode_step, "codes", codes, "audio", codec.init_decoder_state(2),
-                   dict(_about(codec), direction="decode", levels=levels))
-
-
-def _about(codec: nn.Module) -> dict[str, Any]:
-    c = codec.config
-    return {"sample_rate": c.sample_rate, "frame_size": c.frame_size, "channels": codec.channels, "bins": c.bins,
-            "delay": c.delay}
-
-
-def _export(path: Path, codec: nn.Module, step: Any, name: str, x: Tensor, output: str, state: Any,
-            about: dict[str, Any]) -> Path:
-    fields = flatten(state)
-    dynamic = {name: {0: "batch", 2: "frames"}, **{f"state.{n}": {0: "batch"} for n in fields}}
+def _export(codec: nn.Module, step: Any, name: str, x: Tensor, output: str, init_state: Any,
+            about: dict[str, Any]) -> onnx.ModelProto:
+    state = init_state(2)
+    dynamic = {name: {0: "batch", 2: "frames"}, **{f"state.{n}": {0: "batch"} for n in flatten(state)}}
     model = export_step(codec, step, {name: x}, state, [output], dynamic)
-    spec = [{"name": n, "shape": list(a.shape[1:]), "dtype": str(a.dtype).removeprefix("torch.")}
-            for n, a in fields.items()]
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "speechstream.codec", json.dumps(dict(about, state=spec))
-    onnx.save(model, path)
-    return path
+    describe(model, about, init_state(1))
+    return model

@@ -41,7 +41,9 @@ class _Codec:
         try:
             model = model if isinstance(model, bytes) else str(model)
             self.session = ort.InferenceSession(model, options, providers=providers or ["CPUExecutionProvider"])
-            about = json.loads(self.session.get_modelmeta().custom_metadata_map["speechstream.codec"])
+            about = json.loads(self.session.get_modelmeta().custom_metadata_map["speechstream"])
+            if about.get("architecture") != "codec":
+                raise KeyError("architecture")
         except KeyError:
             raise SpeechStreamError("this ONNX file is no codec graph; speechstream.export.codec makes them") from None
         except Exception as error:  # onnxruntime's own exceptions have no common base

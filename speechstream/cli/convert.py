@@ -1,0 +1,53 @@
+"""`speechstream convert`: a public checkpoint as a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechstream.errors import SpeechStreamError
+
+EXAMPLES = """examples:
+  speechstream convert stt_en_fastconformer_hybrid_large_streaming_multi.nemo -o bundle/
+  speechstream transcribe talk.flac --model bundle/
+
+Reading a checkpoint executes nothing that is in it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
+        "folder of its Hugging Face port (Parakeet, Nemotron streaming)")
+    add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
+    add("--name", help="for the model's card; default: the checkpoint's name")
+    add("--licence", default="that of the checkpoint", help="for the model's card")
+
+
+def run(args: argparse.Namespace) -> int:
+    source, target = Path(args.checkpoint), Path(args.output)
+    if not source.exists():
+        raise SpeechStreamError(f"{source}: no such file or folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SpeechStreamError(f"{target} exists and is not an empty folder; give another --output")
+    try:
+        from speechstream.convert.nemo import load_nemo
+        from speechstream.convert.parakeet import load_parakeet
+        from speechstream.export.fastconformer import write_fastconformer
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(f"converting needs {error.name}: pip install speechstream[train]") from error
+    one = load_parakeet(source) if source.is_dir() else load_nemo(source)
+    name = args.name or source.name.removesuffix(".nemo")
+    b = write_fastconformer(one, target, {"name": name, "licence": args.licence, "converted_from": source.name})
+    e, heads = one.model.config.encoder, []
+    if one.model.ctc is not None:
+        heads.append("CTC")
+    if one.model.joiner is not None:
+        heads.append("TDT" if one.model.joiner.config.durations else "RNN-T")
+    print(f"{target}  {b.nbytes / 1e6:.1f} MB: {e.layers} layers of {e.dim}, {' and '.join(heads)}, "
+          f"{len(one.tokens)} tokens")
+    ms = round(1000 * e.subsampling * one.features.hop / one.features.sample_rate)
+    print("streams in chunks of " + ", ".join(f"{ms * (r + 1)} ms" for r in e.lookaheads) if e.streaming else
+          "hears whole utterances: for files, with --engine torch")
+    return 0

@@ -1,0 +1,172 @@
+"""Exported graphs against torch, on real or made-up speech: the largest difference of each output and state field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from speechstream.audio.features import LogMel
+from speechstream.audio.io import blocks
+from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
+from speechstream.audio.resample import Resampler
+from speechstream.audio.samples import to_mono
+from speechstream.engines.graph import Graph
+from speechstream.export.standalone import Source
+from speechstream.state import flatten
+
+TOLERANCE = 1e-3  # of fp32 graphs, absolute or relative to the largest value
+SECONDS = 8.0     # of each recording that are compared
+CODEC_FRAMES = 4  # a step
+
+
+@dataclass(frozen=True)
+class Row:
+    graph: str
+    output: str
+    error: float    # largest absolute difference
+    largest: float  # absolute value in torch's output
+    steps: int
+
+
+def compare(source: Source, paths: Mapping[str, Path], audio: Sequence[str | Path] = ()) -> list[Row]:
+    """Step every graph and its network side by side through each recording (none given: made-up speech).
+
+    Each keeps its own state, so errors may add up as they would in use. Raises SpeechStreamError for unreadable audio.
+    """
+    graphs = {name: Graph(path) for name, path in paths.items()}
+    rate = source.about.get("features", {}).get("sample_rate") or source.model.config.sample_rate
+    recordings = [_read(path, rate) for path in audio] or [made_up_speech(SECONDS, rate)]
+    run = {"fastconformer": _fastconformer, "causal-whisper": _whisper, "codec": _codec}[source.architecture]
+    with torch.inference_mode():
+        return _merged([row for x in recordings for row in run(source, graphs, x)])
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [f"{'graph':10} {'output':24} {'max abs error':>14} {'largest value':>14} {'steps':>6}"]
+    return "\n".join(lines + [f"{r.graph:10} {r.output:24} {r.error:14.2e} {r.largest:14.2e} {r.steps:6}" for r in rows])
+
+
+def made_up_speech(seconds: float, rate: int) -> np.ndarray:
+    """A voice-like sound: harmonics of a gliding pitch in syllables, and noise. float32 (n,), the same each time."""
+    t = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2 * np.pi * 1.3 * t)) / rate
+    tone = sum(np.sin(k * phase) / k for k in range(1, 12)) * (0.55 + 0.45 * np.sin(2 * np.pi * 3.1 * t))
+    return (0.1 * tone + 0.003 * np.random.default_rng(0).standard_normal(len(t))).astype(np.float32)
+
+
+def _read(path: str | Path, rate: int) -> np.ndarray:
+    with blocks(path) as source:
+        x = np.concatenate([to_mono(b) for b in source])[:round(SECONDS * source.rate)]
+        return Resampler(source.rate, rate)(x[None])[0] if source.rate != rate else x
+
+
+def _side_by_side(graph: Graph, step: Callable, feeds: Iterable[dict[str, np.ndarray]], state: Any,
+                  seen: Callable[[dict], None] = lambda out: None) -> list[Row]:
+    """step(*torch inputs, state) -> (*outputs, state) against the graph."""
+    name, ours = graph.about["graph"], graph.init_state(1)
+    errors: dict[str, list[float]] = {}
+    count = 0
+    for feed in feeds:
+        out, ours = graph.step(feed, ours)
+        inputs = [torch.from_numpy(a) for a in feed.values()]
+        *theirs, state = step(*inputs, state) if state is not None else (step(*inputs), None)
+        pairs = dict(zip(graph.outputs, theirs)) | {f"state {n}": a for n, a in
+                                                   (flatten(state) if state is not None else {}).items()}
+        values = out | {f"state {n}": a for n, a in (flatten(ours) if ours is not None else {}).items()}
+        for key, a in pairs.items():
+            a, b = a.double().numpy(), values[key].astype(np.float64)
+            real = errors.setdefault(key, [0.0, 0.0])
+            real[0] = float(np.maximum(real[0], np.abs(a - b).max(initial=0)))
+            real[1] = max(real[1], float(np.abs(a).max(initial=0)))
+        seen(dict(zip(graph.outputs, theirs)))
+        count += 1
+    return [Row(name, key, error, largest, count) for key, (error, largest) in errors.items()]
+
+
+def _fastconformer(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Row]:
+    model, about, rows = source.model, source.about, []
+    mel = NemoMel(NemoMelConfig(**about["features"]))(x[None])[0].T
+    encoded: list[torch.Tensor] = []
+
+    def step(features, lengths, state):
+        y, state = model.encoder.step(features, state, lengths)
+        return (y, model.ctc(y).log_softmax(-1), state) if model.ctc is not None else (y, state)
+
+    for chunk in about["chunks"]:
+        size = chunk * about["subsampling"]
+        heard = np.concatenate([np.zeros((about["lead"], mel.shape[1]), np.float32), mel])
+        whole = len(heard) // size * size
+        feeds = ({"features": b[None], "lengths": np.array([size])} for b in heard[:whole].reshape(-1, size, mel.shape[1]))
+        rows += _side_by_side(graphs["encoder"], step, feeds, model.encoder.init_state(1),
+                              lambda out: encoded.append(out["encoded"]))
+    if model.joiner is None:
+        return rows
+    tokens = np.random.default_rng(0).integers(0, about["blank"], 50)
+    predicted: list[torch.Tensor] = []
+    rows += _side_by_side(graphs["predictor"], model.predictor.step, ({"tokens": t[None]} for t in
+                          [np.int64(about["blank"]), *tokens]), model.predictor.init_state(1),
+                          lambda out: predicted.append(out["predicted"]))
+    frames = torch.cat(encoded, 1)[0]
+    rows += _side_by_side(graphs["joiner"], model.joiner, (
+        {"encoded": frames[i % len(frames)][None].numpy(), "predicted": g.numpy()} for i, g in enumerate(predicted)), None)
+    return rows
+
+
+def _merged(rows: list[Row]) -> list[Row]:
+    """One row for each output: the worst of all chunks and recordings."""
+    out: dict[tuple[str, str], Row] = {}
+    for r in rows:
+        old = out.get((r.graph, r.output), r)
+        steps = r.steps if old is r else old.steps + r.steps
+        out[r.graph, r.output] = Row(r.graph, r.output, float(np.maximum(old.error, r.error)),
+                                     max(old.largest, r.largest), steps)
+    return list(out.values())
+
+
+def _whisper(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Row]:
+    model, chunk = source.model, 16
+    features = LogMel()
+    mel = features.step(x[None], features.init_state())[0]
+    memory: list[tuple] = []
+
+    def encode(block, state):
+        y, state = model.encoder.step(block, state)
+        memory.append(model.decoder.memory(y))
+        return *memory[-1], model.ctc_log_probs(y), state
+
+    feeds = ({"mel": np.ascontiguousarray(mel[:, :, 2 * at: 2 * (at + chunk) + 1])}
+             for at in range(0, (mel.shape[2] - 1) // 2 - chunk, chunk))
+    rows = _side_by_side(graphs["encoder"], encode, feeds, model.encoder.init_state(1))
+    keys, values = (torch.cat(parts, 3).numpy() for parts in zip(*memory))
+    mask = np.ones((1, keys.shape[3]), bool)
+
+    def decode(tokens, k, v, mask, state):
+        return model.decoder.step(tokens, state, k.unbind(1), v.unbind(1), mask)
+
+    prompt = np.array([source.about["prompt"]], np.int64)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocabulary - 1, (8, 1, 1))
+    rows += _side_by_side(graphs["decoder"], decode, (
+        {"tokens": t, "memory_keys": keys, "memory_values": values, "mask": mask} for t in [prompt, *tokens]),
+        model.decoder.init_state(1))
+    return rows
+
+
+def _codec(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Row]:
+    model, size = source.model, source.model.config.frame_size
+    steps = len(x) // (size * CODEC_FRAMES)
+    sound = np.repeat(x[None, : steps * CODEC_FRAMES * size], model.channels, 0)[None]
+    codes: list[torch.Tensor] = []
+
+    def encode(audio, state):
+        return model.encode_step(audio.flatten(2), state)
+
+    rows = _side_by_side(graphs["encoder"], encode, (
+        {"audio": np.ascontiguousarray(part).reshape(1, model.channels, CODEC_FRAMES, size)}
+        for part in np.split(sound, steps, axis=2)), model.init_encoder_state(1),
+        lambda out: codes.append(out["codes"]))
+    return rows + _side_by_side(graphs["decoder"], model.decode_step, ({"codes": c.numpy()} for c in codes),
+                                model.init_decoder_state(1))
