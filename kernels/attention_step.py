@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chunked_attention import dot_halves, load_halves, skewed
+from kernels.chunked_attention import dot_halves, fits, load_halves, skewed
 from kernels.launch import INTERPRETED, precision, put_tile, rows, tile, tuned, turn
 
 CONFIGS = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
@@ -84,7 +84,7 @@ def append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, mas
     put_tile(value_ring, value, row, full, D, mask, D, 2 * HALF)
 
 
-@tuned(CONFIGS, key=["D", "c", "group", "RELATIVE", "SCALED"])
+@tuned(CONFIGS, key=["D", "c", "group", "RELATIVE", "SCALED"], fits=fits)
 @triton.jit
 def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool, key_scale, value_scale, slots, frames,
                           lengths, out, sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot,

@@ -26,6 +26,20 @@ BACKWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
                                (16, 16, 2, 1))]
 
 
+SHARED = 160 << 10  # bytes of shared memory a block has on every GPU that is meant here
+
+
+def fits(config: triton.Config, given: dict) -> bool:
+    """Whether a configuration's tiles fit in shared memory, and whether it is known to spill a great deal."""
+    M, N, stages = config.kwargs["M"], config.kwargs["N"], config.num_stages
+    row, skewed_rows = given["q"].element_size() * 2 * given["HALF"], 0
+    if given["RELATIVE"]:
+        if M * N > 32 * 64:
+            return False
+        skewed_rows = 2 * max(M, N)
+    return row * (2 * M + (2 * N + skewed_rows) * stages) + 4 * M * skewed_rows <= SHARED
+
+
 @triton.jit
 def load_halves(x, cos, sin, row, stride, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr,
                 UPCAST: tl.constexpr):
@@ -130,7 +144,7 @@ def keys_of(t0, chunk, left, end, M: tl.constexpr):
     return low, tl.where(t0 >= end, low, tl.minimum(((t0 + M - 1) // chunk + 1) * chunk, end))
 
 
-@tuned(FORWARD, key=["D", "RELATIVE", "ROPE"])
+@tuned(FORWARD, key=["D", "RELATIVE", "ROPE"], fits=fits)
 @triton.jit(do_not_specialize=FREE)
 def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
                       sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot, s_rope,
@@ -182,7 +196,7 @@ def weights_and_gradient(s, seen, top, dot_o, do, value, scale, PRECISION: tl.co
     return p, p * (dp - dot_o[:, None]) * scale
 
 
-@tuned(BACKWARD, key=["D", "RELATIVE", "ROPE"], reset_to_zero=["dtable"])
+@tuned(BACKWARD, key=["D", "RELATIVE", "ROPE"], fits=fits, reset_to_zero=["dtable"])
 @triton.jit(do_not_specialize=FREE)
 def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, lse, delta, dq, dq_pos, dtable,
                          sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot, sdb, sdh, sdt,
@@ -240,7 +254,7 @@ def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, ls
         put_tile(dq_pos + here, dqp, i, full, D, i < T, D, 2 * HALF)
 
 
-@tuned(BACKWARD, key=["D", "RELATIVE", "ROPE"])
+@tuned(BACKWARD, key=["D", "RELATIVE", "ROPE"], fits=fits)
 @triton.jit(do_not_specialize=FREE)
 def attention_backward_kv(q, q_pos, k, v, table, cos, sin, lengths, dout, lse, delta, dk, dv,
                           sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sdb, sdh, sdt, s_rope,

@@ -7,6 +7,7 @@ program, in numpy. It knows no bf16 arithmetic, so kernels take UPCAST and compu
 from __future__ import annotations
 
 import os
+from typing import Callable
 
 import torch
 import triton
@@ -16,14 +17,25 @@ from torch import Tensor
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # read once: a kernel is bound to its way of running when defined
 
 
-def tuned(configs: list[triton.Config], key: list[str], **options):
-    """`triton.autotune`; under the interpreter just the last configuration (the smallest, by our custom), and with
-    SPEECHSTREAM_TUNE=0 just the first."""
-    if INTERPRETED:
-        configs = configs[-1:]
-    elif os.environ.get("SPEECHSTREAM_TUNE") == "0":
-        configs = configs[:1]
-    return triton.autotune(configs, key, **options)
+def tuned(configs: list[triton.Config], key: list[str], fits: Callable[[triton.Config, dict], bool] | None = None,
+          **options):
+    """`triton.autotune` over the configurations that `fits` allows for a call's arguments; the last, the smallest by
+    our custom, is always allowed. Under the interpreter just that one; with SPEECHSTREAM_TUNE=0 the first allowed,
+    unmeasured."""
+    once = os.environ.get("SPEECHSTREAM_TUNE") == "0"
+
+    def allowed(configs: list[triton.Config], named: dict, **given) -> list[triton.Config]:
+        found = [c for c in configs if fits is None or fits(c, named | given)] or configs[-1:]
+        return found[:1] if once else found
+
+    def unmeasured(call: Callable[[], None], quantiles: tuple) -> list[float]:
+        call()
+        return [0.0] * len(quantiles)
+
+    if once:
+        options["do_bench"] = unmeasured
+    return triton.autotune(configs[-1:] if INTERPRETED else configs, key,
+                           prune_configs_by={"early_config_prune": allowed}, **options)
 
 
 def rows(x: Tensor) -> Tensor:
