@@ -85,7 +85,7 @@ def append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, mas
 
 
 @tuned(CONFIGS, key=["D", "c", "group", "RELATIVE", "SCALED"], fits=fits)
-@triton.jit
+@triton.jit(do_not_specialize=["c", "chunk", "left", "ring", "base"])
 def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool, key_scale, value_scale, slots, frames,
                           lengths, out, sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot,
                           s_rope, c, chunk, left, ring, base, scale, H, group, D: tl.constexpr, HALF: tl.constexpr,

@@ -7,9 +7,9 @@ in the L2 cache.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from pathlib import Path
 from typing import Callable
 
 import torch
@@ -97,62 +97,61 @@ class Ring:
             dispatch.pooled_attention_step(self.q, self.k, self.v, keys, values, self.slots, self.frames, self.left,
                                            bias=self.bias, out=self.out)
 
-    def turned(self) -> tuple[Tensor, Tensor]:
-        return rotate(self.q, *self.rope), rotate(self.k, *self.rope)
-
-    def append(self, keys: Tensor, values: Tensor, k: Tensor) -> None:
-        row = (self.frames[:, None] + torch.arange(self.c, device=k.device)) % self.ring
-        at = row[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-        keys.scatter_(2, at, k)
-        values.scatter_(2, at, self.v)
-
     def sdpa_ring(self) -> None:
         """SDPA over the fixed ring, with the key mask that young streams need."""
         for keys, values in self.pools:
-            q, k = self.turned()
-            self.append(keys, values, k)
+            q, _ = fused(turn_and_append)(self.q, self.k, self.v, keys, values, self.frames, *self.rope)
             valid = (torch.arange(self.ring, device=q.device) < self.ring)[None, None, None].expand(self.B, 1, 1, -1)
             F.scaled_dot_product_attention(q, keys, values, attn_mask=valid)
 
     def sdpa_gathered(self) -> None:
         """SDPA over the window, gathered out of the ring in order."""
         for keys, values in self.pools:
-            q, k = self.turned()
-            row = (self.frames[:, None] - self.left + torch.arange(self.left, device=q.device)) % self.ring
-            at = row[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-            F.scaled_dot_product_attention(q, torch.cat([keys.gather(2, at), k], 2),
-                                           torch.cat([values.gather(2, at), self.v], 2))
-            self.append(keys, values, k)
+            q, k, v = fused(turn_and_gather)(self.q, self.k, self.v, keys, values, self.frames, *self.rope)
+            F.scaled_dot_product_attention(q, k, v)
 
     def flex(self) -> None:
         """Compiled FlexAttention over the ring (its decoding path where it takes it)."""
         for keys, values in self.pools:
-            q, k = self.turned()
-            self.append(keys, values, k)
-            compiled_flex()(q, keys, values)
+            q, _ = fused(turn_and_append)(self.q, self.k, self.v, keys, values, self.frames, *self.rope)
+            fused(flex_attention())(q, keys, values)
 
     def flash3(self) -> None:
         """FlashAttention-3 with a KV cache, where it is installed; it needs the cache in (B, R, H, D)."""
         from flash_attn_interface import flash_attn_with_kvcache
         for keys, values in self.pools:
-            q, k = self.turned()
-            self.append(keys, values, k)
+            q, _ = fused(turn_and_append)(self.q, self.k, self.v, keys, values, self.frames, *self.rope)
             flash_attn_with_kvcache(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return reference.rotate(x, (cos, sin))
+def turn_and_append(q, k, v, keys, values, frames, cos, sin) -> tuple[Tensor, Tensor]:
+    """What a baseline does before attention: RoPE, and the new frames into the ring."""
+    q, k = reference.rotate(q, (cos, sin)), reference.rotate(k, (cos, sin))
+    row = (frames[:, None] + torch.arange(k.shape[2], device=k.device)) % keys.shape[2]
+    at = row[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+    keys.scatter_(2, at, k)
+    values.scatter_(2, at, v)
+    return q, k
 
 
-_flex = None
+def turn_and_gather(q, k, v, keys, values, frames, cos, sin) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and the window out of the ring in order, the new frames last."""
+    q, _ = turn_and_append(q, k, v, keys, values, frames, cos, sin)
+    ring = keys.shape[2]
+    row = (frames[:, None] + k.shape[2] - ring + torch.arange(ring, device=q.device)) % ring
+    at = row[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+    return q, keys.gather(2, at), values.gather(2, at)
 
 
-def compiled_flex() -> Callable:
-    global _flex
-    if _flex is None:
-        from torch.nn.attention.flex_attention import flex_attention
-        _flex = torch.compile(flex_attention, dynamic=True)
-    return _flex
+def flex_attention() -> Callable:
+    from torch.nn.attention.flex_attention import flex_attention
+    return flex_attention
+
+
+@functools.cache
+def fused(f: Callable) -> Callable:
+    """A baseline's part as torch.compile makes it, once for all shapes; as it is where nothing is measured."""
+    return torch.compile(f, dynamic=True) if torch.cuda.is_available() else f
 
 
 def table(rows: list[list], head: str) -> list[str]:
@@ -170,8 +169,9 @@ def attempt(f: Callable[[], float]) -> float | None:
         return None
 
 
-def steps(device: str, peak: float, deadline: float, plot: Path | None) -> list[str]:
+def steps(device: str, deadline: float, plot: str | None) -> list[str]:
     """The streaming step, all batches and chunk sizes, against the baselines."""
+    peak = copy_bandwidth(device)
     real = device != "cpu"
     H, D = (8, 64) if real else (1, 8)
     dtype = torch.bfloat16 if real else torch.float32
@@ -183,27 +183,28 @@ def steps(device: str, peak: float, deadline: float, plot: Path | None) -> list[
             rows.append([B, c, left] + ["out of time"] * 7)
             continue
         ring = Ring(B, c, left, H, D, device, dtype)
-        ours = timed(ring.kernel, device, ring.layers)
-        relative = timed(ring.kernel_relative, device, ring.layers)
+        ours = attempt(lambda: timed(ring.kernel, device, ring.layers))
+        relative = attempt(lambda: timed(ring.kernel_relative, device, ring.layers))
         names = ["sdpa_ring", "sdpa_gathered"] + (["flex", "flash3"] if c == 16 and left == 256 and real else [])
         others = {n: attempt(lambda n=n: timed(getattr(ring, n), device, ring.layers)) for n in names}
         best = min((t for t in others.values() if t), default=None)
-        rate = ring.bytes / (ours * 1e-6)
+        rate = ring.bytes / (ours * 1e-6) if ours else 0.0
         show = lambda t: f"{t:.1f}" if t else "-"  # noqa: E731
         rows.append([B, c, left, show(ours), f"{rate / peak:.0%}", show(relative),
                      *(show(others.get(n)) for n in ("sdpa_ring", "sdpa_gathered", "flex", "flash3")),
-                     f"{best / ours:.2f}x" if best else "-"])
+                     f"{best / ours:.2f}x" if best and ours else "-"])
         points.append((B, c, left, rate / peak))
         del ring
     if plot and points:
         attempt(lambda: draw(points, plot))
     return ["## Streaming step, whole (RoPE, append, attention), microseconds", "",
-            f"H={H}, D={D}, {dtype}; rate is of the copy bandwidth; the last column is the best baseline over the "
-            "kernel.", "", *table(rows, "B | c | left | kernel | rate | relative bias | SDPA, ring | SDPA, gathered | "
-                                        "Flex, compiled | FA3 | gain")]
+            f"H={H}, D={D}, {dtype}; rate is of the copy bandwidth, {peak / 1e12:.2f} TB/s; the last column is the "
+            "best baseline over the kernel. RoPE and append of the baselines are compiled.", "", *table(
+                rows, "B | c | left | kernel | rate | relative bias | SDPA, ring | SDPA, gathered | Flex, compiled | FA3 "
+                      "| gain")]
 
 
-def draw(points: list[tuple], path: Path) -> None:
+def draw(points: list[tuple], path: str) -> None:
     """Share of the copy bandwidth over the batch, a line for each chunk size."""
     import matplotlib
     matplotlib.use("Agg")
@@ -312,115 +313,17 @@ def small_parts(device: str) -> list[str]:
                    "what | kernel | reference | GB/s of its least traffic")]
 
 
-class Encoder:
-    """A 17 x 512 FastConformer's streaming step with random weights, kernels on a slot pool, and greedy RNN-T."""
-
-    def __init__(self, B: int, c: int, device: str, layers: int = 17, D: int = 512, left: int = 70, mels: int = 80,
-                 vocabulary: int = 1025) -> None:
-        dtype = torch.bfloat16 if device != "cpu" else torch.float32
-        make = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).to(dtype)  # noqa: E731
-        self.B, self.c, self.D, self.left, self.layers, H = B, c, D, left, layers, 8 if D % 128 == 0 else 4
-        self.H = H
-        self.mel = make(B, 1, 8 * c, mels)
-        side = D // 2
-        self.sub = [make(side, 1, 3, 3), make(side, 1, 3, 3), make(side, side, 1, 1), make(side, 1, 3, 3),
-                    make(side, side, 1, 1)]
-        self.into = make(D, side * -(-mels // 8))
-        self.weights = [[make(4 * D, D), make(D, 4 * D), make(3 * D, D), make(D, D), make(2 * D, D), make(9, D).t(),
-                         make(D, D), make(4 * D, D), make(D, 4 * D)] for _ in range(layers)]
-        self.one, self.zero = torch.ones(D, device=device, dtype=dtype), torch.zeros(D, device=device, dtype=dtype)
-        self.pools = [(*(make(B, H, left + c, D // H) for _ in range(2)), make(B, 8 + c, D)) for _ in range(layers)]
-        self.slots = torch.arange(B, device=device, dtype=torch.int32)
-        self.frames = torch.full((B,), 1000, device=device, dtype=torch.int32)
-        angle = torch.rand(B, c, D // H // 2, device=device)
-        self.rope = angle.cos(), angle.sin()
-        J = H_ = 640 if D == 512 else D
-        C = vocabulary
-        self.joint = make(J, D)
-        bias = torch.zeros(C, device=device, dtype=dtype)
-        bias[-1] = 2.5  # about one label in five frames
-        self.w = dispatch.TransducerWeights(make(C, 4 * H_), make(1, 4 * H_, H_), make(0, 4 * H_, H_), make(0, 4 * H_),
-                                            make(J, H_), make(J), make(C, J), bias, C - 1)
-        self.pool = reference.init_greedy(self.w, B)
-        self.pool = self.pool._replace(**{n: getattr(self.pool, n).float() for n in ("hidden", "cell", "predicted")})
-        self.n = torch.full((B,), c, device=device, dtype=torch.int32)
-        none = torch.zeros(B, c * 10, dtype=torch.int32, device=device)
-        self.out = (none, none.clone(), torch.zeros_like(self.n), torch.empty(B, 1, H_, device=device))
-        self.durations = torch.zeros(0, dtype=torch.int32, device=device)
-
-    def __call__(self) -> None:
-        self.decode(self.encode())
-
-    def encode(self) -> Tensor:
-        B, c, D, H = self.B, self.c, self.D, self.H
-        x = F.relu(F.conv2d(self.mel, self.sub[0], stride=2, padding=1))
-        for depthwise, pointwise in (self.sub[1:3], self.sub[3:5]):
-            x = F.relu(F.conv2d(F.conv2d(x, depthwise, stride=2, padding=1, groups=x.shape[1]), pointwise))
-        x = x.transpose(1, 2).flatten(2) @ self.into.T
-        norm = lambda y: F.layer_norm(y, (D,), self.one, self.zero)  # noqa: E731
-        for (up, down, qkv, proj, gate, taps, mix, up2, down2), (keys, values, conv) in zip(self.weights, self.pools):
-            x = x + 0.5 * (F.silu(norm(x) @ up.T) @ down.T)
-            q, k, v = (norm(x) @ qkv.T).view(B, c, 3, H, D // H).permute(2, 0, 3, 1, 4)
-            y = dispatch.pooled_attention_step(q, k, v, keys, values, self.slots, self.frames, self.left,
-                                               rope=self.rope)
-            x = x + y.transpose(1, 2).reshape(B, c, D) @ proj.T
-            y = dispatch.pooled_conv_step(norm(x) @ gate.T, conv, self.slots, self.frames, taps, None, "layer",
-                                          self.one, self.zero)
-            x = x + y @ mix.T
-            x = norm(x + 0.5 * (F.silu(norm(x) @ up2.T) @ down2.T))
-        return x
-
-    def decode(self, x: Tensor) -> None:
-        dispatch.pooled_greedy_decode(x @ self.joint.T, self.n, self.w, self.pool, self.slots, 10, self.durations,
-                                      self.out)
-
-
-def end_to_end(device: str, deadline: float) -> list[str]:
-    """Streams at real time: the largest batch tried whose step takes less than its audio."""
-    rows = []
-    sizes = [("17 x 512", dict(), c) for c in (2, 7)] + [("embedded, 12 x 176", dict(layers=12, D=176, mels=64), 2)]
-    if device == "cpu":
-        sizes = [("tiny", dict(layers=1, D=16, left=3, mels=8, vocabulary=5), 1)]
-    for name, config, c in sizes:
-        fits = None
-        for B in (32, 256, 1024, 2048, 4096, 8192) if device != "cpu" else (1,):
-            if time.monotonic() > deadline:
-                break
-            model = Encoder(B, c, device, **config)
-            whole, encoder = timed(model, device) / 1e3, timed(model.encode, device) / 1e3
-            if whole < 80 * c or fits is None:
-                fits = B, whole, encoder
-            if B == 32:
-                rows.append([name, 80 * c, B, f"{whole:.2f}", f"{encoder:.2f}", ""])
-            if whole > 80 * c:
-                break
-            del model
-        if fits:
-            rows.append([name, 80 * c, fits[0], f"{fits[1]:.2f}", f"{fits[2]:.2f}", "largest tried at real time"])
-    return ["## End to end: subsampling, encoder and greedy RNN-T, one graph a chunk", "",
-            *table(rows, "model | chunk, ms | streams | step, ms | without decoding, ms | note")]
-
-
-def run(device: str, plot: Path | None, deadline: float) -> list[str]:
-    """All benchmarks, as Markdown lines; what the deadline cuts off is said."""
+def run(part: str, device: str, plot: str | None, deadline: float) -> list[str]:
+    """One part of the benchmarks, as Markdown lines; what the deadline cuts off is said."""
+    from kernels import benchmark_streams  # which imports this module
     torch.manual_seed(0)
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
-        name = torch.cuda.get_device_name()
-    else:
-        name = "a CPU, in the interpreter: these numbers mean nothing"
-    with torch.no_grad():
-        peak = copy_bandwidth(device)
-    lines = [f"Device: {name}; torch {torch.__version__}; copy bandwidth {peak / 1e12:.2f} TB/s.", ""]
+    parts = {"steps": lambda: steps(device, deadline, plot), "training": lambda: training_attention(device),
+             "transducer": lambda: transducer(device), "small": lambda: small_parts(device),
+             "streams": lambda: benchmark_streams.end_to_end(device, deadline)}
     with dispatch.using("auto" if device == "cuda" else "interpret"):
-        parts = [torch.no_grad()(lambda: steps(device, peak, deadline - 150, plot)),  # seconds left for the others
-                 lambda: training_attention(device), lambda: transducer(device),
-                 torch.no_grad()(lambda: small_parts(device)),
-                 torch.no_grad()(lambda: end_to_end(device, deadline))]
-        for part in parts:
-            try:
-                lines += [*part(), ""]
-            except Exception as reason:  # one broken benchmark must not cost the others on a lent machine
-                lines += [f"A benchmark failed: {type(reason).__name__}: {str(reason).splitlines()[:1]}", ""]
-            print(f"{len(lines)} lines of results", flush=True)
-    return lines
+        if part in ("training", "transducer"):
+            return parts[part]()
+        with torch.no_grad():
+            return parts[part]()

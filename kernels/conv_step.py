@@ -18,7 +18,7 @@ CONFIGS = [triton.Config({"BT": t}, num_warps=w) for t, w in ((8, 8), (16, 8), (
 
 
 @tuned(CONFIGS, key=["D", "K", "c", "NORM"])
-@triton.jit
+@triton.jit(do_not_specialize=["c", "ring"])
 def conv_step_kernel(x, pool, slots, frames, weight, bias, norm_weight, norm_bias, lengths, out, sxb, sxt, sob, sot,
                      swd, swk, c, ring, eps, D: tl.constexpr, K: tl.constexpr, BD: tl.constexpr, NORM: tl.constexpr,
                      BIAS: tl.constexpr, LENGTHS: tl.constexpr, BT: tl.constexpr):

@@ -1,8 +1,9 @@
 """What every kernel computes, in plain torch that reads like the formula: definition, fallback and test oracle.
 
 Attention gathers, for each chunk, the window of keys it may see (T x (L + c) work, never a dense T x T mask); it is
-exact and differentiable, and on a CPU it is the fast way too. The transducer is in `transducer_reference`. Shapes use B streams, H heads, T frames, D head size,
-c frames a chunk, L frames of left context, S slots of a pool and R rows of a ring.
+exact and differentiable, and on a CPU it is the fast way too. The transducer is in `transducer_reference`. Shapes use
+B streams, H heads, T frames, D head size, c frames a chunk, L frames of left context, S slots of a pool and R rows of
+a ring.
 """
 
 from __future__ import annotations

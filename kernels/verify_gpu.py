@@ -1,12 +1,13 @@
-"""Check and measure every kernel on a GPU, in one call of under 8 minutes; writes a report.
+"""Check and measure every kernel on a GPU, in one call of under 8 minutes; writes a report and a plot.
 
-    python -m kernels.verify_gpu --out kernels/RESULTS.md            # also writes RESULTS.png beside it
+    python -m kernels.verify_gpu --out kernels/RESULTS.md            # and RESULTS.png beside it
     python -m kernels.verify_gpu --device cpu                        # a rehearsal at tiny shapes, in the interpreter
 
-First the checks: one process a group, side by side, which also fills Triton's compilation cache; every output is
-poisoned with NaN before it is written, inputs are random, and the judge is the fp32 or fp64 reference on upcast
-inputs. Then compute-sanitizer (where installed) on the in-place kernels. Then `kernels.benchmarks`, alone on the GPU.
-Exits with 1 where a check fails.
+First the groups of `kernels.gpu_checks`, side by side, one process each, which also fills Triton's compilation cache;
+with them compute-sanitizer, where it is installed, on the kernels that work in place. Then the parts of
+`kernels.benchmarks`, one after the other, alone on the GPU. What fails, or does not end in its time, is recorded and
+the rest goes on. The report is written after each part, so a call that is cut off leaves what it has found.
+Exits with 1 where a check or a part failed.
 """
 
 from __future__ import annotations
@@ -17,246 +18,137 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-import warnings
 from pathlib import Path
 
-GROUPS = ("attention", "step", "conv", "loss", "decode", "residual")
-TOLERANCE = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 2e-2}  # fp32 may multiply in tf32
-
-
-def error(got, want) -> float:
-    """Relative error in the Frobenius norm; NaN where anything was left unwritten."""
-    got, want = got.detach().double(), want.detach().double()
-    return float((got - want).norm() / want.norm().clamp(min=1e-12))
-
-
-class Checks:
-    """Collects results; prints each as it comes."""
-
-    def __init__(self) -> None:
-        self.failed = 0
-
-    def __call__(self, name: str, value: float, limit: float) -> None:
-        ok = value <= limit  # NaN is not
-        self.failed += not ok
-        print(f"{'ok  ' if ok else 'FAIL'} {name:58} {value:.1e} (limit {limit:.0e})", flush=True)
-
-
-def check_attention(device: str, full: bool, check: Checks) -> None:
-    import torch
-    from kernels import dispatch
-    shapes = [(4, 8, 4, 3000, 64, 16, 256), (2, 8, 8, 1537, 64, 7, 70), (1, 4, 4, 333, 128, 1, 64),
-              (2, 4, 4, 100, 44, 500, 0)] if full else [(2, 2, 1, 17, 8, 3, 4)]
-    for B, H, Hk, T, D, chunk, left in shapes:
-        for dtype in (torch.bfloat16, torch.float32, torch.float16) if full else (torch.float32,):
-            for kind in ("none", "rope", "relative"):
-                heads = H if kind == "relative" else Hk
-                leaves = [torch.randn(s, device=device).to(dtype).requires_grad_() for s in
-                          ((B, H, T, D), (B, heads, T, D), (B, heads, T, D))]
-                extra = [torch.randn(s, device=device).mul(0.3).to(dtype).requires_grad_() for s in
-                         ((H, left + 2 * chunk - 1, D), (H, D), (H, D))] if kind == "relative" else []
-                angle = torch.arange(T, device=device)[:, None] * torch.rand(D // 2, device=device)
-                rope = (angle.cos(), angle.sin()) if kind == "rope" else None
-                n = torch.randint(1, T + 1, (B,), device=device)
-                weight = torch.randn(B, H, T, D, device=device)
-                results = []  # fp64 never goes to a kernel: the second is the reference
-                for tensors in (leaves + extra, [x.detach().double().requires_grad_() for x in leaves + extra]):
-                    bias = dispatch.RelativeBias(*tensors[3:]) if extra else None
-                    y = dispatch.chunked_attention(*tensors[:3], chunk, left, n, bias, rope)
-                    results.append([y, *torch.autograd.grad((y * weight.to(y)).sum(), tensors)])
-                worst = max(error(a, b) for a, b in zip(*results))
-                check(f"attention {kind} T={T} D={D} c={chunk} L={left} {str(dtype)[6:]}", worst,
-                      TOLERANCE[str(dtype)[6:]])
-
-
-def check_step(device: str, full: bool, check: Checks) -> None:
-    import torch
-    from kernels import dispatch, reference
-    cases = [(c, left, H, Hk, kind) for c in (1, 4, 16, 32) for left in (70, 256)
-             for H, Hk, kind in ((8, 8, "rope"), (8, 2, "rope"), (8, 8, "relative"), (8, 8, "int8"), (8, 8, "fp8"))
-             ] if full else [(2, 3, 2, 1, "rope"), (2, 3, 1, 1, "relative"), (2, 3, 1, 1, "int8")]
-    B, D, S = (64, 64, 80) if full else (2, 8, 3)
-    for c, left, H, Hk, kind in cases:
-        if kind == "fp8" and torch.cuda.get_device_capability() < (8, 9):
-            continue
-        dtype = torch.bfloat16 if full else torch.float32
-        q = torch.randn(B, c, H, D, device=device).to(dtype).transpose(1, 2)
-        k, v = (torch.randn(B, c, Hk, D, device=device).to(dtype).transpose(1, 2) for _ in range(2))
-        cache = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}.get(kind, dtype)
-        pools = [torch.randn(S, Hk, left + c, D, device=device).mul(20 if kind in ("int8", "fp8") else 1).to(cache)
-                 for _ in range(2)]
-        scales = [torch.rand(S, Hk, left + c, device=device) * 0.1 if cache != dtype else None for _ in range(2)]
-        slots = torch.randperm(S, device=device)[:B].int()
-        frames = torch.randint(0, 4 * left, (S,), device=device, dtype=torch.int32)
-        n = torch.randint(0, c + 1, (B,), device=device, dtype=torch.int32)
-        bias = dispatch.RelativeBias(*(torch.randn(s, device=device).mul(0.3).to(dtype) for s in
-                                       ((H, left + 2 * c - 1, D), (H, D), (H, D)))) if kind == "relative" else None
-        angle = torch.rand(B, c, D // 2, device=device) * 100
-        rope = (angle.cos(), angle.sin()) if kind != "relative" else None
-        upcast = lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float32) else x.clone()  # noqa: E731
-        want_pools, want_scales = [upcast(x) for x in pools], [None if s is None else s.clone() for s in scales]
-        want = reference.pooled_attention_step(
-            q.float(), k.float(), v.float(), *want_pools, slots, frames, left, n,
-            bias=bias and dispatch.RelativeBias(*(x.float() for x in bias)), rope=rope, key_scale=want_scales[0],
-            value_scale=want_scales[1])
-        out = torch.full_like(q, float("nan"))
-        dispatch.pooled_attention_step(q, k, v, *pools, slots, frames, left, n, bias=bias, rope=rope,
-                                       key_scale=scales[0], value_scale=scales[1], out=out)
-        name = f"step {kind} H={H}/{Hk} c={c} L={left}"
-        check(name, error(out, want), 2e-2)
-        check(name + " rings", max(error(a.float(), b.float()) for a, b in zip(pools, want_pools)), 2e-2)
-
-
-def check_conv(device: str, full: bool, check: Checks) -> None:
-    import torch
-    from kernels import dispatch, reference
-    for D, K, c in ((512, 9, 16), (512, 31, 1), (1024, 15, 4), (176, 31, 7)) if full else ((6, 3, 2),):
-        for norm in ("layer", "affine", "none"):
-            B, S = (64, 70) if full else (2, 3)
-            x = torch.randn(B, c, 2 * D, device=device)
-            weight, vectors = torch.randn(K, D, device=device).t() / K, [torch.randn(D, device=device)
-                                                                          for _ in range(3)]
-            pool = torch.randn(S, K - 1 + c, D, device=device)
-            slots = torch.randperm(S, device=device)[:B].int()
-            frames = torch.randint(0, 99, (S,), device=device, dtype=torch.int32)
-            n = torch.randint(0, c + 1, (B,), device=device, dtype=torch.int32)
-            want_pool, out = pool.clone(), torch.full((B, c, D), float("nan"), device=device)
-            args = slots, frames, weight, vectors[0], norm, vectors[1], vectors[2], 1e-5, n
-            want = reference.pooled_conv_step(x, want_pool, *args)
-            dispatch.pooled_conv_step(x, pool, *args, out=out)
-            check(f"conv {norm} D={D} K={K} c={c}", max(error(out, want), error(pool, want_pool)), 1e-5)
-
-
-def check_loss(device: str, full: bool, check: Checks) -> None:
-    import torch
-    from kernels import dispatch
-    for B, T, U, J, V in ((4, 150, 40, 512, 500), (2, 77, 130, 320, 1025)) if full else ((2, 4, 2, 4, 5),):
-        for dtype in (torch.float32, torch.bfloat16) if full else (torch.float32,):
-            make = lambda *s: torch.randn(*s, device=device).mul(0.5).to(dtype).requires_grad_()  # noqa: E731
-            leaves = [make(B, T, J), make(B, U + 1, J), make(V, J), make(V), make(B, T, V), make(B, U + 1, V)]
-            targets = torch.randint(1, V, (B, U), device=device)
-            n = torch.randint(T // 2, T + 1, (B,), device=device)
-            m = torch.randint(1, U + 1, (B,), device=device)
-            for pruned in (False, True):
-                results = []
-                for x in (leaves, [a.detach().double().requires_grad_() for a in leaves]):
-                    if pruned and x is not leaves and dtype != torch.float32:
-                        continue  # rounded inputs may choose another band
-                    if pruned:
-                        loss = sum(dispatch.pruned_transducer_loss(*x, targets, n, m, width=8, reduction="sum"))
-                    else:
-                        loss = dispatch.transducer_loss(*x[:4], targets, n, m, reduction="sum")
-                    used = x if pruned else x[:4]
-                    results.append([loss, *torch.autograd.grad(loss, used)])
-                if len(results) == 2:
-                    check(f"transducer {'pruned' if pruned else 'full'} T={T} U={U} V={V} {str(dtype)[6:]}",
-                          max(error(a, b) for a, b in zip(*results)), 5 * TOLERANCE[str(dtype)[6:]])
-
-
-def check_decode(device: str, full: bool, check: Checks) -> None:
-    import torch
-    from kernels import dispatch, reference
-    C, J, H, B, c = (1025, 640, 640, 32, 14) if full else (5, 6, 4, 2, 2)
-    for layers, durations in ((1, ()), (2, (0, 1, 2, 3, 4))):
-        make = lambda *s: torch.randn(*s, device=device) * s[-1] ** -0.5  # noqa: E731
-        w = dispatch.TransducerWeights(
-            make(C, 4 * H) * H ** 0.5, make(layers, 4 * H, H), make(layers - 1, 4 * H, H), make(layers - 1, 4 * H),
-            make(J, H), make(J), make(C + len(durations), J) * 4, make(C + len(durations)), C - 1, durations)
-        w = w._replace(output_bias=w.output_bias + (torch.arange(C + len(durations), device=device) == C - 1) * (6 if full else 0))
-        encoder, n = torch.randn(B, c, J, device=device), torch.randint(0, c + 1, (B,), device=device)
-        pool, slots = reference.init_greedy(w, B + 3), torch.randperm(B + 3, device=device)[:B].int()
-        got = dispatch.pooled_greedy_decode(encoder, n, w, pool, slots, 5)
-        fresh = reference.init_greedy(w, B)
-        *want, state = reference.greedy_decode(encoder, n, w, fresh, 5)
-        wrong = sum(int((a != b).sum()) for a, b in zip(got, want))
-        check(f"greedy layers={layers} durations={len(durations)}, {int(want[2].sum())} labels: differences", wrong, 0)
-        check("greedy state", error(pool.hidden[slots.long()], state.hidden), 1e-3)
-
-
-def check_residual(device: str, full: bool, check: Checks) -> None:
-    import torch
-    from kernels import dispatch, reference
-    levels, D, F, C, B, T = (32, 512, 1024, 2048, 8, 100) if full else (2, 6, 8, 5, 2, 3)
-    make = lambda *s: torch.randn(*s, device=device) * s[-1] ** -0.5  # noqa: E731
-    w = dispatch.DepthWeights(make(levels, D), make(levels, F, D), make(levels, D, F), make(levels, D),
-                              make(levels, C, D) * 30, make(levels, C, D))
-    context = torch.randn(B, D, device=device)
-    codes, x = dispatch.residual_decode(context, w)
-    want, y = reference.residual_decode(context, w)
-    check("residual codes: differences", int((codes != want).sum()), 0)
-    check("residual vector", error(x, y), 1e-3)
-    ids, books = torch.randint(0, C, (B, levels, T), device=device), make(levels, C, D)
-    check("rvq lookup", error(dispatch.rvq_lookup(ids, books), reference.rvq_lookup(ids, books)), 1e-5)
-
-
-def run_group(name: str, device: str, small: bool) -> int:
-    import torch
-    from kernels import dispatch
-    torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills what it allocates with NaN
-    warnings.filterwarnings("ignore", message=".*deterministic.*")
-    check = Checks()
-    with dispatch.using("interpret" if device == "cpu" else "auto"):
-        globals()[f"check_{name}"](device, not small, check)
-    return check.failed
+CHECKS_END = 170  # seconds after the beginning; what a step saves, the next may use
+PARTS_END = {"steps": 290, "training": 355, "transducer": 390, "small": 410, "streams": 470}
 
 
 def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "kernels.verify_gpu", *args]
 
 
+def start(args: list[str], log: Path, tune: bool) -> subprocess.Popen:
+    """A process that writes to a file: a full pipe would stop it."""
+    env = dict(os.environ) if tune else os.environ | {"SPEECHSTREAM_TUNE": "0"}
+    return subprocess.Popen(args, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env)
+
+
+def finish(process: subprocess.Popen, until: float) -> str:
+    """Wait for a process: "" where it succeeded, or what went wrong in words."""
+    try:
+        code = process.wait(max(0.1, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return "did not end in its time"
+    return f"ended with {code}" if code else ""
+
+
+def run_checks(device: str, folder: Path, until: float) -> tuple[list[str], list[str]]:
+    """All groups and the sanitizer: lines of the report, and what failed."""
+    from kernels.gpu_checks import GROUPS, IN_PLACE
+    running: dict[str, subprocess.Popen] = {}
+    report, failed = [], []
+    for name in GROUPS:
+        if device == "cpu" and name.endswith("float16"):
+            continue  # all dtypes are fp32 there
+        args = command("--group", name, "--device", device)
+        running[name] = start(args, folder / name, name.startswith("tuned"))
+        if device == "cpu":  # few cores: one at a time
+            running[name].wait()
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    if device == "cuda" and sanitizer:
+        for name in IN_PLACE:
+            for tool in ("memcheck", "racecheck"):
+                args = [sanitizer, "--tool", tool, "--error-exitcode", "9", *command("--group", name, "--small")]
+                running[f"compute-sanitizer {tool}, {name}"] = start(args, folder / f"{tool}-{name}", False)
+    elif device == "cuda":
+        report.append("- compute-sanitizer is not installed here")
+    for name, process in running.items():
+        wrong = finish(process, until)
+        log = folder / name if name in GROUPS else folder / "-".join(name.split()[1:]).replace(",", "")
+        lines = log.read_text(errors="replace").splitlines()
+        good, bad = (sum(line.startswith(word) for line in lines) for word in ("ok", "FAIL"))
+        report.append(f"- {name}: {good} of {good + bad} checks passed" + (f"; {wrong}" if wrong else ""))
+        print(report[-1], flush=True)
+        if wrong:
+            failed.append(name)
+            report += ["", *("      " + line[:200] for line in lines if not line.startswith("ok ")[-8:]), ""]
+    return report, failed
+
+
+def run_part(name: str, device: str, plot: Path | None, folder: Path, until: float) -> tuple[list[str], str]:
+    """One part of the benchmarks: lines of the report, and what went wrong."""
+    out, log = folder / f"{name}.md", folder / f"{name}.log"
+    args = command("--part", name, "--device", device, "--out", str(out), *(["--plot", str(plot)] if plot else []),
+                   "--seconds", str(max(0, until - time.monotonic() - 15)))  # left for what is under way
+    wrong = finish(start(args, log, True), until)
+    lines = out.read_text().splitlines() if out.exists() else []
+    if wrong:
+        tail = log.read_text(errors="replace").splitlines()[-6:]
+        lines += ["", f"The benchmark {name} {wrong}:", "", *("      " + line[:200] for line in tail)]
+    print("\n".join(lines), flush=True)
+    return [*lines, ""], wrong
+
+
+def device_line(device: str) -> str:
+    import torch
+    import triton
+    name = torch.cuda.get_device_name() if device == "cuda" else "a CPU, in the interpreter: its times mean nothing"
+    return f"Device: {name}; torch {torch.__version__}, Triton {triton.__version__}, CUDA {torch.version.cuda}."
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--out", help="where to write the report (Markdown); its plot goes beside it")
-    parser.add_argument("--group", choices=GROUPS, help="run one group of checks and nothing else")
-    parser.add_argument("--small", action="store_true", help="tiny shapes, as on a CPU")
     parser.add_argument("--skip-benchmarks", action="store_true")
+    parser.add_argument("--group", help="run one group of checks and nothing else")
+    parser.add_argument("--small", action="store_true", help="tiny shapes, as on a CPU")
+    parser.add_argument("--part", choices=PARTS_END, help="run one part of the benchmarks and nothing else")
+    parser.add_argument("--plot", help="where the part named steps draws")
+    parser.add_argument("--seconds", type=float, default=1e9, help="after which a part begins nothing new")
     args = parser.parse_args()
     if args.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     if args.group:
-        return int(run_group(args.group, args.device, args.small or args.device == "cpu") > 0)
-    begun, report = time.monotonic(), []
-    running = {g: subprocess.Popen(command("--group", g, "--device", args.device), stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True) for g in GROUPS}
-    failed = []
-    for group, process in running.items():
-        text, _ = process.communicate()
-        print(text, end="", flush=True)
-        lines = text.splitlines()
-        passed = sum(line.startswith("ok") for line in lines)
-        report.append(f"- {group}: {passed} of {passed + sum(line.startswith('FAIL') for line in lines)} checks passed")
-        if process.returncode:
-            failed.append(group)
-            report += [f"    {line}" for line in lines if not line.startswith("ok")][-12:]
-    print(f"checks done after {time.monotonic() - begun:.0f} s", flush=True)
-    sanitizer = shutil.which("compute-sanitizer")
-    if args.device == "cuda" and sanitizer:
-        for group in ("step", "conv", "decode", "residual"):  # in place, or with barriers inside a program
-            for tool in ("memcheck", "racecheck"):
-                run = subprocess.run(
-                    [sanitizer, "--tool", tool, "--error-exitcode", "9", *command("--group", group, "--small")],
-                    capture_output=True, text=True, env=os.environ | {"SPEECHSTREAM_TUNE": "0"})
-                report.append(f"- compute-sanitizer {tool} on {group}: {'clean' if run.returncode == 0 else 'errors'}")
-                print(report[-1], flush=True)
-                if run.returncode:
-                    failed.append(f"{tool} {group}")
-                    print(run.stdout[-2000:])
-    elif args.device == "cuda":
-        report.append("- compute-sanitizer is not installed here")
-    if not args.skip_benchmarks:
+        from kernels import gpu_checks
+        return int(gpu_checks.run_group(args.group, args.device, args.device == "cuda" and not args.small) > 0)
+    if args.part:
         from kernels import benchmarks
-        lines = benchmarks.run(args.device, Path(args.out).with_suffix(".png") if args.out else None,
-                               deadline=begun + 450 if args.device == "cuda" else float("inf"))
-        report += ["", *lines]
-        print("\n".join(lines))
-    if args.out:
-        head = ["# Kernels on a GPU", "", f"{datetime.date.today()}, `python -m kernels.verify_gpu --out {args.out}`, "
-                f"{time.monotonic() - begun:.0f} s.", "", "## Checks", ""]
-        Path(args.out).write_text("\n".join(head + report) + "\n")
-    print("all checks passed" if not failed else f"failed: {', '.join(failed)}")
+        lines = benchmarks.run(args.part, args.device, args.plot, time.monotonic() + args.seconds)
+        Path(args.out or os.devnull).write_text("\n".join(lines) + "\n")
+        return 0
+    begun = time.monotonic()
+    head = ["# Kernels on a GPU", "", f"{datetime.date.today()}, `python -m kernels.verify_gpu"
+            + (f" --out {args.out}`." if args.out else "`."), "", device_line(args.device), "", "## Checks", ""]
+
+    def write(lines: list[str]) -> None:
+        if args.out:
+            seconds = f"Time of the whole call: {time.monotonic() - begun:.0f} s."
+            Path(args.out).write_text("\n".join([*lines, seconds]) + "\n")
+
+    plot = Path(args.out).with_suffix(".png").absolute() if args.out else None
+    limit = float("inf") if args.device == "cpu" else 1.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report, failed = run_checks(args.device, folder, begun + CHECKS_END * limit)
+        report = [*head, *report, ""]
+        print(f"checks done after {time.monotonic() - begun:.0f} s", flush=True)
+        write(report)
+        for part in () if args.skip_benchmarks else PARTS_END:
+            lines, wrong = run_part(part, args.device, plot if part == "steps" else None, folder,
+                                    begun + PARTS_END[part] * limit)
+            report += lines
+            failed += [part] if wrong else []
+            write(report)
+        if plot and plot.exists():
+            report += [f"![Share of the copy bandwidth]({plot.name})", ""]
+            write(report)
+    print("all checks passed" if not failed else f"failed: {', '.join(failed)}", f"{time.monotonic() - begun:.0f} s")
     return int(bool(failed))
 
 
