@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from speechstream import bundle
-from speechstream.export.codec import export_decoder
+from speechstream.export.codec import codec_graphs
 from speechstream.export.onnx import export_step
 from speechstream.nn.acoustic import AcousticModel
 from speechstream.state import flatten
@@ -56,7 +56,7 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
         raise ValueError(f"the model has {c.speakers} speakers and {c.symbols} symbols; given {len(speakers)} and "
                          f"{len(SYMBOLS)}")
     export_acoustic(model, target)
-    export_decoder(codec, target / "codec.onnx")
+    onnx.save(codec_graphs(codec)["decoder"], target / "codec.onnx")
     values = (k.sample_rate, k.frame_size, c.sub, "".join(SYMBOLS), list(speakers), list(blocks))
     return bundle.write(target, "tts", ARCHITECTURE, dict(zip(FORMAT_KEYS, values)), card,
                         ["text.onnx", "acoustic.onnx", "codec.onnx"])
