@@ -200,8 +200,8 @@ def steps(device: str, deadline: float, plot: str | None) -> list[str]:
     return ["## Streaming step, whole (RoPE, append, attention), microseconds", "",
             f"H={H}, D={D}, {dtype}; rate is of the copy bandwidth, {peak / 1e12:.2f} TB/s; the last column is the "
             "best baseline over the kernel. RoPE and append of the baselines are compiled.", "", *table(
-                rows, "B | c | left | kernel | rate | relative bias | SDPA, ring | SDPA, gathered | Flex, compiled | FA3 "
-                      "| gain")]
+                rows, "B | c | left | kernel | rate | relative bias | SDPA, ring | SDPA, gathered | Flex, compiled | "
+                      "FA3 | gain")]
 
 
 def draw(points: list[tuple], path: str) -> None:

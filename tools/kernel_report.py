@@ -1,6 +1,7 @@
 """Compile every kernel for several GPUs on a machine without one, and judge the machine code.
 
     python tools/kernel_report.py                        # sm_80, sm_90, sm_100; exits with 1 where a gate fails
+    python tools/kernel_report.py --fast                 # sm_90, the kernels that decide the speed: the tests run this
     python tools/kernel_report.py --arch 90 --only attention_step --all-configs
 
 For each kernel: registers a thread, spills (bytes of stack or local memory and LDL/STL instructions), shared memory,
@@ -31,6 +32,9 @@ from triton.compiler import ASTSource  # noqa: E402
 from kernels.specimens import Specimen, specimens  # noqa: E402
 
 ARCHES = (80, 90, 100)
+FAST = ("chunked_attention.forward.rope", "chunked_attention.backward_kv.plain", "attention_step.rope",
+        "attention_step.relative", "conv_step.layer", "transducer.joint.full", "transducer.greedy.stateless",
+        "rvq_lookup")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}  # bytes; without a suffix, 4
@@ -95,15 +99,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHES), help="compute capabilities, as 90")
     parser.add_argument("--only", default="", help="only kernels whose name contains this")
+    parser.add_argument("--fast", action="store_true", help="sm_90 only, and only the kernels that decide the speed")
     parser.add_argument("--all-configs", action="store_true", help="every tuning configuration")
     args = parser.parse_args()
     head = f"{'kernel':44} {'sm':>4} {'config':26} {'reg':>4} {'spill':>5} {'shared':>7} {'16B':>5} {'8B':>5} matrix"
     print(head, "-" * len(head), sep="\n")
     failures = 0
     for s in specimens():
-        if args.only not in s.name:
+        if args.only not in s.name or (args.fast and s.name not in FAST):
             continue
-        for arch in args.arch:
+        for arch in (90,) if args.fast else args.arch:
             if arch < s.min_arch:
                 continue
             passed = False
