@@ -33,7 +33,10 @@ _TEXTS, _OBJECTS = ("task", "architecture"), ("config", "card", "files")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files have been checked. `files` maps their names to their sizes in bytes."""
+    """A bundle whose files have been checked. `files` maps their names to their sizes in bytes.
+
+    `digest` is a SHA-256 over the names and SHA-256s of all files: two bundles with one digest are one model.
+    """
 
     path: Path
     task: str
@@ -41,6 +44,7 @@ class Bundle:
     config: dict[str, Any]
     card: dict[str, Any]
     files: dict[str, int]
+    digest: str = ""
 
     def file(self, name: str) -> Path:
         """The path of a listed file. Raises SpeechStreamError for any other: what is not listed was not checked."""
@@ -68,7 +72,9 @@ def load(path: str | os.PathLike) -> Bundle:
         sizes[name] = entry["bytes"]
     for name, entry in index["files"].items():
         _check_file(folder, name, entry)
-    return Bundle(folder, index["task"], index["architecture"], index["config"], index["card"], sizes)
+    whole = json.dumps(sorted((name, entry["sha256"]) for name, entry in index["files"].items()))
+    return Bundle(folder, index["task"], index["architecture"], index["config"], index["card"], sizes,
+                  hashlib.sha256(whole.encode()).hexdigest())
 
 
 def write(folder: str | os.PathLike, task: str, architecture: str, config: dict, card: dict,

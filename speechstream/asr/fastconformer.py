@@ -236,4 +236,5 @@ def load(b: Bundle, engine: str, device: str, threads: int, decoder: str | None,
         searcher = GreedyTransducer(networks.predict, networks.join, networks.predictor_state, vocab, durations)
     reader = Decoder(searcher, tokens, subsampling * features.hop / SAMPLE_RATE)
     return FastConformerRecognizer(networks, reader, NemoMel(features), chunks, subsampling,
-                                   subsampling - 1 if streaming else 0, card=b.card, **options)
+                                   subsampling - 1 if streaming else 0, card=b.card, digest=b.digest,
+                                   **options)

@@ -244,8 +244,9 @@ class Recognizer:
     segment = Segment
 
     def __init__(self, engine: Engine, decoder: AttentionDecoder | CtcDecoder, rules: EndpointRules = EndpointRules(),
-                 confirm_ms: int = CONFIRM_MS, card: dict | None = None, features: LogMel | None = None):
-        self.engine, self.decoder, self.rules, self.card = engine, decoder, rules, card or {}
+                 confirm_ms: int = CONFIRM_MS, card: dict | None = None, features: LogMel | None = None,
+                 digest: str = ""):
+        self.engine, self.decoder, self.rules, self.card, self.digest = engine, decoder, rules, card or {}, digest
         self.features, self.vad, self.segmenter = features or LogMel(), Vad(), Segmenter(rules)
         self.confirm_ms = confirm_ms
         self.latencies = LATENCIES_MS
@@ -280,7 +281,7 @@ class Recognizer:
             reader = CtcDecoder(b.file("ctc.json"), beam)
         else:
             raise ValueError(f"decoder must be 'attention' or 'ctc', got {decoder!r}")
-        return cls(runner, reader, card=b.card, **options)
+        return cls(runner, reader, card=b.card, digest=b.digest, **options)
 
     def stream(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
         """Open a live stream; latency_ms is the encoder's chunk, one of `latencies`, or None: whole segments (offline)."""

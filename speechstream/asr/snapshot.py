@@ -3,16 +3,18 @@
 The container is that of `speechstream.state`: the length of a JSON header (8 bytes, little endian), the header, the raw
 arrays. The header holds what is not an array, the arrays' names, shapes and types, and a SHA-256 of the rest. Reading
 executes nothing, and every value is checked before a stream is built of it: bytes from a network are no danger beyond a
-SpeechStreamError. The model is not part of it: a stream is taken up by the same bundle on the same kind of engine.
+SpeechStreamError. The model is not part of it, only the SHA-256 of its bundle: a stream is taken up by the same bundle
+on the same kind of engine, and refused by any other.
 
-What no later step reads is left out: cache rows that a young stream has not filled, memory past its last frame.
+What no later step reads is left out: cache rows that a young stream has not filled, memory past its last frame,
+features that every pass of the encoder has read. Caches may be stored in 16 bits; they are 32 bits again when they are read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from speechstream.state import flatten, unflatten
 if TYPE_CHECKING:
     from speechstream.asr.recognizer import Recognizer, Segment, Stream
 
-FORMAT, VERSION = "speechstream-stream", 1
+FORMAT, VERSION = "speechstream-stream", 2
 MAX_CHUNK = 1 << 12   # encoder frames; no chunk is longer
 MAX_RATE = 1 << 20    # Hz
 MAX_COUNT = 1 << 53   # samples, frames: what JSON can say exactly
@@ -39,8 +41,10 @@ MAX_SEGMENT = 1 << 24  # samples at 16 kHz, 17 minutes: far beyond the longest s
 Values, Arrays = dict[str, Any], dict[str, np.ndarray]
 
 
-def pack(values: Values, arrays: Arrays) -> bytes:
-    """JSON values and arrays in one piece."""
+def pack(values: Values, arrays: Arrays, half: bool = False) -> bytes:
+    """JSON values and arrays in one piece; caches in 16 bits if `half`."""
+    if half:
+        arrays = {name: _halved(a) if _is_cache(name, a) else a for name, a in arrays.items()}
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     body = b"".join(a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays.values())
     table = [[name, a.dtype.newbyteorder("<").str, list(a.shape)] for name, a in arrays.items()]
@@ -64,13 +68,14 @@ def unpack(data: bytes) -> tuple[Values, Arrays]:
             values, table = json.loads(head["content"])
             arrays, at = {}, 0
             for name, dtype, shape in table:
-                if dtype not in ("<f4", "<f8", "<i8") or not all(type(n) is int and n >= 0 for n in shape):
+                if dtype not in ("<f2", "<f4", "<f8", "<i8") or not all(type(n) is int and n >= 0 for n in shape):
                     raise ValueError("no such array")
                 count = 1
                 for n in shape:
                     count *= n  # Python's integers do not overflow
-                arrays[name] = np.frombuffer(body, dtype, count, at).reshape(shape).astype(dtype[1:])
-                at += arrays[name].nbytes
+                stored = np.frombuffer(body, dtype, count, at)
+                at += stored.nbytes
+                arrays[name] = stored.reshape(shape).astype("f4" if dtype == "<f2" else dtype[1:])
             if at != len(body) or not isinstance(values, dict):
                 raise ValueError("trailing bytes")
             return values, arrays
@@ -120,9 +125,9 @@ def load_events(values: list) -> list[Event]:
     return out
 
 
-def to_bytes(stream: "Stream") -> bytes:
-    """A stream between two blocks as bytes."""
-    return pack(*dump(stream))
+def to_bytes(stream: "Stream", half: bool = False) -> bytes:
+    """A stream between two blocks as bytes; its caches in 16 bits if `half`."""
+    return pack(*dump(stream), half)
 
 
 def from_bytes(recognizer: "Recognizer", data: bytes) -> "Stream":
@@ -132,13 +137,25 @@ def from_bytes(recognizer: "Recognizer", data: bytes) -> "Stream":
 
 def _model(r: "Recognizer") -> Values:
     """What must agree between the recogniser that is left and the one that takes over. Shapes are checked besides."""
-    return {"model": str(r.card.get("name", "")), "engine": r.engine.name, "decoder": type(r.decoder).__name__}
+    return {"model": str(r.card.get("name", "")), "sha256": r.digest, "engine": r.engine.name,
+            "decoder": type(r.decoder).__name__, "search": type(getattr(r.decoder, "search", None)).__name__}
+
+
+def _is_cache(name: str, a: np.ndarray) -> bool:
+    return a.dtype == np.float32 and (name.endswith((".keys", ".values")) or name.startswith("encoder."))
+
+
+def _halved(a: np.ndarray) -> np.ndarray:
+    return a.clip(-65504, 65504).astype(np.float16)  # its largest number rather than infinity
 
 
 def _dump_segment(s: "Segment", arrays: Arrays) -> Values:
     arrays["audio"] = np.concatenate(s.audio) if s.audio else np.zeros(0, np.float32)
-    arrays["mel"] = s.mel
     _add(arrays, "features", s.mel_state)
+    common = {"start": s.start, "samples": s.samples, "said": s.said}
+    if not hasattr(s, "passes"):
+        return common | _dump_blocks(s, arrays)
+    arrays["mel"] = s.mel[:, 2 * min(p.frames for p in s.passes):]
     for i, p in enumerate(s.passes):
         _add(arrays, f"pass{i}", p.state)
         empty = max(p.state.keys.shape[3] - p.frames, 0)  # filled from the right
@@ -155,10 +172,21 @@ def _dump_segment(s: "Segment", arrays: Arrays) -> Values:
                       "stable": h.stable}
     else:
         _add(arrays, "search", h.state)
-        hypothesis = {name: [[t.token, t.start, t.end, t.logprob] for t in getattr(h, name)]
-                      for name in ("stable", "unstable")}
-    return {"start": s.start, "samples": s.samples, "said": s.said, "frames": m.frames, "confirmed": m.confirmed,
-            "hypothesis": hypothesis}
+        hypothesis = _listed(h, "stable", "unstable")
+    return common | {"frames": m.frames, "confirmed": m.confirmed, "hypothesis": hypothesis}
+
+
+def _dump_blocks(s: Any, arrays: Arrays) -> Values:
+    """A segment of `asr.fastconformer`: one encoder, fed block by block, and a search."""
+    if s.chunk:
+        _add(arrays, "waiting", s.waiting)
+        _add(arrays, "encoder", s.state)
+    _add(arrays, "search", s.hypothesis.state)
+    return {"hypothesis": _listed(s.hypothesis, "tokens", "pending")}
+
+
+def _listed(h: Any, *names: str) -> Values:
+    return {name: [[t.token, t.start, t.end, t.logprob] for t in getattr(h, name)] for name in names}
 
 
 def _load_stream(r: "Recognizer", values: Values, arrays: Arrays) -> "Stream":
@@ -190,18 +218,26 @@ def _load_stream(r: "Recognizer", values: Values, arrays: Arrays) -> "Stream":
 
 
 def _load_segment(stream: "Stream", v: Values, arrays: Arrays) -> "Segment":
-    from speechstream.asr.recognizer import Segment
     r = stream.recognizer
-    s = Segment(stream, _int(v["start"], 0, stream.heard, "start"))
+    s = r.segment(stream, _int(v["start"], 0, stream.heard, "start"))
     s.samples = _int(v["samples"], 0, MAX_SEGMENT, "samples")
     s.audio = [_array(arrays, "audio", np.float32, (s.samples,))]
     s.mel_state = _state(arrays, "features", s.mel_state)
+    said = tuple(v["said"])
+    if len(said) != 2 or not all(isinstance(part, str) for part in said):
+        raise ValueError("what was said is no text")
+    s.said = said
+    if not hasattr(s, "passes"):
+        return _load_blocks(s, v, arrays)
     frames = int(s.mel_state.frames[0])
     _int(int(s.mel_state.filled[0]), 0, N_FFT - 1, "features.filled")
     _int(frames, 0, s.samples // HOP_LENGTH + 1, "features.frames")
-    s.mel = _array(arrays, "mel", np.float32, (r.features.mels, frames))
     for i, p in enumerate(s.passes):
         p.frames = _int(int(_array(arrays, f"pass{i}.frames", np.int64, (1,))[0]), 0, frames // 2, "encoded frames")
+    read = 2 * min(p.frames for p in s.passes)
+    s.mel = np.zeros((r.features.mels, frames), np.float32)
+    s.mel[:, read:] = _array(arrays, "mel", np.float32, (r.features.mels, frames - read))
+    for i, p in enumerate(s.passes):
         L = p.state.keys.shape[3]
         filled = min(p.frames, L)
         cache = {name: np.zeros_like(getattr(p.state, name)) for name in ("keys", "values")}
@@ -210,10 +246,6 @@ def _load_segment(stream: "Stream", v: Values, arrays: Arrays) -> "Segment":
         mel = _array(arrays, f"pass{i}.mel", p.state.mel.dtype, p.state.mel.shape)
         p.state = EncoderState(mel, cache["keys"], cache["values"], np.array([p.frames], np.int64))
     s.memory = _load_memory(r, v, arrays, max(p.frames for p in s.passes))
-    said = tuple(v["said"])
-    if len(said) != 2 or not all(isinstance(part, str) for part in said):
-        raise ValueError("what was said is no text")
-    s.said = said
     load = _load_attention if isinstance(r.decoder, AttentionDecoder) else _load_ctc
     s.hypothesis = load(r, v["hypothesis"], arrays, s.memory)
     return s
@@ -254,16 +286,46 @@ def _load_attention(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) 
 
 def _load_ctc(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) -> CtcHypothesis:
     decoder: CtcDecoder = r.decoder
-    top = len(decoder.pieces) - 1
-    tokens = {name: [Token(_int(t, 0, top, "piece"), _int(a, 0, MAX_COUNT, "frame"), _int(b, 0, MAX_COUNT, "frame"),
-                           _float(p)) for t, a, b, p in v[name]] for name in ("stable", "unstable")}
-    state = _state(arrays, "search", decoder.search.init_state(1), finite=False)
-    for name, a in flatten(state).items():
-        highest = {"tokens": top, "token": top, "length": getattr(decoder.search, "capacity", 0)}.get(name, MAX_COUNT)
-        if np.isnan(a).any() or (a.dtype.kind == "i" and ((a < 0) | (a > highest)).any()):
-            raise ValueError(f"search.{name} is out of range")
+    state = _load_search(decoder.search.init_state(1), arrays, len(decoder.pieces) - 1,
+                         getattr(decoder.search, "capacity", 0))
     _int(int(state.frames[0]), 0, memory.confirmed // 2, "searched frames")
-    return CtcHypothesis(state, tokens["stable"], tokens["unstable"])
+    top = len(decoder.pieces) - 1
+    return CtcHypothesis(state, _tokens(v["stable"], top), _tokens(v["unstable"], top))
+
+
+def _load_blocks(s: Any, v: Values, arrays: Arrays) -> Any:
+    decoder, top = s.owner.recognizer.decoder, len(s.owner.recognizer.decoder.pieces)  # the blank comes last
+    _int(int(s.mel_state.filled[0]), 0, s.mel_state.samples.shape[1], "features.filled")
+    _int(int(s.mel_state.heard[0]), 0, s.samples, "features.heard")
+    if s.chunk:
+        s.waiting = _state(arrays, "waiting", s.waiting)
+        _int(int(s.waiting.filled[0]), 0, s.blocks.size - 1, "waiting.filled")
+        _int(int(s.waiting.audio[0]), 0, MAX_COUNT, "waiting.audio")
+        s.state = _in_range(_state(arrays, "encoder", s.state), "encoder", {})
+    capacity = getattr(decoder.search, "capacity", 0)
+    state = _load_search(s.hypothesis.state, arrays, top, capacity)
+    s.hypothesis = replace(s.hypothesis, state=state, tokens=tuple(_tokens(v["hypothesis"]["tokens"], top - 1)),
+                           pending=tuple(_tokens(v["hypothesis"]["pending"], top - 1)))
+    return s
+
+
+def _load_search(like: Any, arrays: Arrays, top: int, capacity: int) -> Any:
+    """The state of a search. Its log probabilities may be minus infinity."""
+    return _in_range(_state(arrays, "search", like, finite=False), "search",
+                     {"tokens": top, "token": top, "length": capacity})
+
+
+def _in_range(state: Any, prefix: str, highest: dict[str, int]) -> Any:
+    for name, a in flatten(state).items():
+        most = highest.get(name.rpartition(".")[2], MAX_COUNT)
+        if np.isnan(a).any() or (a.dtype.kind == "i" and ((a < 0) | (a > most)).any()):
+            raise ValueError(f"{prefix}.{name} is out of range")
+    return state
+
+
+def _tokens(values: list, top: int) -> list[Token]:
+    return [Token(_int(t, 0, top, "piece"), _int(a, 0, MAX_COUNT, "frame"), _int(b, 0, MAX_COUNT, "frame"), _float(p))
+            for t, a, b, p in values]
 
 
 def _add(arrays: Arrays, prefix: str, state: Any) -> None:

@@ -151,9 +151,10 @@ class Pool:
         slot = self._slot(sid)
         return sum(len(b) for b in slot.queue if b is not None) / slot.stream.resampler.rate_in
 
-    def snapshot(self, sid: int) -> bytes:
+    def snapshot(self, sid: int, half: bool = False) -> bytes:
         """A stream with its unheard audio and undelivered events as bytes; the stream itself goes on unchanged.
 
+        `half` stores the encoder's and decoder's caches in 16 bits: half the bytes, and a text that may differ.
         The block being heard, if a budget interrupted it, is heard to its end first. Raises SpeechStreamError for a
         stream that is not open or has failed.
         """
@@ -167,7 +168,7 @@ class Pool:
         values |= {"ending": slot.ending, "events": snapshot.dump_events(slot.events)}
         queue = [b for b in slot.queue if b is not None]
         arrays["queue"] = np.concatenate([np.zeros(0, np.float32), *queue])
-        return snapshot.pack(values, arrays)
+        return snapshot.pack(values, arrays, half)
 
     def resume(self, data: bytes) -> int:
         """Take up a stream from its snapshot, under a number of this pool.
@@ -229,10 +230,9 @@ class Batches:
         for slot in encodes or asking:
             groups.setdefault(self._kind(slot.request), []).append(slot)
         for kind, group in groups.items():
-            run = self._decode if kind[0] == "decode" else self._encode
             if len(group) > 1:
                 try:
-                    answers = run(group, *kind[1:])
+                    answers = self._together(group, kind)
                 except Exception:  # one of them is to blame: each alone
                     answers = None
             else:
@@ -243,11 +243,24 @@ class Batches:
                 yield slot, answer
 
     def _kind(self, request: Any) -> tuple:
+        if hasattr(request, "kind"):  # it knows how to be run with its like
+            return request.kind
         if not isinstance(request, Decode):
             return "encode", request.mel.shape[2] // 2
+        if len(request.tokens) > 1:
+            return "beam", id(request)  # a batch already
         n, frames = request.tokens.shape[1], request.memory.keys.shape[3]
         # one token apart from several: a product with one row is computed in another order
         return "decode", 1 << (n - 1).bit_length(), MEMORY_FRAMES << (-(-frames // MEMORY_FRAMES) - 1).bit_length()
+
+    def _together(self, group: list[_Slot], kind: tuple) -> list[tuple[_Slot, Any]] | None:
+        """The answers of one call, or None where a batch gains nothing."""
+        if kind[0] == "encode":
+            return self._encode(group, *kind[1:])
+        if kind[0] == "decode":
+            return self._decode(group, *kind[1:])
+        asked = [s.request for s in group]
+        return list(zip(group, asked[0].run_many(self.engine, asked))) if hasattr(asked[0], "run_many") else None
 
     def _alone(self, slot: _Slot) -> Any:
         try:

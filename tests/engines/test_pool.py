@@ -434,8 +434,8 @@ def test_hostile_snapshots_are_refused_in_one_sentence(tiny, speech):
     for blob in hostile:
         refused(pool, blob)
     values, arrays = snapshot.unpack(data)
-    version = snapshot.pack(values, arrays).replace(b'"version": 1', b'"version": 2')
-    with pytest.raises(SpeechStreamError, match="version 2, expected 1"):
+    version = snapshot.pack(values, arrays).replace(b'"version": 2', b'"version": 1')
+    with pytest.raises(SpeechStreamError, match="version 1, expected 2"):
         pool.resume(version)
     # well packed, yet no stream: every value and every array in turn is missing or nonsense
     for path in paths(values):
@@ -449,9 +449,35 @@ def test_hostile_snapshots_are_refused_in_one_sentence(tiny, speech):
         refused(pool, snapshot.pack(values, {**arrays, name: a[None]}))
         if a.dtype == np.float32 and a.size:
             refused(pool, snapshot.pack(values, {**arrays, name: a * np.float32("nan")}))
-    other = recognizer(tiny, decoder="ctc")
-    with pytest.raises(SpeechStreamError, match="cannot be resumed"):
-        other.pool(1).resume(data)
+    other = recognizer(tiny)
+    other.digest = "of other weights"
+    for other in (other, recognizer(tiny, decoder="ctc"), recognizer(tiny, "torch")):
+        with pytest.raises(SpeechStreamError, match="cannot be resumed"):
+            other.pool(1).resume(data)
+
+
+def test_half_a_snapshot_holds_the_caches_in_sixteen_bits_and_nothing_else(tiny, speech):
+    asr, (x, rate, _) = recognizer(tiny), sounds(speech, 1, 3.0, seed=11)[0]
+    with asr.stream(160, rate) as stream:
+        for i in range(0, len(x), 1000):
+            stream.push(x[i: i + 1000])
+            if stream.segment and stream.segment.memory.confirmed > 64:
+                break
+        whole, half = snapshot.to_bytes(stream), snapshot.to_bytes(stream, half=True)
+    (values, arrays), (same, halves) = snapshot.unpack(whole), snapshot.unpack(half)
+    assert values == same and list(arrays) == list(halves)
+    caches = {n for n in arrays if n.endswith((".keys", ".values"))}
+    assert len(caches) == 8 and len(whole) - len(half) == sum(arrays[n].nbytes for n in caches) // 2
+    for name, a in arrays.items():
+        assert halves[name].dtype == a.dtype
+        np.testing.assert_array_equal(halves[name], a.astype(np.float16).astype(np.float32) if name in caches else a)
+    arrays["memory.keys"] = np.full_like(arrays["memory.keys"], 1e30)  # more than sixteen bits can hold
+    assert np.isfinite(snapshot.unpack(snapshot.pack(values, arrays, half=True))[1]["memory.keys"]).all()
+    pool = asr.pool(1)
+    sid = pool.resume(snapshot.pack(values | {"ending": False, "events": []},
+                                    halves | {"queue": np.zeros(0, np.float32)}))
+    pool.finish(sid)
+    assert any(isinstance(e, Final) for e in pool.step()[sid])
 
 
 def refused(pool, blob):
