@@ -1,0 +1,43 @@
+"""Make a bundle of trained networks: python export.py RUN/model CODEC OUT --name NAME.
+
+The bundle runs on onnxruntime alone: `speechstream say --voice OUT "Hello"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+sys.path.append(str(Path(__file__).parents[1] / "codec_small"))
+from evaluate import load  # noqa: E402
+
+from speechstream.export.acoustic import export_voice  # noqa: E402
+from speechstream.nn.acoustic import AcousticConfig, AcousticModel  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("codec", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--card", type=Path, default=None, help="a JSON file with more of the card: measured figures, date")
+    args = parser.parse_args(arguments)
+    about = json.loads((args.model / "config.json").read_text())
+    model = AcousticModel(AcousticConfig.from_dict(about["config"]))
+    model.load_state_dict(load_file(args.model / "model.safetensors"))
+    card = {"name": args.name, "licence": "Apache-2.0",
+            "training data": [{"source": "speech made with Kokoro-82M", "licence": "Apache-2.0"}],
+            "steps": about["step"], "minutes": about["minutes"]}
+    card |= json.loads(args.card.read_text()) if args.card else {}
+    speakers = [{**s, "description": f"taught by Kokoro's {s['name']}"} for s in about["speakers"]]
+    made = export_voice(model, load(args.codec), args.out, speakers, card)
+    print(json.dumps({"bytes": made.nbytes, "files": made.files}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The recipe of the block-wise voice at toy size: packing, training that resumes, a loss that falls, and the bundle."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CODEC = SmallCodecConfig(mels=8, fine_dim=8, coarse_dim=8, expansion=1, kernel=3, encoder_blocks=1, decoder_blocks=1,
+                         coarse_blocks=1, levels=2, bins=8, code_dim=4)
+MODEL = {"dim": 16, "encoder_layers": 1, "encoder_heads": 2, "encoder_feedforward": 16, "decoder_dim": 16,
+         "decoder_layers": 1, "decoder_heads": 2, "decoder_feedforward": 16, "context": 8, "depth_width": 16,
+         "depth_blocks": 1}
+CONFIG = {"model": MODEL, "seed": 0, "minutes": 600, "rate": 0.01, "warmup": 5, "batch": 4, "segment_s": 1.0,
+          "duration": 1.0, "pitch": 0.5, "energy": 0.2, "latent": 0.3, "codes": 1.0, "average": 0.9, "autocast": False,
+          "save_minutes": 600}
+
+
+def recipe(name, monkeypatch):
+    """A module of the recipe, under a name of its own: other recipes have modules of the same name."""
+    monkeypatch.syspath_prepend(str(RECIPES / "codec_small"))
+    monkeypatch.syspath_prepend(str(RECIPES / "blockwise_tts"))
+    for taken in ("evaluate", "data", "losses", "sentences", "prepare", "train"):
+        monkeypatch.delitem(sys.modules, taken, raising=False)
+    spec = importlib.util.spec_from_file_location(f"blockwise_{name}", RECIPES / "blockwise_tts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+def speech(folder, count=14):
+    """A manifest of buzzing: 4 symbols, the first and the last frames silent."""
+    rows, rng = [], np.random.default_rng(0)
+    (folder / "train").mkdir(parents=True)
+    for i in range(count):
+        frames = [8, *rng.integers(4, 9, 4).tolist(), 10]
+        t = np.arange(sum(frames[1:-1]) * 600) / 24_000
+        voice = 0.2 * np.sign(np.sin(2 * np.pi * (110 + 100 * (i % 2)) * t))
+        pcm = np.concatenate([np.zeros(frames[0] * 600), voice, np.zeros(frames[-1] * 600)])
+        soundfile.write(folder / f"train/{i}.flac", pcm, 24_000)
+        rows.append({"audio": f"train/{i}.flac", "phonemes": "h\u02c8O.", "frames": [frames[0], *frames[1:5], frames[5]],
+                     "speaker": "ab"[i % 2], "kind": "sentence"})
+    (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder / "train.jsonl"
+
+
+@pytest.fixture
+def packed(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    codec = SmallCodec(CODEC)
+    folder = tmp_path / "codec"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CODEC.to_dict()))
+    from safetensors.torch import save_file
+    save_file(codec.state_dict(), folder / "model.safetensors")
+    index = recipe("pack", monkeypatch).main([str(folder), str(tmp_path / "data"), str(speech(tmp_path / "speech"))])
+    return tmp_path, index
+
+
+def test_packing_keeps_symbols_and_frames_together(packed):
+    from safetensors.numpy import load_file
+    folder, index = packed
+    arrays = load_file(folder / "data" / "data.safetensors")
+    assert index["left_out"] == 0 and [s["name"] for s in index["speakers"]] == ["a", "b"]
+    for speaker, hz in zip(index["speakers"], (110, 210)):
+        assert speaker["pitch_hz"] == pytest.approx(hz, rel=0.02)
+    symbols = frames = 0
+    for row in index["rows"]:
+        counts = arrays["counts"][symbols:symbols + row["symbols"]]
+        assert counts.sum() == row["frames"] * 4 and (counts >= 0).all()
+        assert counts[0] <= 5  # the silence before is cut
+        symbols, frames = symbols + row["symbols"], frames + row["frames"]
+    assert arrays["codes"].shape == (2, frames) and arrays["codes"].max() < 8
+
+
+def test_training_resumes_and_learns(packed, monkeypatch):
+    folder, _ = packed
+    train = recipe("train", monkeypatch)
+    data = train.Clauses(folder / "data", 1.0)
+    once = train.Run(CONFIG, data, folder / "once")
+    first = [once.train_step()["codes"] for _ in range(6)]
+    for _ in range(34):
+        last = once.train_step()["codes"]
+    assert last < 0.8 * first[0]
+    once.save()
+    run = train.Run(CONFIG, data, folder / "twice")
+    for _ in range(3):
+        run.train_step()
+    run.save()
+    again = train.Run(CONFIG, data, folder / "twice")
+    assert again.step == 3
+    assert [again.train_step()["codes"] for _ in range(3)] == pytest.approx(first[3:], rel=1e-4)
+    assert set(once.validate()) >= {"codes", "first_level"} or not data.split[True]
+
+
+def test_texts_are_many_and_none_is_held_out(monkeypatch, tmp_path):
+    sentences = recipe("sentences", monkeypatch)
+    made = sentences.written(300)
+    assert len(set(made)) == 300 and made == sentences.written(300)
+    held = (RECIPES / "blockwise_tts" / "heldout.txt").read_text().splitlines()
+    assert len(set(held)) == 100 and not set(held) & set(made)
+    (tmp_path / "m.jsonl").write_text('{"text": "HE SAID I AM", "source": "x"}\n{"text": null}\n')
+    assert sentences.transcripts(tmp_path / "m.jsonl") == ["He said I am."]
