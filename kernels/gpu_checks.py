@@ -18,7 +18,7 @@ TOLERANCE = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 2e-2}  # fp32 may mul
 
 def error(got, want) -> float:
     """Relative error in the Frobenius norm; NaN where anything was left unwritten."""
-    got, want = got.detach().double(), want.detach().double()
+    got, want = got.detach().double(), want.detach().to(got.device).double()
     return float((got - want).norm() / want.norm().clamp(min=1e-12))
 
 
@@ -93,12 +93,12 @@ def check_step(device: str, full: bool, check: Checks, kind: str = "rope", lengt
                                        ((H, left + 2 * c - 1, D), (H, D), (H, D)))) if kind == "relative" else None
         angle = torch.rand(B, c, D // 2, device=device) * 100
         rope = (angle.cos(), angle.sin()) if kind != "relative" else None
-        upcast = lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float32) else x.clone()  # noqa: E731
-        want_pools, want_scales = [upcast(x) for x in pools], [None if s is None else s.clone() for s in scales]
+        upcast = lambda x: x.cpu().to(torch.float32 if x.dtype == dtype else x.dtype, copy=True)  # noqa: E731
+        want_pools, want_scales = [upcast(x) for x in pools], [s if s is None else upcast(s) for s in scales]
         want = reference.pooled_attention_step(
-            q.float(), k.float(), v.float(), *want_pools, slots, frames, left, n,
-            bias=bias and dispatch.RelativeBias(*(x.float() for x in bias)), rope=rope, key_scale=want_scales[0],
-            value_scale=want_scales[1])
+            *map(upcast, (q, k, v)), *want_pools, slots.cpu(), frames.cpu(), left, n if n is None else n.cpu(),
+            bias=bias and dispatch.RelativeBias(*map(upcast, bias)), rope=rope and (rope[0].cpu(), rope[1].cpu()),
+            key_scale=want_scales[0], value_scale=want_scales[1])  # on the CPU, where fp8 can be indexed
         out = torch.full_like(q, float("nan"))
         dispatch.pooled_attention_step(q, k, v, *pools, slots, frames, left, n, bias=bias, rope=rope,
                                        key_scale=scales[0], value_scale=scales[1], out=out)
@@ -198,7 +198,7 @@ def run_group(name: str, device: str, full: bool) -> int:
     """Run one group; how many of its checks failed. A group named tuned-... tries all configurations."""
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills what it allocates with NaN
-    torch.backends.cuda.matmul.allow_tf32 = "none" not in name  # both ways of multiplying fp32
+    torch.backends.cuda.matmul.allow_tf32 = name.startswith("attention") and "none" not in name  # both ways are checked
     warnings.filterwarnings("ignore", message=".*deterministic.*")
     check, (f, arguments) = Checks(), GROUPS[name]
     if not full and "dtype" in arguments:

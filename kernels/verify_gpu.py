@@ -16,6 +16,7 @@ import argparse
 import datetime
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ def command(*args: str) -> list[str]:
 def start(args: list[str], log: Path, tune: bool) -> subprocess.Popen:
     """A process that writes to a file: a full pipe would stop it."""
     env = dict(os.environ) if tune else os.environ | {"SPEECHSTREAM_TUNE": "0"}
-    return subprocess.Popen(args, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env)
+    return subprocess.Popen(args, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env, start_new_session=True)
 
 
 def finish(process: subprocess.Popen, until: float) -> str:
@@ -41,7 +42,7 @@ def finish(process: subprocess.Popen, until: float) -> str:
     try:
         code = process.wait(max(0.1, until - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with its children, which would disturb the measurements
         process.wait()
         return "did not end in its time"
     return f"ended with {code}" if code else ""
