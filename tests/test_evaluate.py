@@ -107,6 +107,7 @@ def test_words_are_timed_by_the_audio_heard(folder):
     # stable at 1.2 and 1.8, and "sat" only in the final, at 3.0
     assert s["stable_ms"] == {"median": 800.0, "p90": pytest.approx(1360.0), "words": 3}
     assert s["word_end_error_ms"] == {"median": 40.0, "p90": pytest.approx(56.0), "words": 3}
+    assert s["word_end_bias_ms"] == pytest.approx(0.0)
     assert s["flushed"] == 0
     assert s["rtf"] == pytest.approx(1.0 / 3.0)
 
@@ -183,9 +184,12 @@ def test_manifest_sets_limit_and_seed(tmp_path):
     assert {u.set for u in read()} == {"LibriSpeech other", "LibriSpeech", "Common Voice", "speechocean762", "mine"}
     assert len(read()) == 45 and len(read(limit=2)) == 10
     assert read(limit=4, seed=1) == read(limit=4, seed=1) != read(limit=4, seed=2)
-    (tmp_path / "ends.jsonl").write_text(json.dumps({"audio": "1.wav", "text": "a b", "ends": [1.0]}))
+    dates = tmp_path / "dates.jsonl"
+    dates.write_text(json.dumps({"audio": "1.wav", "words": ["A", "-", "b."], "ends": [1.0, 1.0, 1.5]}))
+    assert {u.ends for u in read(dates=dates)} == {(), (("a", 1.0), ("b", 1.5))}
+    dates.write_text(json.dumps({"audio": "1.wav", "text": "a b", "ends": [1.0]}))
     with pytest.raises(ValueError, match="2 words and 1 ends"):
-        read(ends=tmp_path / "ends.jsonl")
+        read(dates=dates)
     (tmp_path / "m.jsonl").write_text("")
     with pytest.raises(ValueError, match="no recording"):
         read()

@@ -1,12 +1,13 @@
 """Word error rate, emission latency, word times, speed and memory of a recogniser, by set and by latency.
 
-    python tools/evaluate_asr.py --manifest dev.jsonl --ends ends.jsonl --json report.json --picture wer.png
+    python tools/evaluate_asr.py --manifest dev.jsonl --dates dates.jsonl --json report.json --picture wer.png
 
 The manifest has a JSON line for each recording: `audio` (a path, relative to the manifest), `text`, `source`. A file of
-`ends` has `audio`, `text` and `ends`, the seconds at which each word of its text ends; latencies are measured where it
-knows the recording. Recordings are fed as a live stream would be, in blocks of 20 ms, and a virtual clock follows the
-audio: a word's latency is the audio heard when it was first shown, less the word's end; "with compute" adds the time
-the computer took, and what it was behind. Word errors are counted after Whisper's English normaliser.
+dates, as recipes/causal_whisper/dates.py writes it, has `audio`, `words` (or `text`) and `ends`, the seconds at which
+each word ends; latencies and word ends are measured where it knows the recording. Recordings are fed as a live stream
+would be, in blocks of 20 ms, and a virtual clock follows the audio: a word's latency is the audio heard when it was
+first shown, less the word's end; "with compute" adds the time the computer took, and what it was behind. Word errors
+are counted after Whisper's English normaliser.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Timings:
     emission: list[float] = field(default_factory=list)
     with_compute: list[float] = field(default_factory=list)
     stable: list[float] = field(default_factory=list)
-    word_end: list[float] = field(default_factory=list)
+    word_end: list[float] = field(default_factory=list)  # error: positive where the recogniser's end is the later one
     flushed: int = 0  # of `emission`: words first shown by the end of the recording
 
 
@@ -79,17 +80,17 @@ def set_name(source: str) -> str:
     return source
 
 
-def read_manifest(path: Path, ends: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Utterance]:
+def read_manifest(path: Path, dates: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Utterance]:
     """The recordings with a reference; of each set at most `limit`, drawn by `seed`."""
     from _scoring import key
     known = {}
-    for line in open(ends) if ends else ():
+    for line in open(dates) if dates else ():
         row = json.loads(line)
-        said = row["text"].split()
+        said = row["words"] if "words" in row else row["text"].split()
         if row.get("ends") is None:
             continue
         if len(said) != len(row["ends"]):
-            raise ValueError(f"{ends}: {row['audio']} has {len(said)} words and {len(row['ends'])} ends")
+            raise ValueError(f"{dates}: {row['audio']} has {len(said)} words and {len(row['ends'])} ends")
         known[row["audio"]] = tuple((key(w), float(e)) for w, e in zip(said, row["ends"]) if key(w))
     sets: dict[str, list[Utterance]] = {}
     for line in open(path):
@@ -208,7 +209,7 @@ def timings(r: Result, into: Timings) -> None:
     final = [(key(w), end) for w, end in r.words if key(w)]
     said, reference = [k for k, _ in final], [k for k, _ in r.utterance.ends]
     pairs = matches(reference, said)
-    into.word_end += [abs(final[j][1] - r.utterance.ends[i][1]) for i, j in pairs]
+    into.word_end += [final[j][1] - r.utterance.ends[i][1] for i, j in pairs]
     if not r.shown:
         return
     first = first_shown(said, [s.text for s in r.shown])
@@ -246,7 +247,9 @@ def summarise(results: list[Result], normalise: Callable[[str], str]) -> dict[st
             "utterances": len(rows), "words": errors.words, "wer": errors.wer, "substitutions": errors.substitutions,
             "deletions": errors.deletions, "insertions": errors.insertions, "emission_ms": spread(t.emission),
             "emission_with_compute_ms": spread(t.with_compute), "stable_ms": spread(t.stable),
-            "flushed": t.flushed / len(t.emission) if t.emission else None, "word_end_error_ms": spread(t.word_end),
+            "flushed": t.flushed / len(t.emission) if t.emission else None,
+            "word_end_error_ms": spread([abs(e) for e in t.word_end]),
+            "word_end_bias_ms": round(1000 * float(np.median(t.word_end)), 1) if t.word_end else None,
             "audio_s": round(audio, 2), "rtf": sum(r.compute_s for r in rows) / audio}
     return out
 
@@ -311,7 +314,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--manifest", type=Path, required=True)
-    add("--ends", type=Path, help="JSON lines with the times at which words end")
+    add("--dates", "--ends", type=Path, help="JSON lines with the times at which words end")
     add("--latency", nargs="+", choices=LATENCIES, default=list(LATENCIES), metavar="MS", help="or 'offline'")
     add("--limit", type=int, help="at most so many recordings of each set")
     add("--seed", type=int, default=0)
@@ -372,7 +375,7 @@ def evaluate(args: argparse.Namespace, utterances: list[Utterance], asr: Any = N
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # before numpy is imported, which would else use every core
-    utterances = read_manifest(args.manifest, args.ends, args.limit, args.seed)
+    utterances = read_manifest(args.manifest, args.dates, args.limit, args.seed)
     report, results = evaluate(args, utterances)
     print(markdown(report))
     if args.json:

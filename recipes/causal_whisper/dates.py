@@ -2,10 +2,10 @@
 
     python dates.py DATA/dev.jsonl --out dates_dev.jsonl
 
-One JSON line an utterance: `audio`, `words` (as the reference writes them), `starts` and `ends` in seconds, and `score`.
-The acoustic model is pocketsphinx's own (en-us, in its wheel), so the dates owe nothing to the recogniser that is trained
-or measured on them. Words outside its dictionary are pronounced by speechstream's front end for speech synthesis.
-Utterances whose alignment fails, or that fit badly, are left out.
+One JSON line an utterance: `audio`, `words` (as the reference writes them), `starts` and `ends` in seconds, `score`.
+The acoustic model is pocketsphinx's own (en-us, in its wheel), so the dates owe nothing to the recogniser that is
+trained or measured on them. Words outside its dictionary are pronounced by speechstream's front end for speech
+synthesis. Utterances whose alignment fails, or that fit badly, are left out.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ WORST_SCORE = -10.0    # of a word: log-likelihood a frame, against the best of 
 LONGEST_PHONE_S = 0.4  # mean over a word's phones: longer, and something unwritten was said or heard there
 
 # Our symbols (those of misaki) as the phones of the acoustic model; pairs stand first.
-ARPABET = {"ɜɹ": "ER", "əɹ": "ER", "A": "EY", "I": "AY", "O": "OW", "W": "AW", "Y": "OY", "i": "IY", "u": "UW", "æ": "AE",
-           "ɑ": "AA", "ɔ": "AO", "ɛ": "EH", "ɜ": "ER", "ɪ": "IH", "ʊ": "UH", "ʌ": "AH", "ə": "AH", "ɐ": "AH", "ᵊ": "AH", "ᵻ": "IH",
-           "p": "P", "b": "B", "t": "T", "d": "D", "k": "K", "ɡ": "G", "ʧ": "CH", "ʤ": "JH", "ɾ": "D", "ʔ": "T", "f": "F", "v": "V",
-           "s": "S", "z": "Z", "h": "HH", "θ": "TH", "ð": "DH", "ʃ": "SH", "ʒ": "ZH", "m": "M", "n": "N", "l": "L", "w": "W",
-           "ŋ": "NG", "ɹ": "R", "j": "Y"}
+ARPABET = dict(zip(
+    "ɜɹ əɹ A I O W Y i u æ ɑ ɔ ɛ ɜ ɪ ʊ ʌ ə ɐ ᵊ ᵻ p b t d k ɡ ʧ ʤ ɾ ʔ f v s z h θ ð ʃ ʒ m n l w ŋ ɹ j".split(),
+    "ER ER EY AY OW AW OY IY UW AE AA AO EH ER IH UH AH AH AH AH IH "
+    "P B T D K G CH JH D T F V S Z HH TH DH SH ZH M N L W NG R Y".split(), strict=True))
 
 
 def arpabet(phonemes: str) -> str:
@@ -67,7 +66,7 @@ class Aligner:
         return name
 
     def __call__(self, words: list[str], samples: np.ndarray) -> tuple[list[float], list[float], float] | None:
-        """words, and samples (n,) at 16 kHz in [-1, 1]: starts and ends in seconds and the worst word's score, or None."""
+        """words, and samples (n,) at 16 kHz: starts and ends in seconds and the worst word's score, or None."""
         names = [self.spelling(w) for w in words]
         spoken = [n for n in names if n]
         if not spoken:

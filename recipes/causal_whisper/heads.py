@@ -3,9 +3,10 @@
     python heads.py BUNDLE --features work/features/train --labels work/labels.jsonl --dates work/dates.jsonl \
         --vocabulary work/vocabulary --tokenizer BASE/tokenizer.json
 
-The heads that openai/whisper publishes were chosen on another encoder and by another measure. Here heads are added to (or
-taken from) a set for as long as the mean error of word ends on training utterances falls; an error counts 300 ms at most,
-and words before a pause are left out: the recogniser takes their ends from the pause. The result goes to `export.py`.
+The heads that openai/whisper publishes were chosen on another encoder and by another measure. Here heads are added to
+a set, or taken from it, for as long as the mean error of word ends on training utterances falls; an error counts 300 ms
+at most, and words before a pause are left out: the recogniser takes their ends from the pause. The result goes to
+`export.py`.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ def collect(args: argparse.Namespace) -> list[Dated]:
         if len(spans) != len(row["ends"]):
             continue
         counted = [n for n in range(len(spans) - 1) if row["starts"][n + 1] - row["ends"][n] < PAUSE_S]
-        found.append(Dated(attentions(model, utterances.mel(i), tokens, skip),
-                           np.array([spans[n][1] - 1 for n in counted], int), np.array([row["ends"][n] for n in counted])))
+        last = np.array([spans[n][1] - 1 for n in counted], int)
+        ends = np.array([row["ends"][n] for n in counted])
+        found.append(Dated(attentions(model, utterances.mel(i), tokens, skip), last, ends))
         counts[corpus] = counts.get(corpus, 0) + 1
     return found
 

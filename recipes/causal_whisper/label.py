@@ -94,9 +94,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="a pattern that the names of utterances to run Whisper on begin with; "
-                        "others get a capital, a full stop and no times")
-    parser.add_argument("--dates", type=Path, help="what dates.py wrote: it dates the words of these utterances instead")
+    parser.add_argument("--only", default="", help="a pattern that the names of utterances to run Whisper on begin "
+                        "with; others get a capital, a full stop and no times")
+    parser.add_argument("--dates", type=Path, help="what dates.py wrote: it dates these utterances' words instead")
     args = parser.parse_args()
     utterances, labeller = Utterances(args.features), Labeller(args.checkpoint, args.tokenizer)
     dates = {(r := json.loads(line))["audio"]: r["ends"] for line in open(args.dates)} if args.dates else {}

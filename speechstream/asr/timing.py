@@ -52,7 +52,7 @@ def token_spans(attention: np.ndarray) -> np.ndarray:
 def pauses(samples: np.ndarray) -> np.ndarray:
     """Samples (n,) at 16 kHz to the pauses in them, (k, 2): seconds at which each begins and ends.
 
-    Loudness is that of 30 ms, every 10 ms. What counts as quiet follows from the 5th and 90th percentile of what is heard.
+    Loudness is that of 30 ms, every 10 ms. What is quiet follows from the 5th and 90th percentile of what is heard.
     """
     steps = len(samples) // STEP
     if steps == 0:
@@ -80,10 +80,10 @@ def at_pauses(spans: Sequence[tuple[float, float]], pauses: np.ndarray) -> list[
     for i, end in enumerate(ends):
         last = i + 1 == len(ends)
         near = [(a, b) for a, b in pauses if a < end + REACH_S and b > end - REACH_S and a >= starts[i] + SHORTEST_S
-                and (last or a < ends[i + 1] - SHORTEST_S)]
+                and (last or b <= ends[i + 1] - SHORTEST_S)]
         if near:
             a, b = max(near, key=lambda p: min(p[1], end + REACH_S) - max(p[0], end - REACH_S))
             ends[i] = float(a)
             if not last:
-                starts[i + 1] = float(max(min(b, ends[i + 1] - SHORTEST_S), a))
+                starts[i + 1] = float(b)
     return [(s, max(e, s)) for s, e in zip(starts, ends)]

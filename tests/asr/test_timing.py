@@ -1,12 +1,16 @@
-"""Token times: the best monotonic path, against a search through all paths."""
+"""Word times: the best monotonic path against a search through all paths, pauses, and real recordings."""
 
+import difflib
 import itertools
+import json
+import re
 
 import numpy as np
 import pytest
 
+from speechstream import Recognizer
 from speechstream.asr.attention import table
-from speechstream.asr.timing import SMOOTHING, token_spans
+from speechstream.asr.timing import SMOOTHING, at_pauses, pauses, token_spans
 
 
 def stretches(lengths, noise=0.0, seed=0):
@@ -68,3 +72,76 @@ def test_rows_of_different_ages_become_one_table():
     rows = [np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])]
     np.testing.assert_array_equal(table(rows), [[1, 2, 0], [3, 4, 5]])
     assert table([]).shape == (0, 0)
+
+
+def sound(parts, seed=0):
+    """Samples of noise at 16 kHz: (seconds, amplitude) each."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([a * rng.standard_normal(round(16000 * s)) for s, a in parts]).astype(np.float32)
+
+
+@pytest.mark.parametrize("room", [0.0, 0.001, 0.01])
+def test_pauses_are_where_it_is_quiet_for_long(room):
+    x = sound([(0.5, 0.1), (0.4, room), (0.5, 0.2), (0.1, room), (0.6, 0.1), (0.3, room)])
+    np.testing.assert_allclose(pauses(x), [[0.5, 0.9], [2.1, 2.4]], atol=0.011)
+
+
+def test_steady_sound_silence_and_nothing_have_no_pauses():
+    for x in (sound([(2, 0.1)]), np.zeros(16000, np.float32), np.zeros(100, np.float32), np.zeros(0, np.float32),
+              sound([(0.5, 0.1), (0.5, 0.03), (0.5, 0.1)])):  # the last: 10 dB softer is no pause
+        assert pauses(x).shape == (0, 2)
+
+
+def test_digital_silence_does_not_hide_the_room():
+    x = sound([(0.5, 0.1), (0.4, 0.001), (0.5, 0.1), (20, 0.0)])
+    np.testing.assert_allclose(pauses(x), [[0.5, 0.9], [1.4, 21.4]], atol=0.011)
+
+
+def test_a_loud_or_soft_recording_has_the_same_pauses():
+    x = sound([(0.5, 0.1), (0.4, 0.001), (0.5, 0.2)])
+    np.testing.assert_array_equal(pauses(x), pauses(x * np.float32(4)))
+
+
+def test_words_end_where_the_pause_begins():
+    spans = [(0.1, 0.4), (0.4, 0.7), (0.7, 1.3), (1.3, 2.0)]
+    quiet = np.array([[0.62, 0.9], [1.9, 2.0]])
+    assert at_pauses(spans, quiet) == [(0.1, 0.4), (0.4, 0.62), (0.9, 1.3), (1.3, 1.9)]
+    # the first edge is as near as the second, but then the pause would swallow a word
+    assert at_pauses([(0.1, 0.55), (0.55, 0.7), *spans[2:]], quiet)[:3] == [(0.1, 0.55), (0.55, 0.62), (0.9, 1.3)]
+    # 0.78 is 80 ms after the edge, and 0.85 too far
+    assert at_pauses(spans, np.array([[0.78, 1.0]])) == [*spans[:1], (0.4, 0.78), (1.0, 1.3), spans[3]]
+    assert at_pauses(spans, np.array([[0.85, 1.0]])) == spans
+    assert at_pauses(spans, np.zeros((0, 2))) == spans and at_pauses([], quiet) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_words_stay_in_order(seed):
+    rng = np.random.default_rng(seed)
+    edges = np.sort(rng.choice(400, 16, replace=False)) / 100
+    spans = list(zip(edges[:-1], edges[1:]))
+    quiet = np.sort(rng.choice(400, 12, replace=False)).reshape(-1, 2) / 100
+    moved = at_pauses(spans, quiet)
+    assert all(start <= end for start, end in moved)
+    assert all(a[1] <= b[0] + 1e-9 for a, b in zip(moved, moved[1:]))
+    for (start, end), old in zip(moved, spans):
+        assert end == old[1] or end in quiet[:, 0]
+        assert start == old[0] or start in quiet[:, 1]
+
+
+def key(word):
+    return re.sub(r"[^a-z]", "", word.lower())
+
+
+@pytest.mark.parametrize("latency_ms", [640, None])
+def test_recordings_are_dated_as_forced_alignment_dates_them(latency_ms, fixtures_dir):
+    """Against pocketsphinx's alignments of the same recordings."""
+    asr, errors = Recognizer.load(), []
+    for entry in json.loads((fixtures_dir / "transcripts.json").read_text())[1:4]:
+        words = asr.transcribe(fixtures_dir / entry["file"], latency_ms=latency_ms).words
+        said, reference = [key(w.text) for w in words], [w["word"] for w in entry["words"]]
+        for a, b, n in difflib.SequenceMatcher(None, said, reference, autojunk=False).get_matching_blocks():
+            errors += [(w.start - dated["start"], w.end - dated["end"])
+                       for w, dated in zip(words[a:a + n], entry["words"][b:b + n])]
+    assert len(errors) > 30
+    starts, ends = np.abs(errors).T
+    assert np.median(starts) <= 0.04 and np.median(ends) <= 0.04 and np.quantile(ends, 0.9) <= 0.15
