@@ -53,5 +53,6 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
     config = json.loads(file.read_text(encoding="utf-8"))
     language = (config.get("language", {}).get("code") or config["espeak"]["voice"]).replace("_", "-")
     about = f"Piper {config.get('audio', {}).get('quality', '')}".strip()
-    for name in sorted(config.get("speaker_id_map") or {}, key=config["speaker_id_map"].get) or [""]:
+    speakers = config.get("speaker_id_map") or {}
+    for name in sorted(speakers, key=speakers.get) or [""]:
         yield name, language, about

@@ -41,7 +41,10 @@ class Blockwise:
         self.codec = CodecDecoder(model.file("codec.onnx"), threads)
         if (self.codec.sample_rate, self.codec.frame_size) != (self.sample_rate, self.frame_size):
             raise SpeechStreamError(f"the voice {folder} is damaged: its codec is of another rate than its model")
-        self.utterances = FrontEnd()
+        self._front = {markup: FrontEnd(markup=markup) for markup in (True, False)}
+
+    def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
+        return self._front[markup](clause)
 
     def start(self, controls: Controls) -> "_Speaking":
         return _Speaking(self, find_speaker(self.speakers, controls.voice), controls)

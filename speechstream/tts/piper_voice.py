@@ -57,16 +57,19 @@ class PiperSpeech:
             names = [config.get("dataset") or Path(path).stem]
         self.speakers = tuple(VoiceInfo(n, language.replace("_", "-"), f"Piper {quality}".strip()) for n in names)
         self.english = language.lower().startswith("en")
-        self.utterances = FrontEnd() if self.english else self._espeak
+        self._front = {markup: FrontEnd(markup=markup) for markup in (True, False)} if self.english else None
+
+    def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
+        return self._front[markup](clause) if self._front else self._espeak(clause, markup)
 
     def start(self, controls: Controls) -> "_Speaking":
         if controls.pitch or controls.energy:
             raise ValueError("a Piper voice has no control of pitch or energy; leave them at 0")
         return _Speaking(self, find_speaker(self.speakers, controls.voice), controls)
 
-    def _espeak(self, clause: Clause) -> list[Utterance]:
+    def _espeak(self, clause: Clause, markup: bool) -> list[Utterance]:
         """A clause in another language: its words with espeak-ng's phonemes, markup taken out."""
-        text, places, pauses = _visible(clause)
+        text, places, pauses = _visible(clause, markup)
         found = [m for m in re.finditer(r"\S+", text)]
         sounds = self.piper.phonemize(text).split()
         if len(sounds) != len(found):     # espeak-ng has joined or split words: ask for each by itself
@@ -130,13 +133,13 @@ class _Speaking:
             at += BLOCK
 
 
-def _visible(clause: Clause) -> tuple[str, list[int], list[tuple[int, float]]]:
+def _visible(clause: Clause, markup: bool) -> tuple[str, list[int], list[tuple[int, float]]]:
     """A clause without its markup, the place of each character in the whole text, and (index, seconds) of breaks."""
     text, out, places, pauses, at = clause.text, [], [], [], 0
     while at < len(text):
-        tag, end = (ssml.match(text, at, True) if text[at] in "<[" else None) or (None, at)
+        tag, end = (ssml.match(text, at, True) if markup and text[at] in "<[" else None) or (None, at)
         if tag is None:
-            entity = ssml.ENTITY.match(text, at)
+            entity = ssml.ENTITY.match(text, at) if markup else None
             piece = html.unescape(entity[0]) if entity else text[at]
             end = entity.end() if entity else at + 1
         else:

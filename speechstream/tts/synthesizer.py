@@ -221,7 +221,7 @@ class SpeechSynthesis:
             else:
                 clauses, state = self._text.flush(state) if flush else ([], state)
             for clause in clauses:
-                for utterance in self._voice.utterances(clause):
+                for utterance in self._voice.utterances(clause, self._text.config.markup):
                     for warning in utterance.warnings:
                         _log.warning("%s", warning)
                     for part in _between_pauses(utterance):

@@ -64,8 +64,8 @@ class Voice(Protocol):
     sample_rate: int                    # Hz of its sound
     speakers: tuple[VoiceInfo, ...]
 
-    def utterances(self, clause: Clause) -> list[Utterance]:
-        """Text to symbols."""
+    def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
+        """Text to symbols. `markup`: whether SSML and [[phonemes]] are read, or text like any other."""
 
     def start(self, controls: Controls) -> Speaking:
         """A new stream. Raises ValueError for a speaker or a control that this voice has not."""
