@@ -211,7 +211,9 @@ def load(b: Bundle, engine: str, device: str, threads: int, decoder: str | None,
         heads = [n for n, has in (("transducer", joiner is not None), ("ctc", network["ctc"])) if has]
         durations = tuple(joiner["durations"]) if joiner else ()
         if len(tokens) != vocab or not all(isinstance(t, str) for t in tokens) or subsampling not in (2, 4, 8, 16):
-            raise ValueError(f"{len(tokens)} tokens for a vocabulary of {vocab}")
+            raise ValueError(f"{len(tokens)} tokens for a vocabulary of {vocab}, subsampling {subsampling}")
+        if features.features != e["features"]:
+            raise ValueError(f"{features.features} mel bins for an encoder that takes {e['features']}")
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
     if features.sample_rate != SAMPLE_RATE:

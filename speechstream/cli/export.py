@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from speechstream.cli import EXIT_ERROR
 from speechstream.errors import SpeechStreamError
 
 EXAMPLES = """examples:
@@ -14,6 +13,8 @@ EXAMPLES = """examples:
 
 The graph of an encoder serves all batches and chunk sizes. A FastConformer's folder is a bundle:
   speechstream transcribe talk.flac --model graphs/
+
+  speechstream export BUNDLE --sherpa model/ --latency 560      model.onnx and tokens.txt for sherpa-onnx
 """
 
 
@@ -21,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="the folder of a model, or of a codec")
-    add("--onnx", required=True, metavar="DIR", help="the folder to write the graphs into")
+    form = parser.add_mutually_exclusive_group(required=True)
+    form.add_argument("--onnx", metavar="DIR", help="the folder to write the graphs into")
+    form.add_argument("--sherpa", metavar="DIR", help="write a CTC FastConformer as sherpa-onnx loads it, for one latency")
+    add("--latency", type=int, metavar="MS", help="the chunk of --sherpa; default: the model's first")
     bits = parser.add_mutually_exclusive_group()
     bits.add_argument("--int8", dest="bits", action="store_const", const=8, default=32,
                       help="weights in 8 bits, one scale a channel")
@@ -35,6 +39,10 @@ def run(args: argparse.Namespace) -> int:
         from speechstream.export.standalone import export, open_source
     except ModuleNotFoundError as error:
         raise SpeechStreamError(f"exporting needs {error.name}: pip install speechstream[train]") from error
+    if args.sherpa:
+        return for_sherpa(args)
+    if args.latency is not None:
+        raise SpeechStreamError("--latency goes with --sherpa: one graph of --onnx serves all latencies")
     source = open_source(args.bundle)
     paths = export(source, args.onnx, args.bits)
     for path in paths.values():
@@ -46,4 +54,20 @@ def run(args: argparse.Namespace) -> int:
     print(table(rows))
     if args.bits == 32 and any(not row.error <= TOLERANCE * max(1.0, row.largest) for row in rows):
         raise SpeechStreamError(f"the graphs differ from torch by more than {TOLERANCE:g}: see the table")
+    return 0
+
+
+def for_sherpa(args: argparse.Namespace) -> int:
+    from speechstream.export.fastconformer import read_fastconformer
+    from speechstream.export.sherpa import write_sherpa
+    if args.check is not None:
+        raise SpeechStreamError("--check goes with --onnx")
+    one = read_fastconformer(args.bundle)
+    e, f = one.model.config.encoder, one.features
+    known = {round(1000 * (r + 1) * e.subsampling * f.hop / f.sample_rate): r + 1 for r in e.lookaheads}
+    if args.latency is not None and args.latency not in known:
+        raise SpeechStreamError(f"--latency {args.latency} is not possible with this model; expected one of "
+                                f"{', '.join(map(str, known))} ms")
+    path = write_sherpa(one, args.sherpa, known.get(args.latency), args.bits)
+    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB; with it tokens.txt")
     return 0

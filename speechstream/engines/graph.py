@@ -50,7 +50,10 @@ class Graph:
                     isinstance(n, int) and n != m for n, m in zip(axes[1:], f["shape"])):
                 raise SpeechStreamError(f"{path} is damaged: its table of states does not fit its inputs and outputs, "
                                         f"at {name!r}")
-        self._like = _structure({n: _initial(f) for n, f in self._start.items()}) if self._start else None
+        try:
+            self._like = _structure({n: _initial(f) for n, f in self._start.items()}) if self._start else None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise SpeechStreamError(f"{path} is damaged: its table of states does not say how they begin") from error
 
     def _about(self) -> dict[str, Any]:
         found = self.session.get_modelmeta().custom_metadata_map.get(KEY)

@@ -9,7 +9,6 @@ width, L the cached frames.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -46,12 +45,23 @@ def encoder_graph(model: FastConformer, bits: int = 32) -> onnx.ModelProto:
 
     Raises ValueError for an encoder that runs offline only.
     """
-    encoder, c = model.encoder.eval(), model.encoder.config
-    start = flatten(encoder.init_state(1))
-    w = Writer(bits)
+    c, start, w = model.encoder.config, flatten(model.encoder.init_state(1)), Writer(bits)
     features = w.input("features", "float32", ["batch", "feature_frames", c.features])
     lengths = w.input("lengths", "int64", ["batch"])
     state = {n: w.input(f"state.{n}", _dtype(a), ["batch", *a.shape[1:]]) for n, a in start.items()}
+    encoded, ctc, new = encoder_step(w, model, features, lengths, state)
+    w.output("encoded", encoded, "float32", ["batch", "frames", c.dim])
+    if ctc:
+        w.output("ctc", ctc, "float32", ["batch", "frames", model.ctc.out_features])
+    for name, a in start.items():
+        w.output(f"new.{name}", new[name], _dtype(a), ["batch", *a.shape[1:]])
+    return w.model()
+
+
+def encoder_step(w: Writer, model: FastConformer, features: str, lengths: str,
+                 state: dict[str, str]) -> tuple[str, str, dict[str, str]]:
+    """Write the step: encoded (B, c, D), CTC log probabilities ("" without that head), and the new state's fields."""
+    encoder, c = model.encoder.eval(), model.encoder.config
     shape = w.op("Shape", features)
     batch = w.slice(shape, 0, 1, 0)
     frames = w.op("Div", w.slice(shape, 1, 2, 0), w.const([c.subsampling]))
@@ -74,15 +84,12 @@ def encoder_graph(model: FastConformer, bits: int = 32) -> onnx.ModelProto:
     tails = w.op("Concat", past, w.op("Reshape", tails, chunk.rows_of["tails"]), axis=2)
     new["conv"] = w.op("Transpose", w.slice(tails, frames, 1 << 40, 2), perm=[0, 1, 3, 2])
     new["frames"] = w.op("Add", state["frames"], frames)
-    w.output("encoded", w.op("Reshape", x, chunk.rows_of["bcd"]), "float32", ["batch", "frames", c.dim])
+    ctc = ""
     if model.ctc is not None:
         scores = w.linear(x, "ctc", array(model.ctc.weight), array(model.ctc.bias))
-        columns = model.ctc.weight.shape[0]
-        scores = w.op("Reshape", scores, w.op("Concat", batch, frames, w.const([columns]), axis=0))
-        w.output("ctc", w.op("LogSoftmax", scores, axis=-1), "float32", ["batch", "frames", columns])
-    for name, a in start.items():
-        w.output(f"new.{name}", new[name], _dtype(a), ["batch", *a.shape[1:]])
-    return w.model()
+        scores = w.op("Reshape", scores, w.op("Concat", batch, frames, w.const([model.ctc.out_features]), axis=0))
+        ctc = w.op("LogSoftmax", scores, axis=-1)
+    return w.op("Reshape", x, chunk.rows_of["bcd"]), ctc, new
 
 
 def _dtype(a: torch.Tensor) -> str:
