@@ -12,6 +12,7 @@ import yaml
 
 from speechstream.asr.transducer import GreedyTransducer
 from speechstream.audio.nemo_mel import NemoMel
+from speechstream.cli import main
 from speechstream.convert.nemo import load_nemo, read_archive
 from speechstream.errors import SpeechStreamError
 from speechstream.export.fastconformer import read_fastconformer, write_fastconformer
@@ -244,3 +245,46 @@ def test_what_does_not_fit_is_named(tmp_path, parts, change, message):
     change(*parts)
     with pytest.raises(SpeechStreamError, match=message):
         load_nemo(write(tmp_path / "changed.nemo", *parts))
+
+
+def hostile(kind, path, parts):
+    """A .nemo file that must not be believed."""
+    config, weights = parts
+    plain = {"model_config.yaml": yaml.safe_dump(config).encode(), "model_weights.ckpt": saved(weights)}
+    if kind == "truncated":
+        whole = archive(path, **plain).read_bytes()
+        path.write_bytes(whole[:len(whole) * 2 // 3])
+    elif kind == "no weights":
+        archive(path, **{"model_config.yaml": plain["model_config.yaml"]})
+    elif kind == "no configuration":
+        archive(path, **{"model_weights.ckpt": plain["model_weights.ckpt"]})
+    elif kind == "code":
+        archive(path, **plain | {"model_weights.ckpt": saved({"a": Harmful()})})
+    elif kind == "old pickle with code":
+        archive(path, **plain | {"model_weights.ckpt": pickle.dumps({"a": Harmful()})})
+    elif kind == "code in yaml":
+        archive(path, **plain | {"model_config.yaml": b"!!python/object/apply:os.mkdir [executed]"})
+    elif kind == "wrong shape":
+        write(path, config, weights | {"encoder.layers.0.norm_out.weight": torch.zeros(3)})
+    elif kind == "missing weight":
+        weights.pop("encoder.layers.0.norm_out.weight")
+        write(path, config, weights)
+    elif kind == "missing section":
+        config.pop("preprocessor")
+        write(path, config, weights)
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("truncated", "truncated"), ("no weights", "no model_weights.ckpt"), ("no configuration", "no model_config.yaml"),
+    ("code", "nothing was executed"), ("old pickle with code", "nothing was executed|not a .nemo"),
+    ("code in yaml", "plain YAML"), ("wrong shape", "norm_out.weight"), ("missing weight", "missing"),
+    ("missing section", "preprocessor")])
+def test_the_command_line_refuses_hostile_archives(tmp_path, monkeypatch, capsys, parts, kind, message):
+    """One sentence, exit code 2, nothing executed and nothing written."""
+    monkeypatch.chdir(tmp_path)
+    hostile(kind, tmp_path / "bad.nemo", parts)
+    assert main(["convert", "bad.nemo", "-o", "bundle"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("speechstream: bad.nemo") and err.count("\n") == 1
+    assert any(part in err for part in message.split("|")), err
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.nemo"]

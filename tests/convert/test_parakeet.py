@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from speechstream.convert.parakeet import load_parakeet
+from speechstream.asr.recognizer import Recognizer
+from speechstream.cli import main
 from speechstream.errors import SpeechStreamError
 
 KINDS = ("ctc", "tdt", "streaming")
@@ -86,3 +88,22 @@ def test_damaged_folders_raise_one_sentence(tmp_path, request, damage, message):
     with pytest.raises(SpeechStreamError, match=message) as error:
         load_parakeet(tmp_path / "model")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind, engine", [("streaming", "onnx"), ("tdt", "torch"), ("ctc", "torch")])
+def test_the_command_line_converts_a_port_that_then_transcribes(tmp_path, request, capsys, kind, engine):
+    fixtures = request.path.parents[1] / "fixtures"
+    assert main(["convert", str(fixtures / "parakeet" / kind), "-o", str(tmp_path / "bundle")]) == 0
+    assert "20 tokens" in capsys.readouterr().out
+    asr = Recognizer.load(tmp_path / "bundle", engine=engine)
+    assert asr.transcribe(fixtures / "austen_0880.flac").duration == pytest.approx(2.99, abs=0.01)
+    assert asr.latencies == ((80, 160, 560, 1120) if kind == "streaming" else ())
+
+
+def test_the_command_line_refuses_a_damaged_port(tmp_path, request, capsys):
+    shutil.copytree(request.path.parents[1] / "fixtures" / "parakeet" / "ctc", tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert main(["convert", str(tmp_path / "model"), "-o", str(tmp_path / "bundle")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("speechstream: ") and err.count("\n") == 1 and "model_type" in err
+    assert not (tmp_path / "bundle").exists()
