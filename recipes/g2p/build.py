@@ -14,16 +14,8 @@ import zlib
 
 import numpy as np
 
+from measure import distance
 from speechstream.tts.lexicon import Network
-
-
-def distance(a, b):
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a):
-        last, row[0] = row[0], i + 1
-        for j, y in enumerate(b):
-            last, row[j + 1] = row[j + 1], min(row[j + 1] + 1, row[j] + 1, last + (x != y))
-    return row[-1]
 
 
 def main():

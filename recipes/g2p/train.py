@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from measure import distance
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-"      # 0 is padding
 VOWELS = "AIOWYiuæɑɔəɛɜɪʊʌᵻᵊ"
 CONSONANTS = "bdfhjklmnpstvwzðŋɡɹɾʃʒʤʧθʔ"
@@ -68,15 +70,6 @@ class G2P(nn.Module):
 def greedy(logits, length):
     ids = logits[:length * SLOTS].argmax(-1).tolist()
     return [i for n, i in enumerate(ids) if i and (n == 0 or ids[n - 1] != i)]
-
-
-def distance(a, b):
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a):
-        last, row[0] = row[0], i + 1
-        for j, y in enumerate(b):
-            last, row[j + 1] = row[j + 1], min(row[j + 1] + 1, row[j] + 1, last + (x != y))
-    return row[-1]
 
 
 def batches(items, size, rng):
