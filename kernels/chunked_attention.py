@@ -30,11 +30,13 @@ SHARED = 160 << 10  # bytes of shared memory a block has on every GPU that is me
 
 
 def fits(config: triton.Config, given: dict) -> bool:
-    """Whether a configuration's tiles fit in shared memory, and whether it is known to spill a great deal."""
+    """Whether a configuration's tiles fit in shared memory, and in registers as far as the compile report has shown."""
     M, N, stages = config.kwargs["M"], config.kwargs["N"], config.num_stages
     row, skewed_rows = given["q"].element_size() * 2 * given["HALF"], 0
+    if given["q"].element_size() == 4 and M * N > 64 * 32:
+        return False
     if given["RELATIVE"]:
-        if M * N > 32 * 64:
+        if M * N > (32 * 32 if "dout" in given else 32 * 64):
             return False
         skewed_rows = 2 * max(M, N)
     return row * (2 * M + (2 * N + skewed_rows) * stages) + 4 * M * skewed_rows <= SHARED

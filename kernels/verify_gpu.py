@@ -77,7 +77,8 @@ def run_checks(device: str, folder: Path, until: float) -> tuple[list[str], list
         print(report[-1], flush=True)
         if wrong:
             failed.append(name)
-            report += ["", *("      " + line[:200] for line in lines if not line.startswith("ok ")[-8:]), ""]
+            rest = [line[:200] for line in lines if not line.startswith("ok ")]
+            report += ["", *("      " + line for line in rest[-8:]), ""]
     return report, failed
 
 
