@@ -8,7 +8,7 @@ OUT/report.json, OUT/NAME/*.wav and OUT/*.png, and prints the table. Figures of 
 idle: run it on a quiet one, with OMP_NUM_THREADS=1.
 
 - WER: the sentences, spoken and read back by faster-whisper with the CTranslate2 weights in --whisper, and by our own
-  recogniser (--own); both texts through Whisper's English normaliser.
+  recogniser (--own); both texts are written out as they are said, then go through Whisper's English normaliser.
 - Teacher: pitch and voicing of every symbol against the teacher's recording of the same symbols (test.jsonl of
   recipes/blockwise_tts/prepare.py), symbol by symbol, so different timing does not matter.
 - Seams: the step between two blocks, relative to the largest step within 10 ms around it.
@@ -162,8 +162,14 @@ def recognisers(args: argparse.Namespace) -> dict:
 def wer(listeners: dict, texts: list[str], sounds: list[tuple[np.ndarray, int]]) -> dict:
     """Word errors of each recogniser over all sentences, and what was heard where it differs."""
     from speechstream.audio.resample import Resampler
+    from speechstream.tts import lexicon
+    from speechstream.tts.normalise import Normaliser
 
-    normalise, result = english_normaliser(), {}
+    english, expand, result = english_normaliser(), Normaliser(known=lexicon.load().known), {}
+
+    def normalise(text: str) -> str:  # as it is said, so that "St." and "street" are one word
+        return english(" ".join(w.text.lower() for w in expand(text) if w.kind != "punct"))
+
     for name, listen in listeners.items():
         errors, heard_wrong = Errors(), []
         for text, (pcm, rate) in zip(texts, sounds):
