@@ -46,6 +46,8 @@ class Graph:
         gives = {o.name for o in self.session.get_outputs()}
         for name, f in self._start.items():
             axes = takes.get(f"state.{name}")
+            if f.get("apart"):
+                axes = self._together(name, takes)
             if axes is None or f"new.{name}" not in gives or len(axes) != 1 + len(f["shape"]) or any(
                     isinstance(n, int) and n != m for n, m in zip(axes[1:], f["shape"])):
                 raise SpeechStreamError(f"{path} is damaged: its table of states does not fit its inputs and outputs, "
@@ -54,6 +56,13 @@ class Graph:
             self._like = _structure({n: _initial(f) for n, f in self._start.items()}) if self._start else None
         except (ValueError, TypeError, AttributeError) as error:
             raise SpeechStreamError(f"{path} is damaged: its table of states does not say how they begin") from error
+
+    @staticmethod
+    def _together(name: str, takes: dict[str, list]) -> list | None:
+        """The axes of a field that is given in parts."""
+        parts = [axes for n, axes in takes.items() if n.rpartition(".")[0] == f"state.{name}"]
+        alike = parts and all(axes == parts[0] for axes in parts)
+        return [parts[0][0], len(parts), *parts[0][1:]] if alike and parts[0] else None
 
     def _about(self) -> dict[str, Any]:
         found = self.session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -84,7 +93,12 @@ class Graph:
         if sorted(inputs) != sorted(self.inputs):
             raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
         fields = flatten(state) if state is not None else {}
-        feed = {**inputs, **{f"state.{n}": a for n, a in fields.items()}}
+        feed = dict(inputs)
+        for n, a in fields.items():
+            if self._start[n].get("apart"):  # views, which onnxruntime reads in place where there is one stream
+                feed |= {f"state.{n}.{i}": a[:, i] for i in range(a.shape[1])}
+            else:
+                feed[f"state.{n}"] = a
         try:
             out = self.session.run(self.outputs + [f"new.{n}" for n in fields], feed)
         except Exception as error:  # onnxruntime's own exceptions have no common base

@@ -22,6 +22,7 @@ from speechstream.nn.position import PERIOD
 from speechstream.state import flatten
 
 VOID = -1e30  # added to the scores of what must not be seen
+APART = ("keys", "values")  # fields that are given a layer an input, `state.keys.0` ...: to take them apart costs a copy
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,12 @@ def encoder_graph(model: FastConformer, bits: int = 32) -> onnx.ModelProto:
     c, start, w = model.encoder.config, flatten(model.encoder.init_state(1)), Writer(bits)
     features = w.input("features", "float32", ["batch", "feature_frames", c.features])
     lengths = w.input("lengths", "int64", ["batch"])
-    state = {n: w.input(f"state.{n}", _dtype(a), ["batch", *a.shape[1:]]) for n, a in start.items()}
+    state: dict[str, str | list[str]] = {}
+    for n, a in start.items():
+        if n in APART:
+            state[n] = [w.input(f"state.{n}.{i}", _dtype(a), ["batch", *a.shape[2:]]) for i in range(c.layers)]
+        else:
+            state[n] = w.input(f"state.{n}", _dtype(a), ["batch", *a.shape[1:]])
     encoded, ctc, new = encoder_step(w, model, features, lengths, state)
     w.output("encoded", encoded, "float32", ["batch", "frames", c.dim])
     if ctc:
@@ -59,8 +65,11 @@ def encoder_graph(model: FastConformer, bits: int = 32) -> onnx.ModelProto:
 
 
 def encoder_step(w: Writer, model: FastConformer, features: str, lengths: str,
-                 state: dict[str, str]) -> tuple[str, str, dict[str, str]]:
-    """Write the step: encoded (B, c, D), CTC log probabilities ("" without that head), and the new state's fields."""
+                 state: dict[str, str | list[str]]) -> tuple[str, str, dict[str, str]]:
+    """Write the step: encoded (B, c, D), CTC log probabilities ("" without that head), and the new state's fields.
+
+    `state` has the fields APART as lists, one value a layer.
+    """
     encoder, c = model.encoder.eval(), model.encoder.config
     shape = w.op("Shape", features)
     batch = w.slice(shape, 0, 1, 0)
@@ -72,15 +81,13 @@ def encoder_step(w: Writer, model: FastConformer, features: str, lengths: str,
     past = w.op("Transpose", state["conv"], perm=[0, 1, 3, 2])  # (B, layers, K - 1, D)
     fresh: tuple[list[str], ...] = [], [], []
     for i, layer in enumerate(encoder.layers):
-        at = w.const(i)
-        cache = [w.op("Gather", v, at, axis=1) for v in (state["keys"], state["values"], past)]
+        cache = [state["keys"][i], state["values"][i], w.op("Gather", past, w.const(i), axis=1)]
         x, *parts = _layer(w, c, layer, f"encoder.layers.{i}", x, cache, chunk)
         for all_parts, part in zip(fresh, parts):
-            all_parts.append(part)  # (B, c, D)
+            all_parts.append(part)  # (B, H, L + c, Dh), and (B, c, D) of the convolution
     keys, values, tails = (w.op("Concat", *parts, axis=1) if c.layers > 1 else parts[0] for parts in fresh)
     for name, parts in (("keys", keys), ("values", values)):
-        parts = w.op("Transpose", w.op("Reshape", parts, chunk.rows_of["cache"]), perm=[0, 1, 3, 2, 4])
-        new[name] = w.slice(w.op("Concat", state[name], parts, axis=3), frames, 1 << 40, 3)
+        new[name] = w.slice(w.op("Reshape", parts, chunk.rows_of["cache"]), frames, 1 << 40, 3)
     tails = w.op("Concat", past, w.op("Reshape", tails, chunk.rows_of["tails"]), axis=2)
     new["conv"] = w.op("Transpose", w.slice(tails, frames, 1 << 40, 2), perm=[0, 1, 3, 2])
     new["frames"] = w.op("Add", state["frames"], frames)
@@ -138,7 +145,7 @@ def _chunk(w: Writer, model: FastConformer, before: str, limit: str, batch: str,
     rows_of = {"bcd": w.op("Concat", batch, frames, w.const([c.dim]), axis=0),
                "heads": w.op("Concat", batch, frames, w.const([c.heads, c.dim // c.heads]), axis=0),
                "qk": w.op("Concat", batch, frames, w.const([2 * c.dim]), axis=0),
-               "cache": w.op("Concat", batch, w.const([c.layers]), frames, w.const([c.heads, c.dim // c.heads]), axis=0),
+               "cache": w.op("Concat", batch, w.const([c.layers, c.heads, -1, c.dim // c.heads]), axis=0),
                "tails": w.op("Concat", batch, w.const([c.layers]), frames, w.const([c.dim]), axis=0)}
     total = w.op("Add", frames, w.const([left]))  # keys
     key = w.op("Sub", _range(w, total), w.const(left))
@@ -175,39 +182,28 @@ def _norm(w: Writer, x: str, name: str, norm: nn.LayerNorm) -> str:
                 w.tensor(array(norm.bias), f"{name}.bias"), axis=-1, epsilon=norm.eps)
 
 
-def _add_norm(w: Writer, y: str, x: str, bias: np.ndarray | None, biased: str, name: str, norm: nn.LayerNorm):
-    """The norm of x + y + bias, and that sum."""
-    extra = [] if bias is None else [w.tensor(bias, biased)]
-    normed, _, _, total = w.op("SkipLayerNormalization", y, x, w.tensor(array(norm.weight), f"{name}.weight"),
-                               w.tensor(array(norm.bias), f"{name}.bias"), *extra, outputs=4, epsilon=norm.eps)
-    return normed, total
-
-
 def _layer(w: Writer, c: ConformerConfig, layer: ConformerLayer, name: str, x: str, cache: list[str], chunk: _Chunk):
+    # a sum and a norm are faster than onnxruntime's SkipLayerNormalization from two rows on
     keys, values, past = cache
-    y = _feed_forward(w, layer.ff1, f"{name}.ff1", _norm(w, x, f"{name}.norm_ff1", layer.norm_ff1))
-    h, x = _add_norm(w, y, x, _half(layer.ff1.down.bias), f"{name}.ff1.down.half_bias", f"{name}.norm_att", layer.norm_att)
-    y, k, v = _attention(w, c, layer.att, f"{name}.att", h, keys, values, chunk)
-    h, x = _add_norm(w, y, x, array(layer.att.out.bias), f"{name}.att.out.bias", f"{name}.norm_conv", layer.norm_conv)
-    y, tail = _convolution(w, c, layer.conv, f"{name}.conv", h, past, chunk)
-    h, x = _add_norm(w, y, x, array(layer.conv.down.bias), f"{name}.conv.down.bias", f"{name}.norm_ff2", layer.norm_ff2)
-    y = _feed_forward(w, layer.ff2, f"{name}.ff2", h)
-    x, _ = _add_norm(w, y, x, _half(layer.ff2.down.bias), f"{name}.ff2.down.half_bias", f"{name}.norm_out", layer.norm_out)
-    return x, k, v, tail
-
-
-def _half(bias) -> np.ndarray | None:
-    return None if bias is None else 0.5 * array(bias)
+    x = w.op("Add", x, _feed_forward(w, layer.ff1, f"{name}.ff1", _norm(w, x, f"{name}.norm_ff1", layer.norm_ff1)))
+    h = _norm(w, x, f"{name}.norm_att", layer.norm_att)
+    y, keys, values = _attention(w, c, layer.att, f"{name}.att", h, keys, values, chunk)
+    x = w.op("Add", x, y)
+    y, tail = _convolution(w, c, layer.conv, f"{name}.conv", _norm(w, x, f"{name}.norm_conv", layer.norm_conv), past, chunk)
+    x = w.op("Add", x, y)
+    x = w.op("Add", x, _feed_forward(w, layer.ff2, f"{name}.ff2", _norm(w, x, f"{name}.norm_ff2", layer.norm_ff2)))
+    return _norm(w, x, f"{name}.norm_out", layer.norm_out), keys, values, tail
 
 
 def _feed_forward(w: Writer, ff: nn.Module, name: str, x: str) -> str:
-    """Half of what the network gives, less the bias: the residual is half a step."""
-    h = w.linear(x, f"{name}.up", array(ff.up.weight), array(ff.up.bias))
-    return w.linear(w.op("QuickGelu", h, alpha=1.0), f"{name}.down.half", 0.5 * array(ff.down.weight))
+    """Half of what the network gives: the residual is half a step."""
+    h = w.op("QuickGelu", w.linear(x, f"{name}.up", array(ff.up.weight), array(ff.up.bias)), alpha=1.0)
+    bias = None if ff.down.bias is None else 0.5 * array(ff.down.bias)
+    return w.linear(h, f"{name}.down.half", 0.5 * array(ff.down.weight), bias)
 
 
 def _attention(w: Writer, c: ConformerConfig, att: nn.Module, name: str, x: str, keys: str, values: str, chunk: _Chunk):
-    """Rows before the output's bias, and this chunk's keys and values (B, c, D)."""
+    """Rows, and the keys and values of cache and chunk (B, H, L + c, Dh)."""
     qkv = w.linear(x, f"{name}.qkv", array(att.qkv.weight), array(att.qkv.bias))
     if att.relative:
         q, k, v = w.op("Split", qkv, axis=1, num_outputs=3, outputs=3)
@@ -219,8 +215,9 @@ def _attention(w: Writer, c: ConformerConfig, att: nn.Module, name: str, x: str,
         qk = w.op("RotaryEmbedding", w.op("Reshape", qk, chunk.rows_of["qk"]), *chunk.angles)
         q, k = w.op("Split", qk, axis=2, num_outputs=2, outputs=2)
         v, near, bias = w.op("Reshape", v, chunk.rows_of["bcd"]), "", chunk.mask
-    y, _, _ = w.op("MultiHeadAttention", q, k, v, near, "", bias, keys, values, outputs=3, num_heads=c.heads)
-    return w.linear(w.op("Reshape", y, w.const([-1, c.dim])), f"{name}.out", array(att.out.weight)), k, v
+    y, keys, values = w.op("MultiHeadAttention", q, k, v, near, "", bias, keys, values, outputs=3, num_heads=c.heads)
+    return w.linear(w.op("Reshape", y, w.const([-1, c.dim])), f"{name}.out", array(att.out.weight), array(att.out.bias)), \
+        keys, values
 
 
 def _positions(w: Writer, c: ConformerConfig, att: nn.Module, name: str, q: str, chunk: _Chunk) -> str:
@@ -236,7 +233,7 @@ def _positions(w: Writer, c: ConformerConfig, att: nn.Module, name: str, q: str,
 
 
 def _convolution(w: Writer, c: ConformerConfig, conv: nn.Module, name: str, x: str, past: str, chunk: _Chunk):
-    """Rows before the last bias, and the depthwise convolution's inputs (B, c, D)."""
+    """Rows, and the depthwise convolution's inputs (B, c, D)."""
     h = w.linear(x, f"{name}.up", array(conv.up.weight), array(conv.up.bias))
     a, b = w.op("Split", h, axis=1, num_outputs=2, outputs=2)
     tail = w.op("Reshape", w.op("Mul", a, w.op("Sigmoid", b)), chunk.rows_of["bcd"])
@@ -254,4 +251,5 @@ def _convolution(w: Writer, c: ConformerConfig, conv: nn.Module, name: str, x: s
     h = w.op("Reshape", h, w.const([-1, c.dim]))
     if isinstance(conv.norm, nn.LayerNorm):
         h = _norm(w, h, f"{name}.norm", conv.norm)
-    return w.linear(w.op("QuickGelu", h, alpha=1.0), f"{name}.down", array(conv.down.weight)), tail
+    return w.linear(w.op("QuickGelu", h, alpha=1.0), f"{name}.down", array(conv.down.weight),
+                    array(conv.down.bias)), tail

@@ -15,7 +15,7 @@ from speechstream import bundle
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.errors import SpeechStreamError
-from speechstream.export.conformer import encoder_graph
+from speechstream.export.conformer import APART, encoder_graph
 from speechstream.export.onnx import describe
 from speechstream.export.transducer import joiner_graph, predictor_graph
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
@@ -39,7 +39,7 @@ def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = No
         graphs |= {"predictor": predictor_graph(model.predictor, bits), "joiner": joiner_graph(model.joiner, bits)}
         states["predictor"] = model.predictor.init_state(1)
     for name, graph in graphs.items():
-        describe(graph, {"graph": name, **about}, states.get(name))
+        describe(graph, {"graph": name, **about}, states.get(name), APART if name == "encoder" else ())
     return graphs
 
 

@@ -15,8 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from speechstream.export.quantize import BLOCK, DOMAIN, SMALLEST, quantize_blocks, quantize_channels
 
 OPSET, IR_VERSION = 20, 9
-FUSED = {"FusedMatMul", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding",
-         "SkipLayerNormalization"}  # operations of onnxruntime
+FUSED = {"FusedMatMul", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}  # operations of onnxruntime
 TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
 
 
@@ -91,7 +90,7 @@ class Writer:
         """x (rows, K) as uint8 around 128 with a step a row (rows, 1): a frame depends on no other frame."""
         if x not in self._rows:
             top = self.op("ReduceMax", self.op("Abs", x), self.const([-1]), keepdims=1)
-            step = self.op("Mul", self.op("Max", top, self.const(1e-9, np.float32)), self.const(1 / 127, np.float32))
+            step = self.op("Mul", top, self.const(1 / 127, np.float32))  # 0 for a row of zeros, and so the product
             line = self.op("Squeeze", step, self.const([1]))
             if self._zeros is None:
                 self._zeros = self.op("Expand", self.const([128], np.uint8), self.op("Shape", line))

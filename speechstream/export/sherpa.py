@@ -47,8 +47,8 @@ def sherpa_graph(one: Imported, chunk: int | None = None, bits: int = 32) -> onn
     parts = w.op("Split", packed, w.const(sizes), axis=3, outputs=len(sizes))
     state = {n: w.op("Reshape", part, w.const([-1, *a.shape[1:]])) for (n, a), part in zip(cached.items(), parts)}
     for name, part in zip(("keys", "values"), w.op("Split", pairs, axis=1, num_outputs=2, outputs=2)):
-        shape = w.const([-1, c.layers, c.heads, c.left, width])
-        state[name] = w.op("Reshape", part, shape)
+        whole = w.op("Reshape", part, w.const([-1, c.layers, c.heads, c.left, width]))
+        state[name] = [w.op("Gather", whole, w.const(i), axis=1) for i in range(c.layers)]
     state["frames"] = frames
     heard = w.op("Concat", w.op("Reshape", parts[-1], w.const([-1, lead, c.features])), x, axis=1)
     block = w.slice(heard, 0, size, 1)

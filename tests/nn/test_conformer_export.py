@@ -31,6 +31,11 @@ def session(graph):
 
 def run(one, inputs, state):
     feed = {k: np.asarray(v) for k, v in inputs.items()} | {f"state.{k}": np.asarray(v) for k, v in state.items()}
+    for i in one.get_inputs():  # keys and values are taken a layer at a time
+        if i.name not in feed:
+            name, layer = i.name.rsplit(".", 1)
+            feed[i.name] = feed[name][:, int(layer)]
+    feed = {i.name: feed[i.name] for i in one.get_inputs()}
     out = dict(zip([o.name for o in one.get_outputs()], one.run(None, feed)))
     return out, {k.removeprefix("new."): v for k, v in out.items() if k.startswith("new.")}
 
