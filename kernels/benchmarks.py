@@ -8,6 +8,7 @@ in the L2 cache.
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 import time
 from typing import Callable
@@ -204,23 +205,36 @@ def steps(device: str, deadline: float, plot: str | None) -> list[str]:
                       "FA3 | gain")]
 
 
-def draw(points: list[tuple], path: str) -> None:
-    """Share of the copy bandwidth over the batch, a line for each chunk size."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axis, left in zip(axes, (70, 256)):
-        for c in sorted({p[1] for p in points}):
+def draw(points: list[tuple[int, int, int, float]], path: str) -> None:
+    """Share of the copy bandwidth over the number of streams, a panel for each left context and a line for each chunk
+    size, as SVG: points are (streams, c, left, share)."""
+    width, height, edge = 420, 260, 45
+    colours = dict(zip(sorted({p[1] for p in points}), ("#3b6fb6", "#d1762b", "#3f8f4f", "#a83a3a")))
+    most = max(p[0] for p in points)
+    text = lambda x, y, words, more="": f'<text x="{x:.0f}" y="{y:.0f}" {more}>{words}</text>'  # noqa: E731
+    parts = []
+    for panel, left in enumerate(sorted({p[2] for p in points})):
+        x0 = panel * (width + edge) + edge
+        x = lambda B: x0 + (width - edge) * math.log2(B) / max(1.0, math.log2(most))  # noqa: E731
+        y = lambda share: height - edge - (height - 2 * edge) * min(share, 1.1) / 1.1  # noqa: E731
+        parts.append(text(x0, edge - 20, f"left = {left}: share of the copy bandwidth over streams"))
+        for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+            dash = 'stroke-dasharray="4 3"' if share == 0.8 else 'opacity="0.3"'
+            parts += [f'<line x1="{x0}" x2="{x0 + width - edge}" y1="{y(share):.1f}" y2="{y(share):.1f}" stroke="grey" '
+                      f'{dash}/>', text(x0 - 8, y(share) + 4, f"{share:.0%}", 'text-anchor="end"')]
+        for B in sorted({p[0] for p in points}):
+            parts.append(text(x(B), height - edge + 18, B, 'text-anchor="middle"'))
+        for i, (c, colour) in enumerate(colours.items()):
             line = sorted((B, share) for B, c_, left_, share in points if (c_, left_) == (c, left))
-            if line:
-                axis.semilogx(*zip(*line), marker="o", label=f"c = {c}")
-        if axis.lines:
-            axis.legend()
-        axis.axhline(0.8, color="grey", linestyle=":")
-        axis.set(xlabel="streams", title=f"left = {left}", ylim=(0, 1.1))
-    axes[0].set_ylabel("share of copy bandwidth")
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+            at = [f"{x(B):.1f},{y(share):.1f}" for B, share in line]
+            parts += [f'<polyline points="{" ".join(at)}" fill="none" stroke="{colour}" stroke-width="2"/>']
+            parts += [f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3" fill="{colour}"/>' for p in at]
+            parts.append(text(x0 + 75 * i, height - 6, f"c = {c}", f'fill="{colour}"'))
+    panels = len({p[2] for p in points})
+    with open(path, "w") as f:
+        f.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{panels * (width + edge) + edge}" height="{height}" '
+                'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
+                + "\n".join(parts) + "</svg>\n")
 
 
 def training_attention(device: str) -> list[str]:

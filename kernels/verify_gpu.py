@@ -1,6 +1,6 @@
 """Check and measure every kernel on a GPU, in one call of under 8 minutes; writes a report and a plot.
 
-    python -m kernels.verify_gpu --out kernels/RESULTS.md            # and RESULTS.png beside it
+    python -m kernels.verify_gpu --out kernels/RESULTS.md            # and RESULTS.svg beside it
     python -m kernels.verify_gpu --device cpu                        # a rehearsal at tiny shapes, in the interpreter
 
 First the groups of `kernels.gpu_checks`, side by side, one process each, which also fills Triton's compilation cache;
@@ -133,7 +133,7 @@ def main() -> int:
             seconds = f"Time of the whole call: {time.monotonic() - begun:.0f} s."
             Path(args.out).write_text("\n".join([*lines, seconds]) + "\n")
 
-    plot = Path(args.out).with_suffix(".png").absolute() if args.out else None
+    plot = Path(args.out).with_suffix(".svg").absolute() if args.out else None
     limit = float("inf") if args.device == "cpu" else 1.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -123,6 +123,19 @@ def test_operator_is_well_formed():
                           (q, k, v, 2, 3, 0.3, None, None, None, None, None))
 
 
+def test_tuning_tries_only_what_fits():
+    with dispatch.using("interpret"):
+        kernels = dispatch._kernel("chunked_attention")
+    prune = kernels.attention_forward.early_config_prune
+    half, single = ({"q": torch.zeros(1, dtype=dtype)} for dtype in (torch.bfloat16, torch.float32))
+    assert prune(kernels.FORWARD, half, HALF=32, RELATIVE=False) == kernels.FORWARD
+    sizes = {(c.kwargs["M"], c.kwargs["N"]) for c in prune(kernels.FORWARD, half, HALF=32, RELATIVE=True)}
+    assert sizes == {(32, 64), (32, 32), (16, 16)}
+    backward = prune(kernels.BACKWARD, half | {"dout": None}, HALF=32, RELATIVE=True)
+    assert max(c.kwargs["M"] * c.kwargs["N"] for c in backward) == 32 * 32
+    assert prune(kernels.FORWARD, single, HALF=128, RELATIVE=True) == kernels.FORWARD[-1:]  # never none
+
+
 def test_empty_utterance(both, close):
     args = inputs(1, 1, 1, 0, 8, 4, 2, "none", lengths=False)
     kernel, plain = both(lambda: dispatch.chunked_attention(**args))

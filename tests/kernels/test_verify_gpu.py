@@ -2,8 +2,9 @@
 
 import sys
 import time
+from xml.etree import ElementTree
 
-from kernels import gpu_checks, verify_gpu
+from kernels import benchmarks, gpu_checks, verify_gpu
 
 
 def test_a_failure_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
@@ -24,3 +25,14 @@ def test_what_does_not_end_is_ended(tmp_path):
         time.sleep(0.01)
     assert verify_gpu.finish(process, time.monotonic()) == "did not end in its time"
     assert process.poll() is not None
+
+
+def test_the_plot(tmp_path):
+    """Drawn without a plotting library, which a lent machine may not have."""
+    path = tmp_path / "plot.svg"
+    benchmarks.draw([(B, c, left, B / 1024) for B in (1, 64, 1024) for c in (1, 16) for left in (70, 256)], str(path))
+    svg = ElementTree.parse(path).getroot()
+    lines = svg.findall("{*}polyline")
+    assert len(lines) == 4 and all(len(line.get("points").split()) == 3 for line in lines)
+    ends = [line.get("points").split()[-1].split(",") for line in lines]
+    assert len({y for _, y in ends}) == 1  # the same share, the same height
