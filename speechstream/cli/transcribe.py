@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", metavar="N", type=int,
         help="how many recordings to transcribe at a time, in order all the same; default: one for each core, and one "
              "with --latency or a GPU")
+    add("--ray", action="store_true",
+        help="transcribe the recordings on a Ray cluster: that of RAY_ADDRESS, or one on this machine; --jobs is the "
+             "number of workers, by default one for each of its cores")
     add("--raw", metavar="RATE[:DTYPE[:CHANNELS]]", type=parse_raw,
         help="standard input is PCM without a header: Hz, then uint8, int16 (the default), int24, int32, float32 or "
              "float64, then the number of channels (1)")
@@ -82,6 +85,8 @@ def check(args: argparse.Namespace) -> None:
         raise SpeechStreamError("standard input (-) can be read once only")
     if args.jobs is not None and args.jobs < 1:
         raise SpeechStreamError(f"--jobs must be 1 or more, got {args.jobs}")
+    if args.ray and (args.mic is not None or STDIN in args.files or args.latency):
+        raise SpeechStreamError("--ray is for recordings as a whole; leave out --mic, - and --latency")
     if args.raw and STDIN not in args.files:
         raise SpeechStreamError("--raw describes standard input; give - in place of a file")
     if STDIN in args.files and sys.stdin is not None and sys.stdin.isatty():
@@ -96,13 +101,16 @@ def check(args: argparse.Namespace) -> None:
                 raise SpeechStreamError(f"{name} would be overwritten by its transcript; give another --output")
 
 
+def load_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments say of the model, for `Recognizer.load`."""
+    options = {"path": args.model, "engine": args.engine, "device": args.device}
+    return options | ({"decoder": args.decoder} if args.decoder else {})
+
+
 def load_recognizer(args: argparse.Namespace) -> Any:
     import speechstream
 
-    options = {"engine": args.engine, "device": args.device}
-    if args.decoder:
-        options["decoder"] = args.decoder
-    recognizer = speechstream.Recognizer.load(args.model, **options)
+    recognizer = speechstream.Recognizer.load(**load_options(args))
     if args.latency is not None and args.latency not in recognizer.latencies:
         known = ", ".join(str(ms) for ms in recognizer.latencies)
         raise SpeechStreamError(f"--latency {args.latency} is not possible with this model; expected one of {known} ms")
@@ -121,8 +129,8 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
     shared = None if into_folder else make_writer(args, Path(args.output) if args.output else None, names)
     failed, warnings = False, _Warnings()
     logging.getLogger("speechstream").addHandler(warnings)
-    several = len(names) > 1 and STDIN not in names and not args.latency
-    ahead = Ahead(recognizer, names, args.jobs or (1 if args.device != "cpu" else None)) if several else None
+    several = args.ray or (len(names) > 1 and STDIN not in names and not args.latency)
+    ahead = Ahead(recognizer, names, args) if several else None
     try:
         for name in names:
             writer = warnings.writer = shared or make_writer(args, paths[name], [name])
@@ -153,11 +161,19 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
 class Ahead:
     """Recordings that are transcribed several at a time, and given in order."""
 
-    def __init__(self, recognizer: Any, names: list[str], jobs: int | None):
+    def __init__(self, recognizer: Any, names: list[str], args: argparse.Namespace):
         from speechstream.asr.many import cores, transcribe_many
 
-        self.jobs = min(jobs or cores(), len(names))
-        self.results = transcribe_many(recognizer, names, self.jobs, progress=lambda seconds: self.done(seconds))
+        if args.ray:
+            from speechstream.serve.ray import Archive, cluster_cores
+
+            self.jobs = min(args.jobs or cluster_cores(), len(names))
+            there = {"path": os.path.abspath(args.model)} if args.model else {}
+            archive = Archive(self.jobs, **{**load_options(args), **there})
+            self.results = archive.transcribe([os.path.abspath(name) for name in names])
+        else:
+            self.jobs = min(args.jobs or (1 if args.device != "cpu" else cores()), len(names))
+            self.results = transcribe_many(recognizer, names, self.jobs, progress=lambda seconds: self.done(seconds))
         self.done: Callable[[float], None] = lambda seconds: None
         self.files, self.seconds, self.begun = 0, 0.0, time.monotonic()
 

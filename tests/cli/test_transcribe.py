@@ -193,6 +193,7 @@ def test_what_came_before_a_fault_in_a_stream_is_kept(cli, wav):
     (["-", "--raw", "9"], "Hz"),
     (["-", "--raw", "16000:int16:1:1"], "RATE"), (["-", "--raw", "much"], "RATE"),
     (["a.wav", "--latency", "100"], "1280"), (["a.wav", "--jobs", "0"], "--jobs"),
+    (["a.wav", "--ray", "--latency", "320"], "--ray"), (["-", "--ray"], "--ray"),
     (["a.wav", "--format", "doc"], "doc"), (["a.wav", "--lat", "80"], "--lat"), (["a.wav", "-o", "no/where/"], None)])
 def test_arguments_that_cannot_be_meant_are_one_sentence(cli, wav, tmp_path, arguments, said):
     wav()

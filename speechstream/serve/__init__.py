@@ -1,0 +1,1 @@
+"""Serving many users: `ray` spreads streams and archives over the processes and machines of a Ray cluster."""

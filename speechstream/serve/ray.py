@@ -1,0 +1,310 @@
+"""Streams and archives on a Ray cluster (Moritz et al. 2018): no text is lost where a worker dies.
+
+    archive = Archive(workers=8)                                   # recordings, any number
+    for result in archive.transcribe(files): ...                   # in order: a Transcript, or the error that says why
+
+    handle = serve.run(streams(replicas=4))                        # live streams: a Ray Serve application
+    with Session(handle, latency_ms=320, sample_rate=48000) as s:  # wherever the sound arrives
+        events = s.push(block)
+        events = s.finish()
+
+A replica keeps its streams in one `Pool` and answers requests that arrive together as one batch. A session asks for the
+replica that has its stream (Serve's multiplexing routes by the session's name), and now and then takes a snapshot home
+with the events. Where its replica has died, or Serve has sent it elsewhere, it hands the new one the snapshot and the
+blocks since: the stream is heard again from there, and the events that were given before are not given twice. Text is
+the same on all replicas, so nobody notices but by a delay.
+
+Needs `pip install speechstream[ray]`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import numpy as np
+
+from speechstream.audio.samples import to_mono
+from speechstream.errors import SpeechStreamError
+
+if TYPE_CHECKING:
+    from speechstream.asr.events import Event, Transcript
+
+SNAPSHOT_S = 2.0    # seconds of audio between two snapshots: what a new replica must hear again at most
+PATIENCE_S = 120.0  # how long a session looks for a replica that answers
+RETRY_S = 0.2
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.serve  # noqa: F401
+    except ImportError as error:
+        raise SpeechStreamError("Ray is not installed; pip install speechstream[ray]") from error
+    return ray
+
+
+def connect(address: str | None = None) -> None:
+    """Join the cluster at `address`, or start one on this machine; nothing where this process has joined one."""
+    ray = _ray()
+    if not ray.is_initialized():
+        try:
+            ray.init(address, include_dashboard=False if address in (None, "local") else None, log_to_driver=False,
+                     logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise SpeechStreamError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+
+
+def cluster_cores() -> int:
+    """How many cores the cluster has that this process has joined, or starts."""
+    connect()
+    return max(int(_ray().cluster_resources().get("CPU", 1)), 1)
+
+
+class _Transcriber:
+    """One worker of an archive: a process with the model."""
+
+    def __init__(self, options: dict[str, Any]):
+        from speechstream.asr.recognizer import Recognizer
+        self.recognizer = Recognizer.load(**options)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def transcribe(self, file: str, latency_ms: int | None) -> "Transcript | SpeechStreamError":
+        try:
+            return self.recognizer.transcribe(file, latency_ms=latency_ms)
+        except SpeechStreamError as error:
+            return error
+
+
+class Archive:
+    """Recordings on the workers of a cluster. Each worker is one core with the model in it, and is started again when
+    it dies; the recording that it had in hand is heard again.
+
+    `options` are those of `Recognizer.load`. The files must be readable where the workers run.
+    """
+
+    def __init__(self, workers: int = 2, cores: float = 1.0, **options):
+        if workers < 1:
+            raise ValueError(f"an archive needs at least one worker, got {workers}")
+        connect()
+        remote = _ray().remote(num_cpus=cores, max_restarts=-1, max_task_retries=-1)(_Transcriber)
+        self.workers = [remote.remote(options) for _ in range(workers)]
+
+    def pids(self) -> list[int]:
+        """The workers' process numbers, each on its own machine, once their models are loaded."""
+        return self._get([worker.pid.remote() for worker in self.workers])
+
+    def transcribe(self, files: Sequence[str | Path], latency_ms: int | None = None
+                   ) -> "Iterator[Transcript | SpeechStreamError]":
+        """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why."""
+        todo, results = deque(enumerate(map(str, files))), {}
+        busy, idle, given = {}, list(self.workers), 0
+        while todo or busy or results:
+            while todo and idle:
+                worker, (i, file) = idle.pop(), todo.popleft()
+                busy[worker.transcribe.remote(file, latency_ms)] = i, worker
+            if given in results:
+                yield results.pop(given)
+                given += 1
+                continue
+            for ref in _ray().wait(list(busy))[0]:
+                i, worker = busy.pop(ref)
+                results[i] = self._get(ref)
+                idle.append(worker)
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self.workers:
+            _ray().kill(worker)
+        self.workers = []
+
+    @staticmethod
+    def _get(refs: Any) -> Any:
+        ray = _ray()
+        try:
+            return ray.get(refs)
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except ray.exceptions.RayActorError as error:
+            raise SpeechStreamError(f"a worker could not be started: {str(error).strip().splitlines()[-1]}") from error
+
+
+class _Streams:
+    """One replica: a pool, and which session has which of its streams, after how many of its blocks."""
+
+    def __init__(self, slots: int, options: dict[str, Any]):
+        from speechstream.asr.recognizer import Recognizer
+        self.recognizer = Recognizer.load(**options)
+        self.pool = self.recognizer.pool(slots)
+        self.seats: dict[str, tuple[int, int]] = {}
+
+    def take(self, asked: dict[str, Any]) -> int | None:
+        """Bring a session's stream to where its blocks begin, and hear them; its number, None where it is not here."""
+        name, at = asked["session"], asked["at"]
+        sid, known = self.seats.pop(name, (None, -1))
+        if known != at or sid not in self.pool:
+            if sid is not None:
+                self.pool.close(sid)  # it went on elsewhere since
+            if asked["state"] is None:
+                return None
+            state = asked["state"]
+            sid = self.pool.resume(state) if isinstance(state, bytes) else self.pool.open(*state)
+        self.seats[name] = sid, at + len(asked["blocks"])
+        for block in asked["blocks"]:
+            self.pool.push(sid, block)
+        if asked["finish"]:
+            self.pool.finish(sid)
+        return sid
+
+    def hear(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer requests of several sessions, one each, as one batch."""
+        from speechstream.asr.snapshot import dump_events
+        from speechstream.engines.pool import Failed
+        sids: list[Any] = []
+        for asked in requests:
+            try:
+                sids.append(self.take(asked))
+            except (SpeechStreamError, ValueError) as error:
+                sids.append(error)
+        said, answers = self.pool.step(), []
+        for asked, sid in zip(requests, sids):
+            if sid is None or isinstance(sid, Exception):
+                answers.append({"missing": True} if sid is None else {"error": str(sid)})
+                continue
+            events = said.get(sid, [])
+            if events and isinstance(events[-1], Failed):
+                answers.append({"error": events[-1].message})
+                continue
+            data = self.pool.snapshot(sid) if asked["snapshot"] and sid in self.pool else None
+            answers.append({"events": dump_events(events), "snapshot": data, "pid": os.getpid()})
+            if sid not in self.pool:
+                self.seats.pop(asked["session"], None)
+        return answers
+
+    def leave(self, name: str) -> None:
+        sid, _ = self.seats.pop(name, (None, 0))
+        if sid is not None:
+            self.pool.close(sid)
+
+
+def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -> Any:
+    """A Ray Serve application for `Session`s. `options` are those of `Recognizer.load`; a replica hears up to `slots`
+    streams on `cores` cores. A stream that nobody has fed for longest leaves a full replica, and returns by its
+    session's snapshot.
+    """
+    serve = _ray().serve
+
+    class Seat:
+        """What Serve's router knows a session by. When it is thrown out, its stream leaves the pool."""
+
+        def __init__(self, owner: _Streams, name: str):
+            self.owner, self.name = owner, name
+
+        def __del__(self):
+            self.owner.leave(self.name)
+
+    @serve.deployment(name="streams", num_replicas=replicas, max_ongoing_requests=2 * slots,
+                      ray_actor_options={"num_cpus": cores})
+    class Deployment:
+        def __init__(self):
+            self.streams = _Streams(slots, options)
+
+        @serve.multiplexed(max_num_models_per_replica=slots)
+        async def seat(self, name: str) -> Seat:
+            return Seat(self.streams, name)
+
+        @serve.batch(max_batch_size=slots, batch_wait_timeout_s=0.002)
+        async def together(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return self.streams.hear(requests)
+
+        async def hear(self, asked: dict[str, Any]) -> dict[str, Any]:
+            await self.seat(asked["session"])
+            return await self.together(asked)
+
+    return Deployment.bind()
+
+
+class Session:
+    """One live stream on a Serve application of `streams`, from the side where the sound arrives.
+
+    `push` and `finish` are those of `Stream`. Not for several threads at once. Raises SpeechStreamError where the
+    stream cannot go on, or no replica answers for two minutes.
+    """
+
+    def __init__(self, handle: Any, latency_ms: int | None = 320, sample_rate: int = 16_000):
+        self.handle, self.rate, self.name = handle, sample_rate, uuid.uuid4().hex
+        self._routed = handle.options(multiplexed_model_id=self.name)
+        self._state: bytes | tuple = (latency_ms, sample_rate)  # how to begin, or a snapshot
+        self._at = 0                            # blocks that are in the state
+        self._since: list[np.ndarray] = []      # blocks since
+        self._samples, self._given = 0, 0       # in those blocks, and events that came of them
+        self._finished = False
+        self.pid: int | None = None             # of the process that answered last
+        self.handovers = 0                      # times that another replica took over
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._finished = True
+
+    def push(self, block: np.ndarray) -> "list[Event]":
+        """Hear a block; its events. ValueError on NaN or a wrong shape."""
+        return self._hear(to_mono(block))
+
+    def finish(self) -> "list[Event]":
+        """Hear the end of the stream."""
+        return self._hear(None)
+
+    def _hear(self, block: np.ndarray | None) -> "list[Event]":
+        from speechstream.asr.snapshot import load_events
+        if self._finished:
+            raise ValueError("this stream is finished; open another one")
+        before, fresh = len(self._since), [] if block is None else [block]
+        self._since += fresh
+        self._samples += 0 if block is None else len(block)
+        self._finished = block is None
+        asked = {"session": self.name, "at": self._at + before, "blocks": fresh, "state": None,
+                 "finish": block is None, "snapshot": block is not None and self._samples >= SNAPSHOT_S * self.rate}
+        if self.pid is None:
+            asked["state"] = self._state
+        skip, answer = 0, self._ask(asked)
+        if answer is None or answer.get("missing"):
+            self.handovers += 1
+            asked |= {"at": self._at, "blocks": self._since, "state": self._state}
+            skip = self._given
+            answer = self._patiently(asked)
+        if "error" in answer:
+            self._finished = True
+            raise SpeechStreamError(answer["error"])
+        events = load_events(answer["events"])[skip:]
+        self.pid = answer["pid"]
+        self._given += len(events)
+        if answer["snapshot"] is not None:
+            self._state, self._at = answer["snapshot"], self._at + len(self._since)
+            self._since, self._samples, self._given = [], 0, 0
+        return events
+
+    def _ask(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """An answer, None where the replica has died or cannot be reached."""
+        ray = _ray()
+        try:
+            return self._routed.hear.remote(asked).result(timeout_s=PATIENCE_S)
+        except ray.exceptions.RayTaskError:
+            raise
+        except (ray.exceptions.RayError, TimeoutError):
+            return None
+
+    def _patiently(self, asked: dict[str, Any]) -> dict[str, Any]:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            if (answer := self._ask(asked)) is not None:
+                return answer
+            time.sleep(RETRY_S)
+        raise SpeechStreamError(f"no replica has answered for {PATIENCE_S:.0f} s; is the Serve application running?")
