@@ -1,10 +1,13 @@
 """How many live streams one core serves, and what a batch gains: printed as ratios against one stream alone.
 
-    python tools/bench_streams.py [--latency 160 640 1280] [--streams 1 8 32] [--seconds 8] [--engine onnx] [FILE ...]
+    python tools/bench_streams.py                         # the embedded model
+    python tools/bench_streams.py --fastconformer 32 8    # a 17 x 512 FastConformer of random weights, fp32 and int8
+    python tools/bench_streams.py --model BUNDLE --latency 160 640 --streams 1 8 32 --seconds 8 [FILE ...]
 
 Every stream is pushed the same recordings, each from another place, in blocks of 20 ms, and the pool is stepped after
 every block: real time's order of events as fast as the core can. Streams per core = seconds of audio heard by all
-streams / seconds of work, on one thread. Run it on a machine that does nothing else.
+streams / seconds of work, on one thread: voice activity, features, networks and search. Run it on a machine that does
+nothing else.
 """
 
 import os
@@ -12,17 +15,22 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from speechstream import bundle  # noqa: E402
 from speechstream.asr.recognizer import SAMPLE_RATE, Recognizer  # noqa: E402
 from speechstream.audio.io import blocks  # noqa: E402
 from speechstream.audio.resample import Resampler  # noqa: E402
 
 BLOCK = SAMPLE_RATE // 50
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
+LATENCIES_MS = (160, 560, 640, 1120, 1280)  # those of them that a model has
 
 
 class Sizes:
@@ -34,9 +42,9 @@ class Sizes:
     def __getattr__(self, name):
         return getattr(self.engine, name)
 
-    def encode(self, mel, state):
-        self.calls, self.rows = self.calls + 1, self.rows + len(mel)
-        return self.engine.encode(mel, state)
+    def encode(self, x, *rest):
+        self.calls, self.rows = self.calls + 1, self.rows + len(x)
+        return self.engine.encode(x, *rest)
 
     def decode(self, tokens, *rest):
         self.calls, self.rows = self.calls + 1, self.rows + len(tokens)
@@ -82,28 +90,64 @@ def together(asr: Recognizer, sounds: list[np.ndarray], latency: int) -> tuple[f
         asr.engine = sizes.engine
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, default=sorted(FIXTURES.glob("*.flac")))
-    parser.add_argument("--latency", nargs="+", type=int, default=[160, 640, 1280], metavar="MS")
-    parser.add_argument("--streams", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--seconds", type=float, default=8.0, help="of audio for each stream; default: 8")
-    parser.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
-    parser.add_argument("--model", help="the folder of a bundle; default: the embedded one")
-    args = parser.parse_args()
-    asr, sound = Recognizer.load(args.model, engine=args.engine), speech(args.files)
+def fastconformer(folder: Path, bits: int) -> Path:
+    """A bundle of the paper's large encoder with a CTC head and random weights: speed does not depend on them."""
+    import torch
+
+    from speechstream.audio.nemo_mel import NemoMelConfig
+    from speechstream.convert.nemo import Imported
+    from speechstream.export.fastconformer import describe_model, export_fastconformer, write_fastconformer
+    from speechstream.nn.conformer import ConformerConfig
+    from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+
+    torch.manual_seed(0)
+    pieces = tuple(("\u2581" if i % 2 else "") + f"t{i}" for i in range(1024))
+    model = FastConformer(FastConformerConfig(ConformerConfig(), len(pieces))).eval()
+    one = Imported(model, NemoMelConfig(), pieces, None)
+    b = write_fastconformer(one, folder, {"name": f"17 x 512, {bits} bits", "licence": "none"}, graphs=False)
+    graph = export_fastconformer(one.model, describe_model(one), bits)["encoder"]
+    (folder / "encoder.onnx").write_bytes(graph.SerializeToString())
+    bundle.write(folder, b.task, b.architecture, b.config, b.card, [*b.files, "encoder.onnx"])
+    return folder
+
+
+def measure(name: str, asr: Recognizer, sound: np.ndarray, args: argparse.Namespace) -> None:
     n = min(int(args.seconds * SAMPLE_RATE), len(sound))
     sounds = [np.roll(sound, -i * len(sound) // max(args.streams))[:n] for i in range(max(args.streams))]
-    alone(asr, sounds[0][: 4 * SAMPLE_RATE], args.latency[0])  # to warm up
-    print(f"{'latency':>8} {'streams':>8} {'streams per core':>17} {'against alone':>14} {'requests a call':>16}")
-    for latency in args.latency:
+    latencies = args.latency or [ms for ms in LATENCIES_MS if ms in asr.latencies]
+    alone(asr, sounds[0][: 4 * SAMPLE_RATE], latencies[0])  # to warm up
+    for latency in latencies:
         cost = [alone(asr, s, latency) for s in sounds[:4]]  # several, for speech differs
         base = n / SAMPLE_RATE / (sum(cost) / len(cost))
-        print(f"{latency:5} ms {'alone':>8} {base:17.1f} {'1.00':>14}", flush=True)
+        print(f"{name:20} {latency:5} ms {'alone':>8} {base:17.1f} {'1.00':>14}", flush=True)
         for count in args.streams:
             seconds, rows = together(asr, sounds[:count], latency)
             rate = count * n / SAMPLE_RATE / seconds
-            print(f"{latency:5} ms {count:8} {rate:17.1f} {rate / base:14.2f} {rows:16.2f}", flush=True)
+            print(f"{name:20} {latency:5} ms {count:8} {rate:17.1f} {rate / base:14.2f} {rows:16.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, default=sorted(FIXTURES.glob("*.flac")))
+    parser.add_argument("--latency", nargs="+", type=int, metavar="MS", help="default: about 160, 600 and 1200")
+    parser.add_argument("--streams", nargs="+", type=int, default=[8])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of audio for each stream; default: 8")
+    parser.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
+    parser.add_argument("--model", help="the folder of a bundle; default: the embedded one")
+    parser.add_argument("--fastconformer", nargs="+", type=int, choices=(32, 8, 4), metavar="BITS",
+                        help="measure a 17 x 512 FastConformer of random weights in so many bits instead")
+    args = parser.parse_args()
+    sound = speech(args.files)
+    print(f"{'model':20} {'latency':>8} {'streams':>8} {'streams per core':>17} {'against alone':>14} "
+          f"{'requests a call':>16}")
+    if args.fastconformer:
+        for bits in args.fastconformer:
+            with tempfile.TemporaryDirectory() as folder:
+                asr = Recognizer.load(fastconformer(Path(folder), bits), engine=args.engine)
+            measure(f"17 x 512, {'fp32' if bits == 32 else f'int{bits}'}", asr, sound, args)
+    else:
+        asr = Recognizer.load(args.model, engine=args.engine)
+        measure(str(asr.card.get("name", "model"))[:20], asr, sound, args)
 
 
 if __name__ == "__main__":
