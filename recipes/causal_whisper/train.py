@@ -66,7 +66,7 @@ def augment(mel: Tensor, lengths: Tensor, rng: np.random.Generator) -> Tensor:
     out = mel.clone()
     for b in range(B):
         out[b] += rng.uniform(-0.3, 0.1)  # -12 to +4 dB
-        if rng.random() < 0.4:  # noise of a random smooth colour, 5 to 40 dB below the loudest frame
+        if rng.random() < 0.3:  # noise of a random smooth colour, 5 to 40 dB below the loudest frame
             knots = rng.uniform(-0.15, 0.15, 6)
             colour = np.interp(np.linspace(0, 5, mels), np.arange(6), knots)
             level = float(out[b].max()) - rng.uniform(5, 40) / 40
@@ -74,6 +74,8 @@ def augment(mel: Tensor, lengths: Tensor, rng: np.random.Generator) -> Tensor:
             out[b] = torch.logaddexp(out[b] * 4 * math.log(10), noise * 4 * math.log(10)) / (4 * math.log(10))
     out = out.clamp(min=FLOOR)
     for b in range(B):
+        if rng.random() < 0.5:  # half are left whole: the student must first of all hear what the teacher hears
+            continue
         for _ in range(2):
             width = int(rng.integers(0, 16))
             at = int(rng.integers(0, mels - width))
@@ -89,6 +91,14 @@ def load(path: Path, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
 
 
+def fitting(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Those of the weights that the network has in the same shape: a head may change, all else must be there."""
+    own = network.state_dict()
+    if missing := [n for n in own if n not in weights and not n.startswith("ctc.")]:
+        raise ValueError(f"the checkpoint lacks {', '.join(missing)}")
+    return {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}
+
+
 class Run:
     """Everything a checkpoint holds: student, its average, Adam's moments, steps and seconds spent."""
 
@@ -98,12 +108,12 @@ class Run:
         base = load_whisper(args.checkpoint, left=args.left)
         self.teacher = copy.deepcopy(base.encoder).bfloat16().requires_grad_(False)
         config = dataclasses.replace(base.config, vocabulary=len(labels.ids),
-                                     ctc_vocabulary=labels.small.get_vocab_size())
+                                     ctc_vocabulary=labels.small.get_vocab_size(), ctc_width=args.ctc_width)
         self.student = Whisper(config)
         weights = base.state_dict()
         weights["decoder.token_embedding.weight"] = weights["decoder.token_embedding.weight"][labels.ids]
         self.student.load_state_dict(weights, strict=False)
-        nn.init.zeros_(self.student.ctc.bias)
+        nn.init.zeros_(self.student.ctc[-1].bias)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         groups = [{"params": list(self.student.encoder.parameters()), "peak": args.lr},
                   {"params": list(self.student.decoder.parameters()), "peak": args.decoder_lr},
@@ -127,13 +137,13 @@ class Run:
 
     def resume(self) -> None:
         path = self.folder / "checkpoint.safetensors"
-        self.student.load_state_dict(load(path, "student."))
-        self.average.load_state_dict(load(path, "average."))
+        for network, prefix in ((self.student, "student."), (self.average, "average.")):
+            network.load_state_dict(fitting(load(path, prefix), network), strict=False)
         moments = load(path, "adam.")
         state = json.loads((self.folder / "state.json").read_text())
         self.step, self.seconds = state["step"], state["seconds"]
         for name, p in self.student.named_parameters():
-            if f"exp_avg.{name}" in moments:
+            if f"exp_avg.{name}" in moments and moments[f"exp_avg.{name}"].shape == p.shape:
                 self.optimiser.state[p] = {"step": torch.tensor(float(self.step)),
                                            "exp_avg": moments[f"exp_avg.{name}"],
                                            "exp_avg_sq": moments[f"exp_avg_sq.{name}"]}
@@ -217,6 +227,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--decoder-lr", type=float, default=4e-5)
+    parser.add_argument("--ctc-width", type=int, default=512, help="hidden units of the CTC head")
     parser.add_argument("--left", type=int, default=400)
     parser.add_argument("--frames", type=int, default=7000, help="mel frames in a batch")
     parser.add_argument("--report", type=int, default=20, help="steps between lines")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generator
 
 from speechstream.asr import search
-from speechstream.asr.attention import Memory
+from speechstream.asr.memory import Memory
 from speechstream.asr.ctc import Greedy, PrefixBeam
 from speechstream.asr.events import Word
 from speechstream.engines.protocol import Engine

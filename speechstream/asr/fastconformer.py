@@ -217,8 +217,8 @@ def load(b: Bundle, engine: str, device: str, threads: int, decoder: str | None,
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
     if features.sample_rate != SAMPLE_RATE:
-        raise SpeechStreamError(f"the model {b.path} hears {features.sample_rate} Hz, and only models for {SAMPLE_RATE} "
-                                "Hz are supported")
+        raise SpeechStreamError(f"the model {b.path} hears {features.sample_rate} Hz, and only models for "
+                                f"{SAMPLE_RATE} Hz are supported")
     kind = decoder or heads[0]
     if kind not in heads:
         raise SpeechStreamError(f"the model {b.path} has no decoder {kind!r}; expected {' or '.join(heads)}")

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Callable, Generator, Iterator, Sequence
 import numpy as np
 
 from speechstream import bundle
-from speechstream.asr.attention import AttentionDecoder, Memory
+from speechstream.asr.attention import AttentionDecoder
 from speechstream.asr.ctc_decoder import CtcDecoder
 from speechstream.asr.events import Endpoint, Event, Final, Partial, Transcript, Word
+from speechstream.asr.memory import Memory
 from speechstream.asr.segmenter import WINDOW_S, EndpointRules, Segmenter
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.asr.vocabulary import Vocabulary
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 FRAME = 320  # samples of one encoder frame, 20 ms
 LATENCIES_MS = (80, 160, 320, 640, 1280)
+BEAM = 4  # hypotheses of the attention decoder where it is in doubt
+DECODE_FRAMES = 12  # 240 ms: to read the hypothesis over again more often than this would show little more
 CONFIRM_MS = 2560  # a longer chunk hears more of what follows; words become stable that much later
 
 
@@ -88,10 +91,10 @@ class Segment:
         self._hear(x)
         self.audio.append(x)
         self.samples += len(x)
-        advanced = False
+        before, due = self.memory.frames, False
         for p in self.passes:
-            advanced |= yield from p.advance(self.mel, self.memory)
-        if advanced:
+            due |= (yield from p.advance(self.mel, self.memory)) and p.confirmed
+        if due or before // DECODE_FRAMES != self.memory.frames // DECODE_FRAMES:
             yield from self._decode(final=False)
 
     def close(self) -> Generator:
@@ -253,19 +256,19 @@ class Recognizer:
 
     @classmethod
     def load(cls, path: str | Path | None = None, engine: str = "onnx", device: str = "cpu", threads: int = 1,
-             decoder: str | None = None, beam: int = 1, **options) -> "Recognizer":
+             decoder: str | None = None, beam: int | None = None, **options) -> "Recognizer":
         """Open a bundle; without a path, the embedded one.
 
-        engine: "onnx" or "torch". decoder: "attention" (Whisper's own), "transducer" (a FastConformer's) or "ctc", whose
-        search keeps `beam` prefixes; None: the model's best. Other options are those of the constructor. Raises
-        SpeechStreamError where the bundle is damaged or is not a recogniser.
+        engine: "onnx" or "torch". decoder: "attention" (Whisper's own), "transducer" (a FastConformer's) or "ctc"; None:
+        the model's best. beam: hypotheses that compete, 1 being greedy; None: 4 for "attention", 1 otherwise. Other
+        options are those of the constructor. Raises SpeechStreamError where the bundle is damaged or is not a recogniser.
         """
         b = bundle.load(path or bundle.embedded("asr"))
         if b.task != "asr":
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
         if b.architecture == "fastconformer":
             from speechstream.asr import fastconformer
-            return fastconformer.load(b, engine, device, threads, decoder, beam, **options)
+            return fastconformer.load(b, engine, device, threads, decoder, 1 if beam is None else beam, **options)
         if engine == "onnx":
             from speechstream.engines.onnx import OnnxEngine
             runner: Engine = OnnxEngine(b.path, threads, device)
@@ -276,9 +279,9 @@ class Recognizer:
         else:
             raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
         if decoder in (None, "attention"):
-            reader = AttentionDecoder(Vocabulary(b.file("vocabulary.json")))
+            reader = AttentionDecoder(Vocabulary(b.file("vocabulary.json")), beam=BEAM if beam is None else beam)
         elif decoder == "ctc":
-            reader = CtcDecoder(b.file("ctc.json"), beam)
+            reader = CtcDecoder(b.file("ctc.json"), 1 if beam is None else beam)
         else:
             raise ValueError(f"decoder must be 'attention' or 'ctc', got {decoder!r}")
         return cls(runner, reader, card=b.card, digest=b.digest, **options)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechstream.asr.attention import AttentionDecoder, Hypothesis, Memory
+from speechstream.asr.attention import AttentionDecoder, Hypothesis
+from speechstream.asr.memory import Memory
 from speechstream.asr.ctc_decoder import CtcDecoder, CtcHypothesis
 from speechstream.asr.events import Endpoint, Event, Final, Partial, Word
 from speechstream.asr.search import Token
@@ -252,7 +253,7 @@ def _load_segment(stream: "Stream", v: Values, arrays: Arrays) -> "Segment":
 
 
 def _load_memory(r: "Recognizer", v: Values, arrays: Arrays, encoded: int) -> Memory:
-    from speechstream.asr.attention import BLOCK_FRAMES
+    from speechstream.asr.memory import BLOCK_FRAMES
     m, like = Memory(), r.engine.decoder_state().keys
     m.frames = _int(v["frames"], 0, encoded, "memory.frames")
     m.confirmed = _int(v["confirmed"], 0, m.frames, "memory.confirmed")

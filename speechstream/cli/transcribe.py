@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=("onnx", "torch"), default="onnx", help="what runs the network; default: onnx")
     add("--decoder", choices=("attention", "transducer", "ctc"),
         help="Whisper's own, a FastConformer's transducer, or the CTC head: faster, less right; default: the best there is")
+    add("--beam", type=int, metavar="N",
+        help="hypotheses that compete where the decoder is in doubt; 1 is greedy: faster, less right; default: the "
+             "decoder's own")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs; default: cpu")
     add("--jobs", metavar="N", type=int,
         help="how many recordings to transcribe at a time, in order all the same; default: one for each core, and one "
@@ -83,8 +86,9 @@ def check(args: argparse.Namespace) -> None:
         raise SpeechStreamError("nothing to transcribe; give files, - for standard input, or --mic")
     if args.files.count(STDIN) > 1:
         raise SpeechStreamError("standard input (-) can be read once only")
-    if args.jobs is not None and args.jobs < 1:
-        raise SpeechStreamError(f"--jobs must be 1 or more, got {args.jobs}")
+    for option in ("jobs", "beam"):
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise SpeechStreamError(f"--{option} must be 1 or more, got {value}")
     if args.ray and (args.mic is not None or STDIN in args.files or args.latency):
         raise SpeechStreamError("--ray is for recordings as a whole; leave out --mic, - and --latency")
     if args.raw and STDIN not in args.files:
@@ -104,7 +108,7 @@ def check(args: argparse.Namespace) -> None:
 def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the arguments say of the model, for `Recognizer.load`."""
     options = {"path": args.model, "engine": args.engine, "device": args.device}
-    return options | ({"decoder": args.decoder} if args.decoder else {})
+    return options | {name: value for name, value in (("decoder", args.decoder), ("beam", args.beam)) if value is not None}
 
 
 def load_recognizer(args: argparse.Namespace) -> Any:

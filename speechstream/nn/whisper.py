@@ -38,6 +38,7 @@ class WhisperConfig:
     positions: int = 1500  # the clock: 30 s
     left: int = 400        # frames of left context before a chunk: 8 s
     ctc_vocabulary: int = 0  # pieces of the CTC head, blank included; 0 for none
+    ctc_width: int = 0       # of the CTC head's hidden layer; 0 for a single linear layer
     alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) of the decoder whose cross-attention tells time
 
 
@@ -263,7 +264,12 @@ class Whisper(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.ctc = nn.Linear(2 * config.width, config.ctc_vocabulary) if config.ctc_vocabulary else None
+        self.ctc = None
+        if config.ctc_width:
+            self.ctc = nn.Sequential(nn.Linear(2 * config.width, config.ctc_width), nn.GELU(),
+                                     nn.Linear(config.ctc_width, config.ctc_vocabulary))
+        elif config.ctc_vocabulary:
+            self.ctc = nn.Linear(2 * config.width, config.ctc_vocabulary)
 
     def ctc_log_probs(self, features: Tensor) -> Tensor:
         """Features (B, T, width) to CTC log-probabilities (B, T // 2, pieces): pairs of frames, 40 ms each."""

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from speechstream.asr.attention import FRAME_S, TOKENS_PER_S, AttentionDecoder, Memory
+from speechstream.asr.attention import FRAME_S, TOKENS_PER_S, AttentionDecoder
+from speechstream.asr.memory import Memory
 from speechstream.asr.events import Endpoint, Final, Partial
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.segmenter import EndpointRules
@@ -142,7 +143,10 @@ def test_only_confirmed_audio_makes_words_stable(vocabulary):
     hear(memory, 90, confirmed=False)
     h = extend(decoder, engine, decoder.init_state(engine), memory)
     assert h.stable == 0 and decoder.text(h) == ("", "w3 w5 w7 w9") and decoder.words(h) == []
-    memory.confirmed = 52
+    memory.confirmed = 52  # not all of it
+    h = extend(decoder, engine, h, memory)
+    assert h.stable == 0
+    memory.confirmed = memory.frames = 52
     h = extend(decoder, engine, h, memory)
     assert h.stable == 2 and decoder.text(h) == ("w3 w5", "w7 w9")
     first, second = decoder.words(h)

@@ -12,7 +12,8 @@ import soundfile as sf
 import torch
 
 from speechstream.asr import snapshot
-from speechstream.asr.attention import AttentionDecoder, Decode, Hypothesis, Memory
+from speechstream.asr.attention import AttentionDecoder, Hypothesis
+from speechstream.asr.memory import Decode, Memory
 from speechstream.asr.ctc_decoder import CtcDecoder, CtcHypothesis
 from speechstream.asr.events import Endpoint, Final, Partial
 from speechstream.asr.recognizer import Encode, Pass, Recognizer, Segment, Stream
@@ -60,8 +61,8 @@ def tiny(tmp_path_factory):
 class Greedyless(AttentionDecoder):
     """A random network never says that it has finished: twelve tokens are enough for a test."""
 
-    def _loops(self, tokens, token):
-        return len(tokens) % 12 == 11 or super()._loops(tokens, token)
+    def loops(self, tokens, token):
+        return len(tokens) % 12 == 11 or super().loops(tokens, token)
 
 
 def recognizer(folder, kind="int8", decoder="attention"):

@@ -1,0 +1,69 @@
+"""What a decoder reads of a segment, and how it asks an engine to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from speechstream.engines.protocol import DecoderState, Encoded, Engine
+
+BLOCK_FRAMES = 128  # memory grows by blocks, so that it is rarely copied
+
+
+class Memory:
+    """What the encoder has said of a segment's frames: keys and values for cross-attention, (1, layers, H, T, Dh), and
+    the CTC head's log-probabilities of each pair of frames, (1, T // 2, pieces). All of it grows at the end.
+
+    Frames up to `confirmed` will not change; those after it come from the encoder's quick pass and may be overwritten.
+    """
+
+    def __init__(self):
+        self.keys = self.values = self.ctc = None
+        self.frames = self.confirmed = 0
+
+    def put(self, at: int, encoded: Encoded, confirmed: bool) -> None:
+        end, pair = at + encoded.keys.shape[3], at // 2
+        if self.keys is None or end > self.keys.shape[3]:
+            size = -(-end // BLOCK_FRAMES) * BLOCK_FRAMES
+            grown = [np.zeros((*a.shape[:3], size, a.shape[4]), a.dtype) for a in (encoded.keys, encoded.values)]
+            ctc = np.zeros((1, size // 2, encoded.ctc.shape[2]), encoded.ctc.dtype)
+            if self.keys is not None:
+                for new, old in zip(grown, (self.keys, self.values)):
+                    new[:, :, :, : self.frames] = old[:, :, :, : self.frames]
+                ctc[:, : self.frames // 2] = self.ctc[:, : self.frames // 2]
+            (self.keys, self.values), self.ctc = grown, ctc
+        self.keys[:, :, :, at:end] = encoded.keys
+        self.values[:, :, :, at:end] = encoded.values
+        self.ctc[:, pair: pair + encoded.ctc.shape[1]] = encoded.ctc
+        self.frames = max(self.frames, end)
+        if confirmed:
+            self.confirmed = end
+
+    def mask(self) -> np.ndarray:
+        return np.repeat(np.arange(self.keys.shape[3])[None] < self.frames, len(self.keys), 0)
+
+    def repeated(self, times: int) -> "Memory":
+        """The same for several hypotheses, one a row; stored layer by layer, as a graph takes it."""
+        out, size = Memory(), -(-self.frames // 64) * 64
+        out.keys, out.values = (np.repeat(a.swapaxes(0, 1)[:, :, :, :size], times, 1).swapaxes(0, 1)
+                                for a in (self.keys, self.values))
+        out.frames, out.confirmed = self.frames, self.confirmed
+        return out
+
+
+@dataclass
+class Decode:
+    """A request: these tokens after that state, over this memory. The driver answers with `run`'s result."""
+
+    tokens: np.ndarray
+    memory: Memory
+    state: DecoderState
+
+    def run(self, engine: Engine) -> tuple[np.ndarray, np.ndarray, DecoderState]:
+        return engine.decode(self.tokens, self.memory.keys, self.memory.values, self.memory.mask(), self.state)
+
+
+def keep(state: DecoderState, tokens: int) -> DecoderState:
+    """The state of one stream after its first `tokens` tokens."""
+    return DecoderState(state.keys[:, :, :, :tokens], state.values[:, :, :, :tokens], np.full(1, tokens, np.int64))
