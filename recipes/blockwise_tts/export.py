@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--card", type=Path, default=None, help="a JSON file with more of the card: measured figures, date")
+    parser.add_argument("--bits", type=int, choices=(0, 8), default=8, help="of the matrices; 0 leaves them float32")
     args = parser.parse_args(arguments)
     about = json.loads((args.model / "config.json").read_text())
     model = AcousticModel(AcousticConfig.from_dict(about["config"]))
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
             "steps": about["step"], "minutes": about["minutes"]}
     card |= json.loads(args.card.read_text()) if args.card else {}
     speakers = [{**s, "description": f"taught by Kokoro's {s['name']}"} for s in about["speakers"]]
-    made = export_voice(model, load(args.codec), args.out, speakers, card)
+    made = export_voice(model, load(args.codec), args.out, speakers, card, bits=args.bits or None)
     print(json.dumps({"bytes": made.nbytes, "files": made.files}))
 
 

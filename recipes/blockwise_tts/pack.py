@@ -26,7 +26,7 @@ from speechstream.tts.phonemes import encode  # noqa: E402
 from speechstream.tts.prosody import loudness, pitch  # noqa: E402
 
 TEACHER_FRAME = 600             # samples at 24 kHz
-LEAD_S, SILENT_DB = 0.04, -50.0  # silence kept before a clause; below it (relative to the loudest hop - 0) is silence
+LEAD_S, SILENT_DB = 0.03, -40.0  # silence kept before a clause; what is so far below its loudest hop is silence
 TAIL_S = {"sentence": 0.20, "paragraph": 0.30, "end": 0.20, "clause": 0.12, "phrase": 0.02, "cut": 0.0}
 HELD_PERCENT = 3
 

@@ -107,26 +107,28 @@ class Clauses:
         return Batch(*map(torch.from_numpy, (ids, speaker, lengths, prosody, gather, scalars, codes)))
 
 
-def losses(model: AcousticModel, batch: Batch, codebooks: Tensor) -> dict[str, Tensor]:
-    """All losses of a batch, and the share of right codes at the first and at all levels."""
+def losses(model: AcousticModel, batch: Batch, codebooks: Tensor, share: float = 1.0) -> dict[str, Tensor]:
+    """All losses of a batch, and the share of right codes at the first and at all levels. `share`: of the frames, at random,
+    that the depth-wise decoder is shown."""
     encodings, predicted = model.text(batch.ids, batch.speaker, batch.lengths)
     present = torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.lengths.unsqueeze(1)
     errors = (predicted.float() - batch.prosody).square()[present].mean(0)
     rows = encodings.flatten(0, 1)[batch.gather]
     frames = torch.cat([rows, batch.scalars.to(rows.dtype)], -1).unflatten(1, (-1, model.config.sub))
     hidden = model.hidden(frames)
-    known = batch.codes >= 0
-    codes = batch.codes.clamp(min=0)
+    there = torch.nonzero(batch.codes[:, 0].flatten() >= 0)[:, 0]
+    if share < 1:
+        there = there[torch.randperm(len(there), device=there.device)[:max(round(share * len(there)), 1)]]
+    hidden = hidden.flatten(0, 1)[there].unsqueeze(0)                             # (1, M, dim)
+    codes = batch.codes.transpose(0, 1).flatten(1)[:, there].unsqueeze(0)         # (1, levels, M)
     logits = model.depth(hidden, codes)
-    entropy = F.cross_entropy(logits.float().flatten(0, 2), batch.codes.flatten(), ignore_index=ABSENT)
+    entropy = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten())
     vectors = torch.stack([F.embedding(codes[:, k], codebooks[k]) for k in range(codes.shape[1])], 2)
     targets = torch.stack([p.sum(2) for p in vectors.split(list(model.config.groups), 2)], 2)
-    there = known[:, 0]
-    difference = (model.depth.latent(hidden).float().unflatten(-1, targets.shape[2:]) - targets)[there].square().mean()
-    right = (logits.argmax(-1) == batch.codes) & known
-    return {"codes": entropy, "latent": difference / targets[there].var().clamp(min=1e-6), "duration": errors[0],
-            "pitch": errors[1], "energy": errors[2], "first_level": right[:, 0].sum() / there.sum(),
-            "all_levels": right.sum() / known.sum()}
+    difference = (model.depth.latent(hidden).float().unflatten(-1, targets.shape[2:]) - targets).square().mean()
+    right = (logits.argmax(-1) == codes).float()
+    return {"codes": entropy, "latent": difference / targets.var().clamp(min=1e-6), "duration": errors[0],
+            "pitch": errors[1], "energy": errors[2], "first_level": right[:, 0].mean(), "all_levels": right.mean()}
 
 
 class Run:
@@ -158,7 +160,8 @@ class Run:
         torch.manual_seed(c["seed"] + 1 + self.step)
         self.model.train()
         with self._autocast():
-            parts = losses(self.model, self.data.random(self.step, c["batch"], c["seed"]).to(self.device), self.codebooks)
+            batch = self.data.random(self.step, c["batch"], c["seed"]).to(self.device)
+            parts = losses(self.model, batch, self.codebooks, c["depth_share"])
         total = sum(c[name] * parts[name] for name in ("codes", "latent", "duration", "pitch", "energy"))
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()

@@ -52,7 +52,7 @@ class AcousticConfig:
     groups: tuple[int, ...] = (12,)  # levels of the codec's quantisers
     bins: int = 1024
     code_dim: int = 64
-    depth_width: int = 384
+    depth_width: int = 256
     depth_blocks: int = 2
     dropout: float = 0.1
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+PRECISION_RATE = 4.0  # how much faster than other weights the logarithms of the precisions learn
+
 
 class DepthDecoder(nn.Module):
     """Hidden vectors of frames (B, T, dim) to codes (B, levels, T).
@@ -51,7 +53,11 @@ class DepthDecoder(nn.Module):
         if codebooks.shape != self.codebooks.shape:
             raise ValueError(f"expected codebooks {tuple(self.codebooks.shape)}; got {tuple(codebooks.shape)}")
         self.codebooks.copy_(codebooks)
-        self.log_precision.copy_(-codebooks.square().mean((1, 2)).clamp(min=1e-6).log())  # as wide as its entries lie
+        # Logits begin with a spread of about one: a level's products have that of its entries times the latent's.
+        entries = codebooks.square().mean((1, 2)).clamp(min=1e-8)
+        for level, group in enumerate(self.group_of):
+            latent = sum(entries[k] for k, g in enumerate(self.group_of) if g == group)
+            self.log_precision[level] = -0.5 * torch.log(entries[level] * latent * self.code_dim ** 1.5) / PRECISION_RATE
 
     def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, levels, T, bins) for training: each level is given the true codes (B, levels, T) before it."""
@@ -82,7 +88,7 @@ class DepthDecoder(nn.Module):
         group, book = self.group_of[level], self.codebooks[level]
         rest = latent[:, :, group] - past[:, :, group] + self.output(self.norm(x))
         # -|rest - c|^2 / 2 up to what is the same for all codes
-        return self.log_precision[level].exp() * (F.linear(rest, book) - 0.5 * book.square().sum(-1))
+        return (PRECISION_RATE * self.log_precision[level]).exp() * (F.linear(rest, book) - 0.5 * book.square().sum(-1))
 
     def _add(self, level: int, past: Tensor, code: Tensor) -> Tensor:
         vector, group = F.embedding(code, self.codebooks[level]), self.group_of[level]

@@ -17,7 +17,7 @@ from speechstream.tts.voice import Controls, Spoken, VoiceInfo, find_speaker
 
 PITCH_UNIT = 4.0      # semitones, and
 ENERGY_UNIT = 6.0     # decibels: what 1 is to the acoustic model
-LEAD_SUB_FRAMES = 5   # silence before an utterance, at most: 50 ms
+LEAD_SUB_FRAMES = 10  # before the first sound of an utterance, at most: 100 ms
 PAD_ID = 0            # the symbol of silence at both ends of an utterance
 
 

@@ -18,7 +18,7 @@ CODEC = SmallCodecConfig(mels=8, fine_dim=8, coarse_dim=8, expansion=1, kernel=3
 MODEL = {"dim": 16, "encoder_layers": 1, "encoder_heads": 2, "encoder_feedforward": 16, "decoder_dim": 16,
          "decoder_layers": 1, "decoder_heads": 2, "decoder_feedforward": 16, "context": 8, "depth_width": 16,
          "depth_blocks": 1}
-CONFIG = {"model": MODEL, "seed": 0, "minutes": 600, "rate": 0.01, "warmup": 5, "batch": 4, "segment_s": 1.0,
+CONFIG = {"model": MODEL, "seed": 0, "minutes": 600, "rate": 0.01, "warmup": 5, "batch": 4, "depth_share": 0.5, "segment_s": 1.0,
           "duration": 1.0, "pitch": 0.5, "energy": 0.2, "latent": 0.3, "codes": 1.0, "average": 0.9, "autocast": False,
           "save_minutes": 600}
 
