@@ -5,7 +5,7 @@
 
 Weights are random: speed does not depend on them. Rows, each where it can be had:
 
-    onnxruntime's products   the encoder's matrix products alone, same shapes, same process: the ceiling of our fp32 graph
+    onnxruntime's products   the encoder's matrix products alone, same shapes and process: the ceiling of our fp32
     ours, fp32 / int8 / int4 the exported graph, all latencies and batches from one file
     NeMo, NeMo ONNX          `cache_aware_stream_step`, and its own export in onnxruntime (needs nemo_toolkit[asr])
     Hugging Face             the Nemotron streaming port of transformers, in torch
@@ -194,7 +194,8 @@ def table(results: dict, chunks: list[int], batches: list[int], top: str, flops:
             for c in chunks:
                 t = results.get((name, c, batch))
                 best = results.get((top, c, batch))
-                cells.append(" " * 28 if t is None else f"{1e3 * t:10.1f}{best / t:8.2f}{batch * c * FRAME_MS / 1e3 / t:9.1f} ")
+                cells.append(" " * 28 if t is None else
+                             f"{1e3 * t:10.1f}{best / t:8.2f}{batch * c * FRAME_MS / 1e3 / t:9.1f} ")
             lines.append(f"{name:26}" + "".join(cells).rstrip())
         rates = "".join(f"{flops * batch * c / results[top, c, batch] / 1e9:27.0f} " for c in chunks)
         lines.append(f"{'GFLOP/s of the ceiling':26}" + rates.rstrip())

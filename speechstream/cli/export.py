@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("bundle", metavar="BUNDLE", help="the folder of a model, or of a codec")
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--onnx", metavar="DIR", help="the folder to write the graphs into")
-    form.add_argument("--sherpa", metavar="DIR", help="write a CTC FastConformer as sherpa-onnx loads it, for one latency")
+    form.add_argument("--sherpa", metavar="DIR", help="write a CTC FastConformer as sherpa-onnx loads it")
     add("--latency", type=int, metavar="MS", help="the chunk of --sherpa; default: the model's first")
     bits = parser.add_mutually_exclusive_group()
     bits.add_argument("--int8", dest="bits", action="store_const", const=8, default=32,

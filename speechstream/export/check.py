@@ -47,7 +47,8 @@ def compare(source: Source, paths: Mapping[str, Path], audio: Sequence[str | Pat
 
 def table(rows: Sequence[Row]) -> str:
     lines = [f"{'graph':10} {'output':24} {'max abs error':>14} {'largest value':>14} {'steps':>6}"]
-    return "\n".join(lines + [f"{r.graph:10} {r.output:24} {r.error:14.2e} {r.largest:14.2e} {r.steps:6}" for r in rows])
+    lines += [f"{r.graph:10} {r.output:24} {r.error:14.2e} {r.largest:14.2e} {r.steps:6}" for r in rows]
+    return "\n".join(lines)
 
 
 def made_up_speech(seconds: float, rate: int) -> np.ndarray:
@@ -99,8 +100,8 @@ def _fastconformer(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> l
     for chunk in about["chunks"]:
         size = chunk * about["subsampling"]
         heard = np.concatenate([np.zeros((about["lead"], mel.shape[1]), np.float32), mel])
-        whole = len(heard) // size * size
-        feeds = ({"features": b[None], "lengths": np.array([size])} for b in heard[:whole].reshape(-1, size, mel.shape[1]))
+        whole = heard[:len(heard) // size * size].reshape(-1, size, mel.shape[1])
+        feeds = ({"features": b[None], "lengths": np.array([size])} for b in whole)
         rows += _side_by_side(graphs["encoder"], step, feeds, model.encoder.init_state(1),
                               lambda out: encoded.append(out["encoded"]))
     if model.joiner is None:
@@ -111,9 +112,9 @@ def _fastconformer(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> l
                           [np.int64(about["blank"]), *tokens]), model.predictor.init_state(1),
                           lambda out: predicted.append(out["predicted"]))
     frames = torch.cat(encoded, 1)[0]
-    rows += _side_by_side(graphs["joiner"], model.joiner, (
-        {"encoded": frames[i % len(frames)][None].numpy(), "predicted": g.numpy()} for i, g in enumerate(predicted)), None)
-    return rows
+    pairs = ({"encoded": frames[i % len(frames)][None].numpy(), "predicted": g.numpy()}
+             for i, g in enumerate(predicted))
+    return rows + _side_by_side(graphs["joiner"], model.joiner, pairs, None)
 
 
 def _merged(rows: list[Row]) -> list[Row]:

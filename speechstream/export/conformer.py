@@ -22,7 +22,7 @@ from speechstream.nn.position import PERIOD
 from speechstream.state import flatten
 
 VOID = -1e30  # added to the scores of what must not be seen
-APART = ("keys", "values")  # fields that are given a layer an input, `state.keys.0` ...: to take them apart costs a copy
+APART = ("keys", "values")  # given a layer an input, `state.keys.0` ...: to take them apart costs a copy
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def array(t: torch.Tensor | None) -> np.ndarray | None:
 
 
 def encoder_graph(model: FastConformer, bits: int = 32) -> onnx.ModelProto:
-    """features (B, subsampling * c, mels), lengths (B,) and the state, to encoded, ctc (log probabilities) and the state.
+    """features (B, subsampling * c, mels), lengths (B,) and the state, to encoded, ctc (log probabilities), new state.
 
     Raises ValueError for an encoder that runs offline only.
     """
@@ -110,7 +110,7 @@ def _range(w: Writer, n: str) -> str:
 
 def _subsample(w: Writer, model: FastConformer, x: str, lengths: str, state: dict[str, str], batch: str, frames: str):
     """Rows (B * c, D), the histories, and how many of the c frames are real, (B, 1)."""
-    s, c = model.encoder.subsampling, model.encoder.config
+    s = model.encoder.subsampling
     scale, new = s.factor, {}
     first = w.op("Unsqueeze", state["frames"], w.const([1]))  # (B, 1)
     total = w.op("Add", w.op("Add", w.op("Mul", first, w.const(scale)), w.const(1 - scale)),
@@ -189,7 +189,8 @@ def _layer(w: Writer, c: ConformerConfig, layer: ConformerLayer, name: str, x: s
     h = _norm(w, x, f"{name}.norm_att", layer.norm_att)
     y, keys, values = _attention(w, c, layer.att, f"{name}.att", h, keys, values, chunk)
     x = w.op("Add", x, y)
-    y, tail = _convolution(w, c, layer.conv, f"{name}.conv", _norm(w, x, f"{name}.norm_conv", layer.norm_conv), past, chunk)
+    h = _norm(w, x, f"{name}.norm_conv", layer.norm_conv)
+    y, tail = _convolution(w, c, layer.conv, f"{name}.conv", h, past, chunk)
     x = w.op("Add", x, y)
     x = w.op("Add", x, _feed_forward(w, layer.ff2, f"{name}.ff2", _norm(w, x, f"{name}.norm_ff2", layer.norm_ff2)))
     return _norm(w, x, f"{name}.norm_out", layer.norm_out), keys, values, tail
@@ -216,8 +217,8 @@ def _attention(w: Writer, c: ConformerConfig, att: nn.Module, name: str, x: str,
         q, k = w.op("Split", qk, axis=2, num_outputs=2, outputs=2)
         v, near, bias = w.op("Reshape", v, chunk.rows_of["bcd"]), "", chunk.mask
     y, keys, values = w.op("MultiHeadAttention", q, k, v, near, "", bias, keys, values, outputs=3, num_heads=c.heads)
-    return w.linear(w.op("Reshape", y, w.const([-1, c.dim])), f"{name}.out", array(att.out.weight), array(att.out.bias)), \
-        keys, values
+    y = w.op("Reshape", y, w.const([-1, c.dim]))
+    return w.linear(y, f"{name}.out", array(att.out.weight), array(att.out.bias)), keys, values
 
 
 def _positions(w: Writer, c: ConformerConfig, att: nn.Module, name: str, q: str, chunk: _Chunk) -> str:

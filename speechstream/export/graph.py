@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from speechstream.export.quantize import BLOCK, DOMAIN, SMALLEST, quantize_blocks, quantize_channels
 
 OPSET, IR_VERSION = 20, 9
-FUSED = {"FusedMatMul", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}  # operations of onnxruntime
+FUSED = {"MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}  # onnxruntime's
 TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
 
 
@@ -82,7 +82,8 @@ class Writer:
         codes, scales = quantize_channels(weight.T, axis=1)
         rows, step = self._quantise(x)
         y = self.op("MatMulIntegerToFloat", rows, self.tensor(codes, f"{name}.weight.T.codes"),
-                    self.const(1, np.float32), self.tensor(scales, f"{name}.weight.T.scales"), self.const(128, np.uint8))
+                    self.const(1, np.float32), self.tensor(scales, f"{name}.weight.T.scales"),
+                    self.const(128, np.uint8))
         y = self.op("Mul", y, step)
         return y if b is None else self.op("Add", y, b)
 
@@ -98,7 +99,7 @@ class Writer:
         return self._rows[x]
 
     def model(self) -> onnx.ModelProto:
-        """The graph, without what nothing reads."""
+        """All that was written, as a model."""
         graph = helper.make_graph(self.nodes, "speechstream", self.inputs, self.outputs, list(self.tensors.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="speechstream")

@@ -74,7 +74,7 @@ def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], 
 
 
 def clean(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes on its way, in place: the source lines it came through, with this machine's paths."""
+    """Remove what the exporter notes on its way, in place: source lines it came through, with this machine's paths."""
     graph = model.graph
     for item in [model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer,
                  *model.functions, *(n for f in model.functions for n in f.node)]:

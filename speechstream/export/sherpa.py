@@ -1,9 +1,9 @@
 """A streaming CTC FastConformer in the form that sherpa-onnx loads (its `nemo_ctc` online models).
 
-sherpa-onnx hands over windows of `window_size` feature frames, `chunk_shift` apart, and three caches that start as zeros
-and that it does not look into: the state's fields are packed into two of them, the frame count is the third. Our block
-begins with the seven frames before the window, which are remembered in the second cache, so the last seven frames of a
-window wait for the next: words come 70 ms later than in our own runtime.
+sherpa-onnx hands over windows of `window_size` feature frames, `chunk_shift` apart, and three caches that start as
+zeros and that it does not look into: the state's fields are packed into two of them, the frame count is the third. Our
+block begins with the seven frames before the window, which are remembered in the second cache, so the last seven frames
+of a window wait for the next: words come 70 ms later than in our own runtime.
 
 Its frames lie half a hop later than the checkpoint's. With 5 ms of silence before the audio they coincide, and the
 text is that of our own runtime, but for what its logarithm's floor changes in digital silence.
@@ -56,8 +56,8 @@ def sherpa_graph(one: Imported, chunk: int | None = None, bits: int = 32) -> onn
     _, ctc, new = encoder_step(w, model, block, lengths, state)
     w.output("logits", ctc, "float32", ["batch", "frames", model.ctc.out_features])
     w.output("encoded_lengths", w.op("Expand", w.const([chunk]), w.op("Shape", frames)), "int64", ["batch"])
-    pairs = w.op("Concat", *(w.op("Reshape", new[n], w.const([-1, c.layers, c.left, c.dim])) for n in ("keys", "values")),
-                 axis=1)
+    shape = w.const([-1, c.layers, c.left, c.dim])
+    pairs = w.op("Concat", *(w.op("Reshape", new[n], shape) for n in ("keys", "values")), axis=1)
     w.output("cache_last_channel_next", pairs, "float32", ["batch", 2 * c.layers, c.left, c.dim])
     rest = [new[n] for n in cached] + [w.slice(heard, -lead, 1 << 40, 1)]
     packed = w.op("Concat", *(w.op("Reshape", part, w.const([-1, 1, 1, n])) for part, n in zip(rest, sizes)), axis=3)
@@ -66,7 +66,8 @@ def sherpa_graph(one: Imported, chunk: int | None = None, bits: int = 32) -> onn
     graph = w.model()
     about = {"model_type": "EncDecCTCModelBPE", "window_size": size, "chunk_shift": size, "vocab_size": len(one.tokens),
              "subsampling_factor": c.subsampling, "normalize_type": "NA",
-             "cache_last_channel_dim1": 2 * c.layers, "cache_last_channel_dim2": c.left, "cache_last_channel_dim3": c.dim,
+             "cache_last_channel_dim1": 2 * c.layers, "cache_last_channel_dim2": c.left,
+             "cache_last_channel_dim3": c.dim,
              "cache_last_time_dim1": 1, "cache_last_time_dim2": 1, "cache_last_time_dim3": sum(sizes),
              "speechstream": json.dumps({"version": 1, "architecture": "fastconformer", "graph": "sherpa-onnx",
                                          **describe_model(one), "chunks": [chunk], "state": []}, ensure_ascii=False)}

@@ -108,12 +108,14 @@ def whisper_graphs(model: Whisper, about: dict[str, Any]) -> dict[str, onnx.Mode
     start = model.encoder.init_state(2)
     encoder = export_step(model, encode, {"mel": torch.randn(2, c.mels, 33)}, start,
                           ["memory_keys", "memory_values", "ctc"],
-                          {"mel": {0: "batch", 2: "mel_frames"}, **{f"state.{n}": {0: "batch"} for n in flatten(start)}})
+                          {"mel": {0: "batch", 2: "mel_frames"},
+                           **{f"state.{n}": {0: "batch"} for n in flatten(start)}})
     inputs = {"tokens": torch.ones(2, 3, dtype=torch.int64), "memory_keys": memory, "memory_values": memory.clone(),
               "mask": torch.ones(2, 12, dtype=torch.bool)}
     axes = {"tokens": {0: "batch", 1: "tokens"}, "memory_keys": {0: "batch", 3: "frames"},
             "memory_values": {0: "batch", 3: "frames"}, "mask": {0: "batch", 1: "frames"},
-            "state.keys": {0: "batch", 3: "past"}, "state.values": {0: "batch", 3: "past"}, "state.tokens": {0: "batch"}}
+            "state.keys": {0: "batch", 3: "past"}, "state.values": {0: "batch", 3: "past"},
+            "state.tokens": {0: "batch"}}
     decoder = export_step(model, decode, inputs, DecoderState(past, past.clone(), torch.tensor([5, 3])),
                           ["logits", "alignment"], axes)
     describe(encoder, {**about, "graph": "encoder"}, model.encoder.init_state(1))
@@ -125,8 +127,9 @@ def _about_whisper(b: bundle.Bundle) -> dict[str, Any]:
     try:
         words = json.loads(b.file("vocabulary.json").read_text())
         table = json.loads(b.file("ctc.json").read_text())["model"]["vocab"]
-        return {"architecture": b.architecture, "tokens": words["pieces"], "prompt": words["prompt"], "end": words["end"],
-                "ctc_tokens": sorted(table, key=table.get), "blank": 0, "chunks": [4, 8, 16, 32, 64], "frame_ms": 20,
+        return {"architecture": b.architecture, "tokens": words["pieces"], "prompt": words["prompt"],
+                "end": words["end"], "ctc_tokens": sorted(table, key=table.get), "blank": 0,
+                "chunks": [4, 8, 16, 32, 64], "frame_ms": 20,
                 "features": {"kind": "whisper", "features": b.config["mels"], "sample_rate": 16000, "n_fft": 400,
                              "hop": 160}}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
