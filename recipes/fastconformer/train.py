@@ -131,7 +131,7 @@ def main() -> None:
             optimiser.step()
             average(ema, model, min(c["ema"], (1 + step) / (10 + step)))
             step, seconds = step + 1, seconds + float(batch["frames"].sum()) / 100 * world
-            if rank == 0 and step % 20 == 0:
+            if rank == 0 and (step == 1 or step % 20 == 0):
                 print(json.dumps({"step": step, "loss": round(loss.item(), 4), "lookahead": lookahead,
                                   "rate": round(rate(step, c), 7), "norm": round(norm.item(), 3),
                                   "audio_per_second": round(seconds / (time.monotonic() - started), 1)}), flush=True)
