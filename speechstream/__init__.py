@@ -7,7 +7,7 @@
 The public names are imported when they are first used; importing this package loads nothing else, and never torch.
 """
 
-from importlib import import_module
+from speechstream._lazy import attributes
 
 __version__ = "0.1.0"
 
@@ -21,13 +21,4 @@ _HOMES = {
     "SpeechStreamError": "errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = attributes(__name__, _HOMES)

@@ -4,7 +4,7 @@ Names are imported when they are first used: `import speechstream.audio` loads n
 onnxruntime.
 """
 
-from importlib import import_module
+from speechstream._lazy import attributes
 
 _HOMES = {
     "to_mono": "samples",
@@ -17,13 +17,4 @@ _HOMES = {
     "LogMel": "features", "LogMelState": "features",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = attributes(__name__, _HOMES)
