@@ -15,10 +15,10 @@ from typing import Any, Iterator
 
 from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.signals import Interrupted, Interrupts
-from speechstream.cli.sinks import FORMATS, Loudspeaker, Pipe, SoundFile
 from speechstream.errors import SpeechStreamError
 
 STDIN = "-"
+FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
 PATIENCE_S = 1.5     # after so long without a character, what a pipe or a typist has given is spoken
 TIMINGS = (".json", ".srt", ".vtt")
 MARKS = ".,;:!?…\"')]}»”’"
@@ -163,6 +163,8 @@ def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
 
 
 def open_sink(rate: int, args: argparse.Namespace, cost_s: float, block_s: float) -> Any:
+    from speechstream.cli.sinks import Loudspeaker, Pipe, SoundFile  # help comes without numpy
+
     if args.output is None:
         return Loudspeaker(rate, args.device, cost_s, block_s)
     if args.output == "-" or args.raw:

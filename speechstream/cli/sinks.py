@@ -14,7 +14,6 @@ import numpy as np
 from speechstream.errors import SpeechStreamError
 
 FADE_S = 0.005
-FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
 LONGEST_PREBUFFER_S, SHORTEST_PREBUFFER_S = 0.8, 0.03
 UNKNOWN_SIZE = 0xFFFFFFFF  # of a WAV whose length is not known yet: players read on to the end
 
