@@ -11,4 +11,4 @@ def attributes(package: str, homes: dict[str, str]) -> tuple[Callable[[str], Any
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
-    return get, lambda: sorted(homes)
+    return get, lambda: list(import_module(package).__all__)
