@@ -1,11 +1,12 @@
-"""Measure voices: is the speech understood, does it follow its teacher, are the seams clean, how soon and how fast is it.
+"""Measure voices: is the speech understood, does it follow its teacher, are the seams clean, how soon and how fast is
+it.
 
     python tools/evaluate_tts.py ours=voice/ joe=en_US-joe-medium.onnx --sentences recipes/blockwise_tts/heldout.txt \\
         --whisper faster-whisper-base/ --own --teacher teacher/test.jsonl --out report/
 
-Each NAME=VOICE is a bundle or a Piper voice; the first one is the one that is judged, all are measured in the same run. Writes
-OUT/report.json, OUT/NAME/*.wav and OUT/*.png, and prints the table. Figures of speed are worth what the computer was otherwise
-idle: run it on a quiet one, with OMP_NUM_THREADS=1.
+Each NAME=VOICE is a bundle or a Piper voice; the first one is the one that is judged, all are measured in the same
+run. Writes OUT/report.json, OUT/NAME/*.wav and OUT/*.png, and prints the table. Figures of speed are worth what the
+computer was otherwise idle: run it on a quiet one, with OMP_NUM_THREADS=1.
 
 - WER: the sentences, spoken and read back by faster-whisper with the CTranslate2 weights in --whisper, and by our own
   recogniser (--own); both texts are written out as they are said, then go through Whisper's English normaliser.

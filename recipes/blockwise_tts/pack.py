@@ -1,7 +1,8 @@
-"""Turn teacher speech into arrays to train on: python pack.py CODEC OUT MANIFEST... (OUT/data.safetensors, OUT/index.json).
+"""Turn teacher speech into arrays to train on: python pack.py CODEC OUT MANIFEST... (OUT/data.safetensors,
+OUT/index.json).
 
-Each clause is cut to a short silence at both ends, its sounds are measured (sub-frames of 10 ms, pitch, loudness), and all
-clauses of a speaker are encoded one after the other by the codec, as a stream would be. The manifests are those of
+Each clause is cut to a short silence at both ends, its sounds are measured (sub-frames of 10 ms, pitch, loudness), and
+all clauses of a speaker are encoded one after the other by the codec, as a stream would be. The manifests are those of
 prepare.py; held-out clauses are chosen by their names, as in recipes/codec_small.
 """
 

@@ -1,10 +1,10 @@
 """Make teacher speech: python prepare.py MODEL.onnx VOICES OUT [--manifest FILE...] [--hours 1.5].
 
-MODEL.onnx is Kokoro-82M (Apache-2.0) as ONNX with the inputs tokens, style and speed, VOICES a folder of its style vectors
-(af_heart.bin: float32 [510, 1, 256]). Every clause that our own text front end makes of the texts is spoken by one of
-the voices. OUT/manifest.jsonl has a row a clause: audio (FLAC, 24 kHz), phonemes, frames (of 25 ms for each phoneme and
-for the silence before and after), text, speaker, kind. OUT/test.jsonl has the sentences of heldout.txt, which are never
-trained on. Starting again goes on where it stopped.
+MODEL.onnx is Kokoro-82M (Apache-2.0) as ONNX with the inputs tokens, style and speed, VOICES a folder of its style
+vectors (af_heart.bin: float32 [510, 1, 256]). Every clause that our own text front end makes of the texts is spoken by
+one of the voices. OUT/manifest.jsonl has a row a clause: audio (FLAC, 24 kHz), phonemes, frames (of 25 ms for each
+phoneme and for the silence before and after), text, speaker, kind. OUT/test.jsonl has the sentences of heldout.txt,
+which are never trained on. Starting again goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Train the acoustic model and the depth-wise decoder: python train.py DATA OUT [--config config.yaml] [--minutes M].
 
-DATA is what pack.py wrote. One pass predicts durations, pitch and energy of every symbol, and the codes of every frame from
-the true ones of them (FastSpeech 2's training). The budget is wall-clock time over all starts, shared by warm-up and cosine
-decay; starting again with the same OUT goes on where it stopped. OUT/model holds the averaged weights.
+DATA is what pack.py wrote. One pass predicts durations, pitch and energy of every symbol, and the codes of every frame
+from the true ones of them (FastSpeech 2's training). The budget is wall-clock time over all starts, shared by warm-up
+and cosine decay; starting again with the same OUT goes on where it stopped. OUT/model holds the averaged weights.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Clauses:
 
 
 def losses(model: AcousticModel, batch: Batch, codebooks: Tensor, share: float = 1.0) -> dict[str, Tensor]:
-    """All losses of a batch, and the share of right codes at the first and at all levels. `share`: of the frames, at random,
-    that the depth-wise decoder is shown."""
+    """All losses of a batch, and the share of right codes at the first and at all levels. `share`: of the frames, at
+    random, that the depth-wise decoder is shown."""
     encodings, predicted = model.text(batch.ids, batch.speaker, batch.lengths)
     present = torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.lengths.unsqueeze(1)
     errors = (predicted.float() - batch.prosody).square()[present].mean(0)

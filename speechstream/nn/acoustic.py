@@ -1,10 +1,11 @@
 """The acoustic model of the embedded voices: phonemes to blocks of codec frames.
 
-A FastSpeech 2 (Ren et al., 2021, arXiv:2006.04558) over neural-codec tokens, generated block by block. The text encoder sees
-one clause at a time and gives every symbol an encoding, a duration, a pitch and an energy. Spread over sub-frames of
-10 ms (`speechstream.tts.acoustic.regulate`), they are the decoder's input: a causal transformer with cached keys and
-values emits as many codec frames as it is given, and `DepthDecoder` chooses their residual codes. The idea is that of block-wise generation with
-depth-wise codec decoding, of which we know the abstract only; the network is this project's design.
+A FastSpeech 2 (Ren et al., 2021, arXiv:2006.04558) over neural-codec tokens, generated block by block. The text
+encoder sees one clause at a time and gives every symbol an encoding, a duration, a pitch and an energy. Spread over
+sub-frames of 10 ms (`speechstream.tts.acoustic.regulate`), they are the decoder's input: a causal transformer with
+cached keys and values emits as many codec frames as it is given, and `DepthDecoder` chooses their residual codes. The
+idea is that of block-wise generation with depth-wise codec decoding, of which we know the abstract only; the network is
+this project's design.
 
     encodings, prosody = model.text(ids, speaker)              # (B, N, dim), (B, N, 3)
     codes, state = model.step(frames, state)                   # (B, T, sub, features) -> (B, levels, T)
@@ -34,7 +35,8 @@ PROSODY = 3   # log duration, pitch, energy
 
 @dataclass(frozen=True)
 class AcousticConfig:
-    """Sizes. The defaults suit the small codec: 40 ms frames of 4 sub-frames, 12 levels of 1024 codes in 64 dimensions."""
+    """Sizes. The defaults suit the small codec: 40 ms frames of 4 sub-frames, 12 levels of 1024 codes in 64
+    dimensions."""
 
     symbols: int
     speakers: int = 1

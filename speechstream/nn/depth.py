@@ -1,12 +1,13 @@
 """A depth-wise decoder: the residual codes of a frame one level after the other, all frames of a block at once.
 
 RQ-Transformer (Lee et al., 2022, arXiv:2203.01941) and Moshi (arXiv:2410.00037) decode the levels of a frame in turn;
-block-wise synthesis with depth-wise codec decoding is known to us by its abstract only (An Ultra-Low Latency, End-to-End
-Streaming Speech Synthesis Architecture via Block-Wise Generation and Depth-Wise Codec Decoding), so what is inside is this
-project's own design: the codec's codebooks are part of the network. A frame's hidden vector predicts the codec's latent;
-at each level a small network, shared by all levels, corrects what is left of it after the levels already chosen, and the
-logits are the negative squared distances of the corrected rest to the codebook's entries. Codes that sound alike share
-what is learnt about them, so a few hours of speech suffice, and the network has no matrix of bins x levels.
+block-wise synthesis with depth-wise codec decoding is known to us by its abstract only (An Ultra-Low Latency,
+End-to-End Streaming Speech Synthesis Architecture via Block-Wise Generation and Depth-Wise Codec Decoding), so what is
+inside is this project's own design: the codec's codebooks are part of the network. A frame's hidden vector predicts the
+codec's latent; at each level a small network, shared by all levels, corrects what is left of it after the levels
+already chosen, and the logits are the negative squared distances of the corrected rest to the codebook's entries. Codes
+that sound alike share what is learnt about them, which is meant for a few hours of speech, and the network has no
+matrix of bins x levels.
 
 Nothing here looks at another frame, so there is no stream state.
 """
@@ -57,7 +58,8 @@ class DepthDecoder(nn.Module):
         entries = codebooks.square().mean((1, 2)).clamp(min=1e-8)
         for level, group in enumerate(self.group_of):
             latent = sum(entries[k] for k, g in enumerate(self.group_of) if g == group)
-            self.log_precision[level] = -0.5 * torch.log(entries[level] * latent * self.code_dim ** 1.5) / PRECISION_RATE
+            spread = torch.log(entries[level] * latent * self.code_dim ** 1.5)
+            self.log_precision[level] = -0.5 * spread / PRECISION_RATE
 
     def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, levels, T, bins) for training: each level is given the true codes (B, levels, T) before it."""

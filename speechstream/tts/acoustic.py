@@ -6,8 +6,8 @@
     frames = model.frames(plan, counts)                 # (T, sub, features)
     codes, state = model.step(frames[None, :4], state)  # (1, levels, 4)
 
-The graphs come from `speechstream.export.acoustic`. What a stream remembers is in its state, so streams and threads may share a
-model, and `speechstream.state` stacks and selects states.
+The graphs come from `speechstream.export.acoustic`. What a stream remembers is in its state, so streams and threads
+may share a model, and `speechstream.state` stacks and selects states.
 """
 
 from __future__ import annotations

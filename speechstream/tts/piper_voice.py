@@ -1,8 +1,8 @@
 """Piper voices behind the synthesizer's interface.
 
-English voices are given our own phonemes, turned into espeak-ng's way of writing them: nothing under the GPL is needed, and
-numbers, homographs and markup are read as by the embedded voices. Other languages are phonemised by espeak-ng, where
-the user has installed it (`speechstream.tts.espeak`).
+English voices are given our own phonemes, turned into espeak-ng's way of writing them: nothing under the GPL is
+needed, and numbers, homographs and markup are read as by the embedded voices. Other languages are phonemised by
+espeak-ng, where the user has installed it (`speechstream.tts.espeak`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class PiperSpeech:
     """A Piper voice for the synthesizer."""
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
-        """`path` is a folder of `speechstream.convert.piper`, or a voice's .onnx beside its .json (which needs `onnx`)."""
+        """`path` is a folder of `speechstream.convert.piper`, or a voice's .onnx beside its .json (which needs
+        `onnx`)."""
         self.piper = PiperVoice.load(path, threads)
         config = self.piper.config
         self.sample_rate, self.card = self.piper.sample_rate, {"name": config.get("dataset", Path(path).stem)}

@@ -1,7 +1,7 @@
 """Pitch and loudness of recorded speech, for training and for measuring.
 
-The pitch is YIN's (de Cheveigné and Kawahara, 2002): the lag at which the cumulative mean normalised difference function first
-falls below a threshold, refined by a parabola.
+The pitch is YIN's (de Cheveigné and Kawahara, 2002): the lag at which the cumulative mean normalised difference
+function first falls below a threshold, refined by a parabola.
 """
 
 from __future__ import annotations

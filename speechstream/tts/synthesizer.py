@@ -9,8 +9,8 @@
             speaker.write(chunk.pcm)
     s.cancel()                                     # at once, from any thread, as often as one likes
 
-A stream has no thread of its own: whoever iterates does the work, block by block, and waits while no clause is complete.
-So nothing is left behind when it is dropped, and a cancel takes effect before the next block.
+A stream has no thread of its own: whoever iterates does the work, block by block, and waits while no clause is
+complete. So nothing is left behind when it is dropped, and a cancel takes effect before the next block.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _log = logging.getLogger("speechstream")
 
 @dataclass(frozen=True)
 class TimedWord:
-    """A spoken word, from `start` to `end` seconds of the stream; it stands for `text[first:last]` of the whole text that
-    was pushed (a number gives several words with one place)."""
+    """A spoken word, from `start` to `end` seconds of the stream; it stands for `text[first:last]` of the whole text
+    that was pushed (a number gives several words with one place)."""
 
     text: str
     start: float
@@ -62,8 +62,8 @@ class TimedPhoneme:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of sound: mono float32 `pcm` that begins `start` seconds into the stream, and the words and phonemes that
-    begin in it (their ends may lie in a later chunk)."""
+    """A stretch of sound: mono float32 `pcm` that begins `start` seconds into the stream, and the words and phonemes
+    that begin in it (their ends may lie in a later chunk)."""
 
     pcm: np.ndarray
     start: float
@@ -193,7 +193,8 @@ class SpeechSynthesis:
             self._news.notify_all()
 
     def cancel(self) -> None:
-        """Stop: the iteration ends before its next block. From any thread, as often as one likes, also after the end."""
+        """Stop: the iteration ends before its next block. From any thread, as often as one likes, also after the
+        end."""
         with self._news:
             self._cancelled = True
             self._pieces.clear()
@@ -269,7 +270,8 @@ class SpeechSynthesis:
             left -= count
 
     def _chunk(self, pcm: np.ndarray, last: bool = False) -> Chunk:
-        """The chunk of these samples, with the words and phonemes that begin in it (of the last one, all that are left)."""
+        """The chunk of these samples, with the words and phonemes that begin in it (of the last one, all that are
+        left)."""
         start = self._samples / self.sample_rate
         self._samples += len(pcm)
         end = math.inf if last else self._samples / self.sample_rate

@@ -13,7 +13,8 @@ from speechstream.tts.text import Clause
 
 @dataclass(frozen=True)
 class Controls:
-    """How a stream speaks: speaker's name (None: the voice's first), factor on the rate, semitones, decibels of effort."""
+    """How a stream speaks: speaker's name (None: the voice's first), factor on the rate, semitones, decibels of
+    effort."""
 
     voice: str | None = None
     speed: float = 1.0
@@ -38,8 +39,8 @@ class VoiceInfo:
 
 @dataclass(frozen=True)
 class Spoken:
-    """An utterance being spoken: when each of its N symbols begins, and when the last ends, in seconds (N + 1,) from its
-    first sample; and its sound, mono float32 blocks that are made when they are asked for."""
+    """An utterance being spoken: when each of its N symbols begins, and when the last ends, in seconds (N + 1,) from
+    its first sample; and its sound, mono float32 blocks that are made when they are asked for."""
 
     starts: np.ndarray
     blocks: Iterator[np.ndarray]
