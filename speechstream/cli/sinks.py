@@ -19,7 +19,8 @@ UNKNOWN_SIZE = 0xFFFFFFFF  # of a WAV whose length is not known yet: players rea
 
 
 class Loudspeaker:
-    """Play. The sound held back before it starts depends on what a block costs: `cost_s` of work for `block_s` of sound."""
+    """Play. The sound held back before it starts depends on what a block costs: `cost_s` of work for `block_s` of
+    sound."""
 
     def __init__(self, rate: int, device: str | None, cost_s: float, block_s: float) -> None:
         from speechstream.audio.speaker import Speaker

@@ -49,7 +49,8 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
 
     `speakers`: {"name", "description", "pitch_hz"} each, in the order of the model's embedding. `blocks`: codec frames
     of the first blocks of a stream; the last number holds for all that follow. `bits`: 8 stores the matrices as int8, a
-    third of the size and faster on a CPU. Raises ValueError where the codec is not the one whose codes the model predicts.
+    third of the size and faster on a CPU. Raises ValueError where the codec is not the one whose codes the model
+    predicts.
     """
     c, k, target = model.config, codec.config, Path(target)
     if (sum(c.groups), c.bins) != (k.levels, k.bins):

@@ -1,4 +1,5 @@
-"""`speechstream say` and `voices`, with the tests' tiny voice: files, pipes, text that trickles in, signals, timings."""
+"""`speechstream say` and `voices`, with the tests' tiny voice: files, pipes, text that trickles in, signals,
+timings."""
 
 import io
 import json

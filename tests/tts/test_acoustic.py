@@ -81,7 +81,8 @@ def test_exported_graphs_equal_the_network(networks):
         expected = model(x)
         audio = codec.decode(expected)
     np.testing.assert_allclose(plan.encodings, encodings[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(np.stack([plan.log_durations, plan.pitch, plan.energy], 1), prosody[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.stack([plan.log_durations, plan.pitch, plan.energy], 1), prosody[0].numpy(),
+    atol=1e-5)
     state, parts = runner.init_state(2), []
     for begin, end in ((0, 1), (1, 6), (6, 12)):
         codes, state = runner.step(x[:, begin:end].numpy(), state)
