@@ -58,12 +58,13 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=10)
     parser.add_argument("--latency", type=int, default=640)
     parser.add_argument("--beam", type=int)
+    parser.add_argument("--model", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     from speechstream import Final, Recognizer
 
     rows = [json.loads(line) for line in open(args.manifest)]
-    asr, rng, normal = Recognizer.load(beam=args.beam), random.Random(args.seed), english_normaliser()
+    asr, rng, normal = Recognizer.load(args.model, beam=args.beam), random.Random(args.seed), english_normaliser()
 
     def errors(reference: str, words: list[str]) -> Errors:
         return count_errors(normal(reference).split(), normal(" ".join(words)).split())
