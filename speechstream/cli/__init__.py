@@ -71,7 +71,8 @@ def _discard_output() -> None:
 def tell(message: object) -> None:
     """A sentence to the user, on stderr."""
     try:
-        print(f"speechstream: {message}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"speechstream: {message}\n")  # in one piece: recordings are transcribed by several threads
+        sys.stderr.flush()
     except BrokenPipeError:
         pass  # nobody listens
 
