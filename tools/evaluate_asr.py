@@ -322,6 +322,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--model", help="a bundle's folder; the embedded one by default")
     add("--engine", choices=("onnx", "torch"))
     add("--decoder", choices=("attention", "ctc", "transducer"))
+    add("--beam", type=int, help="hypotheses that compete; 1 is greedy")
     add("--via", choices=("api", "cli"), default="api")
     add("--threads", type=int, default=1)
     add("--baseline", type=Path, help="JSON: an earlier report with a baseline, or word error rates (%%) by set")
@@ -336,7 +337,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace, utterances: list[Utterance], asr: Any = None) -> tuple[dict, dict[str, list]]:
     """Run everything. Returns the report, and the results of each latency. Without `asr` it is loaded."""
-    options = {k: v for k, v in (("engine", args.engine), ("decoder", args.decoder)) if v}
+    options = {k: v for k, v in (("engine", args.engine), ("decoder", args.decoder), ("beam", args.beam)) if v}
     if asr is None and args.via == "api":
         import speechstream
         threads = {"threads": args.threads} if args.threads > 1 else {}

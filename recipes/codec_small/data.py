@@ -1,13 +1,15 @@
 """Speech as one memory-mapped array of 16-bit samples, and examples drawn from it.
 
 A manifest is a JSON-lines file whose rows have `audio` (a path, relative to the manifest's folder), and perhaps
-`speaker`. `pack` writes OUT/train.i16, OUT/held.i16 (the held-out utterances) and OUT/index.json.
+`speaker`. `pack` writes OUT/train.i16, OUT/held.i16 (the held-out utterances), the pitch of every 10 ms of them
+(train.f32, held.f32: Hz, 0 where unvoiced), and OUT/index.json.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,21 @@ import soundfile
 import torch
 from torch import Tensor
 
+from speechstream.tts.prosody import pitch
+
 FULL_SCALE = 32767
+HOP_S = 0.01  # of the pitch
 
 
 def pack(manifests: list[Path], out: Path, sample_rate: int, min_rate: int, held_percent: int = 3) -> dict:
     """Decode every recording of at least `min_rate` Hz to mono at `sample_rate` and write the arrays. Which utterances
     are held out depends on their names alone. Returns the index, with what was left out and why."""
     out.mkdir(parents=True, exist_ok=True)
+    hop = round(HOP_S * sample_rate)
     index: dict = {"sample_rate": sample_rate, "train": [], "held": [], "below_min_rate": 0}
-    with open(out / "train.i16", "wb") as train, open(out / "held.i16", "wb") as held:
+    with ExitStack() as stack:
+        files = {s: [stack.enter_context(open(out / f"{s}.{kind}", "wb")) for kind in ("i16", "f32")]
+                 for s in ("train", "held")}
         for manifest in manifests:
             for line in manifest.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
@@ -33,10 +41,12 @@ def pack(manifests: list[Path], out: Path, sample_rate: int, min_rate: int, held
                     continue
                 pcm = read(path, sample_rate)
                 split = "held" if zlib.crc32(row["audio"].encode()) % 100 < held_percent else "train"
-                file = held if split == "held" else train
+                file, tones = files[split]
+                pcm = np.pad(pcm, (0, -len(pcm) % hop))
                 index[split].append({"audio": row["audio"], "speaker": row.get("speaker"), "text": row.get("text"),
                                      "start": file.tell() // 2, "samples": len(pcm)})
                 file.write((pcm.clip(-1, 1) * FULL_SCALE).round().astype("<i2").tobytes())
+                tones.write(pitch(pcm, sample_rate, HOP_S).astype("<f4").tobytes())
     if not index["train"] or not index["held"]:
         raise ValueError(f"{len(index['train'])} utterances to train on and {len(index['held'])} held out: neither may "
                          f"be none ({index['below_min_rate']} were below {min_rate} Hz)")
@@ -62,21 +72,28 @@ class Speech:
         """`segment` is in samples; shorter utterances are filled up with silence."""
         index = json.loads((folder / "index.json").read_text())
         self.rows, self.segment, self.seed = index[split], segment, seed
+        self.hop = round(HOP_S * index["sample_rate"])
+        if segment % self.hop and segment != 1:
+            raise ValueError(f"a segment must be whole hops of {self.hop} samples; got {segment}")
         self.samples = np.memmap(folder / f"{split}.i16", "<i2", "r")
+        self.tones = np.memmap(folder / f"{split}.f32", "<f4", "r")
         lengths = np.array([r["samples"] for r in self.rows], np.float64)
         self.weights = lengths / lengths.sum()
 
-    def batch(self, step: int, size: int) -> Tensor:
-        """`size` random segments (size, 1, segment), utterances drawn in proportion to their lengths."""
-        rng = np.random.default_rng((self.seed, step))
+    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """`size` random segments (size, 1, segment), utterances drawn in proportion to their lengths, and their pitch
+        (size, segment / hop)."""
+        rng, hop = np.random.default_rng((self.seed, step)), self.hop
         result = np.zeros((size, 1, self.segment), np.float32)
+        tones = np.zeros((size, self.segment // hop), np.float32)
         for i, row in enumerate(rng.choice(len(self.rows), size, p=self.weights)):
             r = self.rows[row]
-            start = int(rng.integers(0, max(1, r["samples"] - self.segment + 1)))
-            pcm = self.samples[r["start"] + start:r["start"] + min(r["samples"], start + self.segment)]
+            start = hop * int(rng.integers(0, max(1, (r["samples"] - self.segment) // hop + 1)))
+            begin, end = r["start"] + start, r["start"] + min(r["samples"], start + self.segment)
             gain = 10 ** (rng.uniform(-9, 3) / 20)  # dB
-            result[i, 0, :len(pcm)] = np.clip(pcm.astype(np.float32) / FULL_SCALE * gain, -1, 1)
-        return torch.from_numpy(result)
+            result[i, 0, :end - begin] = np.clip(self.samples[begin:end].astype(np.float32) / FULL_SCALE * gain, -1, 1)
+            tones[i, :(end - begin) // hop] = self.tones[begin // hop:end // hop]
+        return torch.from_numpy(result), torch.from_numpy(tones)
 
     def utterance(self, i: int) -> np.ndarray:
         """The i-th utterance whole, float32."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from speechstream.nn.small_codec import mel_filters
+from speechstream.nn.spectral import mel_filters
 
 MEL_SCALES = ((2048, 160), (1024, 100), (512, 50), (256, 25), (128, 12))  # window and mel bands
 STFT_SCALES = (2048, 1024, 512)
@@ -35,16 +35,15 @@ class SpectralLoss(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Generated `y` and original `x` (B, 1, samples) to (mel loss, STFT loss)."""
-        mel = x.new_zeros(())
+        mel, stft = x.new_zeros(()), x.new_zeros(())
         for window, _ in MEL_SCALES:
-            filters = getattr(self, f"mel{window}")
-            a, b = (torch.log10((filters @ spectrum(s, window).abs()).clamp(min=FLOOR)) for s in (y, x))
-            mel = mel + (a - b).abs().mean() / len(MEL_SCALES)
-        stft = x.new_zeros(())
-        for window in STFT_SCALES:
-            a, b = (spectrum(s, window).abs().clamp(min=FLOOR) for s in (y, x))
-            convergence = (a - b).norm(dim=(1, 2)) / b.norm(dim=(1, 2)).clamp(min=1e-3)
-            stft = stft + (convergence.clamp(max=10).mean() + (a.log() - b.log()).abs().mean()) / len(STFT_SCALES)
+            # the floor keeps the gradient finite where there is no sound
+            a, b = ((torch.view_as_real(spectrum(s, window)).square().sum(-1) + FLOOR ** 2).sqrt() for s in (y, x))
+            low, high = (torch.log10(getattr(self, f"mel{window}") @ s) for s in (a, b))
+            mel = mel + (low - high).abs().mean() / len(MEL_SCALES)
+            if window in STFT_SCALES:
+                convergence = (a - b).norm(dim=(1, 2)) / b.norm(dim=(1, 2)).clamp(min=1e-3)
+                stft = stft + (convergence.clamp(max=10).mean() + (a.log() - b.log()).abs().mean()) / len(STFT_SCALES)
         return mel, stft
 
 

@@ -1,8 +1,10 @@
 """Train the small codec: python train.py DATA OUT [--config config.yaml] [--steps N].
 
-Stage one minimises spectral distances, stage two adds discriminators. The state of training is saved every so many
-steps and at the end as safetensors and JSON; starting again with the same OUT goes on where it stopped, on the same
-examples. OUT/codec holds the codec itself.
+The first stage makes the codes: encoder, quantiser and decoder learn to give back log-mel spectra and the pitch, which
+needs no sound. From then on the codes stay as they are, so a model can be trained to predict them while the decoder
+goes on to learn the sound: in the second stage by spectral distances, in the third with discriminators too. The state
+of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
+on where it stopped, on the same examples. OUT/codec holds the codec itself.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from data import Speech
 from losses import Discriminators, SpectralLoss
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from speechstream.nn.seanet import Tails
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 HERE = Path(__file__).parent
-WARMUP = 500  # steps a stage's learning rate takes to rise
 CLIP = 1.0    # norm of the gradient
 
 
@@ -35,52 +38,98 @@ class Trainer:
         self.config, self.out, self.step = config, out, 0
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(config["seed"])
-        self.codec = SmallCodec(SmallCodecConfig(**config["codec"])).to(self.device)
+        c = SmallCodecConfig(**config["codec"])
+        self.codec = SmallCodec(c).to(self.device)
         self.judges = Discriminators(**config["discriminator"]).to(self.device)
-        c = self.codec.config
+        self.mel = nn.Linear(c.fine_dim, c.mels).to(self.device)  # what the first stage reads off the decoder
         self.loss = SpectralLoss(c.sample_rate).to(self.device)
         segment = round(config["segment_s"] * c.sample_rate / c.frame_size) * c.frame_size
         self.data = Speech(data, "train", segment, config["seed"])
+        if self.data.hop != c.hop:
+            raise ValueError(f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}")
+        self.modules = {"codec": self.codec, "judges": self.judges, "mel": self.mel}
         self.optimisers = {name: torch.optim.AdamW(module.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
-                           for name, module in (("codec", self.codec), ("judges", self.judges))}
+                           for name, module in self.modules.items()}
         self.total = sum(s["steps"] for s in config["stages"].values())
+
+    def stage(self) -> tuple[str, int]:
+        """The stage that the next step falls into, and how many steps of it are done."""
+        at = self.step
+        for name, stage in self.config["stages"].items():
+            if at < stage["steps"]:
+                return name, at
+            at -= stage["steps"]
+        return name, stage["steps"]
 
     def train_step(self) -> dict[str, float]:
         """One step of the stage that it falls into; returns the losses."""
-        config, first = self.config, self.config["stages"]["reconstruction"]["steps"]
-        adversarial = self.step >= first
-        stage = config["stages"]["adversarial" if adversarial else "reconstruction"]
-        rate = stage["rate"] * min(1.0, (self.step - adversarial * first + 1) / WARMUP)
+        config, (name, at) = self.config, self.stage()
+        stage = config["stages"][name]
+        left = 1 - at / stage["steps"]
+        rate = stage["rate"] * min(1.0, (at + 1) / config["warmup"], max(left / config["decay"], 0.02))
         for optimiser in self.optimisers.values():
             optimiser.param_groups[0]["lr"] = rate
         torch.manual_seed(config["seed"] + 1 + self.step)  # what is random in a step depends on the step alone
-        x = self.data.batch(self.step, config["batch"]).to(self.device)
-        with self._autocast():
-            y, commitment = self._reconstruct(x)
-        y = y.float()
-        delay = self.codec.config.delay
-        y, x = y[..., delay:], x[..., :x.shape[-1] - delay]
-        report: dict[str, Tensor] = {}
-        if adversarial:
-            report["judges"] = self._update("judges", self.judges, self.judges.judge_loss(y, x))
-        report["mel"], report["stft"] = self.loss(y, x)
-        report["commitment"] = commitment
-        total = config["mel"] * report["mel"] + config["stft"] * report["stft"] + config["commitment"] * commitment
-        if adversarial:
-            report["hinge"], report["features"] = self.judges.codec_loss(y, x)
-            total = total + config["adversarial"] * report["hinge"] + config["features"] * report["features"]
-        report["total"] = self._update("codec", self.codec, total)
+        x, pitch = (t.to(self.device) for t in self.data.batch(self.step, config["batch"]))
+        report = self._codes(x, pitch) if name == "codes" else self._sound(x, pitch, name == "adversarial")
         self.step += 1
         return {name: float(value.detach()) for name, value in report.items()}
 
-    def _reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        levels = self.codec.config.levels
+    def _codes(self, x: Tensor, pitch: Tensor) -> dict[str, Tensor]:
+        """A step of the first stage: encoder, codes and decoder by log-mels and pitch."""
+        c, config = self.codec.config, self.config
         # half of the streams use a random number of levels, so that any prefix of the levels makes sense
-        used = torch.where(torch.rand(len(x)) < 0.5, torch.randint(1, levels + 1, (len(x),)), levels).to(x.device)
-        latent = self.codec.latent(x)
-        with torch.autocast(x.device.type, enabled=False):
-            quantised, _, commitment = self.codec.quantizer(latent.float(), used)
-        return self.codec.sound(quantised), commitment
+        used = torch.where(torch.rand(len(x)) < 0.5, torch.randint(1, c.levels + 1, (len(x),)), c.levels).to(x.device)
+        with torch.no_grad():
+            wanted = self.codec.encoder["mel"].step(x[:, 0], Tails(self.codec.init_encoder_state(len(x)).tails))
+        with self._autocast():
+            latent = self.codec.latent(x)
+        quantised, _, commitment = self.codec.quantizer(latent.float(), used)
+        features = self._features(quantised)
+        report = {"logmel": (self.mel(features) - wanted).abs().mean(), "commitment": commitment,
+                  **self._pitch(features, pitch)}
+        total = report["logmel"] + config["commitment"] * commitment + report["voicing"] + config["pitch"] * report["pitch"]
+        self.mel.zero_grad(set_to_none=True)
+        report["total"] = self._update("codec", self.codec, total)
+        self.optimisers["mel"].step()
+        return report
+
+    def _sound(self, x: Tensor, pitch: Tensor, adversarial: bool) -> dict[str, Tensor]:
+        """A step of the later stages: the decoder by its sound. The codes stay as they are."""
+        codec, config, delay = self.codec, self.config, self.codec.config.delay
+        codec.requires_grad_(False).decoder.requires_grad_(True)
+        with torch.no_grad(), self._autocast():
+            quantised = codec.quantizer.decode(codec.encode(x))
+        features = self._features(quantised)
+        state = codec.init_decoder_state(len(x))
+        head = codec.decoder["output"]
+        tails = Tails(state.tails[:, -sum(m.tail_size for m in head.modules() if hasattr(m, "tail_size")):])
+        y = head.step(features, state.frames, state.phase, tails, pitch)[0].unsqueeze(1)
+        y, x = y[..., delay:], x[..., :x.shape[-1] - delay]
+        report = self._pitch(features, pitch)
+        total = config["pitch_later"] * (report["voicing"] + config["pitch"] * report["pitch"])
+        if adversarial:
+            report["judges"] = self._update("judges", self.judges, self.judges.judge_loss(y, x))
+        report["mel"], report["stft"] = self.loss(y, x)
+        total = total + config["mel"] * report["mel"] + config["stft"] * report["stft"]
+        if adversarial:
+            report["hinge"], report["features"] = self.judges.codec_loss(y, x)
+            total = total + config["adversarial"] * report["hinge"] + config["features"] * report["features"]
+        report["total"] = self._update("codec", codec, total)
+        return report
+
+    def _features(self, quantised: Tensor) -> Tensor:
+        """What the decoder makes of quantised latents, in float32."""
+        with self._autocast():
+            return self.codec.features(quantised, Tails(self.codec.init_decoder_state(len(quantised)).tails)).float()
+
+    def _pitch(self, features: Tensor, pitch: Tensor) -> dict[str, Tensor]:
+        """Losses of the voicing and, where there is a voice, of the pitch in octaves."""
+        head, voiced = self.codec.decoder["output"], pitch > 0
+        voicing, octaves = head.measure(features)
+        wanted = torch.log2(pitch.clamp(min=head.lowest_hz) / head.lowest_hz).clamp(max=head.octaves)
+        off = ((octaves - wanted).abs() * voiced).sum() / voiced.sum().clamp(min=1)
+        return {"voicing": F.binary_cross_entropy_with_logits(voicing, voiced.float()), "pitch": off}
 
     def _autocast(self):
         return torch.autocast(self.device, torch.bfloat16) if self.config["autocast"] else nullcontext()
@@ -95,8 +144,7 @@ class Trainer:
     def save(self) -> None:
         """Write the whole state of training, and the codec by itself. A broken-off save leaves the one before."""
         self.out.mkdir(parents=True, exist_ok=True)
-        tensors = {f"codec.{n}": t for n, t in self.codec.state_dict().items()}
-        tensors |= {f"judges.{n}": t for n, t in self.judges.state_dict().items()}
+        tensors = {f"{name}.{n}": t for name, module in self.modules.items() for n, t in module.state_dict().items()}
         for name, optimiser in self.optimisers.items():
             for i, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{name}.{i}.{key}": torch.as_tensor(value) for key, value in state.items()}
@@ -116,7 +164,7 @@ class Trainer:
         if not file.is_file():
             return False
         tensors = load_file(file, device=self.device)
-        for name, module in (("codec", self.codec), ("judges", self.judges)):
+        for name, module in self.modules.items():
             module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in tensors.items()
                                     if n.startswith(f"{name}.")})
             state: dict[int, dict[str, Tensor]] = {}

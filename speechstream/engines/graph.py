@@ -24,7 +24,7 @@ from speechstream.state import flatten, unflatten
 
 KEY, VERSION = "speechstream", 1  # in the graph's metadata, and the version read here
 _FIELD = re.compile(r"[A-Za-z]\w*(\.\w+)*")
-_DTYPES = ("float32", "float16", "int64", "int32", "bool")
+_DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 
 
 class Graph:

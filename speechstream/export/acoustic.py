@@ -15,12 +15,13 @@ import torch
 from speechstream import bundle
 from speechstream.export.codec import codec_graphs
 from speechstream.export.onnx import export_step
-from speechstream.export.quantize import quantize_graph
+from speechstream.export.quantize import halve_constants, quantize_graph
 from speechstream.nn.acoustic import AcousticModel
 from speechstream.state import flatten
 from speechstream.tts.acoustic import ARCHITECTURE, FORMAT_KEYS
 from speechstream.tts.phonemes import SYMBOLS
 
+BASIS = ".basis"  # in the names of Fourier transforms: in 8 bits their noise would be heard
 GRAPHS = ["text.onnx", "acoustic.onnx", "codec.onnx"]
 
 
@@ -63,7 +64,8 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
     onnx.save(codec_graphs(codec)["decoder"], target / "codec.onnx")
     if bits is not None:
         for name in GRAPHS:
-            onnx.save(quantize_graph(onnx.load(target / name), bits), target / name)
+            graph = quantize_graph(onnx.load(target / name), bits, keep=BASIS)
+            onnx.save(halve_constants(graph), target / name)
     values = (k.sample_rate, k.frame_size, c.sub, "".join(SYMBOLS), list(speakers), list(blocks))
     return bundle.write(target, "tts", ARCHITECTURE, dict(zip(FORMAT_KEYS, values)), card,
                         GRAPHS)

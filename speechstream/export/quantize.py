@@ -56,18 +56,18 @@ def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int = 8) -> n
     return blocks.reshape(blocks.shape[0], -1)
 
 
-def quantize_graph(model: onnx.ModelProto, bits: int = 8) -> onnx.ModelProto:
+def quantize_graph(model: onnx.ModelProto, bits: int = 8, keep: str | None = None) -> onnx.ModelProto:
     """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix.
 
-    A matrix that is both gathered from (NAME) and multiplied by (NAME.T), a tied embedding, is stored once. Codes and
+    Matrices with `keep` in their names stay as they are. A matrix that is both gathered from (NAME) and multiplied by (NAME.T), a tied embedding, is stored once. Codes and
     scales are named NAME.codes and NAME.scales.
     """
     if bits not in (4, 8):
         raise ValueError(f"bits must be 4 or 8, got {bits}")
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
-    _fold_transposes(graph)
-    arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    _fold_transposes(graph, keep)
+    arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer if keep is None or keep not in t.name}
     tables = {n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] + ".T" in arrays}
     add = _Additions()
     if bits == 8:
@@ -96,9 +96,26 @@ def quantize_graph(model: onnx.ModelProto, bits: int = 8) -> onnx.ModelProto:
     return model
 
 
-def _fold_transposes(graph: onnx.GraphProto) -> None:
+def halve_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` that stores what large float32 constants it has in 16 bits. onnxruntime widens them once, when it
+    opens the graph."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    casts = []
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32 and array.size >= SMALLEST:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _fold_transposes(graph: onnx.GraphProto, keep: str | None) -> None:
     """Turn the large weights that the exporter left to be transposed at run time."""
-    arrays = {t.name: t for t in graph.initializer}
+    arrays = {t.name: t for t in graph.initializer if keep is None or keep not in t.name}
     for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in arrays]:
         turned = numpy_helper.to_array(arrays[node.input[0]]).T
         if turned.ndim == 2:

@@ -1,9 +1,9 @@
-"""A small causal codec for embedded voices: a log-mel ConvNeXt encoder, residual codes, an inverse-STFT decoder.
+"""A small causal codec for embedded voices: a log-mel ConvNeXt encoder, residual codes, a source-filter decoder.
 
 Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes), of Vocos' in its inside (Siuzdak, 2023,
-arXiv:2306.00814): the decoder predicts the magnitude and the phase of short-time spectra with ConvNeXt blocks
-(arXiv:2201.03545) at 100 Hz, so it does no work at the sampling rate beyond an inverse Fourier transform. Causal
-throughout; written for this project.
+arXiv:2306.00814): ConvNeXt blocks (arXiv:2201.03545) at 100 Hz and an inverse Fourier transform, so no work at the
+sampling rate. Unlike Vocos, the decoder predicts the pitch and filters pulses and noise (`speechstream.nn.harmonic`),
+which is learnt in hours of a laptop's time. Causal throughout; written for this project.
 
 Audio is (B, 1, samples), codes int64 (B, levels, T), everything between channels-last (B, T, C). The decoded sound lags
 the original by `delay` samples: a spectrum's window ends with the hop that the encoder saw last, and a sample is done
@@ -13,7 +13,6 @@ when the last window over it is.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.nn.harmonic import SourceFilter
 from speechstream.nn.quantizer import ResidualVectorQuantizer
 from speechstream.nn.seanet import CausalConv1d, DownConv1d, Tails, UpConv1d
-
-LOG_FLOOR = 1e-5       # of mel magnitudes before the logarithm
-MAX_LOG_MAGNITUDE = 6  # of a predicted bin: exp(6) is far above full scale
+from speechstream.nn.spectral import LogMel
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,17 @@ class SmallCodecConfig:
     stride: int = 4             # fine frames a codec frame (40 ms)
     mels: int = 100
     fine_dim: int = 256         # channels of the blocks at the fine rate
-    coarse_dim: int = 384       # and at the codec's rate
+    coarse_dim: int = 320       # and at the codec's rate
     expansion: int = 3          # a block's inner width over its outer one
     kernel: int = 7
     encoder_blocks: int = 4
-    decoder_blocks: int = 6
+    decoder_blocks: int = 5
     coarse_blocks: int = 2      # on either side of the codes
     levels: int = 12
     bins: int = 1024
     code_dim: int = 64
+    lowest_hz: float = 55.0     # of the pitch
+    octaves: float = 3.3        # from there to the highest
 
     def __post_init__(self) -> None:
         if self.overlap < 2 or self.hop % 2 or self.levels < 1:
@@ -86,6 +86,13 @@ class SmallCodecState:
     frames: Tensor  # (B,) int64 codec frames so far
 
 
+@dataclass(frozen=True)
+class SmallCodecDecoderState(SmallCodecState):
+    """What the decoder remembers of each stream."""
+
+    phase: Tensor   # (B,) float64 of the pulses, in cycles
+
+
 class ConvNeXtBlock(nn.Module):
     """Causal depth-wise convolution, norm, and a two-layer perceptron, added to the input under a learnt scale."""
 
@@ -100,54 +107,6 @@ class ConvNeXtBlock(nn.Module):
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         y = self.conv.step(x.transpose(1, 2), tails).transpose(1, 2)
         return x + self.scale * self.down(F.gelu(self.up(self.norm(y))))
-
-
-class LogMel(nn.Module):
-    """Log-mel magnitudes of windows that look back: (B, T * hop) samples to (B, T, mels)."""
-
-    def __init__(self, config: SmallCodecConfig) -> None:
-        super().__init__()
-        self.hop, self.tail_size = config.hop, config.delay
-        cos, sin = _fourier(config.window)
-        window = torch.hann_window(config.window, periodic=True, dtype=torch.float64)
-        self.register_buffer("basis", (torch.cat([cos, sin]) * window).float(), persistent=False)
-        self.register_buffer("mel", mel_filters(config.sample_rate, config.window, config.mels), persistent=False)
-
-    def step(self, x: Tensor, tails: Tails) -> Tensor:
-        past = tails.take(1, self.tail_size).squeeze(1)
-        hops = torch.cat([past, x], 1).reshape(x.shape[0], -1, self.hop)
-        tails.leave(hops[:, -(self.tail_size // self.hop):].flatten(1))
-        overlap = self.tail_size // self.hop + 1
-        count = x.shape[1] // self.hop
-        windows = torch.cat([hops[:, k:k + count] for k in range(overlap)], -1)
-        real, imag = F.linear(windows, self.basis).chunk(2, -1)
-        return torch.log(F.linear((real.square() + imag.square() + 1e-12).sqrt(), self.mel) + LOG_FLOOR)
-
-
-class InverseSTFT(nn.Module):
-    """Log magnitudes and phases (B, T, 2 * bins) to samples (B, T * hop) by overlap-add of Hann windows."""
-
-    def __init__(self, config: SmallCodecConfig) -> None:
-        super().__init__()
-        self.hop, self.overlap, self.tail_size = config.hop, config.overlap, config.delay
-        cos, sin = _fourier(config.window)
-        weight = torch.full((len(cos), 1), 2.0, dtype=torch.float64)
-        weight[[0, -1]] = 1.0  # the first and the last bin have no mirror image
-        window = torch.hann_window(config.window, periodic=True, dtype=torch.float64) * 2 / config.overlap
-        basis = torch.cat([cos * weight, sin * weight]) * window / config.window
-        self.register_buffer("basis", basis.T.contiguous().float(), persistent=False)  # (window, 2 * bins)
-
-    def step(self, x: Tensor, tails: Tails) -> Tensor:
-        magnitude, phase = x.chunk(2, -1)
-        magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()
-        frames = F.linear(torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], -1), self.basis)
-        parts = frames.reshape(x.shape[0], -1, self.overlap, self.hop)
-        # the running sum: what earlier windows have left for the hops to come, the nearest hop first
-        total = F.pad(tails.take(self.overlap - 1, self.hop), (0, 0, 0, x.shape[1]))
-        for k in range(self.overlap):
-            total = total + F.pad(parts[:, :, k], (0, 0, k, self.overlap - 1 - k))
-        tails.leave(total[:, -(self.overlap - 1):])
-        return total[:, :x.shape[1]].flatten(1)
 
 
 class SmallCodec(nn.Module):
@@ -165,22 +124,23 @@ class SmallCodec(nn.Module):
             return nn.ModuleList(ConvNeXtBlock(dim, c, scale) for _ in range(count))
 
         self.encoder = nn.ModuleDict({
-            "mel": LogMel(c), "input": nn.Linear(c.mels, fine), "fine": blocks(fine, c.encoder_blocks),
+            "mel": LogMel(c.sample_rate, c.hop, c.overlap, c.mels), "input": nn.Linear(c.mels, fine), "fine": blocks(fine, c.encoder_blocks),
             "resample": DownConv1d(fine, coarse, c.stride), "coarse": blocks(coarse, c.coarse_blocks),
             "output": nn.LayerNorm(coarse)})
         self.quantizer = ResidualVectorQuantizer(c.levels, c.bins, c.code_dim, coarse)
         self.decoder = nn.ModuleDict({
             "coarse": blocks(coarse, c.coarse_blocks), "resample": UpConv1d(coarse, fine, c.stride),
             "fine": blocks(fine, c.decoder_blocks), "norm": nn.LayerNorm(fine),
-            "output": nn.Linear(fine, c.window + 2), "istft": InverseSTFT(c)})
+            "output": SourceFilter(fine, c.sample_rate, c.hop, c.overlap, c.lowest_hz, c.octaves)})
 
     def init_encoder_state(self, batch: int = 1) -> SmallCodecState:
         """The encoder's state of `batch` new streams."""
-        return self._state(self.encoder, batch)
+        return SmallCodecState(*self._state(self.encoder, batch))
 
-    def init_decoder_state(self, batch: int = 1) -> SmallCodecState:
+    def init_decoder_state(self, batch: int = 1) -> SmallCodecDecoderState:
         """The decoder's state of `batch` new streams."""
-        return self._state(self.decoder, batch)
+        tails, frames = self._state(self.decoder, batch)
+        return SmallCodecDecoderState(tails, frames, torch.zeros(batch, dtype=torch.float64, device=tails.device))
 
     def latent_step(self, audio: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
         """Audio (B, 1, T * frame_size) to latents before quantisation (B, T, coarse_dim), and the new state."""
@@ -211,22 +171,28 @@ class SmallCodec(nn.Module):
         audio = F.pad(audio, (0, -audio.shape[-1] % self.config.frame_size))
         return self.encode_step(audio, self.init_encoder_state(audio.shape[0]), levels)[0]
 
-    def sound_step(self, x: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
-        """Quantised latents (B, T, coarse_dim) to audio (B, 1, T * frame_size), and the new state."""
-        d, t, count = self.decoder, Tails(state.tails), x.shape[1]
+    def features(self, x: Tensor, tails: Tails) -> Tensor:
+        """Quantised latents (B, T, coarse_dim) to features of fine frames (B, T * stride, fine_dim)."""
+        d = self.decoder
         for block in d["coarse"]:
-            x = block.step(x, t)
-        x = d["resample"].step(x, t)
+            x = block.step(x, tails)
+        x = d["resample"].step(x, tails)
         for block in d["fine"]:
-            x = block.step(x, t)
-        x = d["istft"].step(d["output"](d["norm"](x)), t)
-        return x.unsqueeze(1), SmallCodecState(t.pack(), state.frames + count)
+            x = block.step(x, tails)
+        return d["norm"](x)
+
+    def sound_step(self, x: Tensor, state: SmallCodecDecoderState) -> tuple[Tensor, SmallCodecDecoderState]:
+        """Quantised latents (B, T, coarse_dim) to audio (B, 1, T * frame_size), and the new state."""
+        t, count = Tails(state.tails), x.shape[1]
+        audio, phase = self.decoder["output"].step(self.features(x, t), state.frames * self.config.stride, state.phase, t)
+        return audio.unsqueeze(1), SmallCodecDecoderState(t.pack(), state.frames + count, phase)
 
     def sound(self, x: Tensor) -> Tensor:
         """Quantised latents (B, T, coarse_dim) of new streams to audio (B, 1, T * frame_size)."""
         return self.sound_step(x, self.init_decoder_state(x.shape[0]))[0]
 
-    def decode_step(self, codes: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
+    def decode_step(self, codes: Tensor,
+                    state: SmallCodecDecoderState) -> tuple[Tensor, SmallCodecDecoderState]:
         """The next codes (B, levels or fewer, T) to audio (B, 1, T * frame_size), and the new state."""
         self._check_codes(codes)
         if codes.shape[-1] == 0:
@@ -242,11 +208,10 @@ class SmallCodec(nn.Module):
         count, delay = audio.shape[-1], self.config.delay
         return self.decode(self.encode(F.pad(audio, (0, delay))))[..., delay:delay + count]
 
-    def _state(self, side: nn.ModuleDict, batch: int) -> SmallCodecState:
+    def _state(self, side: nn.ModuleDict, batch: int) -> tuple[Tensor, Tensor]:
         size = sum(m.tail_size for m in side.modules() if hasattr(m, "tail_size"))
-        weight = side["output"].weight
-        return SmallCodecState(weight.new_zeros(batch, size),
-                               torch.zeros(batch, dtype=torch.int64, device=weight.device))
+        weight = self.quantizer.output_proj.weight
+        return (weight.new_zeros(batch, size), torch.zeros(batch, dtype=torch.int64, device=weight.device))
 
     def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
         return torch.zeros(audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device)
@@ -259,24 +224,3 @@ class SmallCodec(nn.Module):
     def _check_codes(self, codes: Tensor) -> None:
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.config.levels:
             raise ValueError(f"expected codes (B, 1 to {self.config.levels} levels, T); got {tuple(codes.shape)}")
-
-
-def mel_filters(sample_rate: int, window: int, mels: int) -> Tensor:
-    """Triangular filters (mels, window / 2 + 1), evenly spaced on the HTK mel scale from 0 to half the sampling rate,
-    each summing to one, and never narrower than a bin."""
-    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, mels + 2, dtype=torch.float64) / 2595) - 1)
-    low, mid, high = (edges[i:i + mels, None] for i in range(3))
-    spacing = sample_rate / window
-    bins = torch.arange(window // 2 + 1, dtype=torch.float64) * spacing
-    rise = (bins - low.minimum(mid - spacing)) / (mid - low).clamp(min=spacing)
-    fall = (high.maximum(mid + spacing) - bins) / (high - mid).clamp(min=spacing)
-    weights = torch.minimum(rise, fall).clamp(min=0)
-    return (weights / weights.sum(1, keepdim=True)).float()
-
-
-def _fourier(window: int) -> tuple[Tensor, Tensor]:
-    """Cosines and negative sines (window / 2 + 1, window) of the real Fourier transform, in double precision."""
-    angle = 2 * math.pi * torch.outer(torch.arange(window // 2 + 1, dtype=torch.float64),
-                                      torch.arange(window, dtype=torch.float64)) / window
-    return angle.cos(), -angle.sin()

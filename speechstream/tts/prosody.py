@@ -46,20 +46,20 @@ def pitch(pcm: np.ndarray, rate: int, hop_s: float = 0.01) -> np.ndarray:
         difference = np.maximum(energy[:, :1] + energy - 2 * correlation, 0.0)
         mean = np.cumsum(difference[:, 1:], 1) / lags[1:]
         normal = np.concatenate([np.ones((len(rows), 1)), difference[:, 1:] / np.maximum(mean, 1e-9)], 1)
-        for row, frame in zip(rows, normal):
-            if level[row] > SILENT_DB:
-                out[row] = _period(frame, low, high, rate)
+        out[rows] = np.where(level[rows] > SILENT_DB, _frequency(normal, low, high, rate), 0.0)
     return out
 
 
-def _period(normal: np.ndarray, low: int, high: int, rate: int) -> float:
-    """Hz of one frame from its normalised difference function, or 0."""
-    below = np.flatnonzero(normal[low:high] < THRESHOLD)
-    if not len(below):
-        return 0.0
-    lag = low + below[0]
-    while lag + 1 < high and normal[lag + 1] < normal[lag]:
-        lag += 1
-    a, b, c = normal[lag - 1], normal[lag], normal[lag + 1]
+def _frequency(normal: np.ndarray, low: int, high: int, rate: int) -> np.ndarray:
+    """Hz of each frame from its normalised difference function (frames, lags), or 0."""
+    rows, lags = np.arange(len(normal)), np.arange(low, high)
+    below = normal[:, low:high] < THRESHOLD
+    first = low + below.argmax(1)
+    # from there down to the next minimum
+    rising = (normal[:, low + 1:high + 1] >= normal[:, low:high]) & (lags >= first[:, None])
+    rising[:, -1] = True
+    lag = low + rising.argmax(1)
+    a, b, c = normal[rows, lag - 1], normal[rows, lag], normal[rows, lag + 1]
     bend = a - 2 * b + c
-    return rate / (lag + (0.5 * (a - c) / bend if bend > 0 else 0.0))
+    shift = np.where(bend > 0, 0.5 * (a - c) / np.where(bend > 0, bend, 1.0), 0.0)
+    return np.where(below.any(1), rate / (lag + shift), 0.0)

@@ -86,7 +86,9 @@ def test_blocks_meet_without_steps(tts):
     jumps = np.abs(np.diff(pcm))
     seams = jumps[steps - 1]
     assert seams.max() <= 1.2 * jumps.max()
-    assert np.median(seams) < 3 * np.median(jumps)
+    # between any two frames the sound turns at random here, whether a block ends there or not
+    inside = np.setdiff1d(np.arange(steps[0], len(pcm), 320), steps) - 1
+    assert len(inside) > 10 and seams.max() < 1.2 * jumps[inside].max()
 
 
 def test_timings_refer_to_the_text(tts):
