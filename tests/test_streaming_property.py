@@ -194,8 +194,7 @@ def mimi(side):
 
 
 def small_codec(side):
-    config = SmallCodecConfig(sample_rate=800, hop=8, overlap=4, stride=2, mels=6, fine_dim=8, coarse_dim=12,
-                              encoder_blocks=1, decoder_blocks=1, coarse_blocks=1, levels=2, bins=16, code_dim=4)
+    config = SmallCodecConfig(sample_rate=800, hop=8, overlap=4, stride=2, mels=6, fine_dim=8, decoder_blocks=1, levels=2, bins=16, code_dim=4)
     return codec(SmallCodec(config), config, side)
 
 

@@ -15,8 +15,8 @@ from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.tts.phonemes import SYMBOLS
 
-CODEC = SmallCodecConfig(sample_rate=8000, hop=80, overlap=2, stride=4, mels=8, fine_dim=16, coarse_dim=16, expansion=1,
-                         kernel=3, encoder_blocks=1, decoder_blocks=1, coarse_blocks=1, levels=2, bins=16, code_dim=8)
+CODEC = SmallCodecConfig(sample_rate=8000, hop=80, overlap=2, stride=4, mels=8, fine_dim=16, expansion=1,
+                         kernel=3, decoder_blocks=1, levels=2, bins=16, code_dim=8)
 MODEL = AcousticConfig(symbols=len(SYMBOLS), speakers=2, dim=16, encoder_layers=1, encoder_heads=2,
                        encoder_feedforward=16, kernel=3, decoder_dim=16, decoder_layers=2, decoder_heads=2,
                        decoder_feedforward=16, context=8, groups=(2,), bins=16, code_dim=8, depth_width=16,

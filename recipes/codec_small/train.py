@@ -1,8 +1,7 @@
 """Train the small codec: python train.py DATA OUT [--config config.yaml] [--steps N].
 
-The first stage makes the codes: encoder, quantiser and decoder learn to give back log-mel spectra and the pitch, which
-needs no sound. From then on the codes stay as they are, so a model can be trained to predict them while the decoder
-goes on to learn the sound: in the second stage by spectral distances, in the third with discriminators too. The state
+First come the codes, in closed form (codes.py). They stay as they are, so a model can be trained to predict them while
+the decoder learns the sound: in the first stage by spectral distances, in the second with discriminators too. The state
 of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
 on where it stopped, on the same examples. OUT/codec holds the codec itself.
 """
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from codes import fit_codes
 from data import Speech
 from losses import Discriminators, SpectralLoss
 from safetensors.torch import load_file, save_file
@@ -41,16 +41,20 @@ class Trainer:
         c = SmallCodecConfig(**config["codec"])
         self.codec = SmallCodec(c).to(self.device)
         self.judges = Discriminators(**config["discriminator"]).to(self.device)
-        self.mel = nn.Linear(c.fine_dim, c.mels).to(self.device)  # what the first stage reads off the decoder
         self.loss = SpectralLoss(c.sample_rate).to(self.device)
         segment = round(config["segment_s"] * c.sample_rate / c.frame_size) * c.frame_size
         self.data = Speech(data, "train", segment, config["seed"])
         if self.data.hop != c.hop:
             raise ValueError(f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}")
-        self.modules = {"codec": self.codec, "judges": self.judges, "mel": self.mel}
-        self.optimisers = {name: torch.optim.AdamW(module.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
+        self.codec.requires_grad_(False).decoder.requires_grad_(True)
+        self.modules = {"codec": self.codec, "judges": self.judges}
+        self.optimisers = {name: torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], betas=(0.8, 0.99), weight_decay=1e-3)
                            for name, module in self.modules.items()}
         self.total = sum(s["steps"] for s in config["stages"].values())
+
+    def fit(self) -> float:
+        """Set the codes; returns the error that they leave in the log-mels."""
+        return fit_codes(self.codec, self.data, self.config["seed"])
 
     def stage(self) -> tuple[str, int]:
         """The stage that the next step falls into, and how many steps of it are done."""
@@ -71,43 +75,25 @@ class Trainer:
             optimiser.param_groups[0]["lr"] = rate
         torch.manual_seed(config["seed"] + 1 + self.step)  # what is random in a step depends on the step alone
         x, pitch = (t.to(self.device) for t in self.data.batch(self.step, config["batch"]))
-        report = self._codes(x, pitch) if name == "codes" else self._sound(x, pitch, name == "adversarial")
+        report = self._sound(x, pitch, name == "adversarial")
         self.step += 1
         return {name: float(value.detach()) for name, value in report.items()}
 
-    def _codes(self, x: Tensor, pitch: Tensor) -> dict[str, Tensor]:
-        """A step of the first stage: encoder, codes and decoder by log-mels and pitch."""
-        c, config = self.codec.config, self.config
-        # half of the streams use a random number of levels, so that any prefix of the levels makes sense
-        used = torch.where(torch.rand(len(x)) < 0.5, torch.randint(1, c.levels + 1, (len(x),)), c.levels).to(x.device)
-        with torch.no_grad():
-            wanted = self.codec.encoder["mel"].step(x[:, 0], Tails(self.codec.init_encoder_state(len(x)).tails))
-        with self._autocast():
-            latent = self.codec.latent(x)
-        quantised, _, commitment = self.codec.quantizer(latent.float(), used)
-        features = self._features(quantised)
-        report = {"logmel": (self.mel(features) - wanted).abs().mean(), "commitment": commitment,
-                  **self._pitch(features, pitch)}
-        total = report["logmel"] + config["commitment"] * commitment + report["voicing"] + config["pitch"] * report["pitch"]
-        self.mel.zero_grad(set_to_none=True)
-        report["total"] = self._update("codec", self.codec, total)
-        self.optimisers["mel"].step()
-        return report
-
     def _sound(self, x: Tensor, pitch: Tensor, adversarial: bool) -> dict[str, Tensor]:
-        """A step of the later stages: the decoder by its sound. The codes stay as they are."""
+        """A step: the decoder by its sound."""
         codec, config, delay = self.codec, self.config, self.codec.config.delay
-        codec.requires_grad_(False).decoder.requires_grad_(True)
-        with torch.no_grad(), self._autocast():
-            quantised = codec.quantizer.decode(codec.encode(x))
-        features = self._features(quantised)
+        with torch.no_grad():
+            blocks = codec.quantizer.decode(codec.encode(x))
+        with self._autocast():
+            features = codec.features(blocks, Tails(codec.init_decoder_state(len(x)).tails))
+        features = features.float()
         state = codec.init_decoder_state(len(x))
         head = codec.decoder["output"]
         tails = Tails(state.tails[:, -sum(m.tail_size for m in head.modules() if hasattr(m, "tail_size")):])
         y = head.step(features, state.frames, state.phase, tails, pitch)[0].unsqueeze(1)
         y, x = y[..., delay:], x[..., :x.shape[-1] - delay]
         report = self._pitch(features, pitch)
-        total = config["pitch_later"] * (report["voicing"] + config["pitch"] * report["pitch"])
+        total = config["voicing"] * report["voicing"] + config["pitch"] * report["pitch"]
         if adversarial:
             report["judges"] = self._update("judges", self.judges, self.judges.judge_loss(y, x))
         report["mel"], report["stft"] = self.loss(y, x)
@@ -117,11 +103,6 @@ class Trainer:
             total = total + config["adversarial"] * report["hinge"] + config["features"] * report["features"]
         report["total"] = self._update("codec", codec, total)
         return report
-
-    def _features(self, quantised: Tensor) -> Tensor:
-        """What the decoder makes of quantised latents, in float32."""
-        with self._autocast():
-            return self.codec.features(quantised, Tails(self.codec.init_decoder_state(len(quantised)).tails)).float()
 
     def _pitch(self, features: Tensor, pitch: Tensor) -> dict[str, Tensor]:
         """Losses of the voicing and, where there is a voice, of the pitch in octaves."""
@@ -189,6 +170,9 @@ def main(arguments: list[str] | None = None) -> Trainer:
     trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out)
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
+    else:
+        print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
+        trainer.save()
     trainer.codec.train()
     last, began = min(args.steps or trainer.total, trainer.total), time.monotonic()
     while trainer.step < last and (args.minutes is None or time.monotonic() - began < 60 * args.minutes):

@@ -1,8 +1,10 @@
-"""A small causal codec for embedded voices: a log-mel ConvNeXt encoder, residual codes, a source-filter decoder.
+"""A small causal codec for embedded voices: residual codes of log-mel spectra, and a source-filter decoder.
 
-Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes), of Vocos' in its inside (Siuzdak, 2023,
-arXiv:2306.00814): ConvNeXt blocks (arXiv:2201.03545) at 100 Hz and an inverse Fourier transform, so no work at the
-sampling rate. Unlike Vocos, the decoder predicts the pitch and filters pulses and noise (`speechstream.nn.harmonic`),
+Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes). Nothing in the encoder is learnt by
+gradients: a frame is a block of log-mel spectra, its principal components are coded by residual k-means
+(recipes/codec_small), so the codes are known in minutes and a decoded block is itself a spectrogram. The decoder hears
+those blocks and makes sound of them: ConvNeXt blocks (arXiv:2201.03545) at 100 Hz and an inverse Fourier transform, as in
+Vocos (Siuzdak, 2023, arXiv:2306.00814), but it predicts the pitch and filters pulses and noise (`speechstream.nn.harmonic`),
 which is learnt in hours of a laptop's time. Causal throughout; written for this project.
 
 Audio is (B, 1, samples), codes int64 (B, levels, T), everything between channels-last (B, T, C). The decoded sound lags
@@ -22,27 +24,24 @@ from torch.nn import functional as F
 
 from speechstream.nn.harmonic import SourceFilter
 from speechstream.nn.quantizer import ResidualVectorQuantizer
-from speechstream.nn.seanet import CausalConv1d, DownConv1d, Tails, UpConv1d
+from speechstream.nn.seanet import CausalConv1d, Tails
 from speechstream.nn.spectral import LogMel
 
 
 @dataclass(frozen=True)
 class SmallCodecConfig:
-    """Sizes of a small codec. The defaults: 24 kHz, 25 frames a second, 12 levels of 1024 codes (3 kbit/s)."""
+    """Sizes of a small codec. The defaults: 24 kHz, 25 frames a second, 8 levels of 1024 codes (2 kbit/s)."""
 
     sample_rate: int = 24_000
     hop: int = 240              # samples of a fine frame (10 ms)
     overlap: int = 4            # hops a Fourier window covers
     stride: int = 4             # fine frames a codec frame (40 ms)
     mels: int = 100
-    fine_dim: int = 256         # channels of the blocks at the fine rate
-    coarse_dim: int = 320       # and at the codec's rate
+    fine_dim: int = 256         # channels of the decoder's blocks, at the fine rate
     expansion: int = 3          # a block's inner width over its outer one
     kernel: int = 7
-    encoder_blocks: int = 4
-    decoder_blocks: int = 5
-    coarse_blocks: int = 2      # on either side of the codes
-    levels: int = 12
+    decoder_blocks: int = 6
+    levels: int = 8
     bins: int = 1024
     code_dim: int = 64
     lowest_hz: float = 55.0     # of the pitch
@@ -57,6 +56,11 @@ class SmallCodecConfig:
     def frame_size(self) -> int:
         """Samples of one codec frame."""
         return self.hop * self.stride
+
+    @property
+    def block_dim(self) -> int:
+        """Numbers of one codec frame's log-mel spectra."""
+        return self.stride * self.mels
 
     @property
     def window(self) -> int:
@@ -117,21 +121,14 @@ class SmallCodec(nn.Module):
     def __init__(self, config: SmallCodecConfig = SmallCodecConfig()) -> None:
         super().__init__()
         c = self.config = config
-        scale = 1 / (c.encoder_blocks + c.decoder_blocks + 2 * c.coarse_blocks)
-        fine, coarse = c.fine_dim, c.coarse_dim
-
-        def blocks(dim: int, count: int) -> nn.ModuleList:
-            return nn.ModuleList(ConvNeXtBlock(dim, c, scale) for _ in range(count))
-
-        self.encoder = nn.ModuleDict({
-            "mel": LogMel(c.sample_rate, c.hop, c.overlap, c.mels), "input": nn.Linear(c.mels, fine), "fine": blocks(fine, c.encoder_blocks),
-            "resample": DownConv1d(fine, coarse, c.stride), "coarse": blocks(coarse, c.coarse_blocks),
-            "output": nn.LayerNorm(coarse)})
-        self.quantizer = ResidualVectorQuantizer(c.levels, c.bins, c.code_dim, coarse)
+        self.encoder = nn.ModuleDict({"mel": LogMel(c.sample_rate, c.hop, c.overlap, c.mels)})
+        self.register_buffer("mean", torch.zeros(c.mels))
+        self.quantizer = ResidualVectorQuantizer(c.levels, c.bins, c.code_dim, c.block_dim)
         self.decoder = nn.ModuleDict({
-            "coarse": blocks(coarse, c.coarse_blocks), "resample": UpConv1d(coarse, fine, c.stride),
-            "fine": blocks(fine, c.decoder_blocks), "norm": nn.LayerNorm(fine),
-            "output": SourceFilter(fine, c.sample_rate, c.hop, c.overlap, c.lowest_hz, c.octaves)})
+            "input": nn.Linear(c.block_dim, c.stride * c.fine_dim),  # each fine frame sees the whole block
+            "fine": nn.ModuleList(ConvNeXtBlock(c.fine_dim, c, 1 / c.decoder_blocks) for _ in range(c.decoder_blocks)),
+            "norm": nn.LayerNorm(c.fine_dim),
+            "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap, c.lowest_hz, c.octaves)})
 
     def init_encoder_state(self, batch: int = 1) -> SmallCodecState:
         """The encoder's state of `batch` new streams."""
@@ -143,16 +140,12 @@ class SmallCodec(nn.Module):
         return SmallCodecDecoderState(tails, frames, torch.zeros(batch, dtype=torch.float64, device=tails.device))
 
     def latent_step(self, audio: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
-        """Audio (B, 1, T * frame_size) to latents before quantisation (B, T, coarse_dim), and the new state."""
+        """Audio (B, 1, T * frame_size) to log-mel blocks less their mean (B, T, block_dim), and the new state."""
         self._check_audio(audio)
-        e, t = self.encoder, Tails(state.tails)
-        x = e["input"](e["mel"].step(audio[:, 0], t))
-        for block in e["fine"]:
-            x = block.step(x, t)
-        x = e["resample"].step(x, t)
-        for block in e["coarse"]:
-            x = block.step(x, t)
-        return e["output"](x), SmallCodecState(t.pack(), state.frames + x.shape[1])
+        t = Tails(state.tails)
+        x = self.encoder["mel"].step(audio[:, 0], t) - self.mean
+        x = x.reshape(x.shape[0], -1, self.config.block_dim)
+        return x, SmallCodecState(t.pack(), state.frames + x.shape[1])
 
     def encode_step(self, audio: Tensor, state: SmallCodecState,
                     levels: int | None = None) -> tuple[Tensor, SmallCodecState]:
@@ -163,7 +156,7 @@ class SmallCodec(nn.Module):
         return self.quantizer.encode(x, levels), state
 
     def latent(self, audio: Tensor) -> Tensor:
-        """Latents (B, T, coarse_dim) of whole recordings (B, 1, T * frame_size)."""
+        """Log-mel blocks (B, T, block_dim) of whole recordings (B, 1, T * frame_size)."""
         return self.latent_step(audio, self.init_encoder_state(audio.shape[0]))[0]
 
     def encode(self, audio: Tensor, levels: int | None = None) -> Tensor:
@@ -172,23 +165,21 @@ class SmallCodec(nn.Module):
         return self.encode_step(audio, self.init_encoder_state(audio.shape[0]), levels)[0]
 
     def features(self, x: Tensor, tails: Tails) -> Tensor:
-        """Quantised latents (B, T, coarse_dim) to features of fine frames (B, T * stride, fine_dim)."""
+        """Log-mel blocks (B, T, block_dim) to features of fine frames (B, T * stride, fine_dim)."""
         d = self.decoder
-        for block in d["coarse"]:
-            x = block.step(x, tails)
-        x = d["resample"].step(x, tails)
+        x = d["input"](x).reshape(x.shape[0], -1, self.config.fine_dim)
         for block in d["fine"]:
             x = block.step(x, tails)
         return d["norm"](x)
 
     def sound_step(self, x: Tensor, state: SmallCodecDecoderState) -> tuple[Tensor, SmallCodecDecoderState]:
-        """Quantised latents (B, T, coarse_dim) to audio (B, 1, T * frame_size), and the new state."""
+        """Log-mel blocks (B, T, block_dim) to audio (B, 1, T * frame_size), and the new state."""
         t, count = Tails(state.tails), x.shape[1]
         audio, phase = self.decoder["output"].step(self.features(x, t), state.frames * self.config.stride, state.phase, t)
         return audio.unsqueeze(1), SmallCodecDecoderState(t.pack(), state.frames + count, phase)
 
     def sound(self, x: Tensor) -> Tensor:
-        """Quantised latents (B, T, coarse_dim) of new streams to audio (B, 1, T * frame_size)."""
+        """Log-mel blocks (B, T, block_dim) of new streams to audio (B, 1, T * frame_size)."""
         return self.sound_step(x, self.init_decoder_state(x.shape[0]))[0]
 
     def decode_step(self, codes: Tensor,
@@ -210,7 +201,7 @@ class SmallCodec(nn.Module):
 
     def _state(self, side: nn.ModuleDict, batch: int) -> tuple[Tensor, Tensor]:
         size = sum(m.tail_size for m in side.modules() if hasattr(m, "tail_size"))
-        weight = self.quantizer.output_proj.weight
+        weight = self.mean
         return (weight.new_zeros(batch, size), torch.zeros(batch, dtype=torch.int64, device=weight.device))
 
     def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:

@@ -247,8 +247,8 @@ def test_sherpa_onnx_runs_our_model_and_writes_the_same_text(bundles, tmp_path, 
 def test_a_codec_is_exported_and_checked(tmp_path, capsys):
     from safetensors.torch import save_file
     torch.manual_seed(0)
-    config = SmallCodecConfig(sample_rate=800, hop=8, stride=2, mels=6, fine_dim=8, coarse_dim=8, encoder_blocks=1,
-                              decoder_blocks=1, coarse_blocks=1, levels=4, bins=16, code_dim=4)
+    config = SmallCodecConfig(sample_rate=800, hop=8, stride=2, mels=6, fine_dim=8,
+                              decoder_blocks=1, levels=4, bins=16, code_dim=4)
     codec = SmallCodec(config).eval()
     (tmp_path / "codec").mkdir()
     (tmp_path / "codec" / "config.json").write_text(json.dumps(config.to_dict()))

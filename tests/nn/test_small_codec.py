@@ -9,8 +9,8 @@ from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.nn.spectral import LOG_FLOOR, LogMel, OverlapAdd, mel_filters
 from speechstream.state import stack
 
-CONFIG = SmallCodecConfig(sample_rate=800, hop=8, stride=3, mels=6, fine_dim=8, coarse_dim=12, encoder_blocks=2,
-                          decoder_blocks=2, coarse_blocks=1, levels=9, bins=16, code_dim=4)
+CONFIG = SmallCodecConfig(sample_rate=800, hop=8, stride=3, mels=6, fine_dim=8,
+                          decoder_blocks=2, levels=9, bins=16, code_dim=4)
 FRAME = CONFIG.frame_size
 
 

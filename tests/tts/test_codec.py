@@ -22,8 +22,8 @@ CONFIGS = {
     "mimi": MimiConfig(480, SEANetConfig(dim=8, filters=2, ratios=(3, 2)),
                        TransformerConfig(dim=8, layers=1, heads=2, feedforward=8, context=9, layer_scale=0.5),
                        levels=3, bins=16, code_dim=4),
-    "small": SmallCodecConfig(sample_rate=800, hop=8, stride=2, mels=6, fine_dim=8, coarse_dim=8, encoder_blocks=1,
-                              decoder_blocks=1, coarse_blocks=1, levels=8, bins=16, code_dim=4),
+    "small": SmallCodecConfig(sample_rate=800, hop=8, stride=2, mels=6, fine_dim=8,
+                              decoder_blocks=1, levels=8, bins=16, code_dim=4),
 }
 FRAMES = 30  # more than one block of the offline call, and (at two a frame) than the transformer's context
 
