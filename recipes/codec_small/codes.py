@@ -26,19 +26,19 @@ def fit_codes(codec: SmallCodec, speech: Speech, seed: int) -> float:
     codec.mean.copy_(blocks.unflatten(1, (-1, codec.config.mels)).mean((0, 1)))
     blocks = blocks - codec.mean.repeat(codec.config.stride)
     q = codec.quantizer
-    _, vectors = torch.linalg.eigh((blocks.T @ blocks).double() / len(blocks))  # ascending
-    components = vectors[:, -q.dim:].float()
-    q.input_proj.weight.copy_(components.T)
-    q.output_proj.weight.copy_(components)
+    values, vectors = torch.linalg.eigh((blocks.T @ blocks).double() / len(blocks))  # ascending
+    components, unit = vectors[:, -q.dim:].float(), float(values[-q.dim:].mean().sqrt())
+    q.input_proj.weight.copy_(components.T / unit)  # what is coded has a variance of one, for those who predict it
+    q.output_proj.weight.copy_(components * unit)
     generator = torch.Generator().manual_seed(seed)
-    rest = (blocks @ components)
+    rest = blocks @ components / unit
     for level in range(q.levels):
         x = rest[torch.randperm(len(rest), generator=generator)[:SAMPLE]]
         book = means(x, q.bins, generator)
         q.codebooks[level] = book
         rest = rest - book[nearest(rest, book)]
     q.initialised.fill_(True)
-    return float(((blocks @ components - rest) @ components.T - blocks).abs().mean())
+    return float(((blocks @ components - rest * unit) @ components.T - blocks).abs().mean())
 
 
 def spectra(codec: SmallCodec, speech: Speech) -> Tensor:

@@ -99,3 +99,8 @@ class Speech:
         """The i-th utterance whole, float32."""
         r = self.rows[i]
         return self.samples[r["start"]:r["start"] + r["samples"]].astype(np.float32) / FULL_SCALE
+
+    def pitch(self, i: int) -> np.ndarray:
+        """Its pitch in Hz at every hop."""
+        r = self.rows[i]
+        return self.tones[r["start"] // self.hop:(r["start"] + r["samples"]) // self.hop]

@@ -1,7 +1,7 @@
 """Measure a trained codec on the held-out utterances: python evaluate.py DATA CODEC [--wav FOLDER] [--onnx FOLDER].
 
-Prints spectral distances for several numbers of levels, how evenly the codes are used, and how far streamed frames are
-from the offline call. --wav writes originals and reconstructions (for listening and for an independent recogniser),
+Prints spectral distances and the error of the coded log-mels for several numbers of levels, how evenly the codes are
+used, how well the pitch is found again, and how far streamed frames are from the offline call. --wav writes originals and reconstructions (for listening and for an independent recogniser),
 --onnx the graphs that run without torch.
 """
 
@@ -12,12 +12,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from data import Speech
 from losses import SpectralLoss
 from safetensors.torch import load_file
 
+from speechstream.nn.seanet import Tails
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 
@@ -35,10 +37,12 @@ def evaluate(codec: SmallCodec, speech: Speech, count: int, wav: Path | None = N
     count = min(count, len(speech.rows))
     used = torch.zeros(c.levels, c.bins)
     levels = sorted({1, c.levels // 2, c.levels} - {0})
-    sums, streamed = {k: [0.0, 0.0] for k in levels}, 0.0
+    sums, streamed = {k: [0.0, 0.0, 0.0] for k in levels}, 0.0
+    voiced, cents = [], []
     for i in range(count):
         x = torch.from_numpy(speech.utterance(i)).reshape(1, 1, -1)
-        codes = codec.encode(torch.nn.functional.pad(x, (0, c.delay)))
+        padded = torch.nn.functional.pad(x, (0, c.delay + -(x.shape[-1] + c.delay) % c.frame_size))
+        codes, blocks = codec.encode(padded), codec.latent(padded)
         for level in range(c.levels):
             used[level] += torch.bincount(codes[0, level], minlength=c.bins)
         for k in levels:
@@ -47,19 +51,29 @@ def evaluate(codec: SmallCodec, speech: Speech, count: int, wav: Path | None = N
             mel, stft = loss(y, x)
             sums[k][0] += float(mel) / count
             sums[k][1] += float(stft) / count
-        state, blocks = codec.init_decoder_state(), []
+            sums[k][2] += float((codec.quantizer.decode(codes[:, :k]) - blocks).abs().mean()) / count
+        voicing, octaves = codec.decoder["output"].measure(
+            codec.features(codec.quantizer.decode(codes), Tails(codec.init_decoder_state().tails)))
+        tones = torch.from_numpy(np.array(speech.pitch(i)))
+        there, octaves = tones > 0, octaves[0, :len(tones)]
+        voiced.append(((voicing[0, :len(tones)] > 0) == there).float())
+        cents.append(1200 * (octaves - torch.log2(tones / c.lowest_hz))[there].abs())
+        state, made = codec.init_decoder_state(), []
         for t in range(codes.shape[-1]):
             block, state = codec.decode_step(codes[..., t:t + 1], state)
-            blocks.append(block)
-        streamed = max(streamed, float((torch.cat(blocks, -1) - whole).abs().max()))
+            made.append(block)
+        streamed = max(streamed, float((torch.cat(made, -1) - whole).abs().max()))
         if wav:
             wav.mkdir(parents=True, exist_ok=True)
             for name, sound in (("original", x), ("codec", y)):
                 soundfile.write(wav / f"{i:04d}.{name}.wav", sound.flatten().clamp(-1, 1).numpy(), c.sample_rate)
     share = used / used.sum(1, keepdim=True)
     entropy = -(share * share.clamp(min=1e-9).log2()).sum(1)
+    off = torch.cat(cents)
     return {"utterances": count, "kbit_s": c.levels * math.log2(c.bins) * c.sample_rate / c.frame_size / 1000,
-            "mel_stft_by_levels": {k: [round(v, 4) for v in pair] for k, pair in sums.items()},
+            "mel_stft_logmel_by_levels": {k: [round(v, 4) for v in row] for k, row in sums.items()},
+            "voicing_right": round(float(torch.cat(voiced).mean()), 4),
+            "pitch_error_cents_median_p90": [round(float(off.quantile(q)), 1) for q in (0.5, 0.9)] if len(off) else None,
             "code_entropy_bits": [round(float(e), 2) for e in entropy], "streamed_max_difference": streamed}
 
 

@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from speechstream import bundle
-from speechstream.export.codec import codec_graphs
+from speechstream.export.codec import BASIS, codec_graphs
 from speechstream.export.onnx import export_step
 from speechstream.export.quantize import halve_constants, quantize_graph
 from speechstream.nn.acoustic import AcousticModel
@@ -21,7 +21,6 @@ from speechstream.state import flatten
 from speechstream.tts.acoustic import ARCHITECTURE, FORMAT_KEYS
 from speechstream.tts.phonemes import SYMBOLS
 
-BASIS = ".basis"  # in the names of Fourier transforms: in 8 bits their noise would be heard
 GRAPHS = ["text.onnx", "acoustic.onnx", "codec.onnx"]
 
 

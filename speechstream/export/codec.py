@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from speechstream.export.onnx import describe, export_step
 from speechstream.state import flatten
 
+BASIS = ".basis"  # in the names of Fourier transforms: in 8 bits their noise would be heard
+
 
 def export_codec(codec: nn.Module, target: str | Path, levels: int | None = None) -> tuple[Path, Path]:
     """Write `encoder.onnx` and `decoder.onnx` of a codec (Mimi or SmallCodec) into the folder `target`.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
-from speechstream.export.codec import codec_graphs
+from speechstream.export.codec import BASIS, codec_graphs
 from speechstream.export.fastconformer import (ARCHITECTURE, describe_model, export_fastconformer,
                                                read_fastconformer)
 from speechstream.export.onnx import describe, export_step
@@ -150,8 +150,8 @@ def _codec(path: Path) -> Source:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise SpeechStreamError(f"{path} is neither a bundle nor the folder of a codec: "
                                 f"{str(error).splitlines()[0]}") from error
-    return Source("codec", model, lambda bits: _quantised(codec_graphs(model), bits), {})
+    return Source("codec", model, lambda bits: _quantised(codec_graphs(model), bits, BASIS), {})
 
 
-def _quantised(graphs: dict[str, onnx.ModelProto], bits: int) -> dict[str, onnx.ModelProto]:
-    return graphs if bits == 32 else {name: quantize_graph(graph, bits) for name, graph in graphs.items()}
+def _quantised(graphs: dict[str, onnx.ModelProto], bits: int, keep: str | None = None) -> dict[str, onnx.ModelProto]:
+    return graphs if bits == 32 else {name: quantize_graph(graph, bits, keep) for name, graph in graphs.items()}

@@ -6,8 +6,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from speechstream.export.quantize import (BLOCK, SMALLEST, dequantize_blocks, dequantize_channels, quantize_blocks,
-                                          quantize_channels, quantize_graph)
+from speechstream.export.quantize import (BLOCK, SMALLEST, dequantize_blocks, dequantize_channels, halve_constants,
+                                          quantize_blocks, quantize_channels, quantize_graph)
 
 K, N = 128, 160  # a weight of 20 480 elements: large enough to be quantised
 
@@ -165,3 +165,18 @@ def test_what_is_small_or_not_constant_stays():
     for bits in (2, 16, None):
         with pytest.raises(ValueError, match="bits must be 4 or 8"):
             quantize_graph(model, bits)
+
+
+def test_what_is_kept_by_name_and_what_is_halved():
+    model = graph([helper.make_node("MatMul", ["x", "the.basis"], ["y"]), helper.make_node("MatMul", ["x", "w"], ["z"])],
+                  {"the.basis": weights(3), "w": weights(4)}, [("x", TensorProto.FLOAT, ["b", K])],
+                  [("y", ["b", N]), ("z", ["b", N])])
+    x = activations()[0]
+    exact, coarse = run(model, x=x)
+    small = quantize_graph(model, 8, keep=".basis")
+    y, z = run(small, x=x)
+    assert np.array_equal(y, exact) and not np.allclose(z, coarse, rtol=1e-4)
+    half = halve_constants(small)
+    assert half.ByteSize() < 0.8 * small.ByteSize()
+    np.testing.assert_allclose(run(half, x=x)[0], x @ weights(3).astype(np.float16).astype(np.float32), rtol=1e-4, atol=1e-3)
+    assert np.array_equal(run(half, x=x)[1], z)

@@ -86,7 +86,9 @@ def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
         torch.testing.assert_close(a, b)
     table = recipe["evaluate"].main([str(data), str(tmp_path / "whole" / "codec"), "--count", "1",
                                      "--wav", str(tmp_path / "wav")])
-    assert table["streamed_max_difference"] < 1e-5 and list(table["mel_stft_by_levels"]) == [1, 4, 8]
+    assert table["streamed_max_difference"] < 1e-5 and list(table["mel_stft_logmel_by_levels"]) == [1, 4, 8]
+    errors = [row[2] for row in table["mel_stft_logmel_by_levels"].values()]
+    assert errors == sorted(errors, reverse=True) and errors[-1] > 0
     assert soundfile.info(tmp_path / "wav" / "0000.codec.wav").samplerate == 8000
 
 
