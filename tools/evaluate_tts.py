@@ -249,6 +249,8 @@ def main(arguments: list[str] | None = None) -> dict:
     add("--own", action="store_true", help="read back with the embedded recogniser too")
     add("--teacher", type=Path, metavar="TEST.JSONL")
     add("--codec", type=Path, metavar="FOLDER", help="encoder.onnx and decoder.onnx: the teacher through the codec alone")
+    add("--human", type=Path, metavar="DEV.JSONL", help="recordings with transcripts, as they are and through the codec")
+    add("--human-count", type=int, default=60, help="the first so many of them")
     add("--repeats", type=int, default=15, help="runs of each sentence whose speed is measured")
     add("--long", type=float, default=0, metavar="MINUTES", help="also one stream of so many minutes")
     add("--pictures", type=int, default=3)
@@ -263,6 +265,10 @@ def main(arguments: list[str] | None = None) -> dict:
         if args.codec:
             coded = {k: through_codec(args.codec, *sound) for k, sound in teacher.items()}
             report["codec"] = {"wer": wer(listeners, [texts[k] for k in coded], list(coded.values()))}
+    if args.human and args.codec:
+        said, sounds = recordings(args.human, args.human_count)
+        report["human"] = {"wer": wer(listeners, said, sounds)}
+        report["human, coded"] = {"wer": wer(listeners, said, [through_codec(args.codec, *s) for s in sounds])}
     for position, given in enumerate(args.voices):
         name, _, path = given.partition("=")
         try:
@@ -289,7 +295,8 @@ def main(arguments: list[str] | None = None) -> dict:
             columns["codec"] = coded[k]
         picture(columns | {n: sounds[k] for n, sounds in spoken.items()}, texts[k], args.out / f"{k:03d}.png")
     (args.out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for name, entry in [*((n, report[n]) for n in ("teacher", "codec") if n in report), *report["voices"].items()]:
+    before = ("teacher", "codec", "human", "human, coded")
+    for name, entry in [*((n, report[n]) for n in before if n in report), *report["voices"].items()]:
         heard = ", ".join(f"WER {n} {100 * r['wer']:.1f} %" for n, r in entry["wer"].items())
         fast = ", ".join(f"{w} words {s['first_ms']} ms, RTF {s['rtf']}" for w, s in entry.get("speed", {}).items())
         print(f"{name}: {heard}; {fast}; {entry.get('seams', '')} {entry.get('teacher', '')}")
@@ -307,13 +314,22 @@ def teacher_sounds(manifest: Path, count: int) -> dict[int, tuple[np.ndarray, in
     return {k: (np.concatenate(v), rate) for k, v in sorted(parts.items()) if k < count}
 
 
+def recordings(manifest: Path, count: int) -> tuple[list[str], list[tuple[np.ndarray, int]]]:
+    """Transcripts of a JSON-lines manifest and their recordings, mono."""
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()][:count]
+    sounds = [soundfile.read(manifest.parent / r["audio"], dtype="float32", always_2d=True) for r in rows]
+    return [r["text"].lower() if r["text"].isupper() else r["text"] for r in rows], [(x.mean(1), rate) for x, rate in sounds]
+
+
 def through_codec(folder: Path, pcm: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     """A recording encoded and decoded, its delay taken out."""
     from speechstream.tts.codec import CodecDecoder, CodecEncoder
 
+    from speechstream.audio.resample import Resampler
+
     encoder, decoder = CodecEncoder(folder / "encoder.onnx"), CodecDecoder(folder / "decoder.onnx")
     if encoder.sample_rate != rate:
-        raise SystemExit(f"the codec has {encoder.sample_rate} Hz, the recording {rate}")
+        pcm, rate = Resampler(rate, encoder.sample_rate)(pcm[None])[0], encoder.sample_rate
     padded = np.pad(pcm, (0, decoder.delay))
     return decoder(encoder(padded[None, None]))[0, 0, decoder.delay:decoder.delay + len(pcm)], rate
 

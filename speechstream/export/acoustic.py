@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from speechstream import bundle
-from speechstream.export.codec import BASIS, codec_graphs
+from speechstream.export.codec import codec_graphs
 from speechstream.export.onnx import export_step
 from speechstream.export.quantize import halve_constants, quantize_graph
 from speechstream.nn.acoustic import AcousticModel
@@ -48,9 +48,9 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
     """Write a bundle that `Synthesizer.load` opens: the acoustic model, the codec's decoder, and what must be known.
 
     `speakers`: {"name", "description", "pitch_hz"} each, in the order of the model's embedding. `blocks`: codec frames
-    of the first blocks of a stream; the last number holds for all that follow. `bits`: 8 stores the matrices as int8, a
-    third of the size and faster on a CPU. Raises ValueError where the codec is not the one whose codes the model
-    predicts.
+    of the first blocks of a stream; the last number holds for all that follow. `bits`: 8 stores the text encoder's
+    matrices as int8 and all others as float16; None leaves everything in float32. Raises ValueError where the codec is
+    not the one whose codes the model predicts.
     """
     c, k, target = model.config, codec.config, Path(target)
     if (sum(c.groups), c.bins) != (k.levels, k.bins):
@@ -62,9 +62,11 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
     export_acoustic(model, target)
     onnx.save(codec_graphs(codec)["decoder"], target / "codec.onnx")
     if bits is not None:
+        onnx.save(quantize_graph(onnx.load(target / "text.onnx"), bits), target / "text.onnx")
+        # What rounding does to a sum depends on how many frames are summed at once. In float32 that is never heard; 8-bit
+        # activations would make other codes and another pitch of it, and the sound depend on how a stream was cut.
         for name in GRAPHS:
-            graph = quantize_graph(onnx.load(target / name), bits, keep=BASIS)
-            onnx.save(halve_constants(graph), target / name)
+            onnx.save(halve_constants(onnx.load(target / name)), target / name)
     values = (k.sample_rate, k.frame_size, c.sub, "".join(SYMBOLS), list(speakers), list(blocks))
     return bundle.write(target, "tts", ARCHITECTURE, dict(zip(FORMAT_KEYS, values)), card,
                         GRAPHS)

@@ -1,5 +1,7 @@
 """Pitch and loudness against sounds whose pitch and loudness are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,16 @@ def test_a_glide_is_followed():
 def test_loudness():
     x = np.concatenate([np.full(240, 0.5), np.zeros(240)])
     np.testing.assert_allclose(loudness(x, RATE), [20 * np.log10(0.5), -100], atol=0.01)
+
+
+def test_a_human_voice_against_pyin():
+    """librosa's pYIN, an independent tracker, of a recorded reader."""
+    librosa = pytest.importorskip("librosa", reason="the peer is librosa's pYIN")
+    pcm, rate = librosa.load(Path(__file__).parents[1] / "fixtures" / "austen_0870.flac", sr=None)
+    pcm, hop = pcm[:6 * rate], rate // 100
+    theirs, voiced, _ = librosa.pyin(pcm, fmin=60, fmax=500, sr=rate, hop_length=hop, frame_length=1024)
+    ours = pitch(pcm, rate)
+    both = voiced[:len(ours)] & (ours > 0)
+    assert both.mean() > 0.25 and (voiced[:len(ours)] == (ours > 0)).mean() > 0.8
+    cents = 1200 * np.abs(np.log2(ours[both] / theirs[:len(ours)][both]))
+    assert np.median(cents) < 20 and (cents > 300).mean() < 0.02
