@@ -32,8 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     model = AcousticModel(AcousticConfig.from_dict(about["config"]))
     model.load_state_dict(load_file(args.model / "model.safetensors"))
     card = {"name": args.name, "licence": "Apache-2.0",
-            "training data": [{"source": "speech made with Kokoro-82M", "licence": "Apache-2.0"}],
-            "steps": about["step"], "minutes": about["minutes"]}
+            "description": "English streaming synthesis: two voices, 80 ms at a time",
+            "training_data": [{"name": "speech made with Kokoro-82M", "licence": "Apache-2.0"}],
+            "languages": ["en"], "steps": about["step"], "minutes": about["minutes"]}
     card |= json.loads(args.card.read_text()) if args.card else {}
     speakers = [{**s, "description": f"taught by Kokoro's {s['name']}"} for s in about["speakers"]]
     made = export_voice(model, load(args.codec), args.out, speakers, card, bits=args.bits or None)

@@ -1,8 +1,4 @@
-"""The codes of the small codec, in closed form: principal components of log-mel blocks, and residual k-means.
-
-Trained by gradients for twenty minutes, an encoder of seven blocks and the same quantiser left a mean error of 1.0 nat in
-the log-mels of held-out speech. This takes three minutes and leaves 0.33 (12 levels: 0.29; 64 components unquantised: 0.23).
-"""
+"""The codes of the small codec, in closed form: principal components of log-mel blocks, and residual k-means."""
 
 from __future__ import annotations
 
