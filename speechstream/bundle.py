@@ -24,7 +24,7 @@ from speechstream.errors import SpeechStreamError
 FORMAT, VERSION = "speechstream-bundle", 1
 INDEX = "bundle.json"
 MODELS = Path(__file__).parent / "models"
-EMBEDDED = {"asr": "causal-whisper-base"}  # task: the folder in MODELS that serves it by default
+EMBEDDED = {"asr": "causal-whisper-base", "tts": "blockwise-english"}  # task: the folder in MODELS that serves it by default
 _INDEX_LIMIT = 16 << 20   # bytes; a longer bundle.json is not one
 _READ = 1 << 20           # bytes read at a time
 _HEX = re.compile(r"[0-9a-f]{64}")

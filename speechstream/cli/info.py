@@ -9,7 +9,7 @@ from typing import Any, Iterator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the folder of a model; default: the embedded one")
+    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the folder of a model; default: the embedded ones")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,12 +19,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"speechstream {speechstream.__version__}, Python {platform.python_version()}")
     for name, found in engines().items():
         print(f"engine {name}: {found}")
-    model = bundle.load(args.bundle or bundle.embedded("asr"))
-    print(f"\nmodel: {model.path}\ntask: {model.task}\narchitecture: {model.architecture}\n"
-          f"size: {_size(model.nbytes)}")
-    for name, size in model.files.items():
-        print(f"  {name}  {_size(size)}")
-    print("\n".join(["", *render(model.card)]))
+    for path in [args.bundle] if args.bundle else map(bundle.embedded, bundle.EMBEDDED):
+        model = bundle.load(path)
+        print(f"\nmodel: {model.path}\ntask: {model.task}\narchitecture: {model.architecture}\n"
+              f"size: {_size(model.nbytes)}")
+        for name, size in model.files.items():
+            print(f"  {name}  {_size(size)}")
+        print("\n".join(["", *render(model.card)]))
     return 0
 
 
