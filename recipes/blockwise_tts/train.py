@@ -234,11 +234,15 @@ def main(arguments: list[str] | None = None) -> Run:
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
     parser.add_argument("--minutes", type=float, default=None, help="the whole budget, instead of the configuration's")
+    parser.add_argument("--model", type=Path, default=None, help="begin with the weights of this folder")
     parser.add_argument("--steps", type=int, default=None, help="stop at this step")
     args = parser.parse_args(arguments)
     config = yaml.safe_load(args.config.read_text())
     config["minutes"] = args.minutes or config["minutes"]
     run = Run(config, Clauses(args.data, config["segment_s"]), args.out)
+    if args.model and not run.step:
+        for network in (run.model, run.average):
+            network.load_state_dict(load_file(args.model / "model.safetensors", device=run.device))
     print(json.dumps({"parameters": sum(p.numel() for p in run.model.parameters()), "step": run.step,
                       "minutes": round(run.seconds / 60, 1)}), flush=True)
     last = time.monotonic()

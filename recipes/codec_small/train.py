@@ -166,10 +166,13 @@ def main(arguments: list[str] | None = None) -> Trainer:
     parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
     parser.add_argument("--steps", type=int, default=None, help="stop at this step (default: when all stages are done)")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
+    parser.add_argument("--codec", type=Path, default=None, help="begin with this codec, and keep its codes")
     args = parser.parse_args(arguments)
     trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out)
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
+    elif args.codec:
+        trainer.codec.load_state_dict(load_file(args.codec / "model.safetensors", device=trainer.device))
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()

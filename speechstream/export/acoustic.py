@@ -9,18 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
 
 from speechstream import bundle
+from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import codec_graphs
 from speechstream.export.onnx import export_step
-from speechstream.export.quantize import halve_constants, quantize_graph
-from speechstream.nn.acoustic import AcousticModel
+from speechstream.export.quantize import dequantize_channels, halve_constants, quantize_graph
+from speechstream.nn.acoustic import AcousticConfig, AcousticModel
+from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten
 from speechstream.tts.acoustic import ARCHITECTURE, FORMAT_KEYS
 from speechstream.tts.phonemes import SYMBOLS
 
+KEPT = "kept.safetensors"  # what training needs and no graph holds
+FOLDED = ("depth.level.weight", "depth.log_precision")  # the exporter has calculated with them
 GRAPHS = ["text.onnx", "acoustic.onnx", "codec.onnx"]
 
 
@@ -67,6 +74,58 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
         # activations would make other codes and another pitch of it, and the sound depend on how a stream was cut.
         for name in GRAPHS:
             onnx.save(halve_constants(onnx.load(target / name)), target / name)
+    kept = {f"codec.{n}": t for n, t in codec.state_dict().items() if n == "mean"}
+    kept |= {f"model.{n}": t for n, t in model.state_dict().items() if n in FOLDED}
+    save_file({n: t.contiguous() for n, t in kept.items()}, target / KEPT)
+    (target / KEPT).chmod(0o644)  # safetensors leaves it to its owner alone
     values = (k.sample_rate, k.frame_size, c.sub, "".join(SYMBOLS), list(speakers), list(blocks))
-    return bundle.write(target, "tts", ARCHITECTURE, dict(zip(FORMAT_KEYS, values)), card,
-                        GRAPHS)
+    config = {**dict(zip(FORMAT_KEYS, values)), "model": c.to_dict(), "codec": k.to_dict()}
+    return bundle.write(target, "tts", ARCHITECTURE, config, card, [*GRAPHS, KEPT])
+
+
+def read_voice(b: bundle.Bundle) -> tuple[AcousticModel, SmallCodec]:
+    """The networks of a bundle that `export_voice` wrote, to train them further; its roundings stay in them.
+
+    Raises SpeechStreamError where the bundle does not say what they are.
+    """
+    try:
+        model, codec = (AcousticModel(AcousticConfig.from_dict(b.config["model"])),
+                        SmallCodec(SmallCodecConfig.from_dict(b.config["codec"])))
+        kept = load_file(b.file(KEPT))
+        found = {name: _weights(onnx.load(b.file(name))) for name in GRAPHS}
+        ours = {**found["text.onnx"], **found["acoustic.onnx"], **_part(kept, "model.")}
+        model.load_state_dict({n: _shaped(ours[n], t) for n, t in model.state_dict().items()})
+        theirs, state = {**found["codec.onnx"], **_part(kept, "codec.")}, codec.state_dict()
+        turned = theirs["quantizer.output_proj.weight"].T  # components of equal length: the other way is their inverse
+        theirs["quantizer.input_proj.weight"] = turned / turned.square().sum(1).mean()
+        theirs["quantizer.usage"] = torch.ones_like(state["quantizer.usage"])
+        theirs["quantizer.initialised"] = torch.ones_like(state["quantizer.initialised"])
+        codec.load_state_dict({n: _shaped(theirs[n], t) for n, t in state.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise SpeechStreamError(f"the bundle {b.path} does not hold the networks of a voice: {error}") from error
+    return model.eval(), codec.eval()
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _shaped(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if tensor.shape != like.shape and tensor.numel() != like.numel():
+        raise ValueError(f"a weight is {tuple(tensor.shape)}, expected {tuple(like.shape)}")
+    return tensor.reshape(like.shape).to(like.dtype)
+
+
+def _weights(graph: onnx.ModelProto) -> dict[str, torch.Tensor]:
+    """A graph's constants under their parameters' names, in float32 and the right way round."""
+    arrays, out = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}, {}
+    for name, array in arrays.items():
+        name = name.removesuffix(".half")
+        if name.endswith(".codes"):
+            name = name.removesuffix(".codes")
+            scales = arrays.get(f"{name}.scales", arrays.get(f"{name}.scales.half"))
+            array = dequantize_channels(array, scales, axis=1 if name.endswith(".T") else 0)
+        if name.endswith(".T"):
+            name, array = name.removesuffix(".T"), array.T
+        out[name] = torch.from_numpy(np.array(array))
+    return out

@@ -144,3 +144,27 @@ def test_config_survives_json():
     with pytest.raises(ValueError, match="odd"):
         AcousticConfig(symbols=5, kernel=4)
     assert sum(p.numel() for p in AcousticModel(config).parameters()) > 0
+
+
+def test_the_embedded_voice_gives_its_networks_back():
+    """What was trained can be trained further from the bundle alone."""
+    from speechstream import bundle
+    from speechstream.export.acoustic import read_voice
+    b = bundle.load(bundle.embedded("tts"))
+    model, codec = read_voice(b)
+    torch.testing.assert_close(model.depth.codebooks, codec.quantizer.codebooks)
+    q, x = codec.quantizer, torch.randn(1, 50, codec.config.code_dim)
+    torch.testing.assert_close(q.input_proj(q.output_proj(x)), x, atol=1e-2, rtol=1e-2)  # components, not any matrix
+    codes = torch.randint(codec.config.bins, (1, codec.config.levels, 20), generator=torch.Generator().manual_seed(0))
+    ours = CodecDecoder(b.file("codec.onnx"))(codes.numpy())
+    np.testing.assert_allclose(codec.decode(codes).detach().numpy(), ours, atol=2e-3)
+
+
+def test_a_bundle_that_says_nothing_of_its_networks(tmp_path):
+    from dataclasses import replace
+
+    from speechstream import bundle
+    from speechstream.errors import SpeechStreamError
+    from speechstream.export.acoustic import read_voice
+    with pytest.raises(SpeechStreamError, match="does not hold the networks"):
+        read_voice(replace(bundle.load(VOICE), config={}))
