@@ -73,7 +73,7 @@ class Speech:
         index = json.loads((folder / "index.json").read_text())
         self.rows, self.segment, self.seed = index[split], segment, seed
         self.hop = round(HOP_S * index["sample_rate"])
-        if segment % self.hop and segment != 1:
+        if segment % self.hop:
             raise ValueError(f"a segment must be whole hops of {self.hop} samples; got {segment}")
         self.samples = np.memmap(folder / f"{split}.i16", "<i2", "r")
         self.tones = np.memmap(folder / f"{split}.f32", "<f4", "r")

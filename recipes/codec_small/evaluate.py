@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--onnx", type=Path, default=None)
     args = parser.parse_args(arguments)
     codec = load(args.codec)
-    table = evaluate(codec, Speech(args.data, "held", 1, 0), args.count, args.wav)
+    table = evaluate(codec, Speech(args.data, "held", 0, 0), args.count, args.wav)
     print(json.dumps(table, indent=1))
     if args.onnx:
         from speechstream.export.codec import export_codec
