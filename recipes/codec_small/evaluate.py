@@ -1,8 +1,8 @@
 """Measure a trained codec on the held-out utterances: python evaluate.py DATA CODEC [--wav FOLDER] [--onnx FOLDER].
 
 Prints spectral distances and the error of the coded log-mels for several numbers of levels, how evenly the codes are
-used, how well the pitch is found again, and how far streamed frames are from the offline call. --wav writes originals and reconstructions (for listening and for an independent recogniser),
---onnx the graphs that run without torch.
+used, how well the pitch is found again, and how far streamed frames are from the offline call. --wav writes originals
+and reconstructions (for listening and for an independent recogniser), --onnx the graphs that run without torch.
 """
 
 from __future__ import annotations

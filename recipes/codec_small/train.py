@@ -48,8 +48,8 @@ class Trainer:
             raise ValueError(f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}")
         self.codec.requires_grad_(False).decoder.requires_grad_(True)
         self.modules = {"codec": self.codec, "judges": self.judges}
-        self.optimisers = {name: torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], betas=(0.8, 0.99),
-                                                   weight_decay=1e-3)
+        self.optimisers = {name: torch.optim.AdamW([p for p in module.parameters() if p.requires_grad],
+                                                   betas=(0.8, 0.99), weight_decay=1e-3)
                            for name, module in self.modules.items()}
         self.total = sum(s["steps"] for s in config["stages"].values())
 
