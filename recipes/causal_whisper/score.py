@@ -1,0 +1,68 @@
+"""Word error rate of a run or a bundle, quickly: batched greedy decoding of whole utterances in bfloat16.
+
+    python score.py work/run --vocabulary work/vocabulary --features work/features/dev --chunks 128 32 0 --every 2
+
+chunks: frames of 20 ms that the encoder hears at a time; 0 is offline. It compares trainings with each other; what users get
+is measured by tools/evaluate_asr.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from data import Utterances, batches, collate
+from decode import greedy
+from graft import read
+from speechstream.asr.vocabulary import Vocabulary
+from speechstream.nn.whisper import Whisper, WhisperConfig
+
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+from _scoring import Errors, count_errors, english_normaliser  # noqa: E402
+
+FLOOR, TAIL = -0.75, 60  # the deployed floor of the log-mels, and mel frames of silence after each utterance
+
+
+def load(path: Path) -> Whisper:
+    """The averaged network of a run, or that of a bundle."""
+    weights, config, _ = read(path)
+    config["alignment_heads"] = tuple(tuple(h) for h in config["alignment_heads"])
+    model = Whisper(WhisperConfig(**config))
+    prefix = "average."
+    model.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}, strict=False)
+    return model.eval().bfloat16()
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--vocabulary", type=Path, required=True)
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[128])
+    parser.add_argument("--every", type=int, default=1, help="take every nth utterance")
+    args = parser.parse_args()
+    model, normalise = load(args.run), english_normaliser()
+    vocabulary = Vocabulary(args.vocabulary / "vocabulary.json")
+    utterances = Utterances(args.features)
+    chosen = range(0, len(utterances.rows), args.every)
+    for chunk in args.chunks:
+        found: dict[str, Errors] = {}
+        for group in batches([utterances.rows[i]["frames"] + TAIL for i in chosen], 12_000):
+            mel, lengths = collate([utterances.mel(chosen[g]) for g in group], [FLOOR] * len(group), TAIL)
+            features = model.encoder(mel.clamp(min=FLOOR).bfloat16(), lengths, chunk or None)
+            tokens, *_ = greedy(model.decoder, features, lengths, lengths * 9 // 50 + 8, vocabulary.prompt, vocabulary.end)
+            for g, ids in zip(group, tokens):
+                row = utterances.rows[chosen[g]]
+                found[row["source"]] = found.get(row["source"], Errors()) + count_errors(
+                    normalise(row["text"]).split(), normalise(vocabulary.text(ids)).split())
+        found["all"] = sum(found.values(), Errors())
+        print(json.dumps({"chunk": chunk, **{s: round(100 * e.wer, 2) for s, e in found.items()}}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
