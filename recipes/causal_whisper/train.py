@@ -5,7 +5,8 @@ The student begins as a copy of the offline model. Each batch draws one chunk si
 - distillation: squared error of the student's features to those of the frozen offline encoder on the clean signal,
   relative to their variance;
 - the decoder's cross-entropy on the labels, part of the utterances cut at a chunk's end with only the words that had
-  ended by then (CarelessWhisper's setting), which also teaches it to stop where the sound stops;
+  ended by then (CarelessWhisper's setting), which also teaches it to stop where the sound stops; once the decoder stays
+  as it is (`--decoder-lr 0`), its divergence from what it says of the offline encoder's features takes the place of half of it;
 - CTC on pairs of frames, its gradient kept from the encoder: a fresh head's would drown the other two.
 
 The budget is wall-clock time, shared by warm-up and cosine decay; a killed run continues from its last checkpoint.
@@ -37,7 +38,6 @@ FLOOR = -0.75                                # the deployed floor, (log10 energy
 CHUNKS = [4, 8, 16, 32, 64, 128, None]       # 80, 160, 320, 640, 1280 ms; 2560 ms confirms words; offline
 CHANCES = [0.06, 0.12, 0.14, 0.14, 0.12, 0.22, 0.20]
 IGNORE = -100
-CE_TO_ENCODER = 0.1  # share of the decoder's gradient that reaches the encoder: it is fifty times the distillation's
 
 
 class Labels:
@@ -113,6 +113,7 @@ class Run:
         weights = base.state_dict()
         weights["decoder.token_embedding.weight"] = weights["decoder.token_embedding.weight"][labels.ids]
         self.student.load_state_dict(weights, strict=False)
+        self.student.decoder.requires_grad_(args.decoder_lr > 0)
         nn.init.zeros_(self.student.ctc[-1].bias)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         groups = [{"params": list(self.student.encoder.parameters()), "peak": args.lr},
@@ -206,9 +207,16 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
         with torch.autocast("cpu", torch.bfloat16):
             mask = torch.arange(features.shape[1]) < visible[:, None]
             read = features[known]
-            read = CE_TO_ENCODER * read + (1 - CE_TO_ENCODER) * read.detach()
-            logits = run.student.decoder(tokens[:, :-1], read, mask)
-        out["decoder"] = F.cross_entropy(logits.float().flatten(0, 1), target_tokens.flatten(), ignore_index=IGNORE)
+            share = run.args.decoder_share
+            read = share * read + (1 - share) * read.detach()
+            logits = run.student.decoder(tokens[:, :-1], read, mask).float()
+        out["decoder"] = F.cross_entropy(logits.flatten(0, 1), target_tokens.flatten(), ignore_index=IGNORE)
+        if not run.args.decoder_lr:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                wanted = run.student.decoder(tokens[:, :-1], target[known], mask).float()
+            scored = target_tokens != IGNORE
+            wanted, said = wanted[scored].log_softmax(-1), logits[scored].log_softmax(-1)
+            out["imitation"] = (wanted.exp() * (wanted - said)).sum(-1).mean()
         pieces = [labels.ctc(audio[b]) for b in known]
         out["ctc"] = F.ctc_loss(run.student.ctc_log_probs(features[known].detach().float()).transpose(0, 1),
                                 torch.tensor([i for p in pieces for i in p]), lengths[known] // 2,
@@ -227,6 +235,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--decoder-lr", type=float, default=4e-5)
+    parser.add_argument("--decoder-share", type=float, default=0.1, help="share of the decoder's gradient that reaches the "
+                        "encoder: in full it is fifty times the distillation's")
     parser.add_argument("--ctc-width", type=int, default=512, help="hidden units of the CTC head")
     parser.add_argument("--left", type=int, default=400)
     parser.add_argument("--frames", type=int, default=7000, help="mel frames in a batch")
@@ -238,7 +248,9 @@ def main() -> None:
     sources = [(u, i) for path in args.features for u in [Utterances(path)] for i in range(len(u.rows))]
     merged = Merged(sources)
     rng = np.random.default_rng(run.step)
-    weights, log, saved = {"distil": 1.0, "decoder": 1.0, "ctc": 0.2}, {}, time.time()
+    weights, log, saved = {"distil": 1.0, "decoder": 1.0, "imitation": 1.0, "ctc": 0.2}, {}, time.time()
+    if not args.decoder_lr:
+        weights["decoder"] = 0.5
     run.student.train()
     while run.seconds < 60 * args.minutes:
         for group in batches([r["frames"] + 60 for r in merged.rows], args.frames, rng):
@@ -254,7 +266,7 @@ def main() -> None:
             if run.step % args.report == 0:
                 m = {k: np.mean(v) for k, v in log.items()}
                 print(f"{run.step} {run.seconds / 60:.1f}min " + " ".join(f"{k} {m[k]:.3f}" for k in
-                      ("distil", "decoder", "ctc", "norm") if k in m) + f" x{m['audio'] / m['wall']:.1f} rt", flush=True)
+                      ("distil", "decoder", "imitation", "ctc", "norm") if k in m) + f" x{m['audio'] / m['wall']:.1f} rt", flush=True)
                 log = {}
             if time.time() - saved > 240 or run.seconds >= 60 * args.minutes:
                 run.save()
