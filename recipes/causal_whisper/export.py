@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechstream.export.bundle import write_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
-from train import load
+from train import ALIGNMENT_HEADS, load
 
 CARD = {
     "name": "causal-whisper-base",
@@ -22,8 +22,6 @@ CARD = {
     ],
     "languages": ["en"],
 }
-
-ALIGNMENT_HEADS = ((3, 1), (3, 3), (4, 1), (5, 1))  # (layer, head): they tell word ends best, see heads.py
 
 
 def read_run(run: Path, part: str = "average.") -> Whisper:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechstream.nn.attention import causal_step_attention, chunked_attention, step_attention
+from speechstream.nn.whisper_heads import CtcHead, Gate, pairs
 
 FRAME_MS = 20  # one encoder frame: two mel frames of 10 ms
 
@@ -38,7 +39,9 @@ class WhisperConfig:
     positions: int = 1500  # the clock: 30 s
     left: int = 400        # frames of left context before a chunk: 8 s
     ctc_vocabulary: int = 0  # pieces of the CTC head, blank included; 0 for none
-    ctc_width: int = 0       # of the CTC head's hidden layer; 0 for a single linear layer
+    ctc_width: int = 0       # of the CTC head's hidden layers; 0 for a single linear layer
+    ctc_blocks: int = 0      # of the CTC head that look at neighbouring pairs of frames; 0 for a plain hidden layer
+    gate_width: int = 0      # of the transducer's gate; 0 for none
     alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) of the decoder whose cross-attention tells time
 
 
@@ -211,10 +214,20 @@ class Decoder(nn.Module):
 
     def step(self, tokens: Tensor, state: DecoderState, keys: Tensor | Sequence[Tensor],
              values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, DecoderState]:
+        """`read` with logits (B, n, vocabulary) in the hidden states' place."""
+        hidden, alignment, state = self.read(tokens, state, keys, values, mask)
+        return self.logits(hidden), alignment, state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.token_embedding.weight.T
+
+    def read(self, tokens: Tensor, state: DecoderState, keys: Tensor | Sequence[Tensor],
+             values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, DecoderState]:
         """Read `tokens` (B, n) after those in `state`, over a memory of `keys`, `values` (B, layers, H, T, Dh).
 
-        The memory may also be given layer by layer, (B, H, T, Dh) each. mask (B, T): True where a memory frame may be read. Returns logits (B, n, vocabulary), the mean cross-attention
-        of the alignment heads (B, n, T) and the new state. Pure.
+        The memory may also be given layer by layer, (B, H, T, Dh) each. mask (B, T): True where a memory frame may be
+        read. Returns the last hidden states (B, n, width), the mean cross-attention of the alignment heads (B, n, T) and
+        the new state. Pure.
         """
         positions = state.tokens[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         x = self.token_embedding(tokens) + self.positional_embedding[positions]
@@ -235,43 +248,64 @@ class Decoder(nn.Module):
             y = weight @ memory_values[i]
             x = x + cross.merge(y)
             x = x + block.mlp(block.mlp_ln(x))
-        logits = self.ln(x) @ self.token_embedding.weight.T
         average = torch.stack(alignment, 1).mean(1) if alignment else x.new_zeros(*x.shape[:2], memory_keys[0].shape[2])
         state = DecoderState(torch.cat([state.keys, torch.stack(new_keys, 1)], dim=3),
                              torch.cat([state.values, torch.stack(new_values, 1)], dim=3), state.tokens + tokens.shape[1])
-        return logits, average, state
+        return self.ln(x), average, state
 
     def forward(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, S, vocabulary) of a whole token sequence over features (B, T, width): training and scoring."""
+        return self.logits(self.hidden(tokens, features, mask)[0])
+
+    def hidden(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None, align: bool = False
+               ) -> tuple[Tensor, Tensor | None]:
+        """What `forward` takes the logits of, (B, S, width); with `align`, the alignment heads' mean attention (B, S, T),
+        without gradient."""
+        alignment = []
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         bias = None if mask is None else mask[:, None, None, :]
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             q, k, v = block.attn.qkv(block.attn_ln(x))
             x = x + block.attn.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
             cross = block.cross_attn
             q = cross.split(cross.query(block.cross_attn_ln(x)))
             k, v = cross.split(cross.key(features)), cross.split(cross.value(features))
+            for h in [h for layer, h in self.config.alignment_heads if align and layer == i]:
+                with torch.no_grad():
+                    score = (q[:, h] * q.shape[-1] ** -0.5) @ k[:, h].transpose(-1, -2)
+                    alignment.append((score if mask is None else score.masked_fill(~mask[:, None], -torch.inf)).softmax(-1))
             x = x + cross.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
             x = x + block.mlp(block.mlp_ln(x))
-        return self.ln(x) @ self.token_embedding.weight.T
+        return self.ln(x), torch.stack(alignment, 1).float().mean(1) if alignment else None
 
 
 class Whisper(nn.Module):
-    """Encoder, decoder and an optional CTC head of 40 ms frames on the same features."""
+    """Encoder, decoder and, on the same features, an optional CTC head and an optional gate (a transducer's blank)."""
 
     def __init__(self, config: WhisperConfig):
         super().__init__()
-        self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.config = c = config
+        self.encoder = Encoder(c)
+        self.decoder = Decoder(c)
         self.ctc = None
-        if config.ctc_width:
-            self.ctc = nn.Sequential(nn.Linear(2 * config.width, config.ctc_width), nn.GELU(),
-                                     nn.Linear(config.ctc_width, config.ctc_vocabulary))
-        elif config.ctc_vocabulary:
-            self.ctc = nn.Linear(2 * config.width, config.ctc_vocabulary)
+        if c.ctc_blocks:
+            self.ctc = CtcHead(c.width, c.ctc_width, c.ctc_vocabulary, c.ctc_blocks)
+        elif c.ctc_width:
+            self.ctc = nn.Sequential(nn.Linear(2 * c.width, c.ctc_width), nn.GELU(), nn.Linear(c.ctc_width, c.ctc_vocabulary))
+        elif c.ctc_vocabulary:
+            self.ctc = nn.Linear(2 * c.width, c.ctc_vocabulary)
+        self.gate = Gate(c.width, c.gate_width) if c.gate_width else None
 
-    def ctc_log_probs(self, features: Tensor) -> Tensor:
-        """Features (B, T, width) to CTC log-probabilities (B, T // 2, pieces): pairs of frames, 40 ms each."""
-        T = features.shape[1] // 2 * 2
-        return self.ctc(features[:, :T].unflatten(1, (-1, 2)).flatten(-2)).log_softmax(-1)
+    def ctc_log_probs(self, features: Tensor, lengths: Tensor | None = None, chunk: int | None = None) -> Tensor:
+        """Features (B, T, width) to CTC log-probabilities (B, T // 2, pieces): pairs of frames, 40 ms each.
+
+        lengths (B,) in frames, and the chunk that they were encoded in (None: all at once): the head's convolutions
+        end where it ends.
+        """
+        x = pairs(features)
+        if not self.config.ctc_blocks:
+            return self.ctc(x).log_softmax(-1)
+        real = None
+        if lengths is not None:
+            real = (torch.arange(x.shape[1], device=x.device) < (lengths // 2)[:, None])[..., None].to(x.dtype)
+        return self.ctc(x, real, chunk and chunk // 2).log_softmax(-1)
