@@ -36,6 +36,7 @@ class Hypothesis:
     rows: list[np.ndarray] = field(default_factory=list)
     stable: int = 0
     cache: DecoderState | None = None  # of the prompt and the stable tokens but the last
+    pair: int = 0  # of frames in which a transducer said the last stable token
 
     def cut(self, n: int) -> None:
         """Forget what follows the first n tokens."""
@@ -73,7 +74,8 @@ class AttentionDecoder:
         limit = int(memory.frames * FRAME_S * TOKENS_PER_S) + 8
         state, ended, end = cache, False, 1.0
         while not ended:
-            logits, alignment, state = yield Decode(np.array([feed], np.int64), memory, state)
+            said, state = yield Decode(np.array([feed], np.int64), memory, state)
+            logits, alignment = said.logits, said.alignment
             if again:  # and they are dated anew
                 new.rows = [row[: memory.frames].copy() for row in alignment[0, len(v.prompt) - 1: first]]
                 again = False

@@ -43,8 +43,8 @@ def refine(decoder: "AttentionDecoder", greedy: "Hypothesis", memory: Memory, st
     while open_ and open_[0][0] > max(f[0] for f in finished):  # else nothing open can become more probable
         if len(open_) not in rows_of:
             rows_of[len(open_)] = memory.repeated(len(open_))
-        logits, alignment, state = yield Decode(np.array(feed, np.int64), rows_of[len(open_)], state)
-        logp = log_softmax(logits[:, -1, : v.end + 1].astype(np.float64))
+        said, state = yield Decode(np.array(feed, np.int64), rows_of[len(open_)], state)
+        logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
         options = sorted(((score + logp[b, t], b, int(t)) for b, (score, _) in enumerate(open_)
                           for t in np.argpartition(-logp[b], most)[: most + 1]), reverse=True)
         longer, parents = [], []
@@ -58,7 +58,7 @@ def refine(decoder: "AttentionDecoder", greedy: "Hypothesis", memory: Memory, st
                 read = DecoderState(state.keys[b: b + 1], state.values[b: b + 1], state.tokens[b: b + 1])
                 finished.append((score, h, read))
                 continue
-            row = alignment[b, -1, : memory.frames].copy()
+            row = said.alignment[b, -1, : memory.frames].copy()
             longer.append((score, h.and_then(token, float(np.exp(logp[b, token])), row)))
             parents.append(b)
         open_ = longer

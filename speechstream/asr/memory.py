@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechstream.engines.protocol import DecoderState, Encoded, Engine
+from speechstream.engines.protocol import Decoded, DecoderState, Encoded, Engine
 
 BLOCK_FRAMES = 128  # memory grows by blocks, so that it is rarely copied
 
 
 class Memory:
     """What the encoder has said of a segment's frames: keys and values for cross-attention, (1, layers, H, T, Dh), and
-    the CTC head's log-probabilities of each pair of frames, (1, T // 2, pieces). All of it grows at the end.
+    of each pair of frames the CTC head's log-probabilities, (1, T // 2, pieces), and what the transducer's joint hears of
+    it, (1, T // 2, D), None where the model has no gate. All of it grows at the end.
 
     Frames up to `confirmed` will not change; those after it come from the encoder's quick pass and may be overwritten.
     """
 
     def __init__(self):
-        self.keys = self.values = self.ctc = None
+        self.keys = self.values = self.ctc = self.gate = None
         self.frames = self.confirmed = 0
 
     def put(self, at: int, encoded: Encoded, confirmed: bool) -> None:
@@ -27,15 +28,19 @@ class Memory:
         if self.keys is None or end > self.keys.shape[3]:
             size = -(-end // BLOCK_FRAMES) * BLOCK_FRAMES
             grown = [np.zeros((*a.shape[:3], size, a.shape[4]), a.dtype) for a in (encoded.keys, encoded.values)]
-            ctc = np.zeros((1, size // 2, encoded.ctc.shape[2]), encoded.ctc.dtype)
+            heads = [a if a is None else np.zeros((1, size // 2, a.shape[2]), a.dtype) for a in (encoded.ctc, encoded.gate)]
             if self.keys is not None:
                 for new, old in zip(grown, (self.keys, self.values)):
                     new[:, :, :, : self.frames] = old[:, :, :, : self.frames]
-                ctc[:, : self.frames // 2] = self.ctc[:, : self.frames // 2]
-            (self.keys, self.values), self.ctc = grown, ctc
+                for new, old in zip(heads, (self.ctc, self.gate)):
+                    if new is not None:
+                        new[:, : self.frames // 2] = old[:, : self.frames // 2]
+            (self.keys, self.values), (self.ctc, self.gate) = grown, heads
         self.keys[:, :, :, at:end] = encoded.keys
         self.values[:, :, :, at:end] = encoded.values
         self.ctc[:, pair: pair + encoded.ctc.shape[1]] = encoded.ctc
+        if encoded.gate is not None:
+            self.gate[:, pair: pair + encoded.gate.shape[1]] = encoded.gate
         self.frames = max(self.frames, end)
         if confirmed:
             self.confirmed = end
@@ -60,7 +65,7 @@ class Decode:
     memory: Memory
     state: DecoderState
 
-    def run(self, engine: Engine) -> tuple[np.ndarray, np.ndarray, DecoderState]:
+    def run(self, engine: Engine) -> tuple[Decoded, DecoderState]:
         return engine.decode(self.tokens, self.memory.keys, self.memory.values, self.memory.mask(), self.state)
 
 

@@ -20,6 +20,7 @@ from speechstream import bundle
 from speechstream.asr.attention import AttentionDecoder
 from speechstream.asr.ctc_decoder import CtcDecoder
 from speechstream.asr.events import Endpoint, Event, Final, Partial, Transcript, Word
+from speechstream.asr.gated import GatedDecoder
 from speechstream.asr.memory import Memory
 from speechstream.asr.segmenter import WINDOW_S, EndpointRules, Segmenter
 from speechstream.asr.timing import at_pauses, pauses
@@ -259,9 +260,10 @@ class Recognizer:
              decoder: str | None = None, beam: int | None = None, **options) -> "Recognizer":
         """Open a bundle; without a path, the embedded one.
 
-        engine: "onnx" or "torch". decoder: "attention" (Whisper's own), "transducer" (a FastConformer's) or "ctc"; None:
-        the model's best. beam: hypotheses that compete, 1 being greedy; None: 4 for "attention", 1 otherwise. Other
-        options are those of the constructor. Raises SpeechStreamError where the bundle is damaged or is not a recogniser.
+        engine: "onnx" or "torch". decoder: "attention" (Whisper's own), "transducer" (Whisper's behind a gate, or a
+        FastConformer's) or "ctc"; None: the model's best. beam: hypotheses that compete, 1 being greedy; None: 4 for
+        "attention", 1 otherwise. Other options are those of the constructor. Raises SpeechStreamError where the bundle
+        is damaged or is not a recogniser.
         """
         b = bundle.load(path or bundle.embedded("asr"))
         if b.task != "asr":
@@ -280,10 +282,14 @@ class Recognizer:
             raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
         if decoder in (None, "attention"):
             reader = AttentionDecoder(Vocabulary(b.file("vocabulary.json")), beam=BEAM if beam is None else beam)
+        elif decoder == "transducer":
+            if beam not in (None, 1):
+                raise ValueError(f"this transducer's search is greedy: beam must be 1, got {beam}")
+            reader = GatedDecoder(Vocabulary(b.file("vocabulary.json")), runner.joint)
         elif decoder == "ctc":
             reader = CtcDecoder(b.file("ctc.json"), 1 if beam is None else beam)
         else:
-            raise ValueError(f"decoder must be 'attention' or 'ctc', got {decoder!r}")
+            raise ValueError(f"decoder must be 'attention', 'transducer' or 'ctc', got {decoder!r}")
         return cls(runner, reader, card=b.card, digest=b.digest, **options)
 
     def stream(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> Stream:

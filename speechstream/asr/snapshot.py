@@ -33,7 +33,7 @@ from speechstream.state import flatten, unflatten
 if TYPE_CHECKING:
     from speechstream.asr.recognizer import Recognizer, Segment, Stream
 
-FORMAT, VERSION = "speechstream-stream", 2
+FORMAT, VERSION = "speechstream-stream", 3
 MAX_CHUNK = 1 << 12   # encoder frames; no chunk is longer
 MAX_RATE = 1 << 20    # Hz
 MAX_COUNT = 1 << 53   # samples, frames: what JSON can say exactly
@@ -166,11 +166,13 @@ def _dump_segment(s: "Segment", arrays: Arrays) -> Values:
     if m.keys is not None:
         arrays |= {"memory.keys": m.keys[:, :, :, : m.frames], "memory.values": m.values[:, :, :, : m.frames],
                    "memory.ctc": m.ctc[:, : m.frames // 2]}
+        if m.gate is not None:
+            arrays["memory.gate"] = m.gate[:, : m.frames // 2]
     if isinstance(h, Hypothesis):
         _add(arrays, "cache", h.cache)
         arrays["rows"] = np.concatenate(h.rows) if h.rows else np.zeros(0, np.float32)
         hypothesis = {"tokens": h.tokens, "probabilities": h.probabilities, "rows": [len(r) for r in h.rows],
-                      "stable": h.stable}
+                      "stable": h.stable, "pair": h.pair}
     else:
         _add(arrays, "search", h.state)
         hypothesis = _listed(h, "stable", "unstable")
@@ -261,10 +263,14 @@ def _load_memory(r: "Recognizer", v: Values, arrays: Arrays, encoded: int) -> Me
         size = -(-m.frames // BLOCK_FRAMES) * BLOCK_FRAMES
         kept = [_array(arrays, f"memory.{name}", like.dtype, (1, like.shape[1], like.shape[2], m.frames, like.shape[4]))
                 for name in ("keys", "values")]
-        ctc = _array(arrays, "memory.ctc", np.float32, (1, m.frames // 2, None))
+        joint = getattr(r.engine, "joint", None)
+        widths = {"ctc": None} | ({"gate": len(joint.out)} if joint else {})
         m.keys, m.values = (np.zeros((*a.shape[:3], size, a.shape[4]), a.dtype) for a in kept)
-        m.ctc = np.zeros((1, size // 2, ctc.shape[2]), ctc.dtype)
-        m.keys[:, :, :, : m.frames], m.values[:, :, :, : m.frames], m.ctc[:, : m.frames // 2] = *kept, ctc
+        m.keys[:, :, :, : m.frames], m.values[:, :, :, : m.frames] = kept
+        for name, width in widths.items():
+            a = _array(arrays, f"memory.{name}", np.float32, (1, m.frames // 2, width))
+            setattr(m, name, np.zeros((1, size // 2, a.shape[2]), a.dtype))
+            getattr(m, name)[:, : m.frames // 2] = a
     return m
 
 
@@ -275,6 +281,7 @@ def _load_attention(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) 
     sizes = [_int(n, 0, memory.frames, "attention row") for n in v["rows"]]
     rows = np.split(_array(arrays, "rows", np.float32, (sum(sizes),)), np.cumsum(sizes)[:-1]) if sizes else []
     stable = _int(v["stable"], 0, len(tokens), "stable")
+    pair = _int(v["pair"], 0, memory.frames // 2, "pair")
     like = r.engine.decoder_state()
     read = int(_array(arrays, "cache.tokens", np.int64, (1,))[0])
     most = len(r.decoder.vocabulary.prompt) + max(stable, 1) - 1
@@ -282,7 +289,7 @@ def _load_attention(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) 
         raise ValueError("its hypothesis does not add up")
     keys, values = (_array(arrays, f"cache.{n}", like.keys.dtype, (1, *like.keys.shape[1:3], read, like.keys.shape[4]))
                     for n in ("keys", "values"))
-    return Hypothesis(tokens, probabilities, rows, stable, DecoderState(keys, values, np.array([read], np.int64)))
+    return Hypothesis(tokens, probabilities, rows, stable, DecoderState(keys, values, np.array([read], np.int64)), pair)
 
 
 def _load_ctc(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) -> CtcHypothesis:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="BUNDLE", help="the folder of another model than the embedded one")
     add("--engine", choices=("onnx", "torch"), default="onnx", help="what runs the network; default: onnx")
     add("--decoder", choices=("attention", "transducer", "ctc"),
-        help="Whisper's own, a FastConformer's transducer, or the CTC head: faster, less right; default: the best there is")
+        help="attention (Whisper's own), transducer, or the CTC head: faster, less right; default: the best there is")
     add("--beam", type=int, metavar="N",
         help="hypotheses that compete where the decoder is in doubt; 1 is greedy: faster, less right; default: the "
              "decoder's own")

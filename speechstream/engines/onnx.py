@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from speechstream.engines.protocol import DecoderState, Encoded, EncoderState
+from speechstream.engines.protocol import Decoded, DecoderState, Encoded, EncoderState, Joint
 from speechstream.errors import SpeechStreamError
 
 # The decoder's past is padded on the left to a multiple of this many rows. onnxruntime sums a softmax in blocks of 64:
@@ -42,6 +43,7 @@ class OnnxEngine:
     def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu"):
         self.encoder = session(Path(folder) / "encoder.onnx", threads, device)
         self.decoder = session(Path(folder) / "decoder.onnx", threads, device)
+        self.joint = _joint(Path(folder) / "model.safetensors")
         self._encoder_like = _zeros(self.encoder, EncoderState)
         self._decoder_like = _zeros(self.decoder, DecoderState)
 
@@ -67,11 +69,28 @@ class OnnxEngine:
 
     def decode(self, tokens, keys, values, mask, state):
         pad = -state.keys.shape[3] % PAST_ROWS
-        logits, alignment, *new = self.decoder.run(
+        *said, keys, values, read = self.decoder.run(
             None, {"tokens": tokens, **_layers("memory_keys", keys), **_layers("memory_values", values), "mask": mask,
                    "state.keys": _padded(state.keys, pad), "state.values": _padded(state.values, pad),
                    "state.tokens": state.tokens})
-        return logits, alignment, DecoderState(*(a[:, :, :, pad:] for a in new[:2]), new[2])
+        return Decoded(*said), DecoderState(keys[:, :, :, pad:], values[:, :, :, pad:], read)
+
+
+def _joint(path: Path) -> Joint | None:
+    """The gate's last layers from a bundle's weights; None where it has no gate."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(size))
+        if "gate.out.weight" not in header:
+            return None
+        arrays = []
+        for name in ("gate.looked.weight", "gate.out.weight", "gate.out.bias"):
+            begin, end = header[name]["data_offsets"]
+            f.seek(8 + size + begin)
+            arrays.append(np.frombuffer(f.read(end - begin), np.float32).reshape(header[name]["shape"]))
+    return Joint(arrays[0].T, arrays[1][0], float(arrays[2][0]))
 
 
 def _layers(name: str, a: np.ndarray) -> dict[str, np.ndarray]:

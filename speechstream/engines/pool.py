@@ -28,7 +28,7 @@ import numpy as np
 from speechstream.asr.attention import Decode
 from speechstream.asr.events import Event
 from speechstream.audio.samples import to_mono
-from speechstream.engines.protocol import DecoderState, Encoded, EncoderState, Engine
+from speechstream.engines.protocol import Decoded, DecoderState, Encoded, EncoderState, Engine
 from speechstream.errors import SpeechStreamError
 
 if TYPE_CHECKING:
@@ -301,13 +301,15 @@ class Batches:
             S = r.state.keys.shape[3]
             past[0][i, :, :, known - S:], past[1][i, :, :, known - S:] = r.state.keys[0], r.state.values[0]
         before = np.concatenate([r.state.tokens for r in asked])
-        logits, alignment, new = self.engine.decode(tokens, keys, values, mask, DecoderState(*past, before))
+        said, new = self.engine.decode(tokens, keys, values, mask, DecoderState(*past, before))
         out = []
         for i, (slot, r) in enumerate(zip(group, asked)):
             n, rows = r.tokens.shape[1], slice(known - r.state.keys.shape[3], known + r.tokens.shape[1])
             state = DecoderState(new.keys[i: i + 1, :, :, rows].copy(), new.values[i: i + 1, :, :, rows].copy(),
                                  r.state.tokens + n)  # copied: a stream must not keep the whole batch alive
-            out.append((slot, (logits[i: i + 1, :n], alignment[i: i + 1, :n, : r.memory.keys.shape[3]], state)))
+            text = None if said.text is None else said.text[i: i + 1, :n]
+            decoded = Decoded(said.logits[i: i + 1, :n], said.alignment[i: i + 1, :n, : r.memory.keys.shape[3]], text)
+            out.append((slot, (decoded, state)))
         return out
 
 
@@ -349,7 +351,8 @@ class _Caches:
                                                    np.concatenate([s.frames for s in states])))
         if new.keys is not keys:  # an engine that does not write in place
             keys[:], values[:] = new.keys, new.values
-        return [(Encoded(out.keys[i: i + 1], out.values[i: i + 1], out.ctc[i: i + 1]),
+        return [(Encoded(out.keys[i: i + 1], out.values[i: i + 1], out.ctc[i: i + 1],
+                         None if out.gate is None else out.gate[i: i + 1]),
                  EncoderState(new.mel[i: i + 1], s.keys, s.values, new.frames[i: i + 1]))
                 for i, s in enumerate(states)]
 

@@ -33,15 +33,39 @@ class DecoderState:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one encoder chunk of c frames gives: memory for the decoder, and the CTC head's opinion."""
+    """What one encoder chunk of c frames gives: memory for the decoder, and what the heads make of pairs of frames."""
 
     keys: np.ndarray    # (B, layers, H, c, Dh)
     values: np.ndarray  # (B, layers, H, c, Dh)
     ctc: np.ndarray     # (B, c // 2, pieces) log-probabilities
+    gate: np.ndarray | None = None  # (B, c // 2, D) what the transducer's joint hears; None for a model without
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says after each of n tokens."""
+
+    logits: np.ndarray     # (B, n, vocabulary)
+    alignment: np.ndarray  # (B, n, T) attention to the memory
+    text: np.ndarray | None = None  # (B, n, D) what the transducer's joint reads; None for a model without
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The last layers of a transducer's gate (`speechstream.nn.whisper_heads.Gate`)."""
+
+    looked: np.ndarray  # (2, D)
+    out: np.ndarray     # (D,)
+    bias: float
+
+    def __call__(self, audio: np.ndarray, text: np.ndarray, attention: np.ndarray) -> np.ndarray:
+        """Log odds (P,) that a token has been said by each of P pairs: audio (P, D), text (D,), attention (P, 2)."""
+        return np.tanh(audio + text + attention @ self.looked) @ self.out + self.bias
 
 
 class Engine(Protocol):
     name: str
+    joint: Joint | None
 
     def encoder_state(self, batch: int = 1) -> EncoderState: ...
 
@@ -51,8 +75,5 @@ class Engine(Protocol):
     def decoder_state(self, batch: int = 1) -> DecoderState: ...
 
     def decode(self, tokens: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray, state: DecoderState
-               ) -> tuple[np.ndarray, np.ndarray, DecoderState]:
-        """tokens (B, n) over a memory (B, layers, H, T, Dh) of which mask (B, T) is real.
-
-        Returns logits (B, n, vocabulary), alignment (B, n, T) and the new state.
-        """
+               ) -> tuple[Decoded, DecoderState]:
+        """tokens (B, n) over a memory (B, layers, H, T, Dh) of which mask (B, T) is real."""

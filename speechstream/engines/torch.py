@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from speechstream.engines.protocol import DecoderState, Encoded, EncoderState
+from speechstream.engines.protocol import Decoded, DecoderState, Encoded, EncoderState, Joint
 from speechstream.errors import SpeechStreamError
 from speechstream.nn import whisper
+from speechstream.nn.whisper_heads import Gate
 from speechstream.state import flatten
 
 
@@ -22,6 +23,7 @@ class TorchEngine:
         if threads:
             torch.set_num_threads(threads)
         self.model, self.device = model.eval().to(device), device
+        self.joint = _joint(model.gate) if model.gate else None
 
     def encoder_state(self, batch: int = 1) -> EncoderState:
         return EncoderState(**_numpy(flatten(self.model.encoder.init_state(batch))))
@@ -30,24 +32,34 @@ class TorchEngine:
     def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
         features, new = self.model.encoder.step(self._in(mel), whisper.EncoderState(**self._state(state)))
         keys, values = self.model.decoder.memory(features)
-        ctc = self.model.ctc_log_probs(features)
-        return Encoded(*(t.cpu().numpy() for t in (keys, values, ctc))), EncoderState(**_numpy(flatten(new)))
+        heads = [self.model.ctc_log_probs(features)]
+        if self.model.gate:
+            heads.append(self.model.gate.audio(whisper.pairs(features)))
+        return Encoded(*(t.cpu().numpy() for t in (keys, values, *heads))), EncoderState(**_numpy(flatten(new)))
 
     def decoder_state(self, batch: int = 1) -> DecoderState:
         return DecoderState(**_numpy(flatten(self.model.decoder.init_state(batch))))
 
     @torch.inference_mode()
     def decode(self, tokens, keys, values, mask, state):
-        logits, alignment, new = self.model.decoder.step(
+        hidden, alignment, new = self.model.decoder.read(
             self._in(tokens), whisper.DecoderState(**self._state(state)), self._in(keys), self._in(values),
             self._in(mask))
-        return logits.cpu().numpy(), alignment.cpu().numpy(), DecoderState(**_numpy(flatten(new)))
+        said = [self.model.decoder.logits(hidden), alignment]
+        if self.model.gate:
+            said.append(self.model.gate.text(hidden))
+        return Decoded(*(t.cpu().numpy() for t in said)), DecoderState(**_numpy(flatten(new)))
 
     def _in(self, a: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(a)).to(self.device)
 
     def _state(self, state) -> dict[str, torch.Tensor]:
         return {n: self._in(a) for n, a in flatten(state).items()}
+
+
+def _joint(gate: Gate) -> Joint:
+    looked, out = (layer.weight.detach().cpu().numpy() for layer in (gate.looked, gate.out))
+    return Joint(looked.T, out[0], float(gate.out.bias.detach()))
 
 
 def _numpy(fields: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -36,6 +36,8 @@ def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict, bi
     tensors: dict[str, np.ndarray] = {}
     for graph in graphs.values():
         _share(graph, tensors)
+    if model.gate:  # its last layers are in neither graph
+        tensors |= {f"gate.{n}": p.detach().numpy() for n, p in model.gate.named_parameters() if n.startswith(("looked", "out"))}
     save_file(tensors, folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     offsets = _offsets(folder / "model.safetensors")
@@ -86,7 +88,7 @@ def _share(graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:
     """Move a graph's weights into the common table, under their parameters' names."""
     for tensor in graph.graph.initializer:
         name = tensor.name
-        if not name.startswith(("encoder.", "decoder.", "ctc.")):
+        if not name.startswith(("encoder.", "decoder.", "ctc.", "gate.")):
             if _bytes(tensor) > LARGE:
                 raise ValueError(f"the graph holds {name} {list(tensor.dims)}, which is no parameter of the network")
             continue

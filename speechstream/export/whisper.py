@@ -8,18 +8,21 @@ from torch import Tensor
 
 from speechstream.export.onnx import export_step
 from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
+from speechstream.nn.whisper_heads import pairs
 
 
 def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Tensor, ...]:
     """mel (B, mels, 2c+1) to the decoder's memory of these frames, two of (B, layers, H, c, Dh), the CTC head's
-    log-probabilities (B, c // 2, pieces), and the chunk's own keys and values for the cache, (B, layers, H, c, Dh).
+    log-probabilities (B, c // 2, pieces), the gate's share of its joint (B, c // 2, D) where the model has one, and the
+    chunk's own keys and values for the cache, (B, layers, H, c, Dh).
 
     The graph leaves the cache to its caller, who keeps the last `left` frames of it: copying megabytes in and out would
     cost more than a short chunk's arithmetic. Positions are in the features, so the cache may be kept in any order, if
     only the rows not yet filled are the first ones (`speechstream.engines.onnx` keeps a ring).
     """
     features, keys, values = model.encoder.chunk(mel, state)
-    return *model.decoder.memory(features), model.ctc_log_probs(features), keys, values
+    gate = [model.gate.audio(pairs(features))] if model.gate else []
+    return *model.decoder.memory(features), model.ctc_log_probs(features), *gate, keys, values
 
 
 def layered(name: str, layers: int) -> list[str]:
@@ -50,7 +53,7 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
     def step(mel: Tensor, history: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         return encoder_chunk(model, mel, EncoderState(history, rest[:layers], rest[layers: -1], rest[-1]))
 
-    return export_step(model, step, inputs, None, ["memory_keys", "memory_values", "ctc", "chunk.keys", "chunk.values"],
+    return export_step(model, step, inputs, None, ["memory_keys", "memory_values", "ctc", *(["gate"] if model.gate else []), "chunk.keys", "chunk.values"],
                        {"mel": {0: "batch", 2: "mel_frames"}, **{n: {0: "batch"} for n in inputs if n != "mel"}})
 
 
@@ -67,7 +70,9 @@ def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:
 
     def step(tokens: Tensor, *rest: Tensor | DecoderState) -> tuple:
         *memory, mask, state = rest
-        return model.decoder.step(tokens, state, memory[:layers], memory[layers:], mask)
+        hidden, alignment, new = model.decoder.read(tokens, state, memory[:layers], memory[layers:], mask)
+        gate = [model.gate.text(hidden)] if model.gate else []
+        return model.decoder.logits(hidden), alignment, *gate, new
 
     return export_step(model, step, inputs, DecoderState(past, past.clone(), torch.tensor([5, 3])),
-                       ["logits", "alignment"], axes)
+                       ["logits", "alignment", *(["text"] if model.gate else [])], axes)

@@ -10,7 +10,7 @@ from speechstream.asr import beam
 from speechstream.asr.attention import AttentionDecoder
 from speechstream.asr.memory import Memory
 from speechstream.asr.vocabulary import Vocabulary
-from speechstream.engines.protocol import DecoderState, Encoded
+from speechstream.engines.protocol import Decoded, DecoderState, Encoded
 
 END, PROMPT, LONGEST = 4, [5, 6], 5
 
@@ -49,7 +49,7 @@ class Opinions:
         for b, i in itertools.product(range(B), range(n)):
             logits[b, i, : END + 1] = self.logits(read[b, len(PROMPT): state.keys.shape[3] + i + 1].tolist())
         cache = read[:, None, None, :, None].astype(np.float32)
-        return logits, np.ones((B, n, keys.shape[3]), np.float32), DecoderState(cache, cache, state.tokens + n)
+        return Decoded(logits, np.ones((B, n, keys.shape[3]), np.float32)), DecoderState(cache, cache, state.tokens + n)
 
 
 def run(vocabulary, engine, width, stable=()):

@@ -11,7 +11,7 @@ from speechstream.asr.events import Endpoint, Final, Partial
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.segmenter import EndpointRules
 from speechstream.asr.vocabulary import Vocabulary
-from speechstream.engines.protocol import DecoderState, Encoded
+from speechstream.engines.protocol import Decoded, DecoderState, Encoded
 
 WORDS, TAILS, END, PROMPT = 30, 10, 40, [41, 42]  # 30 pieces open a word, 10 continue one
 
@@ -55,7 +55,7 @@ class ScriptedEngine:
                 alignment[0, n, start:end] = 1 / max(end - start, 1)
         self.calls, self.read = self.calls + 1, self.read + tokens.shape[1]
         cache = np.array(after, np.float32).reshape(1, 1, 1, -1, 1)
-        return logits, alignment, DecoderState(cache, cache.copy(), np.array([len(after)]))
+        return Decoded(logits, alignment), DecoderState(cache, cache.copy(), np.array([len(after)]))
 
 
 def hear(memory, frames, confirmed=True):

@@ -19,10 +19,12 @@ from speechstream.export.bundle import read_whisper, write_whisper
 from speechstream.export.quantize import quantize_graph
 from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
+from speechstream.nn.whisper_heads import pairs
 from speechstream.state import flatten, select, stack, unflatten
 
 CONFIG = WhisperConfig(mels=8, width=128, heads=2, encoder_layers=2, decoder_layers=2, vocabulary=200, text_context=40,
-                       positions=40, left=20, ctc_vocabulary=65, alignment_heads=((0, 1), (1, 0)))
+                       positions=40, left=20, ctc_vocabulary=65, ctc_width=128, ctc_blocks=1,
+                       gate_width=64, alignment_heads=((0, 1), (1, 0)))
 CARD = {"name": "tiny", "licence": "CC0"}
 
 
@@ -62,33 +64,34 @@ def copied(state):
 
 
 def encode(engine, x, chunk, state=None):
-    """A stream of chunks, the last may be short: memory keys, values and CTC of all, and the state."""
+    """A stream of chunks, the last may be short: memory keys, values, CTC and gate of all, and the state."""
     state, out = copied(state or engine.encoder_state(len(x))), []
     for at in range(0, x.shape[2] - 1, 2 * chunk):
         encoded, state = engine.encode(x[:, :, at:at + 2 * chunk + 1], state)
         out.append(encoded)
-    return ([np.concatenate([getattr(e, n) for e in out], axis) for n, axis in (("keys", 3), ("values", 3), ("ctc", 1))],
-            state)
+    axes = (("keys", 3), ("values", 3), ("ctc", 1), ("gate", 1))
+    return [np.concatenate([getattr(e, n) for e in out], axis) for n, axis in axes], state
 
 
 def decode(engine, memory, tokens, split, mask):
     state, out, at = engine.decoder_state(len(tokens)), [], 0
     for size in split:
-        logits, alignment, state = engine.decode(tokens[:, at:at + size], *memory, mask, state)
-        out.append((logits, alignment))
+        said, state = engine.decode(tokens[:, at:at + size], *memory[:2], mask, state)
+        out.append(said)
         at += size
-    return np.concatenate([o[0] for o in out], 1), np.concatenate([o[1] for o in out], 1), state
+    return (*(np.concatenate([getattr(o, n) for o in out], 1) for n in ("logits", "alignment", "text")), state)
 
 
 @pytest.mark.parametrize("chunk, batch", [(2, 1), (4, 3), (7, 2), (16, 1), (33, 2), (100, 1)])
 def test_one_encoder_graph_serves_all_chunks_and_batches(model, engine, chunk, batch):
     x = mel(100, batch, seed=chunk)  # round the clock of 40 and the cache of 20 several times
-    (keys, values, ctc), state = encode(engine, x, chunk)
+    got, state = encode(engine, x, chunk)
     with torch.no_grad():
         features = model.encoder(torch.from_numpy(x), chunk=chunk)
-        expected = *model.decoder.memory(features), torch.cat([model.ctc_log_probs(f) for f in features.split(chunk, 1)], 1)
-    for got, want in zip((keys, values, ctc), expected):
-        np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-4)
+        heads = [(model.ctc_log_probs(f), model.gate.audio(pairs(f))) for f in features.split(chunk, 1)]
+        expected = *model.decoder.memory(features), *(torch.cat(h, 1) for h in zip(*heads))
+    for one, want in zip(got, expected):
+        np.testing.assert_allclose(one, want.numpy(), rtol=1e-4, atol=1e-4)
     assert state.frames.tolist() == [100] * batch
 
 
@@ -96,10 +99,10 @@ def test_unsynchronised_streams_share_the_encoder(engine):
     sounds, ages = [mel(70, 1, seed=s) for s in range(3)], [0, 8, 44]
     states = [encode(engine, x[:, :, :2 * n + 1], 4)[1] if n else engine.encoder_state() for x, n in zip(sounds, ages)]
     block = np.concatenate([x[:, :, 2 * n:2 * n + 33] for x, n in zip(sounds, ages)])
-    (keys, values, ctc), after = encode(engine, block, 8, stack(states))
+    together, after = encode(engine, block, 8, stack(states))
     for b, (x, n) in enumerate(zip(sounds, ages)):
         alone, one = encode(engine, x[:, :, 2 * n:2 * n + 33], 8, states[b])
-        for got, want in zip((keys, values, ctc), alone):
+        for got, want in zip(together, alone):
             np.testing.assert_allclose(got[b:b + 1], want, rtol=1e-4, atol=1e-5)
         for name, a in flatten(select(after, b)).items():
             np.testing.assert_allclose(a, flatten(one)[name], rtol=1e-4, atol=1e-5)
@@ -114,10 +117,11 @@ def test_one_decoder_graph_serves_all_lengths_and_batches(model, engine, batch, 
     with torch.no_grad():
         memory = [m.numpy() for m in model.decoder.memory(torch.from_numpy(features))]
         expected = model.decoder(torch.from_numpy(tokens), torch.from_numpy(features), torch.from_numpy(mask)).numpy()
-    logits, alignment, state = decode(engine, memory, tokens, split, mask)
+    logits, alignment, text, state = decode(engine, memory, tokens, split, mask)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-    _, where, _ = decode(TorchEngine(model), memory, tokens, split, mask)
+    _, where, read, _ = decode(TorchEngine(model), memory, tokens, split, mask)
     np.testing.assert_allclose(alignment, where, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(text, read, rtol=1e-4, atol=1e-4)
     assert state.tokens.tolist() == [9] * batch
 
 
@@ -126,15 +130,15 @@ def test_left_padded_streams_share_the_decoder(engine):
     memory = [rng.standard_normal((2, 2, 2, 11, 64)).astype(np.float32) for _ in range(2)]
     mask, tokens = np.ones((2, 11), bool), rng.integers(0, 200, (2, 8))
     one = [m[:1] for m in memory], [m[1:] for m in memory]
-    a = decode(engine, one[0], tokens[:1, :5], [5], mask[:1])[2]
-    b = decode(engine, one[1], tokens[1:, :2], [2], mask[:1])[2]
+    a = decode(engine, one[0], tokens[:1, :5], [5], mask[:1])[-1]
+    b = decode(engine, one[1], tokens[1:, :2], [2], mask[:1])[-1]
     pad = [(0, 0), (0, 0), (0, 0), (3, 0), (0, 0)]
     both = stack([a, DecoderState(*(np.pad(x, pad, constant_values=9.0) for x in (b.keys, b.values)), b.tokens)])
     block = np.stack([tokens[0, 5:8], tokens[1, 2:5]])
-    logits, _, _ = engine.decode(block, *memory, mask, both)
+    said, _ = engine.decode(block, *memory, mask, both)
     for row, state in ((0, a), (1, b)):
-        expected, _, _ = engine.decode(block[row:row + 1], *one[row], mask[:1], state)
-        np.testing.assert_allclose(logits[row:row + 1], expected, rtol=1e-4, atol=1e-5)
+        expected, _ = engine.decode(block[row:row + 1], *one[row], mask[:1], state)
+        np.testing.assert_allclose(said.logits[row:row + 1], expected.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_states_begin_alike_in_both_engines(model, engine):
@@ -217,6 +221,9 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, bits, error)
     got, want = (decode(e, memory[:2], tokens, [6], mask) for e in (one, other))
     close(got[0], want[0], error)
     close(got[1], want[1], error)
+    close(got[2], want[2], error)
+    for n in ("looked", "out", "bias"):
+        np.testing.assert_array_equal(getattr(one.joint, n), getattr(other.joint, n))
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
