@@ -7,8 +7,9 @@ The student begins as a copy of the offline model. Each batch draws one chunk si
 - the decoder's cross-entropy on the labels, part of the utterances cut at a chunk's end with only the words that had
   ended by then (CarelessWhisper's setting), which also teaches it to stop where the sound stops; once the decoder stays
   as it is (`--decoder-lr 0`), its divergence from what it says of the offline encoder's features takes the place of half of it;
-- CTC on pairs of frames, and the transducer's gate (`gate.py`), their gradient kept from encoder and decoder: a fresh
-  head's would drown the other two.
+- CTC on pairs of frames, its gradient kept from the encoder: a fresh head's would drown the other two.
+
+The transducer's gate is trained afterwards, see `gate.py`.
 
 The budget is wall-clock time, shared by warm-up and cosine decay; a killed run continues from its last checkpoint.
 """
@@ -33,7 +34,6 @@ from torch import Tensor, nn
 from speechstream.convert.whisper import load_whisper
 from speechstream.nn.whisper import Whisper
 from data import RAW_FLOOR, Utterances, batches, collate
-from gate import gate_loss
 from text import words
 
 FLOOR = -0.75                                # the deployed floor, (log10 energy + 4) / 4 at log10 energy = -7
@@ -112,7 +112,7 @@ class Run:
         self.teacher = copy.deepcopy(base.encoder).bfloat16().requires_grad_(False)
         config = dataclasses.replace(base.config, vocabulary=len(labels.ids),
                                      ctc_vocabulary=labels.small.get_vocab_size(), ctc_width=args.ctc_width,
-                                     ctc_blocks=args.ctc_blocks, gate_width=args.gate_width,
+                                     ctc_blocks=args.ctc_blocks,
                                      alignment_heads=ALIGNMENT_HEADS)
         self.student = Whisper(config)
         weights = base.state_dict()
@@ -122,8 +122,7 @@ class Run:
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         groups = [{"params": list(self.student.encoder.parameters()), "peak": args.lr},
                   {"params": list(self.student.decoder.parameters()), "peak": args.decoder_lr},
-                  {"params": list(self.student.ctc.parameters()), "peak": 1e-3},
-                  {"params": list(self.student.gate.parameters()), "peak": 1e-3}]
+                  {"params": list(self.student.ctc.parameters()), "peak": 1e-3}]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
         self.step, self.seconds = 0, 0.0
         (self.folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
@@ -164,7 +163,7 @@ class Run:
         self.schedule()
         loss.backward()
         norm, *_ = [float(nn.utils.clip_grad_norm_(part.parameters(), 1.0))  # each its own: scales differ by decades
-                    for part in (self.student.encoder, self.student.decoder, self.student.ctc, self.student.gate)]
+                    for part in (self.student.encoder, self.student.decoder, self.student.ctc)]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
@@ -214,8 +213,7 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
             read = features[known]
             share = run.args.decoder_share
             read = share * read + (1 - share) * read.detach()
-            hidden, alignment = run.student.decoder.hidden(tokens[:, :-1], read, mask, align=True)
-            logits = run.student.decoder.logits(hidden).float()
+            logits = run.student.decoder(tokens[:, :-1], read, mask).float()
         out["decoder"] = F.cross_entropy(logits.flatten(0, 1), target_tokens.flatten(), ignore_index=IGNORE)
         if not run.args.decoder_lr:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -223,12 +221,9 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
             scored = target_tokens != IGNORE
             wanted, said = wanted[scored].log_softmax(-1), logits[scored].log_softmax(-1)
             out["imitation"] = (wanted.exp() * (wanted - said)).sum(-1).mean()
-        first, heard = len(labels.prompt) - 1, features[known].detach()
-        out["gate"] = gate_loss(run.student.gate, heard, hidden[:, first:], alignment[:, first:],
-                                [len(r) - first - 2 for r in rows], visible, rng)
         pieces = [labels.ctc(audio[b]) for b in known]
         with torch.autocast("cpu", torch.bfloat16):
-            said = run.student.ctc_log_probs(heard, lengths[known], chunk)
+            said = run.student.ctc_log_probs(features[known].detach(), lengths[known], chunk)
         out["ctc"] = F.ctc_loss(said.float().transpose(0, 1),
                                 torch.tensor([i for p in pieces for i in p]), lengths[known] // 2,
                                 torch.tensor([len(p) for p in pieces]), zero_infinity=True)
@@ -250,7 +245,6 @@ def main() -> None:
                         "encoder: in full it is fifty times the distillation's")
     parser.add_argument("--ctc-width", type=int, default=512, help="hidden units of the CTC head")
     parser.add_argument("--ctc-blocks", type=int, default=2, help="of the CTC head")
-    parser.add_argument("--gate-width", type=int, default=256, help="hidden units of the transducer's gate")
     parser.add_argument("--left", type=int, default=400)
     parser.add_argument("--frames", type=int, default=7000, help="mel frames in a batch")
     parser.add_argument("--report", type=int, default=20, help="steps between lines")
@@ -261,7 +255,7 @@ def main() -> None:
     sources = [(u, i) for path in args.features for u in [Utterances(path)] for i in range(len(u.rows))]
     merged = Merged(sources)
     rng = np.random.default_rng(run.step)
-    weights, log, saved = {"distil": 1.0, "decoder": 1.0, "imitation": 1.0, "ctc": 0.2, "gate": 1.0}, {}, time.time()
+    weights, log, saved = {"distil": 1.0, "decoder": 1.0, "imitation": 1.0, "ctc": 0.2}, {}, time.time()
     if not args.decoder_lr:
         weights["decoder"] = 0.5
     run.student.train()
@@ -279,7 +273,7 @@ def main() -> None:
             if run.step % args.report == 0:
                 m = {k: np.mean(v) for k, v in log.items()}
                 print(f"{run.step} {run.seconds / 60:.1f}min " + " ".join(f"{k} {m[k]:.3f}" for k in
-                      ("distil", "decoder", "imitation", "ctc", "gate", "norm") if k in m) + f" x{m['audio'] / m['wall']:.1f} rt", flush=True)
+                      ("distil", "decoder", "imitation", "ctc", "norm") if k in m) + f" x{m['audio'] / m['wall']:.1f} rt", flush=True)
                 log = {}
             if time.time() - saved > 240 or run.seconds >= 60 * args.minutes:
                 run.save()

@@ -25,45 +25,36 @@ def recipe():
         sys.modules.pop("gate", None)
 
 
-def staircase(ends, frames, pause=0):
-    """Attention of tokens that each look at the frames since the last one's end, but not at the pause before the end."""
+def staircase(ends, frames, last=None):
+    """Attention of tokens that each look at the frames since the last one's end, or the `last` of them."""
     a, at = np.full((len(ends), frames), 1e-3, np.float32), 0
     for row, end in zip(a, ends):
-        row[at: end - pause] = 1.0
+        row[max(at, end - (last or end)): end] = 1.0
         at = end
     return a / a.sum(1, keepdims=True)
 
 
-def test_a_token_has_been_heard_where_its_attention_ends(recipe):
-    ends = [10, 18, 40, 52]
-    assert abs(recipe.heard(staircase(ends, 60)) - (np.array(ends) - 1) // 2).max() <= 1
-    early = recipe.heard(staircase(ends, 60, pause=4))
-    assert abs(early - (np.array(ends) - 5) // 2).max() <= 1  # a pause is not waited for
-    assert recipe.heard(np.zeros((0, 8), np.float32)).shape == (0,)
+def test_a_token_has_been_said_where_its_attention_ends(recipe):
+    ends = [10, 18, 40, 52, 60]
+    assert abs(recipe.said_in(staircase(ends, 60)) - (np.array(ends) - 1) // 2).max() <= 1
+    assert recipe.said_in(np.zeros((0, 8), np.float32)).shape == (0,)
+
+
+def examples(recipe, hidden):
+    out = []
+    for ends, h in zip([[10, 18, 40, 52], [20, 30, 44]], hidden):
+        alignment = torch.from_numpy(staircase([*ends, 60], 60, last=4))
+        h = h[: len(ends) + 1].clone()
+        h[-1] = 3.0  # nothing follows
+        out.append(recipe.Example(torch.zeros(60, 4), h, alignment, (np.array(ends) - 1) // 2))
+    return out
 
 
 def test_the_gate_learns_when_tokens_have_been_said(recipe):
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    gate, ends = Gate(4, 16), [[10, 18, 40, 52], [20, 30, 44]]
-    features, hidden = torch.zeros(2, 60, 4), torch.randn(2, 5, 4)
-    alignment = torch.from_numpy(np.stack([staircase([*e, 60, 60][:5], 60) for e in ends]))
-    hidden[0, 4:] = hidden[1, 3:] = 3.0  # nothing follows
-    optimiser = torch.optim.Adam(gate.parameters(), 0.02)
-    for _ in range(200):
-        loss = recipe.gate_loss(gate, features, hidden, alignment, [4, 3], torch.tensor([60, 60]), rng)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    said = gate(gate.audio(pairs(features))[:, None], gate.text(hidden)[:, :, None], looked(alignment)) > 0
-    for b, e in enumerate(ends):
-        first = said[b, : len(e)].int().argmax(-1).numpy()
-        assert abs(first - (np.array(e) - 1) // 2).max() <= 1
-        assert not said[b, len(e)].any()
-
-
-def test_the_gate_keeps_its_gradient(recipe):
-    gate, features, hidden = Gate(4, 8), torch.randn(1, 20, 4, requires_grad=True), torch.randn(1, 3, 4, requires_grad=True)
-    alignment = torch.from_numpy(staircase([8, 14, 20], 20))[None]
-    recipe.gate_loss(gate, features, hidden, alignment, [2], torch.tensor([20]), np.random.default_rng(0)).backward()
-    assert features.grad is None and hidden.grad is None and gate.text.weight.grad.abs().sum() > 0
+    gate, data = Gate(4, 32), examples(recipe, torch.randn(2, 5, 4))
+    recipe.fit(gate, data, 300, np.random.default_rng(0))
+    for e in data:
+        said = gate(gate.audio(pairs(e.features[None])), gate.text(e.hidden)[:, None], looked(e.alignment)) > 0
+        assert abs(said[:-1].int().argmax(-1).numpy() - e.said).max() <= 1
+        assert not said[-1].any()
