@@ -2,7 +2,8 @@
 
     python dates.py DATA/dev.jsonl --out dates_dev.jsonl
 
-One JSON line an utterance: `audio`, `words` (as the reference writes them), `starts` and `ends` in seconds, `score`.
+One JSON line an utterance: `audio`, `words` (as the reference writes them), `starts` and `ends` in seconds, `phones` (of
+each word, in ARPAbet, as it was heard), `score`.
 The acoustic model is pocketsphinx's own (en-us, in its wheel), so the dates owe nothing to the recogniser that is
 trained or measured on them. Words outside its dictionary are pronounced by speechstream's front end for speech
 synthesis. Utterances whose alignment fails, or that fit badly, are left out.
@@ -65,8 +66,8 @@ class Aligner:
             self.decoder.add_word(name, phones, True)
         return name
 
-    def __call__(self, words: list[str], samples: np.ndarray) -> tuple[list[float], list[float], float] | None:
-        """words, and samples (n,) at 16 kHz: starts and ends in seconds and the worst word's score, or None."""
+    def __call__(self, words: list[str], samples: np.ndarray) -> tuple[list, list, list, float] | None:
+        """words, and samples (n,) at 16 kHz: starts and ends in seconds, phones, and the worst word's score; or None."""
         names = [self.spelling(w) for w in words]
         spoken = [n for n in names if n]
         if not spoken:
@@ -81,11 +82,11 @@ class Aligner:
         if [re.sub(r"\(\d+\)", "", s.word) for s in found] != spoken:
             return None
         lengths = [s.end_frame + 1 - s.start_frame for s in found]
-        phones = [len(d.lookup_word(s.word).split()) for s in found]
+        phones = [d.lookup_word(s.word) for s in found]
         score = min(math.log(max(s.ascore, 1e-300)) / n for s, n in zip(found, lengths))
-        if max(n * FRAME_S / p for n, p in zip(lengths, phones)) > LONGEST_PHONE_S or score < WORST_SCORE:
+        if max(n * FRAME_S / len(p.split()) for n, p in zip(lengths, phones)) > LONGEST_PHONE_S or score < WORST_SCORE:
             return None
-        starts, ends, at, n = [], [], 0.0, 0
+        starts, ends, sounds, at, n = [], [], [], 0.0, 0
         for name in names:  # a word without sound takes no time
             if name:
                 starts.append(found[n].start_frame * FRAME_S)
@@ -94,7 +95,8 @@ class Aligner:
             else:
                 starts.append(at)
             ends.append(at)
-        return starts, ends, score
+            sounds.append(phones[n - 1] if name else "")
+        return starts, ends, sounds, score
 
 
 def read(path: Path) -> np.ndarray:
@@ -116,10 +118,10 @@ def main() -> None:
             seen, words = seen + 1, row["text"].split()
             found = aligner(words, read(args.manifest.parent / row["audio"]))
             if found:
-                starts, ends, score = found
+                starts, ends, phones, score = found
                 dated += 1
                 out.write(json.dumps({"audio": row["audio"], "words": words, "starts": [round(t, 2) for t in starts],
-                                      "ends": [round(t, 2) for t in ends], "score": round(score, 2)},
+                                      "ends": [round(t, 2) for t in ends], "phones": phones, "score": round(score, 2)},
                                      ensure_ascii=False) + "\n")
             if seen % 100 == 0:
                 print(f"{dated} of {seen} dated", flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from pathlib import Path
 
 import numpy as np
 import sentencepiece
@@ -11,35 +13,80 @@ from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader, Dataset
 
-from prepare import normalise
+from prepare import RATE, normalise
 from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 
-RATE = 16000
+FRAME_S = 0.08  # of the encoder
+SLOTS = 4       # phones a frame is asked for, one every 20 ms
+PHONES = {p: i for i, p in enumerate("SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH "
+                                     "T TH UH UW V W Y Z ZH".split())}
 
 
 class Utterances(Dataset):
-    """A batch of cuts to features (B, T, mels), frames (B,), targets (B, U) and tokens (B,).
+    """A batch of cuts to features (B, T, mels), frames (B,), targets (B, U) and tokens (B,), and by the alignment, -1
+    where there is none, the token or blank of each encoder frame (B, N), and its phones (B, N, SLOTS).
 
-    Utterances without text, or with more tokens than encoder frames, which CTC cannot align, are left out.
+    Utterances without text, or with more tokens than encoder frames, which CTC cannot align, are left out. A token is
+    due `delay` frames after the first one that has heard it whole.
     """
 
-    def __init__(self, tokenizer: str, features: int):
-        self.mel = NemoMel(NemoMelConfig(features=features))
+    def __init__(self, manifest: str, tokenizer: str, features: int, delay: int):
+        self.mel, self.delay = NemoMel(NemoMelConfig(features=features)), delay
+        stored = Path(manifest.removesuffix(".gz")).with_suffix(".npy")
+        self.stored = np.load(stored, mmap_mode="r") if stored.exists() else None
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=tokenizer)
+
+    def features(self, cut) -> torch.Tensor:
+        if self.stored is None:
+            return torch.from_numpy(self.mel(cut.resample(RATE).load_audio()[:1])[0].T)
+        start, frames = cut.custom["mel"]
+        return torch.from_numpy(self.stored[start:start + frames].astype(np.float32))
+
+    def path(self, cut, ids: list[int], frames: int) -> torch.Tensor:
+        """The token that each frame emits, or blank: a path that CTC allows. Tokens share a word by their letters."""
+        ends = []
+        for word in (w for s in cut.supervisions for w in (s.alignment or {}).get("word", ())):
+            pieces = self.tokenizer.encode(normalise(word.symbol), out_type=str)
+            letters = np.cumsum([max(1, len(p.strip("▁"))) for p in pieces])
+            ends += [word.start + word.duration * n / letters[-1] for n in letters]
+        blank = self.tokenizer.vocab_size()
+        if len(ends) != len(ids):
+            return torch.full((frames,), -1)
+        at = [math.ceil(e / FRAME_S) + self.delay for e in ends]
+        gap = [1 + (a == b) for a, b in zip(ids, ids[1:])]  # the same token twice needs a blank between
+        for i, g in enumerate(gap):
+            at[i + 1] = max(at[i + 1], at[i] + g)
+        at[-1] = min(at[-1], frames - 1)
+        for i, g in reversed(list(enumerate(gap))):
+            at[i] = min(at[i], at[i + 1] - g)
+        path = torch.full((frames,), blank if at[0] >= 0 else -1)
+        if at[0] >= 0:
+            path[torch.tensor(at)] = torch.tensor(ids)
+        return path
+
+    def phones(self, cut, frames: int) -> torch.Tensor:
+        """The phones (frames, SLOTS) whose sound each frame has just heard."""
+        items = [p for s in cut.supervisions for p in (s.alignment or {}).get("phone", ())]
+        slots = torch.full((frames * SLOTS,), PHONES["SIL"] if items else -1)
+        slot = FRAME_S / SLOTS
+        for p in items:  # slot i of the utterance is heard whole by frame i // SLOTS + 1
+            slots[round(p.start / slot) + SLOTS:round((p.start + p.duration) / slot) + SLOTS] = PHONES[p.symbol]
+        return slots.view(frames, SLOTS)
 
     def __getitem__(self, cuts: CutSet) -> dict[str, torch.Tensor]:
         rows = []
         for cut in cuts:
-            mel = self.mel(cut.resample(RATE).load_audio()[:1])[0].T
+            mel = self.features(cut)
             ids = self.tokenizer.encode(normalise(" ".join(s.text for s in cut.supervisions)))
             if ids and len(mel) // 8 > len(ids):
-                rows.append((torch.from_numpy(mel), torch.tensor(ids)))
+                frames = -(-len(mel) // 8)
+                rows.append((mel, torch.tensor(ids), self.path(cut, ids, frames), self.phones(cut, frames)))
         if not rows:
             return {}
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {"x": pad([m for m, _ in rows], batch_first=True), "frames": torch.tensor([len(m) for m, _ in rows]),
-                "targets": pad([t for _, t in rows], batch_first=True),
-                "tokens": torch.tensor([len(t) for _, t in rows])}
+        x, targets, path, phones = zip(*rows)
+        pad = lambda rows, value=0: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)  # noqa: E731
+        return {"x": pad(x), "frames": torch.tensor([len(m) for m in x]), "targets": pad(targets),
+                "tokens": torch.tensor([len(t) for t in targets]), "path": pad(path, -1), "phones": pad(phones, -1)}
 
 
 class Rest:
@@ -62,7 +109,7 @@ def loader(manifest: str, tokenizer: str, c: dict, epoch: int, skip: int, rank: 
     sampler = DynamicBucketingSampler(kept, max_duration=c["batch_seconds"], num_buckets=c["buckets"], shuffle=True,
                                       seed=c["seed"], rank=rank, world_size=world)
     sampler.set_epoch(epoch)
-    data = Utterances(tokenizer, c["encoder"]["features"])
+    data = Utterances(manifest, tokenizer, c["encoder"]["features"], c["delay"])
     return DataLoader(data, sampler=Rest(sampler, skip), batch_size=None, num_workers=workers)
 
 

@@ -1,11 +1,14 @@
-"""Manifests for training: any of three sources to OUT/NAME.jsonl.gz (Lhotse cuts) and a SentencePiece model.
+"""Manifests for training: any of three sources to OUT/NAME.jsonl.gz (Lhotse cuts), features, a SentencePiece model.
 
     python prepare.py lines FOLDER/train.jsonl OUT/train      # JSON lines with audio (relative to the file) and text
+    python prepare.py lines FOLDER/train.jsonl OUT/train --dates dates.jsonl  # and their words' times and phones
     python prepare.py librispeech FOLDER OUT/train --parts train-clean-100 train-clean-360
     python prepare.py commonvoice FOLDER OUT/train --language en --parts train
     python prepare.py tokens OUT/train --vocab 256            # OUT/train.model, after the manifest
+    python prepare.py features OUT/train                      # OUT/train.npy, 58 MB an hour: no audio is read again
 
-A manifest made by any of Lhotse's own recipes serves as well.
+A manifest made by any of Lhotse's own recipes serves as well, with its word and phone alignments where it has them.
+Dates are what recipes/causal_whisper/dates.py writes.
 """
 
 from __future__ import annotations
@@ -15,9 +18,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.recipes import prepare_commonvoice, prepare_librispeech
+from lhotse.supervision import AlignmentItem
+
+from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
+
+RATE = 16000
 
 
 def normalise(text: str) -> str:
@@ -25,14 +34,25 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"[^\w' ]+", " ", text.lower()).split())
 
 
-def from_lines(path: Path) -> CutSet:
+def alignment(dated: dict) -> dict[str, list[AlignmentItem]]:
+    """Words, and their phones, each of which is given an equal part of its word."""
+    words, phones = [], []
+    for word, start, end, sounds in zip(*(dated[k] for k in ("words", "starts", "ends", "phones")), strict=True):
+        words.append(AlignmentItem(word, start, round(end - start, 3)))
+        part = (end - start) / max(1, len(sounds.split()))
+        phones += [AlignmentItem(s, round(start + i * part, 3), round(part, 3)) for i, s in enumerate(sounds.split())]
+    return {"word": words, "phone": phones}
+
+
+def from_lines(path: Path, dates: Path | None) -> CutSet:
+    known = {(r := json.loads(line))["audio"]: alignment(r) for line in open(dates)} if dates else {}
     cuts = []
     for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
         if row.get("text"):
             recording = Recording.from_file(path.parent / row["audio"], recording_id=f"{path.stem}-{i}")
             segment = SupervisionSegment(f"{path.stem}-{i}", recording.id, 0.0, recording.duration, text=row["text"],
-                                         speaker=row.get("speaker"))
+                                         speaker=row.get("speaker"), alignment=known.get(row["audio"]))
             cuts.append(MonoCut(f"{path.stem}-{i}", 0.0, recording.duration, 0, [segment], recording=recording))
     return CutSet.from_cuts(cuts)
 
@@ -42,13 +62,27 @@ def from_lhotse(parts: dict) -> CutSet:
     return CutSet.from_cuts(cut for one in sets for cut in one)
 
 
+def store_features(path: Path, mels: int) -> None:
+    """Write the features of all cuts in a row, float16, and each cut's place in them as its custom field `mel`."""
+    mel, parts, at = NemoMel(NemoMelConfig(features=mels)), [], 0
+    cuts = CutSet.from_file(f"{path}.jsonl.gz").to_eager()
+    for cut in cuts:
+        parts.append(mel(cut.resample(RATE).load_audio()[:1])[0].T.astype(np.float16))
+        cut.custom = {**(cut.custom or {}), "mel": [at, len(parts[-1])]}
+        at += len(parts[-1])
+    np.save(f"{path}.npy", np.concatenate(parts))
+    cuts.to_file(f"{path}.jsonl.gz")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", choices=("lines", "librispeech", "commonvoice", "tokens"))
+    parser.add_argument("source", choices=("lines", "librispeech", "commonvoice", "tokens", "features"))
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--parts", nargs="+", default=["train"])
     parser.add_argument("--language", default="en")
     parser.add_argument("--vocab", type=int, default=256)
+    parser.add_argument("--dates", type=Path, help="JSON lines with the times of words, for `lines`")
+    parser.add_argument("--mels", type=int, default=80)
     a = parser.parse_args()
     out = a.paths[-1]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +91,11 @@ def main() -> None:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_prefix=str(out), vocab_size=a.vocab,
                                                  model_type="bpe", character_coverage=1.0, bos_id=-1, eos_id=-1)
         return
+    if a.source == "features":
+        store_features(out, a.mels)
+        return
     if a.source == "lines":
-        cuts = from_lines(a.paths[0])
+        cuts = from_lines(a.paths[0], a.dates)
     elif a.source == "librispeech":
         cuts = from_lhotse(prepare_librispeech(a.paths[0], dataset_parts=a.parts))
     else:

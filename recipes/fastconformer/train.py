@@ -26,13 +26,15 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data import augment, loader
+from data import PHONES, SLOTS, augment, loader
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.export.fastconformer import write_fastconformer
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig, transducer_loss
+
+LOG_MEL = (-12.0, 4.0)  # mean and deviation over speech
 
 
 def network(c: dict) -> FastConformerConfig:
@@ -42,21 +44,69 @@ def network(c: dict) -> FastConformerConfig:
         c["vocab"], encoder.dim, predictor.dim, c["joiner_dim"], durations=tuple(c["durations"])))
 
 
+def scale_input(model: FastConformer) -> None:
+    """Let the first convolution begin as if log-mels had mean 0 and deviation 1."""
+    first = model.encoder.subsampling.depthwise[0]
+    with torch.no_grad():
+        first.weight /= LOG_MEL[1]
+        first.bias -= first.weight.sum((1, 2, 3)) * LOG_MEL[0]
+
+
+def path_loss(model: FastConformer, y: Tensor, predicted: Tensor, path: Tensor) -> Tensor:
+    """Negative log likelihood of one path through the transducer's lattice, summed over the batch.
+
+    A frame gives its token, if it has one, and then blank: T + U scores, where the sum over all paths needs T * U.
+    """
+    blank, joiner = model.config.vocab, model.joiner
+    emits = (path >= 0) & (path != blank)
+    before = emits.cumsum(1) - emits.long()  # tokens emitted before each frame
+    encoded, predicted = joiner.project_encoder(y), joiner.project_predictor(predicted)
+    row = torch.arange(len(path), device=path.device)[:, None].expand_as(path)
+
+    def scores(at: Tensor, tokens: Tensor) -> Tensor:
+        return joiner.combine(encoded[at], predicted[row[at], tokens[at]]).float()
+
+    known = path >= 0
+    return (F.cross_entropy(scores(known, before), path[known], reduction="sum")
+            + F.cross_entropy(scores(emits, before + 1), torch.full_like(path, blank)[emits], reduction="sum"))
+
+
 class Losses(nn.Module):
-    """Network and losses in one forward, which DistributedDataParallel needs."""
+    """Network and losses in one forward, which DistributedDataParallel needs.
 
-    def __init__(self, model: FastConformer, ctc_weight: float):
+    The phones of the alignment are asked of the encoder's middle layer by a head of their own, which is thrown away.
+    """
+
+    def __init__(self, model: FastConformer, ctc_weight: float, phone_weight: float):
         super().__init__()
-        self.model, self.ctc_weight = model, ctc_weight
+        self.model, self.ctc_weight, self.phone_weight = model, ctc_weight, phone_weight
+        self.phones = nn.Linear(model.config.encoder.dim, SLOTS * len(PHONES)) if phone_weight else None
+        self.middle = len(model.encoder.layers) // 2
 
-    def forward(self, x: Tensor, frames: Tensor, targets: Tensor, tokens: Tensor, lookahead: int) -> Tensor:
-        """Mean loss a token of the batch."""
-        m = self.model
+    def forward(self, x: Tensor, frames: Tensor, targets: Tensor, tokens: Tensor, path: Tensor, phones: Tensor,
+                lookahead: int, aligned: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the batch, and its parts: those of the heads a token. aligned: the heads follow `path`."""
+        m, heard = self.model, []
+        hook = m.encoder.layers[self.middle].register_forward_hook(lambda _, __, out: heard.append(out[0]))
         y, lengths = m.encoder(x, frames, lookahead), m.encoder.output_lengths(frames)
-        ctc = F.ctc_loss(m.ctc(y).float().log_softmax(-1).transpose(0, 1), targets, lengths, tokens,
-                         blank=m.config.vocab, reduction="sum", zero_infinity=True)
-        transducer = transducer_loss(m.joiner, y, m.predictor(targets), targets, lengths, tokens).sum()
-        return (self.ctc_weight * ctc + (1 - self.ctc_weight) * transducer) / tokens.sum()
+        hook.remove()
+        scores, predicted = m.ctc(y).float(), m.predictor(targets)
+        if aligned:
+            count = ((path >= 0) & (path != m.config.vocab)).sum().clamp(min=1)
+            ctc = F.cross_entropy(scores.transpose(1, 2), path, ignore_index=-1, reduction="sum") / count
+            transducer = path_loss(m, y, predicted, path) / count
+        else:
+            ctc = F.ctc_loss(scores.log_softmax(-1).transpose(0, 1), targets, lengths, tokens, blank=m.config.vocab,
+                             reduction="sum", zero_infinity=True) / tokens.sum()
+            transducer = transducer_loss(m.joiner, y, predicted, targets, lengths, tokens).sum() / tokens.sum()
+        parts = {"ctc": ctc, "transducer": transducer}
+        loss = self.ctc_weight * ctc + (1 - self.ctc_weight) * transducer
+        if self.phones is not None:
+            said = self.phones(heard[0]).float().unflatten(-1, (SLOTS, len(PHONES))).flatten(0, 2)
+            phone = F.cross_entropy(said, phones.flatten(), ignore_index=-1, reduction="sum")
+            parts["phone"] = phone / (phones >= 0).sum().clamp(min=1)
+            loss = loss + self.phone_weight * parts["phone"]
+        return loss, parts
 
 
 def rate(step: int, c: dict) -> float:
@@ -94,14 +144,15 @@ def main() -> None:
     a.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(c["seed"])
     model = FastConformer(network(c)).to(device).train()
+    scale_input(model)
     ema = copy.deepcopy(model).requires_grad_(False).train()  # in training mode: eval() would fold tables it must not
-    losses = Losses(model, c["ctc_weight"])
+    losses = Losses(model, c["ctc_weight"], c["phone_weight"]).to(device)
     wrapped = DistributedDataParallel(losses) if world > 1 else losses
-    optimiser = torch.optim.AdamW(model.parameters(), c["rate"], betas=(0.9, 0.98), weight_decay=c["weight_decay"])
+    optimiser = torch.optim.AdamW(losses.parameters(), c["rate"], betas=(0.9, 0.98), weight_decay=c["weight_decay"])
     step, epoch, skip, checkpoint = 0, 0, 0, a.run / "last.pt"  # skip: batches of this epoch already drawn
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"]), ema.load_state_dict(saved["ema"])
+        losses.load_state_dict(saved["losses"]), ema.load_state_dict(saved["ema"])
         optimiser.load_state_dict(saved["optimiser"])
         step, epoch, skip = saved["step"], saved["epoch"], saved["skip"]
     last, seconds, started = min(a.steps or c["steps"], c["steps"]), 0.0, time.monotonic()
@@ -117,15 +168,18 @@ def main() -> None:
             draw = np.random.default_rng([c["seed"], step])  # the same on all processes
             lookahead = int(draw.choice(c["encoder"]["lookaheads"]))
             torch.manual_seed(hash((c["seed"], step, rank)))  # of dropout: the same in a resumed run
-            x = augment(batch["x"], batch["frames"], np.random.default_rng([c["seed"], step, rank + 1]))
+            x = batch.pop("x")
+            if step >= c["augment_from"]:
+                x = augment(x, batch["frames"], np.random.default_rng([c["seed"], step, rank + 1]))
             for group in optimiser.param_groups:
                 group["lr"] = rate(step, c)
             cast = torch.autocast(device.type, torch.bfloat16) if c["bf16"] else contextlib.nullcontext()
             with cast:
-                loss = wrapped(x.to(device), *(batch[k].to(device) for k in ("frames", "targets", "tokens")), lookahead)
+                loss, parts = wrapped(x.to(device), **{k: v.to(device) for k, v in batch.items()}, lookahead=lookahead,
+                                      aligned=step < c["aligned_steps"])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), c["clip"])
+            norm = nn.utils.clip_grad_norm_(losses.parameters(), c["clip"])
             if not torch.isfinite(norm):
                 raise SystemExit(f"step {step}: the gradient is not finite; lower the rate, or turn bf16 off")
             optimiser.step()
@@ -133,11 +187,12 @@ def main() -> None:
             step, seconds = step + 1, seconds + float(batch["frames"].sum()) / 100 * world
             if rank == 0 and (step == 1 or step % 20 == 0):
                 print(json.dumps({"step": step, "loss": round(loss.item(), 4), "lookahead": lookahead,
+                                  **{k: round(v.item(), 4) for k, v in parts.items()},
                                   "rate": round(rate(step, c), 7), "norm": round(norm.item(), 3),
                                   "audio_per_second": round(seconds / (time.monotonic() - started), 1)}), flush=True)
             if step % c["save_every"] == 0 or step == last:
                 if rank == 0:
-                    save(checkpoint, model=model.state_dict(), ema=ema.state_dict(), optimiser=optimiser.state_dict(),
+                    save(checkpoint, losses=losses.state_dict(), ema=ema.state_dict(), optimiser=optimiser.state_dict(),
                          step=step, epoch=epoch, skip=skip)
                 if step == last:
                     break

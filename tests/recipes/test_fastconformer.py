@@ -1,4 +1,4 @@
-"""The FastConformer recipe on a few seconds of noise: two processes, stopped and resumed."""
+"""The FastConformer recipe: a path through the lattice, and a few seconds of noise in two processes, resumed."""
 
 import json
 import os
@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 import yaml
 
 from speechstream.export.fastconformer import read_fastconformer
+from speechstream.nn.transducer import transducer_loss
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "fastconformer"
 CONFIG = {"encoder": {"features": 16, "dim": 16, "layers": 1, "heads": 2, "ff_dim": 16, "subsampling_channels": 4,
                       "left": 14, "lookaheads": [6, 0], "kernel": 3}, "predictor": {"dim": 8, "kind": "stateless"},
           "joiner_dim": 8, "durations": [], "vocab": 24, "ctc_weight": 0.3, "batch_seconds": 5.0, "max_seconds": 3.0,
           "buckets": 2, "steps": 6, "warmup": 2, "rate": 1e-3, "weight_decay": 0.0, "ema": 0.9, "clip": 1.0,
-          "bf16": False, "save_every": 3, "seed": 0}
+          "bf16": False, "save_every": 3, "seed": 0,
+          "aligned_steps": 4, "delay": 1, "phone_weight": 0.3, "augment_from": 1}
 
 
 def run(*command):
@@ -29,17 +32,81 @@ def run(*command):
     return done.stdout
 
 
+@pytest.fixture
+def recipe(monkeypatch):
+    """The recipe's modules, which import each other by bare names as scripts do."""
+    pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
+    monkeypatch.syspath_prepend(str(RECIPE))
+    names = ("prepare", "data", "train")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield {name: __import__(name) for name in names}
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_paths_sum_to_the_transducer_loss(recipe):
+    """Of one token in four frames there are four paths, and the loss is the sum over all of them."""
+    torch.manual_seed(0)
+    network = recipe["train"].FastConformer(recipe["train"].network(CONFIG)).eval()
+    y, targets, blank = torch.randn(1, 4, 16), torch.tensor([[5]]), CONFIG["vocab"]
+    predicted = network.predictor(targets)
+    paths = [torch.full((1, 4), blank).index_fill_(1, torch.tensor([t]), 5) for t in range(4)]
+    each = torch.stack([recipe["train"].path_loss(network, y, predicted, p) for p in paths])
+    whole = transducer_loss(network.joiner, y, predicted, targets, torch.tensor([4]), torch.tensor([1]))
+    torch.testing.assert_close(-(-each).logsumexp(0), whole[0])
+
+
+def test_path_of_an_alignment_is_one_that_ctc_allows(recipe, tmp_path):
+    """Tokens come in order, not before they have been heard, and the same one twice has a blank between."""
+    dated = {"words": ["Too", "-", "too", "soon"], "starts": [0.1, 0.4, 0.4, 0.5], "ends": [0.4, 0.4, 0.5, 0.8],
+             "phones": ["T UW", "", "T UW", "S UW N"]}
+    from lhotse import SupervisionSegment
+    segment = SupervisionSegment("0", "0", 0.0, 1.6, text="Too - too soon", alignment=recipe["prepare"].alignment(dated))
+
+    class Letters:
+        """A tokenizer of letters, whose space goes with the next one."""
+
+        def vocab_size(self):
+            return 128
+
+        def encode(self, text, out_type=int):
+            pieces = ["▁" + w[0] if i == 0 else w[i] for w in text.split() for i in range(len(w))]
+            return pieces if out_type is str else [ord(p[-1]) for p in pieces]
+
+    data = object.__new__(recipe["data"].Utterances)
+    data.tokenizer, data.delay = Letters(), 0
+    cut = type("Cut", (), {"supervisions": [segment]})
+    ids = Letters().encode("too too soon")
+    path = data.path(cut, ids, 20)
+    said = [t for i, t in enumerate(path.tolist()) if t != 128 and (i == 0 or path[i - 1] != t)]
+    assert said == ids
+    assert path.tolist().index(ord("t")) == 3  # 0.2 s, a third of the word, is first heard whole at 0.24 s
+    assert F.ctc_loss(F.one_hot(path, 129).float().mul(50).log_softmax(-1)[:, None], torch.tensor([ids]),
+                      torch.tensor([20]), torch.tensor([len(ids)]), blank=128, reduction="sum") < 1e-3
+    assert (data.path(cut, ids, 11) == -1).all()  # ten letters and two blanks do not fit
+    phones, sound = data.phones(cut, 20).flatten().tolist(), recipe["data"].PHONES
+    assert [phones[i] for i in (8, 9, 15, 16, 23, 24)] == [sound[p] for p in ("SIL", "T", "T", "UW", "UW", "T")]
+
+
 def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
     pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
-    random, lines = np.random.RandomState(0), []
+    random, lines, dates = np.random.RandomState(0), [], []
     words = "the cat sat on a mat and saw a big red dog run up to it".split()
     for i in range(16):
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * random.standard_normal(24000 + 400 * i), 16000)
-        lines.append(json.dumps({"audio": f"{i}.wav", "text": " ".join(random.choice(words, 3))}))
+        said = [str(w) for w in random.choice(words, 3)]
+        lines.append(json.dumps({"audio": f"{i}.wav", "text": " ".join(said)}))
+        if i % 2:
+            dates.append(json.dumps({"audio": f"{i}.wav", "words": said, "starts": [0.1, 0.5, 0.9],
+                                     "ends": [0.5, 0.9, 1.3], "phones": ["DH AH", "K AE T", "S AE T"]}))
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    (tmp_path / "dates.jsonl").write_text("\n".join(dates))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     out = tmp_path / "out" / "train"
-    assert "16 utterances" in run("prepare.py", "lines", tmp_path / "train.jsonl", out)
+    assert "16 utterances" in run("prepare.py", "lines", tmp_path / "train.jsonl", out,
+                                  "--dates", tmp_path / "dates.jsonl")
+    run("prepare.py", "features", out, "--mels", 16)
     run("prepare.py", "tokens", out, "--vocab", 24)
     for name, stops in (("whole", [6]), ("parts", [2, 6])):
         for stop in stops:
@@ -48,7 +115,7 @@ def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
                 "--workers", 0)
     whole, parts = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("whole", "parts"))
     assert whole["step"] == parts["step"] == 6 and whole["epoch"] == parts["epoch"]
-    for name in ("model", "ema"):
+    for name in ("losses", "ema"):
         for key, value in whole[name].items():
             torch.testing.assert_close(parts[name][key], value, rtol=1e-5, atol=1e-6)
     bundle = read_fastconformer(tmp_path / "whole" / "bundle")
