@@ -310,12 +310,19 @@ def _cpu_s() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
+def latency(text: str) -> str:
+    """An argument: whole milliseconds or "offline"."""
+    if not (text == "offline" or text.isdigit()):
+        raise argparse.ArgumentTypeError(f"a latency is whole milliseconds or 'offline', got {text!r}")
+    return text
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--manifest", type=Path, required=True)
     add("--dates", "--ends", type=Path, help="JSON lines with the times at which words end")
-    add("--latency", nargs="+", choices=LATENCIES, default=list(LATENCIES), metavar="MS", help="or 'offline'")
+    add("--latency", nargs="+", type=latency, metavar="MS", help="or 'offline'; default: all that the model has")
     add("--limit", type=int, help="at most so many recordings of each set")
     add("--seed", type=int, default=0)
     add("--tail", type=float, default=0.0, metavar="S", help="silence fed after each recording, as a microphone would")
@@ -343,7 +350,8 @@ def evaluate(args: argparse.Namespace, utterances: list[Utterance], asr: Any = N
         threads = {"threads": args.threads} if args.threads > 1 else {}
         asr = speechstream.Recognizer.load(args.model, **options, **threads)
     ran: list[tuple[str, list[Result], float, float]] = []
-    for latency in args.latency:
+    latencies = args.latency or (LATENCIES if asr is None else [*map(str, asr.latencies), "offline"])
+    for latency in latencies:
         cpu, wall = _cpu_s(), time.perf_counter()
         if args.via == "cli":
             flags = [f for k, v in [*options.items(), ("model", args.model)] if v for f in (f"--{k}", v)]

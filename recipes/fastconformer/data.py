@@ -22,6 +22,13 @@ PHONES = {p: i for i, p in enumerate("SIL AA AE AH AO AW AY B CH D DH EH ER EY F
                                      "T TH UH UW V W Y Z ZH".split())}
 
 
+def encoder_frames(frames: int) -> int:
+    """Of `frames` of features, through three causal convolutions of stride 2, as `ConvSubsampling` counts them."""
+    for _ in range(3):
+        frames = frames // 2 + 1
+    return frames
+
+
 class Utterances(Dataset):
     """A batch of cuts to features (B, T, mels), frames (B,), targets (B, U) and tokens (B,), and by the alignment, -1
     where there is none, the token or blank of each encoder frame (B, N), and its phones (B, N, SLOTS).
@@ -79,7 +86,7 @@ class Utterances(Dataset):
             mel = self.features(cut)
             ids = self.tokenizer.encode(normalise(" ".join(s.text for s in cut.supervisions)))
             if ids and len(mel) // 8 > len(ids):
-                frames = -(-len(mel) // 8)
+                frames = encoder_frames(len(mel))
                 rows.append((mel, torch.tensor(ids), self.path(cut, ids, frames), self.phones(cut, frames)))
         if not rows:
             return {}

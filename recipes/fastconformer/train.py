@@ -34,8 +34,6 @@ from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig, transducer_loss
 
-LOG_MEL = (-12.0, 4.0)  # mean and deviation over speech
-
 
 def network(c: dict) -> FastConformerConfig:
     encoder = ConformerConfig(**{**c["encoder"], "lookaheads": tuple(c["encoder"]["lookaheads"])})
@@ -44,12 +42,27 @@ def network(c: dict) -> FastConformerConfig:
         c["vocab"], encoder.dim, predictor.dim, c["joiner_dim"], durations=tuple(c["durations"])))
 
 
-def scale_input(model: FastConformer) -> None:
-    """Let the first convolution begin as if log-mels had mean 0 and deviation 1."""
-    first = model.encoder.subsampling.depthwise[0]
-    with torch.no_grad():
-        first.weight /= LOG_MEL[1]
-        first.bias -= first.weight.sum((1, 2, 3)) * LOG_MEL[0]
+@torch.no_grad()
+def initialise(model: FastConformer, x: Tensor) -> None:
+    """Scale the subsampling so that on features x (B, T, mels) each of its layers gives mean 0 and deviation 1.
+
+    Mishkin and Matas 2016, All You Need Is a Good Init. With torch's own initialisation one part in a hundred of what
+    the first block receives is signal, the rest a constant, and training stands still for hundreds of steps.
+    """
+    def normalise(layer: nn.Module, _, out: Tensor) -> Tensor:
+        shape = (1, -1, 1, 1) if out.ndim == 4 else (-1,)
+        others = [d for d in range(out.ndim) if d != (1 if out.ndim == 4 else 2)]
+        std, mean = torch.std_mean(out, others)
+        std = std.clamp(min=1e-3)
+        layer.weight /= std.view(-1, *[1] * (layer.weight.ndim - 1))
+        layer.bias.copy_((layer.bias - mean) / std)
+        return (out - mean.view(shape)) / std.view(shape)
+
+    s = model.encoder.subsampling
+    hooks = [layer.register_forward_hook(normalise) for layer in (*s.depthwise, *s.pointwise, s.out)]
+    model.encoder(x)
+    for hook in hooks:
+        hook.remove()
 
 
 def path_loss(model: FastConformer, y: Tensor, predicted: Tensor, path: Tensor) -> Tensor:
@@ -85,22 +98,27 @@ class Losses(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor, targets: Tensor, tokens: Tensor, path: Tensor, phones: Tensor,
                 lookahead: int, aligned: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the batch, and its parts: those of the heads a token. aligned: the heads follow `path`."""
+        """Loss of the batch, and its parts: those of the heads a token.
+
+        aligned: the heads follow `path` in the utterances that have one; the others are for CTC alone.
+        """
         m, heard = self.model, []
         hook = m.encoder.layers[self.middle].register_forward_hook(lambda _, __, out: heard.append(out[0]))
         y, lengths = m.encoder(x, frames, lookahead), m.encoder.output_lengths(frames)
         hook.remove()
-        scores, predicted = m.ctc(y).float(), m.predictor(targets)
+        scores, predicted = m.ctc(y).float().log_softmax(-1), m.predictor(targets)
+        free = (path < 0).all(1) if aligned else torch.ones_like(tokens, dtype=torch.bool)
+        ctc = scores.new_zeros(())
+        if free.any():
+            ctc = F.ctc_loss(scores[free].transpose(0, 1), targets[free], lengths[free], tokens[free],
+                             blank=m.config.vocab, reduction="sum", zero_infinity=True)
         if aligned:
-            count = ((path >= 0) & (path != m.config.vocab)).sum().clamp(min=1)
-            ctc = F.cross_entropy(scores.transpose(1, 2), path, ignore_index=-1, reduction="sum") / count
-            transducer = path_loss(m, y, predicted, path) / count
+            ctc = ctc + F.nll_loss(scores.transpose(1, 2), path, ignore_index=-1, reduction="sum")
+            transducer = path_loss(m, y, predicted, path) / tokens[~free].sum().clamp(min=1)
         else:
-            ctc = F.ctc_loss(scores.log_softmax(-1).transpose(0, 1), targets, lengths, tokens, blank=m.config.vocab,
-                             reduction="sum", zero_infinity=True) / tokens.sum()
             transducer = transducer_loss(m.joiner, y, predicted, targets, lengths, tokens).sum() / tokens.sum()
-        parts = {"ctc": ctc, "transducer": transducer}
-        loss = self.ctc_weight * ctc + (1 - self.ctc_weight) * transducer
+        parts = {"ctc": ctc / tokens.sum(), "transducer": transducer}
+        loss = self.ctc_weight * parts["ctc"] + (1 - self.ctc_weight) * transducer
         if self.phones is not None:
             said = self.phones(heard[0]).float().unflatten(-1, (SLOTS, len(PHONES))).flatten(0, 2)
             phone = F.cross_entropy(said, phones.flatten(), ignore_index=-1, reduction="sum")
@@ -144,12 +162,15 @@ def main() -> None:
     a.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(c["seed"])
     model = FastConformer(network(c)).to(device).train()
-    scale_input(model)
+    step, epoch, skip, checkpoint = 0, 0, 0, a.run / "last.pt"  # skip: batches of this epoch already drawn
+    if not checkpoint.exists():
+        first = next((b for b in loader(str(a.manifest), str(a.tokenizer), c, 0, 0, rank, world, 0) if b), None)
+        if first:
+            initialise(model, first["x"][:, :first["frames"].min()].to(device))
     ema = copy.deepcopy(model).requires_grad_(False).train()  # in training mode: eval() would fold tables it must not
     losses = Losses(model, c["ctc_weight"], c["phone_weight"]).to(device)
     wrapped = DistributedDataParallel(losses) if world > 1 else losses
     optimiser = torch.optim.AdamW(losses.parameters(), c["rate"], betas=(0.9, 0.98), weight_decay=c["weight_decay"])
-    step, epoch, skip, checkpoint = 0, 0, 0, a.run / "last.pt"  # skip: batches of this epoch already drawn
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         losses.load_state_dict(saved["losses"]), ema.load_state_dict(saved["ema"])
