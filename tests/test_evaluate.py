@@ -64,6 +64,8 @@ class Clock:
 
 
 class Scripted:
+    latencies = (160, 320)
+
     def __init__(self):
         self.clock = Clock()
 
@@ -139,6 +141,16 @@ def test_what_only_the_end_brought_is_told_apart(folder):
         assert s["flushed"] == 1.0
         assert s["emission_ms"]["median"] == pytest.approx(1000 * (heard - 1.0))
         assert r.audio_s == DURATION
+
+
+def test_latencies_are_those_of_the_model(folder):
+    args = evaluate_asr.parse(["--manifest", str(folder / "m.jsonl")])
+    report, _ = evaluate_asr.evaluate(args, utterances(folder), Scripted())
+    assert [r["latency"] for r in report["results"]] == ["160", "320", "offline"]
+    with pytest.raises(SystemExit, match="--latency 560 is not possible with this model; it has 160, 320, offline"):
+        evaluate_asr.evaluate(evaluate_asr.parse(["--manifest", "m.jsonl", "--latency", "560"]), [], Scripted())
+    with pytest.raises(SystemExit):
+        evaluate_asr.parse(["--manifest", "m.jsonl", "--latency", "fast"])
 
 
 def test_report_tables_and_pictures(folder, capsys):

@@ -350,8 +350,10 @@ def evaluate(args: argparse.Namespace, utterances: list[Utterance], asr: Any = N
         threads = {"threads": args.threads} if args.threads > 1 else {}
         asr = speechstream.Recognizer.load(args.model, **options, **threads)
     ran: list[tuple[str, list[Result], float, float]] = []
-    latencies = args.latency or (LATENCIES if asr is None else [*map(str, asr.latencies), "offline"])
-    for latency in latencies:
+    own = LATENCIES if asr is None else (*map(str, asr.latencies), "offline")
+    if asr is not None and not set(args.latency or own) <= set(own):
+        raise SystemExit(f"--latency {' '.join(args.latency)} is not possible with this model; it has {', '.join(own)}")
+    for latency in args.latency or own:
         cpu, wall = _cpu_s(), time.perf_counter()
         if args.via == "cli":
             flags = [f for k, v in [*options.items(), ("model", args.model)] if v for f in (f"--{k}", v)]
