@@ -1,4 +1,5 @@
-"""Word error rate of a run or a bundle, quickly: batched greedy decoding of whole utterances in bfloat16.
+"""Word error rate of a run or a bundle, quickly: batched greedy decoding of whole utterances in bfloat16, by the
+decoder and by the CTC head.
 
     python score.py work/run --vocabulary work/vocabulary --features work/features/dev --chunks 128 32 0 --every 2
 
@@ -18,6 +19,9 @@ import torch
 from data import Utterances, batches, collate
 from decode import greedy
 from graft import read
+from speechstream.asr import search
+from speechstream.asr.ctc import Greedy
+from speechstream.asr.ctc_decoder import CtcDecoder
 from speechstream.asr.vocabulary import Vocabulary
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
@@ -47,21 +51,26 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every nth utterance")
     args = parser.parse_args()
     model, normalise = load(args.run), english_normaliser()
-    vocabulary = Vocabulary(args.vocabulary / "vocabulary.json")
+    vocabulary, pieces = Vocabulary(args.vocabulary / "vocabulary.json"), CtcDecoder(args.vocabulary / "ctc.json").pieces
     utterances = Utterances(args.features)
     chosen = range(0, len(utterances.rows), args.every)
     for chunk in args.chunks:
-        found: dict[str, Errors] = {}
+        found: dict[str, dict[str, Errors]] = {"attention": {}, "ctc": {}}
         for group in batches([utterances.rows[i]["frames"] + TAIL for i in chosen], 12_000):
             mel, lengths = collate([utterances.mel(chosen[g]) for g in group], [FLOOR] * len(group), TAIL)
             features = model.encoder(mel.clamp(min=FLOOR).bfloat16(), lengths, chunk or None)
             tokens, *_ = greedy(model.decoder, features, lengths, lengths * 9 // 50 + 8, vocabulary.prompt, vocabulary.end)
-            for g, ids in zip(group, tokens):
+            heard = Greedy()(model.ctc_log_probs(features, lengths, chunk or None).float().numpy(), lengths.numpy() // 2)
+            for g, ids, said in zip(group, tokens, heard):
                 row = utterances.rows[chosen[g]]
-                found[row["source"]] = found.get(row["source"], Errors()) + count_errors(
-                    normalise(row["text"]).split(), normalise(vocabulary.text(ids)).split())
-        found["all"] = sum(found.values(), Errors())
-        print(json.dumps({"chunk": chunk, **{s: round(100 * e.wer, 2) for s, e in found.items()}}), flush=True)
+                texts = vocabulary.text(ids), search.detokenize([pieces[t.token] for t in said])
+                for by, text in zip(found.values(), texts):
+                    by[row["source"]] = by.get(row["source"], Errors()) + count_errors(
+                        normalise(row["text"]).split(), normalise(text).split())
+        for decoder, by in found.items():
+            by["all"] = sum(by.values(), Errors())
+            print(json.dumps({"chunk": chunk, "decoder": decoder, **{s: round(100 * e.wer, 2) for s, e in by.items()}}),
+                  flush=True)
 
 
 if __name__ == "__main__":

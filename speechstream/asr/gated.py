@@ -2,7 +2,8 @@
 
 The attention decoder must guess where the sound stops: it says the end, or runs on into what it has not heard. Here a small
 gate (`speechstream.nn.whisper_heads.Gate`) decides for each pair of frames whether the next token has been said by then, so
-the search walks the pairs as any transducer's does, and the end is never chosen, only the best of all other tokens.
+the search walks the pairs as any transducer's does, and the end is never chosen, only the best of all other tokens. A gate that misses a token would hold up all that follow; then
+the decoder's own word counts that it would go on, once its attention has passed, or when no more audio comes.
 What the decoder thinks of a token changes with the audio that it has heard, so the tokens that are not stable are read
 again each time (one call), and walked again from the pair that said the last stable one.
 """
@@ -22,6 +23,8 @@ from speechstream.errors import SpeechStreamError
 
 PAIR_S = 2 * FRAME_S
 BLOCK = 64      # pairs that are looked at together
+OVERDUE = 25    # pairs: what the attention has left so long ago has been said, whatever the gate finds,
+LEFT = 0.9      # if so much of it lies before
 
 
 class GatedDecoder(AttentionDecoder):
@@ -54,6 +57,8 @@ class GatedDecoder(AttentionDecoder):
             for n, token in enumerate(best.tolist()):
                 row = said.alignment[0, first + n, : memory.frames]
                 pair = self._next(memory.gate[0, :pairs], said.text[0, first + n], row, said_in or [new.pair])
+                if pair is None and said.logits[0, first + n, : v.end + 1].argmax() != v.end:
+                    pair = self._missed(row, pairs, (said_in or [new.pair])[-1], final)
                 if pair is None or len(new.tokens) >= limit or self.loops(new.tokens, token):
                     waiting = True
                     break
@@ -91,6 +96,13 @@ class GatedDecoder(AttentionDecoder):
                 return at + int(open_.argmax())
             at += BLOCK
         return None
+
+    def _missed(self, row: np.ndarray, pairs: int, at: int, final: bool) -> int | None:
+        """The pair by which a token has been said that the gate has missed, if it has."""
+        seen = row[: 2 * pairs].reshape(-1, 2).sum(1).cumsum()
+        if pairs > at + OVERDUE and seen[pairs - 1 - OVERDUE] > LEFT:
+            return max(at, int((seen > LEFT).argmax()))
+        return max(at, pairs - 1) if final else None
 
     def _said(self, h: Hypothesis, said_in: list[int], memory: Memory) -> int:
         """How many of the new tokens are in words that were said well before the end of the confirmed audio."""
