@@ -54,10 +54,11 @@ class GatedDecoder(AttentionDecoder):
                 new.rows = [row[: memory.frames].copy() for row in said.alignment[0, len(v.prompt) - 1: first]]
                 again = False
             best, probability = self._choose(said.logits[0, first:], [] if careful else draft)
+            goes_on = said.logits[0, -len(best):, : v.end + 1].argmax(-1) != v.end
             for n, token in enumerate(best.tolist()):
                 row = said.alignment[0, first + n, : memory.frames]
                 pair = self._next(memory.gate[0, :pairs], said.text[0, first + n], row, said_in or [new.pair])
-                if pair is None and said.logits[0, first + n, : v.end + 1].argmax() != v.end:
+                if pair is None and goes_on[n]:
                     pair = self._missed(row, pairs, (said_in or [new.pair])[-1], final)
                 if pair is None or len(new.tokens) >= limit or self.loops(new.tokens, token):
                     waiting = True
