@@ -70,17 +70,18 @@ def ours(c: ConformerConfig, bits: int, folder: Path) -> Step:
     path = folder / f"{c.position}-{bits}.onnx"
     if not path.exists():
         torch.manual_seed(0)
-        path.write_bytes(encoder_graph(FastConformer(FastConformerConfig(c, 8)), bits).SerializeToString())
-    one = session(path)
+        model = FastConformer(FastConformerConfig(c, 8))
+        path.write_bytes(export_fastconformer(model, bits=bits)["encoder"].SerializeToString())
+    graph = Graph(path)
 
     def step(chunk: int, batch: int):
-        feed, rng = {}, np.random.default_rng(0)
-        for i in one.get_inputs():
-            shape = [batch] + [n if isinstance(n, int) else c.subsampling * chunk for n in i.shape[1:]]
-            feed[i.name] = rng.standard_normal(shape, dtype=np.float32)
-        feed["lengths"] = np.full(batch, c.subsampling * chunk)
-        feed["state.frames"] = np.full(batch, FRAMES_HEARD)
-        return lambda: one.run(None, feed)
+        rng = np.random.default_rng(0)
+        state = graph.init_state(batch)
+        for name, a in flatten(state).items():
+            a[:] = FRAMES_HEARD if name == "frames" else rng.standard_normal(a.shape)
+        feed = {"features": rng.standard_normal((batch, c.subsampling * chunk, c.features), dtype=np.float32),
+                "lengths": np.full(batch, c.subsampling * chunk)}
+        return lambda: graph.advance(feed, state)
     return step
 
 

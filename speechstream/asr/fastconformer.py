@@ -96,12 +96,11 @@ class Advance:
     @staticmethod
     def run_many(engine: Networks, requests: Sequence["Advance"]) -> list[tuple]:
         decoder = requests[0].decoder
-        out, encoder = engine.encode(np.concatenate([r.x for r in requests]),
-                                     np.concatenate([r.lengths for r in requests]),
-                                     stack([r.encoder for r in requests]))
+        out, encoders = engine.encode(np.concatenate([r.x for r in requests]),
+                                      np.concatenate([r.lengths for r in requests]), [r.encoder for r in requests])
         tokens, state = decoder.search.step(out[decoder.head], stack([r.search for r in requests]),
                                             np.array([r.valid for r in requests]))
-        return [(t, select(encoder, i), select(state, i)) for i, t in enumerate(tokens)]
+        return [(t, encoders[i], select(state, i)) for i, t in enumerate(tokens)]
 
 
 @dataclass

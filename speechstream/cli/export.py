@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 The graph of an encoder serves all batches and chunk sizes. A FastConformer's folder is a bundle:
   speechstream transcribe talk.flac --model graphs/
 
-  speechstream export BUNDLE --sherpa model/ --latency 560      model.onnx and tokens.txt for sherpa-onnx
+  speechstream export BUNDLE --sherpa model/ --latency 560      the same model for sherpa-onnx
 """
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("bundle", metavar="BUNDLE", help="the folder of a model, or of a codec")
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--onnx", metavar="DIR", help="the folder to write the graphs into")
-    form.add_argument("--sherpa", metavar="DIR", help="write a CTC FastConformer as sherpa-onnx loads it")
+    form.add_argument("--sherpa", metavar="DIR", help="write a streaming FastConformer as sherpa-onnx loads it")
     add("--latency", type=int, metavar="MS", help="the chunk of --sherpa; default: the model's first")
     bits = parser.add_mutually_exclusive_group()
     bits.add_argument("--int8", dest="bits", action="store_const", const=8, default=32,
@@ -68,6 +68,6 @@ def for_sherpa(args: argparse.Namespace) -> int:
     if args.latency is not None and args.latency not in known:
         raise SpeechStreamError(f"--latency {args.latency} is not possible with this model; expected one of "
                                 f"{', '.join(map(str, known))} ms")
-    path = write_sherpa(one, args.sherpa, known.get(args.latency), args.bits)
-    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB; with it tokens.txt")
+    for path in write_sherpa(one, args.sherpa, known.get(args.latency), args.bits):
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0

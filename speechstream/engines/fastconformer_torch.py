@@ -7,7 +7,7 @@ import torch
 
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.fastconformer import FastConformer
-from speechstream.state import flatten, unflatten
+from speechstream.state import flatten, select, stack, unflatten
 
 
 class TorchNetworks:
@@ -26,9 +26,10 @@ class TorchNetworks:
         return _numpy(self.model.encoder.init_state(batch))
 
     @torch.inference_mode()
-    def encode(self, x, lengths, state):
-        y, state = self.model.encoder.step(self._in(x), self._state(state), self._in(lengths))
-        return self._heads(y), _numpy(state)
+    def encode(self, x, lengths, states):
+        y, state = self.model.encoder.step(self._in(x), self._state(stack(states)), self._in(lengths))
+        state = _numpy(state)
+        return self._heads(y), [select(state, i) for i in range(len(states))]
 
     @torch.inference_mode()
     def encode_whole(self, x):

@@ -3,6 +3,7 @@
     encoder = Graph("model/encoder.onnx")
     state = encoder.init_state(batch=2)
     out, state = encoder.step({"features": x, "lengths": n}, state)      # out: {"encoded": ..., "ctc": ...}
+    out, state = encoder.advance({"features": x, "lengths": n}, state)   # the same, and the old state is used up
 
 The graphs come from `speechstream export`. A state is a frozen dataclass of arrays, streams first, so that
 `speechstream.state` stacks, selects and stores it.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -41,13 +43,13 @@ class Graph:
         self.about = self._about()
         self.inputs = [i.name for i in self.session.get_inputs() if not i.name.startswith("state.")]
         self.outputs = [o.name for o in self.session.get_outputs() if not o.name.startswith("new.")]
+        self.in_place = [f["name"] for f in self.about["state"] if f.get("in_place")] if device == "cpu" else []
+        self._bound: dict[int, _Bound] = {}  # by the id of a state's first array
         self._start = {f["name"]: f for f in self.about["state"]}
         takes = {i.name: i.shape for i in self.session.get_inputs()}
         gives = {o.name for o in self.session.get_outputs()}
         for name, f in self._start.items():
             axes = takes.get(f"state.{name}")
-            if f.get("apart"):
-                axes = self._together(name, takes)
             if axes is None or f"new.{name}" not in gives or len(axes) != 1 + len(f["shape"]) or any(
                     isinstance(n, int) and n != m for n, m in zip(axes[1:], f["shape"])):
                 raise SpeechStreamError(f"{path} is damaged: its table of states does not fit its inputs and outputs, "
@@ -56,13 +58,6 @@ class Graph:
             self._like = _structure({n: _initial(f) for n, f in self._start.items()}) if self._start else None
         except (ValueError, TypeError, AttributeError) as error:
             raise SpeechStreamError(f"{path} is damaged: its table of states does not say how they begin") from error
-
-    @staticmethod
-    def _together(name: str, takes: dict[str, list]) -> list | None:
-        """The axes of a field that is given in parts."""
-        parts = [axes for n, axes in takes.items() if n.rpartition(".")[0] == f"state.{name}"]
-        alike = parts and all(axes == parts[0] for axes in parts)
-        return [parts[0][0], len(parts), *parts[0][1:]] if alike and parts[0] else None
 
     def _about(self) -> dict[str, Any]:
         found = self.session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -90,23 +85,80 @@ class Graph:
 
     def step(self, inputs: Mapping[str, np.ndarray], state: Any = None) -> tuple[dict[str, np.ndarray], Any]:
         """Run the graph: its outputs by name, and the new state. Raises ValueError for inputs that do not fit."""
-        if sorted(inputs) != sorted(self.inputs):
-            raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
+        self._check(inputs)
         fields = flatten(state) if state is not None else {}
-        feed = dict(inputs)
-        for n, a in fields.items():
-            if self._start[n].get("apart"):  # views, which onnxruntime reads in place where there is one stream
-                feed |= {f"state.{n}.{i}": a[:, i] for i in range(a.shape[1])}
-            else:
-                feed[f"state.{n}"] = a
         try:
-            out = self.session.run(self.outputs + [f"new.{n}" for n in fields], feed)
+            out = self.session.run(self.outputs + [f"new.{n}" for n in fields],
+                                   {**inputs, **{f"state.{n}": a for n, a in fields.items()}})
         except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise ValueError(f"{self.path.name} cannot be run on these inputs: "
-                             f"{str(error).splitlines()[0][:300]}") from error
+            raise self._unfit(error) from error
         n = len(self.outputs)
         new = unflatten(state, dict(zip(fields, out[n:]))) if fields else None
         return dict(zip(self.outputs, out[:n])), new
+
+    def advance(self, inputs: Mapping[str, np.ndarray], state: Any) -> tuple[dict[str, np.ndarray], Any]:
+        """The same numbers as `step`, but the new state lies where `state` did, which must not be used again.
+
+        This saves the copy of all keys and values, and telling onnxruntime of every array anew. It is for graphs that
+        read all of a field before they write any of it, marked "in_place" in their metadata; others are stepped.
+        Raises ValueError for inputs that do not fit.
+        """
+        if not self.in_place:
+            return self.step(inputs, state)
+        self._check(inputs)
+        fields = flatten(state)
+        shapes = [a.shape for a in inputs.values()]
+        bound = self._bound.get(id(fields[self.in_place[0]]))
+        if bound is None or bound.shapes != shapes or any(bound.state.get(n) is not a for n, a in fields.items()):
+            try:
+                bound = _Bound(self, inputs, fields)
+            except Exception as error:  # onnxruntime's own exceptions have no common base
+                raise self._unfit(error) from error
+            first = bound.state[self.in_place[0]]
+            if id(first) not in self._bound:
+                weakref.finalize(first, self._bound.pop, id(first), None).atexit = False
+            self._bound[id(first)] = bound
+            state = unflatten(state, bound.state)
+            bound.state = weakref.WeakValueDictionary(bound.state)
+        try:
+            return bound.run(inputs), state
+        except Exception as error:
+            raise self._unfit(error) from error
+
+    def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        if sorted(inputs) != sorted(self.inputs):
+            raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
+
+    def _unfit(self, error: Exception) -> ValueError:
+        return ValueError(f"{self.path.name} cannot be run on these inputs: {str(error).splitlines()[0][:300]}")
+
+
+class _Bound:
+    """A state and what onnxruntime has been told of it: where each field lies, and that its successor goes there too."""
+
+    def __init__(self, graph: Graph, inputs: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]):
+        self.graph, self.shapes = graph, [a.shape for a in inputs.values()]
+        own = {n: a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C") for n, a in state.items()}
+        self.inputs = {n: np.array(a, order="C") for n, a in inputs.items()}
+        self.apart = {n: np.empty_like(a) for n, a in own.items() if n not in graph.in_place}
+        self.binding = graph.session.io_binding()
+        for n, a in [*self.inputs.items(), *((f"state.{n}", a) for n, a in own.items())]:
+            self.binding.bind_input(n, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
+        for n in graph.outputs:
+            self.binding.bind_output(n)
+        for n, a in own.items():
+            a = self.apart.get(n, a)
+            self.binding.bind_output(f"new.{n}", "cpu", 0, a.dtype, a.shape, a.ctypes.data)
+        self.state: Mapping[str, np.ndarray] = own
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for n, a in inputs.items():
+            np.copyto(self.inputs[n], a)
+        self.graph.session.run_with_iobinding(self.binding)
+        for n, a in self.apart.items():
+            self.state[n][:] = a
+        values = self.binding.get_outputs()
+        return {n: v.numpy().copy() for n, v in zip(self.graph.outputs, values)}
 
 
 def _initial(field: dict[str, Any]) -> np.ndarray:

@@ -15,6 +15,7 @@ from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
 from speechstream.engines.graph import Graph
+from speechstream.export.conformer import in_order
 from speechstream.export.standalone import Source
 from speechstream.state import flatten
 
@@ -66,8 +67,9 @@ def _read(path: str | Path, rate: int) -> np.ndarray:
 
 
 def _side_by_side(graph: Graph, step: Callable, feeds: Iterable[dict[str, np.ndarray]], state: Any,
-                  seen: Callable[[dict], None] = lambda out: None) -> list[Row]:
-    """step(*torch inputs, state) -> (*outputs, state) against the graph."""
+                  seen: Callable[[dict], None] = lambda out: None,
+                  in_order: Callable[[dict], dict] = lambda state: state) -> list[Row]:
+    """step(*torch inputs, state) -> (*outputs, state) against the graph, whose state `in_order` makes comparable."""
     name, ours = graph.about["graph"], graph.init_state(1)
     errors: dict[str, list[float]] = {}
     count = 0
@@ -77,7 +79,7 @@ def _side_by_side(graph: Graph, step: Callable, feeds: Iterable[dict[str, np.nda
         *theirs, state = step(*inputs, state) if state is not None else (step(*inputs), None)
         pairs = dict(zip(graph.outputs, theirs)) | {f"state {n}": a for n, a in
                                                    (flatten(state) if state is not None else {}).items()}
-        values = out | {f"state {n}": a for n, a in (flatten(ours) if ours is not None else {}).items()}
+        values = out | {f"state {n}": a for n, a in (in_order(flatten(ours)) if ours is not None else {}).items()}
         for key, a in pairs.items():
             a, b = a.double().numpy(), values[key].astype(np.float64)
             real = errors.setdefault(key, [0.0, 0.0])
@@ -103,7 +105,8 @@ def _fastconformer(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> l
         whole = heard[:len(heard) // size * size].reshape(-1, size, mel.shape[1])
         feeds = ({"features": b[None], "lengths": np.array([size])} for b in whole)
         rows += _side_by_side(graphs["encoder"], step, feeds, model.encoder.init_state(1),
-                              lambda out: encoded.append(out["encoded"]))
+                              lambda out: encoded.append(out["encoded"]),
+                              lambda state: in_order(state, model.config.encoder))
     if model.joiner is None:
         return rows
     tokens = np.random.default_rng(0).integers(0, about["blank"], 50)

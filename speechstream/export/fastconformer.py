@@ -15,7 +15,7 @@ from speechstream import bundle
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.errors import SpeechStreamError
-from speechstream.export.conformer import APART, encoder_graph
+from speechstream.export.conformer import IN_PLACE, encoder_graph, stream_start
 from speechstream.export.onnx import describe
 from speechstream.export.transducer import joiner_graph, predictor_graph
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
@@ -34,12 +34,12 @@ def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = No
     Raises ValueError for an encoder that runs offline only.
     """
     model, about = model.eval(), {"architecture": ARCHITECTURE, "bits": bits, **(about or {})}
-    states, graphs = {"encoder": model.encoder.init_state(1)}, {"encoder": encoder_graph(model, bits)}
+    states, graphs = {"encoder": stream_start(model.encoder)}, {"encoder": encoder_graph(model, bits)}
     if model.joiner is not None:
         graphs |= {"predictor": predictor_graph(model.predictor, bits), "joiner": joiner_graph(model.joiner, bits)}
         states["predictor"] = model.predictor.init_state(1)
     for name, graph in graphs.items():
-        describe(graph, {"graph": name, **about}, states.get(name), APART if name == "encoder" else ())
+        describe(graph, {"graph": name, **about}, states.get(name), IN_PLACE if name == "encoder" else ())
     return graphs
 
 

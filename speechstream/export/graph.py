@@ -6,7 +6,7 @@ and use onnxruntime's fused operations (domain com.microsoft).
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +16,8 @@ from speechstream.export.quantize import BLOCK, DOMAIN, SMALLEST, quantize_block
 
 OPSET, IR_VERSION = 20, 9
 FUSED = {"MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}  # onnxruntime's
-TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
+TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32,
+         "bool": TensorProto.BOOL}
 
 
 class Writer:
@@ -33,17 +34,24 @@ class Writer:
         self._rows: dict[str, tuple[str, str]] = {}  # activations that are quantised already
         self._zeros: str | None = None  # 128 for each row: activations all have the same rows
         self._count = 0
+        self._scope = ""  # before the names of weights
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, TYPES[dtype], shape))
         return name
 
     def output(self, name: str, value: str, dtype: str, shape: Sequence[int | str]) -> None:
-        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        """Give a value that a node made the name of an output: no copy, as an Identity would be."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for i, n in enumerate(names):
+                    if n == value:
+                        names[i] = name
         self.outputs.append(helper.make_tensor_value_info(name, TYPES[dtype], shape))
 
     def tensor(self, array: np.ndarray, name: str) -> str:
         """A named weight."""
+        name = self._scope + name
         if name not in self.tensors:
             self.tensors[name] = numpy_helper.from_array(np.array(array, order="C"), name)
         return name
@@ -61,6 +69,15 @@ class Writer:
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=f"{kind}.{self._count}",
                                            domain=DOMAIN if kind in FUSED else "", **attributes))
         return names[0] if outputs == 1 else names
+
+    def branch(self, build: Callable[[], Sequence[str]]) -> onnx.GraphProto:
+        """What `build` writes as a branch of an `If`, with weights of its own; it returns the branch's outputs."""
+        outside = self.nodes, self.tensors, self._scope
+        self.nodes, self.tensors, self._scope = [], {}, f"branch{self._count}."
+        outputs = [helper.make_empty_tensor_value_info(name) for name in build()]
+        graph = helper.make_graph(self.nodes, self._scope, [], outputs, list(self.tensors.values()))
+        self.nodes, self.tensors, self._scope = outside
+        return graph
 
     def slice(self, x: str, start, stop, axis: int) -> str:
         """start, stop: integers, or names of (1,) int64 values."""

@@ -11,6 +11,7 @@ import logging
 import warnings
 from typing import Any, Callable, Mapping, Sequence
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -82,21 +83,23 @@ def clean(model: onnx.ModelProto) -> None:
         del item.metadata_props[:]
 
 
-def describe(model: onnx.ModelProto, about: dict[str, Any], state: Any = None, apart: Sequence[str] = ()) -> None:
+def describe(model: onnx.ModelProto, about: dict[str, Any], state: Any = None, in_place: Sequence[str] = ()) -> None:
     """Write what a runner must know as JSON into `metadata_props["speechstream"]`, in place.
 
     `about`: architecture, name of the graph, features, chunks, tokens ... as JSON types. `state`: that of one stream
-    that has heard nothing, from which the table follows: name, shape past the batch axis (a dynamic axis has its
-    length at the start, 0), dtype, the initial value, one number where all elements are alike, and "apart" for those
-    fields that the graph takes as inputs `state.NAME.0`, `state.NAME.1` ..., one for each index of their second axis.
+    that has heard nothing (a dataclass, or arrays by dotted names), from which the table follows: name, shape past the
+    batch axis (a dynamic axis has its length at the start, 0), dtype, and the initial value, one number where all
+    elements are alike. Fields whose names begin with one of `in_place` are marked so: the graph reads all of such a
+    field before it writes any of the new one, whose output may therefore be bound to the same memory.
     """
     table = []
-    for name, a in flatten(state).items() if state is not None else ():
-        a = a.detach().cpu().numpy()[0]
+    fields = state if isinstance(state, dict) else flatten(state) if state is not None else {}
+    for name, a in fields.items():
+        a = np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a)[0]
         same = a.size == 0 or (a == a.flat[0]).all()
         table.append({"name": name, "shape": list(a.shape), "dtype": str(a.dtype),
                       "initial": (a.flat[0].item() if a.size else 0) if same else a.tolist()}
-                     | ({"apart": True} if name in apart else {}))
+                     | ({"in_place": True} if name.startswith(tuple(in_place)) else {}))
     entries = [p for p in model.metadata_props if p.key != METADATA]
     del model.metadata_props[:]
     model.metadata_props.extend(entries)

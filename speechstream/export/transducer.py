@@ -25,7 +25,17 @@ def predictor_graph(model: Predictor, bits: int = 32) -> onnx.ModelProto:
         return w.model()
     shape = ["batch", c.layers, c.dim]
     past = {n: w.input(f"state.{n}", "float32", shape) for n in ("hidden", "cell")}
-    x, new = w.op("Gather", table, tokens, axis=0), {"hidden": [], "cell": []}
+    y, new = predictor_step(w, model, tokens, past)
+    w.output("predicted", y, "float32", ["batch", c.dim])
+    for n, value in new.items():
+        w.output(f"new.{n}", value, "float32", shape)
+    return w.model()
+
+
+def predictor_step(w: Writer, model: Predictor, tokens: str, past: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Write the step of an LSTM: the output (B, dim) after tokens (B,), and the new hidden and cell (B, layers, dim)."""
+    c, new = model.config, {"hidden": [], "cell": []}
+    x = w.op("Gather", w.tensor(array(model.embed.weight), "predictor.embed.weight"), tokens, axis=0)
     for i in range(c.layers):
         h, cell = (w.op("Gather", past[n], w.const(i), axis=1) for n in ("hidden", "cell"))
         gates = [w.linear(v, f"predictor.lstm.{n}_l{i}", array(getattr(model.lstm, f"weight_{n}_l{i}")),
@@ -36,10 +46,7 @@ def predictor_graph(model: Predictor, bits: int = 32) -> onnx.ModelProto:
         x = w.op("Mul", w.op("Sigmoid", leave), w.op("Tanh", cell))
         for n, value in (("hidden", x), ("cell", cell)):
             new[n].append(w.op("Unsqueeze", value, w.const([1])))
-    w.output("predicted", x, "float32", ["batch", c.dim])
-    for n, parts in new.items():
-        w.output(f"new.{n}", w.op("Concat", *parts, axis=1), "float32", shape)
-    return w.model()
+    return x, {n: w.op("Concat", *parts, axis=1) for n, parts in new.items()}
 
 
 def joiner_graph(model: Joiner, bits: int = 32) -> onnx.ModelProto:
@@ -47,9 +54,13 @@ def joiner_graph(model: Joiner, bits: int = 32) -> onnx.ModelProto:
     c, w = model.config, Writer(bits)
     encoded = w.input("encoded", "float32", ["batch", c.encoder_dim])
     predicted = w.input("predicted", "float32", ["batch", c.predictor_dim])
+    w.output("scores", joiner_scores(w, model, encoded, predicted), "float32", ["batch", model.out.out_features])
+    return w.model()
+
+
+def joiner_scores(w: Writer, model: Joiner, encoded: str, predicted: str) -> str:
+    """Write the joiner: scores (B, vocab + 1 + durations) of encoded (B, dim) and predicted (B, dim)."""
     both = w.op("Add", *(w.linear(x, f"joiner.{n}", array(layer.weight), array(layer.bias)) for x, n, layer in (
         (encoded, "encoder", model.encoder), (predicted, "predictor", model.predictor))))
-    hidden = w.op({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[c.activation], both)
-    scores = w.linear(hidden, "joiner.out", array(model.out.weight), array(model.out.bias))
-    w.output("scores", scores, "float32", ["batch", model.out.out_features])
-    return w.model()
+    hidden = w.op({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[model.config.activation], both)
+    return w.linear(hidden, "joiner.out", array(model.out.weight), array(model.out.bias))

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from speechstream.asr.encoder import Blocks
+from speechstream.engines.fastconformer import Seats
+from speechstream.engines.graph import Graph
+from speechstream.export.conformer import in_order, stream_start
 from speechstream.export.fastconformer import export_fastconformer
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
@@ -31,11 +34,6 @@ def session(graph):
 
 def run(one, inputs, state):
     feed = {k: np.asarray(v) for k, v in inputs.items()} | {f"state.{k}": np.asarray(v) for k, v in state.items()}
-    for i in one.get_inputs():  # keys and values are taken a layer at a time
-        if i.name not in feed:
-            name, layer = i.name.rsplit(".", 1)
-            feed[i.name] = feed[name][:, int(layer)]
-    feed = {i.name: feed[i.name] for i in one.get_inputs()}
     out = dict(zip([o.name for o in one.get_outputs()], one.run(None, feed)))
     return out, {k.removeprefix("new."): v for k, v in out.items() if k.startswith("new.")}
 
@@ -47,10 +45,12 @@ def test_one_graph_serves_all_chunks_and_batches(position, kind):
     sessions = {name: session(graph) for name, graph in export_fastconformer(model).items()}
     for chunk, batch in ((1, 1), (2, 3), (7, 2)):
         x = torch.randn(batch, 8 * chunk * 4, 16)
-        late = model.encoder.init_state(1)
-        _, late = model.encoder.step(torch.randn(1, 8 * chunk, 16), late)
+        first = torch.randn(1, 8 * chunk, 16)
+        late = model.encoder.step(first, model.encoder.init_state(1))[1]
         state = stack([late] + [model.encoder.init_state(1)] * (batch - 1))
-        theirs = flatten(state)
+        start = stream_start(model.encoder)
+        late = run(sessions["encoder"], {"features": first, "lengths": np.array([8 * chunk])}, start)[1]
+        theirs = {n: np.concatenate([late[n]] + [start[n]] * (batch - 1)) for n in start}
         for i, block in enumerate(x.split(8 * chunk, dim=1)):
             lengths = torch.full((batch,), 8 * chunk)
             if i == 3:
@@ -59,6 +59,7 @@ def test_one_graph_serves_all_chunks_and_batches(position, kind):
             out, theirs = run(sessions["encoder"], {"features": block, "lengths": lengths}, theirs)
             np.testing.assert_allclose(out["encoded"], y.numpy(), atol=1e-5)
             np.testing.assert_allclose(out["ctc"], model.ctc(y).log_softmax(-1).numpy(), atol=1e-4)
+        theirs = in_order(theirs, model.config.encoder)
         for name, value in flatten(state).items():
             np.testing.assert_allclose(theirs[name], value.numpy(), atol=1e-5)
     state = model.predictor.init_state(3)
@@ -93,3 +94,37 @@ def test_blocks_of_any_size_give_the_offline_output():
     assert maker.finish(maker.init_state())[1] == 0
     with pytest.raises(ValueError, match="expected frames"):
         maker.push(np.zeros((2, 3)), maker.init_state())
+
+
+@pytest.mark.parametrize("position", ["relative", "rope"])
+def test_a_state_in_place_gives_the_numbers_of_the_pure_step(position, tmp_path):
+    """One stream, a batch, streams that take turns in it with chunks of any length, and the end of one."""
+    graph = export_fastconformer(network(position, "lstm"))["encoder"]
+    (tmp_path / "encoder.onnx").write_bytes(graph.SerializeToString())
+    encoder, rng = Graph(tmp_path / "encoder.onnx"), np.random.default_rng(0)
+    seats, own, pure = Seats(encoder), [encoder.init_state(1) for _ in range(5)], [encoder.init_state(1)] * 5
+    assert len(encoder.in_place) == 2 * 3 + 3
+    given = []
+    for i in range(60):
+        who = rng.permutation(5)[:rng.integers(1, 6)] if i % 3 else np.arange(5)
+        chunk = (1, 2, 7)[i // 5 % 3]
+        feed = {"features": rng.standard_normal((len(who), 8 * chunk, 16)).astype(np.float32),
+                "lengths": np.full(len(who), 8 * chunk)}
+        feed["lengths"][0] -= i == 59
+        if len(who) == 1:
+            out, own[who[0]] = encoder.advance(feed, own[who[0]])
+        else:
+            out, new = seats.advance(feed, [own[w] for w in who], chunk)
+            for w, state in zip(who, new):
+                own[w] = state
+        for j, w in enumerate(who):
+            expected, pure[w] = encoder.step({n: a[j: j + 1] for n, a in feed.items()}, pure[w])
+            given.append((out["ctc"][j], expected["ctc"][0]))
+            for name, a in flatten(pure[w]).items():
+                np.testing.assert_allclose(flatten(own[w])[name], a, atol=1e-6)
+    for ours, expected in given:  # what was given stays as it was
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="cannot be run on these inputs"):  # longer than any the rings have room for
+        encoder.step({"features": np.zeros((1, 64, 16), np.float32), "lengths": np.array([64])}, encoder.init_state(1))
+    del own, seats, new, state
+    assert not encoder._bound
