@@ -30,11 +30,13 @@ import onnxruntime as ort  # noqa: E402
 import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from speechstream.engines.graph import Graph  # noqa: E402
 from speechstream.engines.onnx import session  # noqa: E402
-from speechstream.export.conformer import encoder_graph  # noqa: E402
+from speechstream.export.fastconformer import export_fastconformer  # noqa: E402
 from speechstream.export.graph import Writer  # noqa: E402
 from speechstream.nn.conformer import ConformerConfig  # noqa: E402
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig  # noqa: E402
+from speechstream.state import flatten  # noqa: E402
 
 FRAME_MS = 80
 FRAMES_HEARD = 200  # of the streams measured: caches are full

@@ -26,6 +26,7 @@ from speechstream.state import flatten, unflatten
 
 KEY, VERSION = "speechstream", 1  # in the graph's metadata, and the version read here
 _FIELD = re.compile(r"[A-Za-z]\w*(\.\w+)*")
+_TYPES = {"float32": "float", "float64": "double"}  # onnxruntime's names of numpy's types
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 
 
@@ -47,10 +48,12 @@ class Graph:
         self._bound: dict[int, _Bound] = {}  # by the id of a state's first array
         self._start = {f["name"]: f for f in self.about["state"]}
         takes = {i.name: i.shape for i in self.session.get_inputs()}
-        gives = {o.name for o in self.session.get_outputs()}
+        kinds = {v.name: v.type for v in [*self.session.get_inputs(), *self.session.get_outputs()]}
         for name, f in self._start.items():
             axes = takes.get(f"state.{name}")
-            if axes is None or f"new.{name}" not in gives or len(axes) != 1 + len(f["shape"]) or any(
+            kind = f"tensor({_TYPES.get(f['dtype'], f['dtype'])})"
+            alike = kinds.get(f"state.{name}") == kinds.get(f"new.{name}") == kind
+            if axes is None or not alike or len(axes) != 1 + len(f["shape"]) or any(
                     isinstance(n, int) and n != m for n, m in zip(axes[1:], f["shape"])):
                 raise SpeechStreamError(f"{path} is damaged: its table of states does not fit its inputs and outputs, "
                                         f"at {name!r}")

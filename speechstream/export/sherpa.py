@@ -26,7 +26,7 @@ from speechstream.nn.fastconformer import FastConformer
 
 
 def sherpa_graphs(one: Imported, chunk: int | None = None, bits: int = 32) -> dict[str, onnx.ModelProto]:
-    """Graphs by file name for chunks of so many encoder frames (None: its default), with sherpa-onnx's names and metadata.
+    """Graphs by file name, for chunks of so many encoder frames (None: its default), as sherpa-onnx names things.
 
     `encoder`, `decoder` and `joiner` of a transducer, `model` where there is a CTC head. Raises SpeechStreamError for a
     model that runs offline only, and where neither head is of a kind that sherpa-onnx streams.

@@ -345,6 +345,7 @@ DAMAGE = {
     "version": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a.update(version=2))),
     "huge state": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a["state"][0].update(shape=[1 << 40]))),
     "evil dtype": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a["state"][0].update(dtype="O"))),
+    "another dtype": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a["state"][0].update(dtype="float64"))),
     "evil name": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a["state"][0].update(name="__class__"))),
     "bad initial": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a["state"][0].update(initial="x"))),
     "wrong initial": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a["state"][0].update(initial=[1, 2]))),
