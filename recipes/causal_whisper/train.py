@@ -118,6 +118,7 @@ class Run:
         weights = base.state_dict()
         weights["decoder.token_embedding.weight"] = weights["decoder.token_embedding.weight"][labels.ids]
         self.student.load_state_dict(weights, strict=False)
+        self.student.encoder.requires_grad_(args.lr > 0)
         self.student.decoder.requires_grad_(args.decoder_lr > 0)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         groups = [{"params": list(self.student.encoder.parameters()), "peak": args.lr},
@@ -174,26 +175,39 @@ class Run:
         return norm
 
 
+def ctc_loss(run: Run, labels: Labels, audio: list[str], features: Tensor, lengths: Tensor, chunk: int | None) -> Tensor:
+    pieces = [labels.ctc(a) for a in audio]
+    with torch.autocast("cpu", torch.bfloat16):
+        said = run.student.ctc_log_probs(features, lengths, chunk)
+    return F.ctc_loss(said.float().transpose(0, 1), torch.tensor([i for p in pieces for i in p]), lengths // 2,
+                      torch.tensor([len(p) for p in pieces]), zero_infinity=True)
+
+
 def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], rng: np.random.Generator
            ) -> tuple[dict[str, Tensor], int | None]:
     """The three losses of one batch and the chunk that was drawn."""
     chunk = CHUNKS[rng.choice(len(CHUNKS), p=CHANCES)]
     mels = [utterances.mel(i) for i in group]
     tail = int(rng.integers(20, 100)) // 2 * 2
-    clean, lengths = collate(mels, [max(RAW_FLOOR / 4 + 1, m.max() - 2) for m in mels], tail)
-    noisy = augment(collate(mels, [FLOOR] * len(mels), tail)[0], lengths, rng)
-    with torch.no_grad():
-        target = run.teacher(clean.bfloat16(), lengths).float()
+    batch, lengths = collate(mels, [FLOOR] * len(mels), tail)
+    noisy = augment(batch, lengths, rng)
     with torch.autocast("cpu", torch.bfloat16):
         features = run.student.encoder(noisy, lengths, chunk)
+    audio = [utterances.rows[i]["audio"] for i in group]
+    known = [b for b, a in enumerate(audio) if a in labels.rows]
+    out = {"ctc": ctc_loss(run, labels, [audio[b] for b in known], features[known].detach(), lengths[known], chunk)
+           } if known else {}
+    if not run.args.lr:  # the CTC head alone
+        return out, chunk
+
+    clean, _ = collate(mels, [max(RAW_FLOOR / 4 + 1, m.max() - 2) for m in mels], tail)
+    with torch.no_grad():
+        target = run.teacher(clean.bfloat16(), lengths).float()
     real = (torch.arange(target.shape[1]) < lengths[:, None])[..., None]
     count = real.sum() * target.shape[2]
     mean = (target * real).sum((0, 1)) / real.sum()
     variance = (((target - mean) * real) ** 2).sum() / count
-    out = {"distil": (((features.float() - target) * real) ** 2).sum() / count / variance}
-
-    audio = [utterances.rows[i]["audio"] for i in group]
-    known = [b for b, a in enumerate(audio) if a in labels.rows]
+    out["distil"] = (((features.float() - target) * real) ** 2).sum() / count / variance
     if known:
         visible, rows = lengths[known].clone(), []
         for n, b in enumerate(known):
@@ -221,12 +235,6 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
             scored = target_tokens != IGNORE
             wanted, said = wanted[scored].log_softmax(-1), logits[scored].log_softmax(-1)
             out["imitation"] = (wanted.exp() * (wanted - said)).sum(-1).mean()
-        pieces = [labels.ctc(audio[b]) for b in known]
-        with torch.autocast("cpu", torch.bfloat16):
-            said = run.student.ctc_log_probs(features[known].detach(), lengths[known], chunk)
-        out["ctc"] = F.ctc_loss(said.float().transpose(0, 1),
-                                torch.tensor([i for p in pieces for i in p]), lengths[known] // 2,
-                                torch.tensor([len(p) for p in pieces]), zero_infinity=True)
     return out, chunk
 
 
@@ -239,7 +247,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--lr", type=float, default=2e-4, help="of the encoder; 0 trains the CTC head and nothing else")
     parser.add_argument("--decoder-lr", type=float, default=4e-5)
     parser.add_argument("--decoder-share", type=float, default=0.1, help="share of the decoder's gradient that reaches the "
                         "encoder: in full it is fifty times the distillation's")
