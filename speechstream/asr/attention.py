@@ -74,12 +74,12 @@ class AttentionDecoder:
         limit = int(memory.frames * FRAME_S * TOKENS_PER_S) + 8
         state, ended, end = cache, False, 1.0
         while not ended:
-            said, state = yield Decode(np.array([feed], np.int64), memory, state)
-            logits, alignment = said.logits, said.alignment
+            said, state = yield Decode(np.array([feed], np.int64), memory, state, first)
+            alignment = said.alignment
             if again:  # and they are dated anew
                 new.rows = [row[: memory.frames].copy() for row in alignment[0, len(v.prompt) - 1: first]]
                 again = False
-            best, probability = self._choose(logits[0, first:], [] if careful else draft)
+            best, probability = self._choose(said.logits[0], [] if careful else draft)
             for n, token in enumerate(best.tolist()):
                 if token == v.end or len(new.tokens) >= limit or self.loops(new.tokens, token):
                     ended, end = True, float(probability[n]) if token == v.end else 1.0
@@ -97,8 +97,9 @@ class AttentionDecoder:
                 state = keep(state, len(v.prompt) + len(new.tokens) - 1)
                 feed, first, draft = new.tokens[-1:], 0, []
         if careful:
-            if self.beam > 1:
-                new, state = yield from beams.refine(self, new, memory, state, limit, end, final)
+            if self.beam > 1:  # doubts about words that cannot become stable yet are left for when they can
+                until = limit + 1 if final else self._settled(new, memory)
+                new, state = yield from beams.refine(self, new, memory, state, limit, end, final, until)
             new.stable = len(new.tokens) if final else max(kept, self._settled(new, memory))
         new.cache = keep(state, len(v.prompt) + new.stable - 1)
         return new

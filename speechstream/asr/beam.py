@@ -23,27 +23,25 @@ BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is 
 
 
 def refine(decoder: "AttentionDecoder", greedy: "Hypothesis", memory: Memory, state: DecoderState, limit: int,
-           end: float, final: bool) -> Generator:
+           end: float, final: bool, until: int) -> Generator:
     """A hypothesis at least as probable, its end included, and the decoder's state after reading it.
 
     greedy: the whole hypothesis, of which the first `greedy.stable` tokens stand. state: after reading all of it but,
     perhaps, the last token. end: the probability with which it ended there, of interest where no more audio follows.
+    until: tokens from this one on are not doubted yet.
     """
     v, kept = decoder.vocabulary, greedy.stable
-    doubts = [i for i, p in enumerate([*greedy.probabilities, end if final else 1.0]) if i >= kept and p < DOUBT]
+    doubts = [i for i, p in enumerate([*greedy.probabilities, end if final else 1.0]) if kept <= i < until and p < DOUBT]
     if not doubts:
         return greedy, state
     whole, at = state, doubts[0]
-    rows_of = {1: memory}  # copied for as many hypotheses as there come to be
     open_ = [(0.0, _prefix(greedy, at))]
     # greedy itself is among the candidates, also where its tokens fall out of the beam
     finished = [(float(np.log([*greedy.probabilities[at:], end]).sum()), greedy, whole)]
     state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
     most = min(decoder.beam, v.end)  # continuations looked at, beside the end
     while open_ and open_[0][0] > max(f[0] for f in finished):  # else nothing open can become more probable
-        if len(open_) not in rows_of:
-            rows_of[len(open_)] = memory.repeated(len(open_))
-        said, state = yield Decode(np.array(feed, np.int64), rows_of[len(open_)], state)
+        said, state = yield Decode(np.array(feed, np.int64), memory, state, len(feed[0]) - 1)
         logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
         options = sorted(((score + logp[b, t], b, int(t)) for b, (score, _) in enumerate(open_)
                           for t in np.argpartition(-logp[b], most)[: most + 1]), reverse=True)

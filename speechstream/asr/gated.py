@@ -49,11 +49,11 @@ class GatedDecoder(AttentionDecoder):
         limit = int(memory.frames * FRAME_S * TOKENS_PER_S) + 8
         state, said_in, waiting = cache, [], False
         while not waiting:
-            said, state = yield Decode(np.array([feed], np.int64), memory, state)
+            said, state = yield Decode(np.array([feed], np.int64), memory, state, first)
             if again:  # what is stable is dated anew
                 new.rows = [row[: memory.frames].copy() for row in said.alignment[0, len(v.prompt) - 1: first]]
                 again = False
-            best, probability = self._choose(said.logits[0, first:], [] if careful else draft)
+            best, probability = self._choose(said.logits[0], [] if careful else draft)
             goes_on = said.logits[0, -len(best):, : v.end + 1].argmax(-1) != v.end
             for n, token in enumerate(best.tolist()):
                 row = said.alignment[0, first + n, : memory.frames]

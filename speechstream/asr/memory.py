@@ -48,25 +48,22 @@ class Memory:
     def mask(self) -> np.ndarray:
         return np.repeat(np.arange(self.keys.shape[3])[None] < self.frames, len(self.keys), 0)
 
-    def repeated(self, times: int) -> "Memory":
-        """The same for several hypotheses, one a row; stored layer by layer, as a graph takes it."""
-        out, size = Memory(), -(-self.frames // 64) * 64
-        out.keys, out.values = (np.repeat(a.swapaxes(0, 1)[:, :, :, :size], times, 1).swapaxes(0, 1)
-                                for a in (self.keys, self.values))
-        out.frames, out.confirmed = self.frames, self.confirmed
-        return out
-
 
 @dataclass
 class Decode:
-    """A request: these tokens after that state, over this memory. The driver answers with `run`'s result."""
+    """A request: these tokens after that state, over this memory. The driver answers with `run`'s result.
+
+    tokens (B, n) of B hypotheses about one stream. Logits are wanted of the tokens from `first` on.
+    """
 
     tokens: np.ndarray
     memory: Memory
     state: DecoderState
+    first: int = 0
 
     def run(self, engine: Engine) -> tuple[Decoded, DecoderState]:
-        return engine.decode(self.tokens, self.memory.keys, self.memory.values, self.memory.mask(), self.state)
+        return engine.decode(self.tokens, self.memory.keys, self.memory.values, self.memory.mask(), self.state,
+                             self.first)
 
 
 def keep(state: DecoderState, tokens: int) -> DecoderState:

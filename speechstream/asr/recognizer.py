@@ -4,8 +4,8 @@ Samples of any kind become 16 kHz mono; voice activity opens and closes segments
 runs chunk by chunk, and a decoder that brings its hypothesis up to date after each chunk. Two passes of the same
 encoder weights serve one stream: a quick one with chunks of `latency_ms`, which words first appear from, and one with
 chunks of `confirm_ms`, which replaces the quick one's features as it catches up and from which words become stable
-(cascaded encoders, Narayanan et al. 2021, with one set of weights). Everything is decided on a grid of 32 ms windows, so
-the text does not depend on how the audio was cut into blocks.
+(cascaded encoders, Narayanan et al. 2021, with one set of weights). Everything is decided on a grid of 32 ms windows,
+heard some at a time where the latency allows, so the text does not depend on how the audio was cut into blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from speechstream.asr.memory import Memory
 from speechstream.asr.segmenter import WINDOW_S, EndpointRules, Segmenter
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.asr.vocabulary import Vocabulary
-from speechstream.audio.features import SAMPLE_RATE, LogMel
+from speechstream.audio.features import N_FFT, SAMPLE_RATE, LogMel
 from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
 from speechstream.audio.vad import WINDOW, Vad
@@ -39,6 +39,7 @@ FRAME = 320  # samples of one encoder frame, 20 ms
 LATENCIES_MS = (80, 160, 320, 640, 1280)
 BEAM = 4  # hypotheses of the attention decoder where it is in doubt
 DECODE_FRAMES = 12  # 240 ms: to read the hypothesis over again more often than this would show little more
+OFFLINE_FRAMES = 64  # 1.28 s: how much is heard at a time where nobody waits for it
 CONFIRM_MS = 2560  # a longer chunk hears more of what follows; words become stable that much later
 
 
@@ -84,14 +85,19 @@ class Segment:
         self.audio: list[np.ndarray] = []
         self.mel_state = r.features.init_state()
         self.mel = np.zeros((r.features.mels, 0), np.float32)
+        self.unheard: list[np.ndarray] = []  # the last of the audio, of which there are no features yet
         self.passes = [Pass(r.engine, chunk, chunk == owner.chunks[-1]) for chunk in owner.chunks]
         self.memory, self.hypothesis = Memory(), r.decoder.init_state(r.engine)
         self.said = ("", "")
 
     def feed(self, x: np.ndarray) -> Generator:
-        self._hear(x)
         self.audio.append(x)
+        self.unheard.append(x)
         self.samples += len(x)
+        frames = (self.samples - N_FFT // 2) // FRAME
+        if not any(p.chunk and p.frames + p.chunk <= frames for p in self.passes):
+            return
+        self._hear()
         before, due = self.memory.frames, False
         for p in self.passes:
             due |= (yield from p.advance(self.mel, self.memory)) and p.confirmed
@@ -101,11 +107,13 @@ class Segment:
     def close(self) -> Generator:
         """The end of the segment: the last frames are flushed with silence, and all of the hypothesis stands."""
         frames = -(-self.samples // FRAME)
-        self._hear(np.zeros(FRAME * frames - self.samples + 400, np.float32))
+        self.unheard.append(np.zeros(FRAME * frames - self.samples + N_FFT, np.float32))
+        self._hear()
         yield from self.passes[-1].advance(self.mel, self.memory, last=frames)
         yield from self._decode(final=True)
 
-    def _hear(self, x: np.ndarray) -> None:
+    def _hear(self) -> None:
+        x, self.unheard = np.concatenate(self.unheard), []
         mel, self.mel_state = self.owner.recognizer.features.step(x[None], self.mel_state)
         self.mel = np.concatenate([self.mel, mel[0]], axis=1)
 
@@ -142,7 +150,9 @@ class Stream:
         self.resampler_state = self.resampler.init_state()
         self.vad_state = recognizer.vad.init_state()
         self.segmenter = recognizer.segmenter.init_state()
-        self.pending = np.zeros(0, np.float32)   # less than a window
+        # windows heard at a time: two fifths of the latency, so that waiting for them adds a fifth in the mean
+        self.windows = max((chunks[0] or OFFLINE_FRAMES) // 4, 1)
+        self.pending = np.zeros(0, np.float32)   # less than that
         self.recent = np.zeros(0, np.float32)    # the last windows, for what precedes an onset
         self.heard = 0                           # samples at 16 kHz judged so far, whole windows
         self.received = 0                        # samples at 16 kHz that came
@@ -175,20 +185,25 @@ class Stream:
             x, self.resampler_state = self.resampler.step(to_mono(block)[None], self.resampler_state)
         self.pending = np.concatenate([self.pending, x[0]])
         self.received += x.shape[1]
-        while len(self.pending) >= WINDOW:
-            window, self.pending = self.pending[:WINDOW], self.pending[WINDOW:]
-            yield from self._window(window, events)
+        size = self.windows * WINDOW
+        while len(self.pending) >= size:
+            group, self.pending = self.pending[:size], self.pending[size:]
+            yield from self._windows(group, events)
         if block is None:
-            if tail := len(self.pending):
-                yield from self._window(np.pad(self.pending, (0, WINDOW - tail)), events)
+            if len(self.pending):
+                yield from self._windows(np.pad(self.pending, (0, -len(self.pending) % WINDOW)), events)
             if self.segment:
                 yield from self._close(events, ended=False)
         return events
 
-    def _window(self, window: np.ndarray, events: list[Event]) -> Generator:
-        p, self.vad_state = self.recognizer.vad.step(window[None], self.vad_state)
+    def _windows(self, group: np.ndarray, events: list[Event]) -> Generator:
+        p, self.vad_state = self.recognizer.vad.step(group[None], self.vad_state)
+        for speech, window in zip(p[0].tolist(), group.reshape(-1, WINDOW)):
+            yield from self._window(window, speech, events)
+
+    def _window(self, window: np.ndarray, speech: float, events: list[Event]) -> Generator:
         self.heard += WINDOW
-        what, self.segmenter = self.recognizer.segmenter.step(float(p[0, 0]), self.segmenter)
+        what, self.segmenter = self.recognizer.segmenter.step(speech, self.segmenter)
         keep = WINDOW * (2 + round(self.recognizer.rules.before_s / WINDOW_S))
         self.recent = np.concatenate([self.recent, window])[-keep - WINDOW:]
         if what == "open":

@@ -159,9 +159,9 @@ def _dump_segment(s: "Segment", arrays: Arrays) -> Values:
     arrays["mel"] = s.mel[:, 2 * min(p.frames for p in s.passes):]
     for i, p in enumerate(s.passes):
         _add(arrays, f"pass{i}", p.state)
-        empty = max(p.state.keys.shape[3] - p.frames, 0)  # filled from the right
+        filled = s.owner.recognizer.engine.filled(p.frames)
         for name in ("keys", "values"):
-            arrays[f"pass{i}.{name}"] = arrays[f"pass{i}.{name}"][:, :, :, empty:]
+            arrays[f"pass{i}.{name}"] = arrays[f"pass{i}.{name}"][:, :, :, filled]
     m, h = s.memory, s.hypothesis
     if m.keys is not None:
         arrays |= {"memory.keys": m.keys[:, :, :, : m.frames], "memory.values": m.values[:, :, :, : m.frames],
@@ -176,7 +176,8 @@ def _dump_segment(s: "Segment", arrays: Arrays) -> Values:
     else:
         _add(arrays, "search", h.state)
         hypothesis = _listed(h, "stable", "unstable")
-    return common | {"frames": m.frames, "confirmed": m.confirmed, "hypothesis": hypothesis}
+    return common | {"unheard": sum(map(len, s.unheard)), "frames": m.frames, "confirmed": m.confirmed,
+                     "hypothesis": hypothesis}
 
 
 def _dump_blocks(s: Any, arrays: Arrays) -> Values:
@@ -210,7 +211,7 @@ def _load_stream(r: "Recognizer", values: Values, arrays: Arrays) -> "Stream":
     stream.heard = _int(values["heard"], 0, MAX_COUNT, "heard")
     stream.received = _int(values["received"], 0, MAX_COUNT, "received")
     stream.finished = _bool(values["finished"])
-    if len(stream.pending) >= WINDOW and not stream.finished or len(stream.recent) > stream.heard:
+    if len(stream.pending) >= stream.windows * WINDOW and not stream.finished or len(stream.recent) > stream.heard:
         raise ValueError("its windows do not add up")
     s, like = values["segmenter"], stream.segmenter
     counts = {f.name: _int(s[f.name], 0, MAX_COUNT, f.name) for f in fields(like) if f.name != "speaking"}
@@ -237,15 +238,17 @@ def _load_segment(stream: "Stream", v: Values, arrays: Arrays) -> "Segment":
     _int(frames, 0, s.samples // HOP_LENGTH + 1, "features.frames")
     for i, p in enumerate(s.passes):
         p.frames = _int(int(_array(arrays, f"pass{i}.frames", np.int64, (1,))[0]), 0, frames // 2, "encoded frames")
+    if unheard := _int(v["unheard"], 0, s.samples, "unheard"):
+        s.unheard = [s.audio[0][-unheard:]]
     read = 2 * min(p.frames for p in s.passes)
     s.mel = np.zeros((r.features.mels, frames), np.float32)
     s.mel[:, read:] = _array(arrays, "mel", np.float32, (r.features.mels, frames - read))
     for i, p in enumerate(s.passes):
-        L = p.state.keys.shape[3]
-        filled = min(p.frames, L)
+        filled = r.engine.filled(p.frames)
         cache = {name: np.zeros_like(getattr(p.state, name)) for name in ("keys", "values")}
         for name, a in cache.items():
-            a[:, :, :, L - filled:] = _array(arrays, f"pass{i}.{name}", a.dtype, (*a.shape[:3], filled, a.shape[4]))
+            shape = (*a.shape[:3], filled.stop - filled.start, a.shape[4])
+            a[:, :, :, filled] = _array(arrays, f"pass{i}.{name}", a.dtype, shape)
         mel = _array(arrays, f"pass{i}.mel", p.state.mel.dtype, p.state.mel.shape)
         p.state = EncoderState(mel, cache["keys"], cache["values"], np.array([p.frames], np.int64))
     s.memory = _load_memory(r, v, arrays, max(p.frames for p in s.passes))

@@ -14,10 +14,14 @@ from speechstream.errors import SpeechStreamError
 # with the padding every row is summed alike whatever it shares a batch with, so a stream in a batch equals the stream
 # alone to the bit (a difference in the last place would be magnified by the rounding of activations to eight bits).
 PAST_ROWS = 64
+CACHED_ROWS = 64  # the encoder's cache is read up to a multiple of this many rows, for the same reason
 
 
-def session(path: str | Path, threads: int = 1, device: str = "cpu"):
-    """Open an ONNX file. Raises SpeechStreamError where it is damaged, or where the device is not to be had."""
+def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tuple[str, ...] = ()):
+    """Open an ONNX file, `without` some of onnxruntime's rewritings.
+
+    Raises SpeechStreamError where it is damaged, or where the device is not to be had.
+    """
     import onnxruntime as ort
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -30,7 +34,7 @@ def session(path: str | Path, threads: int = 1, device: str = "cpu"):
                                     "pip install speechstream[gpu]")
         providers.insert(0, "CUDAExecutionProvider")
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=list(without))
     except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base class
         raise SpeechStreamError(f"{path} is not a usable ONNX graph: {str(error).splitlines()[0][:200]}") from error
 
@@ -42,38 +46,54 @@ class OnnxEngine:
 
     def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu"):
         self.encoder = session(Path(folder) / "encoder.onnx", threads, device)
-        self.decoder = session(Path(folder) / "decoder.onnx", threads, device)
+        # a product with a factor misses the way that onnxruntime has for a single row, a token's attention
+        self.decoder = session(Path(folder) / "decoder.onnx", threads, device, ("MatMulScaleFusion",))
         self.joint = _joint(Path(folder) / "model.safetensors")
         self._encoder_like = _zeros(self.encoder, EncoderState)
         self._decoder_like = _zeros(self.decoder, DecoderState)
+        self.left = int(self.encoder.get_modelmeta().custom_metadata_map.get("left", 0))
+        if not self.left or "rows" not in {i.name for i in self.decoder.get_inputs()}:
+            raise SpeechStreamError(f"the graphs in {folder} were exported by another version of speechstream; export "
+                                    "the model again")
+        for name in ("keys", "values"):
+            like = self._encoder_like[name]
+            self._encoder_like[name] = np.zeros((*like.shape[:3], self.left, like.shape[4]), like.dtype)
 
     def encoder_state(self, batch: int = 1) -> EncoderState:
         return EncoderState(**{n: np.repeat(a, batch, 0) for n, a in self._encoder_like.items()})
 
+    def filled(self, frames: int) -> slice:
+        return slice(0, min(frames, self.left))
+
     def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
         """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
+        oldest = min(int(state.frames.max()), self.left)
+        used = min(-(-oldest // CACHED_ROWS) * CACHED_ROWS, self.left)
         *encoded, keys, values = self.encoder.run(
-            None, {"mel": mel, "state.mel": state.mel, **_layers("state.keys", state.keys),
-                   **_layers("state.values", state.values), "state.frames": state.frames})
-        L, c = state.keys.shape[3], keys.shape[3]
-        n = min(c, L)
-        for b, frames in enumerate(state.frames.tolist()):  # filled from the right: a young stream's first rows are empty
-            rows = L - 1 - np.arange(frames + c - n, frames + c) % L
-            state.keys[b, :, :, rows] = np.moveaxis(keys[b, :, :, c - n:], 2, 0)
-            state.values[b, :, :, rows] = np.moveaxis(values[b, :, :, c - n:], 2, 0)
+            None, {"mel": mel, "state.mel": state.mel, **_layers("state.keys", state.keys[:, :, :, :used]),
+                   **_layers("state.values", state.values[:, :, :, :used]), "state.frames": state.frames})
+        c = keys.shape[3]
+        n = min(c, self.left)
+        for b, frames in enumerate(state.frames.tolist()):
+            at, new = (frames + c - n) % self.left, slice(c - n, c)
+            first = min(n, self.left - at)  # what does not fit behind goes to the front
+            for ring, rows in ((state.keys[b], keys[b, :, :, new]), (state.values[b], values[b, :, :, new])):
+                ring[:, :, at: at + first], ring[:, :, : n - first] = rows[:, :, :first], rows[:, :, first:]
         history = np.concatenate([state.mel, mel[:, :, :-1]], axis=2)[:, :, -2:]
         return Encoded(*encoded), EncoderState(history, state.keys, state.values, state.frames + c)
 
     def decoder_state(self, batch: int = 1) -> DecoderState:
         return DecoderState(**{n: np.repeat(a, batch, 0) for n, a in self._decoder_like.items()})
 
-    def decode(self, tokens, keys, values, mask, state):
+    def decode(self, tokens, keys, values, mask, state, first=0):
         pad = -state.keys.shape[3] % PAST_ROWS
-        *said, keys, values, read = self.decoder.run(
-            None, {"tokens": tokens, **_layers("memory_keys", keys), **_layers("memory_values", values), "mask": mask,
-                   "state.keys": _padded(state.keys, pad), "state.values": _padded(state.values, pad),
-                   "state.tokens": state.tokens})
-        return Decoded(*said), DecoderState(keys[:, :, :, pad:], values[:, :, :, pad:], read)
+        *said, new_keys, new_values = self.decoder.run(
+            None, {"tokens": tokens, "rows": np.arange(first, tokens.shape[1]), **_layers("memory_keys", keys),
+                   **_layers("memory_values", values), "mask": mask, **_layers("state.keys", _padded(state.keys, pad)),
+                   **_layers("state.values", _padded(state.values, pad)), "state.tokens": state.tokens})
+        return Decoded(*said), DecoderState(np.concatenate([state.keys, new_keys], 3),
+                                            np.concatenate([state.values, new_values], 3),
+                                            state.tokens + tokens.shape[1])
 
 
 def _joint(path: Path) -> Joint | None:
@@ -99,8 +119,9 @@ def _layers(name: str, a: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _padded(a: np.ndarray, rows: int) -> np.ndarray:
-    """The past (B, layers, H, S, Dh) with so many rows of zeros before it."""
-    out = np.zeros((*a.shape[:3], rows + a.shape[3], a.shape[4]), a.dtype)
+    """The past (B, layers, H, S, Dh) with so many rows of zeros before it; stored layer by layer, as a graph takes it."""
+    B, layers, H, S, Dh = a.shape
+    out = np.zeros((layers, B, H, rows + S, Dh), a.dtype).swapaxes(0, 1)
     out[:, :, :, rows:] = a
     return out
 

@@ -300,15 +300,16 @@ class Batches:
             mask[i, : r.memory.frames] = True
             S = r.state.keys.shape[3]
             past[0][i, :, :, known - S:], past[1][i, :, :, known - S:] = r.state.keys[0], r.state.values[0]
-        before = np.concatenate([r.state.tokens for r in asked])
-        said, new = self.engine.decode(tokens, keys, values, mask, DecoderState(*past, before))
+        before, first = np.concatenate([r.state.tokens for r in asked]), min(r.first for r in asked)
+        said, new = self.engine.decode(tokens, keys, values, mask, DecoderState(*past, before), first)
         out = []
         for i, (slot, r) in enumerate(zip(group, asked)):
             n, rows = r.tokens.shape[1], slice(known - r.state.keys.shape[3], known + r.tokens.shape[1])
             state = DecoderState(new.keys[i: i + 1, :, :, rows].copy(), new.values[i: i + 1, :, :, rows].copy(),
                                  r.state.tokens + n)  # copied: a stream must not keep the whole batch alive
             text = None if said.text is None else said.text[i: i + 1, :n]
-            decoded = Decoded(said.logits[i: i + 1, :n], said.alignment[i: i + 1, :n, : r.memory.keys.shape[3]], text)
+            decoded = Decoded(said.logits[i: i + 1, r.first - first: n - first],
+                              said.alignment[i: i + 1, :n, : r.memory.keys.shape[3]], text)
             out.append((slot, (decoded, state)))
         return out
 

@@ -45,7 +45,7 @@ class Encoded:
 class Decoded:
     """What the decoder says after each of n tokens."""
 
-    logits: np.ndarray     # (B, n, vocabulary)
+    logits: np.ndarray     # (B, n, vocabulary); of fewer tokens where only the last were asked for
     alignment: np.ndarray  # (B, n, T) attention to the memory
     text: np.ndarray | None = None  # (B, n, D) what the transducer's joint reads; None for a model without
 
@@ -72,8 +72,13 @@ class Engine(Protocol):
     def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
         """mel (B, mels, 2c + 1), the last frame look-ahead. An engine may reuse the arrays of the state it is given."""
 
+    def filled(self, frames: int) -> slice:
+        """The rows of a stream's encoder cache that are real after so many frames."""
+
     def decoder_state(self, batch: int = 1) -> DecoderState: ...
 
-    def decode(self, tokens: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray, state: DecoderState
-               ) -> tuple[Decoded, DecoderState]:
-        """tokens (B, n) over a memory (B, layers, H, T, Dh) of which mask (B, T) is real."""
+    def decode(self, tokens: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray, state: DecoderState,
+               first: int = 0) -> tuple[Decoded, DecoderState]:
+        """tokens (B, n) over a memory (B, layers, H, T, Dh) of which mask (B, T) is real; a memory of one stream (1, ...)
+        serves B hypotheses about it. Logits are of the tokens from `first` on.
+        """

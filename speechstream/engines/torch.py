@@ -37,15 +37,19 @@ class TorchEngine:
             heads.append(self.model.gate.audio(whisper.pairs(features)))
         return Encoded(*(t.cpu().numpy() for t in (keys, values, *heads))), EncoderState(**_numpy(flatten(new)))
 
+    def filled(self, frames: int) -> slice:
+        left = self.model.config.left
+        return slice(max(left - frames, 0), left)
+
     def decoder_state(self, batch: int = 1) -> DecoderState:
         return DecoderState(**_numpy(flatten(self.model.decoder.init_state(batch))))
 
     @torch.inference_mode()
-    def decode(self, tokens, keys, values, mask, state):
+    def decode(self, tokens, keys, values, mask, state, first=0):
         hidden, alignment, new = self.model.decoder.read(
             self._in(tokens), whisper.DecoderState(**self._state(state)), self._in(keys), self._in(values),
             self._in(mask))
-        said = [self.model.decoder.logits(hidden), alignment]
+        said = [self.model.decoder.logits(hidden[:, first:]), alignment]
         if self.model.gate:
             said.append(self.model.gate.text(hidden))
         return Decoded(*(t.cpu().numpy() for t in said)), DecoderState(**_numpy(flatten(new)))

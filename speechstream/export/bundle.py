@@ -71,6 +71,8 @@ def read_whisper(b: "bundle.Bundle") -> Whisper:
             continue
         if name.endswith(".T"):
             name, a = name.removesuffix(".T"), a.T
+        if name == "encoder.conv2.weight" and a.ndim == 2:  # as a matrix, `export.whisper.Downsampling`
+            a = a.reshape(len(a), 3, -1).transpose(0, 2, 1)
         state[name] = torch.from_numpy(np.ascontiguousarray(a))
     model.load_state_dict(state)
     return model.eval()

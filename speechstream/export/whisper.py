@@ -1,14 +1,49 @@
-"""The two graphs of a causal Whisper: one encoder chunk with all that follows per frame, and one decoder step."""
+"""The two graphs of a causal Whisper: one encoder chunk with all that follows per frame, and some decoder tokens."""
 
 from __future__ import annotations
 
+import copy
+
 import onnx
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from speechstream.export.onnx import export_step
 from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
 from speechstream.nn.whisper_heads import pairs
+
+
+class Downsampling(nn.Module):
+    """A convolution of width 3 and stride 2 as one product with a matrix, which eight bits can hold.
+
+    weight (out, 3 * in): for each of the three taps its inputs. x (B, in, 2c+1) to (B, out, c).
+    """
+
+    def __init__(self, conv: nn.Conv1d):
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.permute(0, 2, 1).flatten(1).contiguous(), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, c = x.transpose(1, 2), (x.shape[2] - 1) // 2
+        first = x[:, : 2 * c].unflatten(1, (c, 2))[:, :, 0]
+        others = x[:, 1: 2 * c + 1].unflatten(1, (c, 2)).flatten(2)
+        return F.linear(torch.cat([first, others], 2), self.weight, self.bias).transpose(1, 2)
+
+
+def cached_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, filled: Tensor) -> Tensor:
+    """`nn.attention.step_attention` over a cache (B, H, L, Dh) whose first `filled` (B,) rows are real.
+
+    The new rows come first, so that rows which are not real are the last of each sum: a longer cache of which no more
+    is real, as a stream has it in a batch with older ones, gives the same numbers to the bit.
+    """
+    n = q.shape[2]
+    hidden = torch.arange(keys.shape[2], device=q.device) >= filled[:, None]
+    q = q * q.shape[-1] ** -0.5
+    old = (q @ keys.transpose(-1, -2)).masked_fill(hidden[:, None, None, :], -torch.inf)
+    weight = torch.cat([q @ k.transpose(-1, -2), old], dim=-1).softmax(-1)
+    return weight[..., :n] @ v + weight[..., n:] @ values
 
 
 def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Tensor, ...]:
@@ -17,10 +52,10 @@ def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Ten
     chunk's own keys and values for the cache, (B, layers, H, c, Dh).
 
     The graph leaves the cache to its caller, who keeps the last `left` frames of it: copying megabytes in and out would
-    cost more than a short chunk's arithmetic. Positions are in the features, so the cache may be kept in any order, if
-    only the rows not yet filled are the first ones (`speechstream.engines.onnx` keeps a ring).
+    cost more than a short chunk's arithmetic. Positions are in the features, so the cache may be kept in any order, and
+    of a young stream no more than what is filled need be given (`speechstream.engines.onnx` keeps a ring).
     """
-    features, keys, values = model.encoder.chunk(mel, state)
+    features, keys, values = model.encoder.chunk(mel, state, cached_attention)
     gate = [model.gate.audio(pairs(features))] if model.gate else []
     return *model.decoder.memory(features), model.ctc_log_probs(features), *gate, keys, values
 
@@ -33,13 +68,15 @@ def layered(name: str, layers: int) -> list[str]:
 def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
     """Graphs `encoder` and `decoder` of a model in fp32. Raises ValueError where it has no CTC head.
 
-    Inputs `state.keys.i`, `state.values.i` (B, H, left, Dh) of the encoder and `memory_keys.i`, `memory_values.i`
-    (B, H, T, Dh) of the decoder are those of layer i.
+    Inputs `state.keys.i`, `state.values.i` (B, H, up to `left`, Dh) of the encoder, those of the decoder (B, H, S, Dh),
+    and `memory_keys.i`, `memory_values.i` (B or 1, H, T, Dh) are of layer i. Both graphs return only the keys and
+    values that are new.
     """
     c = model.config
     if model.ctc is None:
         raise ValueError("the model has no CTC head, which the encoder's graph ends with: set ctc_vocabulary and train it")
-    model = model.eval()
+    model = copy.deepcopy(model).eval()
+    model.encoder.conv2 = Downsampling(model.encoder.conv2)
     return {"encoder": _encoder(model, c.encoder_layers), "decoder": _decoder(model, c.decoder_layers)}
 
 
@@ -47,32 +84,39 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
     c = model.config
     like = model.encoder.init_state(2)
     names = layered("state.keys", layers) + layered("state.values", layers)
-    caches = {n: a.clone() for n, a in zip(names, [*like.keys.unbind(1), *like.values.unbind(1)])}
+    caches = {n: torch.zeros(2, c.heads, 7, c.width // c.heads) for n in names}
     inputs = {"mel": torch.randn(2, c.mels, 33), "state.mel": like.mel, **caches, "state.frames": like.frames}
 
     def step(mel: Tensor, history: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         return encoder_chunk(model, mel, EncoderState(history, rest[:layers], rest[layers: -1], rest[-1]))
 
-    return export_step(model, step, inputs, None, ["memory_keys", "memory_values", "ctc", *(["gate"] if model.gate else []), "chunk.keys", "chunk.values"],
-                       {"mel": {0: "batch", 2: "mel_frames"}, **{n: {0: "batch"} for n in inputs if n != "mel"}})
+    axes = {"mel": {0: "batch", 2: "mel_frames"}, "state.mel": {0: "batch"}, "state.frames": {0: "batch"},
+            **{n: {0: "batch", 2: "cached"} for n in names}}
+    heads = ["ctc", "gate"] if model.gate else ["ctc"]
+    graph = export_step(model, step, inputs, None,
+                        ["memory_keys", "memory_values", *heads, "chunk.keys", "chunk.values"], axes)
+    graph.metadata_props.add(key="left", value=str(c.left))  # frames that the cache grows to
+    return graph
 
 
 def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:
     c = model.config
-    memory = torch.randn(2, c.heads, 12, c.width // c.heads)
-    past = torch.randn(2, layers, c.heads, 5, c.width // c.heads)
-    names = layered("memory_keys", layers) + layered("memory_values", layers)
-    inputs = {"tokens": torch.ones(2, 3, dtype=torch.int64), **{n: memory.clone() for n in names},
-              "mask": torch.ones(2, 12, dtype=torch.bool)}
-    axes = {"tokens": {0: "batch", 1: "tokens"}, **{n: {0: "batch", 2: "frames"} for n in names},
-            "mask": {0: "batch", 1: "frames"}, "state.keys": {0: "batch", 3: "past"},
-            "state.values": {0: "batch", 3: "past"}, "state.tokens": {0: "batch"}}
+    past = layered("state.keys", layers) + layered("state.values", layers)
+    memory = layered("memory_keys", layers) + layered("memory_values", layers)
+    like = torch.randn(4, c.heads, 12, c.width // c.heads)
+    inputs = {"tokens": torch.ones(4, 3, dtype=torch.int64), "rows": torch.tensor([1, 2]),
+              **{n: like[:2].clone() for n in memory}, "mask": torch.ones(2, 12, dtype=torch.bool),
+              **{n: like[:, :, :5].clone() for n in past}, "state.tokens": torch.tensor([5, 3, 4, 4])}
+    axes = {"tokens": {0: "batch", 1: "tokens"}, "rows": {0: "rows"}, "mask": {0: "streams", 1: "frames"},
+            **{n: {0: "streams", 2: "frames"} for n in memory},
+            **{n: {0: "batch", 2: "past"} for n in past}, "state.tokens": {0: "batch"}}
 
-    def step(tokens: Tensor, *rest: Tensor | DecoderState) -> tuple:
-        *memory, mask, state = rest
-        hidden, alignment, new = model.decoder.read(tokens, state, memory[:layers], memory[layers:], mask)
+    def step(tokens: Tensor, rows: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        memory, mask, past, read = rest[: 2 * layers], rest[2 * layers], rest[2 * layers + 1: -1], rest[-1]
+        hidden, alignment, *new = model.decoder.chunk(tokens, DecoderState(past[:layers], past[layers:], read),
+                                                      memory[:layers], memory[layers:], mask)
         gate = [model.gate.text(hidden)] if model.gate else []
-        return model.decoder.logits(hidden), alignment, *gate, new
+        return model.decoder.logits(hidden[:, rows]), alignment, *gate, *new
 
-    return export_step(model, step, inputs, DecoderState(past, past.clone(), torch.tensor([5, 3])),
-                       ["logits", "alignment", *(["text"] if model.gate else [])], axes)
+    return export_step(model, step, inputs, None,
+                       ["logits", "alignment", *(["text"] if model.gate else []), "chunk.keys", "chunk.values"], axes)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -137,15 +137,19 @@ class Encoder(nn.Module):
         clock = (frames[:, None] + torch.arange(x.shape[1], device=x.device)) % self.config.positions
         return x + self.positional_embedding[clock].to(x.dtype)
 
-    def chunk(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, Tensor]:
-        """`step` without the new cache: features (B, c, width) and this chunk's own keys and values, (B, layers, H, c, Dh)."""
+    def chunk(self, mel: Tensor, state: EncoderState, attend: Callable = step_attention
+              ) -> tuple[Tensor, Tensor, Tensor]:
+        """`step` without the new cache: features (B, c, width) and this chunk's own keys and values, (B, layers, H, c, Dh).
+
+        attend: `step_attention`, or one that knows the cache in another order.
+        """
         x = self.subsample(mel, state.mel, state.frames)
         keys, values = [], []
         for block, old_keys, old_values in zip(self.blocks, by_layer(state.keys), by_layer(state.values)):
             q, k, v = block.attn.qkv(block.attn_ln(x))
             keys.append(k)
             values.append(v)
-            x = x + block.attn.merge(step_attention(q, k, v, old_keys, old_values, state.frames))
+            x = x + block.attn.merge(attend(q, k, v, old_keys, old_values, state.frames))
             x = x + block.mlp(block.mlp_ln(x))
         return self.ln_post(x), torch.stack(keys, 1), torch.stack(values, 1)
 
@@ -225,33 +229,43 @@ class Decoder(nn.Module):
              values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, DecoderState]:
         """Read `tokens` (B, n) after those in `state`, over a memory of `keys`, `values` (B, layers, H, T, Dh).
 
-        The memory may also be given layer by layer, (B, H, T, Dh) each. mask (B, T): True where a memory frame may be
-        read. Returns the last hidden states (B, n, width), the mean cross-attention of the alignment heads (B, n, T) and
-        the new state. Pure.
+        mask (B, T): True where a memory frame may be read. Returns the last hidden states (B, n, width), the mean
+        cross-attention of the alignment heads (B, n, T) and the new state. Pure.
         """
-        positions = state.tokens[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        hidden, average, new_keys, new_values = self.chunk(tokens, state, keys, values, mask)
+        return hidden, average, DecoderState(torch.cat([state.keys, new_keys], 3), torch.cat([state.values, new_values], 3),
+                                             state.tokens + tokens.shape[1])
+
+    def chunk(self, tokens: Tensor, state: DecoderState, keys: Tensor | Sequence[Tensor],
+              values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`read` with these tokens' own keys and values, (B, layers, H, n, Dh), in the new state's place.
+
+        State and memory may also be given layer by layer, (B, H, S, Dh) and (B, H, T, Dh) each. A memory of one stream
+        serves all B hypotheses about it.
+        """
+        B, n = tokens.shape
+        positions = state.tokens[:, None] + torch.arange(n, device=tokens.device)
         x = self.token_embedding(tokens) + self.positional_embedding[positions]
         hidden = None if mask is None else ~mask[:, None, None, :]
+        past_keys, past_values = by_layer(state.keys), by_layer(state.values)
         memory_keys, memory_values = by_layer(keys), by_layer(values)
+        streams, frames = memory_keys[0].shape[0], memory_keys[0].shape[2]
         new_keys, new_values, alignment = [], [], []
         for i, block in enumerate(self.blocks):
             q, k, v = block.attn.qkv(block.attn_ln(x))
             new_keys.append(k)
             new_values.append(v)
-            y = causal_step_attention(q, k, v, state.keys[:, i], state.values[:, i], state.tokens)
+            y = causal_step_attention(q, k, v, past_keys[i], past_values[i], state.tokens)
             x = x + block.attn.merge(y)
-            cross = block.cross_attn
-            q = cross.split(cross.query(block.cross_attn_ln(x)))
+            cross = block.cross_attn  # the hypotheses of a stream are so many more queries to its memory
+            q = cross.split(cross.query(block.cross_attn_ln(x)).reshape(streams, -1, x.shape[2]))
             score = (q * q.shape[-1] ** -0.5) @ memory_keys[i].transpose(-1, -2)
             weight = (score if hidden is None else score.masked_fill(hidden, -torch.inf)).softmax(-1)
             alignment += [weight[:, h] for layer, h in self.config.alignment_heads if layer == i]
-            y = weight @ memory_values[i]
-            x = x + cross.merge(y)
+            x = x + cross.merge(weight @ memory_values[i]).reshape(B, n, x.shape[2])
             x = x + block.mlp(block.mlp_ln(x))
-        average = torch.stack(alignment, 1).mean(1) if alignment else x.new_zeros(*x.shape[:2], memory_keys[0].shape[2])
-        state = DecoderState(torch.cat([state.keys, torch.stack(new_keys, 1)], dim=3),
-                             torch.cat([state.values, torch.stack(new_values, 1)], dim=3), state.tokens + tokens.shape[1])
-        return self.ln(x), average, state
+        average = torch.stack(alignment, 1).mean(1).reshape(B, n, frames) if alignment else x.new_zeros(B, n, frames)
+        return self.ln(x), average, torch.stack(new_keys, 1), torch.stack(new_values, 1)
 
     def forward(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, S, vocabulary) of a whole token sequence over features (B, T, width): training and scoring."""

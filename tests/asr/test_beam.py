@@ -40,16 +40,17 @@ class Opinions:
         empty = np.zeros((1, 1, 1, 0, 1), np.float32)
         return DecoderState(empty, empty, np.zeros(1, np.int64))
 
-    def decode(self, tokens, keys, values, mask, state):
+    def decode(self, tokens, keys, values, mask, state, first=0):
         self.calls += 1
         B, n = tokens.shape
-        assert keys.shape[0] == values.shape[0] == mask.shape[0] == B == state.keys.shape[0]
+        assert keys.shape[0] == values.shape[0] == mask.shape[0] == 1 and B == state.keys.shape[0]
         read = np.concatenate([state.keys[:, 0, 0, :, 0], tokens], 1).astype(int)
         logits = np.full((B, n, END + 3), 99.0, np.float32)
         for b, i in itertools.product(range(B), range(n)):
             logits[b, i, : END + 1] = self.logits(read[b, len(PROMPT): state.keys.shape[3] + i + 1].tolist())
         cache = read[:, None, None, :, None].astype(np.float32)
-        return Decoded(logits, np.ones((B, n, keys.shape[3]), np.float32)), DecoderState(cache, cache, state.tokens + n)
+        return (Decoded(logits[:, first:], np.ones((B, n, keys.shape[3]), np.float32)),
+                DecoderState(cache, cache, state.tokens + n))
 
 
 def run(vocabulary, engine, width, stable=()):

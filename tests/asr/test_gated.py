@@ -38,22 +38,22 @@ class Scripted:
         empty = np.zeros((1, 1, 1, 0, 1), np.float32)
         return DecoderState(empty, empty, np.zeros(1, np.int64))
 
-    def decode(self, tokens, keys, values, mask, state):
+    def decode(self, tokens, keys, values, mask, state, first=0):
         self.calls += 1
         read = [*state.keys[0, 0, 0, :, 0].astype(int), *tokens[0]]
-        frames, first = int(mask.sum()), len(read) - tokens.shape[1]
+        frames, before = int(mask.sum()), len(read) - tokens.shape[1]
         logits = np.zeros((1, tokens.shape[1], END + 4), np.float32)
         alignment, text = np.zeros((1, tokens.shape[1], mask.shape[1]), np.float32), np.zeros((1, tokens.shape[1], 1), np.float32)
         logits[..., END] = 20
         for n in range(tokens.shape[1]):
-            u = first + n + 1 - len(PROMPT)  # tokens said so far
+            u = before + n + 1 - len(PROMPT)  # tokens said so far
             token, pair = self.script[u] if 0 <= u < len(self.script) else (0, 10_000)
             if 2 * pair >= frames - self.blurred:
                 token = (token + 1) % WORDS
             logits[0, n, token], text[0, n, 0] = 9, 0.5 - pair
             alignment[0, n, max(2 * pair - 6, 0): 2 * pair + 2] = 0.1
         cache = np.array(read, np.float32).reshape(1, 1, 1, -1, 1)
-        return Decoded(logits, alignment, text), DecoderState(cache, cache, np.array([len(read)]))
+        return Decoded(logits[:, first:], alignment, text), DecoderState(cache, cache, np.array([len(read)]))
 
 
 def hear(memory, frames, confirmed=True):

@@ -39,7 +39,7 @@ class ScriptedEngine:
         empty = np.zeros((1, 1, 1, 0, 1), np.float32)
         return DecoderState(empty, empty, np.zeros(1, np.int64))
 
-    def decode(self, tokens, keys, values, mask, state):
+    def decode(self, tokens, keys, values, mask, state, first=0):
         assert state.tokens.tolist() == [state.keys.shape[3]]
         before = state.keys[0, 0, 0, :, 0].astype(int).tolist()
         after = before + tokens[0].tolist()
@@ -55,7 +55,7 @@ class ScriptedEngine:
                 alignment[0, n, start:end] = 1 / max(end - start, 1)
         self.calls, self.read = self.calls + 1, self.read + tokens.shape[1]
         cache = np.array(after, np.float32).reshape(1, 1, 1, -1, 1)
-        return Decoded(logits, alignment), DecoderState(cache, cache.copy(), np.array([len(after)]))
+        return Decoded(logits[:, first:], alignment), DecoderState(cache, cache.copy(), np.array([len(after)]))
 
 
 def hear(memory, frames, confirmed=True):
@@ -258,7 +258,7 @@ class Voices:
         return None
 
     def step(self, x, state):
-        return np.array([[float(np.abs(x).max() > 0.005)]]), state
+        return (np.abs(x.reshape(1, -1, 512)).max(2) > 0.005).astype(float), state
 
 
 class Engine(ScriptedEngine):

@@ -153,11 +153,11 @@ def test_states_begin_alike_in_both_engines(model, engine):
 def test_axes_carry_their_names(graphs):
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
               for v in graphs["encoder"].graph.input}
-    assert shapes["mel"] == ["batch", 8, "mel_frames"] and shapes["state.keys.1"] == ["batch", 2, 20, 64]
+    assert shapes["mel"] == ["batch", 8, "mel_frames"] and shapes["state.keys.1"] == ["batch", 2, "cached", 64]
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
               for v in graphs["decoder"].graph.input}
-    assert shapes["tokens"] == ["batch", "tokens"] and shapes["state.keys"] == ["batch", 2, 2, "past", 64]
-    assert shapes["memory_keys.0"] == ["batch", 2, "frames", 64] and shapes["mask"] == ["batch", "frames"]
+    assert shapes["tokens"] == ["batch", "tokens"] and shapes["state.keys.1"] == ["batch", 2, "past", 64]
+    assert shapes["memory_keys.0"] == ["streams", 2, "frames", 64] and shapes["mask"] == ["streams", "frames"]
 
 
 def close(got, expected, error):
