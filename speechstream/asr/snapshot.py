@@ -238,8 +238,10 @@ def _load_segment(stream: "Stream", v: Values, arrays: Arrays) -> "Segment":
     _int(frames, 0, s.samples // HOP_LENGTH + 1, "features.frames")
     for i, p in enumerate(s.passes):
         p.frames = _int(int(_array(arrays, f"pass{i}.frames", np.int64, (1,))[0]), 0, frames // 2, "encoded frames")
-    if unheard := _int(v["unheard"], 0, s.samples, "unheard"):
-        s.unheard = [s.audio[0][-unheard:]]
+    unheard = _int(v["unheard"], 0, s.samples, "unheard")
+    if frames * HOP_LENGTH + int(s.mel_state.filled[0]) != N_FFT // 2 + s.samples - unheard:
+        raise ValueError("its features do not add up")
+    s.unheard = [s.audio[0][s.samples - unheard:]]
     read = 2 * min(p.frames for p in s.passes)
     s.mel = np.zeros((r.features.mels, frames), np.float32)
     s.mel[:, read:] = _array(arrays, "mel", np.float32, (r.features.mels, frames - read))

@@ -14,7 +14,7 @@ from speechstream.errors import SpeechStreamError
 # with the padding every row is summed alike whatever it shares a batch with, so a stream in a batch equals the stream
 # alone to the bit (a difference in the last place would be magnified by the rounding of activations to eight bits).
 PAST_ROWS = 64
-CACHED_ROWS = 64  # the encoder's cache is read up to a multiple of this many rows, for the same reason
+SCORES = 64  # and of the encoder's cache so much is read that a row of scores has a multiple of this length
 
 
 def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tuple[str, ...] = ()):
@@ -67,12 +67,11 @@ class OnnxEngine:
 
     def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
         """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
-        oldest = min(int(state.frames.max()), self.left)
-        used = min(-(-oldest // CACHED_ROWS) * CACHED_ROWS, self.left)
+        c = (mel.shape[2] - 1) // 2
+        used = min(-(-(c + int(state.frames.max())) // SCORES) * SCORES - c, self.left)
         *encoded, keys, values = self.encoder.run(
             None, {"mel": mel, "state.mel": state.mel, **_layers("state.keys", state.keys[:, :, :, :used]),
                    **_layers("state.values", state.values[:, :, :, :used]), "state.frames": state.frames})
-        c = keys.shape[3]
         n = min(c, self.left)
         for b, frames in enumerate(state.frames.tolist()):
             at, new = (frames + c - n) % self.left, slice(c - n, c)

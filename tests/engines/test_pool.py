@@ -411,9 +411,9 @@ def test_a_snapshot_changes_nothing_and_knows_every_field(tiny, speech):
         twin = snapshot.from_bytes(asr, snapshot.to_bytes(stream))
         expected = stream.push(x) + stream.finish()
         assert twin.push(x) + twin.finish() == expected != []
-    kinds = {Stream: "recognizer chunks resampler resampler_state vad_state segmenter pending recent heard received "
-                     "segment finished",
-             Segment: "owner start samples audio mel_state mel passes memory hypothesis said",
+    kinds = {Stream: "recognizer chunks resampler resampler_state vad_state segmenter windows pending recent heard "
+                     "received segment finished",
+             Segment: "owner start samples audio mel_state mel unheard passes memory hypothesis said",
              Pass: "chunk confirmed state frames", Memory: "keys values ctc gate frames confirmed",
              Hypothesis: "tokens probabilities rows stable cache pair", CtcHypothesis: "state stable unstable"}
     with asr.stream(160) as s:
