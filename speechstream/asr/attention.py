@@ -64,7 +64,7 @@ class AttentionDecoder:
         """Bring a hypothesis up to date with its memory. `final` says that no more audio follows: all becomes stable."""
         v, kept = self.vocabulary, hypothesis.stable
         # keys of stable tokens recall where the sound ended when they were read
-        again = careful = final or memory.frames == memory.confirmed
+        again = careful = memory.news(final)
         cache = keep(hypothesis.cache, 0) if again else hypothesis.cache
         context = v.prompt + hypothesis.tokens[:kept]
         draft = hypothesis.tokens[kept:]

@@ -39,7 +39,7 @@ class GatedDecoder(AttentionDecoder):
     def extend(self, hypothesis: Hypothesis, memory: Memory, final: bool) -> Generator[Decode, tuple, Hypothesis]:
         """Bring a hypothesis up to date with its memory. `final` says that no more audio follows: all becomes stable."""
         v, kept, pairs = self.vocabulary, hypothesis.stable, memory.frames // 2
-        again = careful = final or memory.frames == memory.confirmed
+        again = careful = memory.news(final)
         cache = keep(hypothesis.cache, 0) if again else hypothesis.cache
         context, draft = v.prompt + hypothesis.tokens[:kept], hypothesis.tokens[kept:]
         new = Hypothesis(hypothesis.tokens[:kept], hypothesis.probabilities[:kept], hypothesis.rows[:kept], kept,
@@ -54,7 +54,7 @@ class GatedDecoder(AttentionDecoder):
                 new.rows = [row[: memory.frames].copy() for row in said.alignment[0, len(v.prompt) - 1: first]]
                 again = False
             best, probability = self._choose(said.logits[0], [] if careful else draft)
-            goes_on = said.logits[0, -len(best):, : v.end + 1].argmax(-1) != v.end
+            goes_on = said.logits[0, :, : v.end + 1].argmax(-1) != v.end
             for n, token in enumerate(best.tolist()):
                 row = said.alignment[0, first + n, : memory.frames]
                 pair = self._next(memory.gate[0, :pairs], said.text[0, first + n], row, said_in or [new.pair])

@@ -22,6 +22,7 @@ class Memory:
     def __init__(self):
         self.keys = self.values = self.ctc = self.gate = None
         self.frames = self.confirmed = 0
+        self.checked = 0  # frames that were confirmed when the hypothesis was last read over with care
 
     def put(self, at: int, encoded: Encoded, confirmed: bool) -> None:
         end, pair = at + encoded.keys.shape[3], at // 2
@@ -44,6 +45,11 @@ class Memory:
         self.frames = max(self.frames, end)
         if confirmed:
             self.confirmed = end
+
+    def news(self, final: bool) -> bool:
+        """Whether more has been confirmed since this was last asked, or nothing more will be."""
+        last, self.checked = self.checked, self.confirmed
+        return final or self.confirmed > last
 
     def mask(self) -> np.ndarray:
         return np.repeat(np.arange(self.keys.shape[3])[None] < self.frames, len(self.keys), 0)

@@ -40,25 +40,30 @@ LATENCIES_MS = (80, 160, 320, 640, 1280)
 BEAM = 4  # hypotheses of the attention decoder where it is in doubt
 DECODE_FRAMES = 12  # 240 ms: to read the hypothesis over again more often than this would show little more
 OFFLINE_FRAMES = 64  # 1.28 s: how much is heard at a time where nobody waits for it
-CONFIRM_MS = 2560  # a longer chunk hears more of what follows; words become stable that much later
+CONFIRM_MS = 1920  # a longer chunk hears more of what follows; words become stable that much later
+AHEAD_MS = 960     # the confirming pass hears so much of what follows its chunk, and encodes it again with the next
 
 
 @dataclass
 class Encode:
-    """A request: encode this chunk. The driver answers with `run`'s result."""
+    """A request: encode this chunk, of which the first `keep` frames are wanted (None: all) and the rest is look-ahead.
+
+    The driver answers with `run`'s result.
+    """
 
     mel: np.ndarray
     state: EncoderState
+    keep: int | None = None
 
     def run(self, engine: Engine):
-        return engine.encode(self.mel, self.state)
+        return engine.encode(self.mel, self.state, self.keep)
 
 
 class Pass:
-    """One run of the encoder over a segment, `chunk` frames at a time (None: all of it at the end)."""
+    """One run of the encoder over a segment, `chunk` frames at a time (None: all of it at the end), `ahead` after them heard."""
 
-    def __init__(self, engine: Engine, chunk: int | None, confirmed: bool):
-        self.chunk, self.confirmed = chunk, confirmed
+    def __init__(self, engine: Engine, chunk: int | None, confirmed: bool, ahead: int = 0):
+        self.chunk, self.confirmed, self.ahead = chunk, confirmed, ahead
         self.state = engine.encoder_state()
         self.frames = 0  # encoded so far
 
@@ -66,14 +71,19 @@ class Pass:
         """Encode what is complete of mel (mels, frames since the segment's start); all `last` frames at the end."""
         advanced = False
         while True:
-            ready = (mel.shape[1] - 1) // 2 - self.frames
-            n = min(self.chunk or ready, ready if last is None else last - self.frames)
-            if n <= 0 or (last is None and (self.chunk is None or n < self.chunk)):
-                return advanced
             at = self.frames
-            out, self.state = yield Encode(mel[None, :, 2 * at: 2 * (at + n) + 1], self.state)
+            there = ((mel.shape[1] - 1) // 2 if last is None else last) - at
+            n = there if self.chunk is None else min(self.chunk + self.ahead, there)
+            if n <= 0 or (last is None and not self.due(at + there)):
+                return advanced
+            keep = n if n == there and last is not None else self.chunk  # nothing follows the last frames
+            out, self.state = yield Encode(mel[None, :, 2 * at: 2 * (at + n) + 1], self.state, keep)
             memory.put(at, out, self.confirmed)
-            self.frames, advanced = at + n, True
+            self.frames, advanced = at + keep, True
+
+    def due(self, frames: int) -> bool:
+        """Whether the next chunk is complete when so many frames of the segment are there."""
+        return self.chunk is not None and self.frames + self.chunk + self.ahead <= frames
 
 
 class Segment:
@@ -87,6 +97,8 @@ class Segment:
         self.mel = np.zeros((r.features.mels, 0), np.float32)
         self.unheard: list[np.ndarray] = []  # the last of the audio, of which there are no features yet
         self.passes = [Pass(r.engine, chunk, chunk == owner.chunks[-1]) for chunk in owner.chunks]
+        if len(self.passes) > 1:
+            self.passes[-1].ahead = r.ahead_ms // 20
         self.memory, self.hypothesis = Memory(), r.decoder.init_state(r.engine)
         self.said = ("", "")
 
@@ -95,7 +107,7 @@ class Segment:
         self.unheard.append(x)
         self.samples += len(x)
         frames = (self.samples - N_FFT // 2) // FRAME
-        if not any(p.chunk and p.frames + p.chunk <= frames for p in self.passes):
+        if not any(p.due(frames) for p in self.passes):
             return
         self._hear()
         before, due = self.memory.frames, False
@@ -263,11 +275,11 @@ class Recognizer:
     segment = Segment
 
     def __init__(self, engine: Engine, decoder: AttentionDecoder | CtcDecoder, rules: EndpointRules = EndpointRules(),
-                 confirm_ms: int = CONFIRM_MS, card: dict | None = None, features: LogMel | None = None,
+                 confirm_ms: int = CONFIRM_MS, ahead_ms: int = AHEAD_MS, card: dict | None = None, features: LogMel | None = None,
                  digest: str = ""):
         self.engine, self.decoder, self.rules, self.card, self.digest = engine, decoder, rules, card or {}, digest
         self.features, self.vad, self.segmenter = features or LogMel(), Vad(), Segmenter(rules)
-        self.confirm_ms = confirm_ms
+        self.confirm_ms, self.ahead_ms = confirm_ms, ahead_ms
         self.latencies = LATENCIES_MS
 
     @classmethod

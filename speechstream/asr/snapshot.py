@@ -263,7 +263,7 @@ def _load_memory(r: "Recognizer", v: Values, arrays: Arrays, encoded: int) -> Me
     from speechstream.asr.memory import BLOCK_FRAMES
     m, like = Memory(), r.engine.decoder_state().keys
     m.frames = _int(v["frames"], 0, encoded, "memory.frames")
-    m.confirmed = _int(v["confirmed"], 0, m.frames, "memory.confirmed")
+    m.confirmed = m.checked = _int(v["confirmed"], 0, m.frames, "memory.confirmed")
     if m.frames:
         size = -(-m.frames // BLOCK_FRAMES) * BLOCK_FRAMES
         kept = [_array(arrays, f"memory.{name}", like.dtype, (1, like.shape[1], like.shape[2], m.frames, like.shape[4]))

@@ -65,13 +65,16 @@ class OnnxEngine:
     def filled(self, frames: int) -> slice:
         return slice(0, min(frames, self.left))
 
-    def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
+    def encode(self, mel: np.ndarray, state: EncoderState, keep: int | None = None) -> tuple[Encoded, EncoderState]:
         """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
         c = (mel.shape[2] - 1) // 2
         used = min(-(-(c + int(state.frames.max())) // SCORES) * SCORES - c, self.left)
         *encoded, keys, values = self.encoder.run(
             None, {"mel": mel, "state.mel": state.mel, **_layers("state.keys", state.keys[:, :, :, :used]),
                    **_layers("state.values", state.values[:, :, :, :used]), "state.frames": state.frames})
+        if keep is not None and keep < c:
+            encoded = [a[:, :, :, :keep] for a in encoded[:2]] + [a[:, : keep // 2] for a in encoded[2:]]
+            c, mel = keep, mel[:, :, : 2 * keep + 1]
         n = min(c, self.left)
         for b, frames in enumerate(state.frames.tolist()):
             at, new = (frames + c - n) % self.left, slice(c - n, c)

@@ -269,7 +269,7 @@ class Batches:
             return error
 
     def _encode(self, group: list[_Slot], chunk: int) -> list[tuple[_Slot, Any]] | None:
-        if chunk > BATCHED_FRAMES:
+        if chunk > BATCHED_FRAMES or any(s.request.keep not in (None, chunk) for s in group):
             return None
         if chunk not in self.caches:
             self.caches[chunk] = _Caches(self.engine.encoder_state(), self.slots)

@@ -69,8 +69,12 @@ class Engine(Protocol):
 
     def encoder_state(self, batch: int = 1) -> EncoderState: ...
 
-    def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
-        """mel (B, mels, 2c + 1), the last frame look-ahead. An engine may reuse the arrays of the state it is given."""
+    def encode(self, mel: np.ndarray, state: EncoderState, keep: int | None = None) -> tuple[Encoded, EncoderState]:
+        """mel (B, mels, 2c + 1), the last frame look-ahead. An engine may reuse the arrays of the state it is given.
+
+        keep: of the c frames, how many are wanted and go into the state (an even number, or None for all); those after
+        them are look-ahead too.
+        """
 
     def filled(self, frames: int) -> slice:
         """The rows of a stream's encoder cache that are real after so many frames."""

@@ -29,8 +29,8 @@ class TorchEngine:
         return EncoderState(**_numpy(flatten(self.model.encoder.init_state(batch))))
 
     @torch.inference_mode()
-    def encode(self, mel: np.ndarray, state: EncoderState) -> tuple[Encoded, EncoderState]:
-        features, new = self.model.encoder.step(self._in(mel), whisper.EncoderState(**self._state(state)))
+    def encode(self, mel: np.ndarray, state: EncoderState, keep: int | None = None) -> tuple[Encoded, EncoderState]:
+        features, new = self.model.encoder.step(self._in(mel), whisper.EncoderState(**self._state(state)), keep)
         keys, values = self.model.decoder.memory(features)
         heads = [self.model.ctc_log_probs(features)]
         if self.model.gate:

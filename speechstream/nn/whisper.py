@@ -153,19 +153,22 @@ class Encoder(nn.Module):
             x = x + block.mlp(block.mlp_ln(x))
         return self.ln_post(x), torch.stack(keys, 1), torch.stack(values, 1)
 
-    def step(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+    def step(self, mel: Tensor, state: EncoderState, keep: int | None = None) -> tuple[Tensor, EncoderState]:
         """One chunk: mel (B, mels, 2c+1), c >= 0, the last frame being look-ahead that the next chunk begins with again.
 
-        Returns features (B, c, width) and the new state. Pure. Raises ValueError for another shape.
+        keep: how many of the c frames the chunk has (None: all); those after them are look-ahead as well, heard by the
+        chunk and encoded again with the next. Returns features (B, keep, width) and the new state. Pure. Raises
+        ValueError for another shape.
         """
         self._check(mel, state.frames.shape[0])
         if mel.shape[2] == 1:  # nothing yet
             return mel.new_zeros(mel.shape[0], 0, self.config.width), state
         x, keys, values = self.chunk(mel, state)
-        c = x.shape[1]
-        return x, EncoderState(mel=torch.cat([state.mel, mel[:, :, :-1]], dim=2)[:, :, -2:],
-                               keys=torch.cat([state.keys, keys], dim=3)[:, :, :, c:],
-                               values=torch.cat([state.values, values], dim=3)[:, :, :, c:], frames=state.frames + c)
+        c = x.shape[1] if keep is None else keep
+        cached = (torch.cat([old, new[:, :, :, :c]], dim=3)[:, :, :, c:]
+                  for old, new in ((state.keys, keys), (state.values, values)))
+        return x[:, :c], EncoderState(torch.cat([state.mel, mel[:, :, : 2 * c]], dim=2)[:, :, -2:], *cached,
+                                      state.frames + c)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None, chunk: int | None = None,
                 start: Tensor | None = None) -> Tensor:

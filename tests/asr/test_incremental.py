@@ -143,10 +143,10 @@ def test_only_confirmed_audio_makes_words_stable(vocabulary):
     hear(memory, 90, confirmed=False)
     h = extend(decoder, engine, decoder.init_state(engine), memory)
     assert h.stable == 0 and decoder.text(h) == ("", "w3 w5 w7 w9") and decoder.words(h) == []
-    memory.confirmed = 52  # not all of it
+    memory.confirmed = 25  # the first word ended, but not well before
     h = extend(decoder, engine, h, memory)
     assert h.stable == 0
-    memory.confirmed = memory.frames = 52
+    memory.confirmed = 52
     h = extend(decoder, engine, h, memory)
     assert h.stable == 2 and decoder.text(h) == ("w3 w5", "w7 w9")
     first, second = decoder.words(h)
@@ -270,13 +270,14 @@ class Engine(ScriptedEngine):
     def encoder_state(self, batch=1):
         return None
 
-    def encode(self, mel, state):
+    def encode(self, mel, state, keep=None):
         x = mel[:, :, :-1:2, None, None].transpose(0, 3, 1, 2, 4).astype(np.float32)  # (1, 1, 1, c, 1)
         c = x.shape[3]
         if c < 64:
             x = x.copy()
             x[:, :, :, -2:] = 0.35
-        return Encoded(x, x, np.zeros((1, c // 2, 3), np.float32)), state
+        x = x[:, :, :, :keep]
+        return Encoded(x, x, np.zeros((1, x.shape[3] // 2, 3), np.float32)), state
 
     def next(self, tokens, memory):
         levels = np.rint(memory * 100).astype(int)
