@@ -10,10 +10,13 @@ computer was otherwise idle: run it on a quiet one, with OMP_NUM_THREADS=1.
 
 - WER: the sentences, spoken and read back by faster-whisper with the CTranslate2 weights in --whisper, and by our own
   recogniser (--own); both texts are written out as they are said, then go through Whisper's English normaliser.
+- DNSMOS (--dnsmos, from the package speechmos): what listeners would say of the sound, 1 to 5, as a network predicts it
+  (Reddy et al., 2022, arXiv:2110.01763): speech, background, overall (P.835), and P.808.
 - Teacher: pitch and voicing of every symbol against the teacher's recording of the same symbols (test.jsonl of
   recipes/blockwise_tts/prepare.py), symbol by symbol, so different timing does not matter.
 - Seams: the step between two blocks, relative to the largest step within 10 ms around it.
 - Speed: text to first block for sentences of 5, 15 and 40 words, phonemes included, and processing time over sound.
+  --streaming-vits measures the package of that name in the same run, on a Piper voice of one's own.
 """
 
 from __future__ import annotations
@@ -186,6 +189,45 @@ def wer(listeners: dict, texts: list[str], sounds: list[tuple[np.ndarray, int]])
     return result
 
 
+def dnsmos(sounds: list[tuple[np.ndarray, int]]) -> dict:
+    """Mean predicted opinions of the sounds, or why there are none."""
+    try:
+        from speechmos import dnsmos as judge
+    except ImportError as error:
+        return {"skipped": f"the package speechmos cannot be used: {error}"}
+    from speechstream.audio.resample import Resampler
+
+    heard = [Resampler(rate, RECOGNISER_RATE)(pcm[None])[0] if rate != RECOGNISER_RATE else pcm for pcm, rate in sounds]
+    rows = [judge.run(np.clip(pcm, -1, 1), RECOGNISER_RATE) for pcm in heard]
+    return {name: round(float(np.mean([r[key] for r in rows])), 2) for name, key in
+            (("speech", "sig_mos"), ("background", "bak_mos"), ("overall", "ovrl_mos"), ("p808", "p808_mos"))}
+
+
+def streaming_vits_speed(model: Path, repeats: int) -> dict:
+    """The same figures as `speed` for the package streaming-vits, one thread, its own schedule; or why there are none."""
+    try:
+        from streaming_vits import StreamingTTS
+        peer = StreamingTTS(str(model), config_path=str(model) + ".json", threads=1, verbose=False)
+    except (ImportError, RuntimeError) as error:
+        return {"skipped": f"streaming-vits cannot be used: {error}"}
+
+    def run(text: str) -> tuple[float, float, int]:
+        began, first, samples = time.perf_counter(), None, 0
+        for chunk in peer.stream(text):
+            first = first or time.perf_counter() - began
+            samples += len(chunk.audio)
+        return first, time.perf_counter() - began, samples
+
+    run(WORDS[5])
+    table = {}
+    for words, text in WORDS.items():
+        runs = [run(text) for _ in range(repeats)]
+        first = sorted(1000 * r[0] for r in runs)
+        table[str(words)] = {"first_ms": round(first[len(first) // 2], 1), "worst_ms": round(first[-1], 1),
+                             "rtf": round(sum(r[1] for r in runs) / sum(r[2] for r in runs) * peer.sample_rate, 4)}
+    return table
+
+
 def long_stream(tts: Synthesizer, texts: list[str], minutes: float) -> dict:
     """One stream of so many minutes: memory, pitch and loudness of its first and its last minute."""
     rate, at, rows, peak = tts.sample_rate, 0, [], []
@@ -247,6 +289,8 @@ def main(arguments: list[str] | None = None) -> dict:
     add("--speaker", default=None, help="of the first voice (default: alternately all of them, as the teacher did)")
     add("--whisper", type=Path, metavar="FOLDER", help="CTranslate2 weights of Whisper base")
     add("--own", action="store_true", help="read back with the embedded recogniser too")
+    add("--dnsmos", action="store_true", help="predicted opinions too, where the package speechmos is installed")
+    add("--streaming-vits", type=Path, metavar="PIPER.ONNX", help="also the speed of the package streaming-vits on it")
     add("--teacher", type=Path, metavar="TEST.JSONL")
     add("--codec", type=Path, metavar="FOLDER", help="encoder.onnx and decoder.onnx: the teacher through the codec alone")
     add("--human", type=Path, metavar="DEV.JSONL", help="recordings with transcripts, as they are and through the codec")
@@ -262,6 +306,7 @@ def main(arguments: list[str] | None = None) -> dict:
     teacher = teacher_sounds(args.teacher, len(texts)) if args.teacher else {}
     if teacher:
         report["teacher"] = {"wer": wer(listeners, [texts[k] for k in teacher], list(teacher.values()))}
+        report["teacher"] |= {"dnsmos": dnsmos(list(teacher.values()))} if args.dnsmos else {}
         if args.codec:
             coded = {k: through_codec(args.codec, *sound) for k, sound in teacher.items()}
             report["codec"] = {"wer": wer(listeners, [texts[k] for k in coded], list(coded.values()))}
@@ -284,11 +329,14 @@ def main(arguments: list[str] | None = None) -> dict:
         entry = {"wer": wer(listeners, texts, sounds), "seams": seams(speeches, tts.sample_rate),
                  "streamed_against_offline": block_size(tts, texts[0]), "speed": speed(tts, args.repeats),
                  "seconds": round(sum(len(s.pcm) for s in speeches) / tts.sample_rate, 1)}
+        entry |= {"dnsmos": dnsmos(sounds)} if args.dnsmos else {}
         if args.teacher and not position:
             entry["teacher"] = against_teacher(speeches, tts.sample_rate, args.teacher, list(tts.voices))
         if args.long:
             entry["long"] = long_stream(tts, texts, args.long)
         report["voices"][name], spoken[name] = entry, sounds
+    if args.streaming_vits:
+        report["voices"]["streaming-vits"] = {"wer": {}, "speed": streaming_vits_speed(args.streaming_vits, args.repeats)}
     for k in range(min(args.pictures, len(texts))):
         columns = {"teacher": teacher[k]} if k in teacher else {}
         if k in teacher and args.codec:
@@ -298,8 +346,9 @@ def main(arguments: list[str] | None = None) -> dict:
     before = ("teacher", "codec", "human", "human, coded")
     for name, entry in [*((n, report[n]) for n in before if n in report), *report["voices"].items()]:
         heard = ", ".join(f"WER {n} {100 * r['wer']:.1f} %" for n, r in entry["wer"].items())
-        fast = ", ".join(f"{w} words {s['first_ms']} ms, RTF {s['rtf']}" for w, s in entry.get("speed", {}).items())
-        print(f"{name}: {heard}; {fast}; {entry.get('seams', '')} {entry.get('teacher', '')}")
+        fast = ", ".join(f"{w} words {s['first_ms']} ms, RTF {s['rtf']}" if w != "skipped" else s
+                         for w, s in entry.get("speed", {}).items())
+        print(f"{name}: {heard}; {fast}; {entry.get('seams', '')} {entry.get('dnsmos', '')} {entry.get('teacher', '')}")
     return report
 
 

@@ -19,7 +19,6 @@ from data import Speech
 from losses import SpectralLoss
 from safetensors.torch import load_file
 
-from speechstream.nn.seanet import Tails
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 
@@ -52,12 +51,12 @@ def evaluate(codec: SmallCodec, speech: Speech, count: int, wav: Path | None = N
             sums[k][0] += float(mel) / count
             sums[k][1] += float(stft) / count
             sums[k][2] += float((codec.quantizer.decode(codes[:, :k]) - blocks).abs().mean()) / count
-        voicing, octaves = codec.decoder["output"].measure(
-            codec.features(codec.quantizer.decode(codes), Tails(codec.init_decoder_state().tails)))
         tones = torch.from_numpy(np.array(speech.pitch(i)))
-        there, octaves = tones > 0, octaves[0, :len(tones)]
-        voiced.append(((voicing[0, :len(tones)] > 0) == there).float())
-        cents.append(1200 * (octaves - torch.log2(tones / c.lowest_hz))[there].abs())
+        heard = codec.pitch(codec.quantizer.decode(codes))[0, :len(tones)]
+        tones = tones[:len(heard)]
+        voiced.append(((heard > 0) == (tones > 0)).float())
+        both = (heard > 0) & (tones > 0)
+        cents.append(1200 * torch.log2(heard[both] / tones[both]).abs())
         state, made = codec.init_decoder_state(), []
         for t in range(codes.shape[-1]):
             block, state = codec.decode_step(codes[..., t:t + 1], state)

@@ -1,7 +1,8 @@
 """Train the small codec: python train.py DATA OUT [--config config.yaml] [--steps N].
 
 First come the codes, in closed form (codes.py). They stay as they are, so a model can be trained to predict them while
-the decoder learns the sound: in the first stage by spectral distances, in the second with discriminators too. The state
+the decoder learns: in the first stage the pitch, in the second the sound by spectral distances, with the measured pitch
+in place of its own, in the third with discriminators too. The state
 of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
 on where it stopped, on the same examples. OUT/codec holds the codec itself.
 """
@@ -22,9 +23,7 @@ from data import Speech
 from losses import Discriminators, SpectralLoss
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from speechstream.nn.seanet import Tails
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 HERE = Path(__file__).parent
@@ -76,25 +75,33 @@ class Trainer:
             optimiser.param_groups[0]["lr"] = rate
         torch.manual_seed(config["seed"] + 1 + self.step)  # what is random in a step depends on the step alone
         x, pitch = (t.to(self.device) for t in self.data.batch(self.step, config["batch"]))
-        report = self._sound(x, pitch, name == "adversarial")
+        report = self._pitch(x, pitch) if name == "pitch" else self._sound(x, pitch, name == "adversarial")
         self.step += 1
         return {name: float(value.detach()) for name, value in report.items()}
 
-    def _sound(self, x: Tensor, pitch: Tensor, adversarial: bool) -> dict[str, Tensor]:
-        """A step: the decoder by its sound."""
-        codec, config, delay = self.codec, self.config, self.codec.config.delay
+    def _features(self, x: Tensor, part: str) -> Tensor:
+        """Features of fine frames from the codes of audio (B, 1, samples)."""
         with torch.no_grad():
-            blocks = codec.quantizer.decode(codec.encode(x))
+            blocks = self.codec.quantizer.decode(self.codec.encode(x))
         with self._autocast():
-            features = codec.features(blocks, Tails(codec.init_decoder_state(len(x)).tails))
-        features = features.float()
-        state = codec.init_decoder_state(len(x))
-        head = codec.decoder["output"]
-        tails = Tails(state.tails[:, -sum(m.tail_size for m in head.modules() if hasattr(m, "tail_size")):])
-        y = head.step(features, state.frames, state.phase, tails, pitch)[0].unsqueeze(1)
-        y, x = y[..., delay:], x[..., :x.shape[-1] - delay]
-        report = self._pitch(features, pitch)
-        total = config["voicing"] * report["voicing"] + config["pitch"] * report["pitch"]
+            features = self.codec.decoder[part].step(blocks, self.codec.tails(part, len(x)))
+        return features.float()
+
+    def _pitch(self, x: Tensor, pitch: Tensor) -> dict[str, Tensor]:
+        """A step: the pitch from the codes, `lookahead` fine frames late."""
+        late, track = self.codec.config.lookahead, self.codec.decoder["pitch"]
+        voicing, scores = track(self._features(x, "pitch_features")[:, late:])
+        report = dict(zip(("voicing", "pitch"), track.loss(voicing, scores, pitch[:, :pitch.shape[1] - late])))
+        report["total"] = self._update("codec", self.codec, report["voicing"] + report["pitch"])
+        return report
+
+    def _sound(self, x: Tensor, pitch: Tensor, adversarial: bool) -> dict[str, Tensor]:
+        """A step: the sound with the measured pitch, which comes without `lookahead`."""
+        codec, config, c = self.codec, self.config, self.codec.config
+        state, late = codec.init_decoder_state(len(x)), c.window - c.hop
+        y = codec.decoder["output"].step(self._features(x, "features"), pitch, state.frames, state.phase,
+                                         codec.tails("output", len(x)))[0].unsqueeze(1)
+        y, x, report, total = y[..., late:], x[..., :x.shape[-1] - late], {}, 0.0
         if adversarial:
             report["judges"] = self._update("judges", self.judges, self.judges.judge_loss(y, x))
         report["mel"], report["stft"] = self.loss(y, x)
@@ -104,14 +111,6 @@ class Trainer:
             total = total + config["adversarial"] * report["hinge"] + config["features"] * report["features"]
         report["total"] = self._update("codec", codec, total)
         return report
-
-    def _pitch(self, features: Tensor, pitch: Tensor) -> dict[str, Tensor]:
-        """Losses of the voicing and, where there is a voice, of the pitch in octaves."""
-        head, voiced = self.codec.decoder["output"], pitch > 0
-        voicing, octaves = head.measure(features)
-        wanted = torch.log2(pitch.clamp(min=head.lowest_hz) / head.lowest_hz).clamp(max=head.octaves)
-        off = ((octaves - wanted).abs() * voiced).sum() / voiced.sum().clamp(min=1)
-        return {"voicing": F.binary_cross_entropy_with_logits(voicing, voiced.float()), "pitch": off}
 
     def _autocast(self):
         return torch.autocast(self.device, torch.bfloat16) if self.config["autocast"] else nullcontext()

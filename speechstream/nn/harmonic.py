@@ -21,6 +21,9 @@ from speechstream.nn.spectral import OverlapAdd, windows
 NOISE_HOPS = 128    # the noise repeats after so many hops
 HARMONICS_TO = 0.49  # of the sampling rate: no harmonic above
 MAX_LOG_GAIN = 6.0  # exp(6) is far above full scale
+STEPS_AN_OCTAVE = 24  # of the pitch scale: half a semitone each
+NEAR_STEPS = 2      # around the best step: what its mean is taken over
+FAR = -1e4          # the score of all other steps
 QUIET = -4.0        # of a new network's filters: the logarithm of their gain
 DOUBLINGS = 16      # of the span that a running maximum covers: 2 ** 16 hops in one call
 
@@ -63,15 +66,48 @@ class PulseTrain(nn.Module):
         return (pulses * voiced.unsqueeze(-1)).flatten(1), end - end.floor()
 
 
-class SourceFilter(nn.Module):
-    """Features (B, T, dim) of each hop to samples (B, T * hop), window - hop samples late."""
+class PitchTrack(nn.Module):
+    """The last layer of a pitch estimator: features (B, T, dim) to the voicing and to scores of steps of pitch.
 
-    def __init__(self, dim: int, sample_rate: int, hop: int, overlap: int, lowest_hz: float, octaves: float) -> None:
+    Scores instead of a number, as in CREPE (Kim et al., 2018, arXiv:1802.06182): between two candidates an octave apart a
+    number would settle in the middle, where nothing is.
+    """
+
+    def __init__(self, dim: int, lowest_hz: float, octaves: float) -> None:
         super().__init__()
-        self.hop, self.overlap, self.lowest_hz, self.octaves = hop, overlap, lowest_hz, octaves
+        self.lowest_hz = lowest_hz
+        self.output = nn.Linear(dim, 1 + math.ceil(octaves * STEPS_AN_OCTAVE))
+        steps = torch.arange(self.output.out_features - 1, dtype=torch.float32)
+        self.register_buffer("steps", steps, persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The logit of being voiced (B, T), and the scores (B, T, steps)."""
+        y = self.output(x)
+        return y[..., 0], y[..., 1:]
+
+    def pitch(self, voicing: Tensor, scores: Tensor) -> Tensor:
+        """Hz (B, T), 0 where unvoiced: the mean of the steps around the best one."""
+        near = (self.steps - scores.argmax(-1, keepdim=True)).abs() <= NEAR_STEPS
+        mean = (scores.masked_fill(near.logical_not(), FAR).softmax(-1) * self.steps).sum(-1)
+        return self.lowest_hz * torch.exp2(mean / STEPS_AN_OCTAVE) * (voicing > 0)
+
+    def loss(self, voicing: Tensor, scores: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies of the voicing and, where there is a voice, of the step. `pitch` (B, T): Hz, 0 where unvoiced."""
+        voiced = pitch > 0
+        at = torch.log2(pitch.clamp(min=self.lowest_hz) / self.lowest_hz) * STEPS_AN_OCTAVE
+        wanted = (-0.5 * (self.steps - at.clamp(max=float(len(self.steps) - 1)).unsqueeze(-1)).square()).softmax(-1)
+        off = -(wanted * scores.log_softmax(-1)).sum(-1) * voiced
+        return (F.binary_cross_entropy_with_logits(voicing, voiced.float()), off.sum() / voiced.sum().clamp(min=1))
+
+
+class SourceFilter(nn.Module):
+    """Features (B, T, dim) and pitch of each hop to samples (B, T * hop), window - hop samples late."""
+
+    def __init__(self, dim: int, sample_rate: int, hop: int, overlap: int) -> None:
+        super().__init__()
+        self.hop, self.overlap = hop, overlap
         self.tail_size = hop * (overlap - 1)  # of the pulses
         bins = hop * overlap // 2 + 1
-        self.pitch = nn.Linear(dim, 2)
         self.filter = nn.Linear(dim, 3 * bins)
         with torch.no_grad():
             self.filter.weight.mul_(0.3)
@@ -88,18 +124,9 @@ class SourceFilter(nn.Module):
         spectra = torch.from_numpy(frames).float() @ self.output.basis * self.scale
         self.register_buffer("noise", spectra, persistent=False)  # (NOISE_HOPS, 2 * bins)
 
-    def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The voicing's logit and the pitch in octaves above the lowest, both (B, T)."""
-        voicing, octaves = self.pitch(x).unbind(-1)
-        return voicing, octaves.clamp(0.0, self.octaves)
-
-    def step(self, x: Tensor, frames: Tensor, phase: Tensor, tails: Tails,
-             pitch: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`frames` (B,) is how many hops came before, `phase` that of the pulses. `pitch` (B, T) in Hz, 0 where unvoiced,
-        is used in place of the network's own. Returns the samples and the new phase."""
-        if pitch is None:
-            voicing, octaves = self.measure(x)
-            pitch = self.lowest_hz * torch.exp2(octaves) * (voicing > 0)
+    def step(self, x: Tensor, pitch: Tensor, frames: Tensor, phase: Tensor, tails: Tails) -> tuple[Tensor, Tensor]:
+        """`pitch` (B, T) is in Hz, 0 where unvoiced; `frames` (B,) is how many hops came before, `phase` that of the
+        pulses. Returns the samples and the new phase."""
         gain, angle, noise_gain = self.filter(x).chunk(3, -1)
         pulses, phase = self.pulses.step(pitch, phase, tails)
         real, imag = (windows(pulses, self.hop, self.tail_size, tails) @ self.output.basis * self.scale).chunk(2, -1)

@@ -4,12 +4,13 @@ Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes).
 gradients: a frame is a block of log-mel spectra, its principal components are coded by residual k-means
 (recipes/codec_small), so the codes are known in minutes and a decoded block is itself a spectrogram. The decoder hears
 those blocks and makes sound of them: ConvNeXt blocks (arXiv:2201.03545) at 100 Hz and an inverse Fourier transform, as in
-Vocos (Siuzdak, 2023, arXiv:2306.00814), but it predicts the pitch and filters pulses and noise (`speechstream.nn.harmonic`),
-which is learnt in hours of a laptop's time. Causal throughout; written for this project.
+Vocos (Siuzdak, 2023, arXiv:2306.00814), but it filters pulses and noise (`speechstream.nn.harmonic`), which is learnt in hours of a laptop's time. The pitch of
+the pulses comes from a network of its own, which sees some frames more: a window says most about its middle. Causal
+throughout; written for this project.
 
 Audio is (B, 1, samples), codes int64 (B, levels, T), everything between channels-last (B, T, C). The decoded sound lags
-the original by `delay` samples: a spectrum's window ends with the hop that the encoder saw last, and a sample is done
-when the last window over it is.
+the original by `delay` samples: a spectrum's window ends with the hop that the encoder saw last, a sample is done
+when the last window over it is, and the pitch looks `lookahead` hops ahead.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechstream.nn.harmonic import SourceFilter
+from speechstream.nn.harmonic import PitchTrack, SourceFilter
 from speechstream.nn.quantizer import ResidualVectorQuantizer
 from speechstream.nn.seanet import CausalConv1d, Tails
 from speechstream.nn.spectral import LogMel
@@ -41,16 +42,19 @@ class SmallCodecConfig:
     expansion: int = 3          # a block's inner width over its outer one
     kernel: int = 7
     decoder_blocks: int = 6
+    pitch_dim: int = 128        # channels of the blocks that find the pitch
+    pitch_blocks: int = 4
+    lookahead: int = 2          # fine frames that they see beyond the one whose pitch they tell
     levels: int = 8
     bins: int = 1024
     code_dim: int = 64
-    lowest_hz: float = 55.0     # of the pitch
+    lowest_hz: float = 55.0     # of the pitch's scale
     octaves: float = 3.3        # from there to the highest
 
     def __post_init__(self) -> None:
-        if self.overlap < 2 or self.hop % 2 or self.levels < 1:
-            raise ValueError(f"expected overlap >= 2, an even hop, levels >= 1; got {self.overlap}, {self.hop}, "
-                             f"{self.levels}")
+        if self.overlap < 2 or self.hop % 2 or self.levels < 1 or self.lookahead < 1:
+            raise ValueError(f"expected overlap >= 2, an even hop, levels >= 1, lookahead >= 1; got {self.overlap}, "
+                             f"{self.hop}, {self.levels}, {self.lookahead}")
 
     @property
     def frame_size(self) -> int:
@@ -70,7 +74,7 @@ class SmallCodecConfig:
     @property
     def delay(self) -> int:
         """Samples by which decoded sound lags the original."""
-        return self.window - self.hop
+        return self.window - self.hop + self.lookahead * self.hop
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for a JSON file."""
@@ -100,17 +104,47 @@ class SmallCodecDecoderState(SmallCodecState):
 class ConvNeXtBlock(nn.Module):
     """Causal depth-wise convolution, norm, and a two-layer perceptron, added to the input under a learnt scale."""
 
-    def __init__(self, dim: int, config: SmallCodecConfig, scale: float) -> None:
+    def __init__(self, dim: int, kernel: int, expansion: int, scale: float) -> None:
         super().__init__()
-        self.conv = CausalConv1d(dim, dim, config.kernel, groups=dim)
+        self.conv = CausalConv1d(dim, dim, kernel, groups=dim)
         self.norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, dim * config.expansion)
-        self.down = nn.Linear(dim * config.expansion, dim)
+        self.up = nn.Linear(dim, dim * expansion)
+        self.down = nn.Linear(dim * expansion, dim)
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         y = self.conv.step(x.transpose(1, 2), tails).transpose(1, 2)
         return x + self.scale * self.down(F.gelu(self.up(self.norm(y))))
+
+
+class Features(nn.Module):
+    """Log-mel blocks (B, T, block_dim) to features of fine frames (B, T * stride, dim)."""
+
+    def __init__(self, config: SmallCodecConfig, dim: int, blocks: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.input = nn.Linear(config.block_dim, config.stride * dim)  # each fine frame sees the whole block
+        self.fine = nn.ModuleList(ConvNeXtBlock(dim, config.kernel, config.expansion, 1 / blocks) for _ in range(blocks))
+        self.norm = nn.LayerNorm(dim)
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        x = self.input(x).reshape(x.shape[0], -1, self.dim)
+        for block in self.fine:
+            x = block.step(x, tails)
+        return self.norm(x)
+
+
+class Delay(nn.Module):
+    """Holds frames (B, T, dim) back by a number of them; what comes out first is zero."""
+
+    def __init__(self, frames: int, dim: int) -> None:
+        super().__init__()
+        self.shape, self.tail_size = (frames, dim), frames * dim
+
+    def step(self, x: Tensor, tails: Tails) -> Tensor:
+        x = torch.cat([tails.take(*self.shape), x], 1)
+        tails.leave(x[:, -self.shape[0]:])
+        return x[:, :-self.shape[0]]
 
 
 class SmallCodec(nn.Module):
@@ -125,10 +159,11 @@ class SmallCodec(nn.Module):
         self.register_buffer("mean", torch.zeros(c.mels))
         self.quantizer = ResidualVectorQuantizer(c.levels, c.bins, c.code_dim, c.block_dim)
         self.decoder = nn.ModuleDict({
-            "input": nn.Linear(c.block_dim, c.stride * c.fine_dim),  # each fine frame sees the whole block
-            "fine": nn.ModuleList(ConvNeXtBlock(c.fine_dim, c, 1 / c.decoder_blocks) for _ in range(c.decoder_blocks)),
-            "norm": nn.LayerNorm(c.fine_dim),
-            "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap, c.lowest_hz, c.octaves)})
+            "features": Features(c, c.fine_dim, c.decoder_blocks),
+            "delay": Delay(c.lookahead, c.fine_dim),
+            "pitch_features": Features(c, c.pitch_dim, c.pitch_blocks),
+            "pitch": PitchTrack(c.pitch_dim, c.lowest_hz, c.octaves),
+            "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap)})
 
     def init_encoder_state(self, batch: int = 1) -> SmallCodecState:
         """The encoder's state of `batch` new streams."""
@@ -164,19 +199,25 @@ class SmallCodec(nn.Module):
         audio = F.pad(audio, (0, -audio.shape[-1] % self.config.frame_size))
         return self.encode_step(audio, self.init_encoder_state(audio.shape[0]), levels)[0]
 
-    def features(self, x: Tensor, tails: Tails) -> Tensor:
-        """Log-mel blocks (B, T, block_dim) to features of fine frames (B, T * stride, fine_dim)."""
-        d = self.decoder
-        x = d["input"](x).reshape(x.shape[0], -1, self.config.fine_dim)
-        for block in d["fine"]:
-            x = block.step(x, tails)
-        return d["norm"](x)
-
     def sound_step(self, x: Tensor, state: SmallCodecDecoderState) -> tuple[Tensor, SmallCodecDecoderState]:
         """Log-mel blocks (B, T, block_dim) to audio (B, 1, T * frame_size), and the new state."""
-        t, count = Tails(state.tails), x.shape[1]
-        audio, phase = self.decoder["output"].step(self.features(x, t), state.frames * self.config.stride, state.phase, t)
+        d, t, count = self.decoder, Tails(state.tails), x.shape[1]
+        features = d["delay"].step(d["features"].step(x, t), t)
+        pitch = d["pitch"].pitch(*d["pitch"](d["pitch_features"].step(x, t)))
+        audio, phase = d["output"].step(features, pitch, state.frames * self.config.stride, state.phase, t)
         return audio.unsqueeze(1), SmallCodecDecoderState(t.pack(), state.frames + count, phase)
+
+    def pitch(self, x: Tensor) -> Tensor:
+        """Log-mel blocks (B, T, block_dim) of new streams to their pitch in Hz (B, T * stride - lookahead), 0 where
+        unvoiced."""
+        d = self.decoder
+        features = d["pitch_features"].step(x, self.tails("pitch_features", x.shape[0]))
+        return d["pitch"].pitch(*d["pitch"](features[:, self.config.lookahead:]))
+
+    def tails(self, part: str, batch: int) -> Tails:
+        """The tails of one part of the decoder in new streams."""
+        size = sum(m.tail_size for m in self.decoder[part].modules() if hasattr(m, "tail_size"))
+        return Tails(self.mean.new_zeros(batch, size))
 
     def sound(self, x: Tensor) -> Tensor:
         """Log-mel blocks (B, T, block_dim) of new streams to audio (B, 1, T * frame_size)."""

@@ -15,10 +15,15 @@ from torch.nn import functional as F
 from speechstream.nn.seanet import Tails
 
 LOG_FLOOR = 1e-5  # of mel magnitudes before the logarithm
+ROUNDING = 1 / 12 / 32768 ** 2  # the power of what rounding to 16 bits adds to a signal
 
 
 class LogMel(nn.Module):
-    """Log-mel magnitudes of windows that look back: (B, T * hop) samples to (B, T, mels)."""
+    """Log-mel magnitudes of windows that look back: (B, T * hop) samples to (B, T, mels).
+
+    Where there is nothing at all, as above the band of a recording of a lower rate, there is what rounding to 16 bits
+    would have put there: recordings that differ in nothing audible must not differ in their spectra.
+    """
 
     def __init__(self, sample_rate: int, hop: int, overlap: int, mels: int) -> None:
         super().__init__()
@@ -26,12 +31,13 @@ class LogMel(nn.Module):
         self.hop, self.tail_size = hop, window - hop
         cos, sin = fourier(window)
         hann = torch.hann_window(window, periodic=True, dtype=torch.float64)
+        self.least = ROUNDING * float(hann.square().sum())
         self.register_buffer("basis", (torch.cat([cos, sin]) * hann).float(), persistent=False)
         self.register_buffer("mel", mel_filters(sample_rate, window, mels), persistent=False)
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         real, imag = F.linear(windows(x, self.hop, self.tail_size, tails), self.basis).chunk(2, -1)
-        return torch.log(F.linear((real.square() + imag.square() + 1e-12).sqrt(), self.mel) + LOG_FLOOR)
+        return torch.log(F.linear((real.square() + imag.square() + self.least).sqrt(), self.mel) + LOG_FLOOR)
 
 
 class OverlapAdd(nn.Module):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechstream.nn.harmonic import HARMONICS_TO, PulseTrain, SourceFilter
+from speechstream.nn.harmonic import HARMONICS_TO, STEPS_AN_OCTAVE, PitchTrack, PulseTrain, SourceFilter
 from speechstream.nn.seanet import Tails
 
 RATE, HOP = 24_000, 240
@@ -62,7 +62,7 @@ def test_a_voice_begins_with_a_pulse():
 
 def test_filters_of_gain_one_give_the_source_back():
     """Pulses come back `window - hop` samples late, and the noise is white and of power one."""
-    head = SourceFilter(4, RATE, HOP, 4, 55.0, 3.3).requires_grad_(False)
+    head = SourceFilter(4, RATE, HOP, 4).requires_grad_(False)
     bins = HOP * 4 // 2 + 1
     head.filter.weight.zero_()
     state = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
@@ -70,7 +70,7 @@ def test_filters_of_gain_one_give_the_source_back():
 
     def sound(gain, noise):
         head.filter.bias[:bins], head.filter.bias[bins:2 * bins], head.filter.bias[2 * bins:] = gain, 0.0, noise
-        return head.step(torch.zeros(1, 200, 4), *state, Tails(torch.zeros(1, 1 + 2 * head.tail_size)), pitch)[0][0].numpy()
+        return head.step(torch.zeros(1, 200, 4), pitch, *state, Tails(torch.zeros(1, 1 + 2 * head.tail_size)))[0][0].numpy()
 
     y, source = sound(0.0, -50.0), pulses([120.0] * 200)
     late = 3 * HOP
@@ -79,3 +79,23 @@ def test_filters_of_gain_one_give_the_source_back():
     assert np.square(noise).mean() == pytest.approx(1.0, rel=0.05)
     spectrum = np.square(np.abs(np.fft.rfft(noise[:40_000].reshape(-1, 400)))).mean(0)
     assert spectrum[2:-2].max() / spectrum[2:-2].min() < 4
+
+
+def test_a_pitch_is_read_off_its_scores():
+    """Scores that fall off like a bell around a pitch give it back; one an octave away does not pull."""
+    track, wanted = PitchTrack(4, 55.0, 3.3), torch.tensor([[57.0, 101.75, 233.0, 480.0, 150.0]])
+    at = torch.log2(wanted / 55.0) * STEPS_AN_OCTAVE
+    scores = -0.5 * (track.steps - at.unsqueeze(-1)).square()
+    scores = torch.logaddexp(scores, -0.5 - 0.5 * (track.steps - at.unsqueeze(-1) - STEPS_AN_OCTAVE).square())
+    voicing = torch.tensor([[1.0, 1.0, 1.0, 1.0, -1.0]])
+    got = track.pitch(voicing, scores)
+    assert (1200 * torch.log2(got / wanted)[0, 1:4].abs() < 10).all() and got[0, 4] == 0
+
+
+def test_the_losses_of_a_pitch_are_least_at_the_pitch():
+    track, pitch = PitchTrack(4, 55.0, 3.3), torch.tensor([[110.0, 0.0]])
+    costs = [float(track.loss(torch.zeros(1, 2), -0.5 * (track.steps - at).square().expand(1, 2, -1), pitch)[1])
+             for at in range(len(track.steps))]
+    assert int(np.argmin(costs)) == STEPS_AN_OCTAVE
+    voicing = track.loss(torch.tensor([[20.0, -20.0]]), torch.zeros(1, 2, len(track.steps)), pitch)[0]
+    assert voicing == pytest.approx(0.0, abs=1e-6)

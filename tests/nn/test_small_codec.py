@@ -6,12 +6,12 @@ import torch
 
 from speechstream.nn.seanet import Tails
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
-from speechstream.nn.spectral import LOG_FLOOR, LogMel, OverlapAdd, mel_filters
+from speechstream.nn.spectral import LOG_FLOOR, ROUNDING, LogMel, OverlapAdd, mel_filters
 from speechstream.state import stack
 
 CONFIG = SmallCodecConfig(sample_rate=800, hop=8, stride=3, mels=6, fine_dim=8,
                           decoder_blocks=2, levels=9, bins=16, code_dim=4)
-FRAME = CONFIG.frame_size
+FRAME, REACH = CONFIG.frame_size, CONFIG.window - CONFIG.hop
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,12 @@ def test_unsynchronised_streams_share_a_batch(codec):
 def test_mel_of_numpys_fourier_transform():
     torch.manual_seed(5)
     x = torch.randn(1, 10 * CONFIG.hop)
-    got = LogMel(CONFIG.sample_rate, CONFIG.hop, CONFIG.overlap, CONFIG.mels).step(x, Tails(torch.zeros(1, CONFIG.delay)))
-    padded = np.concatenate([np.zeros(CONFIG.delay), x[0].numpy()])
+    got = LogMel(CONFIG.sample_rate, CONFIG.hop, CONFIG.overlap, CONFIG.mels).step(x, Tails(torch.zeros(1, REACH)))
+    padded = np.concatenate([np.zeros(REACH), x[0].numpy()])
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(CONFIG.window) / CONFIG.window)
     spectra = [np.abs(np.fft.rfft(padded[t * CONFIG.hop:][:CONFIG.window] * window)) for t in range(10)]
-    mel = np.stack(spectra) @ mel_filters(CONFIG.sample_rate, CONFIG.window, CONFIG.mels).numpy().T
+    spectra = np.sqrt(np.square(spectra) + ROUNDING * np.square(window).sum())
+    mel = spectra @ mel_filters(CONFIG.sample_rate, CONFIG.window, CONFIG.mels).numpy().T
     np.testing.assert_allclose(got[0].numpy(), np.log(mel + LOG_FLOOR), atol=1e-4)
 
 
@@ -74,14 +75,14 @@ def test_mel_filters_cover_all():
 
 
 def test_inverse_of_numpys_fourier_transform():
-    """Spectra of rectangular windows come back as the signal, `delay` samples late."""
+    """Spectra of rectangular windows come back as the signal, `window - hop` samples late."""
     rng = np.random.default_rng(6)
     x = rng.normal(size=30 * CONFIG.hop)
-    padded = np.concatenate([np.zeros(CONFIG.delay), x])
+    padded = np.concatenate([np.zeros(REACH), x])
     spectra = np.stack([np.fft.rfft(padded[t * CONFIG.hop:][:CONFIG.window]) for t in range(30)])
     given = torch.from_numpy(np.concatenate([spectra.real, spectra.imag], 1)).float()[None]
-    y = OverlapAdd(CONFIG.hop, CONFIG.overlap).step(given, Tails(torch.zeros(1, CONFIG.delay)))[0].numpy()
-    np.testing.assert_allclose(y[CONFIG.delay:], x[:-CONFIG.delay], atol=1e-4)
+    y = OverlapAdd(CONFIG.hop, CONFIG.overlap).step(given, Tails(torch.zeros(1, REACH)))[0].numpy()
+    np.testing.assert_allclose(y[REACH:], x[:-REACH], atol=1e-4)
 
 
 def test_the_whole_way_keeps_length_and_alignment(codec):
@@ -92,6 +93,24 @@ def test_the_whole_way_keeps_length_and_alignment(codec):
         codec.encode_step(audio, codec.init_encoder_state())
     with pytest.raises(ValueError, match="1 to 9 levels"):
         codec.decode(torch.zeros(1, 10, 1, dtype=torch.int64))
+
+
+def test_rounding_to_16_bits_changes_no_spectrum_of_what_is_resampled():
+    """A signal with nothing in its upper half, as a float and as 16 bits: the same log-mels, within what noise does."""
+    rng, mel = np.random.default_rng(8), LogMel(24_000, 240, 4, 100)
+    x = np.fft.irfft(np.where(np.arange(12_001) < 6000, np.fft.rfft(0.1 * rng.normal(size=24_000)), 0))
+    a, b = (mel.step(torch.from_numpy(y).float()[None], Tails(torch.zeros(1, 720)))[0, 4:]
+            for y in (x, np.round(x * 32767) / 32767))
+    assert (a - b).abs().mean() < 0.1 and (a - b).mean(0).abs().max() < 0.5
+
+
+def test_the_pitch_is_that_of_the_sound(codec):
+    """Of new streams, `lookahead` fine frames late, in steps as at once."""
+    torch.manual_seed(9)
+    blocks = torch.randn(1, 12, CONFIG.block_dim)
+    pitch = codec.pitch(blocks)
+    assert pitch.shape == (1, 12 * CONFIG.stride - CONFIG.lookahead)
+    assert torch.equal(pitch[:, :9], codec.pitch(blocks[:, :5])[:, :9])
 
 
 def test_it_only_looks_back(codec):
@@ -105,7 +124,7 @@ def test_it_only_looks_back(codec):
 
 def test_the_defaults():
     config = SmallCodecConfig()
-    assert config.sample_rate / config.frame_size == 25 and config.levels >= 8 and config.delay == 720
+    assert config.sample_rate / config.frame_size == 25 and config.levels >= 8 and config.delay == 1200
     assert SmallCodecConfig.from_dict(config.to_dict()) == config
     decoder = SmallCodec().decoder
     assert sum(p.numel() for p in decoder.parameters()) < 6e6
