@@ -15,7 +15,8 @@ computer was otherwise idle: run it on a quiet one, with OMP_NUM_THREADS=1.
 - Teacher: pitch and voicing of every symbol against the teacher's recording of the same symbols (test.jsonl of
   recipes/blockwise_tts/prepare.py), symbol by symbol, so different timing does not matter.
 - Seams: the step between two blocks, relative to the largest step within 10 ms around it.
-- Speed: text to first block for sentences of 5, 15 and 40 words, phonemes included, and processing time over sound.
+- Speed: text to first block for sentences of 5, 15 and 40 words, phonemes included, and processing time over sound, both
+  by the clock and in time of the process (cpu), which other programs disturb less.
   --streaming-vits measures the package of that name in the same run, on a Piper voice of one's own.
 """
 
@@ -55,37 +56,59 @@ class Speech:
     pcm: np.ndarray
     seams: np.ndarray
     phonemes: tuple
-    first_s: float
-    spent_s: float
+    cost: "Cost"
+
+
+class Cost:
+    """Seconds to the first block and to the end, by the clock and of the process."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+        self.first: tuple[float, float] | None = None
+        self.spent, self.samples = (0.0, 0.0), 0
+
+    def block(self, pcm: np.ndarray) -> None:
+        self.first = self.first or self._since()
+        self.samples += len(pcm)
+        self.spent = self._since()
+
+    def _now(self) -> tuple[float, float]:
+        return time.perf_counter(), time.process_time()
+
+    def _since(self) -> tuple[float, float]:
+        wall, cpu = self._now()
+        return wall - self._began[0], cpu - self._began[1]
+
+
+def figures(costs: list[Cost], rate: int) -> dict:
+    """Milliseconds to the first block (median and worst), and processing time over sound."""
+    sound = sum(c.samples for c in costs) / rate
+    first, cpu = (sorted(1000 * c.first[i] for c in costs) for i in (0, 1))
+    return {"first_ms": round(first[len(first) // 2], 1), "worst_ms": round(first[-1], 1),
+            "first_cpu_ms": round(cpu[len(cpu) // 2], 1), "rtf": round(sum(c.spent[0] for c in costs) / sound, 4),
+            "cpu_rtf": round(sum(c.spent[1] for c in costs) / sound, 4)}
 
 
 def speak(tts: Synthesizer, text: str, **options) -> Speech:
     """Speak as a stream and keep the time."""
-    began, first, blocks, phonemes = time.perf_counter(), None, [], []
+    cost, blocks, phonemes = Cost(), [], []
     with tts.stream(**options) as stream:
         stream.push(text)
         stream.end()
         for chunk in stream:
-            first = first or time.perf_counter() - began
+            cost.block(chunk.pcm)
             blocks.append(chunk.pcm)
             phonemes += chunk.phonemes
-    spent = time.perf_counter() - began
     if not blocks:
         raise SystemExit(f"nothing was spoken of {text!r}")
-    return Speech(np.concatenate(blocks), np.cumsum([len(b) for b in blocks])[:-1], tuple(phonemes), first, spent)
+    return Speech(np.concatenate(blocks), np.cumsum([len(b) for b in blocks])[:-1], tuple(phonemes), cost)
 
 
 def speed(tts: Synthesizer, repeats: int) -> dict:
-    """Milliseconds to the first block (median and worst), and processing time over sound."""
+    """`figures` of the sentences in WORDS."""
     speak(tts, WORDS[5])  # what is made at first use
-    table = {}
-    for words, text in WORDS.items():
-        runs = [speak(tts, text) for _ in range(repeats)]
-        first = sorted(1000 * r.first_s for r in runs)
-        table[str(words)] = {"first_ms": round(first[len(first) // 2], 1), "worst_ms": round(first[-1], 1),
-                             "rtf": round(sum(r.spent_s for r in runs)
-                                          / sum(len(r.pcm) for r in runs) * tts.sample_rate, 4)}
-    return table
+    return {str(words): figures([speak(tts, text).cost for _ in range(repeats)], tts.sample_rate)
+            for words, text in WORDS.items()}
 
 
 def seams(speeches: list[Speech], rate: int) -> dict:
@@ -211,21 +234,14 @@ def streaming_vits_speed(model: Path, repeats: int) -> dict:
     except (ImportError, RuntimeError) as error:
         return {"skipped": f"streaming-vits cannot be used: {error}"}
 
-    def run(text: str) -> tuple[float, float, int]:
-        began, first, samples = time.perf_counter(), None, 0
+    def run(text: str) -> Cost:
+        cost = Cost()
         for chunk in peer.stream(text):
-            first = first or time.perf_counter() - began
-            samples += len(chunk.audio)
-        return first, time.perf_counter() - began, samples
+            cost.block(chunk.audio)
+        return cost
 
     run(WORDS[5])
-    table = {}
-    for words, text in WORDS.items():
-        runs = [run(text) for _ in range(repeats)]
-        first = sorted(1000 * r[0] for r in runs)
-        table[str(words)] = {"first_ms": round(first[len(first) // 2], 1), "worst_ms": round(first[-1], 1),
-                             "rtf": round(sum(r[1] for r in runs) / sum(r[2] for r in runs) * peer.sample_rate, 4)}
-    return table
+    return {str(words): figures([run(text) for _ in range(repeats)], peer.sample_rate) for words, text in WORDS.items()}
 
 
 def long_stream(tts: Synthesizer, texts: list[str], minutes: float) -> dict:
@@ -346,8 +362,8 @@ def main(arguments: list[str] | None = None) -> dict:
     before = ("teacher", "codec", "human", "human, coded")
     for name, entry in [*((n, report[n]) for n in before if n in report), *report["voices"].items()]:
         heard = ", ".join(f"WER {n} {100 * r['wer']:.1f} %" for n, r in entry["wer"].items())
-        fast = ", ".join(f"{w} words {s['first_ms']} ms, RTF {s['rtf']}" if w != "skipped" else s
-                         for w, s in entry.get("speed", {}).items())
+        fast = ", ".join(s if w == "skipped" else f"{w} words {s['first_ms']} ms (cpu {s['first_cpu_ms']}), "
+                         f"RTF {s['rtf']} (cpu {s['cpu_rtf']})" for w, s in entry.get("speed", {}).items())
         print(f"{name}: {heard}; {fast}; {entry.get('seams', '')} {entry.get('dnsmos', '')} {entry.get('teacher', '')}")
     return report
 
