@@ -13,7 +13,7 @@ from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader, Dataset
 
-from prepare import RATE, normalise
+from prepare import LOG_MEL, RATE, normalise
 from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 
 FRAME_S = 0.08  # of the encoder
@@ -38,7 +38,7 @@ class Utterances(Dataset):
     """
 
     def __init__(self, manifest: str, tokenizer: str, features: int, delay: int):
-        self.mel, self.delay = NemoMel(NemoMelConfig(features=features)), delay
+        self.mel, self.delay = NemoMel(NemoMelConfig(features=features, **LOG_MEL)), delay
         stored = Path(manifest.removesuffix(".gz")).with_suffix(".npy")
         self.stored = np.load(stored, mmap_mode="r") if stored.exists() else None
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=tokenizer)

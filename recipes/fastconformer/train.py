@@ -26,6 +26,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from prepare import LOG_MEL
 from data import PHONES, SLOTS, augment, loader
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
@@ -224,7 +225,7 @@ def main() -> None:
     if rank == 0:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(a.tokenizer))
         tokens = tuple(tokenizer.id_to_piece(i) for i in range(c["vocab"]))
-        one = Imported(ema.eval(), NemoMelConfig(features=c["encoder"]["features"]), tokens, a.tokenizer.read_bytes())
+        one = Imported(ema.eval(), NemoMelConfig(features=c["encoder"]["features"], **LOG_MEL), tokens, a.tokenizer.read_bytes())
         write_fastconformer(one, a.run / "bundle", {"name": a.run.name, "licence": "of the training data",
                                                     "steps": step, "configuration": c})
     if world > 1:

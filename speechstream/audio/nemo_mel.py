@@ -28,12 +28,16 @@ class NemoMelConfig:
     low: float = 0.0  # Hz
     high: float | None = None  # Hz, half the sample rate where None
     normalize: str = "none"  # or "per_feature"
+    mean: float = 0.0  # the logarithms become (log - mean) / deviation: 0 and 1 are NeMo's
+    deviation: float = 1.0
 
     def __post_init__(self):
         if not 0 < self.hop <= self.window <= self.n_fft:
             raise ValueError(f"need 0 < hop <= window <= n_fft, got {self.hop}, {self.window}, {self.n_fft}")
         if self.normalize not in ("none", "per_feature"):
             raise ValueError(f"normalize must be 'none' or 'per_feature', got {self.normalize!r}")
+        if not self.deviation > 0:
+            raise ValueError(f"deviation must be positive, got {self.deviation}")
 
 
 @dataclass(frozen=True)
@@ -130,4 +134,7 @@ class NemoMel:
         cut = np.lib.stride_tricks.sliding_window_view(x, c.window, axis=1)[:, :frames * c.hop:c.hop]
         power = np.abs(np.fft.rfft(cut * self.window, c.n_fft)) ** 2
         mel = power.astype(np.float32) @ self.filters.T
-        return np.log(mel + np.float32(c.log_guard)).transpose(0, 2, 1)
+        mel = np.log(mel + np.float32(c.log_guard))
+        if (c.mean, c.deviation) != (0.0, 1.0):
+            mel = (mel - np.float32(c.mean)) / np.float32(c.deviation)
+        return mel.transpose(0, 2, 1)

@@ -22,6 +22,8 @@ def test_frame_equals_its_formula():
     power = np.abs((cut * np.exp(-2j * np.pi * bins * n / 512)).sum(1)) ** 2
     expected = np.log(mel_filters(20, 512, 16000, 0.0, 8000.0) @ power + 2.0**-24)
     np.testing.assert_allclose(NemoMel(config)(x[None])[0, :, m], expected, atol=1e-4)
+    config = NemoMelConfig(features=20, mean=-12.0, deviation=4.0)
+    np.testing.assert_allclose(NemoMel(config)(x[None])[0, :, m], (expected + 12) / 4, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 159, 160, 161, 399, 1000, 4807])
@@ -49,6 +51,6 @@ def test_per_feature_normalisation():
 
 
 def test_config_errors():
-    for bad in (dict(hop=500), dict(window=600), dict(normalize="global")):
+    for bad in (dict(hop=500), dict(window=600), dict(normalize="global"), dict(deviation=0.0)):
         with pytest.raises(ValueError, match="need|must"):
             NemoMelConfig(**bad)
