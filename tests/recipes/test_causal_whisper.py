@@ -15,14 +15,18 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "causal_whisper"
 
 @pytest.fixture(scope="module")
 def recipe():
-    """The recipe's module, imported as its scripts import it."""
+    """The recipe's module, which imports its neighbours by bare names as scripts do."""
+    neighbours = ("data", "decode", "graft", "text", "train", "gate")
+    before = {name: sys.modules.pop(name, None) for name in neighbours}
     sys.path.insert(0, str(RECIPE))
     try:
         import gate
         yield gate
     finally:
         sys.path.remove(str(RECIPE))
-        sys.modules.pop("gate", None)
+        for name in neighbours:
+            sys.modules.pop(name, None)
+        sys.modules.update({name: module for name, module in before.items() if module})
 
 
 def staircase(ends, frames, last=None):
