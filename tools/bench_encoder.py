@@ -8,6 +8,7 @@ Weights are random: speed does not depend on them. Rows, each where it can be ha
     onnxruntime's products   the encoder's matrix products alone, same shapes and process: the ceiling of our fp32
     ours, fp32 / int8 / int4 the exported graph, all latencies and batches from one file
     NeMo, NeMo ONNX          `cache_aware_stream_step`, and its own export in onnxruntime (needs nemo_toolkit[asr])
+    NeMo ONNX, int8          that export with its weights quantised by onnxruntime's own tool, a scale a channel
     Hugging Face             the Nemotron streaming port of transformers, in torch
 
 Figures are medians with all rows taken in turn, several rounds, so that a busy machine is busy for all of them.
@@ -28,6 +29,7 @@ from typing import Callable  # noqa: E402
 import numpy as np  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 import torch  # noqa: E402
+from onnxruntime.quantization import quantize_dynamic  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from speechstream.engines.graph import Graph  # noqa: E402
@@ -121,15 +123,19 @@ def nemo(c: ConformerConfig) -> Step:
     return step
 
 
-def nemo_onnx(c: ConformerConfig, folder: Path) -> Step:
+def nemo_onnx(c: ConformerConfig, folder: Path, bits: int) -> Step:
     import nemo.collections.asr  # noqa: F401
 
     def step(chunk: int, batch: int):
-        path = folder / f"nemo-{chunk}.onnx"
-        if not path.exists():
+        path = whole = folder / f"nemo-{chunk}.onnx"
+        if not whole.exists():
             encoder = nemo_encoder(c, chunk)
             encoder.export_cache_support = True
-            encoder.export(str(path), onnx_opset_version=17)
+            encoder.export(str(whole), onnx_opset_version=17)
+        if bits == 8:
+            path = folder / f"nemo-{chunk}-8.onnx"
+            if not path.exists():
+                quantize_dynamic(whole, path, per_channel=True, op_types_to_quantize=["MatMul"])
         one = session(path)
         frames = nemo_sizes(nemo_encoder(ConformerConfig(layers=1), chunk))[0]
         feed = {"audio_signal": np.random.default_rng(0).standard_normal((batch, c.features, frames), dtype=np.float32),
@@ -256,8 +262,8 @@ def main() -> None:
                 name = f"ours, {'fp32' if bits == 32 else f'int{bits}'}" + f" {position}" * (len(a.position) > 1)
                 makers[name] = lambda p=position, b=bits: ours(ConformerConfig(position=p, **size), b, folder)
         if not a.alone:
-            makers |= {"NeMo ONNX": lambda: nemo_onnx(c, folder), "NeMo": lambda: nemo(c),
-                       "Hugging Face": lambda: hugging_face(c)}
+            makers |= {"NeMo ONNX": lambda: nemo_onnx(c, folder, 32), "NeMo ONNX, int8": lambda: nemo_onnx(c, folder, 8),
+                       "NeMo": lambda: nemo(c), "Hugging Face": lambda: hugging_face(c)}
         steps = {}
         for name, make in makers.items():
             try:
