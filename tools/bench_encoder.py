@@ -1,12 +1,12 @@
 """Milliseconds a FastConformer encoder takes for a chunk, ours and others', on one thread: a table and a picture.
 
     python tools/bench_encoder.py                               # 17 x 512, left 70, chunks of 80, 160, 560, 1120 ms
-    python tools/bench_encoder.py --batch 1 8 --bits 32 8 --picture encoder.png --keep /var/tmp/graphs
+    python tools/bench_encoder.py --batch 1 8 --weights fp32 int8 --picture encoder.png --keep /var/tmp/graphs
 
 Weights are random: speed does not depend on them. Rows, each where it can be had:
 
     onnxruntime's products   the encoder's matrix products alone, same shapes and process: the ceiling of our fp32
-    ours, fp32 / int8 / int4 the exported graph, all latencies and batches from one file
+    ours, fp32 / int8 ...    the exported graph, all latencies and batches from one file
     NeMo, NeMo ONNX          `cache_aware_stream_step`, and its own export in onnxruntime (needs nemo_toolkit[asr])
     NeMo ONNX, int8          that export with its weights quantised by onnxruntime's own tool, a scale a channel
     Hugging Face             the Nemotron streaming port of transformers, in torch
@@ -36,6 +36,7 @@ from speechstream.engines.graph import Graph  # noqa: E402
 from speechstream.engines.onnx import session  # noqa: E402
 from speechstream.export.fastconformer import export_fastconformer  # noqa: E402
 from speechstream.export.graph import Writer  # noqa: E402
+from speechstream.export.quantize import FORMS  # noqa: E402
 from speechstream.nn.conformer import ConformerConfig  # noqa: E402
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig  # noqa: E402
 from speechstream.state import flatten  # noqa: E402
@@ -70,12 +71,12 @@ def ceiling(c: ConformerConfig, folder: Path) -> Step:
     return step
 
 
-def ours(c: ConformerConfig, bits: int, folder: Path) -> Step:
-    path = folder / f"{c.position}-{bits}.onnx"
+def ours(c: ConformerConfig, weights: str, folder: Path) -> Step:
+    path = folder / f"{c.position}-{weights}.onnx"
     if not path.exists():
         torch.manual_seed(0)
         model = FastConformer(FastConformerConfig(c, 8))
-        path.write_bytes(export_fastconformer(model, bits=bits)["encoder"].SerializeToString())
+        path.write_bytes(export_fastconformer(model, weights=FORMS[weights])["encoder"].SerializeToString())
     graph = Graph(path)
 
     def step(chunk: int, batch: int):
@@ -235,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", nargs="+", type=int, default=[80, 160, 560, 1120], metavar="MS")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--bits", nargs="+", type=int, default=[32, 8, 4], choices=(32, 8, 4))
+    parser.add_argument("--weights", nargs="+", default=list(FORMS), choices=list(FORMS))
     parser.add_argument("--position", nargs="+", choices=("rope", "relative"), default=["relative"],
                         help="relative is what NeMo's checkpoints have, and what NeMo and Hugging Face run here")
     parser.add_argument("--layers", type=int, default=17)
@@ -258,9 +259,9 @@ def main() -> None:
         top = "onnxruntime's products"
         makers: dict[str, Callable[[], Step]] = {top: lambda: ceiling(c, folder)}
         for position in a.position:
-            for bits in a.bits:
-                name = f"ours, {'fp32' if bits == 32 else f'int{bits}'}" + f" {position}" * (len(a.position) > 1)
-                makers[name] = lambda p=position, b=bits: ours(ConformerConfig(position=p, **size), b, folder)
+            for weights in a.weights:
+                name = f"ours, {weights}" + f" {position}" * (len(a.position) > 1)
+                makers[name] = lambda p=position, w=weights: ours(ConformerConfig(position=p, **size), w, folder)
         if not a.alone:
             makers |= {"NeMo ONNX": lambda: nemo_onnx(c, folder, 32), "NeMo ONNX, int8": lambda: nemo_onnx(c, folder, 8),
                        "NeMo": lambda: nemo(c), "Hugging Face": lambda: hugging_face(c)}

@@ -1,7 +1,7 @@
 """How many live streams one core serves, and what a batch gains: printed as ratios against one stream alone.
 
     python tools/bench_streams.py                         # the embedded model
-    python tools/bench_streams.py --fastconformer 32 8    # a 17 x 512 FastConformer of random weights, fp32 and int8
+    python tools/bench_streams.py --fastconformer fp32 int8  # a 17 x 512 FastConformer of random weights, fp32 and int8
     python tools/bench_streams.py --model BUNDLE --latency 160 640 --streams 1 8 32 --seconds 8 [FILE ...]
 
 Every stream is pushed the same recordings, each from another place, in blocks of 20 ms, and the pool is stepped after
@@ -90,13 +90,14 @@ def together(asr: Recognizer, sounds: list[np.ndarray], latency: int) -> tuple[f
         asr.engine = sizes.engine
 
 
-def fastconformer(folder: Path, bits: int) -> Path:
+def fastconformer(folder: Path, weights: str) -> Path:
     """A bundle of the paper's large encoder with a CTC head and random weights: speed does not depend on them."""
     import torch
 
     from speechstream.audio.nemo_mel import NemoMelConfig
     from speechstream.convert.nemo import Imported
     from speechstream.export.fastconformer import describe_model, export_fastconformer, write_fastconformer
+    from speechstream.export.quantize import FORMS
     from speechstream.nn.conformer import ConformerConfig
     from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 
@@ -104,8 +105,8 @@ def fastconformer(folder: Path, bits: int) -> Path:
     pieces = tuple(("\u2581" if i % 2 else "") + f"t{i}" for i in range(1024))
     model = FastConformer(FastConformerConfig(ConformerConfig(), len(pieces))).eval()
     one = Imported(model, NemoMelConfig(), pieces, None)
-    b = write_fastconformer(one, folder, {"name": f"17 x 512, {bits} bits", "licence": "none"}, graphs=False)
-    graph = export_fastconformer(one.model, describe_model(one), bits)["encoder"]
+    b = write_fastconformer(one, folder, {"name": f"17 x 512, {weights}", "licence": "none"}, graphs=False)
+    graph = export_fastconformer(one.model, describe_model(one), FORMS[weights])["encoder"]
     (folder / "encoder.onnx").write_bytes(graph.SerializeToString())
     bundle.write(folder, b.task, b.architecture, b.config, b.card, [*b.files, "encoder.onnx"])
     return folder
@@ -134,17 +135,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of audio for each stream; default: 8")
     parser.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     parser.add_argument("--model", help="the folder of a bundle; default: the embedded one")
-    parser.add_argument("--fastconformer", nargs="+", type=int, choices=(32, 8, 4), metavar="BITS",
-                        help="measure a 17 x 512 FastConformer of random weights in so many bits instead")
+    parser.add_argument("--fastconformer", nargs="+", choices=("fp32", "int8", "int8-blocks", "int4"), metavar="WEIGHTS",
+                        help="measure a 17 x 512 FastConformer of random weights instead: fp32, int8, int8-blocks or int4")
     args = parser.parse_args()
     sound = speech(args.files)
     print(f"{'model':20} {'latency':>8} {'streams':>8} {'streams per core':>17} {'against alone':>14} "
           f"{'requests a call':>16}")
     if args.fastconformer:
-        for bits in args.fastconformer:
+        for weights in args.fastconformer:
             with tempfile.TemporaryDirectory() as folder:
-                asr = Recognizer.load(fastconformer(Path(folder), bits), engine=args.engine)
-            measure(f"17 x 512, {'fp32' if bits == 32 else f'int{bits}'}", asr, sound, args)
+                asr = Recognizer.load(fastconformer(Path(folder), weights), engine=args.engine)
+            measure(f"17 x 512, {weights}", asr, sound, args)
     else:
         asr = Recognizer.load(args.model, engine=args.engine)
         measure(str(asr.card.get("name", "model"))[:20], asr, sound, args)

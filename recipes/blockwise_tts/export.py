@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "codec_small"))
 from evaluate import load  # noqa: E402
 
 from speechstream.export.acoustic import export_voice  # noqa: E402
+from speechstream.export.quantize import Weights  # noqa: E402
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel  # noqa: E402
 
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--card", type=Path, default=None, help="a JSON file with more of the card: measured figures, date")
-    parser.add_argument("--bits", type=int, choices=(0, 8), default=8, help="of the matrices; 0 leaves them float32")
+    parser.add_argument("--bits", type=int, choices=(32, 8), default=8, help="of the matrices")
     args = parser.parse_args(arguments)
     about = json.loads((args.model / "config.json").read_text())
     model = AcousticModel(AcousticConfig.from_dict(about["config"]))
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
             "languages": ["en"], "steps": about["step"], "minutes": about["minutes"]}
     card |= json.loads(args.card.read_text()) if args.card else {}
     speakers = [{**s, "description": f"taught by Kokoro's {s['name']}"} for s in about["speakers"]]
-    made = export_voice(model, load(args.codec), args.out, speakers, card, bits=args.bits or None)
+    made = export_voice(model, load(args.codec), args.out, speakers, card, weights=Weights(args.bits))
     print(json.dumps({"bytes": made.nbytes, "files": made.files}))
 
 

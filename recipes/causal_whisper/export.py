@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from speechstream.export.bundle import write_whisper
+from speechstream.export.quantize import FP32, INT8
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from train import ALIGNMENT_HEADS, load
 
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--measured", type=Path, help="JSON of tools/evaluate_asr.py, for the card")
     args = parser.parse_args()
     card = {**CARD, **({"measured": json.loads(args.measured.read_text())} if args.measured else {})}
-    write_whisper(read_run(args.run), args.out, args.vocabulary, card, bits=None if args.fp32 else 8)
+    write_whisper(read_run(args.run), args.out, args.vocabulary, card, FP32 if args.fp32 else INT8)
 
 
 if __name__ == "__main__":

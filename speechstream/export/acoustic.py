@@ -19,7 +19,7 @@ from speechstream import bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import codec_graphs
 from speechstream.export.onnx import export_step
-from speechstream.export.quantize import dequantize_channels, halve_constants, quantize_graph
+from speechstream.export.quantize import FP32, Weights, dequantize_channels, halve_constants, quantize_graph
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten
@@ -51,12 +51,12 @@ def export_acoustic(model: AcousticModel, target: str | Path) -> tuple[Path, Pat
 
 
 def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers: list[dict], card: dict,
-                 blocks: tuple[int, ...] = (2, 4, 8), bits: int | None = None) -> bundle.Bundle:
+                 blocks: tuple[int, ...] = (2, 4, 8), weights: Weights = FP32) -> bundle.Bundle:
     """Write a bundle that `Synthesizer.load` opens: the acoustic model, the codec's decoder, and what must be known.
 
     `speakers`: {"name", "description", "pitch_hz"} each, in the order of the model's embedding. `blocks`: codec frames
-    of the first blocks of a stream; the last number holds for all that follow. `bits`: 8 stores the text encoder's
-    matrices as int8 and all others as float16; None leaves everything in float32. Raises ValueError where the codec is
+    of the first blocks of a stream; the last number holds for all that follow. `weights`: of the text encoder's
+    matrices; where these are not float32, all others are float16. Raises ValueError where the codec is
     not the one whose codes the model predicts.
     """
     c, k, target = model.config, codec.config, Path(target)
@@ -68,8 +68,8 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
                          f"{len(SYMBOLS)}")
     export_acoustic(model, target)
     onnx.save(codec_graphs(codec)["decoder"], target / "codec.onnx")
-    if bits is not None:
-        onnx.save(quantize_graph(onnx.load(target / "text.onnx"), bits), target / "text.onnx")
+    if weights.bits != 32:
+        onnx.save(quantize_graph(onnx.load(target / "text.onnx"), weights), target / "text.onnx")
         # What rounding does to a sum depends on how many frames are summed at once. In float32 that is never heard; 8-bit
         # activations would make other codes and another pitch of it, and the sound depend on how a stream was cut.
         for name in GRAPHS:

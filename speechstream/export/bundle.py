@@ -19,20 +19,20 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from speechstream import bundle
-from speechstream.export.quantize import dequantize_blocks, dequantize_channels, quantize_graph
+from speechstream.export.quantize import INT8, Weights, dequantize_blocks, dequantize_channels, quantize_graph
 from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 SMALL = 1024      # bytes; what is smaller stays in the graph
+STORED = [f.name for f in dataclasses.fields(Weights)]  # in the configuration of a bundle
 LARGE = 1 << 20   # a constant of the graph itself is never this large
 
 
-def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict, bits: int | None = 8) -> None:
-    """Export `model` to `folder`. vocabulary: the folder that holds vocabulary.json and ctc.json. bits None: fp32."""
+def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict,
+                  weights: Weights = INT8) -> None:
+    """Export `model` to `folder`. vocabulary: the folder that holds vocabulary.json and ctc.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = export_whisper(model)
-    if bits:
-        graphs = {name: quantize_graph(g, bits) for name, g in graphs.items()}
+    graphs = {name: quantize_graph(g, weights) for name, g in export_whisper(model).items()}
     tensors: dict[str, np.ndarray] = {}
     for graph in graphs.values():
         _share(graph, tensors)
@@ -51,14 +51,14 @@ def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict, bi
     content = json.loads((folder / "vocabulary.json").read_text())
     (folder / "vocabulary.json").write_text(json.dumps({k: content[k] for k in ("pieces", "end", "prompt")},
                                                        ensure_ascii=False))
-    config = {**dataclasses.asdict(model.config), "bits": bits}
+    config = {**dataclasses.asdict(model.config), **dataclasses.asdict(weights)}
     bundle.write(folder, task="asr", architecture="causal-whisper", config=config, card=card,
                  files=["model.safetensors", "encoder.onnx", "decoder.onnx", "vocabulary.json", "ctc.json"])
 
 
 def read_whisper(b: "bundle.Bundle") -> Whisper:
     """The torch network of a bundle, its codes expanded to fp32."""
-    fields = {k: v for k, v in b.config.items() if k != "bits"}
+    fields = {k: v for k, v in b.config.items() if k not in STORED}
     fields["alignment_heads"] = tuple(tuple(h) for h in fields["alignment_heads"])
     model = Whisper(WhisperConfig(**fields))
     tensors = load_file(b.path / "model.safetensors")
@@ -66,7 +66,7 @@ def read_whisper(b: "bundle.Bundle") -> Whisper:
     for name, a in tensors.items():
         if name.endswith(".codes"):
             name = name.removesuffix(".codes")
-            a = _expand(name, a, tensors[name + ".scales"])
+            a = _expand(name, a, tensors[name + ".scales"], b.config["bits"])
         elif name.endswith(".scales"):
             continue
         if name.endswith(".T"):
@@ -78,10 +78,10 @@ def read_whisper(b: "bundle.Bundle") -> Whisper:
     return model.eval()
 
 
-def _expand(name: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def _expand(name: str, codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """Codes back to fp32, in the orientation that their name tells."""
-    if codes.ndim == 3:  # four-bit blocks, stored (N, K / 64, 32) whatever the name
-        weight = dequantize_blocks(codes, scales, 4)
+    if codes.ndim == 3:  # blocks, stored (N, K / block, bytes) whatever the name
+        weight = dequantize_blocks(codes, scales, bits)
         return weight.T if name.endswith(".T") else weight
     return dequantize_channels(codes, scales, axis=1 if name.endswith(".T") else 0)
 

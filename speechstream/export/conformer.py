@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from speechstream.export.graph import Writer
+from speechstream.export.quantize import FP32, Weights
 from speechstream.nn.conformer import ConformerConfig, ConformerEncoder, ConformerLayer
 from speechstream.nn.fastconformer import FastConformer
 from speechstream.nn.position import PERIOD
@@ -72,12 +73,12 @@ def longest(c: ConformerConfig) -> int:
     return max(c.lookaheads) + 1
 
 
-def encoder_graph(model: FastConformer, bits: int = 32) -> onnx.ModelProto:
+def encoder_graph(model: FastConformer, weights: Weights = FP32) -> onnx.ModelProto:
     """features (B, subsampling * c, mels), lengths (B,) and the state, to encoded, ctc (log probabilities), new state.
 
     Raises ValueError for an encoder that runs offline only.
     """
-    c, start, w = model.encoder.config, stream_start(model.encoder), Writer(bits)
+    c, start, w = model.encoder.config, stream_start(model.encoder), Writer(weights)
     features = w.input("features", "float32", ["batch", "feature_frames", c.features])
     lengths = w.input("lengths", "int64", ["batch"])
     state = {n: w.input(f"state.{n}", str(a.dtype), ["batch", *a.shape[1:]]) for n, a in start.items()}

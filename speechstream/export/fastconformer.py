@@ -17,6 +17,7 @@ from speechstream.convert.nemo import Imported
 from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import IN_PLACE, encoder_graph, stream_start
 from speechstream.export.onnx import describe
+from speechstream.export.quantize import FP32, Weights
 from speechstream.export.transducer import joiner_graph, predictor_graph
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 
@@ -24,8 +25,8 @@ ARCHITECTURE = "fastconformer"
 
 
 def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = None,
-                         bits: int = 32) -> dict[str, onnx.ModelProto]:
-    """Graphs `encoder` and, of a transducer, `predictor` and `joiner`; batch and chunk are dynamic. bits: 32, 8 or 4.
+                         weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
+    """Graphs `encoder` and, of a transducer, `predictor` and `joiner`; batch and chunk are dynamic.
 
     encoder: features (B, subsampling * chunk, mels), lengths (B,) int64 how many of them count, and the state, to
     encoded (B, chunk, dim), ctc (B, chunk, vocab + 1) log probabilities where the model has them, and the new state.
@@ -33,10 +34,10 @@ def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = No
     scores (B, vocab + 1 + durations). about: what the metadata says of features and tokens, see `describe_model`.
     Raises ValueError for an encoder that runs offline only.
     """
-    model, about = model.eval(), {"architecture": ARCHITECTURE, "bits": bits, **(about or {})}
-    states, graphs = {"encoder": stream_start(model.encoder)}, {"encoder": encoder_graph(model, bits)}
+    model, about = model.eval(), {"architecture": ARCHITECTURE, **dataclasses.asdict(weights), **(about or {})}
+    states, graphs = {"encoder": stream_start(model.encoder)}, {"encoder": encoder_graph(model, weights)}
     if model.joiner is not None:
-        graphs |= {"predictor": predictor_graph(model.predictor, bits), "joiner": joiner_graph(model.joiner, bits)}
+        graphs |= {"predictor": predictor_graph(model.predictor, weights), "joiner": joiner_graph(model.joiner, weights)}
         states["predictor"] = model.predictor.init_state(1)
     for name, graph in graphs.items():
         describe(graph, {"graph": name, **about}, states.get(name), IN_PLACE if name == "encoder" else ())

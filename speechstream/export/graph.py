@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from speechstream.export.quantize import BLOCK, DOMAIN, SMALLEST, quantize_blocks, quantize_channels
+from speechstream.export.quantize import DOMAIN, FP32, SMALLEST, Weights, quantize_blocks, quantize_channels
 
 OPSET, IR_VERSION = 20, 9
 FUSED = {"MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}  # onnxruntime's
@@ -21,12 +21,10 @@ TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": Tens
 
 
 class Writer:
-    """Values are names. bits: of the weights of `linear`; 32, 8 (a scale a row and a column) or 4 (blocks of 64)."""
+    """Values are names. weights: how those of `linear` are stored."""
 
-    def __init__(self, bits: int = 32):
-        if bits not in (4, 8, 32):
-            raise ValueError(f"bits must be 4, 8 or 32, got {bits}")
-        self.bits = bits
+    def __init__(self, weights: Weights = FP32):
+        self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, onnx.TensorProto] = {}
         self.inputs: list = []
@@ -88,14 +86,15 @@ class Writer:
         """x (rows, K) by weight (N, K) of this name, plus bias (N,)."""
         n, k = weight.shape
         b = None if bias is None else self.tensor(bias, f"{name}.bias")
-        if self.bits == 32 or weight.size < SMALLEST or (self.bits == 4 and k % BLOCK):
+        bits, block = self.weights.bits, self.weights.block and self.weights.fits(k)
+        if bits == 32 or weight.size < SMALLEST or (self.weights.block and not block):
             w = self.tensor(weight.T, f"{name}.weight.T")
             return self.op("MatMul", x, w) if b is None else self.op("Gemm", x, w, b)
-        if self.bits == 4:
-            codes, scales = quantize_blocks(weight, 4)
+        if block:
+            codes, scales = quantize_blocks(weight, bits, block)
             return self.op("MatMulNBits", x, self.tensor(codes, f"{name}.weight.codes"),
-                           self.tensor(scales, f"{name}.weight.scales"), "", "", *([b] if b else []), K=k, N=n, bits=4,
-                           block_size=BLOCK, accuracy_level=4)
+                           self.tensor(scales, f"{name}.weight.scales"), "", "", *([b] if b else []), K=k, N=n,
+                           bits=bits, block_size=block, accuracy_level=4)
         codes, scales = quantize_channels(weight.T, axis=1)
         rows, step = self._quantise(x)
         y = self.op("MatMulIntegerToFloat", rows, self.tensor(codes, f"{name}.weight.T.codes"),

@@ -5,19 +5,51 @@ Eight bits: int8 weights with a scale an output channel, uint8 activations with 
 tensor: then a frame depends on the others in its chunk and batch, streaming differs from offline, and one outlier
 coarsens all.
 
-Four bits: `MatMulNBits`, weights in blocks of 64 along the input axis with a scale each; activations are quantised block by
-block as well.
+Blocks: `MatMulNBits`, weights of 4 or 8 bits in blocks along the input axis with a scale each; activations are quantised
+block by block as well, inside. It reads weights as fast as memory gives them, so that it is the faster one for up to some
+seven rows, and the slower one from there on.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-BLOCK = 64
 DOMAIN = "com.microsoft"
-SMALLEST = 16_384  # weights below this many elements stay as they are
+SMALLEST = 16_384    # weights below this many elements stay as they are
+SMALLEST_BLOCK = 16  # of MatMulNBits
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How matrices are stored. bits: 32, 8 or 4. block: how many weights along the input axis share a scale, a power of
+    two; 0: all of an output channel, which is for 8 bits."""
+
+    bits: int = 32
+    block: int = 0
+
+    def __post_init__(self):
+        if self.bits not in (4, 8, 32):
+            raise ValueError(f"bits must be 4, 8 or 32, got {self.bits}")
+        if self.block and (self.bits == 32 or self.block < SMALLEST_BLOCK or self.block & (self.block - 1)):
+            raise ValueError(f"blocks of 4 or 8 bits have a power of two of weights, {SMALLEST_BLOCK} or more; "
+                             f"got {self.block} of {self.bits} bits")
+        if self.bits == 4 and not self.block:
+            raise ValueError("weights of 4 bits are stored in blocks, got none")
+
+    def fits(self, inputs: int) -> int:
+        """The block of a matrix with so many inputs: this one, or the largest half of it that divides them; 0: none."""
+        block = self.block
+        while inputs % block and block >= SMALLEST_BLOCK:
+            block //= 2
+        return block if block >= SMALLEST_BLOCK else 0
+
+
+FP32, INT8, INT8_BLOCKS, INT4 = Weights(), Weights(8), Weights(8, 256), Weights(4, 64)
+FORMS = {"fp32": FP32, "int8": INT8, "int8-blocks": INT8_BLOCKS, "int4": INT4}
 
 
 def quantize_channels(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,16 +63,16 @@ def dequantize_channels(codes: np.ndarray, scales: np.ndarray, axis: int) -> np.
     return codes.astype(np.float32) * np.expand_dims(scales, 1 - axis)
 
 
-def quantize_blocks(weight: np.ndarray, bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """weight (N, K), K a multiple of 64, to codes (N, K / 64, 64 * bits / 8) uint8 and scales (N, K / 64) float32.
+def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """weight (N, K), K a multiple of block, to codes (N, K / block, block * bits / 8) uint8 and scales (N, K / block) float32.
 
     Symmetric: value = (code - 2^(bits-1)) x scale. Four-bit codes are packed in pairs, the first in the low half.
     """
     N, K = weight.shape
-    if K % BLOCK:
-        raise ValueError(f"the input axis of a quantised weight must be a multiple of {BLOCK}, got {K}")
+    if K % block:
+        raise ValueError(f"the input axis of a quantised weight must be a multiple of {block}, got {K}")
     zero = 1 << (bits - 1)
-    blocks = weight.reshape(N, K // BLOCK, BLOCK).astype(np.float32)
+    blocks = weight.reshape(N, K // block, block).astype(np.float32)
     scales = np.maximum(np.abs(blocks).max(-1), 1e-12) / (zero - 1)
     codes = np.clip(np.rint(blocks / scales[..., None]) + zero, 0, 2 * zero - 1).astype(np.uint8)
     if bits == 4:
@@ -48,7 +80,7 @@ def quantize_blocks(weight: np.ndarray, bits: int = 8) -> tuple[np.ndarray, np.n
     return codes, scales.astype(np.float32)
 
 
-def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int = 8) -> np.ndarray:
+def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """The inverse of `quantize_blocks`: (N, K) float32."""
     if bits == 4:
         codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
@@ -56,21 +88,22 @@ def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int = 8) -> n
     return blocks.reshape(blocks.shape[0], -1)
 
 
-def quantize_graph(model: onnx.ModelProto, bits: int = 8, keep: str | None = None) -> onnx.ModelProto:
+def quantize_graph(model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None) -> onnx.ModelProto:
     """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix.
 
-    Matrices with `keep` in their names stay as they are. A matrix that is both gathered from (NAME) and multiplied by (NAME.T), a tied embedding, is stored once. Codes and
-    scales are named NAME.codes and NAME.scales.
+    Matrices with `keep` in their names stay as they are. A matrix that is both gathered from (NAME) and multiplied by
+    (NAME.T), a tied embedding, is stored once, in 8 bits with a scale a row. Codes and scales are named NAME.codes and
+    NAME.scales.
     """
-    if bits not in (4, 8):
-        raise ValueError(f"bits must be 4 or 8, got {bits}")
+    if weights.bits == 32:
+        return model
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
     _fold_transposes(graph, keep)
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer if keep is None or keep not in t.name}
     tables = {n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] + ".T" in arrays}
     add = _Additions()
-    if bits == 8:
+    if not weights.block:
         add.constants(_ACTIVATION)
     for node in graph.node:
         weight = arrays.get(node.input[1]) if node.op_type == "MatMul" else None
@@ -80,10 +113,10 @@ def quantize_graph(model: onnx.ModelProto, bits: int = 8, keep: str | None = Non
             add.nodes.append(node)
         elif node.input[1].removesuffix(".T") in tables:
             add.tied(node, arrays[node.input[1].removesuffix(".T")])
-        elif bits == 8:
+        elif not weights.block:
             add.product(node, weight)
-        elif weight.shape[0] % BLOCK == 0:
-            add.blocks(node, weight)
+        elif weights.fits(len(weight)):
+            add.blocks(node, weight, weights.bits, weights.fits(len(weight)))
         else:
             add.nodes.append(node)
     used = {i for n in add.nodes for i in n.input}
@@ -173,13 +206,13 @@ class _Additions:
         scale = self.op("Gather", [f"{name}.scales", node.input[1]], f"{out}.scales")
         self.op("Mul", [row, self.op("Unsqueeze", [scale, "quant.last"], f"{out}.column")], out)
 
-    def blocks(self, node, weight: np.ndarray) -> None:
-        """Four bits."""
+    def blocks(self, node, weight: np.ndarray, bits: int, block: int) -> None:
+        """x @ W for W (K, N), by blocks of K."""
         name = node.input[1]
-        codes, scales = quantize_blocks(np.ascontiguousarray(weight.T), 4)
+        codes, scales = quantize_blocks(np.ascontiguousarray(weight.T), bits, block)
         self.constants({f"{name}.codes": codes, f"{name}.scales": scales})
         self.op("MatMulNBits", [node.input[0], f"{name}.codes", f"{name}.scales"], node.output[0], domain=DOMAIN,
-                K=weight.shape[0], N=weight.shape[1], bits=4, block_size=BLOCK, accuracy_level=4)
+                K=weight.shape[0], N=weight.shape[1], bits=bits, block_size=block, accuracy_level=4)
 
     def _integer(self, node, codes: str, scales: str) -> None:
         """Quantise the rows of x, multiply in integers, scale back."""

@@ -21,11 +21,12 @@ from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import RINGS, encoder_step, longest, stream_start
 from speechstream.export.fastconformer import describe_model
 from speechstream.export.graph import Writer
+from speechstream.export.quantize import FP32, Weights
 from speechstream.export.transducer import joiner_scores, predictor_step
 from speechstream.nn.fastconformer import FastConformer
 
 
-def sherpa_graphs(one: Imported, chunk: int | None = None, bits: int = 32) -> dict[str, onnx.ModelProto]:
+def sherpa_graphs(one: Imported, chunk: int | None = None, weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
     """Graphs by file name, for chunks of so many encoder frames (None: its default), as sherpa-onnx names things.
 
     `encoder`, `decoder` and `joiner` of a transducer, `model` where there is a CTC head. Raises SpeechStreamError for a
@@ -34,24 +35,24 @@ def sherpa_graphs(one: Imported, chunk: int | None = None, bits: int = 32) -> di
     model, c = one.model.eval(), one.model.config
     if not c.encoder.streaming:
         raise SpeechStreamError("sherpa-onnx streams models in this form, and this one hears whole utterances")
-    graphs = {"model": _encoder(one, chunk, bits, "ctc")} if model.ctc is not None else {}
+    graphs = {"model": _encoder(one, chunk, weights, "ctc")} if model.ctc is not None else {}
     if c.joiner is not None and c.predictor.kind == "lstm" and not c.joiner.durations:
-        graphs |= {"encoder": _encoder(one, chunk, bits, "transducer"), "decoder": _decoder(model, bits),
-                   "joiner": _joiner(model, bits)}
+        graphs |= {"encoder": _encoder(one, chunk, weights, "transducer"), "decoder": _decoder(model, weights),
+                   "joiner": _joiner(model, weights)}
     if not graphs:
         raise SpeechStreamError("sherpa-onnx streams transducers with an LSTM and without durations, and this one has "
                                 f"{'durations (TDT)' if c.joiner.durations else 'a stateless predictor'} and no CTC head")
     return graphs
 
 
-def _encoder(one: Imported, chunk: int | None, bits: int, head: str) -> onnx.ModelProto:
+def _encoder(one: Imported, chunk: int | None, weights: Weights, head: str) -> onnx.ModelProto:
     """head: "ctc" for log probabilities (B, c, vocab + 1), "transducer" for what the joiner takes, (B, D, c)."""
     model, c = one.model, one.model.config.encoder
     chunk, lead = chunk or c.lookaheads[0] + 1, model.encoder.lead
     size, start, ring = chunk * c.subsampling, stream_start(model.encoder), c.left + longest(c)
     cached = {n: a for n, a in start.items() if not n.startswith(RINGS) and n != "frames"}
     sizes = [a[0].size for a in cached.values()] + [lead * c.features]
-    width, w = c.dim // c.heads, Writer(bits)
+    width, w = c.dim // c.heads, Writer(weights)
     x = w.input("audio_signal", "float32", ["batch", c.features, "feature_frames"])
     w.input("length", "int64", ["batch"])
     pairs = w.input("cache_last_channel", "float32", ["batch", 2 * c.layers, ring, c.dim])
@@ -97,9 +98,9 @@ def _encoder(one: Imported, chunk: int | None, bits: int, head: str) -> onnx.Mod
     return graph
 
 
-def _decoder(model: FastConformer, bits: int) -> onnx.ModelProto:
+def _decoder(model: FastConformer, weights: Weights) -> onnx.ModelProto:
     """The predictor: targets (B, 1) int32 and the LSTM's states (layers, B, D) to outputs (B, D, 1) and new states."""
-    c, w = model.config.predictor, Writer(bits)
+    c, w = model.config.predictor, Writer(weights)
     targets = w.input("targets", "int32", ["batch", 1])
     length = w.input("target_length", "int32", ["batch"])
     shape = [c.layers, "batch", c.dim]
@@ -112,9 +113,9 @@ def _decoder(model: FastConformer, bits: int) -> onnx.ModelProto:
     return w.model()
 
 
-def _joiner(model: FastConformer, bits: int) -> onnx.ModelProto:
+def _joiner(model: FastConformer, weights: Weights) -> onnx.ModelProto:
     """encoder_outputs (B, D, 1) and decoder_outputs (B, P, 1) to outputs (B, 1, 1, vocab + 1)."""
-    c, w = model.config.joiner, Writer(bits)
+    c, w = model.config.joiner, Writer(weights)
     inputs = [w.op("Squeeze", w.input(f"{n}_outputs", "float32", ["batch", dim, 1]), w.const([2]))
               for n, dim in (("encoder", c.encoder_dim), ("decoder", c.predictor_dim))]
     w.output("outputs", w.op("Unsqueeze", joiner_scores(w, model.joiner, *inputs), w.const([1, 2])), "float32",
@@ -122,13 +123,13 @@ def _joiner(model: FastConformer, bits: int) -> onnx.ModelProto:
     return w.model()
 
 
-def write_sherpa(one: Imported, folder: str | Path, chunk: int | None = None, bits: int = 32) -> list[Path]:
+def write_sherpa(one: Imported, folder: str | Path, chunk: int | None = None, weights: Weights = FP32) -> list[Path]:
     """Write the graphs and tokens.txt for sherpa-onnx and return the graphs' paths.
 
     model.onnx is for `OnlineRecognizer.from_nemo_ctc`; encoder.onnx, decoder.onnx and joiner.onnx for `from_transducer`.
     """
     folder, paths = Path(folder), []
-    for name, graph in sherpa_graphs(one, chunk, bits).items():
+    for name, graph in sherpa_graphs(one, chunk, weights).items():
         onnx.checker.check_model(graph)
         folder.mkdir(parents=True, exist_ok=True)
         paths.append(folder / f"{name}.onnx")

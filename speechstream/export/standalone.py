@@ -7,7 +7,7 @@ The inputs and outputs of a graph are the fields of its state, and its metadata 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
@@ -22,18 +22,18 @@ from speechstream.export.codec import BASIS, codec_graphs
 from speechstream.export.fastconformer import (ARCHITECTURE, describe_model, export_fastconformer,
                                                read_fastconformer)
 from speechstream.export.onnx import describe, export_step
-from speechstream.export.quantize import quantize_graph
+from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
 from speechstream.state import flatten
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: the network, and how its graphs are made (from bits: 32, 8 or 4)."""
+    """What is exported: the network, and how its graphs are made."""
 
     architecture: str
     model: nn.Module
-    graphs: Callable[[int], dict[str, onnx.ModelProto]]
+    graphs: Callable[[Weights], dict[str, onnx.ModelProto]]
     about: dict[str, Any]
     bundle: bundle.Bundle | None = None
 
@@ -53,23 +53,23 @@ def open_source(path: str | Path) -> Source:
             raise SpeechStreamError(f"the model {path} hears the whole utterance and has no streaming state; a "
                                     "cache-aware checkpoint can be exported")
         about = describe_model(one)
-        return Source(ARCHITECTURE, one.model, lambda bits: export_fastconformer(one.model, about, bits), about, b)
+        return Source(ARCHITECTURE, one.model, lambda weights: export_fastconformer(one.model, about, weights), about, b)
     if b.architecture == "causal-whisper":
         from speechstream.export.bundle import read_whisper
         model, about = read_whisper(b), _about_whisper(b)
-        return Source(b.architecture, model, lambda bits: _quantised(whisper_graphs(model, about), bits), about, b)
+        return Source(b.architecture, model, lambda weights: _quantised(whisper_graphs(model, about), weights), about, b)
     raise SpeechStreamError(f"the bundle {path} holds a {b.architecture}; those of {ARCHITECTURE} and causal-whisper, "
                             "and codecs, can be exported")
 
 
-def export(source: Source, folder: str | Path, bits: int = 32) -> dict[str, Path]:
+def export(source: Source, folder: str | Path, weights: Weights = FP32) -> dict[str, Path]:
     """Write the graphs into a folder and return their paths by name. That of a FastConformer is a bundle itself.
 
     Raises SpeechStreamError where a graph does not pass onnx.checker.
     """
     folder, paths = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, graph in source.graphs(bits).items():
+    for name, graph in source.graphs(weights).items():
         try:
             onnx.checker.check_model(graph)
         except onnx.checker.ValidationError as error:
@@ -79,7 +79,7 @@ def export(source: Source, folder: str | Path, bits: int = 32) -> dict[str, Path
     if source.architecture == ARCHITECTURE:
         b = source.bundle
         (folder / "tokens.json").write_bytes(b.file("tokens.json").read_bytes())
-        bundle.write(folder, b.task, b.architecture, {**b.config, "bits": bits}, b.card,
+        bundle.write(folder, b.task, b.architecture, {**b.config, **asdict(weights)}, b.card,
                      ["tokens.json", *(p.name for p in paths.values())])
     return paths
 
@@ -150,8 +150,8 @@ def _codec(path: Path) -> Source:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise SpeechStreamError(f"{path} is neither a bundle nor the folder of a codec: "
                                 f"{str(error).splitlines()[0]}") from error
-    return Source("codec", model, lambda bits: _quantised(codec_graphs(model), bits, BASIS), {})
+    return Source("codec", model, lambda weights: _quantised(codec_graphs(model), weights, BASIS), {})
 
 
-def _quantised(graphs: dict[str, onnx.ModelProto], bits: int, keep: str | None = None) -> dict[str, onnx.ModelProto]:
-    return graphs if bits == 32 else {name: quantize_graph(graph, bits, keep) for name, graph in graphs.items()}
+def _quantised(graphs: dict[str, onnx.ModelProto], weights: Weights, keep: str | None = None) -> dict[str, onnx.ModelProto]:
+    return {name: quantize_graph(graph, weights, keep) for name, graph in graphs.items()}

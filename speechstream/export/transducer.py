@@ -6,12 +6,13 @@ import onnx
 
 from speechstream.export.conformer import array
 from speechstream.export.graph import Writer
+from speechstream.export.quantize import FP32, Weights
 from speechstream.nn.transducer import Joiner, Predictor
 
 
-def predictor_graph(model: Predictor, bits: int = 32) -> onnx.ModelProto:
+def predictor_graph(model: Predictor, weights: Weights = FP32) -> onnx.ModelProto:
     """tokens (B,) int64 and the state's fields to predicted (B, dim) and the new fields."""
-    c, w = model.config, Writer(bits)
+    c, w = model.config, Writer(weights)
     tokens = w.input("tokens", "int64", ["batch"])
     table = w.tensor(array(model.embed.weight), "predictor.embed.weight")
     if c.kind == "stateless":
@@ -49,9 +50,9 @@ def predictor_step(w: Writer, model: Predictor, tokens: str, past: dict[str, str
     return x, {n: w.op("Concat", *parts, axis=1) for n, parts in new.items()}
 
 
-def joiner_graph(model: Joiner, bits: int = 32) -> onnx.ModelProto:
+def joiner_graph(model: Joiner, weights: Weights = FP32) -> onnx.ModelProto:
     """encoded (B, encoder_dim) and predicted (B, predictor_dim) to scores (B, vocab + 1 + durations)."""
-    c, w = model.config, Writer(bits)
+    c, w = model.config, Writer(weights)
     encoded = w.input("encoded", "float32", ["batch", c.encoder_dim])
     predicted = w.input("predicted", "float32", ["batch", c.predictor_dim])
     w.output("scores", joiner_scores(w, model, encoded, predicted), "float32", ["batch", model.out.out_features])

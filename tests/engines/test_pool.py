@@ -55,7 +55,7 @@ def tiny(tmp_path_factory):
     (folder / "int8").mkdir()
     for name, graph in export_whisper(model).items():
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
-        (folder / "int8" / f"{name}.onnx").write_bytes(quantize_graph(graph, 8).SerializeToString())
+        (folder / "int8" / f"{name}.onnx").write_bytes(quantize_graph(graph).SerializeToString())
     pieces = [("\u0120" if i % 3 == 0 else "") + chr(97 + i % 26) + str(i) for i in range(190)] + ["<x>"] * 10
     last = {f"gate.{n}": p.detach().numpy() for n, p in model.gate.named_parameters()}
     for place in (folder, folder / "int8"):

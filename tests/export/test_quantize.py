@@ -6,8 +6,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from speechstream.export.quantize import (BLOCK, SMALLEST, dequantize_blocks, dequantize_channels, halve_constants,
-                                          quantize_blocks, quantize_channels, quantize_graph)
+from speechstream.export.quantize import (INT4, INT8, INT8_BLOCKS, SMALLEST, Weights, dequantize_blocks, dequantize_channels,
+                                          halve_constants, quantize_blocks, quantize_channels, quantize_graph)
 
 K, N = 128, 160  # a weight of 20 480 elements: large enough to be quantised
 
@@ -30,21 +30,22 @@ def test_channels_round_to_the_nearest_step(axis):
     np.testing.assert_allclose(np.abs(dequantize_channels(codes, scales, axis)).max(1 - axis), largest, atol=1e-6)
 
 
-@pytest.mark.parametrize("bits, steps", [(8, 127), (4, 7)])
-def test_blocks_round_to_the_nearest_step(bits, steps):
+@pytest.mark.parametrize("bits, block, steps", [(8, 128, 127), (8, 32, 127), (4, 64, 7)])
+def test_blocks_round_to_the_nearest_step(bits, block, steps):
     w = weights(1).T.copy()
-    w[0, :BLOCK] = 0
+    w[0, :block] = 0
     w[1, 0] = 1000  # harms its own block alone
-    codes, scales = quantize_blocks(w, bits)
-    assert codes.shape == (N, K // BLOCK, BLOCK * bits // 8) and codes.dtype == np.uint8
-    assert scales.shape == (N, K // BLOCK)
-    blocks = w.reshape(N, K // BLOCK, BLOCK)
+    codes, scales = quantize_blocks(w, bits, block)
+    assert codes.shape == (N, K // block, block * bits // 8) and codes.dtype == np.uint8
+    assert scales.shape == (N, K // block)
+    blocks = w.reshape(N, K // block, block)
     np.testing.assert_allclose(scales, np.abs(blocks).max(-1) / steps, rtol=1e-6, atol=1e-12)
     error = np.abs(dequantize_blocks(codes, scales, bits) - w).reshape(blocks.shape)
     assert (error <= scales[..., None] * 0.5001).all()
-    assert error[1, 1].max() < error[1, 0].max()
-    with pytest.raises(ValueError, match="multiple of 64"):
-        quantize_blocks(w[:, :100], bits)
+    if block < K:
+        assert error[1, 1].max() < error[1, 0].max()
+    with pytest.raises(ValueError, match=f"multiple of {block}"):
+        quantize_blocks(w[:, :100], bits, block)
 
 
 def graph(nodes, arrays, inputs, outputs):
@@ -85,7 +86,7 @@ def by_hand(x, w):
 def test_eight_bits_equal_integer_arithmetic(product):
     x, w = activations(), weights()
     kept = product.SerializeToString()
-    small = quantize_graph(product, 8)
+    small = quantize_graph(product)
     assert product.SerializeToString() == kept  # a copy was changed
     assert small.ByteSize() < 0.35 * product.ByteSize()
     y = run(small, x=x)[0]
@@ -98,12 +99,12 @@ def test_eight_bits_equal_integer_arithmetic(product):
     assert not y[1, 2].any()
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_row_depends_on_itself_alone(product, bits):
+@pytest.mark.parametrize("form", [INT8, INT8_BLOCKS, INT4])
+def test_a_row_depends_on_itself_alone(product, form):
     x = activations()
-    small = quantize_graph(product, bits)
+    small = quantize_graph(product, form)
     together = run(small, x=x)[0]
-    rounding = 0 if bits == 8 else 1e-5  # MatMulNBits adds its blocks up in an order that depends on a row's place
+    rounding = 1e-5 if form.block else 0  # MatMulNBits adds its blocks up in an order that depends on a row's place
     for b in range(3):
         for t in range(5):
             alone, expected = run(small, x=x[b:b + 1, t:t + 1])[0][0, 0], together[b, t]
@@ -112,13 +113,17 @@ def test_a_row_depends_on_itself_alone(product, bits):
     assert (np.abs(turned - together) <= rounding * np.abs(together).max(-1, keepdims=True)).all()
 
 
-def test_four_bits_stay_within_their_steps(product):
+@pytest.mark.parametrize("form", [INT8_BLOCKS, INT4, Weights(4, 16)])
+def test_blocks_stay_within_their_steps(product, form):
     x, w = activations(3)[:, :1], weights()
-    w4 = dequantize_blocks(*quantize_blocks(np.ascontiguousarray(w.T), 4), 4).T
-    y = run(quantize_graph(product, 4), x=x)[0]
-    blocks = np.abs(x.reshape(3, 1, -1, BLOCK)).max(-1) / 127  # activations are rounded block by block
-    bound = np.einsum("btk,kn->btn", np.repeat(blocks, BLOCK, -1), np.abs(w4))
-    assert (np.abs(y - x @ w4) <= bound + 1e-4).all()
+    bits, block = form.bits, form.fits(K)
+    stored = dequantize_blocks(*quantize_blocks(np.ascontiguousarray(w.T), bits, block), bits).T
+    y = run(quantize_graph(product, form), x=x)[0]
+    blocks = np.abs(x.reshape(3, 1, -1, block)).max(-1) / 127  # activations are rounded block by block
+    bound = np.einsum("btk,kn->btn", np.repeat(blocks, block, -1), np.abs(stored))
+    assert (np.abs(y - x @ stored) <= bound + 1e-4).all()
+    step = np.abs(w).max() / (127 if bits == 8 else 7)
+    assert (np.abs(y - x @ w) <= bound + step / 2 * np.abs(x).sum(-1, keepdims=True) + 1e-4).all()
 
 
 def test_inputs_in_common_are_quantised_once():
@@ -126,7 +131,7 @@ def test_inputs_in_common_are_quantised_once():
     model = graph([helper.make_node("MatMul", ["x", n], [n + ".y"]) for n in names],
                   {n: weights(i) for i, n in enumerate(names)}, [("x", TensorProto.FLOAT, ["b", "t", K])],
                   [(n + ".y", ["b", "t", N]) for n in names])
-    small = quantize_graph(model, 8)
+    small = quantize_graph(model)
     kinds = [n.op_type for n in small.graph.node]
     assert kinds.count("MatMulIntegerToFloat") == 3 and kinds.count("ReduceMax") == 1
     x = activations()
@@ -134,14 +139,14 @@ def test_inputs_in_common_are_quantised_once():
         np.testing.assert_allclose(y, by_hand(x, weights(i)), rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_tied_embedding_is_stored_once(bits):
+@pytest.mark.parametrize("form", [INT8, INT8_BLOCKS, INT4])
+def test_a_tied_embedding_is_stored_once(form):
     table = weights(5, (300, 64))
     model = graph([helper.make_node("Gather", ["e", "ids"], ["rows"]),
                    helper.make_node("Transpose", ["e"], ["turned"], perm=[1, 0]),
                    helper.make_node("MatMul", ["rows", "turned"], ["logits"])], {"e": table},
                   [("ids", TensorProto.INT64, ["b", "t"])], [("rows", ["b", "t", 64]), ("logits", ["b", "t", 300])])
-    small = quantize_graph(model, bits)
+    small = quantize_graph(model, form)
     sizes = {t.name: int(np.prod(t.dims)) for t in small.graph.initializer}
     assert sizes["e.codes"] == table.size and sizes["e.scales"] == 300
     assert sum(sizes.values()) < table.size + 400
@@ -159,12 +164,20 @@ def test_what_is_small_or_not_constant_stays():
     model = graph([helper.make_node("MatMul", ["x", "small"], ["y"]), helper.make_node("MatMul", ["x", "z"], ["v"])],
                   {"small": small}, [("x", TensorProto.FLOAT, [2, 64]), ("z", TensorProto.FLOAT, [64, 300])],
                   [("y", [2, SMALLEST // 64 - 1]), ("v", [2, 300])])
-    after = quantize_graph(model, 8)
+    after = quantize_graph(model)
     assert [n.op_type for n in after.graph.node] == ["MatMul", "MatMul"]
     assert [t.name for t in after.graph.initializer] == ["small"]
-    for bits in (2, 16, None):
-        with pytest.raises(ValueError, match="bits must be 4 or 8"):
-            quantize_graph(model, bits)
+
+
+@pytest.mark.parametrize("bits, block", [(2, 0), (16, 0), (None, 0), (4, 0), (8, 8), (8, 100), (32, 64)])
+def test_weights_that_nothing_can_store_are_refused(bits, block):
+    with pytest.raises(ValueError, match="got|none"):
+        Weights(bits, block)
+
+
+def test_a_block_is_halved_until_it_fits():
+    assert [INT8_BLOCKS.fits(n) for n in (512, 768, 192, 80, 100)] == [256, 256, 64, 16, 0]
+    assert INT4.fits(96) == 32 and INT4.fits(24) == 0
 
 
 def test_what_is_kept_by_name_and_what_is_halved():
@@ -173,7 +186,7 @@ def test_what_is_kept_by_name_and_what_is_halved():
                   [("y", ["b", N]), ("z", ["b", N])])
     x = activations()[0]
     exact, coarse = run(model, x=x)
-    small = quantize_graph(model, 8, keep=".basis")
+    small = quantize_graph(model, keep=".basis")
     y, z = run(small, x=x)
     assert np.array_equal(y, exact) and not np.allclose(z, coarse, rtol=1e-4)
     half = halve_constants(small)

@@ -21,6 +21,7 @@ from speechstream.engines.graph import Graph
 from speechstream.errors import SpeechStreamError
 from speechstream.export.check import Row, compare, made_up_speech, table
 from speechstream.export.fastconformer import read_fastconformer
+from speechstream.export.quantize import FORMS
 from speechstream.export.standalone import export, open_source
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten, select, stack
@@ -44,8 +45,8 @@ def graphs(bundles, tmp_path_factory):
     """Exports of the hybrid in each precision."""
     folder = tmp_path_factory.mktemp("graphs")
     source = open_source(bundles / "hybrid")
-    for bits in (32, 8, 4):
-        export(source, folder / str(bits), bits)
+    for name, weights in FORMS.items():
+        export(source, folder / name, weights)
     return folder
 
 
@@ -60,12 +61,12 @@ def test_the_command_says_what_it_wrote(bundles, tmp_path, capsys):
 
 def test_a_graph_that_differs_is_not_hidden(bundles, graphs, tmp_path):
     """The comparison is of the numbers, not of a file with itself."""
-    broken = onnx.load(graphs / "32" / "encoder.onnx")
+    broken = onnx.load(graphs / "fp32" / "encoder.onnx")
     weight = next(t for t in broken.graph.initializer if t.name == "encoder.layers.1.ff1.up.bias")
     changed = onnx.numpy_helper.to_array(weight) + np.float32(0.01)
     weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
     onnx.save(broken, tmp_path / "encoder.onnx")
-    paths = {n: graphs / "32" / f"{n}.onnx" for n in ("predictor", "joiner")} | {"encoder": tmp_path / "encoder.onnx"}
+    paths = {n: graphs / "fp32" / f"{n}.onnx" for n in ("predictor", "joiner")} | {"encoder": tmp_path / "encoder.onnx"}
     rows = {r.output: r for r in compare(open_source(bundles / "hybrid"), paths)}
     assert rows["encoded"].error > 1e-3 and rows["state sub1"].error < 1e-5 and rows["scores"].error < 1e-3
     assert "encoded" in table([Row("encoder", "encoded", 0.5, 1.0, 3)])
@@ -122,8 +123,8 @@ def test_a_whole_utterance_model_transcribes_files_in_torch(bundles):
 
 def test_an_export_is_a_bundle(bundles, graphs):
     expected = Recognizer.load(bundles / "hybrid").transcribe(RECORDING).text
-    assert Recognizer.load(graphs / "32").transcribe(RECORDING).text == expected
-    assert json.loads((graphs / "8" / "bundle.json").read_text())["config"]["bits"] == 8
+    assert Recognizer.load(graphs / "fp32").transcribe(RECORDING).text == expected
+    assert json.loads((graphs / "int8" / "bundle.json").read_text())["config"]["bits"] == 8
 
 
 def test_graphs_hold_no_paths_and_say_how_they_are_run(graphs):
@@ -141,11 +142,11 @@ def test_graphs_hold_no_paths_and_say_how_they_are_run(graphs):
 
 
 def read_fastconformer_config(graphs):
-    return {"tokens": json.loads((graphs / "32" / "tokens.json").read_text())}
+    return {"tokens": json.loads((graphs / "fp32" / "tokens.json").read_text())}
 
 
 def test_a_graph_runs_unsynchronised_streams_together(graphs):
-    encoder = Graph(graphs / "32" / "encoder.onnx")
+    encoder = Graph(graphs / "fp32" / "encoder.onnx")
     rng = np.random.default_rng(0)
     block = lambda: {"features": rng.standard_normal((1, 16, 16)).astype(np.float32), "lengths": np.array([16])}  # noqa
     late = encoder.step(block(), encoder.init_state(1))[1]
@@ -173,17 +174,18 @@ def test_eight_bits_do_not_mix_rows_and_are_close(tmp_path):
     x[1] *= 30
     with torch.no_grad():
         expected = model.encoder.step(x, model.encoder.init_state(2))[0].numpy()
-    for bits, tolerance in ((32, 1e-4), (8, 0.06), (4, 0.8)):
-        graph = export_fastconformer(model, bits=bits)["encoder"]
+    for form, tolerance in (("fp32", 1e-4), ("int8", 0.06), ("int8-blocks", 0.06), ("int4", 0.8)):
+        graph = export_fastconformer(model, weights=FORMS[form])["encoder"]
         onnx.checker.check_model(graph)
-        (tmp_path / f"{bits}.onnx").write_bytes(graph.SerializeToString())
-        encoder = Graph(tmp_path / f"{bits}.onnx")
+        (tmp_path / f"{form}.onnx").write_bytes(graph.SerializeToString())
+        encoder = Graph(tmp_path / f"{form}.onnx")
         feed = {"features": x.numpy(), "lengths": np.array([16, 16])}
         y = encoder.step(feed, encoder.init_state(2))[0]["encoded"]
         alone = encoder.step({n: a[:1] for n, a in feed.items()}, encoder.init_state(1))[0]["encoded"]
         np.testing.assert_allclose(y[:1], alone, atol=1e-4)
         assert np.abs(y - expected).max() < tolerance
-    assert (tmp_path / "8.onnx").stat().st_size < 0.45 * (tmp_path / "32.onnx").stat().st_size
+    for small in ("int8.onnx", "int8-blocks.onnx"):
+        assert (tmp_path / small).stat().st_size < 0.45 * (tmp_path / "fp32.onnx").stat().st_size
 
 
 def test_forty_lines_of_numpy_run_an_exported_model(bundles, graphs, tmp_path):
@@ -202,7 +204,7 @@ def test_forty_lines_of_numpy_run_an_exported_model(bundles, graphs, tmp_path):
         with torch.no_grad():
             tokens = Greedy(40)(one.model(mel, lookahead=chunk - 1).numpy())[0]
         expected = "".join(one.tokens[t.token] for t in tokens).replace("\u2581", " ").strip()
-        done = subprocess.run([sys.executable, "-I", tmp_path / "run.py", graphs / "32" / "encoder.onnx",
+        done = subprocess.run([sys.executable, "-I", tmp_path / "run.py", graphs / "fp32" / "encoder.onnx",
                                tmp_path / "talk.wav", str(chunk)], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == expected
@@ -369,7 +371,7 @@ def test_a_damaged_export_is_one_sentence(graphs, tmp_path, capsys, kind):
     def change(folder):
         DAMAGE[kind](folder)
         relist(folder)
-    folder = damaged(graphs / "32", tmp_path / "model", change)
+    folder = damaged(graphs / "fp32", tmp_path / "model", change)
     assert main(["transcribe", str(RECORDING), "--model", str(folder)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("speechstream: ") and err.count("\n") == 1 and "Traceback" not in err

@@ -16,7 +16,7 @@ from speechstream.engines.torch import TorchEngine
 from speechstream.errors import SpeechStreamError
 from speechstream.export import bundle as export_bundle
 from speechstream.export.bundle import read_whisper, write_whisper
-from speechstream.export.quantize import quantize_graph
+from speechstream.export.quantize import FP32, INT4, INT8, INT8_BLOCKS, quantize_graph
 from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import pairs
@@ -166,9 +166,9 @@ def close(got, expected, error):
     assert np.sqrt(np.mean((got - expected) ** 2)) < error * spread
 
 
-@pytest.mark.parametrize("bits, error", [(8, 0.03), (4, 0.3)])
-def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, bits, error):
-    small = save({name: quantize_graph(g, bits) for name, g in graphs.items()}, tmp_path)
+@pytest.mark.parametrize("weights, error", [(INT8, 0.03), (INT8_BLOCKS, 0.03), (INT4, 0.3)])
+def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, weights, error):
+    small = save({name: quantize_graph(g, weights) for name, g in graphs.items()}, tmp_path)
     x = mel(64, 3)
     x[1] *= 30  # a loud stream must not make its neighbours coarser
     together, _ = encode(small, x, 16)
@@ -190,18 +190,18 @@ def write(model, graphs, tmp_path_factory):
     (source / "vocabulary.json").write_text(json.dumps({"pieces": pieces, "end": 190, "prompt": [191], "merges": ["x"]}))
     (source / "ctc.json").write_text("[]")
 
-    def written(bits):
-        folder = tmp_path_factory.mktemp(f"bundle{bits}") / "new"
+    def written(weights):
+        folder = tmp_path_factory.mktemp(f"bundle{weights.bits}") / "new"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(export_bundle, "export_whisper", lambda m: copy.deepcopy(graphs))
-            write_whisper(model, folder, source, CARD, bits)
+            write_whisper(model, folder, source, CARD, weights)
         return bundle.load(folder)
     return written
 
 
-@pytest.mark.parametrize("bits, error", [(None, 1e-4), (8, 0.03), (4, 0.05)])
-def test_a_bundle_gives_both_engines_the_same_network(model, write, bits, error):
-    b = write(bits)
+@pytest.mark.parametrize("weights, error", [(FP32, 1e-4), (INT8, 0.03), (INT8_BLOCKS, 0.03), (INT4, 0.05)])
+def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, error):
+    b, bits = write(weights), weights.bits
     assert (b.task, b.architecture, b.card) == ("asr", "causal-whisper", CARD)
     network = read_whisper(b)
     assert network.config == CONFIG
@@ -209,7 +209,7 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, bits, error)
         got, w = network.state_dict()[name].numpy(), w.numpy()
         if name == "encoder.conv2.weight":  # a matrix in the graph
             got, w = got.reshape(len(got), -1), w.reshape(len(w), -1)
-        if bits is None or w.size < 16_384 or w.ndim != 2:
+        if bits == 32 or w.size < 16_384 or w.ndim != 2:
             np.testing.assert_array_equal(got, w, err_msg=name)
         else:
             steps = 7 if bits == 4 and "embedding" not in name else 127
@@ -228,9 +228,9 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, bits, error)
         np.testing.assert_array_equal(getattr(one.joint, n), getattr(other.joint, n))
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
-def test_graphs_point_into_the_weights(write, bits):
-    b = write(bits)
+@pytest.mark.parametrize("form", [FP32, INT8, INT8_BLOCKS, INT4])
+def test_graphs_point_into_the_weights(write, form):
+    b = write(form)
     weights = load_file(b.path / "model.safetensors")
     data = (b.path / "model.safetensors").read_bytes()
     used = set()
@@ -249,7 +249,7 @@ def test_graphs_point_into_the_weights(write, bits):
             used.add(tensor.name)
     stored = {n for n, a in weights.items() if a.nbytes >= 1024}
     assert used == stored  # nothing is stored that no graph reads
-    assert b.config["bits"] == bits
+    assert (b.config["bits"], b.config["block"]) == (form.bits, form.block)
     assert "merges" not in json.loads((b.path / "vocabulary.json").read_text())
 
 
