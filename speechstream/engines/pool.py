@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from speechstream.asr.recognizer import Recognizer, Stream
 
 PIECE_S = 0.5         # pushed audio is heard in pieces of at most this: nobody's backlog holds up the others
-BATCHED_FRAMES = 128  # encoder chunks up to 2.56 s gain from a batch; longer ones fill the machine alone
+BATCHED_FRAMES = 64   # encoder chunks up to 1.28 s gain from a batch; longer ones fill the machine alone
 MEMORY_FRAMES = 128   # the least memory a batch is padded to, doubled until it fits
 
 
@@ -375,7 +375,8 @@ class _Memories:
         B, like = len(group), group[0].request.memory.keys
         if B > len(self.seated):
             B = 2 * B  # room to grow: the rows not used cost nothing
-            self.keys, self.values = (np.zeros((B, *like.shape[1:3], self.frames, like.shape[4]), like.dtype)
+            layers, heads, _, width = like.shape[1:]  # a graph takes layer by layer, and copies what is not in one piece
+            self.keys, self.values = (np.zeros((layers, B, heads, self.frames, width), like.dtype).swapaxes(0, 1)
                                       for _ in range(2))
             self.seated, self.filled = [None] * B, [0] * B
             B = len(group)
