@@ -7,6 +7,7 @@ Weights are random: speed does not depend on them. Rows, each where it can be ha
 
     onnxruntime's products   the encoder's matrix products alone, same shapes and process: the ceiling of our fp32
     ours, fp32 / int8 ...    the exported graph, all latencies and batches from one file
+    ... fp16 caches          the same with keys and values of streams in 16 bits
     NeMo, NeMo ONNX          `cache_aware_stream_step`, and its own export in onnxruntime (needs nemo_toolkit[asr])
     NeMo ONNX, int8          that export with its weights quantised by onnxruntime's own tool, a scale a channel
     Hugging Face             the Nemotron streaming port of transformers, in torch
@@ -71,13 +72,15 @@ def ceiling(c: ConformerConfig, folder: Path) -> Step:
     return step
 
 
-def ours(c: ConformerConfig, weights: str, folder: Path) -> Step:
-    path = folder / f"{c.position}-{weights}.onnx"
+def ours(c: ConformerConfig, weights: str, half: bool, folder: Path) -> Step:
+    path = folder / f"{c.position}-{weights}{'-fp16-caches' * half}.onnx"
     if not path.exists():
         torch.manual_seed(0)
         model = FastConformer(FastConformerConfig(c, 8))
-        path.write_bytes(export_fastconformer(model, weights=FORMS[weights])["encoder"].SerializeToString())
+        path.write_bytes(export_fastconformer(model, weights=FORMS[weights], half=half)["encoder"].SerializeToString())
     graph = Graph(path)
+    print(f"{path.stem}: {path.stat().st_size / 1e6:.0f} MB, and for each stream "
+          f"{sum(a.nbytes for a in flatten(graph.init_state()).values()) / 1e6:.2f} MB of state", flush=True)
 
     def step(chunk: int, batch: int):
         rng = np.random.default_rng(0)
@@ -260,8 +263,9 @@ def main() -> None:
         makers: dict[str, Callable[[], Step]] = {top: lambda: ceiling(c, folder)}
         for position in a.position:
             for weights in a.weights:
-                name = f"ours, {weights}" + f" {position}" * (len(a.position) > 1)
-                makers[name] = lambda p=position, w=weights: ours(ConformerConfig(position=p, **size), w, folder)
+                for half in (False, True) if weights == "fp32" else (False,):
+                    name = f"ours, {weights}" + f" {position}" * (len(a.position) > 1) + ", fp16 caches" * half
+                    makers[name] = lambda p=position, w=weights, h=half: ours(ConformerConfig(position=p, **size), w, h, folder)
         if not a.alone:
             makers |= {"NeMo ONNX": lambda: nemo_onnx(c, folder, 32), "NeMo ONNX, int8": lambda: nemo_onnx(c, folder, 8),
                        "NeMo": lambda: nemo(c), "Hugging Face": lambda: hugging_face(c)}

@@ -352,6 +352,8 @@ def _state(arrays: Arrays, prefix: str, like: Any, finite: bool = True) -> Any:
 
 def _array(arrays: Arrays, name: str, dtype: Any, shape: tuple, finite: bool = True) -> np.ndarray:
     a = arrays[name]
+    if dtype == np.float16 and a.dtype == np.float32:  # kept in 16 bits by the graph itself
+        a = a.astype(np.float16)
     if a.dtype != dtype or a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape)):
         raise ValueError(f"{name} is {a.dtype}{list(a.shape)}, expected {np.dtype(dtype)}{list(shape)}")
     if finite and not np.isfinite(a).all():

@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import nn
 
-from speechstream.export.graph import Writer
+from speechstream.export.graph import TYPES, Writer
 from speechstream.export.quantize import FP32, Weights
 from speechstream.nn.conformer import ConformerConfig, ConformerEncoder, ConformerLayer
 from speechstream.nn.fastconformer import FastConformer
@@ -37,20 +37,22 @@ class _Chunk:
     mask: str                # of RoPE: (B, 1, c, R) float, 0 or VOID
     angles: tuple[str, ...]  # of RoPE: position ids, cosines, sines
     columns: str             # of relative positions: (B, H, c, R) which score each query and key have
+    half: bool               # the rings hold 16 bits
 
 
 def array(t: torch.Tensor | None) -> np.ndarray | None:
     return None if t is None else t.detach().float().cpu().numpy()
 
 
-def stream_start(encoder: ConformerEncoder) -> dict[str, np.ndarray]:
+def stream_start(encoder: ConformerEncoder, half: bool = False) -> dict[str, np.ndarray]:
     """The state of one stream that has heard nothing, as the graph keeps it: its fields by name, with a batch of one.
 
-    Keys and values are rings of R = left + the longest chunk frames, one for each layer: frame t lies in row t % R.
+    Keys and values are rings of R = left + the longest chunk frames, one for each layer: frame t lies in row t % R. half:
+    they are kept in 16 bits.
     The convolutions' inputs have the channels last. A chunk writes its own rows, and nothing is moved.
     """
     c, torch_state = encoder.config, flatten(encoder.init_state(1))
-    ring = np.zeros((1, c.heads, c.left + longest(c), c.dim // c.heads), np.float32)
+    ring = np.zeros((1, c.heads, c.left + longest(c), c.dim // c.heads), np.float16 if half else np.float32)
     start = {f"{n}.layer{i}": ring for n in ("keys", "values") for i in range(c.layers)}
     start |= {f"conv.layer{i}": np.zeros((1, c.kernel - 1, c.dim), np.float32) for i in range(c.layers)}
     return start | {n: a.numpy() for n, a in torch_state.items() if n not in ("keys", "values", "conv")}
@@ -73,16 +75,16 @@ def longest(c: ConformerConfig) -> int:
     return max(c.lookaheads) + 1
 
 
-def encoder_graph(model: FastConformer, weights: Weights = FP32) -> onnx.ModelProto:
+def encoder_graph(model: FastConformer, weights: Weights = FP32, half: bool = False) -> onnx.ModelProto:
     """features (B, subsampling * c, mels), lengths (B,) and the state, to encoded, ctc (log probabilities), new state.
 
-    Raises ValueError for an encoder that runs offline only.
+    half: keys and values are kept in 16 bits. Raises ValueError for an encoder that runs offline only.
     """
-    c, start, w = model.encoder.config, stream_start(model.encoder), Writer(weights)
+    c, start, w = model.encoder.config, stream_start(model.encoder, half), Writer(weights)
     features = w.input("features", "float32", ["batch", "feature_frames", c.features])
     lengths = w.input("lengths", "int64", ["batch"])
     state = {n: w.input(f"state.{n}", str(a.dtype), ["batch", *a.shape[1:]]) for n, a in start.items()}
-    encoded, ctc, new = encoder_step(w, model, features, lengths, state)
+    encoded, ctc, new = encoder_step(w, model, features, lengths, state, half=half)
     w.output("encoded", encoded, "float32", ["batch", "frames", c.dim])
     if ctc:
         w.output("ctc", ctc, "float32", ["batch", "frames", model.ctc.out_features])
@@ -92,7 +94,7 @@ def encoder_graph(model: FastConformer, weights: Weights = FP32) -> onnx.ModelPr
 
 
 def encoder_step(w: Writer, model: FastConformer, features: str, lengths: str,
-                 state: dict[str, str], ctc: bool = True) -> tuple[str, str, dict[str, str]]:
+                 state: dict[str, str], ctc: bool = True, half: bool = False) -> tuple[str, str, dict[str, str]]:
     """Write the step: encoded (B, c, D), CTC log probabilities ("" without that head), and the new state's fields."""
     encoder, c = model.encoder.eval(), model.encoder.config
     shape = w.op("Shape", features)
@@ -101,7 +103,7 @@ def encoder_step(w: Writer, model: FastConformer, features: str, lengths: str,
     # a chunk that is longer than the rings have room for is an index out of this table, and fails
     frames = w.op("Gather", w.const(np.arange(1, longest(c) + 1)), w.op("Sub", frames, w.const([1])))
     x, new, limit = _subsample(w, model, features, lengths, state, frames)
-    chunk = _chunk(w, model, state["frames"], limit, batch, frames)
+    chunk = _chunk(w, model, state["frames"], limit, batch, frames, half)
     if c.scale_input:
         x = w.op("Mul", x, w.const(c.dim ** 0.5, np.float32))
     for i, layer in enumerate(encoder.layers):
@@ -165,7 +167,7 @@ def _stages(w: Writer, s: ConvSubsampling, x: str, histories: list[str], reals: 
     return [w.op("Reshape", w.op("Transpose", h, perm=[0, 2, 1, 3]), w.const([-1, s.channels * s.bins[-1]])), *after]
 
 
-def _chunk(w: Writer, model: FastConformer, before: str, limit: str, batch: str, frames: str) -> _Chunk:
+def _chunk(w: Writer, model: FastConformer, before: str, limit: str, batch: str, frames: str, half: bool) -> _Chunk:
     c, left, most = model.encoder.config, model.encoder.config.left, longest(model.encoder.config)
     ring = left + most
     first = w.op("Unsqueeze", before, w.const([1]))
@@ -186,22 +188,22 @@ def _chunk(w: Writer, model: FastConformer, before: str, limit: str, batch: str,
     oldest = w.op("Mul", w.op("Div", w.const([left]), frames), frames)  # whole chunks of the past are seen
     seen = w.op("And", w.op("GreaterOrEqual", key, w.op("Neg", w.op("Min", first, oldest))), w.op("Less", key, limit))
     if c.position == "rope":
-        half = c.dim // c.heads // 2
+        pairs = c.dim // c.heads // 2
         turns = w.op("Unsqueeze", w.op("Add", first, place), w.const([2]))
         turns = w.op("Mod", w.op("Mul", turns, w.tensor(model.encoder.cycles.cpu().numpy(), "encoder.cycles")),
                      w.const(PERIOD))
         angle = w.op("Mul", w.op("Cast", turns, to=1), w.const(2 * np.pi / PERIOD, np.float32))
-        angle = w.op("Reshape", angle, w.const([-1, half]))
+        angle = w.op("Reshape", angle, w.const([-1, pairs]))
         ids = w.op("Reshape", _range(w, w.op("Mul", batch, frames)), w.op("Concat", batch, frames, axis=0))
         mask = w.op("Where", seen, w.const(0, np.float32), w.const(VOID, np.float32))
         mask = w.op("Expand", w.op("Unsqueeze", mask, w.const([1, 2])),
                     w.op("Concat", w.const([1, 1]), frames, w.const([1]), axis=0))
-        return _Chunk(rows_of, frames, rows, mask, (ids, w.op("Cos", angle), w.op("Sin", angle)), "")
+        return _Chunk(rows_of, frames, rows, mask, (ids, w.op("Cos", angle), w.op("Sin", angle)), "", half)
     distance = w.op("Sub", w.op("Unsqueeze", place, w.const([1])), w.op("Unsqueeze", key, w.const([1])))  # (B, c, R)
     column = w.op("Sub", w.const(left + most - 1), distance)
     column = w.op("Where", w.op("Unsqueeze", seen, w.const([1])), column, w.const(left + 2 * most - 1))
     columns = w.op("Expand", w.op("Unsqueeze", column, w.const([1])), w.const([1, c.heads, 1, 1]))
-    return _Chunk(rows_of, frames, rows, "", (), columns)
+    return _Chunk(rows_of, frames, rows, "", (), columns, half)
 
 
 def _norm(w: Writer, x: str, name: str, norm: nn.LayerNorm) -> str:
@@ -243,10 +245,17 @@ def _attention(w: Writer, c: ConformerConfig, att: nn.Module, name: str, x: str,
         qk = w.op("RotaryEmbedding", w.op("Reshape", qk, chunk.rows_of["qk"]), *chunk.angles)
         q, k = w.op("Split", qk, axis=2, num_outputs=2, outputs=2)
         near, bias = "", chunk.mask
-    keys, values = (w.op("ScatterND", ring, chunk.rows, _heads(w, t, chunk)) for ring, t in ((keys, k), (values, v)))
-    y = w.op("MultiHeadAttention", q, keys, values, near, "", bias, num_heads=c.heads)
+    keys, values = (_remember(w, ring, t, chunk) for ring, t in ((keys, k), (values, v)))
+    seen = [w.op("Cast", ring, to=TYPES["float32"]) if chunk.half else ring for ring in (keys, values)]
+    y = w.op("MultiHeadAttention", q, *seen, near, "", bias, num_heads=c.heads)
     y = w.op("Reshape", y, w.const([-1, c.dim]))
     return w.linear(y, f"{name}.out", array(att.out.weight), array(att.out.bias)), keys, values
+
+
+def _remember(w: Writer, ring: str, x: str, chunk: _Chunk) -> str:
+    """The ring with the chunk's keys or values in it."""
+    x = _heads(w, x, chunk)
+    return w.op("ScatterND", ring, chunk.rows, w.op("Cast", x, to=TYPES["float16"]) if chunk.half else x)
 
 
 def _heads(w: Writer, x: str, chunk: _Chunk) -> str:

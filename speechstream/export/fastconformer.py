@@ -25,17 +25,17 @@ ARCHITECTURE = "fastconformer"
 
 
 def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = None,
-                         weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
+                         weights: Weights = FP32, half: bool = False) -> dict[str, onnx.ModelProto]:
     """Graphs `encoder` and, of a transducer, `predictor` and `joiner`; batch and chunk are dynamic.
 
     encoder: features (B, subsampling * chunk, mels), lengths (B,) int64 how many of them count, and the state, to
     encoded (B, chunk, dim), ctc (B, chunk, vocab + 1) log probabilities where the model has them, and the new state.
     predictor: tokens (B,) and the state to predicted (B, dim). joiner: encoded (B, dim) and predicted (B, dim) to
     scores (B, vocab + 1 + durations). about: what the metadata says of features and tokens, see `describe_model`.
-    Raises ValueError for an encoder that runs offline only.
+    half: streams keep keys and values in 16 bits. Raises ValueError for an encoder that runs offline only.
     """
     model, about = model.eval(), {"architecture": ARCHITECTURE, **dataclasses.asdict(weights), **(about or {})}
-    states, graphs = {"encoder": stream_start(model.encoder)}, {"encoder": encoder_graph(model, weights)}
+    states, graphs = {"encoder": stream_start(model.encoder, half)}, {"encoder": encoder_graph(model, weights, half)}
     if model.joiner is not None:
         graphs |= {"predictor": predictor_graph(model.predictor, weights), "joiner": joiner_graph(model.joiner, weights)}
         states["predictor"] = model.predictor.init_state(1)

@@ -16,7 +16,7 @@ from speechstream.export.quantize import DOMAIN, FP32, SMALLEST, Weights, quanti
 
 OPSET, IR_VERSION = 20, 9
 FUSED = {"MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}  # onnxruntime's
-TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32,
+TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int64": TensorProto.INT64, "int32": TensorProto.INT32,
          "bool": TensorProto.BOOL}
 
 

@@ -29,11 +29,11 @@ from speechstream.state import flatten
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: the network, and how its graphs are made."""
+    """What is exported: the network, and how its graphs are made: with what weights, and with caches in 16 bits or not."""
 
     architecture: str
     model: nn.Module
-    graphs: Callable[[Weights], dict[str, onnx.ModelProto]]
+    graphs: Callable[[Weights, bool], dict[str, onnx.ModelProto]]
     about: dict[str, Any]
     bundle: bundle.Bundle | None = None
 
@@ -53,23 +53,26 @@ def open_source(path: str | Path) -> Source:
             raise SpeechStreamError(f"the model {path} hears the whole utterance and has no streaming state; a "
                                     "cache-aware checkpoint can be exported")
         about = describe_model(one)
-        return Source(ARCHITECTURE, one.model, lambda weights: export_fastconformer(one.model, about, weights), about, b)
+        return Source(ARCHITECTURE, one.model, lambda weights, half: export_fastconformer(one.model, about, weights, half), about, b)
     if b.architecture == "causal-whisper":
         from speechstream.export.bundle import read_whisper
         model, about = read_whisper(b), _about_whisper(b)
-        return Source(b.architecture, model, lambda weights: _quantised(whisper_graphs(model, about), weights), about, b)
+        return Source(b.architecture, model, lambda weights, half: _quantised(whisper_graphs(model, about), weights), about, b)
     raise SpeechStreamError(f"the bundle {path} holds a {b.architecture}; those of {ARCHITECTURE} and causal-whisper, "
                             "and codecs, can be exported")
 
 
-def export(source: Source, folder: str | Path, weights: Weights = FP32) -> dict[str, Path]:
+def export(source: Source, folder: str | Path, weights: Weights = FP32, half: bool = False) -> dict[str, Path]:
     """Write the graphs into a folder and return their paths by name. That of a FastConformer is a bundle itself.
 
-    Raises SpeechStreamError where a graph does not pass onnx.checker.
+    half: streams keep keys and values in 16 bits. Raises SpeechStreamError where a graph does not pass onnx.checker, and
+    for `half` of another model than a FastConformer.
     """
+    if half and source.architecture != ARCHITECTURE:
+        raise SpeechStreamError(f"caches in 16 bits are for a {ARCHITECTURE}, and this is a {source.architecture}")
     folder, paths = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, graph in source.graphs(weights).items():
+    for name, graph in source.graphs(weights, half).items():
         try:
             onnx.checker.check_model(graph)
         except onnx.checker.ValidationError as error:
@@ -150,7 +153,7 @@ def _codec(path: Path) -> Source:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise SpeechStreamError(f"{path} is neither a bundle nor the folder of a codec: "
                                 f"{str(error).splitlines()[0]}") from error
-    return Source("codec", model, lambda weights: _quantised(codec_graphs(model), weights, BASIS), {})
+    return Source("codec", model, lambda weights, half: _quantised(codec_graphs(model), weights, BASIS), {})
 
 
 def _quantised(graphs: dict[str, onnx.ModelProto], weights: Weights, keep: str | None = None) -> dict[str, onnx.ModelProto]:

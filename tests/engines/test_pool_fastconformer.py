@@ -13,6 +13,7 @@ from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.errors import SpeechStreamError
 from speechstream.export.fastconformer import write_fastconformer
+from speechstream.export.standalone import export, open_source
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig
@@ -22,7 +23,8 @@ VOCAB = 40
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Bundles of a random network, with a stateless predictor and (under lstm) with an LSTM; other has other weights."""
+    """Bundles of a random network, with a stateless predictor and (under lstm) with an LSTM; other has other weights, and
+    half the caches of lstm in 16 bits."""
     torch.manual_seed(1)
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("fastconformer")
@@ -37,6 +39,7 @@ def folder(tmp_path_factory):
             parameter.add_(0.1 * torch.randn_like(parameter))
         write_fastconformer(Imported(model, NemoMelConfig(features=16), tokens, None), root / name,
                             {"name": "tiny", "licence": "none"})
+    export(open_source(root / "lstm"), root / "half", half=True)
     return root
 
 
@@ -69,7 +72,8 @@ class Sizes:
 
 
 @pytest.mark.parametrize("name, decoder, beam", [("stateless", "transducer", 1), ("lstm", "transducer", 1),
-                                                 ("lstm", "ctc", 1), ("lstm", "ctc", 4)])
+                                                 ("lstm", "ctc", 1), ("lstm", "ctc", 4), ("half", "transducer", 1),
+                                                 ("half", "ctc", 1)])
 def test_streams_that_move_say_what_they_say_alone(folder, sounds, name, decoder, beam):
     asr, rng = Recognizer.load(folder / name, decoder=decoder, beam=beam), np.random.default_rng(2)
     want = [alone(asr, sound) for sound in sounds]

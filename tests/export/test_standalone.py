@@ -1,5 +1,6 @@
 """`speechstream convert` and `speechstream export`: from a checkpoint file to graphs that anybody can run."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -159,6 +160,33 @@ def test_a_graph_runs_unsynchronised_streams_together(graphs):
             np.testing.assert_allclose(value, flatten(after)[name], atol=1e-5)
     with pytest.raises(ValueError, match="takes features, lengths"):
         encoder.step({"x": a["features"]}, late)
+
+
+def test_caches_in_sixteen_bits(bundles, graphs, tmp_path, capsys):
+    assert main(["export", str(bundles / "hybrid"), "--onnx", str(tmp_path), "--fp16-caches", "--check", str(RECORDING)]) == 0
+    half, whole = Graph(tmp_path / "encoder.onnx"), Graph(graphs / "fp32" / "encoder.onnx")
+    sizes = {g: sum(a.nbytes for a in flatten(g.init_state()).values()) for g in (half, whole)}
+    rings = {n: a for n, a in flatten(half.init_state()).items() if n.startswith(("keys.", "values."))}
+    assert {a.dtype for a in rings.values()} == {np.dtype(np.float16)}
+    assert sizes[whole] - sizes[half] == sum(a.nbytes for a in rings.values())
+    rows = {r.output: r for r in compare(open_source(bundles / "hybrid"), {"encoder": tmp_path / "encoder.onnx"} | {
+        n: tmp_path / f"{n}.onnx" for n in ("predictor", "joiner")}, [RECORDING])}
+    rounding = 2.0 ** -11  # of a number of one
+    assert 0 < rows["state keys"].error < 3 * rounding * rows["state keys"].largest
+    assert 0 < rows["encoded"].error < 10 * rounding * rows["encoded"].largest
+    feed = {"features": np.random.default_rng(0).standard_normal((1, 16, 16)).astype(np.float32), "lengths": np.array([16])}
+    state, other = half.init_state(), half.init_state()
+    for _ in range(8):  # the ring comes round, in place as well as by value
+        out, state = half.step(feed, state)
+        same, other = half.advance(feed, other)
+        np.testing.assert_array_equal(out["encoded"], same["encoded"])
+    codec = tmp_path / "codec"
+    codec.mkdir()
+    source = open_source(bundles / "hybrid")
+    with pytest.raises(SpeechStreamError, match="16 bits are for a fastconformer"):
+        export(dataclasses.replace(source, architecture="codec"), codec, half=True)
+    assert main(["export", str(bundles / "hybrid"), "--sherpa", str(tmp_path / "s"), "--fp16-caches"]) == 2
+    assert "--fp16-caches goes with --onnx" in capsys.readouterr().err
 
 
 def test_eight_bits_do_not_mix_rows_and_are_close(tmp_path):
