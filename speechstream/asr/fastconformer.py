@@ -172,6 +172,7 @@ class FastConformerRecognizer(recognizer.Recognizer):
     """`Recognizer` for one model. latency_ms is the encoder's chunk: (look-ahead + 1) frames."""
 
     segment = Segment
+    together = 8
 
     def __init__(self, engine: Networks, decoder: Decoder, features: NemoMel, chunks: Sequence[int], subsampling: int,
                  lead: int, **options):
@@ -179,6 +180,8 @@ class FastConformerRecognizer(recognizer.Recognizer):
         self.chunks, self.subsampling, self.lead = tuple(chunks), subsampling, lead
         self.frame_ms = round(1000 * decoder.frame_s)
         self.latencies = tuple(sorted(self.frame_ms * c for c in self.chunks))
+        if not self.chunks:
+            self.together = 1
 
     def stream(self, latency_ms: int | None = None, sample_rate: int = SAMPLE_RATE) -> recognizer.Stream:
         """Open a live stream at one of `latencies`; None: the model's first look-ahead, as for files.

@@ -1,20 +1,23 @@
 """Many recordings through one recogniser, one thread a core.
 
 onnxruntime and numpy let other threads run while they compute, so the threads share the model's weights and each core
-is busy with a recording of its own. A pool of streams would batch the decoder's steps, but whole segments fill a core
-alone: it saves 9% of the work at 16 recordings at once, where a second core saves half.
+is busy with recordings of its own: one at a time, or `recognizer.together` of them through a pool where a batch is faster
+than its streams in turn. A FastConformer hears files in chunks, and is; whole segments, as Whisper hears files, fill a
+core alone (a pool saves 9% of the work at 16 recordings at once).
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Callable, Iterator, Sequence
 
-from speechstream.asr.events import Transcript
+from speechstream.asr.events import Final, Transcript
+from speechstream.audio.io import Blocks, blocks
 from speechstream.errors import SpeechStreamError
 
 if TYPE_CHECKING:
@@ -42,37 +45,116 @@ def transcribe_many(recognizer: "Recognizer", files: Sequence[str | Path], jobs:
     jobs = cores() if jobs is None else jobs
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
-    return _results(recognizer, list(files), jobs, latency_ms, progress)
+    return _results(_Work(recognizer, list(files), latency_ms, progress), min(jobs, len(files)))
 
 
-def _results(recognizer, files: list, jobs: int, latency_ms: int | None, progress) -> Iterator:
-    stop, lock, heard = Event(), Lock(), [0.0]
-
-    def work(file: str | Path) -> Transcript:
-        before = 0.0
-
-        def done(seconds: float) -> None:
-            nonlocal before
-            if stop.is_set():
-                raise Stopped
-            with lock:
-                heard[0] += seconds - before
-                before = seconds
-                if progress:
-                    progress(heard[0])
-
-        if stop.is_set():
-            raise Stopped
-        return recognizer.transcribe(file, latency_ms=latency_ms, progress=done)
-
-    threads = ThreadPoolExecutor(min(jobs, max(len(files), 1)), thread_name_prefix="transcribe")
+def _results(work: "_Work", jobs: int) -> Iterator:
+    # each of several threads takes a share of the files at hand, so that none has a full pool while another has none
+    width = max(1, min(work.recognizer.together, -(-len(work.results) // max(jobs, 1))))
+    run = work.in_turn if width == 1 else lambda: work.at_once(width)
+    for i in range(jobs):
+        Thread(target=run, name=f"transcribe-{i}", daemon=True).start()
+    waiting = deque(work.results)
     try:
-        waiting: deque[Future] = deque(threads.submit(work, file) for file in files)
         while waiting:
             try:
                 yield waiting.popleft().result()
             except SpeechStreamError as error:
                 yield error
     finally:
-        stop.set()
-        threads.shutdown(wait=False, cancel_futures=True)
+        work.stop.set()
+
+
+@dataclass
+class _Open:
+    """A recording in a pool."""
+
+    result: Future
+    source: Blocks
+    segments: list[Final] = field(default_factory=list)
+    samples: int = 0
+
+
+class _Work:
+    """The files that nobody has taken yet, and where their results go."""
+
+    def __init__(self, recognizer: "Recognizer", files: list, latency_ms: int | None,
+                 progress: Callable[[float], None] | None):
+        self.recognizer, self.latency_ms, self.progress = recognizer, latency_ms, progress
+        self.results: list[Future] = [Future() for _ in files]
+        self.left = deque(zip(files, self.results))
+        self.stop, self.lock, self.heard = Event(), Lock(), 0.0
+
+    def take(self) -> tuple[str | Path, Future] | None:
+        with self.lock:
+            return self.left.popleft() if self.left and not self.stop.is_set() else None
+
+    def hear(self, seconds: float) -> None:
+        """Count so many more seconds of sound. Raises Stopped where nobody waits for the rest."""
+        if self.stop.is_set():
+            raise Stopped
+        with self.lock:
+            self.heard += seconds
+            if self.progress:
+                self.progress(self.heard)
+
+    def in_turn(self) -> None:
+        """A thread: one recording after another."""
+        while taken := self.take():
+            file, result = taken
+            before = 0.0
+
+            def done(seconds: float) -> None:
+                nonlocal before
+                before, passed = seconds, seconds - before
+                self.hear(passed)
+
+            try:
+                result.set_result(self.recognizer.transcribe(file, latency_ms=self.latency_ms, progress=done))
+            except Exception as error:  # whatever it is, it is this recording's
+                result.set_exception(error)
+
+    def at_once(self, width: int) -> None:
+        """A thread: up to `width` recordings through a pool, the next one as soon as one has ended."""
+        from speechstream.engines.pool import Failed
+        pool, heard = self.recognizer.pool(width), {}
+        try:
+            while self._fill(pool, heard, width):
+                for sid, one in list(heard.items()):
+                    self._push(pool, sid, one, heard)
+                for sid, events in pool.step().items():
+                    heard[sid].segments += [e for e in events if isinstance(e, Final)]
+                    if isinstance(events[-1], Failed):
+                        heard.pop(sid).result.set_exception(SpeechStreamError(events[-1].message))
+                for sid in [sid for sid in heard if sid not in pool]:
+                    one = heard.pop(sid)
+                    one.result.set_result(Transcript(tuple(one.segments), one.samples / one.source.rate))
+        except Exception as error:
+            for one in heard.values():
+                one.source.close()
+                one.result.set_exception(error)
+
+    def _fill(self, pool, heard: dict[int, _Open], width: int) -> bool:
+        while len(heard) < width and (taken := self.take()):
+            file, result = taken
+            try:
+                source = blocks(file)
+                heard[pool.open(self.latency_ms, source.rate)] = _Open(result, source)
+            except Exception as error:
+                result.set_exception(error)
+        return bool(heard)
+
+    def _push(self, pool, sid: int, one: _Open, heard: dict[int, _Open]) -> None:
+        try:
+            block = next(one.source, None)
+        except SpeechStreamError as error:
+            pool.close(sid)
+            heard.pop(sid).result.set_exception(error)
+            return
+        if block is None:
+            one.source.close()
+            pool.finish(sid)
+            return
+        one.samples += len(block)
+        self.hear(len(block) / one.source.rate)
+        pool.push(sid, block)

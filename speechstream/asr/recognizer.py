@@ -282,6 +282,8 @@ class Recognizer:
         self.confirm_ms, self.ahead_ms = confirm_ms, ahead_ms
         self.latencies = LATENCIES_MS
 
+    together = 1  # recordings that a core transcribes faster at once than in turn
+
     @classmethod
     def load(cls, path: str | Path | None = None, engine: str = "onnx", device: str = "cpu", threads: int = 1,
              decoder: str | None = None, beam: int | None = None, **options) -> "Recognizer":

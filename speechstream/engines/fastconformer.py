@@ -76,8 +76,8 @@ class OnnxNetworks:
         return self.joiner.step({"encoded": encoded, "predicted": predicted})[0]["scores"]
 
 
-class Seats:
-    """Where streams that are encoded together have their states side by side, as a batch wants them.
+class Seats(threading.local):
+    """Where streams that are encoded together have their states side by side, as a batch wants them: of each thread.
 
     A stream keeps a state of its own and is copied to a seat when it comes; while the same streams come again, only
     what a chunk has changed is copied, back to each stream.
@@ -88,7 +88,6 @@ class Seats:
         self.rings = [n for n in graph.in_place if n.startswith(("keys.", "values."))]
         self.fields: dict[str, np.ndarray] = {}
         self.state: Any = None   # of the first seats, as many as the last batch had
-        self.lock = threading.Lock()   # pools in several threads take turns
         self.seated: list[tuple] = []  # of each seat: a stream's first ring (a weak reference), and its frames so far
 
     def advance(self, inputs: dict[str, np.ndarray], states: Sequence[Any], chunk: int) -> tuple[dict, list]:
@@ -96,10 +95,6 @@ class Seats:
         if not self.rings:
             out, state = self.graph.step(inputs, stack(states))
             return out, [select(state, i) for i in range(len(states))]
-        with self.lock:
-            return self._advance(inputs, states, chunk)
-
-    def _advance(self, inputs: dict[str, np.ndarray], states: Sequence[Any], chunk: int) -> tuple[dict, list]:
         own = [flatten(s) for s in states]
         order, begun = self._seat(own), [int(f["frames"][0]) for f in own]
         if self.state is None or len(self.state.frames) != len(states):

@@ -16,6 +16,8 @@ from speechstream.errors import SpeechStreamError
 class Slow:
     """A recogniser whose first files take longest, and that knows how many it had in hand at a time."""
 
+    together = 1
+
     def __init__(self):
         self.lock, self.now, self.most, self.done = threading.Lock(), 0, 0, []
 
@@ -75,3 +77,49 @@ def test_the_embedded_model_hears_the_same_in_any_company(fixtures_dir, tmp_path
     *heard, missing = asr.transcribe_many(files, jobs=3)
     assert heard == [asr.transcribe(f) for f in files[:-1]] and all(t.text for t in heard[:4])
     assert isinstance(missing, SpeechStreamError) and "does not exist" in str(missing)
+
+
+@pytest.fixture(scope="module")
+def fastconformer(fixtures_dir, tmp_path_factory):
+    from speechstream.convert.nemo import load_nemo
+    from speechstream.export.fastconformer import write_fastconformer
+    folder = tmp_path_factory.mktemp("bundle")
+    write_fastconformer(load_nemo(fixtures_dir / "nemo" / "hybrid.nemo"), folder, {"name": "tiny", "licence": "none"})
+    return Recognizer.load(folder)
+
+
+def test_recordings_share_a_pool_where_that_is_faster(fastconformer, fixtures_dir, tmp_path):
+    x, _ = sf.read(fixtures_dir / "austen_0870.flac", dtype="float32")
+    files, rng = [], np.random.default_rng(0)
+    for i in range(21):
+        start, rate = int(rng.integers(0, len(x) - 70_000)), (16_000, 8_000, 22_050)[i % 3]
+        files.append(tmp_path / f"{i}.wav")
+        sf.write(files[-1], x[start: start + int(rng.integers(0, 70_000))], rate)
+    files[4:4] = [tmp_path / "missing.wav"]
+    (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(100))
+    files[13:13] = [tmp_path / "noise.wav"]
+    rows, encode = [], fastconformer.engine.encode
+    fastconformer.engine.encode = lambda x, *rest: (rows.append(len(x)), encode(x, *rest))[1]
+    told = []
+    got = list(transcribe_many(fastconformer, files, 2, progress=told.append))
+    fastconformer.engine.encode = encode
+    assert max(rows) > 4 and told == sorted(told)
+    heard = 0.0
+    for file, result in zip(files, got, strict=True):
+        if file.name in ("missing.wav", "noise.wav"):
+            assert isinstance(result, SpeechStreamError) and file.name in str(result)
+        else:
+            assert result == fastconformer.transcribe(file)
+            heard += result.duration
+    assert sum(bool(r.text) for r in got if isinstance(r, Transcript)) > 10
+    assert told[-1] == pytest.approx(heard)
+
+
+def test_who_closes_a_pool_of_recordings_stops_it(fastconformer, fixtures_dir):
+    before = set(threading.enumerate())
+    results = transcribe_many(fastconformer, [fixtures_dir / "austen_0880.flac"] * 300, 2)
+    assert next(results).text
+    results.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()
