@@ -26,7 +26,7 @@ class Writer:
 
     def __init__(self, path: Path | None, many: bool):
         self.path, self.many = path, many
-        self._out: TextIO | None = None
+        self._stdout, self._out = sys.stdout, None  # that of now: libraries that chatter are given another one later
         self.begun = 0
 
     def begin(self, name: str) -> None:
@@ -73,7 +73,7 @@ class Writer:
 
     def _open(self) -> TextIO:
         if self.path is None:
-            return sys.stdout
+            return self._stdout
         try:
             return open(self.path, "w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:

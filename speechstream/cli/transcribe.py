@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 from speechstream.cli import EXIT_ERROR, tell
+from speechstream.cli.ahead import Ahead, WorkersError
 from speechstream.cli.formats import SUFFIXES, WRITERS, Live, OutputError, Writer
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.terminal import is_terminal, progress
@@ -134,7 +135,7 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
     failed, warnings = False, _Warnings()
     logging.getLogger("speechstream").addHandler(warnings)
     several = args.ray or (len(names) > 1 and STDIN not in names and not args.latency)
-    ahead = Ahead(recognizer, names, args) if several else None
+    ahead = Ahead(recognizer, names, args, load_options(args)) if several else None
     try:
         for name in names:
             writer = warnings.writer = shared or make_writer(args, paths[name], [name])
@@ -145,6 +146,8 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
             except SpeechStreamError as error:
                 tell(error)
                 failed = True
+                if isinstance(error, WorkersError):
+                    break
             except Interrupted:
                 pass
             if writer is not shared:
@@ -157,44 +160,9 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
             tell(ahead.summary())
     finally:
         if ahead:
-            ahead.results.close()
+            ahead.close()
         logging.getLogger("speechstream").removeHandler(warnings)
     return failed
-
-
-class Ahead:
-    """Recordings that are transcribed several at a time, and given in order."""
-
-    def __init__(self, recognizer: Any, names: list[str], args: argparse.Namespace):
-        from speechstream.asr.many import cores, transcribe_many
-
-        if args.ray:
-            from speechstream.serve.ray import Archive, cluster_cores
-
-            self.jobs = min(args.jobs or cluster_cores(), len(names))
-            there = {"path": os.path.abspath(args.model)} if args.model else {}
-            archive = Archive(self.jobs, **{**load_options(args), **there})
-            self.results = archive.transcribe([os.path.abspath(name) for name in names])
-        else:
-            self.jobs = min(args.jobs or (1 if args.device != "cpu" else cores()), len(names))
-            self.results = transcribe_many(recognizer, names, self.jobs, progress=lambda seconds: self.done(seconds))
-        self.done: Callable[[float], None] = lambda seconds: None
-        self.files, self.seconds, self.begun = 0, 0.0, time.monotonic()
-
-    def next(self, name: str, shown: bool, interrupts: Interrupts) -> Any:
-        """The transcript of the next recording. Raises SpeechStreamError where it cannot be used."""
-        with progress(name, None, shown) as self.done, interrupts.at_once():
-            result = next(self.results)
-        self.done = lambda seconds: None  # the bar has gone
-        if isinstance(result, SpeechStreamError):
-            raise result
-        self.files, self.seconds = self.files + 1, self.seconds + result.duration
-        return result
-
-    def summary(self) -> str:
-        took = max(time.monotonic() - self.begun, 1e-3)
-        return (f"{self.files} recordings, {self.seconds:.0f} s of sound in {took:.1f} s on {self.jobs} core(s): "
-                f"{self.seconds / took / self.jobs:.1f} streams a core")
 
 
 def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, interrupts: Interrupts,

@@ -19,10 +19,12 @@ Needs `pip install speechstream[ray]`.
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
@@ -37,26 +39,53 @@ if TYPE_CHECKING:
 SNAPSHOT_S = 2.0    # seconds of audio between two snapshots: what a new replica must hear again at most
 PATIENCE_S = 120.0  # how long a session looks for a replica that answers
 RETRY_S = 0.2
+REACH_S = 5.0       # until a cluster's address has to answer
+LIVES = 4           # workers that may die of one recording
+DYING = "the workers die while they load the model; is their memory too small?"
+logger = logging.getLogger(__name__)
 
 
 def _ray() -> Any:
     try:
         import ray
-        import ray.serve  # noqa: F401
+        import ray.serve.exceptions  # noqa: F401
     except ImportError as error:
         raise SpeechStreamError("Ray is not installed; pip install speechstream[ray]") from error
     return ray
 
 
 def connect(address: str | None = None) -> None:
-    """Join the cluster at `address`, or start one on this machine; nothing where this process has joined one."""
+    """Join the cluster at `address`, by default that of RAY_ADDRESS or the one that runs on this machine; where there
+    is none, start one. Nothing where this process has joined one already."""
     ray = _ray()
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        return
+    at = address or os.environ.get("RAY_ADDRESS")
+    _reach(at)
+    try:
+        ray.init(address, include_dashboard=False if at in (None, "local") else None, log_to_driver=False,
+                 logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        if at is None:
+            raise SpeechStreamError(f"Ray could not be started on this machine: {why}") from error
+        raise SpeechStreamError(f"the Ray cluster at {at} cannot be joined: {why} (one that asks for a token is joined "
+                                "with RAY_AUTH_MODE=token)") from error
+
+
+def leave() -> None:
+    """Leave the cluster; this process's workers end, and the cluster too where `connect` has started it."""
+    _ray().shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit() and int(port) < 1 << 16:
         try:
-            ray.init(address, include_dashboard=False if address in (None, "local") else None, log_to_driver=False,
-                     logging_level="error")
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise SpeechStreamError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+        except OSError as error:
+            raise SpeechStreamError(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def cluster_cores() -> int:
@@ -69,10 +98,15 @@ class _Transcriber:
     """One worker of an archive: a process with the model."""
 
     def __init__(self, options: dict[str, Any]):
-        from speechstream.asr.recognizer import Recognizer
-        self.recognizer = Recognizer.load(**options)
+        self.options, self.recognizer = options, None
 
-    def pid(self) -> int:
+    def load(self) -> "int | SpeechStreamError":
+        """This process's number, once the model is loaded; the error where it cannot be."""
+        from speechstream.asr.recognizer import Recognizer
+        try:
+            self.recognizer = self.recognizer or Recognizer.load(**self.options)
+        except SpeechStreamError as error:
+            return error
         return os.getpid()
 
     def transcribe(self, file: str, latency_ms: int | None) -> "Transcript | SpeechStreamError":
@@ -83,8 +117,9 @@ class _Transcriber:
 
 
 class Archive:
-    """Recordings on the workers of a cluster. Each worker is one core with the model in it, and is started again when
-    it dies; the recording that it had in hand is heard again.
+    """Recordings on the workers of a cluster. Each worker is one core with the model in it. Where one dies, or its
+    whole machine, another is started as soon as there is a core for it, and the recording that it had in hand is heard
+    again by whoever is free; a recording that LIVES workers have died of is given up.
 
     `options` are those of `Recognizer.load`. The files must be readable where the workers run.
     """
@@ -93,30 +128,62 @@ class Archive:
         if workers < 1:
             raise ValueError(f"an archive needs at least one worker, got {workers}")
         connect()
-        remote = _ray().remote(num_cpus=cores, max_restarts=-1, max_task_retries=-1)(_Transcriber)
-        self.workers = [remote.remote(options) for _ in range(workers)]
+        # Ray would restart them itself, and keep their recordings waiting until it can: for ever, on too few cores.
+        remote = _ray().remote(num_cpus=cores, max_restarts=0, max_task_retries=0)(_Transcriber)
+        self._hire = lambda: remote.remote(options)
+        self.workers = [self._hire() for _ in range(workers)]
 
     def pids(self) -> list[int]:
-        """The workers' process numbers, each on its own machine, once their models are loaded."""
-        return self._get([worker.pid.remote() for worker in self.workers])
+        """The workers' process numbers, each on its own machine, once all of their models are loaded."""
+        for _ in range(LIVES):
+            pids = [self._get(worker.load.remote()) for worker in self.workers]
+            if (error := next((pid for pid in pids if isinstance(pid, SpeechStreamError)), None)):
+                raise error
+            if None not in pids:
+                return pids
+            self.workers = [w if pid is not None else self._hire() for w, pid in zip(self.workers, pids)]
+        raise SpeechStreamError(DYING)
 
     def transcribe(self, files: Sequence[str | Path], latency_ms: int | None = None
                    ) -> "Iterator[Transcript | SpeechStreamError]":
-        """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why."""
-        todo, results = deque(enumerate(map(str, files))), {}
-        busy, idle, given = {}, list(self.workers), 0
-        while todo or busy or results:
-            while todo and idle:
-                worker, (i, file) = idle.pop(), todo.popleft()
-                busy[worker.transcribe.remote(file, latency_ms)] = i, worker
-            if given in results:
-                yield results.pop(given)
-                given += 1
-                continue
-            for ref in _ray().wait(list(busy))[0]:
-                i, worker = busy.pop(ref)
-                results[i] = self._get(ref)
-                idle.append(worker)
+        """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why.
+
+        Raises SpeechStreamError where the workers cannot load the model.
+        """
+        files, results = list(map(str, files)), {}
+        todo, deaths, unready = deque(range(len(files))), Counter(), 0
+        idle, busy = [], {worker.load.remote(): (worker, None) for worker in self.workers}
+        for given in range(len(files)):
+            while given not in results:
+                while todo and idle:
+                    worker, i = idle.pop(), todo.popleft()
+                    busy[worker.transcribe.remote(files[i], latency_ms)] = worker, i
+                for ref in _ray().wait(list(busy))[0]:
+                    worker, i = busy.pop(ref)
+                    answer = self._get(ref)
+                    if i is None and isinstance(answer, SpeechStreamError):
+                        raise answer
+                    if answer is not None:
+                        idle.append(worker)
+                        unready = 0
+                        if i is not None:
+                            results[i] = answer
+                        continue
+                    self.workers[self.workers.index(worker)] = worker = self._hire()
+                    busy[worker.load.remote()] = worker, None
+                    if i is None:
+                        unready += 1
+                        if unready >= LIVES * len(self.workers):
+                            raise SpeechStreamError(DYING)
+                        continue
+                    deaths[i] += 1
+                    if deaths[i] < LIVES:
+                        logger.warning("a worker died while it heard %s; it is heard again", files[i])
+                        todo.appendleft(i)
+                    else:
+                        results[i] = SpeechStreamError(f"{files[i]} was given up: {LIVES} workers died while they "
+                                                       "heard it; is their memory too small?")
+            yield results.pop(given)
 
     def close(self) -> None:
         """End the workers."""
@@ -125,27 +192,30 @@ class Archive:
         self.workers = []
 
     @staticmethod
-    def _get(refs: Any) -> Any:
+    def _get(ref: Any) -> Any:
+        """A worker's answer, None where it has died."""
         ray = _ray()
         try:
-            return ray.get(refs)
+            return ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
-        except ray.exceptions.RayActorError as error:
-            raise SpeechStreamError(f"a worker could not be started: {str(error).strip().splitlines()[-1]}") from error
+            raise error.cause or error from None
+        except ray.exceptions.RayError:
+            return None
 
 
 class _Streams:
-    """One replica: a pool, and which session has which of its streams, after how many of its blocks."""
+    """One replica: a pool, and which session has which of its streams, after how many of its blocks. Where all slots
+    are taken, the stream that nobody has fed for longest leaves."""
 
     def __init__(self, slots: int, options: dict[str, Any]):
         from speechstream.asr.recognizer import Recognizer
         self.recognizer = Recognizer.load(**options)
         self.pool = self.recognizer.pool(slots)
-        self.seats: dict[str, tuple[int, int]] = {}
+        self.seats: dict[str, tuple[int, int]] = {}  # in the order in which they were fed last
 
-    def take(self, asked: dict[str, Any]) -> int | None:
-        """Bring a session's stream to where its blocks begin, and hear them; its number, None where it is not here."""
+    def take(self, asked: dict[str, Any], staying: set[str]) -> int | None:
+        """Bring a session's stream to where its blocks begin, and hear them; its number, None where it is not here.
+        To make room for it, the streams of sessions that are `staying` do not leave."""
         name, at = asked["session"], asked["at"]
         sid, known = self.seats.pop(name, (None, -1))
         if known != at or sid not in self.pool:
@@ -153,6 +223,8 @@ class _Streams:
                 self.pool.close(sid)  # it went on elsewhere since
             if asked["state"] is None:
                 return None
+            while len(self.pool) >= self.pool.slots:
+                self.pool.close(self.seats.pop(next(n for n in self.seats if n not in staying))[0])
             state = asked["state"]
             sid = self.pool.resume(state) if isinstance(state, bytes) else self.pool.open(*state)
         self.seats[name] = sid, at + len(asked["blocks"])
@@ -167,9 +239,10 @@ class _Streams:
         from speechstream.asr.snapshot import dump_events
         from speechstream.engines.pool import Failed
         sids: list[Any] = []
+        staying = {asked["session"] for asked in requests}
         for asked in requests:
             try:
-                sids.append(self.take(asked))
+                sids.append(self.take(asked, staying))
             except (SpeechStreamError, ValueError) as error:
                 sids.append(error)
         said, answers = self.pool.step(), []
@@ -178,19 +251,14 @@ class _Streams:
                 answers.append({"missing": True} if sid is None else {"error": str(sid)})
                 continue
             events = said.get(sid, [])
+            if sid not in self.pool:
+                self.seats.pop(asked["session"], None)
             if events and isinstance(events[-1], Failed):
                 answers.append({"error": events[-1].message})
                 continue
             data = self.pool.snapshot(sid) if asked["snapshot"] and sid in self.pool else None
             answers.append({"events": dump_events(events), "snapshot": data, "pid": os.getpid()})
-            if sid not in self.pool:
-                self.seats.pop(asked["session"], None)
         return answers
-
-    def leave(self, name: str) -> None:
-        sid, _ = self.seats.pop(name, (None, 0))
-        if sid is not None:
-            self.pool.close(sid)
 
 
 def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -> Any:
@@ -200,15 +268,6 @@ def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -
     """
     serve = _ray().serve
 
-    class Seat:
-        """What Serve's router knows a session by. When it is thrown out, its stream leaves the pool."""
-
-        def __init__(self, owner: _Streams, name: str):
-            self.owner, self.name = owner, name
-
-        def __del__(self):
-            self.owner.leave(self.name)
-
     @serve.deployment(name="streams", num_replicas=replicas, max_ongoing_requests=2 * slots,
                       ray_actor_options={"num_cpus": cores})
     class Deployment:
@@ -216,8 +275,8 @@ def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -
             self.streams = _Streams(slots, options)
 
         @serve.multiplexed(max_num_models_per_replica=slots)
-        async def seat(self, name: str) -> Seat:
-            return Seat(self.streams, name)
+        async def seat(self, name: str) -> str:
+            return name  # this alone tells Serve's router whose requests come here
 
         @serve.batch(max_batch_size=slots, batch_wait_timeout_s=0.002)
         async def together(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -298,7 +357,7 @@ class Session:
             return self._routed.hear.remote(asked).result(timeout_s=PATIENCE_S)
         except ray.exceptions.RayTaskError:
             raise
-        except (ray.exceptions.RayError, TimeoutError):
+        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException, TimeoutError):
             return None
 
     def _patiently(self, asked: dict[str, Any]) -> dict[str, Any]:
