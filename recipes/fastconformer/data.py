@@ -31,7 +31,8 @@ def encoder_frames(frames: int) -> int:
 
 class Utterances(Dataset):
     """A batch of cuts to features (B, T, mels), frames (B,), targets (B, U) and tokens (B,), and by the alignment, -1
-    where there is none, the token or blank of each encoder frame (B, N), and its phones (B, N, SLOTS).
+    where there is none, the token or blank of each encoder frame (B, N), and its phones (B, N, SLOTS). `teacher`
+    (B, N, SLOTS, dims) is what teach.py has stored, NaN where there is nothing; dims is 0 where it has not run.
 
     Utterances without text, or with more tokens than encoder frames, which CTC cannot align, are left out. A token is
     due `delay` frames after the first one that has heard it whole.
@@ -41,6 +42,8 @@ class Utterances(Dataset):
         self.mel, self.delay = NemoMel(NemoMelConfig(features=features, **LOG_MEL)), delay
         stored = Path(manifest.removesuffix(".gz")).with_suffix(".npy")
         self.stored = np.load(stored, mmap_mode="r") if stored.exists() else None
+        teacher = stored.with_suffix(".teacher.npy")
+        self.taught = np.load(teacher, mmap_mode="r") if teacher.exists() else np.zeros((0, 0), np.float16)
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=tokenizer)
 
     def features(self, cut) -> torch.Tensor:
@@ -80,6 +83,13 @@ class Utterances(Dataset):
             slots[round(p.start / slot) + SLOTS:round((p.start + p.duration) / slot) + SLOTS] = PHONES[p.symbol]
         return slots.view(frames, SLOTS)
 
+    def teacher(self, cut, frames: int) -> torch.Tensor:
+        """What the teacher made of the sound that each frame has just heard, (frames, SLOTS, dims)."""
+        start, count = (cut.custom or {}).get("teacher", (0, 0))
+        rows = torch.full((max(frames * SLOTS, SLOTS + count), self.taught.shape[1]), torch.nan)
+        rows[SLOTS:SLOTS + count] = torch.from_numpy(self.taught[start:start + count].astype(np.float32))
+        return rows[:frames * SLOTS].unflatten(0, (frames, SLOTS))
+
     def __getitem__(self, cuts: CutSet) -> dict[str, torch.Tensor]:
         rows = []
         for cut in cuts:
@@ -87,13 +97,15 @@ class Utterances(Dataset):
             ids = self.tokenizer.encode(normalise(" ".join(s.text for s in cut.supervisions)))
             if ids and len(mel) // 8 > len(ids):
                 frames = encoder_frames(len(mel))
-                rows.append((mel, torch.tensor(ids), self.path(cut, ids, frames), self.phones(cut, frames)))
+                rows.append((mel, torch.tensor(ids), self.path(cut, ids, frames), self.phones(cut, frames),
+                             self.teacher(cut, frames)))
         if not rows:
             return {}
-        x, targets, path, phones = zip(*rows)
+        x, targets, path, phones, teacher = zip(*rows)
         pad = lambda rows, value=0: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)  # noqa: E731
         return {"x": pad(x), "frames": torch.tensor([len(m) for m in x]), "targets": pad(targets),
-                "tokens": torch.tensor([len(t) for t in targets]), "path": pad(path, -1), "phones": pad(phones, -1)}
+                "tokens": torch.tensor([len(t) for t in targets]), "path": pad(path, -1), "phones": pad(phones, -1),
+                "teacher": pad(teacher, torch.nan)}
 
 
 class Rest:

@@ -88,17 +88,21 @@ def path_loss(model: FastConformer, y: Tensor, predicted: Tensor, path: Tensor) 
 class Losses(nn.Module):
     """Network and losses in one forward, which DistributedDataParallel needs.
 
-    The phones of the alignment are asked of the encoder's middle layer by a head of their own, which is thrown away.
+    The phones of the alignment, and what the teacher has made of the sound, are asked of the encoder's middle layer by
+    heads of their own, which are thrown away.
     """
 
-    def __init__(self, model: FastConformer, ctc_weight: float, phone_weight: float):
+    def __init__(self, model: FastConformer, c: dict):
         super().__init__()
-        self.model, self.ctc_weight, self.phone_weight = model, ctc_weight, phone_weight
-        self.phones = nn.Linear(model.config.encoder.dim, SLOTS * len(PHONES)) if phone_weight else None
+        self.model, self.ctc_weight = model, c["ctc_weight"]
+        self.phone_weight, self.teacher_weight = c["phone_weight"], c["teacher_weight"]
+        dim = model.config.encoder.dim
+        self.phones = nn.Linear(dim, SLOTS * len(PHONES)) if self.phone_weight else None
+        self.teacher = nn.Linear(dim, SLOTS * c["teacher_dims"]) if self.teacher_weight else None
         self.middle = len(model.encoder.layers) // 2
 
     def forward(self, x: Tensor, frames: Tensor, targets: Tensor, tokens: Tensor, path: Tensor, phones: Tensor,
-                lookahead: int, aligned: bool) -> tuple[Tensor, dict[str, Tensor]]:
+                teacher: Tensor, lookahead: int, aligned: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the batch, and its parts: those of the heads a token.
 
         aligned: the heads follow `path` in the utterances that have one; the others are for CTC alone.
@@ -125,6 +129,11 @@ class Losses(nn.Module):
             phone = F.cross_entropy(said, phones.flatten(), ignore_index=-1, reduction="sum")
             parts["phone"] = phone / (phones >= 0).sum().clamp(min=1)
             loss = loss + self.phone_weight * parts["phone"]
+        if self.teacher is not None:
+            known = teacher.isfinite()
+            error = (self.teacher(heard[0]).float().view(teacher.shape) - teacher.nan_to_num()).square() * known
+            parts["teacher"] = error.sum() / known.sum().clamp(min=1)  # 1 is what the mean of all speech would give
+            loss = loss + self.teacher_weight * parts["teacher"]
         return loss, parts
 
 
@@ -169,7 +178,7 @@ def main() -> None:
         if first:
             initialise(model, first["x"][:, :first["frames"].min()].to(device))
     ema = copy.deepcopy(model).requires_grad_(False).train()  # in training mode: eval() would fold tables it must not
-    losses = Losses(model, c["ctc_weight"], c["phone_weight"]).to(device)
+    losses = Losses(model, c).to(device)
     wrapped = DistributedDataParallel(losses) if world > 1 else losses
     optimiser = torch.optim.AdamW(losses.parameters(), c["rate"], betas=(0.9, 0.98), weight_decay=c["weight_decay"])
     if checkpoint.exists():

@@ -22,7 +22,8 @@ CONFIG = {"encoder": {"features": 16, "dim": 16, "layers": 1, "heads": 2, "ff_di
           "joiner_dim": 8, "durations": [], "vocab": 24, "ctc_weight": 0.3, "batch_seconds": 5.0, "max_seconds": 3.0,
           "buckets": 2, "steps": 6, "warmup": 2, "rate": 1e-3, "weight_decay": 0.0, "ema": 0.9, "clip": 1.0,
           "bf16": False, "save_every": 3, "seed": 0,
-          "aligned_steps": 4, "delay": 1, "phone_weight": 0.3, "augment_from": 1}
+          "aligned_steps": 4, "delay": 1, "phone_weight": 0.3, "teacher_weight": 0.5, "teacher_dims": 4,
+          "augment_from": 1}
 
 
 def run(*command):
@@ -37,7 +38,7 @@ def recipe(monkeypatch):
     """The recipe's modules, which import each other by bare names as scripts do."""
     pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
     monkeypatch.syspath_prepend(str(RECIPE))
-    names = ("prepare", "data", "train")
+    names = ("prepare", "data", "train", "teach")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield {name: __import__(name) for name in names}
@@ -89,6 +90,25 @@ def test_path_of_an_alignment_is_one_that_ctc_allows(recipe, tmp_path):
     assert [phones[i] for i in (8, 9, 15, 16, 23, 24)] == [sound[p] for p in ("SIL", "T", "T", "UW", "UW", "T")]
 
 
+def test_the_teacher_is_asked_of_the_frame_that_has_heard_the_sound(recipe):
+    data = object.__new__(recipe["data"].Utterances)
+    data.taught = np.arange(60, dtype=np.float16).reshape(30, 2)
+    rows = data.teacher(type("Cut", (), {"custom": {"teacher": [3, 9]}}), 5).flatten(0, 1).numpy()
+    assert np.isnan(rows[:4]).all() and np.isnan(rows[13:]).all() and rows.shape == (20, 2)
+    np.testing.assert_array_equal(rows[4:13], data.taught[3:12])  # the first 80 ms are heard whole by the second frame
+    np.testing.assert_array_equal(data.teacher(type("Cut", (), {"custom": {"teacher": [3, 9]}}), 2)[1], data.taught[3:7])
+    assert data.teacher(type("Cut", (), {"custom": None}), 3).isnan().all()
+
+
+def test_components_are_whitened_and_the_largest(recipe):
+    rows = torch.randn(500, 6, generator=torch.manual_seed(0)) @ torch.randn(6, 6, generator=torch.manual_seed(1)) + 3
+    mean, turn = recipe["teach"].components(rows, 3)
+    made = (rows - mean) @ turn
+    torch.testing.assert_close(made.T @ made / 500, torch.eye(3), atol=1e-4, rtol=0)
+    left = rows - mean - made @ torch.linalg.pinv(turn)
+    assert left.square().sum() == pytest.approx(float(torch.linalg.svdvals(rows - mean)[3:].square().sum()), rel=1e-3)
+
+
 def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
     pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
     random, lines, dates = np.random.RandomState(0), [], []
@@ -108,6 +128,10 @@ def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
                                   "--dates", tmp_path / "dates.jsonl")
     run("prepare.py", "features", out, "--mels", 16)
     run("prepare.py", "tokens", out, "--vocab", 24)
+    run("teach.py", out, "--dims", 4)
+    taught = np.load(f"{out}.teacher.npy")
+    assert taught.shape[1] == 4 and abs(len(taught) - sum((24000 + 400 * i) // 320 for i in range(16))) < 16
+    assert np.isfinite(taught).all() and taught.std() > 0.5
     for name, stops in (("whole", [6]), ("parts", [2, 6])):
         for stop in stops:
             run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train.py",
