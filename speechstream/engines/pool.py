@@ -151,6 +151,10 @@ class Pool:
         slot = self._slot(sid)
         return sum(len(b) for b in slot.queue if b is not None) / slot.stream.resampler.rate_in
 
+    def pausing(self, sid: int) -> bool:
+        """Whether a stream is between two stretches of speech, where its snapshot is small."""
+        return self._slot(sid).stream.segment is None
+
     def snapshot(self, sid: int, half: bool = False) -> bytes:
         """A stream with its unheard audio and undelivered events as bytes; the stream itself goes on unchanged.
 

@@ -8,9 +8,9 @@
         events = s.push(block)
         events = s.finish()
 
-A replica keeps its streams in one `Pool` and answers requests that arrive together as one batch. A session asks for the
-replica that has its stream (Serve's multiplexing routes by the session's name), and now and then takes a snapshot home
-with the events. Where its replica has died, or Serve has sent it elsewhere, it hands the new one the snapshot and the
+A replica keeps its streams in one `Pool` and answers requests that arrive together as one batch. A session begins
+wherever Serve sends it and stays with that replica (each replica is its own one "model" of Serve's multiplexing, by
+which later requests are routed), and now and then takes a snapshot home with the events. Where its replica has died, or Serve has sent it elsewhere, it hands the new one the snapshot and the
 blocks since: the stream is heard again from there, and the events that were given before are not given twice. Text is
 the same on all replicas, so nobody notices but by a delay.
 
@@ -36,7 +36,8 @@ from speechstream.errors import SpeechStreamError
 if TYPE_CHECKING:
     from speechstream.asr.events import Event, Transcript
 
-SNAPSHOT_S = 2.0    # seconds of audio between two snapshots: what a new replica must hear again at most
+SNAPSHOT_S = 2.0    # seconds of audio between two snapshots in pauses, where they are small
+LONGEST_S = 10.0    # and within speech, where they have 2.5 MB a second: what a new replica must hear again at most
 PATIENCE_S = 120.0  # how long a session looks for a replica that answers
 RETRY_S = 0.2
 REACH_S = 5.0       # until a cluster's address has to answer
@@ -211,6 +212,7 @@ class _Streams:
         from speechstream.asr.recognizer import Recognizer
         self.recognizer = Recognizer.load(**options)
         self.pool = self.recognizer.pool(slots)
+        self.name = uuid.uuid4().hex
         self.seats: dict[str, tuple[int, int]] = {}  # in the order in which they were fed last
 
     def take(self, asked: dict[str, Any], staying: set[str]) -> int | None:
@@ -256,8 +258,10 @@ class _Streams:
             if events and isinstance(events[-1], Failed):
                 answers.append({"error": events[-1].message})
                 continue
-            data = self.pool.snapshot(sid) if asked["snapshot"] and sid in self.pool else None
-            answers.append({"events": dump_events(events), "snapshot": data, "pid": os.getpid()})
+            due = sid in self.pool and (asked["unsaved"] >= LONGEST_S or
+                                        asked["unsaved"] >= SNAPSHOT_S and self.pool.pausing(sid))
+            answers.append({"events": dump_events(events), "snapshot": self.pool.snapshot(sid) if due else None,
+                            "pid": os.getpid(), "replica": self.name})
         return answers
 
 
@@ -271,19 +275,19 @@ def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -
     @serve.deployment(name="streams", num_replicas=replicas, max_ongoing_requests=2 * slots,
                       ray_actor_options={"num_cpus": cores})
     class Deployment:
-        def __init__(self):
+        async def __init__(self):
             self.streams = _Streams(slots, options)
+            await self.named(self.streams.name)
 
-        @serve.multiplexed(max_num_models_per_replica=slots)
-        async def seat(self, name: str) -> str:
-            return name  # this alone tells Serve's router whose requests come here
+        @serve.multiplexed(max_num_models_per_replica=1)
+        async def named(self, name: str) -> str:
+            return name  # Serve's router has learned it by this
 
         @serve.batch(max_batch_size=slots, batch_wait_timeout_s=0.002)
         async def together(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return self.streams.hear(requests)
 
         async def hear(self, asked: dict[str, Any]) -> dict[str, Any]:
-            await self.seat(asked["session"])
             return await self.together(asked)
 
     return Deployment.bind()
@@ -298,7 +302,7 @@ class Session:
 
     def __init__(self, handle: Any, latency_ms: int | None = 320, sample_rate: int = 16_000):
         self.handle, self.rate, self.name = handle, sample_rate, uuid.uuid4().hex
-        self._routed = handle.options(multiplexed_model_id=self.name)
+        self._routed, self._replica = handle, ""
         self._state: bytes | tuple = (latency_ms, sample_rate)  # how to begin, or a snapshot
         self._at = 0                            # blocks that are in the state
         self._since: list[np.ndarray] = []      # blocks since
@@ -330,12 +334,13 @@ class Session:
         self._samples += 0 if block is None else len(block)
         self._finished = block is None
         asked = {"session": self.name, "at": self._at + before, "blocks": fresh, "state": None,
-                 "finish": block is None, "snapshot": block is not None and self._samples >= SNAPSHOT_S * self.rate}
+                 "finish": block is None, "unsaved": self._samples / self.rate}
         if self.pid is None:
             asked["state"] = self._state
         skip, answer = 0, self._ask(asked)
         if answer is None or answer.get("missing"):
             self.handovers += 1
+            self._routed, self._replica = self.handle, ""
             asked |= {"at": self._at, "blocks": self._since, "state": self._state}
             skip = self._given
             answer = self._patiently(asked)
@@ -344,6 +349,9 @@ class Session:
             raise SpeechStreamError(answer["error"])
         events = load_events(answer["events"])[skip:]
         self.pid = answer["pid"]
+        if answer["replica"] != self._replica:
+            self._replica = answer["replica"]
+            self._routed = self.handle.options(multiplexed_model_id=self._replica)
         self._given += len(events)
         if answer["snapshot"] is not None:
             self._state, self._at = answer["snapshot"], self._at + len(self._since)

@@ -20,7 +20,7 @@ from speechstream.serve import ray as on_ray
 from speechstream.serve.ray import LIVES, Archive, Session, streams
 
 REPO = Path(__file__).parents[2]
-CLIPS = ("austen_0870", "austen_0880", "austen_0890", "austen_0930")
+CLIPS = (("0870", "0880", "0890"), ("0880", "0930", "0890"), ("0930", "0870"), ("0890", "0930"))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,9 @@ def test_a_cluster_that_is_not_there_is_one_sentence(cluster, files):
 
 @pytest.fixture(scope="module")
 def clips(fixtures_dir):
-    return [sf.read(fixtures_dir / f"{name}.flac", dtype="float32") for name in CLIPS]
+    """8 to 15 seconds each: longer than what a replica must hear again at most."""
+    read = {name: sf.read(fixtures_dir / f"austen_{name}.flac", dtype="float32") for names in CLIPS for name in names}
+    return [(np.concatenate([read[name][0] for name in names]), read[names[0]][1]) for names in CLIPS]
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +181,14 @@ def alone(asr, clips):
     return wanted
 
 
-def hear(session, x, rate, rng, at_half=lambda: None):
+def hear(session, x, rate, rng, late=lambda: None):
     """All events of a clip, pushed in blocks of random sizes."""
-    events, at, half = [], 0, len(x) // 2
+    events, at, when = [], 0, len(x) * 4 // 5
     while at < len(x):
         n = int(rng.integers(1, rate // 2))
         events += session.push(x[at: at + n])
-        if at < half <= at + n:
-            at_half()
+        if at < when <= at + n:
+            late()
         at += n
     return events + session.finish()
 
@@ -196,15 +198,16 @@ def test_streams_go_on_where_a_replica_is_killed(cluster, clips, alone):
     sessions, killed = [Session(handle, 320, rate) for _, rate in clips], []
 
     def kill():
-        if not killed:
-            killed.append(sessions[0].pid)
-            os.kill(killed[0], signal.SIGKILL)
+        assert isinstance(sessions[0]._state, bytes)  # a snapshot
+        killed.append(sessions[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
 
     with ThreadPoolExecutor(len(clips)) as threads:
         got = list(threads.map(lambda i: hear(sessions[i], *clips[i], np.random.default_rng(i),
                                               kill if i == 0 else lambda: None), range(len(clips))))
     assert got == alone
     assert sessions[0].handovers >= 1 and sessions[0].pid != killed[0]
+    assert max(session.handovers for session in sessions) <= 2  # and else each stays where it is
     with pytest.raises(ValueError, match="finished"):
         sessions[0].push(clips[0][0])
     with pytest.raises(SpeechStreamError, match="latency_ms"):
@@ -229,16 +232,17 @@ def test_streams_go_on_where_replicas_are_drained(cluster, clips, alone):
 def test_more_streams_than_slots_take_turns(cluster, clips, alone):
     handle = cluster.ray.serve.run(streams(1, slots=2))
     sessions = [Session(handle, 320, rate) for _, rate in clips]
-    got, at = [[] for _ in clips], 0
+    got, at, states = [[] for _ in clips], 0, set()
     while any(at < len(x) for x, _ in clips):
         for i, (x, rate) in enumerate(clips):
             if at < len(x):
                 got[i] += sessions[i].push(x[at: at + 3 * rate])
+                states.add(type(sessions[i]._state))
         at += 3 * clips[0][1]
     for i, session in enumerate(sessions):
         got[i] += session.finish()
     assert got == alone
-    assert all(session.handovers for session in sessions)
+    assert all(session.handovers for session in sessions) and bytes in states
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
