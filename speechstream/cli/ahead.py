@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
 from contextlib import ExitStack, redirect_stdout
 from typing import Any, Callable, Iterator
 
-from speechstream.cli.signals import Interrupts
+from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.terminal import progress
 from speechstream.errors import SpeechStreamError
 
@@ -35,6 +36,7 @@ class Ahead:
     def _on_ray(self, names: list[str], jobs: int | None, options: dict[str, Any]) -> tuple[int, Iterator]:
         from speechstream.serve.ray import Archive, cluster_cores, leave
 
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with ExitStack() as after:  # Ray writes into the standard output when a worker dies: only transcripts belong there
             after.enter_context(redirect_stdout(after.enter_context(open(os.devnull, "w"))))
             after.callback(leave)
@@ -42,6 +44,8 @@ class Ahead:
             if options["path"]:
                 options = options | {"path": os.path.abspath(options["path"])}
             results = Archive(jobs, **options).transcribe([os.path.abspath(name) for name in names])
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # Ray has put its own in their places
             self._after = after.pop_all()
         return jobs, results
 
@@ -52,6 +56,10 @@ class Ahead:
                 result = next(self.results)
             except SpeechStreamError as error:
                 raise WorkersError(str(error)) from error
+            except Exception as error:
+                if interrupts.signal is not None:  # Ray turns what a handler raises into an error of its own
+                    raise Interrupted from error
+                raise
         self.done = lambda seconds: None  # the bar has gone
         if isinstance(result, SpeechStreamError):
             raise result

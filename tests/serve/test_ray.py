@@ -153,6 +153,19 @@ def test_the_command_line_on_a_cluster(cluster, files, tmp_path):
     assert all(line.startswith("speechstream: ") for line in said.splitlines()), said
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_in_order(cluster, files, number):
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+               "from speechstream.cli import main; raise SystemExit(main())", "transcribe", *files, *files, "--ray",
+               "-f", "jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "RAY_ADDRESS": cluster.address}) as spread:
+        assert json.loads(spread.stdout.readline())["file"] == str(files[0])
+        spread.send_signal(number)
+        said = spread.stderr.read()
+    assert (spread.returncode, said) == (128 + number, "")
+
+
 def test_a_cluster_that_is_not_there_is_one_sentence(cluster, files):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
