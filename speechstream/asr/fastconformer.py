@@ -198,6 +198,21 @@ class FastConformerRecognizer(recognizer.Recognizer):
         return recognizer.Stream(self, (latency_ms // self.frame_ms,), sample_rate)
 
 
+def _try(b: Bundle, networks: OnnxNetworks, x: np.ndarray, vocab: int, durations: int) -> None:
+    """Hear one chunk x. Raises SpeechStreamError where the graphs do not do what the bundle says of them."""
+    try:
+        out, _ = networks.encode(x, np.array([x.shape[1]]), [networks.encoder_state()])
+        shapes = [(out["ctc"].shape[2], vocab + 1)] if b.config["network"]["ctc"] else []
+        if networks.joiner is not None:
+            g, _ = networks.predict(np.array([vocab]), networks.predictor_state())
+            shapes.append((networks.join(out["encoded"][:, 0], g).shape[1], vocab + 1 + durations))
+        if any(found != expected for found, expected in shapes):
+            raise ValueError(f"{shapes[0][0]} scores for {vocab} tokens")
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
+        what = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise SpeechStreamError(f"the graphs of the bundle {b.path} do not fit together: {what}") from error
+
+
 def load(b: Bundle, engine: str, device: str, threads: int, decoder: str | None, beam: int,
          **options) -> FastConformerRecognizer:
     """Open a bundle of a FastConformer. decoder: "ctc", "transducer", or None for the transducer where there is one.
@@ -212,12 +227,17 @@ def load(b: Bundle, engine: str, device: str, threads: int, decoder: str | None,
         chunks = [r + 1 for r in e["lookaheads"]] if streaming else []
         heads = [n for n, has in (("transducer", joiner is not None), ("ctc", network["ctc"])) if has]
         durations = tuple(joiner["durations"]) if joiner else ()
+        if not all(type(n) is int and n > 0 for n in chunks) or not heads or (streaming and not chunks):
+            raise ValueError(f"look-aheads {e['lookaheads']!r} and {len(heads)} heads")
+        if durations and not (all(type(n) is int and n >= 0 for n in durations) and max(durations) > 0):
+            raise ValueError(f"durations {durations!r}")
         if len(tokens) != vocab or not all(isinstance(t, str) for t in tokens) or subsampling not in (2, 4, 8, 16):
             raise ValueError(f"{len(tokens)} tokens for a vocabulary of {vocab}, subsampling {subsampling}")
         if features.features != e["features"]:
             raise ValueError(f"{features.features} mel bins for an encoder that takes {e['features']}")
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, OSError) as error:
+        what = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise SpeechStreamError(f"the bundle {b.path} does not fit together: {what}") from error
     if features.sample_rate != SAMPLE_RATE:
         raise SpeechStreamError(f"the model {b.path} hears {features.sample_rate} Hz, and only models for "
                                 f"{SAMPLE_RATE} Hz are supported")
@@ -228,6 +248,9 @@ def load(b: Bundle, engine: str, device: str, threads: int, decoder: str | None,
         raise ValueError(f"beam {beam} needs the decoder 'ctc': the transducer's search is greedy")
     if engine == "onnx":
         networks: Networks = OnnxNetworks(b, threads, device)
+        if not chunks:
+            raise SpeechStreamError(f"the bundle {b.path} does not fit together: graphs of an encoder that does not stream")
+        _try(b, networks, np.zeros((1, subsampling * chunks[0], features.features), np.float32), vocab, len(durations))
     elif engine == "torch":
         from speechstream.engines.fastconformer_torch import TorchNetworks
         from speechstream.export.fastconformer import read_fastconformer

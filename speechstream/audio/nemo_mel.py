@@ -6,11 +6,14 @@ A stream and a file give the same frames; normalisation over the whole utterance
 
 from __future__ import annotations
 
+import math
+import reprlib
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+MAX_FFT = 1 << 16  # samples; four seconds at 16 kHz
 STD_FLOOR = 1e-5  # added to the standard deviation by "per_feature"
 
 
@@ -32,12 +35,21 @@ class NemoMelConfig:
     deviation: float = 1.0
 
     def __post_init__(self):
+        sizes = (self.features, self.sample_rate, self.window, self.hop, self.n_fft)
+        if not all(type(n) is int for n in sizes) or self.n_fft > MAX_FFT or not 0 < self.features <= self.n_fft \
+                or self.sample_rate < 1:
+            raise ValueError(f"features, sample_rate, window, hop and n_fft must be whole numbers, n_fft at most {MAX_FFT}; "
+                             f"got {reprlib.repr(sizes)}")
+        if not 0 <= self.low < (self.high or self.sample_rate / 2) <= self.sample_rate:
+            raise ValueError(f"need 0 <= low < high <= sample_rate Hz, got {self.low} and {self.high}")
+        if not self.log_guard > 0 or not math.isfinite(self.log_guard + self.preemphasis):
+            raise ValueError(f"log_guard must be positive, preemphasis finite; got {self.log_guard}, {self.preemphasis}")
         if not 0 < self.hop <= self.window <= self.n_fft:
             raise ValueError(f"need 0 < hop <= window <= n_fft, got {self.hop}, {self.window}, {self.n_fft}")
         if self.normalize not in ("none", "per_feature"):
             raise ValueError(f"normalize must be 'none' or 'per_feature', got {self.normalize!r}")
-        if not self.deviation > 0:
-            raise ValueError(f"deviation must be positive, got {self.deviation}")
+        if not self.deviation > 0 or not math.isfinite(self.mean):
+            raise ValueError(f"deviation must be positive and mean finite, got {self.deviation} and {self.mean}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from speechstream.audio.features import SAMPLE_RATE
 from speechstream.errors import SpeechStreamError
 
 EXAMPLES = """examples:
@@ -38,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise SpeechStreamError(f"converting needs {error.name}: pip install speechstream[train]") from error
     one = load_parakeet(source) if source.is_dir() else load_nemo(source)
+    if one.features.sample_rate != SAMPLE_RATE:
+        raise SpeechStreamError(f"{source} hears {one.features.sample_rate} Hz, and only models for {SAMPLE_RATE} Hz are "
+                                f"supported")
     name = args.name or source.name.removesuffix(".nemo")
     b = write_fastconformer(one, target, {"name": name, "licence": args.licence, "converted_from": source.name})
     e, heads = one.model.config.encoder, []

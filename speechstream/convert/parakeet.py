@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.convert.nemo import Imported, build, rename
+from speechstream.convert.nemo import Imported, build, first_line, rename
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformerConfig
@@ -53,13 +53,13 @@ def load_parakeet(folder: str | Path) -> Imported:
     except FileNotFoundError as error:
         raise SpeechStreamError(f"{folder}: no {Path(error.filename).name} there, so this is not a Hugging Face "
                                 f"checkpoint folder") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise SpeechStreamError(f"{folder}: a damaged file ({str(error).splitlines()[0]})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SpeechStreamError(f"{folder}: the configuration lacks or misstates {error}; expected that of a Parakeet "
-                                f"or Nemotron streaming recogniser") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError, OSError) as error:
+        raise SpeechStreamError(f"{folder}: a damaged file ({first_line(error)})") from error
     except ValueError as error:
-        raise SpeechStreamError(f"{folder}: {error}") from error
+        raise SpeechStreamError(f"{folder}: {first_line(error)}") from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise SpeechStreamError(f"{folder}: the configuration lacks or misstates {first_line(error)}; expected that of "
+                                f"a Parakeet or Nemotron streaming recogniser") from error
 
 
 def network_config(c: dict, lookaheads: tuple[int, ...]) -> FastConformerConfig:
@@ -71,6 +71,8 @@ def network_config(c: dict, lookaheads: tuple[int, ...]) -> FastConformerConfig:
     streaming = kind == "nemotron_asr_streaming"
     if e.get("attention_bias", True) != e.get("convolution_bias", True) or e.get("hidden_act", "silu") != "silu":
         raise ValueError("its encoder mixes layers with and without bias, or has another activation than silu")
+    if (e.get("subsampling_conv_kernel_size", 3), e.get("subsampling_conv_stride", 2)) != (3, 2):
+        raise ValueError("its encoder subsamples with other convolutions than of width 3 and stride 2")
     encoder = ConformerConfig(
         features=e["num_mel_bins"], dim=e["hidden_size"], layers=e["num_hidden_layers"],
         heads=e["num_attention_heads"], ff_dim=e["intermediate_size"], kernel=e["conv_kernel_size"],
@@ -145,4 +147,6 @@ def _tokens(folder: Path, vocab: int) -> tuple[str, ...]:
     entries = read["model"]["vocab"]
     pairs = entries.items() if isinstance(entries, dict) else ((e[0], i) for i, e in enumerate(entries))
     by_id = {i: token for token, i in pairs} | {t["id"]: t["content"] for t in read.get("added_tokens", [])}
+    if not all(isinstance(token, str) for token in by_id.values()):
+        raise ValueError("its tokenizer.json has tokens that are no text")
     return tuple(by_id.get(i, f"<{i}>") for i in range(vocab))

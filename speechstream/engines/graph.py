@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import weakref
 from pathlib import Path
@@ -27,6 +28,7 @@ from speechstream.state import flatten, unflatten
 KEY, VERSION = "speechstream", 1  # in the graph's metadata, and the version read here
 _FIELD = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 _TYPES = {"float32": "float", "float64": "double"}  # onnxruntime's names of numpy's types
+_LARGEST = 1 << 30  # bytes of one stream's state
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 
 
@@ -59,7 +61,7 @@ class Graph:
                                         f"at {name!r}")
         try:
             self._like = _structure({n: _initial(f) for n, f in self._start.items()}) if self._start else None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
             raise SpeechStreamError(f"{path} is damaged: its table of states does not say how they begin") from error
 
     def _about(self) -> dict[str, Any]:
@@ -76,6 +78,8 @@ class Graph:
                 if not _FIELD.fullmatch(f["name"]) or f["dtype"] not in _DTYPES \
                         or not all(type(n) is int and n >= 0 for n in f["shape"]):
                     raise ValueError(f["name"])
+            if sum(math.prod(f["shape"]) * np.dtype(f["dtype"]).itemsize for f in about["state"]) > _LARGEST:
+                raise ValueError("too large")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SpeechStreamError(f"{self.path} is damaged: its metadata is not that of an exported graph") from error
         return about

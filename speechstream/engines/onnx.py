@@ -14,6 +14,7 @@ from speechstream.errors import SpeechStreamError
 # with the padding every row is summed alike whatever it shares a batch with, so a stream in a batch equals the stream
 # alone to the bit (a difference in the last place would be magnified by the rounding of activations to eight bits).
 PAST_ROWS = 64
+MAX_LEFT = 1 << 15  # frames of the encoder's cache: eleven minutes
 SCORES = 64  # and of the encoder's cache so much is read that a row of scores has a multiple of this length
 
 
@@ -48,10 +49,16 @@ class OnnxEngine:
         self.encoder = session(Path(folder) / "encoder.onnx", threads, device)
         # a product with a factor misses the way that onnxruntime has for a single row, a token's attention
         self.decoder = session(Path(folder) / "decoder.onnx", threads, device, ("MatMulScaleFusion",))
-        self.joint = _joint(Path(folder) / "model.safetensors")
-        self._encoder_like = _zeros(self.encoder, EncoderState)
-        self._decoder_like = _zeros(self.decoder, DecoderState)
-        self.left = int(self.encoder.get_modelmeta().custom_metadata_map.get("left", 0))
+        try:
+            self.joint = _joint(Path(folder) / "model.safetensors")
+            self._encoder_like = _zeros(self.encoder, EncoderState)
+            self._decoder_like = _zeros(self.decoder, DecoderState)
+            self.left = int(self.encoder.get_modelmeta().custom_metadata_map.get("left", 0))
+            if self.left > MAX_LEFT:
+                raise ValueError(f"a cache of {self.left} frames")
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
+            raise SpeechStreamError(f"the model in {folder} is damaged: its graphs and weights do not fit together "
+                                    f"({(str(error) or type(error).__name__).splitlines()[0][:200]})") from error
         if not self.left or "rows" not in {i.name for i in self.decoder.get_inputs()}:
             raise SpeechStreamError(f"the graphs in {folder} were exported by another version of speechstream; export "
                                     "the model again")
@@ -69,8 +76,8 @@ class OnnxEngine:
         """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
         c = (mel.shape[2] - 1) // 2
         used = min(-(-(c + int(state.frames.max())) // SCORES) * SCORES - c, self.left)
-        *encoded, keys, values = self.encoder.run(
-            None, {"mel": mel, "state.mel": state.mel, **_layers("state.keys", state.keys[:, :, :, :used]),
+        *encoded, keys, values = _run(
+            self.encoder, {"mel": mel, "state.mel": state.mel, **_layers("state.keys", state.keys[:, :, :, :used]),
                    **_layers("state.values", state.values[:, :, :, :used]), "state.frames": state.frames})
         if keep is not None and keep < c:
             encoded = [a[:, :, :, :keep] for a in encoded[:2]] + [a[:, : keep // 2] for a in encoded[2:]]
@@ -89,13 +96,20 @@ class OnnxEngine:
 
     def decode(self, tokens, keys, values, mask, state, first=0):
         pad = -state.keys.shape[3] % PAST_ROWS
-        *said, new_keys, new_values = self.decoder.run(
-            None, {"tokens": tokens, "rows": np.arange(first, tokens.shape[1]), **_layers("memory_keys", keys),
+        *said, new_keys, new_values = _run(
+            self.decoder, {"tokens": tokens, "rows": np.arange(first, tokens.shape[1]), **_layers("memory_keys", keys),
                    **_layers("memory_values", values), "mask": mask, **_layers("state.keys", _padded(state.keys, pad)),
                    **_layers("state.values", _padded(state.values, pad)), "state.tokens": state.tokens})
         return Decoded(*said), DecoderState(np.concatenate([state.keys, new_keys], 3),
                                             np.concatenate([state.values, new_values], 3),
                                             state.tokens + tokens.shape[1])
+
+
+def _run(graph, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    try:
+        return graph.run(None, feed)
+    except Exception as error:  # of a graph that is not the one its bundle speaks of; see `session`
+        raise SpeechStreamError(f"the model's graphs cannot be run: {str(error).splitlines()[0][:200]}") from error
 
 
 def _joint(path: Path) -> Joint | None:
@@ -104,6 +118,8 @@ def _joint(path: Path) -> Joint | None:
         return None
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError(f"{path.name} is no safetensors file")
         header = json.loads(f.read(size))
         if "gate.out.weight" not in header:
             return None

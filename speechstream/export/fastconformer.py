@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from speechstream import bundle
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.convert.nemo import Imported
+from speechstream.convert.nemo import Imported, build, first_line
 from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import IN_PLACE, encoder_graph, stream_start
 from speechstream.export.onnx import describe
@@ -75,11 +75,16 @@ def read_fastconformer(path: Path | str) -> Imported:
     if b.architecture != ARCHITECTURE:
         raise SpeechStreamError(f"the bundle {path} holds a {b.architecture}, expected a {ARCHITECTURE}")
     try:
-        model = FastConformer(FastConformerConfig.from_dict(b.config["network"]))
-        model.load_state_dict(load_file(b.file("model.safetensors")))
+        config = FastConformerConfig.from_dict(b.config["network"])
+        model = build(config, load_file(b.file("model.safetensors")))
         tokens = tuple(json.loads(b.file("tokens.json").read_text()))
         features = NemoMelConfig(**b.config["features"])
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SpeechStreamError(f"the bundle {path} does not fit together: {str(error).splitlines()[0]}") from error
+        if len(tokens) != config.vocab or not all(isinstance(t, str) for t in tokens):
+            raise ValueError(f"tokens.json does not hold {config.vocab} texts")
+        if features.features != config.encoder.features:
+            raise ValueError(f"{features.features} mel bins for an encoder that takes {config.encoder.features}")
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError, AttributeError,
+            SafetensorError) as error:
+        raise SpeechStreamError(f"the bundle {path} does not fit together: {first_line(error)}") from error
     tokenizer = b.file("tokenizer.model").read_bytes() if "tokenizer.model" in b.files else None
-    return Imported(model.eval(), features, tokens, tokenizer)
+    return Imported(model, features, tokens, tokenizer)

@@ -12,6 +12,7 @@ values, the inputs of the convolutions, and one frame for each convolution of th
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from kernels import dispatch
 from speechstream.nn.position import relative_embedding, rotary_angles, rotary_cycles, rotate, skew
 from speechstream.nn.subsampling import ConvSubsampling
 
+MAX_FRAMES = 4096  # of context, which a stream's caches have: five minutes
 BLOCK = 64  # queries to a window offline: windows of L + BLOCK keys cost little and copy each key about twice
 
 
@@ -47,6 +49,13 @@ class ConformerConfig:
     dropout: float = 0.1
 
     def __post_init__(self):
+        sizes = (self.features, self.dim, self.layers, self.heads, self.ff_dim, self.kernel, self.subsampling,
+                 self.subsampling_channels)
+        frames = (*self.lookaheads, *(() if self.left is None else (self.left,)))
+        if not all(type(n) is int and n > 0 for n in sizes) or not all(type(n) is int for n in frames):
+            raise ValueError(f"sizes and frames must be whole numbers, the sizes positive; got {reprlib.repr((*sizes, *frames))}")
+        if max(frames, default=0) > MAX_FRAMES:
+            raise ValueError(f"left and lookaheads can be {MAX_FRAMES} frames at most, got {max(frames)}")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
         if self.kernel % 2 == 0:
