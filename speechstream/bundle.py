@@ -129,7 +129,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _INDEX_LIMIT:
             raise SpeechStreamError(f"{path} has {path.stat().st_size} bytes, which is too long for a bundle's list")
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise SpeechStreamError(f"{folder} is not a bundle: it has no {INDEX}") from None
     except OSError as error:
@@ -147,6 +147,10 @@ def _read_index(folder: Path) -> dict[str, Any]:
             if not isinstance(index.get(name), kind):
                 raise SpeechStreamError(f"{path} is damaged: its {name!r} is missing or is no JSON {noun}")
     return index
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")  # which Python reads all the same
 
 
 def _check_entry(folder: Path, name: str, entry: Any) -> None:

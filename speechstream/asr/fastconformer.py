@@ -98,7 +98,7 @@ class Advance:
         decoder = requests[0].decoder
         out, encoders = engine.encode(np.concatenate([r.x for r in requests]),
                                       np.concatenate([r.lengths for r in requests]), [r.encoder for r in requests])
-        tokens, state = decoder.search.step(out[decoder.head], stack([r.search for r in requests]),
+        tokens, state = decoder.search.step(_finite(out)[decoder.head], stack([r.search for r in requests]),
                                             np.array([r.valid for r in requests]))
         return [(t, encoders[i], select(state, i)) for i, t in enumerate(tokens)]
 
@@ -114,8 +114,16 @@ class Whole:
     kind = ("whole",)
 
     def run(self, engine: Networks) -> tuple:
-        tokens, state = self.decoder.search.step(engine.encode_whole(self.x)[self.decoder.head], self.search)
+        tokens, state = self.decoder.search.step(_finite(engine.encode_whole(self.x))[self.decoder.head], self.search)
         return tokens[0], None, state
+
+
+def _finite(out: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the encoder gave. Raises SpeechStreamError where it is no number: the model is damaged."""
+    if not np.isfinite(out["encoded"]).all():
+        raise SpeechStreamError("the model's encoder gives NaN or infinity: its weights or the settings of its features "
+                                "are damaged")
+    return out
 
 
 class Segment(recognizer.Segment):
@@ -199,15 +207,18 @@ class FastConformerRecognizer(recognizer.Recognizer):
 
 
 def _try(b: Bundle, networks: OnnxNetworks, x: np.ndarray, vocab: int, durations: int) -> None:
-    """Hear one chunk x. Raises SpeechStreamError where the graphs do not do what the bundle says of them."""
+    """Hear one chunk x, the longest. Raises SpeechStreamError where the graphs do not do what the bundle says of them."""
     try:
         out, _ = networks.encode(x, np.array([x.shape[1]]), [networks.encoder_state()])
-        shapes = [(out["ctc"].shape[2], vocab + 1)] if b.config["network"]["ctc"] else []
+        shapes = [(out["encoded"].shape[1], x.shape[1] // b.config["network"]["encoder"]["subsampling"])]
+        if b.config["network"]["ctc"]:
+            shapes.append((out["ctc"].shape[2], vocab + 1))
         if networks.joiner is not None:
             g, _ = networks.predict(np.array([vocab]), networks.predictor_state())
             shapes.append((networks.join(out["encoded"][:, 0], g).shape[1], vocab + 1 + durations))
-        if any(found != expected for found, expected in shapes):
-            raise ValueError(f"{shapes[0][0]} scores for {vocab} tokens")
+        for found, expected in shapes:
+            if found != expected:
+                raise ValueError(f"{found} frames or scores where {expected} are expected")
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         what = (str(error) or type(error).__name__).splitlines()[0][:300]
         raise SpeechStreamError(f"the graphs of the bundle {b.path} do not fit together: {what}") from error
@@ -250,7 +261,7 @@ def load(b: Bundle, engine: str, device: str, threads: int, decoder: str | None,
         networks: Networks = OnnxNetworks(b, threads, device)
         if not chunks:
             raise SpeechStreamError(f"the bundle {b.path} does not fit together: graphs of an encoder that does not stream")
-        _try(b, networks, np.zeros((1, subsampling * chunks[0], features.features), np.float32), vocab, len(durations))
+        _try(b, networks, np.zeros((1, subsampling * max(chunks), features.features), np.float32), vocab, len(durations))
     elif engine == "torch":
         from speechstream.engines.fastconformer_torch import TorchNetworks
         from speechstream.export.fastconformer import read_fastconformer

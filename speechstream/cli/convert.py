@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     source, target = Path(args.checkpoint), Path(args.output)
     if not source.exists():
         raise SpeechStreamError(f"{source}: no such file or folder")
+    if not (source.is_file() or source.is_dir()):
+        raise SpeechStreamError(f"{source} is neither a file nor a folder")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SpeechStreamError(f"{target} exists and is not an empty folder; give another --output")
     try:

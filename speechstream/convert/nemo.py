@@ -40,7 +40,8 @@ from speechstream.nn.transducer import JoinerConfig, PredictorConfig
 MAX_MEMBERS = 1000
 MAX_WEIGHTS = 32 << 30  # bytes
 MAX_OTHER = 256 << 20  # bytes: configuration, tokenizer
-MAX_CONFIG = 4 << 20  # bytes of YAML; vocabularies of 16,000 tokens take 500 kB
+MAX_CONFIG = 2 << 20  # bytes of YAML; vocabularies of 16,000 tokens take 500 kB
+MAX_ENTRIES = 1_000_000  # of the configuration, vocabularies included
 MAX_SHARED = 2  # times a file's bytes that its tensors may have: some name one another's
 MAX_RATIO = 20  # of the bytes inside to those of the file: weights hardly shrink
 
@@ -119,6 +120,7 @@ def read_archive(path: str | Path) -> tuple[dict, dict[str, Tensor], dict[str, b
         raise SpeechStreamError(f"{path}: no model_config.yaml inside, so this is not a .nemo file")
     try:
         config = yaml.safe_load(files["model_config.yaml"])
+        _count(config)
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise SpeechStreamError(f"{path}: model_config.yaml is not plain YAML") from error
     if not isinstance(config, dict):
@@ -131,6 +133,18 @@ def read_archive(path: str | Path) -> tuple[dict, dict[str, Tensor], dict[str, b
 def _is_gzip(path: str | Path) -> bool:
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
+
+
+def _count(config: object) -> None:
+    """Raise ValueError where YAML's aliases make a few bytes a structure without end."""
+    left, waiting = MAX_ENTRIES, [config]
+    while waiting:
+        item = waiting.pop()
+        parts = item.values() if isinstance(item, dict) else item if isinstance(item, (list, tuple, set)) else ()
+        waiting.extend(parts)
+        left -= len(parts)
+        if left < 0:
+            raise ValueError(f"more than {MAX_ENTRIES} entries")
 
 
 def _load_weights(path: str | Path, data: bytes) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import re
+import reprlib
 import weakref
 from pathlib import Path
 from typing import Any, Mapping
@@ -43,14 +44,17 @@ class Graph:
         if not self.path.is_file():
             raise SpeechStreamError(f"{path}: no such file")
         self.session = session(path, threads, device)
-        self.about = self._about()
+        try:
+            self.about = self._about()
+            takes = {i.name: i.shape for i in self.session.get_inputs()}
+            kinds = {v.name: v.type for v in [*self.session.get_inputs(), *self.session.get_outputs()]}
+        except UnicodeDecodeError as error:
+            raise SpeechStreamError(f"{path} is damaged: its names are no text") from error
         self.inputs = [i.name for i in self.session.get_inputs() if not i.name.startswith("state.")]
         self.outputs = [o.name for o in self.session.get_outputs() if not o.name.startswith("new.")]
         self.in_place = [f["name"] for f in self.about["state"] if f.get("in_place")] if device == "cpu" else []
         self._bound: dict[int, _Bound] = {}  # by the id of a state's first array
         self._start = {f["name"]: f for f in self.about["state"]}
-        takes = {i.name: i.shape for i in self.session.get_inputs()}
-        kinds = {v.name: v.type for v in [*self.session.get_inputs(), *self.session.get_outputs()]}
         for name, f in self._start.items():
             axes = takes.get(f"state.{name}")
             kind = f"tensor({_TYPES.get(f['dtype'], f['dtype'])})"
@@ -58,7 +62,7 @@ class Graph:
             if axes is None or not alike or len(axes) != 1 + len(f["shape"]) or any(
                     isinstance(n, int) and n != m for n, m in zip(axes[1:], f["shape"])):
                 raise SpeechStreamError(f"{path} is damaged: its table of states does not fit its inputs and outputs, "
-                                        f"at {name!r}")
+                                        f"at {reprlib.repr(name)}")
         try:
             self._like = _structure({n: _initial(f) for n, f in self._start.items()}) if self._start else None
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:

@@ -27,7 +27,7 @@ def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tu
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two spinners burn half a core for nothing
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised too
     providers = ["CPUExecutionProvider"]
     if device != "cpu":
         if "CUDAExecutionProvider" not in ort.get_available_providers():

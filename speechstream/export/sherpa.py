@@ -12,10 +12,13 @@ text is that of our own runtime, but for what its logarithm's floor changes in d
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
+from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import RINGS, encoder_step, longest, stream_start
@@ -35,6 +38,13 @@ def sherpa_graphs(one: Imported, chunk: int | None = None, weights: Weights = FP
     model, c = one.model.eval(), one.model.config
     if not c.encoder.streaming:
         raise SpeechStreamError("sherpa-onnx streams models in this form, and this one hears whole utterances")
+    f, usual = one.features, NemoMelConfig()
+    own = replace(usual, features=f.features, mean=f.mean, deviation=f.deviation,
+                  high=f.high if f.high == usual.sample_rate / 2 else None)
+    if f != own:
+        names = [k for k, v in asdict(f).items() if v != getattr(own, k)]
+        raise SpeechStreamError(f"sherpa-onnx computes the features itself, and this model's differ in "
+                                f"{', '.join(f'{k} ({getattr(f, k)}, expected {getattr(own, k)})' for k in names)}")
     graphs = {"model": _encoder(one, chunk, weights, "ctc")} if model.ctc is not None else {}
     if c.joiner is not None and c.predictor.kind == "lstm" and not c.joiner.durations:
         graphs |= {"encoder": _encoder(one, chunk, weights, "transducer"), "decoder": _decoder(model, weights),
@@ -59,6 +69,9 @@ def _encoder(one: Imported, chunk: int | None, weights: Weights, head: str) -> o
     packed = w.input("cache_last_time", "float32", ["batch", 1, 1, sum(sizes)])
     frames = w.input("cache_last_channel_len", "int64", ["batch"])
     x = w.op("Transpose", x, perm=[0, 2, 1])
+    if (one.features.mean, one.features.deviation) != (0.0, 1.0):  # sherpa-onnx gives plain logarithms
+        x = w.op("Sub", x, w.const(one.features.mean, np.float32))
+        x = w.op("Mul", x, w.const(1 / one.features.deviation, np.float32))
     parts = w.op("Split", packed, w.const(sizes), axis=3, outputs=len(sizes))
     state = {n: w.op("Reshape", part, w.const([-1, *a.shape[1:]])) for (n, a), part in zip(cached.items(), parts)}
     for name, part in zip(("keys", "values"), w.op("Split", pairs, axis=1, num_outputs=2, outputs=2)):

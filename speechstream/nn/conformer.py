@@ -54,6 +54,9 @@ class ConformerConfig:
         frames = (*self.lookaheads, *(() if self.left is None else (self.left,)))
         if not all(type(n) is int and n > 0 for n in sizes) or not all(type(n) is int for n in frames):
             raise ValueError(f"sizes and frames must be whole numbers, the sizes positive; got {reprlib.repr((*sizes, *frames))}")
+        if not all(isinstance(flag, bool) for flag in (self.causal, self.bias, self.scale_input)):
+            raise ValueError(f"causal, bias and scale_input must be true or false, got {self.causal!r}, {self.bias!r}, "
+                             f"{self.scale_input!r}")
         if max(frames, default=0) > MAX_FRAMES:
             raise ValueError(f"left and lookaheads can be {MAX_FRAMES} frames at most, got {max(frames)}")
         if self.dim % self.heads:

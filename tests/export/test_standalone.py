@@ -384,8 +384,38 @@ DAMAGE = {
     "no network": lambda f: edit(f, lambda c: c.pop("network")),
     "features": lambda f: edit(f, lambda c: c["features"].update(hop=-1)),
     "bins": lambda f: edit(f, lambda c: c["features"].update(features=7)),
+    "no look-aheads": lambda f: edit(f, lambda c: c["network"]["encoder"].update(lookaheads=[])),
+    "a look-ahead below zero": lambda f: edit(f, lambda c: c["network"]["encoder"].update(lookaheads=[-1])),
+    "no heads": lambda f: edit(f, lambda c: c["network"].update(ctc=False, joiner=None)),
+    "durations": lambda f: edit(f, lambda c: c["network"]["joiner"].update(durations=[-1, 0])),
+    "another vocabulary": lambda f: (edit(f, lambda c: c["network"].update(vocab=2)),
+                                     (f / "tokens.json").write_text('["a", "b"]')),
+    "another subsampling": lambda f: edit(f, lambda c: c["network"]["encoder"].update(subsampling=4)),
+    "whole utterances": lambda f: edit(f, lambda c: c["network"]["encoder"].update(causal=False)),
+    "names in names": lambda f: rewrite(f / "encoder.onnx", set_about(lambda a: a["state"].append(
+        a["state"][0] | {"name": a["state"][0]["name"] + ".x"}))),
+    "state without end": lambda f: rewrite(f / "predictor.onnx", lambda m: (any_shape(m), set_about(
+        lambda a: a["state"][0].update(shape=[1 << 20, 1 << 20]))(m))),
+    "NaN": lambda f: (f / "bundle.json").write_text((f / "bundle.json").read_text().replace('"card": {', '"card": {"x": NaN, ')),
+    "weights outside": lambda f: rewrite(f / "encoder.onnx", outside),
     "look-aheads": lambda f: edit(f, lambda c: c["network"]["encoder"].update(lookaheads="far")),
 }
+
+
+def any_shape(model):
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in value.type.tensor_type.shape.dim[1:]:
+            axis.dim_param = "any"
+
+
+def outside(model):
+    """Weights that are said to lie in a file of the system."""
+    tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../../../../../../etc/passwd"), ("offset", "0"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
 
 
 def edit(folder: Path, change) -> None:
