@@ -51,8 +51,8 @@ def load_parakeet(folder: str | Path) -> Imported:
         model = build(network_config(config, _lookaheads(folder)), rename(nemo_names(_weights(folder))))
         return Imported(model, _features(folder, config), _tokens(folder, model.config.vocab), None)
     except FileNotFoundError as error:
-        raise SpeechStreamError(f"{folder}: no {Path(error.filename).name} there, so this is not a Hugging Face "
-                                f"checkpoint folder") from error
+        name = Path(error.filename or "model.safetensors").name  # safetensors does not say which
+        raise SpeechStreamError(f"{folder}: no {name} there, so this is not a Hugging Face checkpoint folder") from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError, OSError) as error:
         raise SpeechStreamError(f"{folder}: a damaged file ({first_line(error)})") from error
     except ValueError as error:

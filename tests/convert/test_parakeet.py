@@ -79,6 +79,7 @@ def test_tokens_and_features(imported):
     (lambda f: (f / "config.json").write_text("{}"), "model_type"),
     (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "whisper", "encoder_config": {}})), "whisper"),
     (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]), "damaged"),
     (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other"}}'), "outside"),
 ])
