@@ -5,8 +5,9 @@ zeros and that it does not look into: the state's fields are packed into two of 
 block begins with the seven frames before the window, which are remembered in the second cache, so the last seven frames
 of a window wait for the next: words come 70 ms later than in our own runtime.
 
-Its frames lie half a hop later than the checkpoint's. With 5 ms of silence before the audio they coincide, and the
-text is that of our own runtime, but for what its logarithm's floor changes in digital silence.
+Its frames lie half a hop later than the checkpoint's; with 5 ms of silence before the audio they coincide. Its logarithm
+is log max(e, FLOOR) of an energy e, the checkpoint's log(e + guard), and the graph turns the one into the other. Only what
+lay below the floor is lost: there it assumes what is usual.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from speechstream.export.graph import Writer
 from speechstream.export.quantize import FP32, Weights
 from speechstream.export.transducer import joiner_scores, predictor_step
 from speechstream.nn.fastconformer import FastConformer
+
+
+FLOOR = 2.0 ** -23  # of an energy, float32's epsilon
+BELOW = 0.3         # log(e + guard) - log guard of energies below the floor: their mean square error in recordings is least
 
 
 def sherpa_graphs(one: Imported, chunk: int | None = None, weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
@@ -69,6 +74,10 @@ def _encoder(one: Imported, chunk: int | None, weights: Weights, head: str) -> o
     packed = w.input("cache_last_time", "float32", ["batch", 1, 1, sum(sizes)])
     frames = w.input("cache_last_channel_len", "int64", ["batch"])
     x = w.op("Transpose", x, perm=[0, 2, 1])
+    guard, floor = one.features.log_guard, np.log(FLOOR)
+    low = w.op("LessOrEqual", x, w.const(floor + 1e-3, np.float32))
+    x = w.op("Where", low, w.const(np.log(guard) + BELOW, np.float32),
+             w.op("Log", w.op("Add", w.op("Exp", x), w.const(guard, np.float32))))
     if (one.features.mean, one.features.deviation) != (0.0, 1.0):  # sherpa-onnx gives plain logarithms
         x = w.op("Sub", x, w.const(one.features.mean, np.float32))
         x = w.op("Mul", x, w.const(1 / one.features.deviation, np.float32))

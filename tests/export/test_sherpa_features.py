@@ -9,7 +9,7 @@ import torch
 
 from speechstream.convert.nemo import load_nemo
 from speechstream.errors import SpeechStreamError
-from speechstream.export.sherpa import sherpa_graphs
+from speechstream.export.sherpa import BELOW, FLOOR, sherpa_graphs
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,8 @@ def hybrid(request):
 
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_the_graph_takes_plain_logarithms(hybrid, chunk):
-    """A model that was trained on (log - mean) / deviation: the graph does that, as sherpa-onnx does not."""
+    """A model that was trained on (log - mean) / deviation, with a guard in its logarithm: the graph does that, as
+    sherpa-onnx does not."""
     one = replace(hybrid, features=replace(hybrid.features, mean=-12.0, deviation=4.0))
     session = ort.InferenceSession(sherpa_graphs(one, chunk)["model"].SerializeToString())
     about = {k: int(v) for k, v in session.get_modelmeta().custom_metadata_map.items() if v.isdigit()}
@@ -33,7 +34,11 @@ def test_the_graph_takes_plain_logarithms(hybrid, chunk):
         logits, _, *new = session.run(None, {"audio_signal": window.transpose(0, 2, 1), "length": np.array([size]), **caches})
         caches = dict(zip(caches, new))
         found.append(logits)
-    x = torch.from_numpy((plain[:, :windows * size - hybrid.model.encoder.lead] + 12) / 4)
+    guard = one.features.log_guard
+    low = plain <= np.log(FLOOR) + 1e-3
+    assert 0.1 < low.mean() < 0.9
+    x = np.where(low, np.log(guard) + BELOW, np.log(np.exp(plain) + guard))  # as our features are: log(energy + guard)
+    x = torch.from_numpy((x[:, :windows * size - hybrid.model.encoder.lead] + 12) / 4).float()
     with torch.no_grad():
         expected = hybrid.model(x, lookahead=chunk - 1).numpy()
     np.testing.assert_allclose(np.concatenate(found, 1), expected, atol=1e-4)
