@@ -178,6 +178,9 @@ def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -
     weights.pop("preprocessor.featurizer.window", None)
     tokens = vocabulary(config)
     features = feature_config(config["preprocessor"])
+    if config["encoder"]["feat_in"] != features.features:
+        raise ValueError(f"its encoder takes {config['encoder']['feat_in']!r} features, and its preprocessor gives "
+                         f"{features.features}")
     model = build(network_config(config, len(tokens)), rename(weights))
     if fb is not None:
         ours = mel_filters(features.features, features.n_fft, features.sample_rate, features.low,
@@ -254,7 +257,7 @@ def encoder_config(c: dict) -> ConformerConfig:
                          f"{c.get('causal_downsampling', False)} and conv_context_size {convolution}; supported are "
                          f"cache-aware encoders (limited context, all causal) and whole-utterance ones (none causal)")
     lefts, rights = {x[0] for x in contexts}, tuple(x[1] for x in contexts)
-    if not whole and (len(lefts) != 1 or min(lefts) < 0 or min(rights) < 0 or (style == "regular" and any(rights))):
+    if not whole and (any(len(x) != 2 for x in contexts) or len(lefts) != 1 or min(lefts) < 0 or min(rights) < 0 or (style == "regular" and any(rights))):
         raise ValueError(f"its encoder has att_context_size {reprlib.repr(contexts)} with att_context_style {style}; supported are "
                          f"chunks with one limited left context")
     return ConformerConfig(

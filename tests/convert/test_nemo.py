@@ -236,6 +236,8 @@ def test_links_are_refused(tmp_path):
     (lambda c, w: c.pop("encoder"), "encoder"),
     (lambda c, w: c["encoder"].update(subsampling="vggnet"), "vggnet"),
     (lambda c, w: c["encoder"].update(att_context_size=[-1, 2]), "att_context_size"),
+    (lambda c, w: c["encoder"].update(att_context_size=[14, 2, 1]), "att_context_size"),
+    (lambda c, w: c["encoder"].update(feat_in=c["encoder"]["feat_in"] * 2), "preprocessor gives"),
     (lambda c, w: c["encoder"].update(n_heads=7), "heads"),
     (lambda c, w: c["preprocessor"].update(normalize="all_features"), "normalize"),
     (lambda c, w: c["decoder"].update(vocabulary=[]), "vocabulary"),
