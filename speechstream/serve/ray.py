@@ -10,9 +10,13 @@
 
 A replica keeps its streams in one `Pool` and answers requests that arrive together as one batch. A session begins
 wherever Serve sends it and stays with that replica (each replica is its own one "model" of Serve's multiplexing, by
-which later requests are routed), and now and then takes a snapshot home with the events. Where its replica has died, or Serve has sent it elsewhere, it hands the new one the snapshot and the
-blocks since: the stream is heard again from there, and the events that were given before are not given twice. Text is
-the same on all replicas, so nobody notices but by a delay.
+which later requests are routed), and now and then takes a snapshot home with the events. Where its replica has died, or
+Serve has sent it elsewhere, it hands the new one the snapshot and the blocks since: the stream is heard again from there,
+and the events that were given before are not given twice. Text is the same on all replicas, so nobody notices but by a
+delay.
+
+Archives are actors rather than a Ray Dataset: a recording that kills its worker is given up after a few times and told,
+results come in order as they are ready, and neither pandas nor pyarrow is needed.
 
 Needs `pip install speechstream[ray]`.
 """
