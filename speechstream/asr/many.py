@@ -53,7 +53,7 @@ def _results(work: "_Work", jobs: int) -> Iterator:
     width = max(1, min(work.recognizer.together, -(-len(work.results) // max(jobs, 1))))
     run = work.in_turn if width == 1 else lambda: work.at_once(width)
     for i in range(jobs):
-        Thread(target=run, name=f"transcribe-{i}", daemon=True).start()
+        Thread(target=run, name=f"transcribe-{i}").start()
     waiting = deque(work.results)
     try:
         while waiting:

@@ -60,7 +60,7 @@ class Encode:
 
 
 class Pass:
-    """One run of the encoder over a segment, `chunk` frames at a time (None: all of it at the end), `ahead` after them heard."""
+    """One run of the encoder over a segment: `chunk` frames at a time (None: all at the end), `ahead` more are heard."""
 
     def __init__(self, engine: Engine, chunk: int | None, confirmed: bool, ahead: int = 0):
         self.chunk, self.confirmed, self.ahead = chunk, confirmed, ahead
@@ -275,8 +275,8 @@ class Recognizer:
     segment = Segment
 
     def __init__(self, engine: Engine, decoder: AttentionDecoder | CtcDecoder, rules: EndpointRules = EndpointRules(),
-                 confirm_ms: int = CONFIRM_MS, ahead_ms: int = AHEAD_MS, card: dict | None = None, features: LogMel | None = None,
-                 digest: str = ""):
+                 confirm_ms: int = CONFIRM_MS, ahead_ms: int = AHEAD_MS, card: dict | None = None,
+                 features: LogMel | None = None, digest: str = ""):
         self.engine, self.decoder, self.rules, self.card, self.digest = engine, decoder, rules, card or {}, digest
         self.features, self.vad, self.segmenter = features or LogMel(), Vad(), Segmenter(rules)
         self.confirm_ms, self.ahead_ms = confirm_ms, ahead_ms

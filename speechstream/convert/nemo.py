@@ -257,9 +257,10 @@ def encoder_config(c: dict) -> ConformerConfig:
                          f"{c.get('causal_downsampling', False)} and conv_context_size {convolution}; supported are "
                          f"cache-aware encoders (limited context, all causal) and whole-utterance ones (none causal)")
     lefts, rights = {x[0] for x in contexts}, tuple(x[1] for x in contexts)
-    if not whole and (any(len(x) != 2 for x in contexts) or len(lefts) != 1 or min(lefts) < 0 or min(rights) < 0 or (style == "regular" and any(rights))):
-        raise ValueError(f"its encoder has att_context_size {reprlib.repr(contexts)} with att_context_style {style}; supported are "
-                         f"chunks with one limited left context")
+    chunked = all(len(x) == 2 for x in contexts) and len(lefts) == 1 and min(lefts) >= 0 and min(rights) >= 0
+    if not whole and not (chunked and (style != "regular" or not any(rights))):
+        raise ValueError(f"its encoder has att_context_size {reprlib.repr(contexts)} with att_context_style {style}; "
+                         f"supported are chunks with one limited left context")
     return ConformerConfig(
         features=c["feat_in"], dim=c["d_model"], layers=c["n_layers"], heads=c["n_heads"],
         ff_dim=c["d_model"] * c.get("ff_expansion_factor", 4), kernel=kernel,
@@ -284,8 +285,8 @@ def feature_config(c: dict) -> NemoMelConfig:
     if not isinstance(c.get("log_zero_guard_value", 0.0), (int, float)):
         unusual.append("log_zero_guard_value")
     if normalize is None or unusual:
-        raise ValueError(f"its preprocessor has {', '.join(f'{k}: {reprlib.repr(c.get(k))}' for k in unusual or ['normalize'])}, "
-                         f"which is not supported")
+        named = ", ".join(f"{k}: {reprlib.repr(c.get(k))}" for k in unusual or ["normalize"])
+        raise ValueError(f"its preprocessor has {named}, which is not supported")
     rate = c.get("sample_rate", 16000)
     window = c["n_window_size"] if c.get("n_window_size") else int(c.get("window_size", 0.02) * rate)
     hop = c["n_window_stride"] if c.get("n_window_stride") else int(c.get("window_stride", 0.01) * rate)
@@ -354,4 +355,5 @@ def check_sizes(config: FastConformerConfig, weights: dict[str, Tensor]) -> None
                          f"expected {expected.get(name, 'nothing of this name')} (or has another name here)")
     for name, value in weights.items():
         if name in expected and not (value.is_floating_point() and torch.isfinite(value).all()):
-            raise ValueError(f"its weights are damaged: {name} holds {'NaN or infinity' if value.is_floating_point() else value.dtype}")
+            what = "NaN or infinity" if value.is_floating_point() else value.dtype
+            raise ValueError(f"its weights are damaged: {name} holds {what}")
