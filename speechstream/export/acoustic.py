@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import codec_graphs
-from speechstream.export.onnx import export_step
+from speechstream.export.onnx import describe, export_step
 from speechstream.export.quantize import FP32, Weights, dequantize_channels, halve_constants, quantize_graph
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
@@ -31,23 +31,35 @@ FOLDED = ("depth.level.weight", "depth.log_precision")  # the exporter has calcu
 GRAPHS = ["text.onnx", "acoustic.onnx", "codec.onnx"]
 
 
-def export_acoustic(model: AcousticModel, target: str | Path) -> tuple[Path, Path]:
-    """Write `text.onnx` and `acoustic.onnx` into the folder `target`."""
-    model, c, target = model.eval(), model.config, Path(target)
-    target.mkdir(parents=True, exist_ok=True)
+def acoustic_graphs(model: AcousticModel, about: dict[str, Any] | None = None) -> dict[str, onnx.ModelProto]:
+    """The graphs `text` and `acoustic`. about: what their metadata says beside that, such as the symbols by id."""
+    model, c, about = model.eval(), model.config, {"architecture": ARCHITECTURE, **(about or {})}
 
     def text(ids: torch.Tensor, speaker: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return model.text(ids, speaker)
 
-    graph = export_step(model, text, {"ids": torch.ones(2, 7, dtype=torch.int64),
-                                      "speaker": torch.zeros(2, dtype=torch.int64)}, None, ["encodings", "prosody"],
-                        {"ids": {0: "batch", 1: "symbols"}, "speaker": {0: "batch"}})
-    onnx.save(graph, target / "text.onnx")
+    graphs = {}
+    graphs["text"] = export_step(model, text, {"ids": torch.ones(2, 7, dtype=torch.int64),
+                                               "speaker": torch.zeros(2, dtype=torch.int64)}, None,
+                                 ["encodings", "prosody"], {"ids": {0: "batch", 1: "symbols"}, "speaker": {0: "batch"}})
     state = model.init_state(2)
     dynamic = {"frames": {0: "batch", 1: "frames"}, **{f"state.{n}": {0: "batch"} for n in flatten(state)}}
-    graph = export_step(model, model.step, {"frames": torch.zeros(2, 3, c.sub, c.features)}, state, ["codes"], dynamic)
-    onnx.save(graph, target / "acoustic.onnx")
-    return target / "text.onnx", target / "acoustic.onnx"
+    graphs["acoustic"] = export_step(model, model.step, {"frames": torch.zeros(2, 3, c.sub, c.features)}, state, ["codes"],
+                                     dynamic)
+    describe(graphs["text"], {"graph": "text", **about})
+    describe(graphs["acoustic"], {"graph": "acoustic", **about, "sub": c.sub}, model.init_state(1))
+    return graphs
+
+
+def voice_graphs(model: AcousticModel, codec: SmallCodec, about: dict[str, Any], weights: Weights = FP32
+                 ) -> dict[str, onnx.ModelProto]:
+    """The graphs `text`, `acoustic` and `codec`. weights: of the text encoder, which sees a clause at once.
+
+    What rounding does to a sum depends on how many frames are summed at once. In float32 that is never heard; 8-bit
+    activations would make other codes and another pitch of it, and the sound depend on how a stream was cut.
+    """
+    graphs = acoustic_graphs(model, about)
+    return {**graphs, "text": quantize_graph(graphs["text"], weights), "codec": codec_graphs(codec)["decoder"]}
 
 
 def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers: list[dict], card: dict,
@@ -66,14 +78,9 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
     if len(speakers) != c.speakers or c.symbols != len(SYMBOLS):
         raise ValueError(f"the model has {c.speakers} speakers and {c.symbols} symbols; given {len(speakers)} and "
                          f"{len(SYMBOLS)}")
-    export_acoustic(model, target)
-    onnx.save(codec_graphs(codec)["decoder"], target / "codec.onnx")
-    if weights.bits != 32:
-        onnx.save(quantize_graph(onnx.load(target / "text.onnx"), weights), target / "text.onnx")
-        # What rounding does to a sum depends on how many frames are summed at once. In float32 that is never heard; 8-bit
-        # activations would make other codes and another pitch of it, and the sound depend on how a stream was cut.
-        for name in GRAPHS:
-            onnx.save(halve_constants(onnx.load(target / name)), target / name)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, graph in voice_graphs(model, codec, describe_voice(speakers), weights).items():
+        onnx.save(graph if weights.bits == 32 else halve_constants(graph), target / f"{name}.onnx")
     kept = {f"codec.{n}": t for n, t in codec.state_dict().items() if n == "mean"}
     kept |= {f"model.{n}": t for n, t in model.state_dict().items() if n in FOLDED}
     save_file({n: t.contiguous() for n, t in kept.items()}, target / KEPT)
@@ -81,6 +88,11 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
     values = (k.sample_rate, k.frame_size, c.sub, "".join(SYMBOLS), list(speakers), list(blocks))
     config = {**dict(zip(FORMAT_KEYS, values)), "model": c.to_dict(), "codec": k.to_dict()}
     return bundle.write(target, "tts", ARCHITECTURE, config, card, [*GRAPHS, KEPT])
+
+
+def describe_voice(speakers: list[dict]) -> dict[str, Any]:
+    """What a runner must know of a voice: the symbols and the speakers, by their numbers."""
+    return {"symbols": list(SYMBOLS), "speakers": [s["name"] for s in speakers]}
 
 
 def read_voice(b: bundle.Bundle) -> tuple[AcousticModel, SmallCodec]:

@@ -15,13 +15,16 @@ from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
 from speechstream.engines.graph import Graph
+from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import in_order
-from speechstream.export.standalone import Source
+from speechstream.export.standalone import VOICE, Source
 from speechstream.state import flatten
+from speechstream.tts.acoustic import regulate
 
 TOLERANCE = 1e-3  # of fp32 graphs, absolute or relative to the largest value
 SECONDS = 8.0     # of each recording that are compared
 CODEC_FRAMES = 4  # a step
+CLAUSE = 20       # symbols of the text that a voice is checked on
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ def compare(source: Source, paths: Mapping[str, Path], audio: Sequence[str | Pat
     Each keeps its own state, so errors may add up as they would in use. Raises SpeechStreamError for unreadable audio.
     """
     graphs = {name: Graph(path) for name, path in paths.items()}
+    if source.architecture == VOICE:
+        if audio:
+            raise SpeechStreamError("a voice is checked on a text, not on a recording: give --check nothing")
+        with torch.inference_mode():
+            return _voice(source, graphs)
     rate = source.about.get("features", {}).get("sample_rate") or source.model.config.sample_rate
     recordings = [_read(path, rate) for path in audio] or [made_up_speech(SECONDS, rate)]
     run = {"fastconformer": _fastconformer, "causal-whisper": _whisper, "codec": _codec}[source.architecture]
@@ -76,7 +84,9 @@ def _side_by_side(graph: Graph, step: Callable, feeds: Iterable[dict[str, np.nda
     for feed in feeds:
         out, ours = graph.step(feed, ours)
         inputs = [torch.from_numpy(a) for a in feed.values()]
-        *theirs, state = step(*inputs, state) if state is not None else (step(*inputs), None)
+        theirs = step(*inputs, state) if state is not None else step(*inputs)
+        theirs = list(theirs) if isinstance(theirs, tuple) else [theirs]
+        state = theirs.pop() if state is not None else None
         pairs = dict(zip(graph.outputs, theirs)) | {f"state {n}": a for n, a in
                                                    (flatten(state) if state is not None else {}).items()}
         values = out | {f"state {n}": a for n, a in (in_order(flatten(ours)) if ours is not None else {}).items()}
@@ -157,6 +167,25 @@ def _whisper(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Ro
         {"tokens": t, "memory_keys": keys, "memory_values": values, "mask": mask} for t in [prompt, *tokens]),
         model.decoder.init_state(1))
     return rows
+
+
+def _voice(source: Source, graphs: dict[str, Graph]) -> list[Row]:
+    """One clause, its codes in blocks of two frames and more."""
+    model, codec = source.model["acoustic"], source.model["codec"]
+    symbols = np.random.default_rng(0).integers(1, len(source.about["symbols"]), (1, CLAUSE))
+    said: list[torch.Tensor] = []
+    rows = _side_by_side(graphs["text"], model.text, [{"ids": symbols, "speaker": np.zeros(1, np.int64)}], None,
+                         lambda out: said.append(torch.cat([out["encodings"], out["prosody"]], 2)[0]))
+    heard, sub = said[0].numpy(), model.config.sub
+    counts = np.full(CLAUSE, sub)
+    index, scalars = regulate(counts, *heard[:, -2:].T)
+    frames = np.concatenate([heard[index, :-3], scalars], 1).reshape(1, CLAUSE, sub, -1)
+    blocks = [frames[:, a:b] for a, b in zip((0, 2, 6, 14), (2, 6, 14, CLAUSE))]
+    codes: list[torch.Tensor] = []
+    rows += _side_by_side(graphs["acoustic"], model.step, ({"frames": b} for b in blocks), model.init_state(1),
+                          lambda out: codes.append(out["codes"]))
+    return rows + _side_by_side(graphs["codec"], codec.decode_step, ({"codes": c.numpy()} for c in codes),
+                                codec.init_decoder_state(1))
 
 
 def _codec(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Row]:

@@ -25,6 +25,7 @@ from speechstream.export.onnx import describe, export_step
 from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
 from speechstream.state import flatten
+from speechstream.tts.acoustic import ARCHITECTURE as VOICE
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Source:
 
 
 def open_source(path: str | Path) -> Source:
-    """A bundle of a recogniser, or the folder of a codec (config.json and model.safetensors).
+    """A bundle of a recogniser or of a voice, or the folder of a codec (config.json and model.safetensors).
 
     Raises SpeechStreamError for anything else.
     """
@@ -58,8 +59,14 @@ def open_source(path: str | Path) -> Source:
         from speechstream.export.bundle import read_whisper
         model, about = read_whisper(b), _about_whisper(b)
         return Source(b.architecture, model, lambda weights, half: _quantised(whisper_graphs(model, about), weights), about, b)
-    raise SpeechStreamError(f"the bundle {path} holds a {b.architecture}; those of {ARCHITECTURE} and causal-whisper, "
-                            "and codecs, can be exported")
+    if b.architecture == VOICE:
+        from speechstream.export.acoustic import describe_voice, read_voice, voice_graphs
+        model, codec = read_voice(b)
+        about = describe_voice(b.config["speakers"])
+        return Source(VOICE, nn.ModuleDict({"acoustic": model, "codec": codec}),
+                      lambda weights, half: voice_graphs(model, codec, about, weights), about, b)
+    raise SpeechStreamError(f"the bundle {path} holds a {b.architecture}; those of {ARCHITECTURE}, causal-whisper and "
+                            f"{VOICE}, and codecs, can be exported")
 
 
 def export(source: Source, folder: str | Path, weights: Weights = FP32, half: bool = False) -> dict[str, Path]:

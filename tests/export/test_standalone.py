@@ -14,6 +14,7 @@ import pytest
 import soundfile as sf
 import torch
 
+from speechstream import bundle
 from speechstream.asr.ctc import Greedy
 from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.nemo_mel import NemoMel
@@ -24,7 +25,7 @@ from speechstream.export.check import Row, compare, made_up_speech, table
 from speechstream.export.fastconformer import read_fastconformer
 from speechstream.export.quantize import FORMS
 from speechstream.export.sherpa import BELOW, FLOOR
-from speechstream.export.standalone import export, open_source
+from speechstream.export.standalone import Source, export, open_source
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten, select, stack
 
@@ -328,6 +329,38 @@ def test_a_codec_is_exported_and_checked(tmp_path, capsys):
         assert not any(n.metadata_props or n.doc_string for n in graph.graph.node)
         assert b".py" not in (tmp_path / "out" / f"{name}.onnx").read_bytes()
         assert Graph(tmp_path / "out" / f"{name}.onnx").about["architecture"] == "codec"
+
+
+def test_a_voice_is_exported_and_checked(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "tools"))
+    from make_tiny_voice import SPEAKERS, tiny
+
+    from speechstream.export.acoustic import describe_voice, voice_graphs
+    model, codec = tiny()
+    about = describe_voice(SPEAKERS)
+    source = Source("blockwise-tts", torch.nn.ModuleDict({"acoustic": model, "codec": codec}),
+                    lambda weights, half: voice_graphs(model, codec, about, weights), about)
+    paths = export(source, tmp_path)
+    rows = {r.output: r for r in compare(source, paths)}
+    assert {"prosody", "codes", "audio", "state tails"} < set(rows) and rows["codes"].steps == 4
+    assert all(r.error < 1e-4 * max(1, r.largest) for r in rows.values()) and rows["codes"].error == 0
+    text, acoustic, decoder = (Graph(paths[n]) for n in ("text", "acoustic", "codec"))
+    assert len(text.about["symbols"]) == model.config.symbols and text.init_state() is None
+    assert acoustic.about["speakers"] == [s["name"] for s in SPEAKERS]
+    frames = np.random.default_rng(0).standard_normal((1, 9, model.config.sub, model.config.features)).astype(np.float32)
+    whole = acoustic.step({"frames": frames}, acoustic.init_state())[0]["codes"]
+    state, sounds, parts, audio = acoustic.init_state(), decoder.init_state(), [], []
+    for a, b in ((0, 1), (1, 4), (4, 9)):
+        made, state = acoustic.step({"frames": frames[:, a:b]}, state)
+        heard, sounds = decoder.step({"codes": made["codes"]}, sounds)
+        parts.append(made["codes"])
+        audio.append(heard["audio"])
+    np.testing.assert_array_equal(np.concatenate(parts, 2), whole)
+    at_once = decoder.step({"codes": whole}, decoder.init_state())[0]["audio"]
+    np.testing.assert_allclose(np.concatenate(audio, 2), at_once, atol=1e-5)
+    with pytest.raises(SpeechStreamError, match="checked on a text"):
+        compare(source, paths, [RECORDING])
+    assert open_source(bundle.embedded("tts")).about["symbols"] == about["symbols"]
 
 
 def test_made_up_speech_is_loud_enough_and_always_the_same():
