@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
-from speechstream.export.codec import codec_graphs
+from speechstream.export.codec import decoder_graph
 from speechstream.export.onnx import describe, export_step
 from speechstream.export.quantize import FP32, Weights, dequantize_channels, halve_constants, quantize_graph
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
@@ -59,7 +59,7 @@ def voice_graphs(model: AcousticModel, codec: SmallCodec, about: dict[str, Any],
     activations would make other codes and another pitch of it, and the sound depend on how a stream was cut.
     """
     graphs = acoustic_graphs(model, about)
-    return {**graphs, "text": quantize_graph(graphs["text"], weights), "codec": codec_graphs(codec)["decoder"]}
+    return {**graphs, "text": quantize_graph(graphs["text"], weights), "codec": decoder_graph(codec)}
 
 
 def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers: list[dict], card: dict,

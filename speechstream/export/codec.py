@@ -36,20 +36,34 @@ def export_codec(codec: nn.Module, target: str | Path, levels: int | None = None
 
 def codec_graphs(codec: nn.Module, levels: int | None = None) -> dict[str, onnx.ModelProto]:
     """The graphs `encoder` and `decoder` themselves."""
+    return {"encoder": encoder_graph(codec, levels), "decoder": decoder_graph(codec)}
+
+
+def encoder_graph(codec: nn.Module, levels: int | None = None) -> onnx.ModelProto:
+    """audio to the codes of so many levels (default: all)."""
     codec, c = codec.eval(), codec.config
     levels = levels or c.levels
 
     def encode(frames: Tensor, state: Any) -> tuple[Tensor, Any]:
         return codec.encode_step(frames.flatten(2), state, levels)
 
-    about = {"architecture": "codec", "sample_rate": c.sample_rate, "frame_size": c.frame_size,
-             "channels": codec.channels, "bins": c.bins, "delay": c.delay}
     audio = torch.zeros(2, codec.channels, 3, c.frame_size)
+    return _export(codec, encode, "audio", audio, "codes", codec.init_encoder_state,
+                   {"graph": "encoder", **_about(codec), "direction": "encode", "levels": levels})
+
+
+def decoder_graph(codec: nn.Module) -> onnx.ModelProto:
+    """codes of all levels to audio."""
+    codec, c = codec.eval(), codec.config
     codes = torch.zeros(2, c.levels, 3, dtype=torch.int64)
-    return {"encoder": _export(codec, encode, "audio", audio, "codes", codec.init_encoder_state,
-                               {"graph": "encoder", **about, "direction": "encode", "levels": levels}),
-            "decoder": _export(codec, codec.decode_step, "codes", codes, "audio", codec.init_decoder_state,
-                               {"graph": "decoder", **about, "direction": "decode", "levels": c.levels})}
+    return _export(codec, codec.decode_step, "codes", codes, "audio", codec.init_decoder_state,
+                   {"graph": "decoder", **_about(codec), "direction": "decode", "levels": c.levels})
+
+
+def _about(codec: nn.Module) -> dict[str, Any]:
+    c = codec.config
+    return {"architecture": "codec", "sample_rate": c.sample_rate, "frame_size": c.frame_size,
+            "channels": codec.channels, "bins": c.bins, "delay": c.delay}
 
 
 def _export(codec: nn.Module, step: Any, name: str, x: Tensor, output: str, init_state: Any,
