@@ -129,6 +129,9 @@ def loader(manifest: str, tokenizer: str, c: dict, epoch: int, skip: int, rank: 
                                       seed=c["seed"], rank=rank, world_size=world)
     sampler.set_epoch(epoch)
     data = Utterances(manifest, tokenizer, c["encoder"]["features"], c["delay"])
+    if c["teacher_weight"] and data.taught.shape[1] != c["teacher_dims"]:
+        raise SystemExit(f"teacher_weight is {c['teacher_weight']}, and beside {manifest} are {data.taught.shape[1]} of "
+                         f"{c['teacher_dims']} components of a teacher: run teach.py, or set it to 0")
     return DataLoader(data, sampler=Rest(sampler, skip), batch_size=None, num_workers=workers)
 
 

@@ -89,7 +89,8 @@ def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.nd
 
 
 def quantize_graph(model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None) -> onnx.ModelProto:
-    """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix.
+    """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix; in
+    32 bits the model itself.
 
     Matrices with `keep` in their names stay as they are. A matrix that is both gathered from (NAME) and multiplied by
     (NAME.T), a tied embedding, is stored once, in 8 bits with a scale a row. Codes and scales are named NAME.codes and

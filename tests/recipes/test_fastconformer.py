@@ -128,6 +128,10 @@ def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
                                   "--dates", tmp_path / "dates.jsonl")
     run("prepare.py", "features", out, "--mels", 16)
     run("prepare.py", "tokens", out, "--vocab", 24)
+    untaught = subprocess.run([sys.executable, "train.py", tmp_path / "config.yaml", f"{out}.jsonl.gz", f"{out}.model",
+                               tmp_path / "untaught", "--workers", "0"], cwd=RECIPE, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(RECIPE.parents[1])})
+    assert untaught.returncode == 1 and untaught.stderr.splitlines()[-1].startswith("teacher_weight is 0.5")
     run("teach.py", out, "--dims", 4)
     taught = np.load(f"{out}.teacher.npy")
     assert taught.shape[1] == 4 and abs(len(taught) - sum((24000 + 400 * i) // 320 for i in range(16))) < 16
