@@ -21,6 +21,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse  # noqa: E402
+import itertools  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
@@ -44,7 +45,8 @@ from speechstream.state import flatten  # noqa: E402
 
 FRAME_MS = 80
 FRAMES_HEARD = 200  # of the streams measured: caches are full
-COLOURS = ("#000000", "#0072b2", "#56b4e9", "#009e73", "#d55e00", "#e69f00", "#cc79a7", "#999999")
+COLOURS = ("#000000", "#0072b2", "#56b4e9", "#009e73", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#882255",
+           "#44aa99", "#aa4499", "#ddcc77", "#332288", "#661100")
 Step = Callable[[int, int], Callable[[], object]]  # (chunk, batch) to what is timed
 
 
@@ -219,10 +221,10 @@ def picture(results: dict, chunks: list[int], batches: list[int], path: Path) ->
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, len(batches), figsize=(6 * len(batches), 4.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(batches), figsize=(5 * len(batches) + 2.5, 4.2), layout="constrained", squeeze=False)
     names = list(dict.fromkeys(name for name, _, _ in results))
     for panel, batch in zip(axes[0], batches):
-        for name, colour in zip(names, COLOURS):
+        for name, colour in zip(names, itertools.cycle(COLOURS)):
             y = [1e3 * results.get((name, c, batch), np.nan) for c in chunks]
             style = "--" if name == names[0] else "-"
             panel.plot(range(len(chunks)), y, style, marker="o", markersize=4, color=colour, label=name)
@@ -231,7 +233,7 @@ def picture(results: dict, chunks: list[int], batches: list[int], path: Path) ->
         panel.set_ylim(0)
         panel.set_ylabel("ms for a chunk")
         panel.grid(axis="y", alpha=0.3)
-        panel.legend(fontsize=8, frameon=False)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
 
 
