@@ -13,16 +13,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chunked_attention import dot_halves, fits, load_halves, skewed
-from kernels.launch import INTERPRETED, precision, put_tile, rows, tile, tuned, turn
+from speechstream.kernels.chunked_attention import dot_halves, fits, load_halves, skewed
+from speechstream.kernels.launch import INTERPRETED, precision, put_tile, rows, tile, tuned, turn
 
-CONFIGS = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
-           for m, n, w, s in ((16, 64, 4, 3), (16, 128, 4, 2), (16, 64, 2, 4), (16, 32, 1, 4), (32, 64, 4, 3),
-                              (64, 64, 4, 3), (16, 16, 2, 2))]
+CONFIGS = [
+    triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
+    for m, n, w, s in (
+        (16, 64, 4, 3),
+        (16, 128, 4, 2),
+        (16, 64, 2, 4),
+        (16, 32, 1, 4),
+        (32, 64, 4, 3),
+        (64, 64, 4, 3),
+        (16, 16, 2, 2),
+    )
+]
 
 
 @triton.jit
-def attend(s, seen, value, value_scale, m, l, acc, scale, SCALED: tl.constexpr, PRECISION: tl.constexpr):
+def attend(
+    s, seen, value, value_scale, m, l, acc, scale, SCALED: tl.constexpr, PRECISION: tl.constexpr
+):
     """One block of the online softmax."""
     s = tl.where(seen, s * (scale * 1.4426950408889634), -1e30)
     top = tl.maximum(m, tl.max(s, 1))
@@ -36,8 +47,17 @@ def attend(s, seen, value, value_scale, m, l, acc, scale, SCALED: tl.constexpr, 
 
 
 @triton.jit
-def ring_halves(pool, scales, row, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr, SCALED: tl.constexpr,
-                like):
+def ring_halves(
+    pool,
+    scales,
+    row,
+    mask,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    SCALED: tl.constexpr,
+    like,
+):
     """Rows of the key ring, as `load_halves` gives new ones, in the dtype of `like`, and their scales."""
     if ROPE:
         d = tl.arange(0, HALF)
@@ -62,8 +82,22 @@ def quantized(x, scale, dtype: tl.constexpr):
 
 
 @triton.jit
-def append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, mask, D: tl.constexpr, HALF: tl.constexpr,
-           ROPE: tl.constexpr, SCALED: tl.constexpr, TOP: tl.constexpr):
+def append(
+    key_ring,
+    value_ring,
+    key_scale,
+    value_scale,
+    k1,
+    k2,
+    value,
+    row,
+    mask,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    SCALED: tl.constexpr,
+    TOP: tl.constexpr,
+):
     """Store new keys and values as rows of the rings, quantised where these have scales."""
     half, full = tl.arange(0, HALF), tl.arange(0, 2 * HALF)
     if SCALED:
@@ -75,7 +109,11 @@ def append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, mas
         tl.store(key_scale + row, ks, mask=mask)
         tl.store(value_scale + row, vs, mask=mask)
         dtype: tl.constexpr = key_ring.dtype.element_ty
-        k1, k2, value = quantized(k1, ks, dtype), quantized(k2, ks, dtype), quantized(value, vs, dtype)
+        k1, k2, value = (
+            quantized(k1, ks, dtype),
+            quantized(k2, ks, dtype),
+            quantized(value, vs, dtype),
+        )
     if ROPE:
         put_tile(key_ring, k1, row, half, D, mask, D // 2, HALF)
         put_tile(key_ring + D // 2, k2, row, half, D, mask, D // 2, HALF)
@@ -86,12 +124,59 @@ def append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, mas
 
 @tuned(CONFIGS, key=["D", "c", "group", "RELATIVE", "SCALED"], fits=fits)
 @triton.jit(do_not_specialize=["c", "chunk", "left", "ring", "base"])
-def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool, key_scale, value_scale, slots, frames,
-                          lengths, out, sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot,
-                          s_rope, c, chunk, left, ring, base, scale, H, group, D: tl.constexpr, HALF: tl.constexpr,
-                          ROPE: tl.constexpr, RELATIVE: tl.constexpr, SCALED: tl.constexpr, LENGTHS: tl.constexpr,
-                          LINEAR: tl.constexpr, TOP: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
-                          M: tl.constexpr, N: tl.constexpr):
+def attention_step_kernel(
+    q,
+    q_pos,
+    k,
+    v,
+    table,
+    cos,
+    sin,
+    key_pool,
+    value_pool,
+    key_scale,
+    value_scale,
+    slots,
+    frames,
+    lengths,
+    out,
+    sqb,
+    sqh,
+    sqt,
+    spb,
+    sph,
+    spt,
+    skb,
+    skh,
+    skt,
+    svb,
+    svh,
+    svt,
+    sob,
+    soh,
+    sot,
+    s_rope,
+    c,
+    chunk,
+    left,
+    ring,
+    base,
+    scale,
+    H,
+    group,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    RELATIVE: tl.constexpr,
+    SCALED: tl.constexpr,
+    LENGTHS: tl.constexpr,
+    LINEAR: tl.constexpr,
+    TOP: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+):
     heads = H // group
     b, hk = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     slot = tl.load(slots + b).to(tl.int64)
@@ -124,11 +209,16 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
     # The first and last chunk among these rows; they hold frames 0 .. c - 1 where they run on into another head.
     first, last = r0 % c, r0 % c + M
     first = tl.where((last > c) & (r0 - first + c < group * c), 0, first)
-    low, high = first // chunk * chunk - left, tl.minimum(((tl.minimum(last, c) - 1) // chunk + 1) * chunk, n)
+    low, high = (
+        first // chunk * chunk - left,
+        tl.minimum(((tl.minimum(last, c) - 1) // chunk + 1) * chunk, n),
+    )
     past = tl.minimum(p, left).to(tl.int32)
     if first >= n:
         past, high = 0, 0
-    for n0 in range(tl.maximum(low, -past), 0, N):  # the ring, oldest first; j counts frames from the first new one
+    for n0 in range(
+        tl.maximum(low, -past), 0, N
+    ):  # the ring, oldest first; j counts frames from the first new one
         j = n0 + tl.arange(0, N)
         row = ((place + j) % ring).to(tl.int32)
         k1, k2, ks = ring_halves(key_ring, key_scale, row, j < 0, D, HALF, ROPE, SCALED, q1)
@@ -139,7 +229,9 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
             s = s * ks[None, :]
             vs = tl.load(value_scale + row, mask=j < 0, other=0.0)
         if RELATIVE:
-            extra, _, _ = skewed(qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            extra, _, _ = skewed(
+                qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION
+            )
             s += extra
         seen = (j[None, :] >= start[:, None] - left) & (j < 0)[None, :] & (i < n)[:, None]
         m, l, acc = attend(s, seen, value, vs, m, l, acc, scale, SCALED, PRECISION)
@@ -150,7 +242,9 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
         value = tile(v + b * svb + hk * svh, j, full, svt, j < n, D, 2 * HALF, UPCAST)
         s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
         if RELATIVE:
-            extra, _, _ = skewed(qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            extra, _, _ = skewed(
+                qp, table, hk, r0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION
+            )
             s += extra
         seen = (j[None, :] >= start[:, None] - left) & (j[None, :] < (start + chunk)[:, None])
         seen = seen & (j < n)[None, :] & (i < n)[:, None]
@@ -160,16 +254,40 @@ def attention_step_kernel(q, q_pos, k, v, table, cos, sin, key_pool, value_pool,
         k1, k2 = load_halves(k + b * skb + hk * skh, cos, sin, r, skt, r < n, D, HALF, ROPE, UPCAST)
         value = tile(v + b * svb + hk * svh, r, full, svt, r < n, D, 2 * HALF, UPCAST)
         row = ((place + r) % ring).to(tl.int32)
-        append(key_ring, value_ring, key_scale, value_scale, k1, k2, value, row, r < n, D, HALF, ROPE, SCALED,
-               TOP)
+        append(
+            key_ring,
+            value_ring,
+            key_scale,
+            value_scale,
+            k1,
+            k2,
+            value,
+            row,
+            r < n,
+            D,
+            HALF,
+            ROPE,
+            SCALED,
+            TOP,
+        )
 
     acc = acc / tl.where(l > 0, l, 1.0)[:, None]
     put_tile(out + b * sob, acc, h * soh + i * sot, full, 1, inside, D, 2 * HALF)
 
 
 @triton.jit
-def load_rows(q, at, i, cos, sin, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr,
-              UPCAST: tl.constexpr):
+def load_rows(
+    q,
+    at,
+    i,
+    cos,
+    sin,
+    mask,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """Queries at element offsets `at`, turned by the position of frame i, as `load_halves` gives vectors."""
     if ROPE:
         d = tl.arange(0, HALF)
@@ -184,12 +302,31 @@ def load_rows(q, at, i, cos, sin, mask, D: tl.constexpr, HALF: tl.constexpr, ROP
     return x1, x2
 
 
-@torch.library.custom_op("speechstream::attention_step",
-                         mutates_args=("key_pool", "value_pool", "key_scale", "value_scale", "out"))
-def attention_step_op(q: Tensor, k: Tensor, v: Tensor, key_pool: Tensor, value_pool: Tensor, slots: Tensor,
-                      frames: Tensor, left: int, chunk: int, scale: float, out: Tensor, lengths: Tensor | None,
-                      q_pos: Tensor | None, table: Tensor | None, cos: Tensor | None, sin: Tensor | None,
-                      key_scale: Tensor | None, value_scale: Tensor | None, linear: bool = False) -> None:
+@torch.library.custom_op(
+    "speechstream::attention_step",
+    mutates_args=("key_pool", "value_pool", "key_scale", "value_scale", "out"),
+)
+def attention_step_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_pool: Tensor,
+    value_pool: Tensor,
+    slots: Tensor,
+    frames: Tensor,
+    left: int,
+    chunk: int,
+    scale: float,
+    out: Tensor,
+    lengths: Tensor | None,
+    q_pos: Tensor | None,
+    table: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
+    linear: bool = False,
+) -> None:
     """Writes out and the rings. Pools are contiguous (S, Hk, R, D); the rest as in `pooled_attention_step`.
 
     linear: the rows lie oldest first and the new frames come last, as in a pure state with room at its end.
@@ -201,25 +338,92 @@ def attention_step_op(q: Tensor, k: Tensor, v: Tensor, key_pool: Tensor, value_p
         return
     q_pos_ = q if q_pos is None else q_pos
     attention_step_kernel[lambda m: (B * heads, triton.cdiv(group * c, m["M"]))](
-        q, q_pos_, k, v, q if table is None else table, q if cos is None else cos, q if sin is None else sin,
-        key_pool, value_pool, q if key_scale is None else key_scale, q if value_scale is None else value_scale,
-        slots, frames, slots if lengths is None else lengths, out,
-        *q.stride()[:3], *q_pos_.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        0 if cos is None or cos.shape[0] == 1 else cos.stride(0), c, chunk, left, ring, left + chunk - 1, scale, H,
-        group, D=D, HALF=max(16, triton.next_power_of_2(D // 2)), ROPE=cos is not None, RELATIVE=table is not None,
-        SCALED=key_scale is not None, LENGTHS=lengths is not None, LINEAR=linear,
-        TOP=127.0 if key_pool.dtype == torch.int8 else 448.0, UPCAST=INTERPRETED and q.dtype == torch.bfloat16,
-        PRECISION=precision())
+        q,
+        q_pos_,
+        k,
+        v,
+        q if table is None else table,
+        q if cos is None else cos,
+        q if sin is None else sin,
+        key_pool,
+        value_pool,
+        q if key_scale is None else key_scale,
+        q if value_scale is None else value_scale,
+        slots,
+        frames,
+        slots if lengths is None else lengths,
+        out,
+        *q.stride()[:3],
+        *q_pos_.stride()[:3],
+        *k.stride()[:3],
+        *v.stride()[:3],
+        *out.stride()[:3],
+        0 if cos is None or cos.shape[0] == 1 else cos.stride(0),
+        c,
+        chunk,
+        left,
+        ring,
+        left + chunk - 1,
+        scale,
+        H,
+        group,
+        D=D,
+        HALF=max(16, triton.next_power_of_2(D // 2)),
+        ROPE=cos is not None,
+        RELATIVE=table is not None,
+        SCALED=key_scale is not None,
+        LENGTHS=lengths is not None,
+        LINEAR=linear,
+        TOP=127.0 if key_pool.dtype == torch.int8 else 448.0,
+        UPCAST=INTERPRETED and q.dtype == torch.bfloat16,
+        PRECISION=precision(),
+    )
 
 
 @attention_step_op.register_fake
-def _(q, k, v, key_pool, value_pool, slots, frames, left, chunk, scale, out, lengths, q_pos, table, cos, sin,
-      key_scale, value_scale, linear=False):
+def _(
+    q,
+    k,
+    v,
+    key_pool,
+    value_pool,
+    slots,
+    frames,
+    left,
+    chunk,
+    scale,
+    out,
+    lengths,
+    q_pos,
+    table,
+    cos,
+    sin,
+    key_scale,
+    value_scale,
+    linear=False,
+):
     return None
 
 
-def pooled_attention_step(q, k, v, key_pool, value_pool, slots, frames, left, lengths=None, chunk=None, bias=None,
-                          rope=None, scale=None, key_scale=None, value_scale=None, out=None, linear=False) -> Tensor:
+def pooled_attention_step(
+    q,
+    k,
+    v,
+    key_pool,
+    value_pool,
+    slots,
+    frames,
+    left,
+    lengths=None,
+    chunk=None,
+    bias=None,
+    rope=None,
+    scale=None,
+    key_scale=None,
+    value_scale=None,
+    out=None,
+    linear=False,
+) -> Tensor:
     """`reference.pooled_attention_step` by the kernel above. With `out` given and q, k, v of unit last stride and no
     bias, nothing is allocated."""
     B, H, c, D = q.shape
@@ -231,21 +435,66 @@ def pooled_attention_step(q, k, v, key_pool, value_pool, slots, frames, left, le
         cos, sin = (a.contiguous().reshape(-1, *a.shape[-2:]) for a in rope)
     if out is None:
         out = q.new_empty(B, c, H, D).transpose(1, 2)
-    attention_step_op(rows(q), rows(k), rows(v), key_pool, value_pool, slots, frames, left, chunk or max(c, 1),
-                      D ** -0.5 if scale is None else scale, out, lengths, q_pos, table, cos, sin, key_scale,
-                      value_scale, linear)
+    attention_step_op(
+        rows(q),
+        rows(k),
+        rows(v),
+        key_pool,
+        value_pool,
+        slots,
+        frames,
+        left,
+        chunk or max(c, 1),
+        D**-0.5 if scale is None else scale,
+        out,
+        lengths,
+        q_pos,
+        table,
+        cos,
+        sin,
+        key_scale,
+        value_scale,
+        linear,
+    )
     return out
 
 
-def attention_step(q, k, v, keys, values, frames, lengths=None, chunk=None, bias=None, rope=None, scale=None, left=None
-                   ) -> tuple[Tensor, Tensor, Tensor]:
+def attention_step(
+    q,
+    k,
+    v,
+    keys,
+    values,
+    frames,
+    lengths=None,
+    chunk=None,
+    bias=None,
+    rope=None,
+    scale=None,
+    left=None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """`reference.attention_step` (pure) by the same kernel, on a copy of the state with room for the new frames."""
     L, c = keys.shape[2], q.shape[2]
     slots = torch.arange(keys.shape[0], device=keys.device, dtype=torch.int32)
-    pools = [torch.cat([x, torch.zeros_like(new, dtype=x.dtype)], 2).contiguous()
-             for x, new in ((keys, k), (values, v))]
-    out = pooled_attention_step(q, k, v, *pools, slots, frames, L if left is None else left, lengths, chunk, bias, rope,
-                                scale, linear=True)
+    pools = [
+        torch.cat([x, torch.zeros_like(new, dtype=x.dtype)], 2).contiguous()
+        for x, new in ((keys, k), (values, v))
+    ]
+    out = pooled_attention_step(
+        q,
+        k,
+        v,
+        *pools,
+        slots,
+        frames,
+        L if left is None else left,
+        lengths,
+        chunk,
+        bias,
+        rope,
+        scale,
+        linear=True,
+    )
     if lengths is None:
         return out, pools[0][:, :, c:], pools[1][:, :, c:]
     last = lengths[:, None].clamp(max=c) + torch.arange(L, device=keys.device)

@@ -14,16 +14,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launch import INTERPRETED, precision, put_tile, rows, tile, tuned, turn
+from speechstream.kernels.launch import INTERPRETED, precision, put_tile, rows, tile, tuned, turn
 
 LOG2E = 1.4426950408889634
 FREE = ["T", "chunk", "left", "base"]  # numbers that must never cause a recompilation
 
-FORWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
-           for m, n, w, s in ((128, 64, 8, 3), (64, 64, 4, 3), (32, 64, 4, 2), (32, 32, 4, 2), (16, 16, 2, 2))]
-BACKWARD = [triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
-            for m, n, w, s in ((64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (32, 32, 8, 1),
-                               (16, 16, 2, 1))]
+FORWARD = [
+    triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
+    for m, n, w, s in (
+        (128, 64, 8, 3),
+        (64, 64, 4, 3),
+        (32, 64, 4, 2),
+        (32, 32, 4, 2),
+        (16, 16, 2, 2),
+    )
+]
+BACKWARD = [
+    triton.Config({"M": m, "N": n}, num_warps=w, num_stages=s)
+    for m, n, w, s in (
+        (64, 64, 8, 2),
+        (64, 64, 4, 2),
+        (64, 32, 4, 2),
+        (32, 32, 4, 2),
+        (32, 32, 8, 1),
+        (16, 16, 2, 1),
+    )
+]
 
 
 SHARED = 160 << 10  # bytes of shared memory a block has on every GPU that is meant here
@@ -43,8 +59,18 @@ def fits(config: triton.Config, given: dict) -> bool:
 
 
 @triton.jit
-def load_halves(x, cos, sin, row, stride, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr,
-                UPCAST: tl.constexpr):
+def load_halves(
+    x,
+    cos,
+    sin,
+    row,
+    stride,
+    mask,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """Rows of vectors: with RoPE their two halves, turned by their position; without, the whole and nothing of use."""
     if ROPE:
         d = tl.arange(0, HALF)
@@ -90,7 +116,9 @@ def add_product(x1, x2, weights, k1, k2, ROPE: tl.constexpr, PRECISION: tl.const
 
 
 @triton.jit
-def put_halves(pointer, x1, x2, cos, sin, row, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr):
+def put_halves(
+    pointer, x1, x2, cos, sin, row, mask, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr
+):
     """Store gradients of turned vectors, turned back, as rows of a contiguous matrix."""
     if ROPE:
         d = tl.arange(0, HALF)
@@ -104,8 +132,22 @@ def put_halves(pointer, x1, x2, cos, sin, row, mask, D: tl.constexpr, HALF: tl.c
 
 
 @triton.jit
-def skewed(q_pos, table, h, t0, n0, base, count, D: tl.constexpr, HALF: tl.constexpr, M: tl.constexpr,
-           N: tl.constexpr, W: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
+def skewed(
+    q_pos,
+    table,
+    h,
+    t0,
+    n0,
+    base,
+    count,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Relative scores of queries t0 .. and keys n0 ..; with them the table's rows for their distances."""
     rel, r = relative_rows(table, h, t0, n0, base, D, HALF, M, W, count, UPCAST)
     by_row = tl.dot(q_pos, tl.trans(rel), input_precision=PRECISION)
@@ -114,11 +156,31 @@ def skewed(q_pos, table, h, t0, n0, base, count, D: tl.constexpr, HALF: tl.const
 
 
 @triton.jit
-def relative_rows(table, h, t0, n0, base, D: tl.constexpr, HALF: tl.constexpr, M: tl.constexpr, W: tl.constexpr,
-                  count, UPCAST: tl.constexpr):
+def relative_rows(
+    table,
+    h,
+    t0,
+    n0,
+    base,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    M: tl.constexpr,
+    W: tl.constexpr,
+    count,
+    UPCAST: tl.constexpr,
+):
     """The table rows of the distances between queries t0 .. and keys n0 .., and their numbers."""
     r = base - (t0 + M - 1 - n0) + tl.arange(0, W)
-    rel = tile(table + h * count * D, r, tl.arange(0, 2 * HALF), D, (r >= 0) & (r < count), D, 2 * HALF, UPCAST)
+    rel = tile(
+        table + h * count * D,
+        r,
+        tl.arange(0, 2 * HALF),
+        D,
+        (r >= 0) & (r < count),
+        D,
+        2 * HALF,
+        UPCAST,
+    )
     return rel, r
 
 
@@ -126,7 +188,12 @@ def relative_rows(table, h, t0, n0, base, D: tl.constexpr, HALF: tl.constexpr, M
 def visible(i, j, chunk, left, end):
     """Which of the queries i see which of the keys j."""
     start = (i // chunk * chunk)[:, None]
-    return (j[None, :] >= start - left) & (j[None, :] < start + chunk) & (j[None, :] < end) & (i[:, None] < end)
+    return (
+        (j[None, :] >= start - left)
+        & (j[None, :] < start + chunk)
+        & (j[None, :] < end)
+        & (i[:, None] < end)
+    )
 
 
 @triton.jit
@@ -148,11 +215,50 @@ def keys_of(t0, chunk, left, end, M: tl.constexpr):
 
 @tuned(FORWARD, key=["D", "RELATIVE", "ROPE"], fits=fits)
 @triton.jit(do_not_specialize=FREE)
-def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
-                      sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot, s_rope,
-                      T, chunk, left, base, scale, H, group, D: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr,
-                      RELATIVE: tl.constexpr, LENGTHS: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
-                      M: tl.constexpr, N: tl.constexpr):
+def attention_forward(
+    q,
+    q_pos,
+    k,
+    v,
+    table,
+    cos,
+    sin,
+    lengths,
+    out,
+    lse,
+    sqb,
+    sqh,
+    sqt,
+    spb,
+    sph,
+    spt,
+    skb,
+    skh,
+    skt,
+    svb,
+    svh,
+    svt,
+    sob,
+    soh,
+    sot,
+    s_rope,
+    T,
+    chunk,
+    left,
+    base,
+    scale,
+    H,
+    group,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    RELATIVE: tl.constexpr,
+    LENGTHS: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+):
     t0 = tl.program_id(0) * M
     b, h, end = stream(lengths, T, H, LENGTHS)
     q += b * sqb + h * sqh
@@ -173,7 +279,9 @@ def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
         k1, k2 = load_halves(k, cos, sin, j, skt, j < end, D, HALF, ROPE, UPCAST)
         s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
         if RELATIVE:
-            extra, _, _ = skewed(qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            extra, _, _ = skewed(
+                qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION
+            )
             s += extra
         seen = visible(i, j, chunk, left, end)
         s = tl.where(seen, s * (scale * 1.4426950408889634), -1e30)
@@ -187,7 +295,11 @@ def attention_forward(q, q_pos, k, v, table, cos, sin, lengths, out, lse,
     alive = l > 0
     acc = acc / tl.where(alive, l, 1.0)[:, None]
     put_tile(out + b * sob + h * soh, acc, i, full, sot, i < T, D, 2 * HALF)
-    tl.store(lse + (b * H + h) * T + i, tl.where(alive, m + tl.log2(tl.where(alive, l, 1.0)), 0.0), mask=i < T)
+    tl.store(
+        lse + (b * H + h) * T + i,
+        tl.where(alive, m + tl.log2(tl.where(alive, l, 1.0)), 0.0),
+        mask=i < T,
+    )
 
 
 @triton.jit
@@ -200,11 +312,58 @@ def weights_and_gradient(s, seen, top, dot_o, do, value, scale, PRECISION: tl.co
 
 @tuned(BACKWARD, key=["D", "RELATIVE", "ROPE"], fits=fits, reset_to_zero=["dtable"])
 @triton.jit(do_not_specialize=FREE)
-def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, lse, delta, dq, dq_pos, dtable,
-                         sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sob, soh, sot, sdb, sdh, sdt,
-                         s_rope, T, chunk, left, base, scale, H, group, D: tl.constexpr, HALF: tl.constexpr,
-                         ROPE: tl.constexpr, RELATIVE: tl.constexpr, LENGTHS: tl.constexpr, UPCAST: tl.constexpr,
-                         PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+def attention_backward_q(
+    q,
+    q_pos,
+    k,
+    v,
+    table,
+    cos,
+    sin,
+    lengths,
+    out,
+    dout,
+    lse,
+    delta,
+    dq,
+    dq_pos,
+    dtable,
+    sqb,
+    sqh,
+    sqt,
+    spb,
+    sph,
+    spt,
+    skb,
+    skh,
+    skt,
+    svb,
+    svh,
+    svt,
+    sob,
+    soh,
+    sot,
+    sdb,
+    sdh,
+    sdt,
+    s_rope,
+    T,
+    chunk,
+    left,
+    base,
+    scale,
+    H,
+    group,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    RELATIVE: tl.constexpr,
+    LENGTHS: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+):
     """Gradients of queries and of the relative table, and delta = sum(out * dout) for the kernel below.
 
     dq and dq_pos are contiguous (B, H, T, D); dtable (H, rows, D) fp32 is summed with atomics.
@@ -235,21 +394,31 @@ def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, ls
         k1, k2 = load_halves(k, cos, sin, j, skt, j < end, D, HALF, ROPE, UPCAST)
         s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
         if RELATIVE:
-            extra, rel, r = skewed(qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+            extra, rel, r = skewed(
+                qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION
+            )
             s += extra
         value = tile(v, j, full, svt, j < end, D, 2 * HALF, UPCAST)
-        _, ds = weights_and_gradient(s, visible(i, j, chunk, left, end), top, dot_o, do, value, scale, PRECISION)
+        _, ds = weights_and_gradient(
+            s, visible(i, j, chunk, left, end), top, dot_o, do, value, scale, PRECISION
+        )
         ds = ds.to(k1.dtype)
         dq1, dq2 = add_product(dq1, dq2, ds, k1, k2, ROPE, PRECISION)
         if RELATIVE:  # undo the skew: from keys back to distances
             local = tl.arange(0, W)[None, :] - (M - 1) + tl.arange(0, M)[:, None]
             inside = (local >= 0) & (local < N)
-            flat = tl.where(inside, tl.gather(ds, tl.where(inside, local, 0), axis=1), 0.0).to(ds.dtype)
+            flat = tl.where(inside, tl.gather(ds, tl.where(inside, local, 0), axis=1), 0.0).to(
+                ds.dtype
+            )
             dqp = tl.dot(flat, rel, acc=dqp, input_precision=PRECISION)
             drel = tl.dot(tl.trans(flat), qp, input_precision=PRECISION)
             at = dtable + h * (base + chunk) * D + r[:, None] * D + full[None, :]
-            tl.atomic_add(at, drel, mask=((r >= 0) & (r < base + chunk))[:, None] & (full < D)[None, :],
-                          sem="relaxed")
+            tl.atomic_add(
+                at,
+                drel,
+                mask=((r >= 0) & (r < base + chunk))[:, None] & (full < D)[None, :],
+                sem="relaxed",
+            )
     here = (b * H + h) * T * D
     put_halves(dq + here, dq1, dq2, cos, sin, i, i < T, D, HALF, ROPE)
     if RELATIVE:
@@ -258,11 +427,53 @@ def attention_backward_q(q, q_pos, k, v, table, cos, sin, lengths, out, dout, ls
 
 @tuned(BACKWARD, key=["D", "RELATIVE", "ROPE"], fits=fits)
 @triton.jit(do_not_specialize=FREE)
-def attention_backward_kv(q, q_pos, k, v, table, cos, sin, lengths, dout, lse, delta, dk, dv,
-                          sqb, sqh, sqt, spb, sph, spt, skb, skh, skt, svb, svh, svt, sdb, sdh, sdt, s_rope,
-                          T, chunk, left, base, scale, H, group, D: tl.constexpr, HALF: tl.constexpr,
-                          ROPE: tl.constexpr, RELATIVE: tl.constexpr, LENGTHS: tl.constexpr, UPCAST: tl.constexpr,
-                          PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+def attention_backward_kv(
+    q,
+    q_pos,
+    k,
+    v,
+    table,
+    cos,
+    sin,
+    lengths,
+    dout,
+    lse,
+    delta,
+    dk,
+    dv,
+    sqb,
+    sqh,
+    sqt,
+    spb,
+    sph,
+    spt,
+    skb,
+    skh,
+    skt,
+    svb,
+    svh,
+    svt,
+    sdb,
+    sdh,
+    sdt,
+    s_rope,
+    T,
+    chunk,
+    left,
+    base,
+    scale,
+    H,
+    group,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROPE: tl.constexpr,
+    RELATIVE: tl.constexpr,
+    LENGTHS: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+):
     """Gradients of N keys and values: the queries that see them, over all heads of the group. (B, Hk, T, D) out."""
     n0, heads = tl.program_id(0) * N, H // group
     b, hk, end = stream(lengths, T, heads, LENGTHS)
@@ -280,17 +491,23 @@ def attention_backward_kv(q, q_pos, k, v, table, cos, sin, lengths, dout, lse, d
         h = hk * group + g
         for t0 in range(low, high, M):
             i = t0 + tl.arange(0, M)
-            q1, q2 = load_halves(q + b * sqb + h * sqh, cos, sin, i, sqt, i < end, D, HALF, ROPE, UPCAST)
+            q1, q2 = load_halves(
+                q + b * sqb + h * sqh, cos, sin, i, sqt, i < end, D, HALF, ROPE, UPCAST
+            )
             s = dot_halves(q1, q2, k1, k2, ROPE, PRECISION)
             if RELATIVE:
                 qp = tile(q_pos + b * spb + h * sph, i, full, spt, i < end, D, 2 * HALF, UPCAST)
-                extra, _, _ = skewed(qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION)
+                extra, _, _ = skewed(
+                    qp, table, h, t0, n0, base, base + chunk, D, HALF, M, N, W, UPCAST, PRECISION
+                )
                 s += extra
             row = (b * H + h) * T + i
             top = tl.load(lse + row, mask=i < end, other=0.0)
             dot_o = tl.load(delta + row, mask=i < end, other=0.0)
             do = tile(dout + b * sdb + h * sdh, i, full, sdt, i < end, D, 2 * HALF, UPCAST)
-            p, ds = weights_and_gradient(s, visible(i, j, chunk, left, end), top, dot_o, do, value, scale, PRECISION)
+            p, ds = weights_and_gradient(
+                s, visible(i, j, chunk, left, end), top, dot_o, do, value, scale, PRECISION
+            )
             dvalue = tl.dot(tl.trans(p.to(do.dtype)), do, acc=dvalue, input_precision=PRECISION)
             dk1, dk2 = add_product(dk1, dk2, tl.trans(ds.to(q1.dtype)), q1, q2, ROPE, PRECISION)
     here = (b * heads + hk) * T * D
@@ -303,34 +520,73 @@ def _arguments(q, k, v, chunk, left, scale, lengths, q_pos, table, cos, sin):
     B, H, T, D = q.shape
     none = q.new_empty(0)
     q_pos_ = q if q_pos is None else q_pos
-    tensors = {"q": q, "q_pos": q_pos_, "k": k, "v": v, "table": none if table is None else table,
-               "cos": none if cos is None else cos, "sin": none if sin is None else sin,
-               "lengths": none if lengths is None else lengths}
-    strides = dict(zip(("sqb", "sqh", "sqt", "spb", "sph", "spt", "skb", "skh", "skt", "svb", "svh", "svt"),
-                       q.stride()[:3] + q_pos_.stride()[:3] + k.stride()[:3] + v.stride()[:3]))
-    base = left + chunk - 1                     # the table row of distance 0
+    tensors = {
+        "q": q,
+        "q_pos": q_pos_,
+        "k": k,
+        "v": v,
+        "table": none if table is None else table,
+        "cos": none if cos is None else cos,
+        "sin": none if sin is None else sin,
+        "lengths": none if lengths is None else lengths,
+    }
+    strides = dict(
+        zip(
+            ("sqb", "sqh", "sqt", "spb", "sph", "spt", "skb", "skh", "skt", "svb", "svh", "svt"),
+            q.stride()[:3] + q_pos_.stride()[:3] + k.stride()[:3] + v.stride()[:3],
+        )
+    )
+    base = left + chunk - 1  # the table row of distance 0
     c = max(1, min(chunk, T)) if table is None else chunk
     L = min(left, T) if table is None else left
-    numbers = dict(s_rope=0 if cos is None or cos.shape[0] == 1 else cos.stride(0), T=T, chunk=c, left=L, base=base,
-                   scale=scale, H=H, group=H // k.shape[1])
-    choices = dict(D=D, HALF=max(16, triton.next_power_of_2(D // 2)), ROPE=cos is not None,
-                   RELATIVE=table is not None, LENGTHS=lengths is not None,
-                   UPCAST=INTERPRETED and q.dtype == torch.bfloat16, PRECISION=precision())
+    numbers = dict(
+        s_rope=0 if cos is None or cos.shape[0] == 1 else cos.stride(0),
+        T=T,
+        chunk=c,
+        left=L,
+        base=base,
+        scale=scale,
+        H=H,
+        group=H // k.shape[1],
+    )
+    choices = dict(
+        D=D,
+        HALF=max(16, triton.next_power_of_2(D // 2)),
+        ROPE=cos is not None,
+        RELATIVE=table is not None,
+        LENGTHS=lengths is not None,
+        UPCAST=INTERPRETED and q.dtype == torch.bfloat16,
+        PRECISION=precision(),
+    )
     return tensors, strides, numbers | choices
 
 
 @torch.library.custom_op("speechstream::chunked_attention", mutates_args=())
-def chunked_attention_op(q: Tensor, k: Tensor, v: Tensor, chunk: int, left: int, scale: float,
-                         lengths: Tensor | None, q_pos: Tensor | None, table: Tensor | None, cos: Tensor | None,
-                         sin: Tensor | None) -> tuple[Tensor, Tensor]:
+def chunked_attention_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chunk: int,
+    left: int,
+    scale: float,
+    lengths: Tensor | None,
+    q_pos: Tensor | None,
+    table: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """Output (B, H, T, D) and log2-sum-exp of the scores (B, H, T). q already holds u, q_pos holds q + v."""
     B, H, T, D = q.shape
     out = q.new_empty(B, T, H, D).transpose(1, 2)  # as the projection that follows wants it
     lse = torch.empty(B, H, T, device=q.device, dtype=torch.float32)
     if out.numel():
-        tensors, strides, rest = _arguments(q, k, v, chunk, left, scale, lengths, q_pos, table, cos, sin)
+        tensors, strides, rest = _arguments(
+            q, k, v, chunk, left, scale, lengths, q_pos, table, cos, sin
+        )
         strides |= dict(zip(("sob", "soh", "sot"), out.stride()[:3]))
-        attention_forward[lambda m: (triton.cdiv(T, m["M"]), B * H)](**tensors, out=out, lse=lse, **strides, **rest)
+        attention_forward[lambda m: (triton.cdiv(T, m["M"]), B * H)](
+            **tensors, out=out, lse=lse, **strides, **rest
+        )
     return out, lse
 
 
@@ -341,33 +597,64 @@ def _(q, k, v, chunk, left, scale, lengths, q_pos, table, cos, sin):
 
 
 @torch.library.custom_op("speechstream::chunked_attention_backward", mutates_args=())
-def chunked_attention_backward_op(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, chunk: int,
-                                  left: int, scale: float, lengths: Tensor | None, q_pos: Tensor | None,
-                                  table: Tensor | None, cos: Tensor | None, sin: Tensor | None
-                                  ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def chunked_attention_backward_op(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    chunk: int,
+    left: int,
+    scale: float,
+    lengths: Tensor | None,
+    q_pos: Tensor | None,
+    table: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, q_pos and table; the last two are empty without a relative bias."""
     B, H, T, D = q.shape
     dout, heads = rows(dout), k.shape[1]
     dq, dk, dv = q.new_empty(B, H, T, D), k.new_empty(B, heads, T, D), v.new_empty(B, heads, T, D)
     dq_pos = q.new_empty(q.shape if q_pos is not None else 0)
-    dtable = torch.zeros(table.shape if table is not None else 0, device=q.device, dtype=torch.float32)
+    dtable = torch.zeros(
+        table.shape if table is not None else 0, device=q.device, dtype=torch.float32
+    )
     if dq.numel():
         delta = torch.empty_like(lse)
-        tensors, strides, rest = _arguments(q, k, v, chunk, left, scale, lengths, q_pos, table, cos, sin)
+        tensors, strides, rest = _arguments(
+            q, k, v, chunk, left, scale, lengths, q_pos, table, cos, sin
+        )
         strides |= dict(zip(("sdb", "sdh", "sdt"), dout.stride()[:3]))
         attention_backward_q[lambda m: (triton.cdiv(T, m["M"]), B * H)](
-            **tensors, out=out, dout=dout, lse=lse, delta=delta, dq=dq, dq_pos=dq_pos, dtable=dtable,
-            **strides, **dict(zip(("sob", "soh", "sot"), out.stride()[:3])), **rest)
+            **tensors,
+            out=out,
+            dout=dout,
+            lse=lse,
+            delta=delta,
+            dq=dq,
+            dq_pos=dq_pos,
+            dtable=dtable,
+            **strides,
+            **dict(zip(("sob", "soh", "sot"), out.stride()[:3])),
+            **rest,
+        )
         attention_backward_kv[lambda m: (triton.cdiv(T, m["N"]), B * heads)](
-            **tensors, dout=dout, lse=lse, delta=delta, dk=dk, dv=dv, **strides, **rest)
+            **tensors, dout=dout, lse=lse, delta=delta, dk=dk, dv=dv, **strides, **rest
+        )
     return dq, dk, dv, dq_pos, dtable.to(q.dtype)
 
 
 @chunked_attention_backward_op.register_fake
 def _(dout, q, k, v, out, lse, chunk, left, scale, lengths, q_pos, table, cos, sin):
-    return (q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape),
-            q.new_empty(q.shape if q_pos is not None else (0,)),
-            q.new_empty(table.shape if table is not None else (0,)))
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        q.new_empty(q.shape if q_pos is not None else (0,)),
+        q.new_empty(table.shape if table is not None else (0,)),
+    )
 
 
 def _setup(ctx, inputs, output):
@@ -381,15 +668,30 @@ def _backward(ctx, dout, _dlse):
     if dout is None:
         return (None,) * 11
     dq, dk, dv, dq_pos, dtable = chunked_attention_backward_op(
-        dout, q, k, v, out, lse, ctx.chunk, ctx.left, ctx.scale, lengths, q_pos, table, cos, sin)
+        dout, q, k, v, out, lse, ctx.chunk, ctx.left, ctx.scale, lengths, q_pos, table, cos, sin
+    )
     relative = table is not None
-    return (dq, dk, dv, None, None, None, None, dq_pos if relative else None, dtable if relative else None, None, None)
+    return (
+        dq,
+        dk,
+        dv,
+        None,
+        None,
+        None,
+        None,
+        dq_pos if relative else None,
+        dtable if relative else None,
+        None,
+        None,
+    )
 
 
 chunked_attention_op.register_autograd(_backward, setup_context=_setup)
 
 
-def chunked_attention(q, k, v, chunk, left, lengths=None, bias=None, rope=None, scale=None) -> Tensor:
+def chunked_attention(
+    q, k, v, chunk, left, lengths=None, bias=None, rope=None, scale=None
+) -> Tensor:
     """`reference.chunked_attention` by the kernels above, with gradients for q, k, v and the relative bias."""
     q_pos = table = cos = sin = None
     if bias is not None:

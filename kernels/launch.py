@@ -14,11 +14,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)  # read once: a kernel is bound to its way of running when defined
+INTERPRETED = bool(
+    triton.knobs.runtime.interpret
+)  # read once: a kernel is bound to its way of running when defined
 
 
-def tuned(configs: list[triton.Config], key: list[str], fits: Callable[[triton.Config, dict], bool] | None = None,
-          **options):
+def tuned(
+    configs: list[triton.Config],
+    key: list[str],
+    fits: Callable[[triton.Config, dict], bool] | None = None,
+    **options,
+):
     """`triton.autotune` over the configurations that `fits` allows for a call's arguments; the last, the smallest by
     our custom, is always allowed. Under the interpreter just that one; with SPEECHSTREAM_TUNE=0 the first allowed,
     unmeasured."""
@@ -34,8 +40,12 @@ def tuned(configs: list[triton.Config], key: list[str], fits: Callable[[triton.C
 
     if once:
         options["do_bench"] = unmeasured
-    return triton.autotune(configs[-1:] if INTERPRETED else configs, key,
-                           prune_configs_by={"early_config_prune": allowed}, **options)
+    return triton.autotune(
+        configs[-1:] if INTERPRETED else configs,
+        key,
+        prune_configs_by={"early_config_prune": allowed},
+        **options,
+    )
 
 
 def rows(x: Tensor) -> Tensor:
@@ -49,7 +59,16 @@ def precision() -> str:
 
 
 @triton.jit
-def tile(pointer, row, column, stride, row_mask, WIDTH: tl.constexpr, PADDED: tl.constexpr, UPCAST: tl.constexpr):
+def tile(
+    pointer,
+    row,
+    column,
+    stride,
+    row_mask,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """Load rows x columns of a row-major matrix, zero where masked; columns past WIDTH are padding to PADDED."""
     at = pointer + row[:, None] * stride + column[None, :]
     mask = row_mask[:, None]
@@ -67,7 +86,9 @@ def put_tile(pointer, x, row, column, stride, row_mask, WIDTH: tl.constexpr, PAD
     mask = row_mask[:, None]
     if WIDTH != PADDED:
         mask = mask & (column < WIDTH)[None, :]
-    tl.store(pointer + row[:, None] * stride + column[None, :], x.to(pointer.dtype.element_ty), mask=mask)
+    tl.store(
+        pointer + row[:, None] * stride + column[None, :], x.to(pointer.dtype.element_ty), mask=mask
+    )
 
 
 @triton.jit

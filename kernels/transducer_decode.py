@@ -14,11 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launch import tuned
-from kernels.reference import GreedyState, TransducerWeights
-from kernels.transducer_loss import activate
+from speechstream.kernels.launch import tuned
+from speechstream.kernels.reference import GreedyState, TransducerWeights
+from speechstream.kernels.transducer_loss import activate
 
-CONFIGS = [triton.Config({"BO": o, "BK": k}, num_warps=w) for o, k, w in ((32, 256, 8), (64, 128, 8), (16, 16, 2))]
+CONFIGS = [
+    triton.Config({"BO": o, "BK": k}, num_warps=w)
+    for o, k, w in ((32, 256, 8), (64, 128, 8), (16, 16, 2))
+]
 
 
 @triton.jit
@@ -27,15 +30,31 @@ def product(matrix, x, row, rows, K, BO: tl.constexpr, BK: tl.constexpr):
     acc = tl.zeros([BO, BK], tl.float32)
     for k0 in range(0, K, BK):
         k = k0 + tl.arange(0, BK)
-        w = tl.load(matrix + row[:, None].to(tl.int64) * K + k[None, :],
-                    mask=(row < rows)[:, None] & (k < K)[None, :], other=0.0)
+        w = tl.load(
+            matrix + row[:, None].to(tl.int64) * K + k[None, :],
+            mask=(row < rows)[:, None] & (k < K)[None, :],
+            other=0.0,
+        )
         acc += w.to(tl.float32) * tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
     return tl.sum(acc, 1)
 
 
 @triton.jit
-def lstm_layer(table, cross, cross_bias, recurrent, below, hidden, cell, scratch, layer, H, FIRST: tl.constexpr,
-               BO: tl.constexpr, BK: tl.constexpr):
+def lstm_layer(
+    table,
+    cross,
+    cross_bias,
+    recurrent,
+    below,
+    hidden,
+    cell,
+    scratch,
+    layer,
+    H,
+    FIRST: tl.constexpr,
+    BO: tl.constexpr,
+    BK: tl.constexpr,
+):
     """One LSTM layer's new hidden vector into scratch, its cell in place. table: this token's input gates."""
     for o0 in range(0, H, BO):
         o = o0 + tl.arange(0, BO)
@@ -47,8 +66,12 @@ def lstm_layer(table, cross, cross_bias, recurrent, below, hidden, cell, scratch
             u = tl.load(table + 3 * H + o, mask=ok, other=0.0).to(tl.float32)
         else:
             w, cb = cross + (layer - 1) * 4 * H * H, cross_bias + (layer - 1) * 4 * H
-            i = product(w, below, o, H, H, BO, BK) + tl.load(cb + o, mask=ok, other=0.0).to(tl.float32)
-            f = product(w + H * H, below, o, H, H, BO, BK) + tl.load(cb + H + o, mask=ok, other=0.0).to(tl.float32)
+            i = product(w, below, o, H, H, BO, BK) + tl.load(cb + o, mask=ok, other=0.0).to(
+                tl.float32
+            )
+            f = product(w + H * H, below, o, H, H, BO, BK) + tl.load(
+                cb + H + o, mask=ok, other=0.0
+            ).to(tl.float32)
             g = product(w + 2 * H * H, below, o, H, H, BO, BK)
             g += tl.load(cb + 2 * H + o, mask=ok, other=0.0).to(tl.float32)
             u = product(w + 3 * H * H, below, o, H, H, BO, BK)
@@ -58,18 +81,31 @@ def lstm_layer(table, cross, cross_bias, recurrent, below, hidden, cell, scratch
         f += product(r + H * H, hidden, o, H, H, BO, BK)
         g += product(r + 2 * H * H, hidden, o, H, H, BO, BK)
         u += product(r + 3 * H * H, hidden, o, H, H, BO, BK)
-        c = tl.sigmoid(f) * tl.load(cell + o, mask=ok, other=0.0) + tl.sigmoid(i) * activate(g, True)
+        c = tl.sigmoid(f) * tl.load(cell + o, mask=ok, other=0.0) + tl.sigmoid(i) * activate(
+            g, True
+        )
         tl.store(cell + o, c, mask=ok)
         tl.store(scratch + o, tl.sigmoid(u) * activate(c, True), mask=ok)
 
 
 @triton.jit
-def stateless(inputs, history, token, scratch, classes, H, CONTEXT: tl.constexpr, RECENT: tl.constexpr,
-              BK: tl.constexpr):
+def stateless(
+    inputs,
+    history,
+    token,
+    scratch,
+    classes,
+    H,
+    CONTEXT: tl.constexpr,
+    RECENT: tl.constexpr,
+    BK: tl.constexpr,
+):
     """The vector after a token and the CONTEXT - 1 before it into scratch; the history moves on by one."""
     for k0 in range(0, H, BK):
         o = k0 + tl.arange(0, BK)
-        x = tl.load(inputs + ((CONTEXT - 1) * classes + token).to(tl.int64) * H + o, mask=o < H, other=0.0)
+        x = tl.load(
+            inputs + ((CONTEXT - 1) * classes + token).to(tl.int64) * H + o, mask=o < H, other=0.0
+        )
         x = x.to(tl.float32)
         for k in range(CONTEXT - 1):
             row = (k * classes + tl.load(history + k)).to(tl.int64)
@@ -81,13 +117,50 @@ def stateless(inputs, history, token, scratch, classes, H, CONTEXT: tl.constexpr
     tl.store(history + place, tl.where(place == CONTEXT - 2, token, kept), mask=place < CONTEXT - 1)
 
 
-@tuned(CONFIGS, key=["J", "H", "classes"], restore_value=["hidden", "cell", "predicted", "skip", "history"])
+@tuned(
+    CONFIGS,
+    key=["J", "H", "classes"],
+    restore_value=["hidden", "cell", "predicted", "skip", "history"],
+)
 @triton.jit
-def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output,
-                  output_bias, durations, hidden, cell, predicted, skip, history, scratch, tokens, times, counts,
-                  seb, set_, classes, J, H, blank, capacity, max_symbols, LAYERS: tl.constexpr, CONTEXT: tl.constexpr,
-                  RECENT: tl.constexpr, DURATIONS: tl.constexpr, TANH: tl.constexpr, BO: tl.constexpr,
-                  BK: tl.constexpr):
+def greedy_kernel(
+    encoder,
+    lengths,
+    slots,
+    inputs,
+    recurrent,
+    cross,
+    cross_bias,
+    project,
+    project_bias,
+    output,
+    output_bias,
+    durations,
+    hidden,
+    cell,
+    predicted,
+    skip,
+    history,
+    scratch,
+    tokens,
+    times,
+    counts,
+    seb,
+    set_,
+    classes,
+    J,
+    H,
+    blank,
+    capacity,
+    max_symbols,
+    LAYERS: tl.constexpr,
+    CONTEXT: tl.constexpr,
+    RECENT: tl.constexpr,
+    DURATIONS: tl.constexpr,
+    TANH: tl.constexpr,
+    BO: tl.constexpr,
+    BK: tl.constexpr,
+):
     b = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + b).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -111,10 +184,15 @@ def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias,
                 k = k0 + tl.arange(0, BK)
                 z = tl.load(encoder + b * seb + t * set_ + k, mask=k < J, other=0.0).to(tl.float32)
                 z = activate(z + tl.load(predicted + k, mask=k < J, other=0.0).to(tl.float32), TANH)
-                w = tl.load(output + o[:, None] * J + k[None, :], mask=(o < total)[:, None] & (k < J)[None, :],
-                            other=0.0)
+                w = tl.load(
+                    output + o[:, None] * J + k[None, :],
+                    mask=(o < total)[:, None] & (k < J)[None, :],
+                    other=0.0,
+                )
                 acc += w.to(tl.float32) * z[None, :]
-            logits = tl.sum(acc, 1) + tl.load(output_bias + o, mask=o < total, other=0.0).to(tl.float32)
+            logits = tl.sum(acc, 1) + tl.load(output_bias + o, mask=o < total, other=0.0).to(
+                tl.float32
+            )
             mine = tl.where(o < classes, logits, -1e30)
             top = tl.max(mine, 0)
             first = tl.min(tl.where(mine == top, o, total), 0)
@@ -136,11 +214,38 @@ def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias,
                 stateless(inputs, history, token, scratch, classes, H, CONTEXT, RECENT, BK)
             else:
                 table = inputs + token.to(tl.int64) * 4 * H
-                lstm_layer(table, cross, cross_bias, recurrent, scratch, hidden, cell, scratch, 0, H, True, BO, BK)
+                lstm_layer(
+                    table,
+                    cross,
+                    cross_bias,
+                    recurrent,
+                    scratch,
+                    hidden,
+                    cell,
+                    scratch,
+                    0,
+                    H,
+                    True,
+                    BO,
+                    BK,
+                )
             tl.debug_barrier()
             for layer in range(1, LAYERS):
-                lstm_layer(inputs, cross, cross_bias, recurrent, scratch + (layer - 1) * H, hidden + layer * H,
-                           cell + layer * H, scratch + layer * H, layer, H, False, BO, BK)
+                lstm_layer(
+                    inputs,
+                    cross,
+                    cross_bias,
+                    recurrent,
+                    scratch + (layer - 1) * H,
+                    hidden + layer * H,
+                    cell + layer * H,
+                    scratch + layer * H,
+                    layer,
+                    H,
+                    False,
+                    BO,
+                    BK,
+                )
                 tl.debug_barrier()
             for o0 in range(0, J, BO):
                 o = o0 + tl.arange(0, BO)
@@ -163,35 +268,129 @@ def greedy_kernel(encoder, lengths, slots, inputs, recurrent, cross, cross_bias,
     tl.store(counts + b, count)
 
 
-@torch.library.custom_op("speechstream::greedy_decode", mutates_args=(
-    "hidden", "cell", "predicted", "skip", "history", "scratch", "tokens", "times", "counts"))
-def greedy_decode_op(encoder: Tensor, lengths: Tensor, slots: Tensor, inputs: Tensor, recurrent: Tensor, cross: Tensor,
-                     cross_bias: Tensor, project: Tensor, project_bias: Tensor, output: Tensor, output_bias: Tensor,
-                     durations: Tensor, blank: int, activation: str, max_symbols: int, hidden: Tensor, cell: Tensor,
-                     predicted: Tensor, skip: Tensor, history: Tensor, scratch: Tensor, tokens: Tensor, times: Tensor,
-                     counts: Tensor) -> None:
+@torch.library.custom_op(
+    "speechstream::greedy_decode",
+    mutates_args=(
+        "hidden",
+        "cell",
+        "predicted",
+        "skip",
+        "history",
+        "scratch",
+        "tokens",
+        "times",
+        "counts",
+    ),
+)
+def greedy_decode_op(
+    encoder: Tensor,
+    lengths: Tensor,
+    slots: Tensor,
+    inputs: Tensor,
+    recurrent: Tensor,
+    cross: Tensor,
+    cross_bias: Tensor,
+    project: Tensor,
+    project_bias: Tensor,
+    output: Tensor,
+    output_bias: Tensor,
+    durations: Tensor,
+    blank: int,
+    activation: str,
+    max_symbols: int,
+    hidden: Tensor,
+    cell: Tensor,
+    predicted: Tensor,
+    skip: Tensor,
+    history: Tensor,
+    scratch: Tensor,
+    tokens: Tensor,
+    times: Tensor,
+    counts: Tensor,
+) -> None:
     """Everything is written in place: the state pools (fp32) at `slots`, scratch (B, layers or 1, H), the results."""
     classes, J, H = inputs.shape[-2], project.shape[0], project.shape[1]
     context = inputs.shape[0] if inputs.ndim == 3 else 0
     if not encoder.shape[0]:
         return
     greedy_kernel[(encoder.shape[0],)](
-        encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output, output_bias,
-        durations, hidden, cell, predicted, skip, history, scratch, tokens, times, counts, encoder.stride(0),
-        encoder.stride(1), classes, J, H, blank, tokens.shape[1], max_symbols, LAYERS=recurrent.shape[0],
-        CONTEXT=context, RECENT=triton.next_power_of_2(max(context - 1, 1)), DURATIONS=durations.numel(),
-        TANH=activation == "tanh")
+        encoder,
+        lengths,
+        slots,
+        inputs,
+        recurrent,
+        cross,
+        cross_bias,
+        project,
+        project_bias,
+        output,
+        output_bias,
+        durations,
+        hidden,
+        cell,
+        predicted,
+        skip,
+        history,
+        scratch,
+        tokens,
+        times,
+        counts,
+        encoder.stride(0),
+        encoder.stride(1),
+        classes,
+        J,
+        H,
+        blank,
+        tokens.shape[1],
+        max_symbols,
+        LAYERS=recurrent.shape[0],
+        CONTEXT=context,
+        RECENT=triton.next_power_of_2(max(context - 1, 1)),
+        DURATIONS=durations.numel(),
+        TANH=activation == "tanh",
+    )
 
 
 @greedy_decode_op.register_fake
-def _(encoder, lengths, slots, inputs, recurrent, cross, cross_bias, project, project_bias, output, output_bias,
-      durations, blank, activation, max_symbols, hidden, cell, predicted, skip, history, scratch, tokens, times,
-      counts):
+def _(
+    encoder,
+    lengths,
+    slots,
+    inputs,
+    recurrent,
+    cross,
+    cross_bias,
+    project,
+    project_bias,
+    output,
+    output_bias,
+    durations,
+    blank,
+    activation,
+    max_symbols,
+    hidden,
+    cell,
+    predicted,
+    skip,
+    history,
+    scratch,
+    tokens,
+    times,
+    counts,
+):
     return None
 
 
-def pooled_greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights, pool: GreedyState, slots: Tensor,
-                         max_symbols: int = 10, durations: Tensor | None = None, out: tuple | None = None):
+def pooled_greedy_decode(
+    encoder: Tensor,
+    lengths: Tensor,
+    w: TransducerWeights,
+    pool: GreedyState,
+    slots: Tensor,
+    max_symbols: int = 10,
+    durations: Tensor | None = None,
+    out: tuple | None = None,
+):
     """Decode a chunk in place on a pool of states (fp32). Returns tokens, times (B, c * max_symbols) and counts (B,).
 
     For a CUDA graph give `durations` (int32, on the device) and `out` = (tokens, times, counts, scratch), all int32
@@ -204,17 +403,42 @@ def pooled_greedy_decode(encoder: Tensor, lengths: Tensor, w: TransducerWeights,
         durations = torch.tensor(w.durations, dtype=torch.int32, device=device)
     if out is None:
         tokens = torch.full((B, c * max_symbols), -1, dtype=torch.int32, device=device)
-        out = (tokens, tokens.clone(), torch.zeros(B, dtype=torch.int32, device=device),
-               torch.empty(B, max(1, w.recurrent.shape[0]), w.project.shape[1], dtype=torch.float32, device=device))
+        out = (
+            tokens,
+            tokens.clone(),
+            torch.zeros(B, dtype=torch.int32, device=device),
+            torch.empty(
+                B,
+                max(1, w.recurrent.shape[0]),
+                w.project.shape[1],
+                dtype=torch.float32,
+                device=device,
+            ),
+        )
     tokens, times, counts, scratch = out
     encoder = encoder if encoder.stride(-1) == 1 else encoder.contiguous()
-    greedy_decode_op(encoder, lengths, slots, *w[:8], durations, w.blank, w.activation, max_symbols, *pool, scratch,
-                     tokens, times, counts)
+    greedy_decode_op(
+        encoder,
+        lengths,
+        slots,
+        *w[:8],
+        durations,
+        w.blank,
+        w.activation,
+        max_symbols,
+        *pool,
+        scratch,
+        tokens,
+        times,
+        counts,
+    )
     return tokens, times, counts
 
 
 def greedy_decode(encoder, lengths, w, state, max_symbols=10):
     """`reference.greedy_decode` (pure) by the kernel above."""
-    pool = GreedyState(*(a.float().clone() for a in state[:3]), state.skip.clone(), state.history.clone())
+    pool = GreedyState(
+        *(a.float().clone() for a in state[:3]), state.skip.clone(), state.history.clone()
+    )
     slots = torch.arange(encoder.shape[0], dtype=torch.int32, device=encoder.device)
     return *pooled_greedy_decode(encoder, lengths, w, pool, slots, max_symbols), pool

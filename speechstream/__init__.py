@@ -13,10 +13,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Recognizer": "asr.recognizer",
-    "Partial": "asr.events", "Final": "asr.events", "Endpoint": "asr.events", "Word": "asr.events",
-    "Transcript": "asr.events",
+    "Partial": "events",
+    "Final": "events",
+    "Endpoint": "events",
+    "Word": "events",
+    "Transcript": "events",
     "Synthesizer": "tts.synthesizer",
-    "microphone": "audio.device", "devices": "audio.device", "Speaker": "audio.speaker",
+    "microphone": "audio.device",
+    "devices": "audio.device",
+    "Speaker": "audio.speaker",
     "Bundle": "bundle",
     "SpeechStreamError": "errors",
 }

@@ -69,13 +69,17 @@ def stack(states: Sequence[S]) -> S:
             if name not in flat or tuple(flat[name].shape[1:]) != tuple(a.shape[1:]):
                 got = tuple(flat[name].shape) if name in flat else "nothing"
                 raise ValueError(f"state array {name!r}: cannot stack {got} with {tuple(a.shape)}")
-    return unflatten(states[0], {name: _concatenate([flat[name] for flat in others]) for name in first})
+    return unflatten(
+        states[0], {name: _concatenate([flat[name] for flat in others]) for name in first}
+    )
 
 
 def select(state: S, index: int | Sequence[int]) -> S:
     """The streams at `index` (one, or several in the order given) as a state of their own, copied."""
     rows = [index] if isinstance(index, (int, np.integer)) else list(index)
-    return unflatten(state, {name: a[rows] for name, a in fields(state)})  # a list index copies, a slice would share
+    return unflatten(
+        state, {name: a[rows] for name, a in fields(state)}
+    )  # a list index copies, a slice would share
 
 
 def put(state: S, index: int | Sequence[int], part: S) -> S:
@@ -96,13 +100,18 @@ def batch_size(state: Any) -> int:
 
 def nbytes(state: Any) -> int:
     """Bytes a state occupies, over all its streams."""
-    return sum(int(np.prod(a.shape)) * (a.itemsize if isinstance(a, np.ndarray) else a.element_size())
-               for _, a in fields(state))
+    return sum(
+        int(np.prod(a.shape)) * (a.itemsize if isinstance(a, np.ndarray) else a.element_size())
+        for _, a in fields(state)
+    )
 
 
 def describe(state: Any) -> str:
     """A table of a state: name, shape, dtype and bytes of each array."""
-    rows = [(name, str(tuple(a.shape)), str(a.dtype).removeprefix("torch.")) for name, a in fields(state)]
+    rows = [
+        (name, str(tuple(a.shape)), str(a.dtype).removeprefix("torch."))
+        for name, a in fields(state)
+    ]
     widths = [max(len(r[i]) for r in rows) for i in range(2)]
     lines = [f"{n:{widths[0]}}  {s:{widths[1]}}  {d}" for n, s, d in rows]
     return "\n".join(lines + [f"{nbytes(state):,} bytes, {batch_size(state)} stream(s)"])
@@ -126,11 +135,13 @@ def from_bytes(data: bytes, like: S) -> S:
     """
     try:
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:8 + size])
+        header = json.loads(data[8 : 8 + size])
         offset, arrays = 8 + size, {}
         for h in header:
             shape = tuple(int(n) for n in h["shape"])
-            if not _DTYPE.fullmatch(h["dtype"]) or min(shape, default=0) < 0:  # numpy would parse far more than a name
+            if (
+                not _DTYPE.fullmatch(h["dtype"]) or min(shape, default=0) < 0
+            ):  # numpy would parse far more than a name
                 raise ValueError(h)
             dtype = np.dtype(h["dtype"])
             count = int(np.prod(shape))
@@ -139,14 +150,18 @@ def from_bytes(data: bytes, like: S) -> S:
         if offset != len(data):
             raise ValueError("trailing bytes")
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-        raise SpeechStreamError(f"not a stream state, or a truncated one ({len(data)} bytes)") from error
+        raise SpeechStreamError(
+            f"not a stream state, or a truncated one ({len(data)} bytes)"
+        ) from error
     for name, a in fields(like):
         got = arrays.get(name)
         expected = str(a.dtype).removeprefix("torch.")
         if got is None or got.shape[1:] != tuple(a.shape[1:]) or str(got.dtype) != expected:
             found = "nothing" if got is None else f"{got.dtype}{got.shape}"
-            raise SpeechStreamError(f"this state is of another model: {name} is {found}, "
-                                    f"expected {expected}{tuple(a.shape)}")
+            raise SpeechStreamError(
+                f"this state is of another model: {name} is {found}, "
+                f"expected {expected}{tuple(a.shape)}"
+            )
     return unflatten(like, arrays)
 
 
@@ -154,4 +169,5 @@ def _concatenate(arrays: list) -> Any:
     if isinstance(arrays[0], np.ndarray):
         return np.concatenate(arrays)
     import torch  # only reached with tensors in hand
+
     return torch.cat(arrays)

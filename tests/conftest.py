@@ -37,12 +37,25 @@ class PulseServer:
 
     def play(self, path: Path) -> subprocess.Popen:
         """Begin to play an audio file into the sink."""
-        return subprocess.Popen(["paplay", f"--device={self.sink}", "--latency-msec=300", str(path)], env=self.env)
+        return subprocess.Popen(
+            ["paplay", f"--device={self.sink}", "--latency-msec=300", str(path)], env=self.env
+        )
 
     def record(self, path: Path, rate: int = 16_000) -> subprocess.Popen:
         """Begin to record the monitor into a WAV file, until the process is terminated."""
-        recorder = subprocess.Popen(["parecord", f"--device={self.sink}.monitor", "--file-format=wav", "--channels=1",
-                                     f"--rate={rate}", "--format=s16le", "--latency-msec=50", str(path)], env=self.env)
+        recorder = subprocess.Popen(
+            [
+                "parecord",
+                f"--device={self.sink}.monitor",
+                "--file-format=wav",
+                "--channels=1",
+                f"--rate={rate}",
+                "--format=s16le",
+                "--latency-msec=50",
+                str(path),
+            ],
+            env=self.env,
+        )
         until = time.monotonic() + 5
         while time.monotonic() < until and not (path.exists() and path.stat().st_size > 44):
             time.sleep(0.02)
@@ -54,20 +67,42 @@ def pulse_server(tmp_path):
     """A private PulseAudio with a null sink; skips where it cannot be started."""
     missing = [p for p in ("pulseaudio", "pactl", "paplay", "parecord") if shutil.which(p) is None]
     if missing:
-        pytest.skip(f"no {', '.join(missing)} here (Debian packages pulseaudio and pulseaudio-utils)")
+        pytest.skip(
+            f"no {', '.join(missing)} here (Debian packages pulseaudio and pulseaudio-utils)"
+        )
     runtime, home = tmp_path / "run", tmp_path / "home"
     for folder in (runtime, home):
         folder.mkdir(mode=0o700)
     (home / ".asoundrc").write_text(ASOUNDRC)
     socket = runtime / "native"
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PULSE_", "DBUS_", "ALSA_", "DISPLAY"))}
-    env |= {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(home / "config"),
-            "PULSE_RUNTIME_PATH": str(runtime), "PULSE_SERVER": f"unix:{socket}", "PULSE_SINK": PulseServer.sink,
-            "PULSE_SOURCE": f"{PulseServer.sink}.monitor"}
-    command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no",
-               "--resample-method=speex-float-5", "--log-target=stderr", "--log-level=error",
-               "-L", f"module-null-sink sink_name={PulseServer.sink} rate=48000 channels=2",
-               "-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"]
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PULSE_", "DBUS_", "ALSA_", "DISPLAY"))
+    }
+    env |= {
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(runtime),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "PULSE_RUNTIME_PATH": str(runtime),
+        "PULSE_SERVER": f"unix:{socket}",
+        "PULSE_SINK": PulseServer.sink,
+        "PULSE_SOURCE": f"{PulseServer.sink}.monitor",
+    }
+    command = [
+        "pulseaudio",
+        "-n",
+        "--daemonize=no",
+        "--exit-idle-time=-1",
+        "--use-pid-file=no",
+        "--resample-method=speex-float-5",
+        "--log-target=stderr",
+        "--log-level=error",
+        "-L",
+        f"module-null-sink sink_name={PulseServer.sink} rate=48000 channels=2",
+        "-L",
+        f"module-native-protocol-unix socket={socket} auth-anonymous=1",
+    ]
     with open(tmp_path / "pulseaudio.log", "wb") as log:
         server_env = {k: v for k, v in env.items() if k != "PULSE_SERVER"}
         process = subprocess.Popen(command, env=server_env, stdout=log, stderr=log)
@@ -75,7 +110,9 @@ def pulse_server(tmp_path):
         until = time.monotonic() + 10
         while subprocess.run(["pactl", "info"], env=env, capture_output=True).returncode:
             if process.poll() is not None or time.monotonic() > until:
-                pytest.skip("PulseAudio did not start: " + (tmp_path / "pulseaudio.log").read_text()[-300:])
+                pytest.skip(
+                    "PulseAudio did not start: " + (tmp_path / "pulseaudio.log").read_text()[-300:]
+                )
             time.sleep(0.05)
         yield PulseServer(env, process)
     finally:

@@ -10,7 +10,11 @@ from speechstream import bundle
 from speechstream.errors import SpeechStreamError
 
 CARD = {"name": "m", "licence": "MIT"}
-CONTENT = {"model.safetensors": bytes(range(256)) * 9000, "graphs/encoder.onnx": b"graph", "empty": b""}
+CONTENT = {
+    "model.safetensors": bytes(range(256)) * 9000,
+    "graphs/encoder.onnx": b"graph",
+    "empty": b"",
+}
 
 
 @pytest.fixture
@@ -39,15 +43,22 @@ def edit(folder, **changes):
 
 def test_round_trip(folder):
     b = bundle.load(str(folder))
-    assert (b.path, b.task, b.architecture, b.config, b.card) == (folder, "asr", "causal-whisper", {"width": 512}, CARD)
+    assert (b.path, b.task, b.architecture, b.config, b.card) == (
+        folder,
+        "asr",
+        "causal-whisper",
+        {"width": 512},
+        CARD,
+    )
     assert b.files == {name: len(data) for name, data in CONTENT.items()}
     assert b.nbytes == sum(map(len, CONTENT.values()))
     assert b.file("graphs/encoder.onnx").read_bytes() == b"graph"
     with pytest.raises(SpeechStreamError, match="no file 'other'"):
         b.file("other")
     written = json.loads((folder / bundle.INDEX).read_text())["files"]
-    assert {n: e["sha256"] for n, e in written.items()} == {n: hashlib.sha256(d).hexdigest()
-                                                            for n, d in CONTENT.items()}
+    assert {n: e["sha256"] for n, e in written.items()} == {
+        n: hashlib.sha256(d).hexdigest() for n, d in CONTENT.items()
+    }
 
 
 def test_what_is_not_listed_is_not_checked(folder):
@@ -75,9 +86,10 @@ def test_truncated_grown_missing(folder):
     assert "model.safetensors" in refused(folder)
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/hostname", "a/../../x", "..", ".", "", "a//b", "a\\..\\b", "C:x",
-                                  "a\0b",
-                                  "./a"])
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/etc/hostname", "a/../../x", "..", ".", "", "a//b", "a\\..\\b", "C:x", "a\0b", "./a"],
+)
 def test_paths_outside_are_refused_before_they_are_opened(folder, name):
     (folder.parent / "x").write_bytes(b"")
     entry = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
@@ -87,23 +99,45 @@ def test_paths_outside_are_refused_before_they_are_opened(folder, name):
         bundle.write(folder, "asr", "a", {}, CARD, [name])
 
 
-@pytest.mark.parametrize("entry", [None, [], {}, {"bytes": 0}, {"bytes": "0", "sha256": "0" * 64},
-                                   {"bytes": True, "sha256": "0" * 64},
-                                   {"bytes": -1, "sha256": "0" * 64}, {"bytes": 0, "sha256": "0" * 63},
-                                   {"bytes": 0, "sha256": "G" * 64}, {"bytes": 0.0, "sha256": "0" * 64}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        [],
+        {},
+        {"bytes": 0},
+        {"bytes": "0", "sha256": "0" * 64},
+        {"bytes": True, "sha256": "0" * 64},
+        {"bytes": -1, "sha256": "0" * 64},
+        {"bytes": 0, "sha256": "0" * 63},
+        {"bytes": 0, "sha256": "G" * 64},
+        {"bytes": 0.0, "sha256": "0" * 64},
+    ],
+)
 def test_entries_without_size_or_hash_are_refused(folder, entry):
     edit(folder, files={"empty": entry})
     assert "no size and SHA-256" in refused(folder)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b"3", b'{"format": "zip"}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b"3", b'{"format": "zip"}']
+)
 def test_a_damaged_index_is_refused(folder, text):
     (folder / bundle.INDEX).write_bytes(text)
     refused(folder)
 
 
-@pytest.mark.parametrize("changes", [{"files": []}, {"files": None}, {"config": 3}, {"card": "x"}, {"task": None},
-                                     {"architecture": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": []},
+        {"files": None},
+        {"config": 3},
+        {"card": "x"},
+        {"task": None},
+        {"architecture": 1},
+    ],
+)
 def test_an_index_of_wrong_types_is_refused(folder, changes):
     edit(folder, **changes)
     assert f"its {next(iter(changes))!r} is missing or is no JSON" in refused(folder)

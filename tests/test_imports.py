@@ -21,15 +21,22 @@ sys.meta_path.insert(0, Refuse())
 
 
 def python(script, *arguments):
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH + script, *map(str, arguments)], cwd=REPO, text=True,
-                          capture_output=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH + script, *map(str, arguments)],
+        cwd=REPO,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_package_alone_imports_nothing_heavy():
     out = python("import speechstream\nprint(sorted(set(m.split('.')[0] for m in sys.modules)))")
-    assert not {"numpy", "onnxruntime", "soundfile", "sounddevice", "rich"} & set(re.findall(r"'(\w+)'", out))
+    assert not {"numpy", "onnxruntime", "soundfile", "sounddevice", "rich"} & set(
+        re.findall(r"'(\w+)'", out)
+    )
 
 
 def test_help_imports_nothing_heavy():
@@ -47,7 +54,9 @@ assert not heavy, heavy
 
 
 def test_every_public_name_is_there_without_torch():
-    python("import speechstream\nfor name in speechstream.__all__: assert getattr(speechstream, name) is not None")
+    python(
+        "import speechstream\nfor name in speechstream.__all__: assert getattr(speechstream, name) is not None"
+    )
     assert set(speechstream.__all__) <= set(dir(speechstream))
     with pytest.raises(AttributeError, match="'Recogniser'"):
         speechstream.Recogniser
@@ -56,7 +65,9 @@ def test_every_public_name_is_there_without_torch():
 @pytest.mark.parametrize("package", ["audio", "asr", "cli"])
 def test_the_light_packages_import_without_torch(package):
     folder = REPO / "speechstream" / package
-    names = [f"speechstream.{package}.{p.stem}" for p in folder.glob("*.py") if p.stem != "__init__"]
+    names = [
+        f"speechstream.{package}.{p.stem}" for p in folder.glob("*.py") if p.stem != "__init__"
+    ]
     assert names
     python("import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)", *names)
 

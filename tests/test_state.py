@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from speechstream import state as S
 from speechstream.errors import SpeechStreamError
 
-torch = pytest.importorskip("torch", reason="the state of torch networks is tested where torch is installed")
+torch = pytest.importorskip(
+    "torch", reason="the state of torch networks is tested where torch is installed"
+)
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,16 @@ class Outer:
 
 def numpy_state(streams, seed=0):
     g = np.random.default_rng(seed)
-    return Outer(g.standard_normal((streams, 2, 3), dtype=np.float32),
-                 Inner(g.integers(-128, 127, (streams, 5)).astype(np.int8), g.integers(0, 1 << 40, streams)))
+    return Outer(
+        g.standard_normal((streams, 2, 3), dtype=np.float32),
+        Inner(g.integers(-128, 127, (streams, 5)).astype(np.int8), g.integers(0, 1 << 40, streams)),
+    )
 
 
 def torch_state(streams, seed=0):
-    return S.unflatten(numpy_state(0), {n: torch.from_numpy(a) for n, a in S.fields(numpy_state(streams, seed))})
+    return S.unflatten(
+        numpy_state(0), {n: torch.from_numpy(a) for n, a in S.fields(numpy_state(streams, seed))}
+    )
 
 
 def arrays(state):
@@ -46,7 +52,9 @@ def arrays(state):
 
 def same(a, b):
     a, b = arrays(a), arrays(b)
-    return list(a) == list(b) and all(a[n].dtype == b[n].dtype and np.array_equal(a[n], b[n]) for n in a)
+    return list(a) == list(b) and all(
+        a[n].dtype == b[n].dtype and np.array_equal(a[n], b[n]) for n in a
+    )
 
 
 kinds = pytest.mark.parametrize("make", [numpy_state, torch_state], ids=["numpy", "torch"])
@@ -91,7 +99,9 @@ def test_put_replaces_rows_of_a_copy(make):
     batch, part = make(4), make(2, seed=9)
     before = arrays(batch)
     new = S.put(batch, [3, 1], part)
-    assert all(np.array_equal(before[n], a) for n, a in arrays(batch).items()), "the state given is left alone"
+    assert all(np.array_equal(before[n], a) for n, a in arrays(batch).items()), (
+        "the state given is left alone"
+    )
     for name, a in arrays(new).items():
         expected = before[name].copy()
         expected[3], expected[1] = arrays(part)[name]
@@ -114,8 +124,12 @@ def test_stack_refuses_other_shapes(make):
 def test_describe_and_sizes(make):
     state = make(2)
     assert S.nbytes(state) == 2 * (6 * 4 + 5 + 8)
-    assert S.describe(state).splitlines() == ["keys          (2, 2, 3)  float32", "inner.conv    (2, 5)     int8",
-                                              "inner.frames  (2,)       int64", "74 bytes, 2 stream(s)"]
+    assert S.describe(state).splitlines() == [
+        "keys          (2, 2, 3)  float32",
+        "inner.conv    (2, 5)     int8",
+        "inner.frames  (2,)       int64",
+        "74 bytes, 2 stream(s)",
+    ]
 
 
 @kinds
@@ -125,14 +139,19 @@ def test_bytes_round_trip(make, streams):
     read = S.from_bytes(S.to_bytes(state), like=make(1))
     assert all(isinstance(a, np.ndarray) for _, a in S.fields(read)) and same(read, state)
     read.keys[:] = 1  # its own memory, writable
-    strided = S.unflatten(numpy_state(2), {**S.flatten(numpy_state(2)), "keys": np.zeros((3, 2, 2), np.float32).T})
+    strided = S.unflatten(
+        numpy_state(2), {**S.flatten(numpy_state(2)), "keys": np.zeros((3, 2, 2), np.float32).T}
+    )
     assert same(S.from_bytes(S.to_bytes(strided), numpy_state(1)), strided)
 
 
 def test_bytes_of_another_model_are_refused():
     data = S.to_bytes(numpy_state(2))
     like = S.flatten(numpy_state(1))
-    for name, a in (("keys", np.zeros((1, 2, 4), np.float32)), ("keys", np.zeros((1, 2, 3), np.float64))):
+    for name, a in (
+        ("keys", np.zeros((1, 2, 4), np.float32)),
+        ("keys", np.zeros((1, 2, 3), np.float64)),
+    ):
         with pytest.raises(SpeechStreamError, match="another model"):
             S.from_bytes(data, S.unflatten(numpy_state(1), {**like, name: a}))
     with pytest.raises(SpeechStreamError, match="keys is nothing"):
@@ -144,22 +163,35 @@ def hostile(header, body=b""):
     return len(head).to_bytes(8, "little") + head + body
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"\0", bytes(8), b"\xff" * 8, hostile(b"{"), hostile(b"\xff"), hostile(3), hostile(None), hostile([3]),
-    hostile([{}]),
-    hostile([{"name": "keys", "shape": [1], "dtype": "|O"}], bytes(8)),
-    hostile([{"name": "keys", "shape": [-1], "dtype": "<f4"}], bytes(8)),
-    hostile([{"name": "keys", "shape": [1 << 70], "dtype": "<f4"}]),
-    hostile([{"name": "keys", "shape": [1 << 32, 1 << 32], "dtype": "<f4"}]),
-    hostile([{"name": "keys", "shape": ["a"], "dtype": "<f4"}]),
-    hostile([{"name": "keys", "shape": None, "dtype": "<f4"}]),
-    hostile([{"name": [], "shape": [1], "dtype": "<f4"}], bytes(4)),
-    hostile([{"name": "keys", "shape": [1], "dtype": "rm -rf"}], bytes(4)),
-    hostile([{"name": "keys", "shape": [1], "dtype": None}], bytes(8)),
-    hostile([{"name": "keys", "shape": [1], "dtype": ","}], bytes(8)),
-    hostile([{"name": "keys", "shape": [1], "dtype": "<f4,<f4"}], bytes(8)),
-    hostile([{"name": "keys", "shape": [2, 2, 3], "dtype": "<f4"}], bytes(47)),
-    hostile(b"[" * 100_000)], ids=range(23))
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0",
+        bytes(8),
+        b"\xff" * 8,
+        hostile(b"{"),
+        hostile(b"\xff"),
+        hostile(3),
+        hostile(None),
+        hostile([3]),
+        hostile([{}]),
+        hostile([{"name": "keys", "shape": [1], "dtype": "|O"}], bytes(8)),
+        hostile([{"name": "keys", "shape": [-1], "dtype": "<f4"}], bytes(8)),
+        hostile([{"name": "keys", "shape": [1 << 70], "dtype": "<f4"}]),
+        hostile([{"name": "keys", "shape": [1 << 32, 1 << 32], "dtype": "<f4"}]),
+        hostile([{"name": "keys", "shape": ["a"], "dtype": "<f4"}]),
+        hostile([{"name": "keys", "shape": None, "dtype": "<f4"}]),
+        hostile([{"name": [], "shape": [1], "dtype": "<f4"}], bytes(4)),
+        hostile([{"name": "keys", "shape": [1], "dtype": "rm -rf"}], bytes(4)),
+        hostile([{"name": "keys", "shape": [1], "dtype": None}], bytes(8)),
+        hostile([{"name": "keys", "shape": [1], "dtype": ","}], bytes(8)),
+        hostile([{"name": "keys", "shape": [1], "dtype": "<f4,<f4"}], bytes(8)),
+        hostile([{"name": "keys", "shape": [2, 2, 3], "dtype": "<f4"}], bytes(47)),
+        hostile(b"[" * 100_000),
+    ],
+    ids=range(23),
+)
 def test_hostile_bytes_are_one_error(data):
     with pytest.raises(SpeechStreamError) as caught:
         S.from_bytes(data, numpy_state(1))

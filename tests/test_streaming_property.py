@@ -20,7 +20,7 @@ from speechstream.nn.transducer import Predictor, PredictorConfig
 from speechstream.nn.transformer import TransformerConfig
 from speechstream.nn.whisper import Encoder, WhisperConfig
 from speechstream.state import batch_size, fields, select, stack
-from speechstream.tts.text import TextStream
+from speechstream.text.clauses import TextStream
 
 STREAMS = 4
 
@@ -120,7 +120,7 @@ class Chunks(Frames):
     def step(self, blocks, state):
         out = [[] for _ in blocks]
         for at in range(0, blocks[0].shape[0], self.chunk):
-            y, state = self._step(torch.stack([b[at:at + self.chunk] for b in blocks]), state)
+            y, state = self._step(torch.stack([b[at : at + self.chunk] for b in blocks]), state)
             for rows, row in zip(out, y):
                 rows.append(row)
         return [torch.cat(rows) if rows else None for rows in out], state
@@ -130,10 +130,14 @@ class Chunks(Frames):
 
 
 def whisper():
-    net = weights(Encoder(WhisperConfig(mels=4, width=16, heads=2, encoder_layers=2, positions=30, left=12)))
+    net = weights(
+        Encoder(WhisperConfig(mels=4, width=16, heads=2, encoder_layers=2, positions=30, left=12))
+    )
     chunk = 4  # frames, of two mel frames each; a block here holds 8 mel frames, the look-ahead comes from the next
 
-    def offline(x):  # (1, 2T, mels) and one frame more, which a stream that ends fills up with zeros
+    def offline(
+        x,
+    ):  # (1, 2T, mels) and one frame more, which a stream that ends fills up with zeros
         return net(F.pad(x, (0, 0, 0, 1 + x.shape[1] % 2)).transpose(1, 2), chunk=chunk)
 
     class Waiting(Chunks):
@@ -148,7 +152,7 @@ def whisper():
                 return list(y), after
             out = []
             for at in range(0, blocks[0].shape[0] - 1, 2 * chunk):
-                part = torch.stack([b[at:at + 2 * chunk + 1] for b in blocks])
+                part = torch.stack([b[at : at + 2 * chunk + 1] for b in blocks])
                 y, state = net.step(part.transpose(1, 2), state)
                 out.append(y)
             return list(torch.cat(out, 1)), state
@@ -157,15 +161,34 @@ def whisper():
             x = F.pad(rest, (0, 0, 0, 1 + len(rest) % 2))[None].transpose(1, 2)
             return net.step(x, state)[0][0] if len(rest) else None
 
-    part = Waiting(2 * chunk, None, make=lambda g, n: torch.randn(n, 4, generator=g), init=None, step=None,
-                   offline=offline)
+    part = Waiting(
+        2 * chunk,
+        None,
+        make=lambda g, n: torch.randn(n, 4, generator=g),
+        init=None,
+        step=None,
+        offline=offline,
+    )
     part.overlap = 1
     return part
 
 
 def conformer():
-    net = weights(ConformerEncoder(ConformerConfig(features=8, dim=16, layers=2, heads=2, ff_dim=24, kernel=5,
-                                                   subsampling_channels=4, left=6, lookaheads=(1, 0))))
+    net = weights(
+        ConformerEncoder(
+            ConformerConfig(
+                features=8,
+                dim=16,
+                layers=2,
+                heads=2,
+                ff_dim=24,
+                kernel=5,
+                subsampling_channels=4,
+                left=6,
+                lookaheads=(1, 0),
+            )
+        )
+    )
     net.eval()  # tables follow the weights
     chunk = 2
 
@@ -180,34 +203,63 @@ def conformer():
         y, _ = net.step(x, state, torch.tensor([len(rest)]))
         return y[0, : -(-len(rest) // 8)]
 
-    part = Chunks(chunk * 8, tail, make=make, init=net.init_state, step=net.step,
-                  offline=lambda x: net(x[:, net.lead:], lookahead=chunk - 1))
+    part = Chunks(
+        chunk * 8,
+        tail,
+        make=make,
+        init=net.init_state,
+        step=net.step,
+        offline=lambda x: net(x[:, net.lead :], lookahead=chunk - 1),
+    )
     part.trim = True  # a tail of a few feature frames may or may not complete a frame: offline has the last word
     return part
 
 
 def mimi(side):
-    config = MimiConfig(sample_rate=480, seanet=SEANetConfig(dim=16, filters=2, ratios=(4, 3, 2), residual_layers=1),
-                        transformer=TransformerConfig(dim=16, layers=2, heads=2, feedforward=24, context=9),
-                        levels=3, bins=16, code_dim=8)
+    config = MimiConfig(
+        sample_rate=480,
+        seanet=SEANetConfig(dim=16, filters=2, ratios=(4, 3, 2), residual_layers=1),
+        transformer=TransformerConfig(dim=16, layers=2, heads=2, feedforward=24, context=9),
+        levels=3,
+        bins=16,
+        code_dim=8,
+    )
     return codec(Mimi(config), config, side)
 
 
 def small_codec(side):
-    config = SmallCodecConfig(sample_rate=800, hop=8, overlap=4, stride=2, mels=6, fine_dim=8, decoder_blocks=1, levels=2, bins=16, code_dim=4)
+    config = SmallCodecConfig(
+        sample_rate=800,
+        hop=8,
+        overlap=4,
+        stride=2,
+        mels=6,
+        fine_dim=8,
+        decoder_blocks=1,
+        levels=2,
+        bins=16,
+        code_dim=4,
+    )
     return codec(SmallCodec(config), config, side)
 
 
 def codec(net, config, side):
     net, size = weights(net), config.frame_size
-    if side == "encoder":  # frames of samples, (T, size); latents, for a code either is the same or is not
+    if (
+        side == "encoder"
+    ):  # frames of samples, (T, size); latents, for a code either is the same or is not
+
         def step(x, state):
             if not x.shape[1]:
                 return torch.zeros(len(x), 0, net.latent(torch.zeros(1, 1, size)).shape[-1]), state
             return net.latent_step(x.flatten(1)[:, None], state)
 
-        return Frames(make=lambda g, n: 0.5 * torch.randn(n, size, generator=g), init=net.init_encoder_state,
-                      step=step, offline=lambda x: net.latent(x.flatten(1)[:, None]))
+        return Frames(
+            make=lambda g, n: 0.5 * torch.randn(n, size, generator=g),
+            init=net.init_encoder_state,
+            step=step,
+            offline=lambda x: net.latent(x.flatten(1)[:, None]),
+        )
 
     def decode(x, state):
         if not x.shape[1]:
@@ -215,22 +267,41 @@ def codec(net, config, side):
         y, state = net.decode_step(x.transpose(1, 2), state)
         return y[:, 0], state
 
-    return Frames(make=lambda g, n: torch.randint(config.bins, (n, config.levels), generator=g),
-                  init=net.init_decoder_state, step=decode,
-                  offline=lambda x: net.decode(x.transpose(1, 2))[:, 0])
+    return Frames(
+        make=lambda g, n: torch.randint(config.bins, (n, config.levels), generator=g),
+        init=net.init_decoder_state,
+        step=decode,
+        offline=lambda x: net.decode(x.transpose(1, 2))[:, 0],
+    )
 
 
 def predictor(kind):
-    net = weights(Predictor(PredictorConfig(5, 8, kind, layers=2) if kind == "lstm" else PredictorConfig(5, 8, kind)))
-    return OneByOne(make=lambda g, n: torch.cat([torch.tensor([5]), torch.randint(5, (n,), generator=g)]),
-                    init=net.init_state, step=net.step, offline=lambda x: net(x[:, 1:]))
+    net = weights(
+        Predictor(
+            PredictorConfig(5, 8, kind, layers=2) if kind == "lstm" else PredictorConfig(5, 8, kind)
+        )
+    )
+    return OneByOne(
+        make=lambda g, n: torch.cat([torch.tensor([5]), torch.randint(5, (n,), generator=g)]),
+        init=net.init_state,
+        step=net.step,
+        offline=lambda x: net(x[:, 1:]),
+    )
 
 
 class Text:
     """Clauses of text, cut anywhere; a stream of text has no batch."""
 
     sizes, length, stacked = (0, 1, 2, 9, 40), (0, 400), False
-    letters = list("abcde ABC   .,;!?123 -'\n") + ["Dr. ", "3.14", "U.S. ", "and ", "\u00e9", "\u4f60", "\U0001f600"]
+    letters = list("abcde ABC   .,;!?123 -'\n") + [
+        "Dr. ",
+        "3.14",
+        "U.S. ",
+        "and ",
+        "\u00e9",
+        "\u4f60",
+        "\U0001f600",
+    ]
 
     def __init__(self):
         self.part = TextStream()
@@ -291,27 +362,34 @@ def test_streams_equal_the_whole(part, seed):
         if not waiting:
             break
         size = int(rng.choice(part.sizes))
-        ready = [i for i in waiting if len(inputs[i]) - at[i] >= size + ahead and rng.random() < 0.7]
+        ready = [
+            i for i in waiting if len(inputs[i]) - at[i] >= size + ahead and rng.random() < 0.7
+        ]
         ready = ready if part.stacked else ready[:1]
         if not ready:
             continue
-        blocks = [inputs[i][at[i]:at[i] + size + (ahead if size else 0)] for i in ready]
+        blocks = [inputs[i][at[i] : at[i] + size + (ahead if size else 0)] for i in ready]
         if part.stacked:
             batch = stack([states[i] for i in ready])
-            before = {name: a.copy() if isinstance(a, np.ndarray) else a.clone() for name, a in fields(batch)}
+            before = {
+                name: a.copy() if isinstance(a, np.ndarray) else a.clone()
+                for name, a in fields(batch)
+            }
         else:
             batch = states[ready[0]]
         y, after = part.step(blocks, batch)
         if part.stacked:
             assert batch_size(after) == len(ready)
-            assert all((a == before[name]).all() for name, a in fields(batch))  # a step changes nothing it was given
+            assert all(
+                (a == before[name]).all() for name, a in fields(batch)
+            )  # a step changes nothing it was given
         for row, i in enumerate(ready):
             states[i] = select(after, row) if part.stacked else after
             at[i] += size
             if y[row] is not None:
                 out[i].append(y[row])
     for i, x in enumerate(inputs):
-        rest = x[at[i]:]
+        rest = x[at[i] :]
         if ahead or isinstance(part, Chunks):
             end = part.finish(states[i], rest)
         else:
@@ -321,11 +399,13 @@ def test_streams_equal_the_whole(part, seed):
             end = part.finish(states[i], rest)
         got, expected = part.join(out[i] + ([end] if end is not None else [])), part.offline(x)
         if isinstance(part, Text):
-            assert got == expected and all(c.text == x[c.start:c.end] for c in got)
-            assert "".join("".join(c.text for c in got).split()) == "".join(x.split())  # nothing is lost
+            assert got == expected and all(c.text == x[c.start : c.end] for c in got)
+            assert "".join("".join(c.text for c in got).split()) == "".join(
+                x.split()
+            )  # nothing is lost
             continue
         if getattr(part, "trim", False):
             assert 0 <= len(got) - len(expected) <= 1
-            got = got[:len(expected)]
+            got = got[: len(expected)]
         assert got.shape == expected.shape
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

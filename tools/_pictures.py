@@ -6,15 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: safe for the colour-blind
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+)  # Okabe and Ito: safe for the colour-blind
 WINDOW, HOP = 0.025, 0.010  # seconds
 
 
 def wer_against_latency(report: dict, path: Path) -> None:
     """A line for each set; the offline reference dashed in the same colour."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     latencies = [r["latency"] for r in report["results"]]
     sets = [s for s in report["results"][0]["sets"] if s != "all"]
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
@@ -22,11 +31,26 @@ def wer_against_latency(report: dict, path: Path) -> None:
         wer = [100 * r["sets"][name]["wer"] for r in report["results"]]
         axes.plot(range(len(latencies)), wer, "o-", color=colour, label=name)
         for x, y in enumerate(wer):
-            axes.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=colour)
+            axes.annotate(
+                f"{y:.1f}",
+                (x, y),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=colour,
+            )
         if name in report.get("baseline", {}):
-            axes.axhline(100 * report["baseline"][name]["wer"], color=colour, linestyle="--", linewidth=1,
-                         label=f"{name}, {report['baseline_name']}")
-    axes.set_xticks(range(len(latencies)), [str(n) if n == "offline" else f"{n} ms" for n in latencies])
+            axes.axhline(
+                100 * report["baseline"][name]["wer"],
+                color=colour,
+                linestyle="--",
+                linewidth=1,
+                label=f"{name}, {report['baseline_name']}",
+            )
+    axes.set_xticks(
+        range(len(latencies)), [str(n) if n == "offline" else f"{n} ms" for n in latencies]
+    )
     axes.set_xlabel("encoder chunk")
     axes.set_ylabel("word error rate (%)")
     axes.set_ylim(0)
@@ -36,43 +60,74 @@ def wer_against_latency(report: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def timeline(samples: np.ndarray, rate: int, words: list[dict], endpoints: list[dict], title: str, path: Path) -> None:
+def timeline(
+    samples: np.ndarray, rate: int, words: list[dict], endpoints: list[dict], title: str, path: Path
+) -> None:
     """One utterance: its spectrogram, and below it a row for each word, from its end in the audio to when it was shown.
 
     words: {"text", "end", "shown", "stable"}, seconds, None where unknown. endpoints: {"time", "decided"}.
     """
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     size, hop = round(WINDOW * rate), round(HOP * rate)
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, (0, size)), size)[::hop] * np.hanning(size)
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, (0, size)), size)[
+        ::hop
+    ] * np.hanning(size)
     power = 10 * np.log10(np.abs(np.fft.rfft(frames, axis=-1)) ** 2 + 1e-10)
     height = max(2.0, 0.17 * len(words))
-    figure, (top, rows) = plt.subplots(2, 1, sharex=True, figsize=(11, 2.2 + height), layout="constrained",
-                                       height_ratios=[2.2, height])
+    figure, (top, rows) = plt.subplots(
+        2,
+        1,
+        sharex=True,
+        figsize=(11, 2.2 + height),
+        layout="constrained",
+        height_ratios=[2.2, height],
+    )
     seconds = len(frames) * HOP
-    top.imshow(power.T, origin="lower", aspect="auto", extent=(0, seconds, 0, rate / 2000), cmap="magma",
-               vmin=np.percentile(power, 30), vmax=power.max())
+    top.imshow(
+        power.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0, seconds, 0, rate / 2000),
+        cmap="magma",
+        vmin=np.percentile(power, 30),
+        vmax=power.max(),
+    )
     top.set_ylabel("kHz")
     top.set_title(title, fontsize=10)
     for n, w in enumerate(words):
         known = [t for t in (w["end"], w["shown"], w["stable"]) if t is not None]
         rows.plot([min(known), max(known)], [n, n], color="#bbbbbb", linewidth=1)
-        for name, mark, colour in (("end", "|", "black"), ("shown", "o", COLOURS[0]), ("stable", "s", COLOURS[1])):
+        for name, mark, colour in (
+            ("end", "|", "black"),
+            ("shown", "o", COLOURS[0]),
+            ("stable", "s", COLOURS[1]),
+        ):
             if w[name] is not None:
                 rows.plot(w[name], n, mark, color=colour, markersize=8 if mark == "|" else 4)
-        rows.annotate(w["text"], (max(known), n), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        rows.annotate(
+            w["text"], (max(known), n), (6, 0), textcoords="offset points", va="center", fontsize=8
+        )
     for e in endpoints:
         for axes in (top, rows):
             axes.axvline(e["time"], color=COLOURS[2], linestyle=":")
             axes.axvline(e["decided"], color=COLOURS[2], linestyle="--")
-    for label, mark, colour in (("word ends", "|", "black"), ("first shown", "o", COLOURS[0]),
-                                ("stable", "s", COLOURS[1])):
+    for label, mark, colour in (
+        ("word ends", "|", "black"),
+        ("first shown", "o", COLOURS[0]),
+        ("stable", "s", COLOURS[1]),
+    ):
         rows.plot([], [], mark, color=colour, label=label)
     rows.plot([], [], color=COLOURS[2], linestyle=":", label="speech ended")
     rows.plot([], [], color=COLOURS[2], linestyle="--", label="endpoint decided")
-    latest = [seconds] + [t for w in words for t in (w["shown"], w["stable"]) if t is not None] \
+    latest = (
+        [seconds]
+        + [t for w in words for t in (w["shown"], w["stable"]) if t is not None]
         + [e["decided"] for e in endpoints]
+    )
     rows.set_xlim(0, max(latest) + 0.08 * seconds)
     rows.set_ylim(len(words) - 0.5, -0.5)
     rows.set_yticks([])

@@ -26,18 +26,24 @@ class Errors:
         return self.total / self.words if self.words else float("inf") if self.total else 0.0
 
     def __add__(self, other: "Errors") -> "Errors":
-        return Errors(self.words + other.words, self.substitutions + other.substitutions,
-                      self.deletions + other.deletions, self.insertions + other.insertions)
+        return Errors(
+            self.words + other.words,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
 
 
 def english_normaliser() -> Callable[[str], str]:
     """Whisper's English normaliser (Radford et al. 2022, appendix C): contractions, numbers, spelling, no fillers."""
     from whisper_normalizer.english import EnglishTextNormalizer
+
     return EnglishTextNormalizer()
 
 
-def alignment(reference: Sequence[str], hypothesis: Sequence[str],
-              open_end: bool = False) -> list[tuple[int | None, int | None]]:
+def alignment(
+    reference: Sequence[str], hypothesis: Sequence[str], open_end: bool = False
+) -> list[tuple[int | None, int | None]]:
     """A least-cost edit alignment (Levenshtein): pairs of indices, None where a word has no partner.
 
     open_end: the hypothesis is taken as the beginning of the reference, what follows in the reference is left out;
@@ -87,10 +93,15 @@ def keys(text: str) -> list[str]:
     return [k for k in map(key, text.split()) if k]
 
 
-def matches(reference: Sequence[str], hypothesis: Sequence[str], open_end: bool = False) -> list[tuple[int, int]]:
+def matches(
+    reference: Sequence[str], hypothesis: Sequence[str], open_end: bool = False
+) -> list[tuple[int, int]]:
     """The pairs of an alignment that are the same word."""
-    return [(i, j) for i, j in alignment(reference, hypothesis, open_end)
-            if i is not None and j is not None and reference[i] == hypothesis[j]]
+    return [
+        (i, j)
+        for i, j in alignment(reference, hypothesis, open_end)
+        if i is not None and j is not None and reference[i] == hypothesis[j]
+    ]
 
 
 def first_shown(final: Sequence[str], shown: Sequence[str]) -> list[int | None]:

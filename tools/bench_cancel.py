@@ -26,9 +26,11 @@ from pathlib import Path
 import numpy as np
 
 RATE, READ = 48_000, 240  # of the recording: Hz, and samples read at a time (5 ms)
-AUDIBLE = 1e-3            # of full scale
-TEXT = ("We were all aware that our own war had always worn you out a little more than one would allow or you were willing "
-        "to own, and yet you are all here now in a long row, and all morning you run along our old wall. ")
+AUDIBLE = 1e-3  # of full scale
+TEXT = (
+    "We were all aware that our own war had always worn you out a little more than one would allow or you were willing "
+    "to own, and yet you are all here now in a long row, and all morning you run along our old wall. "
+)
 ASOUNDRC = "pcm.!default { type pulse }\nctl.!default { type pulse }\n"
 API = """
 import sys, threading, time
@@ -58,14 +60,30 @@ class Server:
         run = folder / "run"
         run.mkdir(mode=0o700)
         (folder / ".asoundrc").write_text(ASOUNDRC)
-        self.env = {**os.environ, "HOME": str(folder), "XDG_RUNTIME_DIR": str(run), "PULSE_RUNTIME_PATH": str(run),
-                    "PULSE_SERVER": f"unix:{run}/native",
-                    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+        self.env = {
+            **os.environ,
+            "HOME": str(folder),
+            "XDG_RUNTIME_DIR": str(run),
+            "PULSE_RUNTIME_PATH": str(run),
+            "PULSE_SERVER": f"unix:{run}/native",
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+            ),
+        }
         self.process = subprocess.Popen(
-            ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no",
-             f"--load=module-null-sink sink_name=out rate={RATE} channels=2",
-             f"--load=module-native-protocol-unix auth-anonymous=1 socket={run}/native"],
-            env={k: v for k, v in self.env.items() if k != "PULSE_SERVER"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [
+                "pulseaudio",
+                "-n",
+                "--daemonize=no",
+                "--exit-idle-time=-1",
+                "--use-pid-file=no",
+                f"--load=module-null-sink sink_name=out rate={RATE} channels=2",
+                f"--load=module-native-protocol-unix auth-anonymous=1 socket={run}/native",
+            ],
+            env={k: v for k, v in self.env.items() if k != "PULSE_SERVER"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for _ in range(100):
             if subprocess.run(["pactl", "info"], env=self.env, capture_output=True).returncode == 0:
                 return
@@ -80,13 +98,25 @@ class Recorder(threading.Thread):
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
         self.process = subprocess.Popen(
-            ["parec", "--device=out.monitor", "--raw", "--format=float32le", f"--rate={RATE}", "--channels=1",
-             "--latency-msec=5"], env=server.env, stdout=subprocess.PIPE)
+            [
+                "parec",
+                "--device=out.monitor",
+                "--raw",
+                "--format=float32le",
+                f"--rate={RATE}",
+                "--channels=1",
+                "--latency-msec=5",
+            ],
+            env=server.env,
+            stdout=subprocess.PIPE,
+        )
         self.heard: list[tuple[float, float]] = []  # (when it was read, its peak)
 
     def run(self) -> None:
         while data := self.process.stdout.read(4 * READ):
-            self.heard.append((time.monotonic(), float(np.abs(np.frombuffer(data, "<f4")).max(initial=0))))
+            self.heard.append(
+                (time.monotonic(), float(np.abs(np.frombuffer(data, "<f4")).max(initial=0)))
+            )
 
     def wait_for_sound(self, since: float, timeout: float = 60.0) -> None:
         until = time.monotonic() + timeout
@@ -103,14 +133,26 @@ class Recorder(threading.Thread):
         return max(at for at, peak in self.heard if peak > AUDIBLE)
 
 
-def trial(server: Server, recorder: Recorder, how: str, voice: str | None, after: float) -> float | None:
+def trial(
+    server: Server, recorder: Recorder, how: str, voice: str | None, after: float
+) -> float | None:
     """Milliseconds from the cancel, made `after` seconds of sound, to the last sound."""
     text, began = 3 * TEXT, time.monotonic()
     if how == "api":
         command = [sys.executable, "-c", API, text, *([voice] if voice else [])]
     else:
-        command = [sys.executable, "-m", "speechstream", "say", "-q", text, *(["--voice", voice] if voice else [])]
-    process = subprocess.Popen(command, env=server.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "speechstream",
+            "say",
+            "-q",
+            text,
+            *(["--voice", voice] if voice else []),
+        ]
+    process = subprocess.Popen(
+        command, env=server.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         recorder.wait_for_sound(began)
         time.sleep(after)
@@ -144,14 +186,24 @@ def main() -> None:
         recorder.start()
         try:
             for how in ("api", "say"):
-                times = [trial(server, recorder, how, args.voice, 1.0 + 0.13 * k) for k in range(args.trials)]
+                times = [
+                    trial(server, recorder, how, args.voice, 1.0 + 0.13 * k)
+                    for k in range(args.trials)
+                ]
                 good = sorted(t for t in times if t is not None)
                 if not good:
                     raise SystemExit("every cancel fell into a pause; try more --trials")
-                report[how] = {"trials": len(good), "median_ms": round(good[len(good) // 2], 1),
-                               "worst_ms": round(good[-1], 1), "all_ms": [round(t, 1) for t in good]}
-                print(f"{how}: {report[how]['median_ms']} ms to silence (worst {report[how]['worst_ms']}, "
-                      f"{len(good)} trials), load {report['load_before']:.1f}", flush=True)
+                report[how] = {
+                    "trials": len(good),
+                    "median_ms": round(good[len(good) // 2], 1),
+                    "worst_ms": round(good[-1], 1),
+                    "all_ms": [round(t, 1) for t in good],
+                }
+                print(
+                    f"{how}: {report[how]['median_ms']} ms to silence (worst {report[how]['worst_ms']}, "
+                    f"{len(good)} trials), load {report['load_before']:.1f}",
+                    flush=True,
+                )
         finally:
             recorder.process.kill()
             server.process.kill()

@@ -66,7 +66,7 @@ def alone(asr: Recognizer, sound: np.ndarray, latency: int) -> float:
     begun = time.perf_counter()
     with asr.stream(latency) as stream:
         for i in range(0, len(sound), BLOCK):
-            stream.push(sound[i:i + BLOCK])
+            stream.push(sound[i : i + BLOCK])
         stream.finish()
     return time.perf_counter() - begun
 
@@ -80,7 +80,7 @@ def together(asr: Recognizer, sounds: list[np.ndarray], latency: int) -> tuple[f
         sids = [pool.open(latency) for _ in sounds]
         for i in range(0, len(sounds[0]), BLOCK):
             for sid, sound in zip(sids, sounds):
-                pool.push(sid, sound[i:i + BLOCK])
+                pool.push(sid, sound[i : i + BLOCK])
             pool.step()
         for sid in sids:
             pool.finish(sid)
@@ -96,7 +96,11 @@ def fastconformer(folder: Path, weights: str) -> Path:
 
     from speechstream.audio.nemo_mel import NemoMelConfig
     from speechstream.convert.nemo import Imported
-    from speechstream.export.fastconformer import describe_model, export_fastconformer, write_fastconformer
+    from speechstream.export.fastconformer import (
+        describe_model,
+        export_fastconformer,
+        write_fastconformer,
+    )
     from speechstream.export.quantize import FORMS
     from speechstream.nn.conformer import ConformerConfig
     from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
@@ -105,7 +109,9 @@ def fastconformer(folder: Path, weights: str) -> Path:
     pieces = tuple(("\u2581" if i % 2 else "") + f"t{i}" for i in range(1024))
     model = FastConformer(FastConformerConfig(ConformerConfig(), len(pieces))).eval()
     one = Imported(model, NemoMelConfig(), pieces, None)
-    b = write_fastconformer(one, folder, {"name": f"17 x 512, {weights}", "licence": "none"}, graphs=False)
+    b = write_fastconformer(
+        one, folder, {"name": f"17 x 512, {weights}", "licence": "none"}, graphs=False
+    )
     graph = export_fastconformer(one.model, describe_model(one), FORMS[weights])["encoder"]
     (folder / "encoder.onnx").write_bytes(graph.SerializeToString())
     bundle.write(folder, b.task, b.architecture, b.config, b.card, [*b.files, "encoder.onnx"])
@@ -114,7 +120,9 @@ def fastconformer(folder: Path, weights: str) -> Path:
 
 def measure(name: str, asr: Recognizer, sound: np.ndarray, args: argparse.Namespace) -> None:
     n = min(int(args.seconds * SAMPLE_RATE), len(sound))
-    sounds = [np.roll(sound, -i * len(sound) // max(args.streams))[:n] for i in range(max(args.streams))]
+    sounds = [
+        np.roll(sound, -i * len(sound) // max(args.streams))[:n] for i in range(max(args.streams))
+    ]
     latencies = args.latency or [ms for ms in LATENCIES_MS if ms in asr.latencies]
     alone(asr, sounds[0][: 4 * SAMPLE_RATE], latencies[0])  # to warm up
     for latency in latencies:
@@ -124,23 +132,39 @@ def measure(name: str, asr: Recognizer, sound: np.ndarray, args: argparse.Namesp
         for count in args.streams:
             seconds, rows = together(asr, sounds[:count], latency)
             rate = count * n / SAMPLE_RATE / seconds
-            print(f"{name:20} {latency:5} ms {count:8} {rate:17.1f} {rate / base:14.2f} {rows:16.2f}", flush=True)
+            print(
+                f"{name:20} {latency:5} ms {count:8} {rate:17.1f} {rate / base:14.2f} {rows:16.2f}",
+                flush=True,
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*", type=Path, default=sorted(FIXTURES.glob("*.flac")))
-    parser.add_argument("--latency", nargs="+", type=int, metavar="MS", help="default: about 160, 600 and 1200")
+    parser.add_argument(
+        "--latency", nargs="+", type=int, metavar="MS", help="default: about 160, 600 and 1200"
+    )
     parser.add_argument("--streams", nargs="+", type=int, default=[8])
-    parser.add_argument("--seconds", type=float, default=8.0, help="of audio for each stream; default: 8")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="of audio for each stream; default: 8"
+    )
     parser.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     parser.add_argument("--model", help="the folder of a bundle; default: the embedded one")
-    parser.add_argument("--fastconformer", nargs="+", choices=("fp32", "int8", "int8-blocks", "int4"), metavar="WEIGHTS",
-                        help="measure a 17 x 512 FastConformer of random weights instead: fp32, int8, int8-blocks or int4")
+    parser.add_argument(
+        "--fastconformer",
+        nargs="+",
+        choices=("fp32", "int8", "int8-blocks", "int4"),
+        metavar="WEIGHTS",
+        help="measure a 17 x 512 FastConformer of random weights instead: fp32, int8, int8-blocks or int4",
+    )
     args = parser.parse_args()
     sound = speech(args.files)
-    print(f"{'model':20} {'latency':>8} {'streams':>8} {'streams per core':>17} {'against alone':>14} "
-          f"{'requests a call':>16}")
+    print(
+        f"{'model':20} {'latency':>8} {'streams':>8} {'streams per core':>17} {'against alone':>14} "
+        f"{'requests a call':>16}"
+    )
     if args.fastconformer:
         for weights in args.fastconformer:
             with tempfile.TemporaryDirectory() as folder:

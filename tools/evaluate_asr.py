@@ -26,7 +26,11 @@ from typing import Any, Callable, Iterable
 
 BLOCK_S = 0.02
 LATENCIES = ("80", "160", "320", "640", "1280", "offline")
-SETS = (("librispeech", "LibriSpeech"), ("common_voice", "Common Voice"), ("speechocean762", "speechocean762"))
+SETS = (
+    ("librispeech", "LibriSpeech"),
+    ("common_voice", "Common Voice"),
+    ("speechocean762", "speechocean762"),
+)
 CLI_FILES = 200  # recordings one call of the command line is given
 
 
@@ -36,15 +40,17 @@ class Utterance:
     name: str
     text: str
     set: str
-    ends: tuple[tuple[str, float], ...] = ()  # the words (keys) of the reference and the seconds at which they end
+    ends: tuple[
+        tuple[str, float], ...
+    ] = ()  # the words (keys) of the reference and the seconds at which they end
 
 
 @dataclass(frozen=True)
 class Shown:
     """What could be read at one moment."""
 
-    heard: float   # seconds of audio given to the recogniser
-    due: float     # the same on a clock that also counts computing
+    heard: float  # seconds of audio given to the recogniser
+    due: float  # the same on a clock that also counts computing
     text: str
     stable: str
 
@@ -58,7 +64,9 @@ class Result:
     compute_s: float
     shown: tuple[Shown, ...] = ()
     endpoints: tuple[dict, ...] = ()
-    flushed: int | None = None  # index in `shown` from which on things were shown because the recording ended
+    flushed: int | None = (
+        None  # index in `shown` from which on things were shown because the recording ended
+    )
 
 
 @dataclass
@@ -68,7 +76,9 @@ class Timings:
     emission: list[float] = field(default_factory=list)
     with_compute: list[float] = field(default_factory=list)
     stable: list[float] = field(default_factory=list)
-    word_end: list[float] = field(default_factory=list)  # error: positive where the recogniser's end is the later one
+    word_end: list[float] = field(
+        default_factory=list
+    )  # error: positive where the recogniser's end is the later one
     flushed: int = 0  # of `emission`: words first shown by the end of the recording
 
 
@@ -80,9 +90,12 @@ def set_name(source: str) -> str:
     return source
 
 
-def read_manifest(path: Path, dates: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Utterance]:
+def read_manifest(
+    path: Path, dates: Path | None = None, limit: int | None = None, seed: int = 0
+) -> list[Utterance]:
     """The recordings with a reference; of each set at most `limit`, drawn by `seed`."""
     from _scoring import key
+
     known = {}
     for line in open(dates) if dates else ():
         row = json.loads(line)
@@ -90,7 +103,9 @@ def read_manifest(path: Path, dates: Path | None = None, limit: int | None = Non
         if row.get("ends") is None:
             continue
         if len(said) != len(row["ends"]):
-            raise ValueError(f"{dates}: {row['audio']} has {len(said)} words and {len(row['ends'])} ends")
+            raise ValueError(
+                f"{dates}: {row['audio']} has {len(said)} words and {len(row['ends'])} ends"
+            )
         known[row["audio"]] = tuple((key(w), float(e)) for w, e in zip(said, row["ends"]) if key(w))
     sets: dict[str, list[Utterance]] = {}
     for line in open(path):
@@ -98,20 +113,38 @@ def read_manifest(path: Path, dates: Path | None = None, limit: int | None = Non
         if row.get("text") is not None:
             name = set_name(row.get("source") or "unnamed")
             sets.setdefault(name, []).append(
-                Utterance(path.parent / row["audio"], row["audio"], row["text"], name, known.get(row["audio"], ())))
+                Utterance(
+                    path.parent / row["audio"],
+                    row["audio"],
+                    row["text"],
+                    name,
+                    known.get(row["audio"], ()),
+                )
+            )
     if not sets:
         raise ValueError(f"{path} names no recording with a reference")
     rng = random.Random(seed)
-    return [u for name in sorted(sets)
-            for u in (sets[name] if limit is None else rng.sample(sets[name], min(limit, len(sets[name]))))]
+    return [
+        u
+        for name in sorted(sets)
+        for u in (
+            sets[name] if limit is None else rng.sample(sets[name], min(limit, len(sets[name])))
+        )
+    ]
 
 
-def stream_one(asr: Any, u: Utterance, latency_ms: int, tail_s: float = 0.0,
-               timer: Callable[[], float] = time.perf_counter) -> Result:
+def stream_one(
+    asr: Any,
+    u: Utterance,
+    latency_ms: int,
+    tail_s: float = 0.0,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Result:
     """Feed a recording block by block, `tail_s` of silence after it, and note what is shown when."""
     import numpy as np
-    from speechstream.asr.events import Endpoint, Final, Partial
+    from speechstream.events import Endpoint, Final, Partial
     from speechstream.audio.io import read
+
     samples, rate = read(u.path)
     audio_s = len(samples) / rate
     samples = np.concatenate([samples, np.zeros(round(tail_s * rate), np.float32)])
@@ -136,40 +169,72 @@ def stream_one(asr: Any, u: Utterance, latency_ms: int, tail_s: float = 0.0,
                 endpoints.append({"time": e.time, "decided": e.decided, "heard": heard})
                 continue
             done = [f.text for f in finals]
-            shown.append(Shown(heard, due, " ".join(done + ([open_.text] if open_ else [])),
-                               " ".join(done + ([open_.stable] if open_ else []))))
+            shown.append(
+                Shown(
+                    heard,
+                    due,
+                    " ".join(done + ([open_.text] if open_ else [])),
+                    " ".join(done + ([open_.stable] if open_ else [])),
+                )
+            )
 
     with asr.stream(latency_ms=latency_ms, sample_rate=rate) as stream:
         for at in range(0, len(samples), size):
-            block = samples[at:at + size]
+            block = samples[at : at + size]
             hear((at + len(block)) / rate, lambda: stream.push(block))
         flushed = len(shown)
         hear(heard, stream.finish)
     words = tuple((w.text, w.end) for f in finals for w in f.words)
-    return Result(u, " ".join(f.text for f in finals), words, audio_s, compute, tuple(shown), tuple(endpoints), flushed)
+    return Result(
+        u,
+        " ".join(f.text for f in finals),
+        words,
+        audio_s,
+        compute,
+        tuple(shown),
+        tuple(endpoints),
+        flushed,
+    )
 
 
 def offline_one(asr: Any, u: Utterance, timer: Callable[[], float] = time.perf_counter) -> Result:
     from speechstream.audio.io import read
+
     samples, rate = read(u.path)
     began = timer()
     t = asr.transcribe(samples, sample_rate=rate)
-    return Result(u, t.text, tuple((w.text, w.end) for w in t.words), len(samples) / rate, timer() - began)
+    return Result(
+        u, t.text, tuple((w.text, w.end) for w in t.words), len(samples) / rate, timer() - began
+    )
 
 
 def cli_all(utterances: list[Utterance], latency: str, options: list[str]) -> list[Result]:
     """The command line instead of the API, as a user calls it; computing includes starting and loading."""
     import soundfile
+
     results = []
     for at in range(0, len(utterances), CLI_FILES):
-        part = utterances[at:at + CLI_FILES]
-        command = [sys.executable, "-m", "speechstream", "transcribe", "--quiet", "--format", "json", *options]
+        part = utterances[at : at + CLI_FILES]
+        command = [
+            sys.executable,
+            "-m",
+            "speechstream",
+            "transcribe",
+            "--quiet",
+            "--format",
+            "json",
+            *options,
+        ]
         command += [] if latency == "offline" else ["--latency", latency]
         began = time.perf_counter()
-        ran = subprocess.run([*command, *(str(u.path) for u in part)], capture_output=True, text=True, check=False)
+        ran = subprocess.run(
+            [*command, *(str(u.path) for u in part)], capture_output=True, text=True, check=False
+        )
         took = time.perf_counter() - began
         if ran.returncode:
-            raise RuntimeError(f"the command line ended with code {ran.returncode}: {ran.stderr.strip()[-500:]}")
+            raise RuntimeError(
+                f"the command line ended with code {ran.returncode}: {ran.stderr.strip()[-500:]}"
+            )
         documents = json.loads(ran.stdout)
         documents = [documents] if isinstance(documents, dict) else documents
         lengths = [soundfile.info(str(u.path)).duration for u in part]
@@ -184,18 +249,34 @@ def faster_whisper_all(folder: Path, utterances: list[Utterance], threads: int) 
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
-        raise SystemExit("the faster-whisper baseline needs its package: pip install faster-whisper") from error
+        raise SystemExit(
+            "the faster-whisper baseline needs its package: pip install faster-whisper"
+        ) from error
     import numpy as np
     from speechstream.audio.io import read
     from speechstream.audio.resample import Resampler
-    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
+
+    model = WhisperModel(
+        str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True
+    )
     results = []
     for u in utterances:
         samples, rate = read(u.path)
         began = time.perf_counter()
-        x = samples if rate == 16_000 else np.ascontiguousarray(Resampler(rate, 16_000)(samples[None])[0])
-        segments, _ = model.transcribe(x, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False,
-                                       no_speech_threshold=None, without_timestamps=len(x) <= 30 * 16_000)
+        x = (
+            samples
+            if rate == 16_000
+            else np.ascontiguousarray(Resampler(rate, 16_000)(samples[None])[0])
+        )
+        segments, _ = model.transcribe(
+            x,
+            language="en",
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            no_speech_threshold=None,
+            without_timestamps=len(x) <= 30 * 16_000,
+        )
         text = " ".join(s.text.strip() for s in segments)
         results.append(Result(u, text, (), len(samples) / rate, time.perf_counter() - began))
     return results
@@ -204,6 +285,7 @@ def faster_whisper_all(folder: Path, utterances: list[Utterance], threads: int) 
 def timings(r: Result, into: Timings) -> None:
     """Add one recording's word timings."""
     from _scoring import first_shown, key, matches
+
     if not r.utterance.ends:
         return
     final = [(key(w), end) for w, end in r.words if key(w)]
@@ -228,6 +310,7 @@ def summarise(results: list[Result], normalise: Callable[[str], str]) -> dict[st
     """The figures of each set, and of all of them together. Rates are fractions, times milliseconds."""
     import numpy as np
     from _scoring import Errors, count_errors
+
     out = {}
     for name in [*dict.fromkeys(r.utterance.set for r in results), "all"]:
         rows = [r for r in results if name in ("all", r.utterance.set)]
@@ -240,24 +323,53 @@ def summarise(results: list[Result], normalise: Callable[[str], str]) -> dict[st
             if not values:
                 return None
             median, p90 = 1000 * np.percentile(values, [50, 90])
-            return {"median": round(float(median), 1), "p90": round(float(p90), 1), "words": len(values)}
+            return {
+                "median": round(float(median), 1),
+                "p90": round(float(p90), 1),
+                "words": len(values),
+            }
 
         audio = sum(r.audio_s for r in rows)
         out[name] = {
-            "utterances": len(rows), "words": errors.words, "wer": errors.wer, "substitutions": errors.substitutions,
-            "deletions": errors.deletions, "insertions": errors.insertions, "emission_ms": spread(t.emission),
-            "emission_with_compute_ms": spread(t.with_compute), "stable_ms": spread(t.stable),
+            "utterances": len(rows),
+            "words": errors.words,
+            "wer": errors.wer,
+            "substitutions": errors.substitutions,
+            "deletions": errors.deletions,
+            "insertions": errors.insertions,
+            "emission_ms": spread(t.emission),
+            "emission_with_compute_ms": spread(t.with_compute),
+            "stable_ms": spread(t.stable),
             "flushed": t.flushed / len(t.emission) if t.emission else None,
             "word_end_error_ms": spread([abs(e) for e in t.word_end]),
-            "word_end_bias_ms": round(1000 * float(np.median(t.word_end)), 1) if t.word_end else None,
-            "audio_s": round(audio, 2), "rtf": sum(r.compute_s for r in rows) / audio}
+            "word_end_bias_ms": round(1000 * float(np.median(t.word_end)), 1)
+            if t.word_end
+            else None,
+            "audio_s": round(audio, 2),
+            "rtf": sum(r.compute_s for r in rows) / audio,
+        }
     return out
 
 
 def markdown(report: dict) -> str:
     """The report as a table."""
-    columns = ["latency", "set", "files", "words", "WER %", "sub", "del", "ins", "x baseline", "emission ms",
-               "with compute", "stable ms", "at end", "word end ms", "RTF"]
+    columns = [
+        "latency",
+        "set",
+        "files",
+        "words",
+        "WER %",
+        "sub",
+        "del",
+        "ins",
+        "x baseline",
+        "emission ms",
+        "with compute",
+        "stable ms",
+        "at end",
+        "word end ms",
+        "RTF",
+    ]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
     def pair(s: dict | None) -> str:
@@ -265,24 +377,49 @@ def markdown(report: dict) -> str:
 
     baseline = report.get("baseline", {})
     rows = [(r["latency"], r["sets"]) for r in report["results"]]
-    rows += [(report["baseline_name"], baseline)] if any("words" in s for s in baseline.values()) else []
+    rows += (
+        [(report["baseline_name"], baseline)]
+        if any("words" in s for s in baseline.values())
+        else []
+    )
     for latency, sets in rows:
         for name, s in sets.items():
             ratio = s["wer"] / baseline[name]["wer"] if baseline.get(name, {}).get("wer") else None
             edits = (s["substitutions"], s["deletions"], s["insertions"])
             rates = [f"{100 * n / s['words']:.1f}" if s["words"] else "-" for n in edits]
-            lines.append("| " + " | ".join([
-                str(latency), name, str(s["utterances"]), str(s["words"]), f"{100 * s['wer']:.1f}", *rates,
-                f"{ratio:.2f}" if ratio is not None else "-", pair(s["emission_ms"]),
-                pair(s["emission_with_compute_ms"]), pair(s["stable_ms"]),
-                f"{100 * s['flushed']:.0f}%" if s["flushed"] is not None else "-",
-                f"{s['word_end_error_ms']['median']:.0f}" if s["word_end_error_ms"] else "-",
-                f"{s['rtf']:.3f}"]) + " |")
-    lines += ["", "Times are median / 90th percentile over recognised words. \"at end\": words first shown because the "
-              "recording ended, which cuts their latency short."]
+            lines.append(
+                "| "
+                + " | ".join(
+                    [
+                        str(latency),
+                        name,
+                        str(s["utterances"]),
+                        str(s["words"]),
+                        f"{100 * s['wer']:.1f}",
+                        *rates,
+                        f"{ratio:.2f}" if ratio is not None else "-",
+                        pair(s["emission_ms"]),
+                        pair(s["emission_with_compute_ms"]),
+                        pair(s["stable_ms"]),
+                        f"{100 * s['flushed']:.0f}%" if s["flushed"] is not None else "-",
+                        f"{s['word_end_error_ms']['median']:.0f}"
+                        if s["word_end_error_ms"]
+                        else "-",
+                        f"{s['rtf']:.3f}",
+                    ]
+                )
+                + " |"
+            )
+    lines += [
+        "",
+        'Times are median / 90th percentile over recognised words. "at end": words first shown because the '
+        "recording ended, which cuts their latency short.",
+    ]
     for r in report["results"]:
-        lines.append(f"{r['latency']}: {r['cpus_busy']:.2f} CPUs busy, peak memory {r['peak_rss_mb']:.0f} MB "
-                     f"({report['config']['threads']} thread(s), {report['config']['via']}).")
+        lines.append(
+            f"{r['latency']}: {r['cpus_busy']:.2f} CPUs busy, peak memory {r['peak_rss_mb']:.0f} MB "
+            f"({report['config']['threads']} thread(s), {report['config']['via']})."
+        )
     return "\n".join(lines)
 
 
@@ -297,12 +434,22 @@ def read_baseline(path: Path) -> tuple[str, dict]:
 def timeline_words(r: Result) -> list[dict]:
     """The words of one result for the timeline picture."""
     from _scoring import first_shown, key, matches
+
     final = [(w, end) for w, end in r.words if key(w)]
     said = [key(w) for w, _ in final]
     ends = {j: r.utterance.ends[i][1] for i, j in matches([k for k, _ in r.utterance.ends], said)}
-    first, stable = (first_shown(said, [getattr(s, name) for s in r.shown]) for name in ("text", "stable"))
-    return [{"text": w, "end": ends.get(j, end), "shown": None if first[j] is None else r.shown[first[j]].heard,
-             "stable": None if stable[j] is None else r.shown[stable[j]].heard} for j, (w, end) in enumerate(final)]
+    first, stable = (
+        first_shown(said, [getattr(s, name) for s in r.shown]) for name in ("text", "stable")
+    )
+    return [
+        {
+            "text": w,
+            "end": ends.get(j, end),
+            "shown": None if first[j] is None else r.shown[first[j]].heard,
+            "stable": None if stable[j] is None else r.shown[stable[j]].heard,
+        }
+        for j, (w, end) in enumerate(final)
+    ]
 
 
 def _cpu_s() -> float:
@@ -313,28 +460,52 @@ def _cpu_s() -> float:
 def latency(text: str) -> str:
     """An argument: whole milliseconds or "offline"."""
     if not (text == "offline" or text.isdigit()):
-        raise argparse.ArgumentTypeError(f"a latency is whole milliseconds or 'offline', got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"a latency is whole milliseconds or 'offline', got {text!r}"
+        )
     return text
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--manifest", type=Path, required=True)
     add("--dates", "--ends", type=Path, help="JSON lines with the times at which words end")
-    add("--latency", nargs="+", type=latency, metavar="MS", help="or 'offline'; default: all that the model has")
+    add(
+        "--latency",
+        nargs="+",
+        type=latency,
+        metavar="MS",
+        help="or 'offline'; default: all that the model has",
+    )
     add("--limit", type=int, help="at most so many recordings of each set")
     add("--seed", type=int, default=0)
-    add("--tail", type=float, default=0.0, metavar="S", help="silence fed after each recording, as a microphone would")
+    add(
+        "--tail",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="silence fed after each recording, as a microphone would",
+    )
     add("--model", help="a bundle's folder; the embedded one by default")
     add("--engine", choices=("onnx", "torch"))
     add("--decoder", choices=("attention", "ctc", "transducer"))
     add("--beam", type=int, help="hypotheses that compete; 1 is greedy")
     add("--via", choices=("api", "cli"), default="api")
     add("--threads", type=int, default=1)
-    add("--baseline", type=Path, help="JSON: an earlier report with a baseline, or word error rates (%%) by set")
-    add("--baseline-faster-whisper", type=Path, metavar="FOLDER",
-        help="score a CTranslate2 Whisper offline on the same recordings")
+    add(
+        "--baseline",
+        type=Path,
+        help="JSON: an earlier report with a baseline, or word error rates (%%) by set",
+    )
+    add(
+        "--baseline-faster-whisper",
+        type=Path,
+        metavar="FOLDER",
+        help="score a CTranslate2 Whisper offline on the same recordings",
+    )
     add("--json", type=Path)
     add("--picture", type=Path, help="PNG of word error rate against latency")
     add("--timeline", type=Path, help="PNG of one utterance's timeline")
@@ -342,21 +513,32 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def evaluate(args: argparse.Namespace, utterances: list[Utterance], asr: Any = None) -> tuple[dict, dict[str, list]]:
+def evaluate(
+    args: argparse.Namespace, utterances: list[Utterance], asr: Any = None
+) -> tuple[dict, dict[str, list]]:
     """Run everything. Returns the report, and the results of each latency. Without `asr` it is loaded."""
-    options = {k: v for k, v in (("engine", args.engine), ("decoder", args.decoder), ("beam", args.beam)) if v}
+    options = {
+        k: v
+        for k, v in (("engine", args.engine), ("decoder", args.decoder), ("beam", args.beam))
+        if v
+    }
     if asr is None and args.via == "api":
         import speechstream
+
         threads = {"threads": args.threads} if args.threads > 1 else {}
         asr = speechstream.Recognizer.load(args.model, **options, **threads)
     ran: list[tuple[str, list[Result], float, float]] = []
     own = LATENCIES if asr is None else (*map(str, asr.latencies), "offline")
     if asr is not None and not set(args.latency or own) <= set(own):
-        raise SystemExit(f"--latency {' '.join(args.latency)} is not possible with this model; it has {', '.join(own)}")
+        raise SystemExit(
+            f"--latency {' '.join(args.latency)} is not possible with this model; it has {', '.join(own)}"
+        )
     for latency in args.latency or own:
         cpu, wall = _cpu_s(), time.perf_counter()
         if args.via == "cli":
-            flags = [f for k, v in [*options.items(), ("model", args.model)] if v for f in (f"--{k}", v)]
+            flags = [
+                f for k, v in [*options.items(), ("model", args.model)] if v for f in (f"--{k}", v)
+            ]
             results = cli_all(utterances, latency, flags)
         elif latency == "offline":
             results = [offline_one(asr, u) for u in utterances]
@@ -364,28 +546,53 @@ def evaluate(args: argparse.Namespace, utterances: list[Utterance], asr: Any = N
             results = [stream_one(asr, u, int(latency), args.tail) for u in utterances]
         busy = (_cpu_s() - cpu) / (time.perf_counter() - wall)
         who = resource.RUSAGE_CHILDREN if args.via == "cli" else resource.RUSAGE_SELF
-        ran.append((latency, results, busy, resource.getrusage(who).ru_maxrss / 1024))  # KiB; the highest so far
+        ran.append(
+            (latency, results, busy, resource.getrusage(who).ru_maxrss / 1024)
+        )  # KiB; the highest so far
         print(f"{latency}: done", file=sys.stderr)
     from _scoring import english_normaliser
+
     normalise = english_normaliser()
     report: dict = {
-        "config": {"manifest": args.manifest.name, "model": args.model or "embedded", **options, "via": args.via,
-                   "threads": args.threads, "limit": args.limit, "seed": args.seed, "tail_s": args.tail},
-        "results": [{"latency": latency, "sets": summarise(results, normalise), "cpus_busy": busy, "peak_rss_mb": rss,
-                     "utterances": [{"audio": r.utterance.name, "reference": r.utterance.text, "text": r.text}
-                                    for r in results]} for latency, results, busy, rss in ran]}
+        "config": {
+            "manifest": args.manifest.name,
+            "model": args.model or "embedded",
+            **options,
+            "via": args.via,
+            "threads": args.threads,
+            "limit": args.limit,
+            "seed": args.seed,
+            "tail_s": args.tail,
+        },
+        "results": [
+            {
+                "latency": latency,
+                "sets": summarise(results, normalise),
+                "cpus_busy": busy,
+                "peak_rss_mb": rss,
+                "utterances": [
+                    {"audio": r.utterance.name, "reference": r.utterance.text, "text": r.text}
+                    for r in results
+                ],
+            }
+            for latency, results, busy, rss in ran
+        ],
+    }
     if args.baseline:
         report["baseline_name"], report["baseline"] = read_baseline(args.baseline)
     if args.baseline_faster_whisper:
         report["baseline_name"] = "offline Whisper (CTranslate2 int8)"
         report["baseline"] = summarise(
-            faster_whisper_all(args.baseline_faster_whisper, utterances, args.threads), normalise)
+            faster_whisper_all(args.baseline_faster_whisper, utterances, args.threads), normalise
+        )
     return report, {latency: results for latency, results, _, _ in ran}
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # before numpy is imported, which would else use every core
+    os.environ["OMP_NUM_THREADS"] = str(
+        args.threads
+    )  # before numpy is imported, which would else use every core
     utterances = read_manifest(args.manifest, args.dates, args.limit, args.seed)
     report, results = evaluate(args, utterances)
     print(markdown(report))
@@ -398,17 +605,31 @@ def draw(args: argparse.Namespace, report: dict, results: dict[str, list[Result]
     """The pictures that were asked for."""
     if args.picture:
         from _pictures import wer_against_latency
+
         wer_against_latency(report, args.picture)
     if args.timeline:
         from _pictures import timeline
         from speechstream.audio.io import read
+
         live = [n for n in ("320", *results) if n in results and n != "offline"]
-        rows = [r for r in (results[live[0]] if live else ()) if args.utterance in (None, r.utterance.name) and r.shown]
+        rows = [
+            r
+            for r in (results[live[0]] if live else ())
+            if args.utterance in (None, r.utterance.name) and r.shown
+        ]
         if not rows:
-            raise SystemExit("--timeline needs a latency other than offline, --via api, and a recording with text")
+            raise SystemExit(
+                "--timeline needs a latency other than offline, --via api, and a recording with text"
+            )
         samples, rate = read(rows[0].utterance.path)
-        timeline(samples, rate, timeline_words(rows[0]), list(rows[0].endpoints),
-                 f"{rows[0].utterance.name}, {live[0]} ms", args.timeline)
+        timeline(
+            samples,
+            rate,
+            timeline_words(rows[0]),
+            list(rows[0].endpoints),
+            f"{rows[0].utterance.name}, {live[0]} ms",
+            args.timeline,
+        )
 
 
 if __name__ == "__main__":

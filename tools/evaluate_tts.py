@@ -37,15 +37,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _scoring import Errors, alignment, english_normaliser  # noqa: E402
 
 from speechstream.errors import SpeechStreamError  # noqa: E402
-from speechstream.tts.prosody import loudness, pitch  # noqa: E402
+from speechstream.audio.pitch import loudness, pitch  # noqa: E402
 from speechstream.tts.synthesizer import Synthesizer  # noqa: E402
 
-WORDS = {5: "The train leaves at noon.",
-         15: "The train that leaves at noon will reach the old harbour before the evening falls.",
-         40: "The train that leaves at noon will reach the old harbour before the evening falls and the people who are "
-             "waiting there will see how the lights of the small boats move slowly over the dark water of the bay."}
+WORDS = {
+    5: "The train leaves at noon.",
+    15: "The train that leaves at noon will reach the old harbour before the evening falls.",
+    40: "The train that leaves at noon will reach the old harbour before the evening falls and the people who are "
+    "waiting there will see how the lights of the small boats move slowly over the dark water of the bay.",
+}
 HOP_S = 0.01
-NEAR_S = 0.01           # around a seam
+NEAR_S = 0.01  # around a seam
 RECOGNISER_RATE = 16_000
 
 
@@ -84,9 +86,13 @@ def figures(costs: list[Cost], rate: int) -> dict:
     """Milliseconds to the first block (median and worst), and processing time over sound."""
     sound = sum(c.samples for c in costs) / rate
     first, cpu = (sorted(1000 * c.first[i] for c in costs) for i in (0, 1))
-    return {"first_ms": round(first[len(first) // 2], 1), "worst_ms": round(first[-1], 1),
-            "first_cpu_ms": round(cpu[len(cpu) // 2], 1), "rtf": round(sum(c.spent[0] for c in costs) / sound, 4),
-            "cpu_rtf": round(sum(c.spent[1] for c in costs) / sound, 4)}
+    return {
+        "first_ms": round(first[len(first) // 2], 1),
+        "worst_ms": round(first[-1], 1),
+        "first_cpu_ms": round(cpu[len(cpu) // 2], 1),
+        "rtf": round(sum(c.spent[0] for c in costs) / sound, 4),
+        "cpu_rtf": round(sum(c.spent[1] for c in costs) / sound, 4),
+    }
 
 
 def speak(tts: Synthesizer, text: str, **options) -> Speech:
@@ -101,14 +107,18 @@ def speak(tts: Synthesizer, text: str, **options) -> Speech:
             phonemes += chunk.phonemes
     if not blocks:
         raise SystemExit(f"nothing was spoken of {text!r}")
-    return Speech(np.concatenate(blocks), np.cumsum([len(b) for b in blocks])[:-1], tuple(phonemes), cost)
+    return Speech(
+        np.concatenate(blocks), np.cumsum([len(b) for b in blocks])[:-1], tuple(phonemes), cost
+    )
 
 
 def speed(tts: Synthesizer, repeats: int) -> dict:
     """`figures` of the sentences in WORDS."""
     speak(tts, WORDS[5])  # what is made at first use
-    return {str(words): figures([speak(tts, text).cost for _ in range(repeats)], tts.sample_rate)
-            for words, text in WORDS.items()}
+    return {
+        str(words): figures([speak(tts, text).cost for _ in range(repeats)], tts.sample_rate)
+        for words, text in WORDS.items()
+    }
 
 
 def seams(speeches: list[Speech], rate: int) -> dict:
@@ -117,11 +127,14 @@ def seams(speeches: list[Speech], rate: int) -> dict:
     for s in speeches:
         steps = np.abs(np.diff(s.pcm))
         for at in s.seams:
-            around = np.concatenate([steps[max(at - 1 - near, 0):at - 1], steps[at:at + near]])
+            around = np.concatenate([steps[max(at - 1 - near, 0) : at - 1], steps[at : at + near]])
             if len(around) and around.max() > 1e-4:  # not in silence
                 ratios.append(steps[at - 1] / around.max())
-    return {"count": len(ratios), "worst": round(float(max(ratios, default=0)), 3),
-            "above_1.2": sum(bool(r > 1.2) for r in ratios)}
+    return {
+        "count": len(ratios),
+        "worst": round(float(max(ratios, default=0)), 3),
+        "above_1.2": sum(bool(r > 1.2) for r in ratios),
+    }
 
 
 def block_size(tts: Synthesizer, text: str) -> float | None:
@@ -147,27 +160,36 @@ def against_teacher(speeches: list[Speech], rate: int, manifest: Path, voices: l
     for k, speech in enumerate(speeches):
         parts = rows.get(k, [])
         symbols = [p for row in parts for p in row["phonemes"] if p != " "]
-        if symbols != [p.phoneme for p in speech.phonemes] or any(r["speaker"] not in voices for r in parts):
+        if symbols != [p.phoneme for p in speech.phonemes] or any(
+            r["speaker"] not in voices for r in parts
+        ):
             continue
         f0 = pitch(speech.pcm, rate)
         ours += [_symbol(f0, p.start, p.end) for p in speech.phonemes]
         for row in parts:
             pcm, teacher_rate = soundfile.read(manifest.parent / row["audio"], dtype="float32")
             f0, ends = pitch(pcm, teacher_rate), np.cumsum(row["frames"]) * 600 / 24_000
-            theirs += [_symbol(f0, ends[i], ends[i + 1]) for i, p in enumerate(row["phonemes"]) if p != " "]
+            theirs += [
+                _symbol(f0, ends[i], ends[i + 1]) for i, p in enumerate(row["phonemes"]) if p != " "
+            ]
     if not ours:
         return {"sentences": 0}
     a, b = np.array(ours), np.array(theirs)
     voiced = (a > 0) & (b > 0)
     semitones = 12 * np.log2(a[voiced] / b[voiced])
-    return {"symbols": len(a), "voicing_agrees": round(float(((a > 0) == (b > 0)).mean()), 4),
-            "pitch_rmse_semitones": round(float(np.sqrt(np.mean(semitones ** 2))), 3),
-            "pitch_correlation": round(float(np.corrcoef(np.log(a[voiced]), np.log(b[voiced]))[0, 1]), 3)}
+    return {
+        "symbols": len(a),
+        "voicing_agrees": round(float(((a > 0) == (b > 0)).mean()), 4),
+        "pitch_rmse_semitones": round(float(np.sqrt(np.mean(semitones**2))), 3),
+        "pitch_correlation": round(
+            float(np.corrcoef(np.log(a[voiced]), np.log(b[voiced]))[0, 1]), 3
+        ),
+    }
 
 
 def _symbol(f0: np.ndarray, start: float, end: float) -> float:
     """Median pitch of a symbol if at least half of it is voiced, else 0."""
-    part = f0[int(start / HOP_S):max(int(round(end / HOP_S)), int(start / HOP_S) + 1)]
+    part = f0[int(start / HOP_S) : max(int(round(end / HOP_S)), int(start / HOP_S) + 1)]
     heard = part[part > 0]
     return float(np.median(heard)) if len(heard) * 2 >= max(len(part), 1) else 0.0
 
@@ -177,10 +199,20 @@ def recognisers(args: argparse.Namespace) -> dict:
     out = {}
     if args.whisper:
         from faster_whisper import WhisperModel
-        model = WhisperModel(str(args.whisper), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
-        out["whisper"] = lambda pcm: " ".join(s.text for s in model.transcribe(pcm, language="en", beam_size=5)[0])
+
+        model = WhisperModel(
+            str(args.whisper),
+            device="cpu",
+            compute_type="int8",
+            cpu_threads=1,
+            local_files_only=True,
+        )
+        out["whisper"] = lambda pcm: " ".join(
+            s.text for s in model.transcribe(pcm, language="en", beam_size=5)[0]
+        )
     if args.own:
         from speechstream.asr.recognizer import Recognizer
+
         own = Recognizer.load()
         out["own"] = lambda pcm: own.transcribe(pcm, sample_rate=RECOGNISER_RATE).text
     return out
@@ -189,8 +221,8 @@ def recognisers(args: argparse.Namespace) -> dict:
 def wer(listeners: dict, texts: list[str], sounds: list[tuple[np.ndarray, int]]) -> dict:
     """Word errors of each recogniser over all sentences, and what was heard where it differs."""
     from speechstream.audio.resample import Resampler
-    from speechstream.tts import lexicon
-    from speechstream.tts.normalise import Normaliser
+    from speechstream.text.en import lexicon
+    from speechstream.text.en.normalise import Normaliser
 
     english, expand, result = english_normaliser(), Normaliser(known=lexicon.load().known), {}
 
@@ -200,11 +232,17 @@ def wer(listeners: dict, texts: list[str], sounds: list[tuple[np.ndarray, int]])
     for name, listen in listeners.items():
         errors, heard_wrong = Errors(), []
         for text, (pcm, rate) in zip(texts, sounds):
-            heard = listen(Resampler(rate, RECOGNISER_RATE)(pcm[None])[0] if rate != RECOGNISER_RATE else pcm)
+            heard = listen(
+                Resampler(rate, RECOGNISER_RATE)(pcm[None])[0] if rate != RECOGNISER_RATE else pcm
+            )
             a, b = normalise(text).split(), normalise(heard).split()
             pairs = alignment(a, b)
-            found = Errors(len(a), sum(i is not None and j is not None and a[i] != b[j] for i, j in pairs),
-                           sum(j is None for _, j in pairs), sum(i is None for i, _ in pairs))
+            found = Errors(
+                len(a),
+                sum(i is not None and j is not None and a[i] != b[j] for i, j in pairs),
+                sum(j is None for _, j in pairs),
+                sum(i is None for i, _ in pairs),
+            )
             errors += found
             if found.total:
                 heard_wrong.append({"said": text, "heard": heard.strip()})
@@ -220,16 +258,27 @@ def dnsmos(sounds: list[tuple[np.ndarray, int]]) -> dict:
         return {"skipped": f"the package speechmos cannot be used: {error}"}
     from speechstream.audio.resample import Resampler
 
-    heard = [Resampler(rate, RECOGNISER_RATE)(pcm[None])[0] if rate != RECOGNISER_RATE else pcm for pcm, rate in sounds]
+    heard = [
+        Resampler(rate, RECOGNISER_RATE)(pcm[None])[0] if rate != RECOGNISER_RATE else pcm
+        for pcm, rate in sounds
+    ]
     rows = [judge.run(np.clip(pcm, -1, 1), RECOGNISER_RATE) for pcm in heard]
-    return {name: round(float(np.mean([r[key] for r in rows])), 2) for name, key in
-            (("speech", "sig_mos"), ("background", "bak_mos"), ("overall", "ovrl_mos"), ("p808", "p808_mos"))}
+    return {
+        name: round(float(np.mean([r[key] for r in rows])), 2)
+        for name, key in (
+            ("speech", "sig_mos"),
+            ("background", "bak_mos"),
+            ("overall", "ovrl_mos"),
+            ("p808", "p808_mos"),
+        )
+    }
 
 
 def streaming_vits_speed(model: Path, repeats: int) -> dict:
     """The same figures as `speed` for the package streaming-vits, one thread, its own schedule; or why there are none."""
     try:
         from streaming_vits import StreamingTTS
+
         peer = StreamingTTS(str(model), config_path=str(model) + ".json", threads=1, verbose=False)
     except (ImportError, RuntimeError) as error:
         return {"skipped": f"streaming-vits cannot be used: {error}"}
@@ -241,7 +290,10 @@ def streaming_vits_speed(model: Path, repeats: int) -> dict:
         return cost
 
     run(WORDS[5])
-    return {str(words): figures([run(text) for _ in range(repeats)], peer.sample_rate) for words, text in WORDS.items()}
+    return {
+        str(words): figures([run(text) for _ in range(repeats)], peer.sample_rate)
+        for words, text in WORDS.items()
+    }
 
 
 def long_stream(tts: Synthesizer, texts: list[str], minutes: float) -> dict:
@@ -255,14 +307,22 @@ def long_stream(tts: Synthesizer, texts: list[str], minutes: float) -> dict:
                 pcm, buffer = np.concatenate(buffer), []
                 f0 = pitch(pcm, rate)
                 level = loudness(pcm, rate)
-                rows.append((float(np.median(f0[f0 > 0])), float(10 * np.log10(np.mean(10 ** (level / 10))))))
+                rows.append(
+                    (
+                        float(np.median(f0[f0 > 0])),
+                        float(10 * np.log10(np.mean(10 ** (level / 10)))),
+                    )
+                )
                 peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
                 at += 1
                 if at >= minutes:
                     break
-    return {"minutes": at, "megabytes_first_last": [peak[0], peak[-1]],
-            "pitch_hz_first_last": [round(rows[0][0], 1), round(rows[-1][0], 1)],
-            "level_db_first_last": [round(rows[0][1], 2), round(rows[-1][1], 2)]}
+    return {
+        "minutes": at,
+        "megabytes_first_last": [peak[0], peak[-1]],
+        "pitch_hz_first_last": [round(rows[0][0], 1), round(rows[-1][0], 1)],
+        "level_db_first_last": [round(rows[0][1], 2), round(rows[-1][1], 2)],
+    }
 
 
 def _endless(stream, texts: list[str]):
@@ -277,17 +337,33 @@ def _endless(stream, texts: list[str]):
 def picture(columns: dict[str, tuple[np.ndarray, int]], title: str, path: Path) -> None:
     """Spectrograms side by side, all to 8 kHz and on one scale of time."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(columns), 1, figsize=(9, 2.2 * len(columns)), layout="constrained", sharex=True,
-                                squeeze=False)
+    figure, axes = plt.subplots(
+        len(columns),
+        1,
+        figsize=(9, 2.2 * len(columns)),
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
+    )
     for axis, (name, (pcm, rate)) in zip(axes[:, 0], columns.items()):
         size, hop = round(0.03 * rate), round(0.005 * rate)
-        frames = np.lib.stride_tricks.sliding_window_view(np.pad(pcm, (0, size)), size)[::hop] * np.hanning(size)
+        frames = np.lib.stride_tricks.sliding_window_view(np.pad(pcm, (0, size)), size)[
+            ::hop
+        ] * np.hanning(size)
         power = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=-1)) + 1e-6).T
-        axis.imshow(power, origin="lower", aspect="auto", cmap="magma", vmin=power.max() - 80, vmax=power.max(),
-                    extent=(0, len(pcm) / rate, 0, rate / 2000))
+        axis.imshow(
+            power,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=power.max() - 80,
+            vmax=power.max(),
+            extent=(0, len(pcm) / rate, 0, rate / 2000),
+        )
         axis.set_ylim(0, min(8, rate / 2000))
         axis.set_ylabel(f"{name}\nkHz")
     axes[-1, 0].set_xlabel("seconds")
@@ -297,39 +373,78 @@ def picture(columns: dict[str, tuple[np.ndarray, int]], title: str, path: Path) 
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("voices", nargs="+", metavar="NAME=VOICE")
     add("--sentences", type=Path, required=True, help="one a line")
     add("--count", type=int, default=None, help="only the first so many sentences")
-    add("--speaker", default=None, help="of the first voice (default: alternately all of them, as the teacher did)")
+    add(
+        "--speaker",
+        default=None,
+        help="of the first voice (default: alternately all of them, as the teacher did)",
+    )
     add("--whisper", type=Path, metavar="FOLDER", help="CTranslate2 weights of Whisper base")
     add("--own", action="store_true", help="read back with the embedded recogniser too")
-    add("--dnsmos", action="store_true", help="predicted opinions too, where the package speechmos is installed")
-    add("--streaming-vits", type=Path, metavar="PIPER.ONNX", help="also the speed of the package streaming-vits on it")
+    add(
+        "--dnsmos",
+        action="store_true",
+        help="predicted opinions too, where the package speechmos is installed",
+    )
+    add(
+        "--streaming-vits",
+        type=Path,
+        metavar="PIPER.ONNX",
+        help="also the speed of the package streaming-vits on it",
+    )
     add("--teacher", type=Path, metavar="TEST.JSONL")
-    add("--codec", type=Path, metavar="FOLDER", help="encoder.onnx and decoder.onnx: the teacher through the codec alone")
-    add("--human", type=Path, metavar="DEV.JSONL", help="recordings with transcripts, as they are and through the codec")
+    add(
+        "--codec",
+        type=Path,
+        metavar="FOLDER",
+        help="encoder.onnx and decoder.onnx: the teacher through the codec alone",
+    )
+    add(
+        "--human",
+        type=Path,
+        metavar="DEV.JSONL",
+        help="recordings with transcripts, as they are and through the codec",
+    )
     add("--human-count", type=int, default=60, help="the first so many of them")
     add("--repeats", type=int, default=15, help="runs of each sentence whose speed is measured")
-    add("--long", type=float, default=0, metavar="MINUTES", help="also one stream of so many minutes")
+    add(
+        "--long",
+        type=float,
+        default=0,
+        metavar="MINUTES",
+        help="also one stream of so many minutes",
+    )
     add("--pictures", type=int, default=3)
     add("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
-    texts = [t for t in args.sentences.read_text(encoding="utf-8").splitlines() if t.strip()][:args.count]
+    texts = [t for t in args.sentences.read_text(encoding="utf-8").splitlines() if t.strip()][
+        : args.count
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
     listeners, report, spoken = recognisers(args), {"sentences": len(texts), "voices": {}}, {}
     teacher = teacher_sounds(args.teacher, len(texts)) if args.teacher else {}
     if teacher:
-        report["teacher"] = {"wer": wer(listeners, [texts[k] for k in teacher], list(teacher.values()))}
+        report["teacher"] = {
+            "wer": wer(listeners, [texts[k] for k in teacher], list(teacher.values()))
+        }
         report["teacher"] |= {"dnsmos": dnsmos(list(teacher.values()))} if args.dnsmos else {}
         if args.codec:
             coded = {k: through_codec(args.codec, *sound) for k, sound in teacher.items()}
-            report["codec"] = {"wer": wer(listeners, [texts[k] for k in coded], list(coded.values()))}
+            report["codec"] = {
+                "wer": wer(listeners, [texts[k] for k in coded], list(coded.values()))
+            }
     if args.human and args.codec:
         said, sounds = recordings(args.human, args.human_count)
         report["human"] = {"wer": wer(listeners, said, sounds)}
-        report["human, coded"] = {"wer": wer(listeners, said, [through_codec(args.codec, *s) for s in sounds])}
+        report["human, coded"] = {
+            "wer": wer(listeners, said, [through_codec(args.codec, *s) for s in sounds])
+        }
     for position, given in enumerate(args.voices):
         name, _, path = given.partition("=")
         try:
@@ -340,31 +455,58 @@ def main(arguments: list[str] | None = None) -> dict:
         speeches = [speak(tts, t, voice=names[k % len(names)]) for k, t in enumerate(texts)]
         (args.out / name).mkdir(exist_ok=True)
         for k, s in enumerate(speeches):
-            soundfile.write(args.out / name / f"{k:03d}.wav", np.clip(s.pcm, -1, 1), tts.sample_rate)
+            soundfile.write(
+                args.out / name / f"{k:03d}.wav", np.clip(s.pcm, -1, 1), tts.sample_rate
+            )
         sounds = [(s.pcm, tts.sample_rate) for s in speeches]
-        entry = {"wer": wer(listeners, texts, sounds), "seams": seams(speeches, tts.sample_rate),
-                 "streamed_against_offline": block_size(tts, texts[0]), "speed": speed(tts, args.repeats),
-                 "seconds": round(sum(len(s.pcm) for s in speeches) / tts.sample_rate, 1)}
+        entry = {
+            "wer": wer(listeners, texts, sounds),
+            "seams": seams(speeches, tts.sample_rate),
+            "streamed_against_offline": block_size(tts, texts[0]),
+            "speed": speed(tts, args.repeats),
+            "seconds": round(sum(len(s.pcm) for s in speeches) / tts.sample_rate, 1),
+        }
         entry |= {"dnsmos": dnsmos(sounds)} if args.dnsmos else {}
         if args.teacher and not position:
-            entry["teacher"] = against_teacher(speeches, tts.sample_rate, args.teacher, list(tts.voices))
+            entry["teacher"] = against_teacher(
+                speeches, tts.sample_rate, args.teacher, list(tts.voices)
+            )
         if args.long:
             entry["long"] = long_stream(tts, texts, args.long)
         report["voices"][name], spoken[name] = entry, sounds
     if args.streaming_vits:
-        report["voices"]["streaming-vits"] = {"wer": {}, "speed": streaming_vits_speed(args.streaming_vits, args.repeats)}
+        report["voices"]["streaming-vits"] = {
+            "wer": {},
+            "speed": streaming_vits_speed(args.streaming_vits, args.repeats),
+        }
     for k in range(min(args.pictures, len(texts))):
         columns = {"teacher": teacher[k]} if k in teacher else {}
         if k in teacher and args.codec:
             columns["codec"] = coded[k]
-        picture(columns | {n: sounds[k] for n, sounds in spoken.items()}, texts[k], args.out / f"{k:03d}.png")
-    (args.out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        picture(
+            columns | {n: sounds[k] for n, sounds in spoken.items()},
+            texts[k],
+            args.out / f"{k:03d}.png",
+        )
+    (args.out / "report.json").write_text(
+        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     before = ("teacher", "codec", "human", "human, coded")
-    for name, entry in [*((n, report[n]) for n in before if n in report), *report["voices"].items()]:
+    for name, entry in [
+        *((n, report[n]) for n in before if n in report),
+        *report["voices"].items(),
+    ]:
         heard = ", ".join(f"WER {n} {100 * r['wer']:.1f} %" for n, r in entry["wer"].items())
-        fast = ", ".join(s if w == "skipped" else f"{w} words {s['first_ms']} ms (cpu {s['first_cpu_ms']}), "
-                         f"RTF {s['rtf']} (cpu {s['cpu_rtf']})" for w, s in entry.get("speed", {}).items())
-        print(f"{name}: {heard}; {fast}; {entry.get('seams', '')} {entry.get('dnsmos', '')} {entry.get('teacher', '')}")
+        fast = ", ".join(
+            s
+            if w == "skipped"
+            else f"{w} words {s['first_ms']} ms (cpu {s['first_cpu_ms']}), "
+            f"RTF {s['rtf']} (cpu {s['cpu_rtf']})"
+            for w, s in entry.get("speed", {}).items()
+        )
+        print(
+            f"{name}: {heard}; {fast}; {entry.get('seams', '')} {entry.get('dnsmos', '')} {entry.get('teacher', '')}"
+        )
     return report
 
 
@@ -382,8 +524,12 @@ def teacher_sounds(manifest: Path, count: int) -> dict[int, tuple[np.ndarray, in
 def recordings(manifest: Path, count: int) -> tuple[list[str], list[tuple[np.ndarray, int]]]:
     """Transcripts of a JSON-lines manifest and their recordings, mono."""
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()][:count]
-    sounds = [soundfile.read(manifest.parent / r["audio"], dtype="float32", always_2d=True) for r in rows]
-    return [r["text"].lower() if r["text"].isupper() else r["text"] for r in rows], [(x.mean(1), rate) for x, rate in sounds]
+    sounds = [
+        soundfile.read(manifest.parent / r["audio"], dtype="float32", always_2d=True) for r in rows
+    ]
+    return [r["text"].lower() if r["text"].isupper() else r["text"] for r in rows], [
+        (x.mean(1), rate) for x, rate in sounds
+    ]
 
 
 def through_codec(folder: Path, pcm: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
@@ -396,7 +542,9 @@ def through_codec(folder: Path, pcm: np.ndarray, rate: int) -> tuple[np.ndarray,
     if encoder.sample_rate != rate:
         pcm, rate = Resampler(rate, encoder.sample_rate)(pcm[None])[0], encoder.sample_rate
     padded = np.pad(pcm, (0, decoder.delay))
-    return decoder(encoder(padded[None, None]))[0, 0, decoder.delay:decoder.delay + len(pcm)], rate
+    return decoder(encoder(padded[None, None]))[
+        0, 0, decoder.delay : decoder.delay + len(pcm)
+    ], rate
 
 
 if __name__ == "__main__":

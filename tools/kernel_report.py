@@ -29,12 +29,19 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels.specimens import Specimen, specimens  # noqa: E402
+from tools.kernels.specimens import Specimen, specimens  # noqa: E402
 
 ARCHES = (80, 90, 100)
-FAST = ("chunked_attention.forward.rope", "chunked_attention.backward_kv.plain", "attention_step.rope",
-        "attention_step.relative", "conv_step.layer", "transducer.joint.full", "transducer.greedy.stateless",
-        "rvq_lookup")
+FAST = (
+    "chunked_attention.forward.rope",
+    "chunked_attention.backward_kv.plain",
+    "attention_step.rope",
+    "attention_step.relative",
+    "conv_step.layer",
+    "transducer.joint.full",
+    "transducer.greedy.stateless",
+    "rvq_lookup",
+)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}  # bytes; without a suffix, 4
@@ -47,7 +54,9 @@ def compile_for(s: Specimen, config: triton.Config, arch: int) -> triton.compile
     constants = s.constants | config.kwargs
     signature, hints = {}, {}
     for index, p in enumerate(kernel.params):
-        if p.is_constexpr or p.name in s.constants:  # a launch turns an argument that is 1 into a constant too
+        if (
+            p.is_constexpr or p.name in s.constants
+        ):  # a launch turns an argument that is 1 into a constant too
             signature[p.name] = "constexpr"
             if p.name not in constants:
                 raise ValueError(f"{s.name}: the specimen gives no value for {p.name}")
@@ -56,8 +65,11 @@ def compile_for(s: Specimen, config: triton.Config, arch: int) -> triton.compile
         if signature[p.name].startswith("*") or (p.name in s.divisible and not p.do_not_specialize):
             hints[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, hints)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32),
-                          options={"num_warps": config.num_warps, "num_stages": config.num_stages})
+    return triton.compile(
+        source,
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+    )
 
 
 def inspect(compiled) -> dict:
@@ -65,8 +77,14 @@ def inspect(compiled) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(compiled.asm["cubin"])
         f.flush()
-        run = lambda *flags: subprocess.run([CUOBJDUMP, *flags, f.name], check=True, capture_output=True,  # noqa: E731
-                                            text=True).stdout
+        run = lambda *flags: (
+            subprocess.run(
+                [CUOBJDUMP, *flags, f.name],
+                check=True,
+                capture_output=True,  # noqa: E731
+                text=True,
+            ).stdout
+        )
         usage, sass = run("--dump-resource-usage"), run("--dump-sass")
     number = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     loaded = collections.Counter()
@@ -75,10 +93,17 @@ def inspect(compiled) -> dict:
         loaded[width] += width
     bulk = len(re.findall(r"\bUTMALDG", sass))
     total = sum(loaded.values()) or 1
-    return {"registers": number["REG"], "stack": number["STACK"] + number["LOCAL"],
-            "spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)), "shared": compiled.metadata.shared,
-            "wide": loaded[16] / total, "wide8": loaded[8] / total, "bulk": bulk, "loads": sum(loaded.values()),
-            "matrix": collections.Counter(MATRIX.findall(sass)).most_common(1)}
+    return {
+        "registers": number["REG"],
+        "stack": number["STACK"] + number["LOCAL"],
+        "spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
+        "shared": compiled.metadata.shared,
+        "wide": loaded[16] / total,
+        "wide8": loaded[8] / total,
+        "bulk": bulk,
+        "loads": sum(loaded.values()),
+        "matrix": collections.Counter(MATRIX.findall(sass)).most_common(1),
+    }
 
 
 def gates(s: Specimen, arch: int, r: dict) -> list[str]:
@@ -97,9 +122,13 @@ def gates(s: Specimen, arch: int, r: dict) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHES), help="compute capabilities, as 90")
+    parser.add_argument(
+        "--arch", type=int, nargs="+", default=list(ARCHES), help="compute capabilities, as 90"
+    )
     parser.add_argument("--only", default="", help="only kernels whose name contains this")
-    parser.add_argument("--fast", action="store_true", help="sm_90 only, and only the kernels that decide the speed")
+    parser.add_argument(
+        "--fast", action="store_true", help="sm_90 only, and only the kernels that decide the speed"
+    )
     parser.add_argument("--all-configs", action="store_true", help="every tuning configuration")
     args = parser.parse_args()
     head = f"{'kernel':44} {'sm':>4} {'config':26} {'reg':>4} {'spill':>5} {'shared':>7} {'16B':>5} {'8B':>5} matrix"
@@ -115,20 +144,31 @@ def main() -> int:
             for config in s.configs:
                 if passed and not args.all_configs:
                     break
-                label = " ".join(f"{k}={v}" for k, v in config.kwargs.items()) + f" w{config.num_warps}"
+                label = (
+                    " ".join(f"{k}={v}" for k, v in config.kwargs.items()) + f" w{config.num_warps}"
+                )
                 try:
                     r = inspect(compile_for(s, config, arch))
                 except Exception as error:  # a kernel that does not compile is a result to report
-                    print(f"{s.name:44} {arch:>4} {label:26} does not compile: {str(error).strip().splitlines()[-1]}")
+                    print(
+                        f"{s.name:44} {arch:>4} {label:26} does not compile: {str(error).strip().splitlines()[-1]}"
+                    )
                     continue
                 matrix = f"{r['matrix'][0][0]} x{r['matrix'][0][1]}" if r["matrix"] else "-"
                 bad = gates(s, arch, r)
                 passed |= not bad
-                print(f"{s.name:44} {arch:>4} {label:26} {r['registers']:>4} {r['spills']:>5} {r['shared']:>7} "
-                      f"{r['wide']:>5.0%} {r['wide8']:>5.0%} {matrix}" + ("  over: " + "; ".join(bad) if bad else ""),
-                      flush=True)
+                print(
+                    f"{s.name:44} {arch:>4} {label:26} {r['registers']:>4} {r['spills']:>5} {r['shared']:>7} "
+                    f"{r['wide']:>5.0%} {r['wide8']:>5.0%} {matrix}"
+                    + ("  over: " + "; ".join(bad) if bad else ""),
+                    flush=True,
+                )
             failures += not passed
-    print("all gates passed" if not failures else f"{failures} kernels have no configuration that passes")
+    print(
+        "all gates passed"
+        if not failures
+        else f"{failures} kernels have no configuration that passes"
+    )
     return int(failures > 0)
 
 

@@ -17,16 +17,50 @@ from safetensors.torch import save_file
 
 DIM, LEVELS, FRAMES = 16, 5, 12
 TINY = {
-    "sample_rate": 480, "channels": 1, "frame_rate": 10,  # 48 samples a frame: ratios 4 * 3 * 2 and the stride of 2
-    "seanet": {"channels": 1, "dimension": DIM, "causal": True, "n_filters": 2, "n_residual_layers": 1,
-               "activation": "ELU", "compress": 2, "dilation_base": 2, "disable_norm_outer_blocks": 0,
-               "kernel_size": 7, "residual_kernel_size": 3, "last_kernel_size": 3, "norm": "none",
-               "pad_mode": "constant", "ratios": [4, 3, 2], "true_skip": True},
-    "quantizer": {"dimension": 8, "n_q": LEVELS, "bins": 32, "input_dimension": DIM, "output_dimension": DIM},
-    "transformer": {"d_model": DIM, "num_heads": 2, "num_layers": 2, "causal": True, "layer_scale": 0.5,
-                    "context": 9, "conv_layout": True, "max_period": 10000, "gating": "none", "norm": "layer_norm",
-                    "positional_embedding": "rope", "dim_feedforward": 24, "input_dimension": DIM,
-                    "output_dimensions": [DIM]},
+    "sample_rate": 480,
+    "channels": 1,
+    "frame_rate": 10,  # 48 samples a frame: ratios 4 * 3 * 2 and the stride of 2
+    "seanet": {
+        "channels": 1,
+        "dimension": DIM,
+        "causal": True,
+        "n_filters": 2,
+        "n_residual_layers": 1,
+        "activation": "ELU",
+        "compress": 2,
+        "dilation_base": 2,
+        "disable_norm_outer_blocks": 0,
+        "kernel_size": 7,
+        "residual_kernel_size": 3,
+        "last_kernel_size": 3,
+        "norm": "none",
+        "pad_mode": "constant",
+        "ratios": [4, 3, 2],
+        "true_skip": True,
+    },
+    "quantizer": {
+        "dimension": 8,
+        "n_q": LEVELS,
+        "bins": 32,
+        "input_dimension": DIM,
+        "output_dimension": DIM,
+    },
+    "transformer": {
+        "d_model": DIM,
+        "num_heads": 2,
+        "num_layers": 2,
+        "causal": True,
+        "layer_scale": 0.5,
+        "context": 9,
+        "conv_layout": True,
+        "max_period": 10000,
+        "gating": "none",
+        "norm": "layer_norm",
+        "positional_embedding": "rope",
+        "dim_feedforward": 24,
+        "input_dimension": DIM,
+        "output_dimensions": [DIM],
+    },
 }
 
 
@@ -61,12 +95,26 @@ def main() -> None:
         for block in audio.split(model.frame_size, -1):
             streamed_codes.append(model.encode(block))
             streamed.append(model.decode(streamed_codes[-1]))
-    result["streamed_codes"], result["streamed"] = torch.cat(streamed_codes, -1), torch.cat(streamed, -1)
+    result["streamed_codes"], result["streamed"] = (
+        torch.cat(streamed_codes, -1),
+        torch.cat(streamed, -1),
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous().clone() for k, v in {**result, **{f"weights.{n}": w for n, w in
-               model.state_dict().items()}}.items()}, target, metadata={"config": json.dumps(TINY)})
-    print(f"{target}: {target.stat().st_size:,} bytes; streamed against offline "
-          f"{(result['streamed'] - result['decoded']).abs().max():.2e}")
+    save_file(
+        {
+            k: v.contiguous().clone()
+            for k, v in {
+                **result,
+                **{f"weights.{n}": w for n, w in model.state_dict().items()},
+            }.items()
+        },
+        target,
+        metadata={"config": json.dumps(TINY)},
+    )
+    print(
+        f"{target}: {target.stat().st_size:,} bytes; streamed against offline "
+        f"{(result['streamed'] - result['decoded']).abs().max():.2e}"
+    )
 
 
 if __name__ == "__main__":

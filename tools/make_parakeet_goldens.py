@@ -29,33 +29,62 @@ FRAMES, SHORT, LOOKAHEADS = 150, 90, (13, 6, 1, 0)
 
 
 def encoder(**changes) -> dict:
-    return {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
-            "num_mel_bins": 16, "subsampling_conv_channels": 8, "conv_kernel_size": 9, "max_position_embeddings": 500,
-            "scale_input": False} | changes
+    return {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "num_mel_bins": 16,
+        "subsampling_conv_channels": 8,
+        "conv_kernel_size": 9,
+        "max_position_embeddings": 500,
+        "scale_input": False,
+    } | changes
 
 
 def build(name: str):
     if name == "ctc":
-        return ParakeetForCTC(ParakeetCTCConfig(vocab_size=21, pad_token_id=20, encoder_config=encoder()))
+        return ParakeetForCTC(
+            ParakeetCTCConfig(vocab_size=21, pad_token_id=20, encoder_config=encoder())
+        )
     if name == "tdt":
-        return ParakeetForTDT(ParakeetTDTConfig(
-            vocab_size=21, blank_token_id=20, pad_token_id=2, decoder_hidden_size=12, num_decoder_layers=2,
-            encoder_config=encoder(attention_bias=False, convolution_bias=False, scale_input=True)))
-    return NemotronAsrStreamingForRNNT(NemotronAsrStreamingConfig(
-        vocab_size=21, blank_token_id=20, pad_token_id=0, decoder_hidden_size=12, num_decoder_layers=1,
-        encoder_config=encoder(sliding_window=15)))
+        return ParakeetForTDT(
+            ParakeetTDTConfig(
+                vocab_size=21,
+                blank_token_id=20,
+                pad_token_id=2,
+                decoder_hidden_size=12,
+                num_decoder_layers=2,
+                encoder_config=encoder(
+                    attention_bias=False, convolution_bias=False, scale_input=True
+                ),
+            )
+        )
+    return NemotronAsrStreamingForRNNT(
+        NemotronAsrStreamingConfig(
+            vocab_size=21,
+            blank_token_id=20,
+            pad_token_id=0,
+            decoder_hidden_size=12,
+            num_decoder_layers=1,
+            encoder_config=encoder(sliding_window=15),
+        )
+    )
 
 
 def goldens(name: str, model) -> dict[str, np.ndarray]:
     mel = torch.randn(2, FRAMES, 16, generator=torch.Generator().manual_seed(2))
     lengths = torch.tensor([FRAMES, SHORT])
     mask = torch.arange(FRAMES) < lengths[:, None]
-    mel = mel * mask[:, :, None]  # as its feature extractor pads: its first convolution does not mask
+    mel = (
+        mel * mask[:, :, None]
+    )  # as its feature extractor pads: its first convolution does not mask
     out = {"mel": mel.numpy(), "lengths": lengths.numpy()}
     if name == "streaming":
         for right in LOOKAHEADS:
-            out[f"encoder_{right}"] = model.encoder(mel, attention_mask=mask,
-                                                    num_lookahead_tokens=right).last_hidden_state.numpy()
+            out[f"encoder_{right}"] = model.encoder(
+                mel, attention_mask=mask, num_lookahead_tokens=right
+            ).last_hidden_state.numpy()
         y = out[f"encoder_{LOOKAHEADS[0]}"]
     else:
         y = out["encoder"] = model.encoder(mel, attention_mask=mask).last_hidden_state.numpy()
@@ -87,13 +116,24 @@ def main(target: Path) -> None:
             folder = target / name
             model.save_pretrained(folder)
             arrays = goldens(name, model)
-        settings = {"feature_size": 16, "sampling_rate": 16000, "hop_length": 160, "win_length": 400, "n_fft": 512,
-                    "preemphasis": 0.97}
+        settings = {
+            "feature_size": 16,
+            "sampling_rate": 16000,
+            "hop_length": 160,
+            "win_length": 400,
+            "n_fft": 512,
+            "preemphasis": 0.97,
+        }
         if name == "streaming":
-            settings |= {"supported_num_lookahead_tokens": list(LOOKAHEADS), "default_num_lookahead_tokens": 13}
+            settings |= {
+                "supported_num_lookahead_tokens": list(LOOKAHEADS),
+                "default_num_lookahead_tokens": 13,
+            }
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))
         vocab = {f"\u2581t{i}": i for i in range(20)}
-        (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": []}))
+        (folder / "tokenizer.json").write_text(
+            json.dumps({"model": {"vocab": vocab}, "added_tokens": []})
+        )
         (folder / "generation_config.json").unlink(missing_ok=True)
         np.savez_compressed(folder / "golden.npz", **arrays)
         print(name, {k: v.shape for k, v in arrays.items()})

@@ -13,16 +13,45 @@ import torch
 from speechstream.export.acoustic import export_voice
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
-from speechstream.tts.phonemes import SYMBOLS
+from speechstream.text.en.phonemes import SYMBOLS
 
-CODEC = SmallCodecConfig(sample_rate=8000, hop=80, overlap=2, stride=4, mels=8, fine_dim=16, expansion=1,
-                         kernel=3, decoder_blocks=1, levels=2, bins=16, code_dim=8)
-MODEL = AcousticConfig(symbols=len(SYMBOLS), speakers=2, dim=16, encoder_layers=1, encoder_heads=2,
-                       encoder_feedforward=16, kernel=3, decoder_dim=16, decoder_layers=2, decoder_heads=2,
-                       decoder_feedforward=16, context=8, groups=(2,), bins=16, code_dim=8, depth_width=16,
-                       depth_blocks=1)
-SPEAKERS = [{"name": "one", "description": "random weights", "pitch_hz": 200.0},
-            {"name": "two", "description": "random weights", "pitch_hz": 110.0}]
+CODEC = SmallCodecConfig(
+    sample_rate=8000,
+    hop=80,
+    overlap=2,
+    stride=4,
+    mels=8,
+    fine_dim=16,
+    expansion=1,
+    kernel=3,
+    decoder_blocks=1,
+    levels=2,
+    bins=16,
+    code_dim=8,
+)
+MODEL = AcousticConfig(
+    symbols=len(SYMBOLS),
+    speakers=2,
+    dim=16,
+    encoder_layers=1,
+    encoder_heads=2,
+    encoder_feedforward=16,
+    kernel=3,
+    decoder_dim=16,
+    decoder_layers=2,
+    decoder_heads=2,
+    decoder_feedforward=16,
+    context=8,
+    groups=(2,),
+    bins=16,
+    code_dim=8,
+    depth_width=16,
+    depth_blocks=1,
+)
+SPEAKERS = [
+    {"name": "one", "description": "random weights", "pitch_hz": 200.0},
+    {"name": "two", "description": "random weights", "pitch_hz": 110.0},
+]
 
 
 def tiny(seed: int = 0) -> tuple[AcousticModel, SmallCodec]:
@@ -40,7 +69,9 @@ def tiny(seed: int = 0) -> tuple[AcousticModel, SmallCodec]:
 
 
 def main(folder: str) -> None:
-    export_voice(*tiny(), Path(folder), SPEAKERS, {"name": "tiny", "licence": "Apache-2.0"}, blocks=(2, 4))
+    export_voice(
+        *tiny(), Path(folder), SPEAKERS, {"name": "tiny", "licence": "Apache-2.0"}, blocks=(2, 4)
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What is no speech must give no words: minutes of silence, noise and music through a live stream.
 
-    python tools/noise_asr.py --minutes 10
+python tools/noise_asr.py --minutes 10
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def music(n: int, rng: np.random.Generator) -> np.ndarray:
     bars = []
     for _ in range(-(-n // beat)):
         root = 220 * 2 ** (rng.integers(0, 24) / 12)
-        tones = [np.sin(2 * np.pi * root * chord * k * t) / k for chord in (1, 1.26, 1.5) for k in range(1, 6)]
+        tones = [
+            np.sin(2 * np.pi * root * chord * k * t) / k
+            for chord in (1, 1.26, 1.5)
+            for k in range(1, 6)
+        ]
         bars.append(0.05 * np.exp(-3 * t) * np.sum(tones, 0))
     return np.concatenate(bars)[:n]
 
@@ -61,24 +65,29 @@ def hum(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--latency", type=int, default=320)
     parser.add_argument("--model", help="a bundle's folder; the embedded one by default")
     args = parser.parse_args()
     from speechstream import Final, Partial, Recognizer
+
     asr, n, loud = Recognizer.load(args.model), int(60 * RATE * args.minutes), 0
     for kind in (silence, faint, white, pink, babble, music, clicks, hum):
         x, began = kind(n, np.random.default_rng(0)).astype(np.float32), time.perf_counter()
         stream, events = asr.stream(args.latency), []
         for i in range(0, n, 1600):
-            events += stream.push(x[i: i + 1600])
+            events += stream.push(x[i : i + 1600])
         events += stream.finish()
         words = [w.text for e in events if isinstance(e, Final) for w in e.words]
         shown = sum(isinstance(e, Partial) for e in events)
         took = time.perf_counter() - began
-        print(f"{kind.__name__:8} {args.minutes:g} min: {len(words)} words, {shown} partials, {took:.0f} s  {' '.join(words[:8])}",
-              flush=True)
+        print(
+            f"{kind.__name__:8} {args.minutes:g} min: {len(words)} words, {shown} partials, {took:.0f} s  {' '.join(words[:8])}",
+            flush=True,
+        )
         loud += len(words) + shown
     return 1 if loud else 0
 

@@ -41,19 +41,22 @@ class Said:
 def resident_mb() -> float:
     """Memory of this process now, not its peak."""
     with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * resource.getpagesize() / 2 ** 20
+        return int(f.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def samples_of(path: Path) -> np.ndarray:
     """A recording, mono at 16 kHz."""
     from speechstream.audio import Resampler, read, to_mono
+
     samples, rate = read(path)
     samples = to_mono(samples)
     return samples if rate == RATE else Resampler(rate, RATE)(samples[None])[0]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=10)
     parser.add_argument("--latency", type=int, default=640)
@@ -64,7 +67,11 @@ def main() -> int:
     from speechstream import Final, Recognizer
 
     rows = [json.loads(line) for line in open(args.manifest)]
-    asr, rng, normal = Recognizer.load(args.model, beam=args.beam), random.Random(args.seed), english_normaliser()
+    asr, rng, normal = (
+        Recognizer.load(args.model, beam=args.beam),
+        random.Random(args.seed),
+        english_normaliser(),
+    )
 
     def errors(reference: str, words: list[str]) -> Errors:
         return count_errors(normal(reference).split(), normal(" ".join(words)).split())
@@ -88,21 +95,28 @@ def main() -> int:
         row = rng.choice(rows)
         samples = samples_of(args.manifest.parent / row["audio"])
         open_.append(Said(row["text"], heard, heard + len(samples) / RATE))
-        samples = np.concatenate([samples, np.zeros(int(RATE * rng.choice([0.1, 0.5, 2, 10])), np.float32)])
+        samples = np.concatenate(
+            [samples, np.zeros(int(RATE * rng.choice([0.1, 0.5, 2, 10])), np.float32)]
+        )
         for i in range(0, len(samples), RATE // 10):
-            take(stream.push(samples[i: i + RATE // 10]))
+            take(stream.push(samples[i : i + RATE // 10]))
         heard += len(samples) / RATE
         if heard - reported >= REPORT_S:
             settle(heard - SETTLED_S)
             spent, memory = time.process_time() - began, resident_mb()
             first = memory if first is None else first
-            print(f"{heard / 3600:5.2f} h  {memory:6.1f} MB ({memory - first:+.1f})  time / audio time "
-                  f"{spent / (heard - reported):.3f}  WER {100 * part.wer:.1f} %, {100 * part.deletions / part.words:.1f} % "
-                  f"left out, of {part.words} words", flush=True)
+            print(
+                f"{heard / 3600:5.2f} h  {memory:6.1f} MB ({memory - first:+.1f})  time / audio time "
+                f"{spent / (heard - reported):.3f}  WER {100 * part.wer:.1f} %, {100 * part.deletions / part.words:.1f} % "
+                f"left out, of {part.words} words",
+                flush=True,
+            )
             began, reported, part = time.process_time(), heard, Errors()
     take(stream.finish())
     settle(float("inf"))
-    print(f"one stream of {heard / 3600:.1f} h: WER {100 * whole.wer:.2f} %, {100 * whole.deletions / whole.words:.2f} % left out")
+    print(
+        f"one stream of {heard / 3600:.1f} h: WER {100 * whole.wer:.2f} %, {100 * whole.deletions / whole.words:.2f} % left out"
+    )
 
     rng, heard, alone = random.Random(args.seed), 0.0, {}
     for row in rows:
@@ -113,7 +127,9 @@ def main() -> int:
         row = rng.choice(rows)
         counted += alone[row["audio"]]
         heard += row["duration_s"] + rng.choice([0.1, 0.5, 2, 10])
-    print(f"each alone: WER {100 * counted.wer:.2f} %, {100 * counted.deletions / counted.words:.2f} % left out")
+    print(
+        f"each alone: WER {100 * counted.wer:.2f} %, {100 * counted.deletions / counted.words:.2f} % left out"
+    )
     return 0
 
 

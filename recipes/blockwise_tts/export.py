@@ -26,19 +26,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("codec", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--card", type=Path, default=None, help="a JSON file with more of the card: measured figures, date")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        default=None,
+        help="a JSON file with more of the card: measured figures, date",
+    )
     parser.add_argument("--bits", type=int, choices=(32, 8), default=8, help="of the matrices")
     args = parser.parse_args(arguments)
     about = json.loads((args.model / "config.json").read_text())
     model = AcousticModel(AcousticConfig.from_dict(about["config"]))
     model.load_state_dict(load_file(args.model / "model.safetensors"))
-    card = {"name": args.name, "licence": "Apache-2.0",
-            "description": "English streaming synthesis: two voices, 80 ms at a time",
-            "training_data": [{"name": "speech made with Kokoro-82M", "licence": "Apache-2.0"}],
-            "languages": ["en"], "steps": about["step"], "minutes": about["minutes"]}
+    card = {
+        "name": args.name,
+        "licence": "Apache-2.0",
+        "description": "English streaming synthesis: two voices, 80 ms at a time",
+        "training_data": [{"name": "speech made with Kokoro-82M", "licence": "Apache-2.0"}],
+        "languages": ["en"],
+        "steps": about["step"],
+        "minutes": about["minutes"],
+    }
     card |= json.loads(args.card.read_text()) if args.card else {}
     speakers = [{**s, "description": f"taught by Kokoro's {s['name']}"} for s in about["speakers"]]
-    made = export_voice(model, load(args.codec), args.out, speakers, card, weights=Weights(args.bits))
+    made = export_voice(
+        model, load(args.codec), args.out, speakers, card, weights=Weights(args.bits)
+    )
     print(json.dumps({"bytes": made.nbytes, "files": made.files}))
 
 

@@ -22,13 +22,23 @@ from safetensors.numpy import save_file
 sys.path.append(str(Path(__file__).parents[1] / "codec_small"))
 from evaluate import load  # noqa: E402
 
-from speechstream.tts.blockwise import ENERGY_UNIT, PITCH_UNIT  # noqa: E402
-from speechstream.tts.phonemes import encode  # noqa: E402
-from speechstream.tts.prosody import loudness, pitch  # noqa: E402
+from speechstream.tts.blockwise.voice import ENERGY_UNIT, PITCH_UNIT  # noqa: E402
+from speechstream.text.en.phonemes import encode  # noqa: E402
+from speechstream.audio.pitch import loudness, pitch  # noqa: E402
 
-TEACHER_FRAME = 600             # samples at 24 kHz
-LEAD_S, SILENT_DB = 0.03, -40.0  # silence kept before a clause; what is so far below its loudest hop is silence
-TAIL_S = {"sentence": 0.20, "paragraph": 0.30, "end": 0.20, "clause": 0.12, "phrase": 0.02, "cut": 0.0}
+TEACHER_FRAME = 600  # samples at 24 kHz
+LEAD_S, SILENT_DB = (
+    0.03,
+    -40.0,
+)  # silence kept before a clause; what is so far below its loudest hop is silence
+TAIL_S = {
+    "sentence": 0.20,
+    "paragraph": 0.30,
+    "end": 0.20,
+    "clause": 0.12,
+    "phrase": 0.02,
+    "cut": 0.0,
+}
 HELD_PERCENT = 3
 
 
@@ -42,7 +52,7 @@ def clause(row: dict, pcm: np.ndarray, rate: int, sub: int, frame_size: int) -> 
     level = loudness(pcm, rate, hop / rate)
     heard = np.flatnonzero(level > level.max() + SILENT_DB)
     begin = max(int(heard[0] * hop - LEAD_S * rate), 0)
-    begin = min(begin, int(ends[0]))                          # never into the first sound
+    begin = min(begin, int(ends[0]))  # never into the first sound
     stop = min(int((heard[-1] + 1) * hop + TAIL_S.get(row["kind"], 0.2) * rate), len(pcm))
     stop = begin + -(-(stop - begin) // frame_size) * frame_size  # whole codec frames
     pcm = np.pad(pcm, (0, max(stop - len(pcm), 0)))[begin:stop]
@@ -59,9 +69,15 @@ def clause(row: dict, pcm: np.ndarray, rate: int, sub: int, frame_size: int) -> 
             decibels[i] = level[a:b].mean()
     if np.isnan(semitones).all():
         return None
-    return {"ids": ids, "counts": counts, "pitch": filled(semitones), "energy": filled(np.maximum(decibels, -70)),
-            "pcm": pcm, "speaker": row["speaker"],
-            "held": zlib.crc32(row["audio"].encode()) % 100 < HELD_PERCENT}
+    return {
+        "ids": ids,
+        "counts": counts,
+        "pitch": filled(semitones),
+        "energy": filled(np.maximum(decibels, -70)),
+        "pcm": pcm,
+        "speaker": row["speaker"],
+        "held": zlib.crc32(row["audio"].encode()) % 100 < HELD_PERCENT,
+    }
 
 
 def filled(values: np.ndarray) -> np.ndarray:
@@ -97,29 +113,65 @@ def main(arguments: list[str] | None = None) -> dict:
         centre = float(np.median(np.concatenate([x["pitch"] for x in mine])))
         level = float(np.median(np.concatenate([x["energy"] for x in mine])))
         for x in mine:
-            x["pitch"], x["energy"] = (x["pitch"] - centre) / PITCH_UNIT, (x["energy"] - level) / ENERGY_UNIT
-        speakers.append({"name": name, "pitch_hz": round(2 ** (centre / 12), 2), "level_db": round(level, 2)})
-    clauses.sort(key=lambda x: (x["held"], x["speaker"]))  # stable: within a speaker in the order of the manifests
+            x["pitch"], x["energy"] = (
+                (x["pitch"] - centre) / PITCH_UNIT,
+                (x["energy"] - level) / ENERGY_UNIT,
+            )
+        speakers.append(
+            {"name": name, "pitch_hz": round(2 ** (centre / 12), 2), "level_db": round(level, 2)}
+        )
+    clauses.sort(
+        key=lambda x: (x["held"], x["speaker"])
+    )  # stable: within a speaker in the order of the manifests
     rows, state, before = [], None, None
     for x in clauses:
         if before != (x["held"], x["speaker"]):
             state, before = codec.init_encoder_state(), (x["held"], x["speaker"])
         codes, state = codec.encode_step(torch.from_numpy(x["pcm"]).reshape(1, 1, -1), state)
         x["codes"] = codes[0].numpy().astype(np.int16)
-        rows.append({"speaker": names.index(x["speaker"]), "held": bool(x["held"]), "symbols": len(x["ids"]),
-                     "frames": x["codes"].shape[1]})
-    arrays = {k: np.concatenate([x[k] for x in clauses]).astype(t) for k, t in
-              (("ids", np.int16), ("counts", np.int16), ("pitch", np.float32), ("energy", np.float32))}
+        rows.append(
+            {
+                "speaker": names.index(x["speaker"]),
+                "held": bool(x["held"]),
+                "symbols": len(x["ids"]),
+                "frames": x["codes"].shape[1],
+            }
+        )
+    arrays = {
+        k: np.concatenate([x[k] for x in clauses]).astype(t)
+        for k, t in (
+            ("ids", np.int16),
+            ("counts", np.int16),
+            ("pitch", np.float32),
+            ("energy", np.float32),
+        )
+    }
     arrays["codes"] = np.ascontiguousarray(np.concatenate([x["codes"] for x in clauses], 1))
     arrays["codebooks"] = codec.quantizer.codebooks.numpy()
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(arrays, args.out / "data.safetensors")
-    index = {"rows": rows, "speakers": speakers, "sub": sub, "frame_s": c.frame_size / c.sample_rate,
-             "levels": c.levels, "bins": c.bins, "code_dim": c.code_dim, "left_out": left_out}
+    index = {
+        "rows": rows,
+        "speakers": speakers,
+        "sub": sub,
+        "frame_s": c.frame_size / c.sample_rate,
+        "levels": c.levels,
+        "bins": c.bins,
+        "code_dim": c.code_dim,
+        "left_out": left_out,
+    }
     (args.out / "index.json").write_text(json.dumps(index))
-    print(json.dumps({"clauses": len(rows), "held": sum(r["held"] for r in rows), "left_out": left_out,
-                      "hours": round(sum(r["frames"] for r in rows) * index["frame_s"] / 3600, 3),
-                      "speakers": speakers}))
+    print(
+        json.dumps(
+            {
+                "clauses": len(rows),
+                "held": sum(r["held"] for r in rows),
+                "left_out": left_out,
+                "hours": round(sum(r["frames"] for r in rows) * index["frame_s"] / 3600, 3),
+                "speakers": speakers,
+            }
+        )
+    )
     return index
 
 

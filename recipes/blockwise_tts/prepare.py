@@ -21,13 +21,13 @@ import onnxruntime
 import soundfile
 
 from sentences import transcripts, written
-from speechstream.tts.phonemes import FrontEnd, Utterance, kokoro_ids
+from speechstream.text.en.phonemes import FrontEnd, Utterance, kokoro_ids
 
 HERE = Path(__file__).parent
-SAMPLE_RATE, FRAME = 24_000, 600   # the teacher's: Hz, and samples of one frame of its durations
+SAMPLE_RATE, FRAME = 24_000, 600  # the teacher's: Hz, and samples of one frame of its durations
 DURATIONS = "/encoder/Clip_output_0"
-WRITTEN = 0.35                     # share of the texts that come from templates
-TEST_AT = 400                      # the held-out sentences are spoken after so many clauses
+WRITTEN = 0.35  # share of the texts that come from templates
+TEST_AT = 400  # the held-out sentences are spoken after so many clauses
 
 
 class Teacher:
@@ -35,29 +35,43 @@ class Teacher:
 
     def __init__(self, model: Path, voices: Path, names: list[str], threads: int = 1) -> None:
         graph = onnx.load(model)
-        graph.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None))
+        graph.graph.output.append(
+            onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None)
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(graph.SerializeToString(), options,
-                                                    providers=["CPUExecutionProvider"])
-        self.styles = {n: np.fromfile(voices / f"{n}.bin", "<f4").reshape(510, 1, 256) for n in names}
+        self.session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self.styles = {
+            n: np.fromfile(voices / f"{n}.bin", "<f4").reshape(510, 1, 256) for n in names
+        }
 
     def __call__(self, phonemes: str, voice: str) -> tuple[np.ndarray, np.ndarray]:
         """Mono float32 at 24 kHz, and the frames of the silence before, each phoneme, and the silence after."""
         ids = kokoro_ids(phonemes)
-        feed = {"tokens": ids[None], "style": self.styles[voice][len(phonemes) - 1], "speed": np.ones(1, np.float32)}
+        feed = {
+            "tokens": ids[None],
+            "style": self.styles[voice][len(phonemes) - 1],
+            "speed": np.ones(1, np.float32),
+        }
         audio, frames = self.session.run(["audio", DURATIONS], feed)
         audio, frames = audio.reshape(-1), frames.reshape(-1).astype(np.int64)
         if frames.sum() * FRAME != len(audio) or len(frames) != len(ids):
-            raise ValueError(f"{len(audio)} samples do not fit {frames.sum()} frames of {len(ids)} symbols: this is "
-                             "another model than the recipe expects")
+            raise ValueError(
+                f"{len(audio)} samples do not fit {frames.sum()} frames of {len(ids)} symbols: this is "
+                "another model than the recipe expects"
+            )
         return audio, frames
 
 
 def texts(manifests: list[Path], seed: int) -> list[str]:
     """All texts in an order in which every stretch is a mixture."""
-    heard = {" ".join(line.lower().split()) for line in (HERE / "heldout.txt").read_text(encoding="utf-8").splitlines()}
+    heard = {
+        " ".join(line.lower().split())
+        for line in (HERE / "heldout.txt").read_text(encoding="utf-8").splitlines()
+    }
     real = [t for m in manifests for t in transcripts(m) if t.lower() not in heard]
     real = list(dict.fromkeys(real))
     made = written(max(2000, round(len(real) * WRITTEN / (1 - WRITTEN))), seed)
@@ -73,7 +87,11 @@ class Writer:
         self.out, self.name, self.teacher = out, name, teacher
         self.file = out / f"{name}.jsonl"
         (out / name).mkdir(parents=True, exist_ok=True)
-        rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+        rows = (
+            [json.loads(line) for line in self.file.read_text().splitlines()]
+            if self.file.exists()
+            else []
+        )
         self.done, self.seconds = {r["audio"] for r in rows}, sum(r["duration_s"] for r in rows)
 
     def write(self, key: str, utterance: Utterance, text: str, voice: str) -> None:
@@ -82,9 +100,17 @@ class Writer:
             return
         pcm, frames = self.teacher(utterance.phonemes, voice)
         soundfile.write(self.out / audio_name, np.clip(pcm, -1, 1), SAMPLE_RATE, subtype="PCM_16")
-        row = {"audio": audio_name, "phonemes": utterance.phonemes, "frames": frames.tolist(), "text": text,
-               "speaker": voice, "kind": utterance.kind, "duration_s": len(pcm) / SAMPLE_RATE,
-               "source": "Kokoro-82M", "license": "Apache-2.0"}
+        row = {
+            "audio": audio_name,
+            "phonemes": utterance.phonemes,
+            "frames": frames.tolist(),
+            "text": text,
+            "speaker": voice,
+            "kind": utterance.kind,
+            "duration_s": len(pcm) / SAMPLE_RATE,
+            "source": "Kokoro-82M",
+            "license": "Apache-2.0",
+        }
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.done.add(audio_name)
@@ -96,8 +122,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("voices", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--manifest", type=Path, action="append", default=[], help="take the texts of these recordings")
-    parser.add_argument("--voice", action="append", default=None, help="default: af_heart and am_michael")
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        action="append",
+        default=[],
+        help="take the texts of these recordings",
+    )
+    parser.add_argument(
+        "--voice", action="append", default=None, help="default: af_heart and am_michael"
+    )
     parser.add_argument("--hours", type=float, default=1.5, help="stop when so much is spoken")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
     parser.add_argument("--seed", type=int, default=0)
@@ -111,7 +145,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     for i, text in enumerate(texts(args.manifest, args.seed)):
         if len(train.done) == TEST_AT or (len(train.done) > TEST_AT and not test.done):
-            for k, line in enumerate((HERE / "heldout.txt").read_text(encoding="utf-8").splitlines()):
+            for k, line in enumerate(
+                (HERE / "heldout.txt").read_text(encoding="utf-8").splitlines()
+            ):
                 for j, utterance in enumerate(front.speak(line)):
                     test.write(f"{k:03d}-{j}", utterance, line, names[k % len(names)])
         if over() or train.seconds > 3600 * args.hours:
@@ -119,8 +155,17 @@ def main(arguments: list[str] | None = None) -> None:
         for j, utterance in enumerate(front.speak(text)):
             train.write(f"{i:05d}-{j}", utterance, text, names[i % len(names)])
         if i % 50 == 0:
-            print(json.dumps({"texts": i, "clauses": len(train.done), "hours": round(train.seconds / 3600, 3),
-                              "minutes": round((time.monotonic() - began) / 60, 1)}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "texts": i,
+                        "clauses": len(train.done),
+                        "hours": round(train.seconds / 3600, 3),
+                        "minutes": round((time.monotonic() - began) / 60, 1),
+                    }
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

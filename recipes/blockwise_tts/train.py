@@ -25,25 +25,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
-from speechstream.tts.acoustic import regulate
-from speechstream.tts.phonemes import SYMBOLS
+from speechstream.tts.blockwise.acoustic import regulate
+from speechstream.text.en.phonemes import SYMBOLS
 
 HERE = Path(__file__).parent
-CLIP = 1.0        # norm of the gradient
-ABSENT = -100     # a code past a stretch's end
+CLIP = 1.0  # norm of the gradient
+ABSENT = -100  # a code past a stretch's end
 
 
 @dataclass(frozen=True)
 class Batch:
     """C clauses of N symbols at most, and B stretches of T frames at most."""
 
-    ids: Tensor        # (C, N)
-    speaker: Tensor    # (C,)
-    lengths: Tensor    # (C,) symbols
-    prosody: Tensor    # (C, N, 3): log sub-frames, pitch, energy
-    gather: Tensor     # (B, T * sub): row of the flattened (C, N) that each sub-frame belongs to
-    scalars: Tensor    # (B, T * sub, 4)
-    codes: Tensor      # (B, levels, T), ABSENT past the end
+    ids: Tensor  # (C, N)
+    speaker: Tensor  # (C,)
+    lengths: Tensor  # (C,) symbols
+    prosody: Tensor  # (C, N, 3): log sub-frames, pitch, energy
+    gather: Tensor  # (B, T * sub): row of the flattened (C, N) that each sub-frame belongs to
+    scalars: Tensor  # (B, T * sub, 4)
+    codes: Tensor  # (B, levels, T), ABSENT past the end
 
     def to(self, device: str) -> "Batch":
         return Batch(*(getattr(self, n).to(device) for n in self.__dataclass_fields__))
@@ -61,13 +61,20 @@ class Clauses:
         self.symbols = np.cumsum([0] + [r["symbols"] for r in self.rows])
         self.frames = np.cumsum([0] + [r["frames"] for r in self.rows])
         self.segment = segment_s / self.index["frame_s"]
-        self.split = {held: [i for i, r in enumerate(self.rows) if r["held"] == held] for held in (False, True)}
+        self.split = {
+            held: [i for i, r in enumerate(self.rows) if r["held"] == held]
+            for held in (False, True)
+        }
 
     def stretch(self, row: int) -> list[int]:
         """The clauses from `row` on that fill a segment; at a track's end fewer."""
         rows, first, count = [], self.rows[row], 0
-        while row < len(self.rows) and count < self.segment and \
-                (self.rows[row]["held"], self.rows[row]["speaker"]) == (first["held"], first["speaker"]):
+        while (
+            row < len(self.rows)
+            and count < self.segment
+            and (self.rows[row]["held"], self.rows[row]["speaker"])
+            == (first["held"], first["speaker"])
+        ):
             count += self.rows[row]["frames"]
             rows.append(row)
             row += 1
@@ -84,7 +91,10 @@ class Clauses:
         flat = [i for rows in stretches for i in rows]
         width = max(self.rows[i]["symbols"] for i in flat)
         longest = max(sum(self.rows[i]["frames"] for i in rows) for rows in stretches)
-        ids, prosody = np.zeros((len(flat), width), np.int64), np.zeros((len(flat), width, 3), np.float32)
+        ids, prosody = (
+            np.zeros((len(flat), width), np.int64),
+            np.zeros((len(flat), width, 3), np.float32),
+        )
         gather = np.zeros((len(stretches), longest * sub), np.int64)
         scalars = np.zeros((len(stretches), longest * sub, 4), np.float32)
         codes = np.full((len(stretches), a["codes"].shape[0], longest), ABSENT, np.int64)
@@ -95,40 +105,64 @@ class Clauses:
                 part = slice(self.symbols[i], self.symbols[i + 1])
                 counts, n = a["counts"][part].astype(np.int64), self.rows[i]["symbols"]
                 ids[c, :n] = a["ids"][part]
-                prosody[c, :n] = np.stack([np.log(np.maximum(counts, 0.5)), a["pitch"][part], a["energy"][part]], 1)
+                prosody[c, :n] = np.stack(
+                    [np.log(np.maximum(counts, 0.5)), a["pitch"][part], a["energy"][part]], 1
+                )
                 index, values = regulate(counts, a["pitch"][part], a["energy"][part])
-                gather[b, at:at + len(index)] = c * width + index
-                scalars[b, at:at + len(index)] = values
-                codes[b, :, at // sub:at // sub + self.rows[i]["frames"]] = \
-                    a["codes"][:, self.frames[i]:self.frames[i + 1]]
+                gather[b, at : at + len(index)] = c * width + index
+                scalars[b, at : at + len(index)] = values
+                codes[b, :, at // sub : at // sub + self.rows[i]["frames"]] = a["codes"][
+                    :, self.frames[i] : self.frames[i + 1]
+                ]
                 at, c = at + len(index), c + 1
         speaker = np.array([self.rows[i]["speaker"] for i in flat])
         lengths = np.array([self.rows[i]["symbols"] for i in flat])
-        return Batch(*map(torch.from_numpy, (ids, speaker, lengths, prosody, gather, scalars, codes)))
+        return Batch(
+            *map(torch.from_numpy, (ids, speaker, lengths, prosody, gather, scalars, codes))
+        )
 
 
-def losses(model: AcousticModel, batch: Batch, codebooks: Tensor, share: float = 1.0) -> dict[str, Tensor]:
+def losses(
+    model: AcousticModel, batch: Batch, codebooks: Tensor, share: float = 1.0
+) -> dict[str, Tensor]:
     """All losses of a batch, and the share of right codes at the first and at all levels. `share`: of the frames, at
     random, that the depth-wise decoder is shown."""
     encodings, predicted = model.text(batch.ids, batch.speaker, batch.lengths)
     present = torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.lengths.unsqueeze(1)
     errors = (predicted.float() - batch.prosody).square()[present].mean(0)
     rows = encodings.flatten(0, 1)[batch.gather]
-    frames = torch.cat([rows, batch.scalars.to(rows.dtype)], -1).unflatten(1, (-1, model.config.sub))
+    frames = torch.cat([rows, batch.scalars.to(rows.dtype)], -1).unflatten(
+        1, (-1, model.config.sub)
+    )
     hidden = model.hidden(frames)
     there = torch.nonzero(batch.codes[:, 0].flatten() >= 0)[:, 0]
     if share < 1:
-        there = there[torch.randperm(len(there), device=there.device)[:max(round(share * len(there)), 1)]]
-    hidden = hidden.flatten(0, 1)[there].unsqueeze(0)                             # (1, M, dim)
-    codes = batch.codes.transpose(0, 1).flatten(1)[:, there].unsqueeze(0)         # (1, levels, M)
+        there = there[
+            torch.randperm(len(there), device=there.device)[: max(round(share * len(there)), 1)]
+        ]
+    hidden = hidden.flatten(0, 1)[there].unsqueeze(0)  # (1, M, dim)
+    codes = batch.codes.transpose(0, 1).flatten(1)[:, there].unsqueeze(0)  # (1, levels, M)
     logits = model.depth(hidden, codes)
     entropy = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten())
-    vectors = torch.stack([F.embedding(codes[:, k], codebooks[k]) for k in range(codes.shape[1])], 2)
+    vectors = torch.stack(
+        [F.embedding(codes[:, k], codebooks[k]) for k in range(codes.shape[1])], 2
+    )
     targets = torch.stack([p.sum(2) for p in vectors.split(list(model.config.groups), 2)], 2)
-    difference = (model.depth.latent(hidden).float().unflatten(-1, targets.shape[2:]) - targets).square().mean()
+    difference = (
+        (model.depth.latent(hidden).float().unflatten(-1, targets.shape[2:]) - targets)
+        .square()
+        .mean()
+    )
     right = (logits.argmax(-1) == codes).float()
-    return {"codes": entropy, "latent": difference / targets.var().clamp(min=1e-6), "duration": errors[0],
-            "pitch": errors[1], "energy": errors[2], "first_level": right[:, 0].mean(), "all_levels": right.mean()}
+    return {
+        "codes": entropy,
+        "latent": difference / targets.var().clamp(min=1e-6),
+        "duration": errors[0],
+        "pitch": errors[1],
+        "energy": errors[2],
+        "first_level": right[:, 0].mean(),
+        "all_levels": right.mean(),
+    }
 
 
 class Run:
@@ -139,14 +173,22 @@ class Run:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(config["seed"])
         i = data.index
-        sizes = {"symbols": len(SYMBOLS), "speakers": len(i["speakers"]), "sub": i["sub"], "groups": (i["levels"],),
-                 "bins": i["bins"], "code_dim": i["code_dim"]}
+        sizes = {
+            "symbols": len(SYMBOLS),
+            "speakers": len(i["speakers"]),
+            "sub": i["sub"],
+            "groups": (i["levels"],),
+            "bins": i["bins"],
+            "code_dim": i["code_dim"],
+        }
         self.model = AcousticModel(AcousticConfig(**{**sizes, **config["model"]}))
         self.model.depth.set_codebooks(data.codebooks)
         self.model.to(self.device)
         self.codebooks = data.codebooks.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01
+        )
         self.step, self.seconds = 0, 0.0
         if (out / "state.json").exists():
             self._resume()
@@ -155,14 +197,20 @@ class Run:
         """One step; returns the losses."""
         c = self.config
         done = min(self.seconds / (60 * c["minutes"]), 1.0)
-        rate = c["rate"] * min(1.0, (self.step + 1) / c["warmup"]) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        rate = (
+            c["rate"]
+            * min(1.0, (self.step + 1) / c["warmup"])
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        )
         self.optimiser.param_groups[0]["lr"] = rate
         torch.manual_seed(c["seed"] + 1 + self.step)
         self.model.train()
         with self._autocast():
             batch = self.data.random(self.step, c["batch"], c["seed"]).to(self.device)
             parts = losses(self.model, batch, self.codebooks, c["depth_share"])
-        total = sum(c[name] * parts[name] for name in ("codes", "latent", "duration", "pitch", "energy"))
+        total = sum(
+            c[name] * parts[name] for name in ("codes", "latent", "duration", "pitch", "energy")
+        )
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -180,12 +228,19 @@ class Run:
         rows = self.data.split[True]
         if not rows:
             return {}
-        batches = [self.data.batch([[i] for i in rows[k:k + 8]]).to(self.device) for k in range(0, len(rows), 8)]
+        batches = [
+            self.data.batch([[i] for i in rows[k : k + 8]]).to(self.device)
+            for k in range(0, len(rows), 8)
+        ]
         parts = [losses(self.average, b, self.codebooks) for b in batches]
         return {k: sum(float(p[k]) for p in parts) / len(parts) for k in parts[0]}
 
     def _autocast(self):
-        return torch.autocast(self.device, torch.bfloat16) if self.config["autocast"] else nullcontext()
+        return (
+            torch.autocast(self.device, torch.bfloat16)
+            if self.config["autocast"]
+            else nullcontext()
+        )
 
     def save(self) -> None:
         """Write everything; a broken-off save leaves the one before."""
@@ -193,10 +248,17 @@ class Run:
         names = {p: n for n, p in self.model.named_parameters()}
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self.average.state_dict().items()}
-        tensors |= {f"{key}.{names[p]}": s[key] for p, s in self.optimiser.state.items()
-                    for key in ("exp_avg", "exp_avg_sq")}
+        tensors |= {
+            f"{key}.{names[p]}": s[key]
+            for p, s in self.optimiser.state.items()
+            for key in ("exp_avg", "exp_avg_sq")
+        }
         write(tensors, self.out / f"training-{self.step}.safetensors")
-        state = {"step": self.step, "seconds": self.seconds, "file": f"training-{self.step}.safetensors"}
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "file": f"training-{self.step}.safetensors",
+        }
         (self.out / "state.tmp").write_text(json.dumps(state))
         os.replace(self.out / "state.tmp", self.out / "state.json")
         for old in self.out.glob("training-*.safetensors"):
@@ -205,20 +267,28 @@ class Run:
         folder = self.out / "model"
         folder.mkdir(exist_ok=True)
         write(self.average.state_dict(), folder / "model.safetensors")
-        about = {"config": self.model.config.to_dict(), "speakers": self.data.index["speakers"], "step": self.step,
-                 "minutes": round(self.seconds / 60, 1)}
+        about = {
+            "config": self.model.config.to_dict(),
+            "speakers": self.data.index["speakers"],
+            "step": self.step,
+            "minutes": round(self.seconds / 60, 1),
+        }
         (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
 
     def _resume(self) -> None:
         state = json.loads((self.out / "state.json").read_text())
         tensors = load_file(self.out / state["file"], device=self.device)
         for prefix, module in (("model.", self.model), ("average.", self.average)):
-            module.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+            module.load_state_dict(
+                {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            )
         for name, p in self.model.named_parameters():
             if f"exp_avg.{name}" in tensors:
-                self.optimiser.state[p] = {"step": torch.tensor(float(state["step"])),
-                                           "exp_avg": tensors[f"exp_avg.{name}"],
-                                           "exp_avg_sq": tensors[f"exp_avg_sq.{name}"]}
+                self.optimiser.state[p] = {
+                    "step": torch.tensor(float(state["step"])),
+                    "exp_avg": tensors[f"exp_avg.{name}"],
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
+                }
         self.step, self.seconds = state["step"], state["seconds"]
 
 
@@ -233,8 +303,15 @@ def main(arguments: list[str] | None = None) -> Run:
     parser.add_argument("data", type=Path, help="what pack.py wrote")
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
-    parser.add_argument("--minutes", type=float, default=None, help="the whole budget, instead of the configuration's")
-    parser.add_argument("--model", type=Path, default=None, help="begin with the weights of this folder")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=None,
+        help="the whole budget, instead of the configuration's",
+    )
+    parser.add_argument(
+        "--model", type=Path, default=None, help="begin with the weights of this folder"
+    )
     parser.add_argument("--steps", type=int, default=None, help="stop at this step")
     args = parser.parse_args(arguments)
     config = yaml.safe_load(args.config.read_text())
@@ -243,8 +320,16 @@ def main(arguments: list[str] | None = None) -> Run:
     if args.model and not run.step:
         for network in (run.model, run.average):
             network.load_state_dict(load_file(args.model / "model.safetensors", device=run.device))
-    print(json.dumps({"parameters": sum(p.numel() for p in run.model.parameters()), "step": run.step,
-                      "minutes": round(run.seconds / 60, 1)}), flush=True)
+    print(
+        json.dumps(
+            {
+                "parameters": sum(p.numel() for p in run.model.parameters()),
+                "step": run.step,
+                "minutes": round(run.seconds / 60, 1),
+            }
+        ),
+        flush=True,
+    )
     last = time.monotonic()
     saved = reported = run.seconds
     while run.seconds < 60 * config["minutes"] and (args.steps is None or run.step < args.steps):
@@ -253,14 +338,30 @@ def main(arguments: list[str] | None = None) -> Run:
         run.seconds, last = run.seconds + now - last, now
         if run.seconds - reported > 30 or run.step == 1:
             reported = run.seconds
-            print(json.dumps({"step": run.step, "minutes": round(run.seconds / 60, 2),
-                              **{k: round(v, 5) for k, v in report.items()}}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "step": run.step,
+                        "minutes": round(run.seconds / 60, 2),
+                        **{k: round(v, 5) for k, v in report.items()},
+                    }
+                ),
+                flush=True,
+            )
         if run.seconds - saved > 60 * config["save_minutes"]:
             saved = run.seconds
             run.save()
-            print(json.dumps({"step": run.step, "held": {k: round(v, 4) for k, v in run.validate().items()}}), flush=True)
+            print(
+                json.dumps(
+                    {"step": run.step, "held": {k: round(v, 4) for k, v in run.validate().items()}}
+                ),
+                flush=True,
+            )
     run.save()
-    print(json.dumps({"step": run.step, "held": {k: round(v, 4) for k, v in run.validate().items()}}), flush=True)
+    print(
+        json.dumps({"step": run.step, "held": {k: round(v, 4) for k, v in run.validate().items()}}),
+        flush=True,
+    )
     return run
 
 

@@ -23,12 +23,23 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     b = bundle.load(args.bundle)
     model, codec = read_voice(b)
-    about = {"config": model.config.to_dict(), "speakers": b.config["speakers"], "step": 0, "minutes": 0}
-    for name, network, config in (("codec", codec, codec.config.to_dict()), ("model", model, about)):
+    about = {
+        "config": model.config.to_dict(),
+        "speakers": b.config["speakers"],
+        "step": 0,
+        "minutes": 0,
+    }
+    for name, network, config in (
+        ("codec", codec, codec.config.to_dict()),
+        ("model", model, about),
+    ):
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        save_file({n: t.contiguous() for n, t in network.state_dict().items()}, folder / "model.safetensors")
+        save_file(
+            {n: t.contiguous() for n, t in network.state_dict().items()},
+            folder / "model.safetensors",
+        )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Utterances:
 
     def mel(self, i: int) -> np.ndarray:
         row = self.rows[i]
-        return np.asarray(self.frames[row["start"]: row["start"] + row["frames"]], np.float32)
+        return np.asarray(self.frames[row["start"] : row["start"] + row["frames"]], np.float32)
 
 
 def collate(mels: list[np.ndarray], floors: list[float], tail: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,9 @@ def collate(mels: list[np.ndarray], floors: list[float], tail: int) -> tuple[Ten
     return batch, lengths
 
 
-def batches(frames: list[int], budget: int, rng: np.random.Generator | None = None) -> list[list[int]]:
+def batches(
+    frames: list[int], budget: int, rng: np.random.Generator | None = None
+) -> list[list[int]]:
     """Group utterances of like length so that each batch holds at most `budget` frames, padding included."""
     noise = rng.uniform(0.9, 1.1, len(frames)) if rng is not None else np.ones(len(frames))
     groups, group = [], []

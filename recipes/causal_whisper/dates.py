@@ -23,17 +23,23 @@ from pocketsphinx import Config, Decoder
 
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.resample import Resampler
-from speechstream.tts.phonemes import FrontEnd
+from speechstream.text.en.phonemes import FrontEnd
 
 FRAME_S = 0.01
-WORST_SCORE = -10.0    # of a word: log-likelihood a frame, against the best of all sounds in it
-LONGEST_PHONE_S = 0.4  # mean over a word's phones: longer, and something unwritten was said or heard there
+WORST_SCORE = -10.0  # of a word: log-likelihood a frame, against the best of all sounds in it
+LONGEST_PHONE_S = (
+    0.4  # mean over a word's phones: longer, and something unwritten was said or heard there
+)
 
 # Our symbols (those of misaki) as the phones of the acoustic model; pairs stand first.
-ARPABET = dict(zip(
-    "ɜɹ əɹ A I O W Y i u æ ɑ ɔ ɛ ɜ ɪ ʊ ʌ ə ɐ ᵊ ᵻ p b t d k ɡ ʧ ʤ ɾ ʔ f v s z h θ ð ʃ ʒ m n l w ŋ ɹ j".split(),
-    "ER ER EY AY OW AW OY IY UW AE AA AO EH ER IH UH AH AH AH AH IH "
-    "P B T D K G CH JH D T F V S Z HH TH DH SH ZH M N L W NG R Y".split(), strict=True))
+ARPABET = dict(
+    zip(
+        "ɜɹ əɹ A I O W Y i u æ ɑ ɔ ɛ ɜ ɪ ʊ ʌ ə ɐ ᵊ ᵻ p b t d k ɡ ʧ ʤ ɾ ʔ f v s z h θ ð ʃ ʒ m n l w ŋ ɹ j".split(),
+        "ER ER EY AY OW AW OY IY UW AE AA AO EH ER IH UH AH AH AH AH IH "
+        "P B T D K G CH JH D T F V S Z HH TH DH SH ZH M N L W NG R Y".split(),
+        strict=True,
+    )
+)
 
 
 def arpabet(phonemes: str) -> str:
@@ -58,7 +64,9 @@ class Aligner:
         plain, digits = key(word), re.search(r"\d|-\w", word)
         if plain and not digits and self.decoder.lookup_word(plain):
             return plain
-        phones = arpabet("".join(u.phonemes for u in self.front.speak(word.lower() if word.isupper() else word)))
+        phones = arpabet(
+            "".join(u.phonemes for u in self.front.speak(word.lower() if word.isupper() else word))
+        )
         if not phones:
             return None
         name = re.sub(r"\W", "_", word.lower()) + "_"
@@ -66,7 +74,9 @@ class Aligner:
             self.decoder.add_word(name, phones, True)
         return name
 
-    def __call__(self, words: list[str], samples: np.ndarray) -> tuple[list, list, list, float] | None:
+    def __call__(
+        self, words: list[str], samples: np.ndarray
+    ) -> tuple[list, list, list, float] | None:
         """words, and samples (n,) at 16 kHz: starts and ends in seconds, phones, and the worst word's score; or None."""
         names = [self.spelling(w) for w in words]
         spoken = [n for n in names if n]
@@ -84,7 +94,10 @@ class Aligner:
         lengths = [s.end_frame + 1 - s.start_frame for s in found]
         phones = [d.lookup_word(s.word) for s in found]
         score = min(math.log(max(s.ascore, 1e-300)) / n for s, n in zip(found, lengths))
-        if max(n * FRAME_S / len(p.split()) for n, p in zip(lengths, phones)) > LONGEST_PHONE_S or score < WORST_SCORE:
+        if (
+            max(n * FRAME_S / len(p.split()) for n, p in zip(lengths, phones)) > LONGEST_PHONE_S
+            or score < WORST_SCORE
+        ):
             return None
         starts, ends, sounds, at, n = [], [], [], 0.0, 0
         for name in names:  # a word without sound takes no time
@@ -106,7 +119,9 @@ def read(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -120,9 +135,20 @@ def main() -> None:
             if found:
                 starts, ends, phones, score = found
                 dated += 1
-                out.write(json.dumps({"audio": row["audio"], "words": words, "starts": [round(t, 2) for t in starts],
-                                      "ends": [round(t, 2) for t in ends], "phones": phones, "score": round(score, 2)},
-                                     ensure_ascii=False) + "\n")
+                out.write(
+                    json.dumps(
+                        {
+                            "audio": row["audio"],
+                            "words": words,
+                            "starts": [round(t, 2) for t in starts],
+                            "ends": [round(t, 2) for t in ends],
+                            "phones": phones,
+                            "score": round(score, 2),
+                        },
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                )
             if seen % 100 == 0:
                 print(f"{dated} of {seen} dated", flush=True)
     print(f"{dated} of {seen} dated")

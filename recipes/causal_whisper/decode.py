@@ -7,13 +7,24 @@ from torch import Tensor
 
 from speechstream.nn.whisper import Decoder
 
-PROMPT = [50258, 50259, 50359, 50363]  # <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|>
-END = 50257                            # <|endoftext|>
+PROMPT = [
+    50258,
+    50259,
+    50359,
+    50363,
+]  # <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|>
+END = 50257  # <|endoftext|>
 
 
 @torch.no_grad()
-def greedy(decoder: Decoder, features: Tensor, lengths: Tensor, limit: Tensor, prompt: list[int] = PROMPT,
-           end: int = END) -> tuple[list[list[int]], list[float], Tensor]:
+def greedy(
+    decoder: Decoder,
+    features: Tensor,
+    lengths: Tensor,
+    limit: Tensor,
+    prompt: list[int] = PROMPT,
+    end: int = END,
+) -> tuple[list[list[int]], list[float], Tensor]:
     """features (B, T, D) with lengths (B,), at most `limit` (B,) tokens each.
 
     Returns the tokens, the mean log-probability of each hypothesis, and cross-attention (B, n, T).
@@ -28,7 +39,7 @@ def greedy(decoder: Decoder, features: Tensor, lengths: Tensor, limit: Tensor, p
         logits, w, state = decoder.step(tokens, state, keys, values, mask)
         weights.append(w[:, -1:].float())
         logits = logits[:, -1].float()
-        logits[:, end + 1:] = -torch.inf
+        logits[:, end + 1 :] = -torch.inf
         score, best = logits.log_softmax(-1).max(-1)
         logp += score * alive
         alive &= (best != end) & (n < limit)

@@ -17,7 +17,10 @@ CARD = {
     "licence": "Apache-2.0; derived from Whisper base (MIT)",
     "training_data": [
         {"name": "LibriSpeech train-clean (7.2 h)", "licence": "CC BY 4.0"},
-        {"name": "Common Voice delta 2023, validated (2.3 h) and unlabelled (1.6 h)", "licence": "CC0"},
+        {
+            "name": "Common Voice delta 2023, validated (2.3 h) and unlabelled (1.6 h)",
+            "licence": "CC0",
+        },
         {"name": "Common Voice v1, validated (4.4 h)", "licence": "CC0"},
         {"name": "speechocean762 train (2.9 h)", "licence": "CC BY 4.0"},
     ],
@@ -42,7 +45,10 @@ def main() -> None:
     parser.add_argument("--fp32", action="store_true")
     parser.add_argument("--measured", type=Path, help="JSON of tools/evaluate_asr.py, for the card")
     args = parser.parse_args()
-    card = {**CARD, **({"measured": json.loads(args.measured.read_text())} if args.measured else {})}
+    card = {
+        **CARD,
+        **({"measured": json.loads(args.measured.read_text())} if args.measured else {}),
+    }
     write_whisper(read_run(args.run), args.out, args.vocabulary, card, FP32 if args.fp32 else INT8)
 
 

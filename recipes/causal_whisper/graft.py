@@ -31,14 +31,26 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict, int]:
     if (path / bundle.INDEX).exists():
         model = read_whisper(bundle.load(path))
         weights = model.state_dict()
-        return ({f"{part}.{n}": w.clone() for part in ("student", "average") for n, w in weights.items()},
-                dataclasses.asdict(model.config), STEPS)
-    return (load_file(path / "checkpoint.safetensors"), json.loads((path / "config.json").read_text()),
-            json.loads((path / "state.json").read_text())["step"])
+        return (
+            {
+                f"{part}.{n}": w.clone()
+                for part in ("student", "average")
+                for n, w in weights.items()
+            },
+            dataclasses.asdict(model.config),
+            STEPS,
+        )
+    return (
+        load_file(path / "checkpoint.safetensors"),
+        json.loads((path / "config.json").read_text()),
+        json.loads((path / "state.json").read_text())["step"],
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("encoder", type=Path, help="the run whose averaged encoder is taken")
     parser.add_argument("decoder", type=Path, help="the run whose averaged decoder is taken")
     parser.add_argument("--out", type=Path, required=True)

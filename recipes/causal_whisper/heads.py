@@ -20,20 +20,20 @@ import numpy as np
 import torch
 
 from speechstream import bundle
-from speechstream.asr.timing import token_spans
-from speechstream.asr.vocabulary import Vocabulary
+from speechstream.asr.whisper.timing import token_spans
+from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.export.bundle import read_whisper
 from speechstream.nn.whisper import Whisper
 from data import Utterances, collate
 from train import FLOOR, Labels
 
-CHUNK = 128        # frames: words are confirmed, and dated, from chunks of 2560 ms
-TAIL = 100         # mel frames of silence after each utterance
-CAP_S = 0.3        # a larger error is no worse
+CHUNK = 128  # frames: words are confirmed, and dated, from chunks of 2560 ms
+TAIL = 100  # mel frames of silence after each utterance
+CAP_S = 0.3  # a larger error is no worse
 PAUSE_S = 0.1
-BEST = 16          # heads that are looked at further, by their error alone
-BEAM = 4           # sets of each size that grow
-MOST = 5           # heads in a set
+BEST = 16  # heads that are looked at further, by their error alone
+BEAM = 4  # sets of each size that grow
+MOST = 5  # heads in a set
 
 Head = tuple[int, int]
 
@@ -41,12 +41,14 @@ Head = tuple[int, int]
 @dataclasses.dataclass(frozen=True)
 class Dated:
     attention: dict[Head, np.ndarray]  # (tokens, frames) each
-    last: np.ndarray                   # of each word that counts, its last token
-    ends: np.ndarray                   # and its end in seconds
+    last: np.ndarray  # of each word that counts, its last token
+    ends: np.ndarray  # and its end in seconds
 
 
 @torch.no_grad()
-def attentions(model: Whisper, mel: np.ndarray, tokens: list[int], skip: int) -> dict[Head, np.ndarray]:
+def attentions(
+    model: Whisper, mel: np.ndarray, tokens: list[int], skip: int
+) -> dict[Head, np.ndarray]:
     """Where each head looks when it reads `tokens`, whose first `skip` are the prompt and whose last is the end."""
     x, lengths = collate([mel], [FLOOR], TAIL)
     keys, values = model.decoder.memory(model.encoder(x, lengths, CHUNK))
@@ -60,7 +62,7 @@ def attentions(model: Whisper, mel: np.ndarray, tokens: list[int], skip: int) ->
     for i, (attention, query) in enumerate(zip(layers, queries)):
         q = attention.split(query)
         weights = (q * q.shape[-1] ** -0.5 @ keys[:, i].transpose(-1, -2)).softmax(-1)
-        out |= {(i, j): weights[0, j, skip - 1: -1].numpy() for j in range(model.config.heads)}
+        out |= {(i, j): weights[0, j, skip - 1 : -1].numpy() for j in range(model.config.heads)}
     return out
 
 
@@ -68,7 +70,10 @@ def collect(args: argparse.Namespace) -> list[Dated]:
     """Utterances drawn alike from each corpus, which is the folder their audio is in."""
     model = read_whisper(bundle.load(args.bundle))
     vocabulary = Vocabulary(args.vocabulary / "vocabulary.json")
-    labels, utterances = Labels(args.labels, args.vocabulary, args.tokenizer), Utterances(args.features)
+    labels, utterances = (
+        Labels(args.labels, args.vocabulary, args.tokenizer),
+        Utterances(args.features),
+    )
     dates = {(r := json.loads(line))["audio"]: r for line in open(args.dates)}
     found, counts = [], {}
     for i in np.random.default_rng(0).permutation(len(utterances.rows)):
@@ -80,7 +85,9 @@ def collect(args: argparse.Namespace) -> list[Dated]:
         spans = vocabulary.words(tokens[skip:-1])
         if len(spans) != len(row["ends"]):
             continue
-        counted = [n for n in range(len(spans) - 1) if row["starts"][n + 1] - row["ends"][n] < PAUSE_S]
+        counted = [
+            n for n in range(len(spans) - 1) if row["starts"][n + 1] - row["ends"][n] < PAUSE_S
+        ]
         last = np.array([spans[n][1] - 1 for n in counted], int)
         ends = np.array([row["ends"][n] for n in counted])
         found.append(Dated(attentions(model, utterances.mel(i), tokens, skip), last, ends))
@@ -93,15 +100,22 @@ def error(dated: list[Dated], heads: tuple[Head, ...]) -> tuple[float, float, fl
 
     The bias is taken out of the other two: single heads are early or late, and some such go well together.
     """
-    signed = np.concatenate([token_spans(np.mean([d.attention[h] for h in heads], 0))[d.last, 1] * 0.02 - d.ends
-                             for d in dated if len(d.last)])
+    signed = np.concatenate(
+        [
+            token_spans(np.mean([d.attention[h] for h in heads], 0))[d.last, 1] * 0.02 - d.ends
+            for d in dated
+            if len(d.last)
+        ]
+    )
     bias = np.median(signed)
     rest = np.abs(signed - bias)
     return float(np.minimum(rest, CAP_S).mean()), float(np.median(rest)), float(bias)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     for name in ("features", "labels", "dates", "vocabulary"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -111,11 +125,14 @@ def main() -> None:
     dated = collect(args)
     print(f"{len(dated)} utterances, {sum(len(d.last) for d in dated)} words")
     tried = {(h,): error(dated, (h,)) for h in dated[0].attention}
-    ranked = [h for h, in sorted(tried, key=tried.get)[:BEST]]
+    ranked = [h for (h,) in sorted(tried, key=tried.get)[:BEST]]
     for _ in range(MOST):
         best = sorted(tried, key=tried.get)[:BEAM]
         mean, median, bias = (1000 * s for s in tried[best[0]])
-        print(f"{best[0]}: mean {mean:.1f} ms, median {median:.0f} ms, bias {bias:+.0f} ms", flush=True)
+        print(
+            f"{best[0]}: mean {mean:.1f} ms, median {median:.0f} ms, bias {bias:+.0f} ms",
+            flush=True,
+        )
         larger = {tuple(sorted((*heads, h))) for heads in best for h in ranked if h not in heads}
         tried = {heads: error(dated, heads) for heads in sorted(larger)}
 

@@ -21,14 +21,17 @@ from decode import greedy
 from graft import read
 from speechstream.asr import search
 from speechstream.asr.ctc import Greedy
-from speechstream.asr.ctc_decoder import CtcDecoder
-from speechstream.asr.vocabulary import Vocabulary
+from speechstream.asr.whisper.ctc import CtcDecoder
+from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 from _scoring import Errors, count_errors, english_normaliser  # noqa: E402
 
-FLOOR, TAIL = -0.75, 60  # the deployed floor of the log-mels, and mel frames of silence after each utterance
+FLOOR, TAIL = (
+    -0.75,
+    60,
+)  # the deployed floor of the log-mels, and mel frames of silence after each utterance
 
 
 def load(path: Path) -> Whisper:
@@ -37,13 +40,18 @@ def load(path: Path) -> Whisper:
     config["alignment_heads"] = tuple(tuple(h) for h in config["alignment_heads"])
     model = Whisper(WhisperConfig(**config))
     prefix = "average."
-    model.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}, strict=False)
+    model.load_state_dict(
+        {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)},
+        strict=False,
+    )
     return model.eval().bfloat16()
 
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--vocabulary", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
@@ -51,26 +59,50 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every nth utterance")
     args = parser.parse_args()
     model, normalise = load(args.run), english_normaliser()
-    vocabulary, pieces = Vocabulary(args.vocabulary / "vocabulary.json"), CtcDecoder(args.vocabulary / "ctc.json").pieces
+    vocabulary, pieces = (
+        Vocabulary(args.vocabulary / "vocabulary.json"),
+        CtcDecoder(args.vocabulary / "ctc.json").pieces,
+    )
     utterances = Utterances(args.features)
     chosen = range(0, len(utterances.rows), args.every)
     for chunk in args.chunks:
         found: dict[str, dict[str, Errors]] = {"attention": {}, "ctc": {}}
         for group in batches([utterances.rows[i]["frames"] + TAIL for i in chosen], 12_000):
-            mel, lengths = collate([utterances.mel(chosen[g]) for g in group], [FLOOR] * len(group), TAIL)
+            mel, lengths = collate(
+                [utterances.mel(chosen[g]) for g in group], [FLOOR] * len(group), TAIL
+            )
             features = model.encoder(mel.clamp(min=FLOOR).bfloat16(), lengths, chunk or None)
-            tokens, *_ = greedy(model.decoder, features, lengths, lengths * 9 // 50 + 8, vocabulary.prompt, vocabulary.end)
-            heard = Greedy()(model.ctc_log_probs(features, lengths, chunk or None).float().numpy(), lengths.numpy() // 2)
+            tokens, *_ = greedy(
+                model.decoder,
+                features,
+                lengths,
+                lengths * 9 // 50 + 8,
+                vocabulary.prompt,
+                vocabulary.end,
+            )
+            heard = Greedy()(
+                model.ctc_log_probs(features, lengths, chunk or None).float().numpy(),
+                lengths.numpy() // 2,
+            )
             for g, ids, said in zip(group, tokens, heard):
                 row = utterances.rows[chosen[g]]
                 texts = vocabulary.text(ids), search.detokenize([pieces[t.token] for t in said])
                 for by, text in zip(found.values(), texts):
                     by[row["source"]] = by.get(row["source"], Errors()) + count_errors(
-                        normalise(row["text"]).split(), normalise(text).split())
+                        normalise(row["text"]).split(), normalise(text).split()
+                    )
         for decoder, by in found.items():
             by["all"] = sum(by.values(), Errors())
-            print(json.dumps({"chunk": chunk, "decoder": decoder, **{s: round(100 * e.wer, 2) for s, e in by.items()}}),
-                  flush=True)
+            print(
+                json.dumps(
+                    {
+                        "chunk": chunk,
+                        "decoder": decoder,
+                        **{s: round(100 * e.wer, 2) for s, e in by.items()},
+                    }
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

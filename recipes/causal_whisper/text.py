@@ -7,7 +7,11 @@ import re
 
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation; apostrophes stay."""
-    return [w.strip("'") for w in re.sub(r"[^a-z0-9' ]", " ", text.lower().replace("’", "'")).split() if w.strip("'")]
+    return [
+        w.strip("'")
+        for w in re.sub(r"[^a-z0-9' ]", " ", text.lower().replace("’", "'")).split()
+        if w.strip("'")
+    ]
 
 
 def align(a: list[str], b: list[str]) -> list[tuple[int | None, int | None]]:
@@ -66,7 +70,9 @@ def recase(reference: str, transcript: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-QUESTION = re.compile(r"(who|what|when|where|why|how|is|are|was|were|do|does|did|can|could|will|would|shall|should|may)\b")
+QUESTION = re.compile(
+    r"(who|what|when|where|why|how|is|are|was|were|do|does|did|can|could|will|would|shall|should|may)\b"
+)
 
 
 def sentence(text: str) -> str:

@@ -36,10 +36,23 @@ from speechstream.nn.whisper import Whisper
 from data import RAW_FLOOR, Utterances, batches, collate
 from text import words
 
-FLOOR = -0.75                                # the deployed floor, (log10 energy + 4) / 4 at log10 energy = -7
-CHUNKS = [4, 8, 16, 32, 64, 128, None]       # 80, 160, 320, 640, 1280 ms; 2560 ms confirms words; offline
+FLOOR = -0.75  # the deployed floor, (log10 energy + 4) / 4 at log10 energy = -7
+CHUNKS = [
+    4,
+    8,
+    16,
+    32,
+    64,
+    128,
+    None,
+]  # 80, 160, 320, 640, 1280 ms; 2560 ms confirms words; offline
 CHANCES = [0.06, 0.12, 0.14, 0.14, 0.12, 0.22, 0.20]
-ALIGNMENT_HEADS = ((3, 1), (3, 3), (4, 1), (5, 1))  # (layer, head): they tell word ends best, see heads.py
+ALIGNMENT_HEADS = (
+    (3, 1),
+    (3, 3),
+    (4, 1),
+    (5, 1),
+)  # (layer, head): they tell word ends best, see heads.py
 IGNORE = -100
 
 
@@ -69,24 +82,32 @@ def augment(mel: Tensor, lengths: Tensor, rng: np.random.Generator) -> Tensor:
     out = mel.clone()
     for b in range(B):
         out[b] += rng.uniform(-0.3, 0.1)  # -12 to +4 dB
-        if rng.random() < 0.3:  # noise of a random smooth colour, 5 to 40 dB below the loudest frame
+        if (
+            rng.random() < 0.3
+        ):  # noise of a random smooth colour, 5 to 40 dB below the loudest frame
             knots = rng.uniform(-0.15, 0.15, 6)
             colour = np.interp(np.linspace(0, 5, mels), np.arange(6), knots)
             level = float(out[b].max()) - rng.uniform(5, 40) / 40
-            noise = torch.from_numpy((level + colour[:, None] + 0.06 * rng.standard_normal((mels, frames))).astype("f"))
-            out[b] = torch.logaddexp(out[b] * 4 * math.log(10), noise * 4 * math.log(10)) / (4 * math.log(10))
+            noise = torch.from_numpy(
+                (level + colour[:, None] + 0.06 * rng.standard_normal((mels, frames))).astype("f")
+            )
+            out[b] = torch.logaddexp(out[b] * 4 * math.log(10), noise * 4 * math.log(10)) / (
+                4 * math.log(10)
+            )
     out = out.clamp(min=FLOOR)
     for b in range(B):
-        if rng.random() < 0.5:  # half are left whole: the student must first of all hear what the teacher hears
+        if (
+            rng.random() < 0.5
+        ):  # half are left whole: the student must first of all hear what the teacher hears
             continue
         for _ in range(2):
             width = int(rng.integers(0, 16))
             at = int(rng.integers(0, mels - width))
-            out[b, at: at + width] = FLOOR
+            out[b, at : at + width] = FLOOR
         for _ in range(int(lengths[b]) // 150):
             width = int(rng.integers(0, 12))
             at = int(rng.integers(0, 2 * int(lengths[b]) - width))
-            out[b, :, at: at + width] = FLOOR
+            out[b, :, at : at + width] = FLOOR
     return out
 
 
@@ -110,20 +131,28 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         base = load_whisper(args.checkpoint, left=args.left)
         self.teacher = copy.deepcopy(base.encoder).bfloat16().requires_grad_(False)
-        config = dataclasses.replace(base.config, vocabulary=len(labels.ids),
-                                     ctc_vocabulary=labels.small.get_vocab_size(), ctc_width=args.ctc_width,
-                                     ctc_blocks=args.ctc_blocks,
-                                     alignment_heads=ALIGNMENT_HEADS)
+        config = dataclasses.replace(
+            base.config,
+            vocabulary=len(labels.ids),
+            ctc_vocabulary=labels.small.get_vocab_size(),
+            ctc_width=args.ctc_width,
+            ctc_blocks=args.ctc_blocks,
+            alignment_heads=ALIGNMENT_HEADS,
+        )
         self.student = Whisper(config)
         weights = base.state_dict()
-        weights["decoder.token_embedding.weight"] = weights["decoder.token_embedding.weight"][labels.ids]
+        weights["decoder.token_embedding.weight"] = weights["decoder.token_embedding.weight"][
+            labels.ids
+        ]
         self.student.load_state_dict(weights, strict=False)
         self.student.encoder.requires_grad_(args.lr > 0)
         self.student.decoder.requires_grad_(args.decoder_lr > 0)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
-        groups = [{"params": list(self.student.encoder.parameters()), "peak": args.lr},
-                  {"params": list(self.student.decoder.parameters()), "peak": args.decoder_lr},
-                  {"params": list(self.student.ctc.parameters()), "peak": 1e-3}]
+        groups = [
+            {"params": list(self.student.encoder.parameters()), "peak": args.lr},
+            {"params": list(self.student.decoder.parameters()), "peak": args.decoder_lr},
+            {"params": list(self.student.ctc.parameters()), "peak": 1e-3},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
         self.step, self.seconds = 0, 0.0
         (self.folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
@@ -132,14 +161,26 @@ class Run:
 
     def moments(self) -> dict[str, Tensor]:
         names = {p: n for n, p in self.student.named_parameters()}
-        return {f"{key}.{names[p]}": s[key] for p, s in self.optimiser.state.items()
-                for key in ("exp_avg", "exp_avg_sq")}
+        return {
+            f"{key}.{names[p]}": s[key]
+            for p, s in self.optimiser.state.items()
+            for key in ("exp_avg", "exp_avg_sq")
+        }
 
     def save(self) -> None:
-        parts = {"student.": self.student.state_dict(), "average.": self.average.state_dict(), "adam.": self.moments()}
-        save_file({p + k: v.contiguous() for p, d in parts.items() for k, v in d.items()}, self.folder / "new.safetensors")
+        parts = {
+            "student.": self.student.state_dict(),
+            "average.": self.average.state_dict(),
+            "adam.": self.moments(),
+        }
+        save_file(
+            {p + k: v.contiguous() for p, d in parts.items() for k, v in d.items()},
+            self.folder / "new.safetensors",
+        )
         (self.folder / "new.safetensors").rename(self.folder / "checkpoint.safetensors")
-        (self.folder / "state.json").write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
+        (self.folder / "state.json").write_text(
+            json.dumps({"step": self.step, "seconds": self.seconds})
+        )
 
     def resume(self) -> None:
         path = self.folder / "checkpoint.safetensors"
@@ -150,21 +191,29 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
         for name, p in self.student.named_parameters():
             if f"exp_avg.{name}" in moments and moments[f"exp_avg.{name}"].shape == p.shape:
-                self.optimiser.state[p] = {"step": torch.tensor(float(self.step)),
-                                           "exp_avg": moments[f"exp_avg.{name}"],
-                                           "exp_avg_sq": moments[f"exp_avg_sq.{name}"]}
+                self.optimiser.state[p] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": moments[f"exp_avg.{name}"],
+                    "exp_avg_sq": moments[f"exp_avg_sq.{name}"],
+                }
 
     def schedule(self) -> None:
         part = min(1.0, self.seconds / (60 * self.args.minutes))
-        scale = min(1.0, (self.step + 1) / 40) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+        scale = min(1.0, (self.step + 1) / 40) * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * scale
 
     def update(self, loss: Tensor) -> float:
         self.schedule()
         loss.backward()
-        norm, *_ = [float(nn.utils.clip_grad_norm_(part.parameters(), 1.0))  # each its own: scales differ by decades
-                    for part in (self.student.encoder, self.student.decoder, self.student.ctc)]
+        norm, *_ = [
+            float(
+                nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+            )  # each its own: scales differ by decades
+            for part in (self.student.encoder, self.student.decoder, self.student.ctc)
+        ]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
@@ -175,16 +224,24 @@ class Run:
         return norm
 
 
-def ctc_loss(run: Run, labels: Labels, audio: list[str], features: Tensor, lengths: Tensor, chunk: int | None) -> Tensor:
+def ctc_loss(
+    run: Run, labels: Labels, audio: list[str], features: Tensor, lengths: Tensor, chunk: int | None
+) -> Tensor:
     pieces = [labels.ctc(a) for a in audio]
     with torch.autocast("cpu", torch.bfloat16):
         said = run.student.ctc_log_probs(features, lengths, chunk)
-    return F.ctc_loss(said.float().transpose(0, 1), torch.tensor([i for p in pieces for i in p]), lengths // 2,
-                      torch.tensor([len(p) for p in pieces]), zero_infinity=True)
+    return F.ctc_loss(
+        said.float().transpose(0, 1),
+        torch.tensor([i for p in pieces for i in p]),
+        lengths // 2,
+        torch.tensor([len(p) for p in pieces]),
+        zero_infinity=True,
+    )
 
 
-def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], rng: np.random.Generator
-           ) -> tuple[dict[str, Tensor], int | None]:
+def losses(
+    run: Run, labels: Labels, utterances: Utterances, group: list[int], rng: np.random.Generator
+) -> tuple[dict[str, Tensor], int | None]:
     """The three losses of one batch and the chunk that was drawn."""
     chunk = CHUNKS[rng.choice(len(CHUNKS), p=CHANCES)]
     mels = [utterances.mel(i) for i in group]
@@ -195,8 +252,20 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
         features = run.student.encoder(noisy, lengths, chunk)
     audio = [utterances.rows[i]["audio"] for i in group]
     known = [b for b, a in enumerate(audio) if a in labels.rows]
-    out = {"ctc": ctc_loss(run, labels, [audio[b] for b in known], features[known].detach(), lengths[known], chunk)
-           } if known else {}
+    out = (
+        {
+            "ctc": ctc_loss(
+                run,
+                labels,
+                [audio[b] for b in known],
+                features[known].detach(),
+                lengths[known],
+                chunk,
+            )
+        }
+        if known
+        else {}
+    )
     if not run.args.lr:  # the CTC head alone
         return out, chunk
 
@@ -220,7 +289,9 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
                     count = sum(e <= cut * 0.02 + 0.02 for e in ends)
             rows.append(torch.tensor(labels.tokens(audio[b], count)))
         tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=labels.end)
-        target_tokens = nn.utils.rnn.pad_sequence([r[1:] for r in rows], batch_first=True, padding_value=IGNORE)
+        target_tokens = nn.utils.rnn.pad_sequence(
+            [r[1:] for r in rows], batch_first=True, padding_value=IGNORE
+        )
         target_tokens[:, : len(labels.prompt) - 1] = IGNORE
         with torch.autocast("cpu", torch.bfloat16):
             mask = torch.arange(features.shape[1]) < visible[:, None]
@@ -228,7 +299,9 @@ def losses(run: Run, labels: Labels, utterances: Utterances, group: list[int], r
             share = run.args.decoder_share
             read = share * read + (1 - share) * read.detach()
             logits = run.student.decoder(tokens[:, :-1], read, mask).float()
-        out["decoder"] = F.cross_entropy(logits.flatten(0, 1), target_tokens.flatten(), ignore_index=IGNORE)
+        out["decoder"] = F.cross_entropy(
+            logits.flatten(0, 1), target_tokens.flatten(), ignore_index=IGNORE
+        )
         if not run.args.decoder_lr:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 wanted = run.student.decoder(tokens[:, :-1], target[known], mask).float()
@@ -247,10 +320,20 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--lr", type=float, default=2e-4, help="of the encoder; 0 trains the CTC head and nothing else")
+    parser.add_argument(
+        "--lr",
+        type=float,
+        default=2e-4,
+        help="of the encoder; 0 trains the CTC head and nothing else",
+    )
     parser.add_argument("--decoder-lr", type=float, default=4e-5)
-    parser.add_argument("--decoder-share", type=float, default=0.1, help="share of the decoder's gradient that reaches the "
-                        "encoder: in full it is fifty times the distillation's")
+    parser.add_argument(
+        "--decoder-share",
+        type=float,
+        default=0.1,
+        help="share of the decoder's gradient that reaches the "
+        "encoder: in full it is fifty times the distillation's",
+    )
     parser.add_argument("--ctc-width", type=int, default=512, help="hidden units of the CTC head")
     parser.add_argument("--ctc-blocks", type=int, default=2, help="of the CTC head")
     parser.add_argument("--left", type=int, default=400)
@@ -260,10 +343,16 @@ def main() -> None:
     torch.manual_seed(0)
     labels = Labels(args.labels, args.vocabulary, args.tokenizer)
     run = Run(args, labels)
-    sources = [(u, i) for path in args.features for u in [Utterances(path)] for i in range(len(u.rows))]
+    sources = [
+        (u, i) for path in args.features for u in [Utterances(path)] for i in range(len(u.rows))
+    ]
     merged = Merged(sources)
     rng = np.random.default_rng(run.step)
-    weights, log, saved = {"distil": 1.0, "decoder": 1.0, "imitation": 1.0, "ctc": 0.2}, {}, time.time()
+    weights, log, saved = (
+        {"distil": 1.0, "decoder": 1.0, "imitation": 1.0, "ctc": 0.2},
+        {},
+        time.time(),
+    )
     if not args.decoder_lr:
         weights["decoder"] = 0.5
     run.student.train()
@@ -280,8 +369,16 @@ def main() -> None:
             log.setdefault("norm", []).append(norm)
             if run.step % args.report == 0:
                 m = {k: np.mean(v) for k, v in log.items()}
-                print(f"{run.step} {run.seconds / 60:.1f}min " + " ".join(f"{k} {m[k]:.3f}" for k in
-                      ("distil", "decoder", "imitation", "ctc", "norm") if k in m) + f" x{m['audio'] / m['wall']:.1f} rt", flush=True)
+                print(
+                    f"{run.step} {run.seconds / 60:.1f}min "
+                    + " ".join(
+                        f"{k} {m[k]:.3f}"
+                        for k in ("distil", "decoder", "imitation", "ctc", "norm")
+                        if k in m
+                    )
+                    + f" x{m['audio'] / m['wall']:.1f} rt",
+                    flush=True,
+                )
                 log = {}
             if time.time() - saved > 240 or run.seconds >= 60 * args.minutes:
                 run.save()

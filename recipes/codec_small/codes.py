@@ -10,7 +10,7 @@ from torch import Tensor
 from speechstream.nn.seanet import Tails
 from speechstream.nn.small_codec import SmallCodec
 
-STRETCH = 1000   # codec frames whose spectra are computed at a time
+STRETCH = 1000  # codec frames whose spectra are computed at a time
 SAMPLE = 60_000  # blocks that k-means works on
 ROUNDS = 12
 
@@ -23,8 +23,10 @@ def fit_codes(codec: SmallCodec, speech: Speech, seed: int) -> float:
     blocks = blocks - codec.mean.repeat(codec.config.stride)
     q = codec.quantizer
     values, vectors = torch.linalg.eigh((blocks.T @ blocks).double() / len(blocks))  # ascending
-    components, unit = vectors[:, -q.dim:].float(), float(values[-q.dim:].mean().sqrt())
-    q.input_proj.weight.copy_(components.T / unit)  # what is coded has a variance of one, for those who predict it
+    components, unit = vectors[:, -q.dim :].float(), float(values[-q.dim :].mean().sqrt())
+    q.input_proj.weight.copy_(
+        components.T / unit
+    )  # what is coded has a variance of one, for those who predict it
     q.output_proj.weight.copy_(components * unit)
     generator = torch.Generator().manual_seed(seed)
     rest = blocks @ components / unit
@@ -42,10 +44,17 @@ def spectra(codec: SmallCodec, speech: Speech) -> Tensor:
     c, tails, out = codec.config, codec.init_encoder_state().tails, []
     size = STRETCH * c.frame_size
     for at in range(0, len(speech.samples) // c.frame_size * c.frame_size, size):
-        pcm = speech.samples[at:at + size]
-        pcm = torch.from_numpy(pcm[:len(pcm) // c.frame_size * c.frame_size].astype(np.float32) / FULL_SCALE)
+        pcm = speech.samples[at : at + size]
+        pcm = torch.from_numpy(
+            pcm[: len(pcm) // c.frame_size * c.frame_size].astype(np.float32) / FULL_SCALE
+        )
         t = Tails(tails)
-        out.append(codec.encoder["mel"].step(pcm.unsqueeze(0).to(tails.device), t)[0].reshape(-1, c.block_dim).cpu())
+        out.append(
+            codec.encoder["mel"]
+            .step(pcm.unsqueeze(0).to(tails.device), t)[0]
+            .reshape(-1, c.block_dim)
+            .cpu()
+        )
         tails = t.pack()
     return torch.cat(out)
 

@@ -17,21 +17,25 @@ import soundfile
 import torch
 from torch import Tensor
 
-from speechstream.tts.prosody import pitch
+from speechstream.audio.pitch import pitch
 
 FULL_SCALE = 32767
 HOP_S = 0.01  # of the pitch
 
 
-def pack(manifests: list[Path], out: Path, sample_rate: int, min_rate: int, held_percent: int = 3) -> dict:
+def pack(
+    manifests: list[Path], out: Path, sample_rate: int, min_rate: int, held_percent: int = 3
+) -> dict:
     """Decode every recording of at least `min_rate` Hz to mono at `sample_rate` and write the arrays. Which utterances
     are held out depends on their names alone. Returns the index, with what was left out and why."""
     out.mkdir(parents=True, exist_ok=True)
     hop = round(HOP_S * sample_rate)
     index: dict = {"sample_rate": sample_rate, "train": [], "held": [], "below_min_rate": 0}
     with ExitStack() as stack:
-        files = {s: [stack.enter_context(open(out / f"{s}.{kind}", "wb")) for kind in ("i16", "f32")]
-                 for s in ("train", "held")}
+        files = {
+            s: [stack.enter_context(open(out / f"{s}.{kind}", "wb")) for kind in ("i16", "f32")]
+            for s in ("train", "held")
+        }
         for manifest in manifests:
             for line in manifest.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
@@ -40,16 +44,27 @@ def pack(manifests: list[Path], out: Path, sample_rate: int, min_rate: int, held
                     index["below_min_rate"] += 1
                     continue
                 pcm = read(path, sample_rate)
-                split = "held" if zlib.crc32(row["audio"].encode()) % 100 < held_percent else "train"
+                split = (
+                    "held" if zlib.crc32(row["audio"].encode()) % 100 < held_percent else "train"
+                )
                 file, tones = files[split]
                 pcm = np.pad(pcm, (0, -len(pcm) % hop))
-                index[split].append({"audio": row["audio"], "speaker": row.get("speaker"), "text": row.get("text"),
-                                     "start": file.tell() // 2, "samples": len(pcm)})
+                index[split].append(
+                    {
+                        "audio": row["audio"],
+                        "speaker": row.get("speaker"),
+                        "text": row.get("text"),
+                        "start": file.tell() // 2,
+                        "samples": len(pcm),
+                    }
+                )
                 file.write((pcm.clip(-1, 1) * FULL_SCALE).round().astype("<i2").tobytes())
                 tones.write(pitch(pcm, sample_rate, HOP_S).astype("<f4").tobytes())
     if not index["train"] or not index["held"]:
-        raise ValueError(f"{len(index['train'])} utterances to train on and {len(index['held'])} held out: neither may "
-                         f"be none ({index['below_min_rate']} were below {min_rate} Hz)")
+        raise ValueError(
+            f"{len(index['train'])} utterances to train on and {len(index['held'])} held out: neither may "
+            f"be none ({index['below_min_rate']} were below {min_rate} Hz)"
+        )
     (out / "index.json").write_text(json.dumps(index))
     return index
 
@@ -91,16 +106,18 @@ class Speech:
             start = hop * int(rng.integers(0, max(1, (r["samples"] - self.segment) // hop + 1)))
             begin, end = r["start"] + start, r["start"] + min(r["samples"], start + self.segment)
             gain = 10 ** (rng.uniform(-9, 3) / 20)  # dB
-            result[i, 0, :end - begin] = np.clip(self.samples[begin:end].astype(np.float32) / FULL_SCALE * gain, -1, 1)
-            tones[i, :(end - begin) // hop] = self.tones[begin // hop:end // hop]
+            result[i, 0, : end - begin] = np.clip(
+                self.samples[begin:end].astype(np.float32) / FULL_SCALE * gain, -1, 1
+            )
+            tones[i, : (end - begin) // hop] = self.tones[begin // hop : end // hop]
         return torch.from_numpy(result), torch.from_numpy(tones)
 
     def utterance(self, i: int) -> np.ndarray:
         """The i-th utterance whole, float32."""
         r = self.rows[i]
-        return self.samples[r["start"]:r["start"] + r["samples"]].astype(np.float32) / FULL_SCALE
+        return self.samples[r["start"] : r["start"] + r["samples"]].astype(np.float32) / FULL_SCALE
 
     def pitch(self, i: int) -> np.ndarray:
         """Its pitch in Hz at every hop."""
         r = self.rows[i]
-        return self.tones[r["start"] // self.hop:(r["start"] + r["samples"]) // self.hop]
+        return self.tones[r["start"] // self.hop : (r["start"] + r["samples"]) // self.hop]

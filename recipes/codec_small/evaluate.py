@@ -46,34 +46,44 @@ def evaluate(codec: SmallCodec, speech: Speech, count: int, wav: Path | None = N
             used[level] += torch.bincount(codes[0, level], minlength=c.bins)
         for k in levels:
             whole = codec.decode(codes[:, :k])
-            y = whole[..., c.delay:c.delay + x.shape[-1]]
+            y = whole[..., c.delay : c.delay + x.shape[-1]]
             mel, stft = loss(y, x)
             sums[k][0] += float(mel) / count
             sums[k][1] += float(stft) / count
-            sums[k][2] += float((codec.quantizer.decode(codes[:, :k]) - blocks).abs().mean()) / count
+            sums[k][2] += (
+                float((codec.quantizer.decode(codes[:, :k]) - blocks).abs().mean()) / count
+            )
         tones = torch.from_numpy(np.array(speech.pitch(i)))
-        heard = codec.pitch(codec.quantizer.decode(codes))[0, :len(tones)]
-        tones = tones[:len(heard)]
+        heard = codec.pitch(codec.quantizer.decode(codes))[0, : len(tones)]
+        tones = tones[: len(heard)]
         voiced.append(((heard > 0) == (tones > 0)).float())
         both = (heard > 0) & (tones > 0)
         cents.append(1200 * torch.log2(heard[both] / tones[both]).abs())
         state, made = codec.init_decoder_state(), []
         for t in range(codes.shape[-1]):
-            block, state = codec.decode_step(codes[..., t:t + 1], state)
+            block, state = codec.decode_step(codes[..., t : t + 1], state)
             made.append(block)
         streamed = max(streamed, float((torch.cat(made, -1) - whole).abs().max()))
         if wav:
             wav.mkdir(parents=True, exist_ok=True)
             for name, sound in (("original", x), ("codec", y)):
-                soundfile.write(wav / f"{i:04d}.{name}.wav", sound.flatten().clamp(-1, 1).numpy(), c.sample_rate)
+                soundfile.write(
+                    wav / f"{i:04d}.{name}.wav", sound.flatten().clamp(-1, 1).numpy(), c.sample_rate
+                )
     share = used / used.sum(1, keepdim=True)
     entropy = -(share * share.clamp(min=1e-9).log2()).sum(1)
     off = torch.cat(cents)
-    return {"utterances": count, "kbit_s": c.levels * math.log2(c.bins) * c.sample_rate / c.frame_size / 1000,
-            "mel_stft_logmel_by_levels": {k: [round(v, 4) for v in row] for k, row in sums.items()},
-            "voicing_right": round(float(torch.cat(voiced).mean()), 4),
-            "pitch_error_cents_median_p90": [round(float(off.quantile(q)), 1) for q in (0.5, 0.9)] if len(off) else None,
-            "code_entropy_bits": [round(float(e), 2) for e in entropy], "streamed_max_difference": streamed}
+    return {
+        "utterances": count,
+        "kbit_s": c.levels * math.log2(c.bins) * c.sample_rate / c.frame_size / 1000,
+        "mel_stft_logmel_by_levels": {k: [round(v, 4) for v in row] for k, row in sums.items()},
+        "voicing_right": round(float(torch.cat(voiced).mean()), 4),
+        "pitch_error_cents_median_p90": [round(float(off.quantile(q)), 1) for q in (0.5, 0.9)]
+        if len(off)
+        else None,
+        "code_entropy_bits": [round(float(e), 2) for e in entropy],
+        "streamed_max_difference": streamed,
+    }
 
 
 def main(arguments: list[str] | None = None) -> dict:

@@ -21,8 +21,13 @@ FLOOR = 1e-5
 
 def spectrum(x: Tensor, window: int) -> Tensor:
     """Complex STFT (B, bins, T) of (B, 1, samples), a quarter of a window apart."""
-    return torch.stft(x[:, 0], window, window // 4, window=torch.hann_window(window, device=x.device),
-                      return_complex=True)
+    return torch.stft(
+        x[:, 0],
+        window,
+        window // 4,
+        window=torch.hann_window(window, device=x.device),
+        return_complex=True,
+    )
 
 
 class SpectralLoss(nn.Module):
@@ -31,19 +36,26 @@ class SpectralLoss(nn.Module):
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
         for window, mels in MEL_SCALES:
-            self.register_buffer(f"mel{window}", mel_filters(sample_rate, window, mels), persistent=False)
+            self.register_buffer(
+                f"mel{window}", mel_filters(sample_rate, window, mels), persistent=False
+            )
 
     def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Generated `y` and original `x` (B, 1, samples) to (mel loss, STFT loss)."""
         mel, stft = x.new_zeros(()), x.new_zeros(())
         for window, _ in MEL_SCALES:
             # the floor keeps the gradient finite where there is no sound
-            a, b = ((torch.view_as_real(spectrum(s, window)).square().sum(-1) + FLOOR ** 2).sqrt() for s in (y, x))
+            a, b = (
+                (torch.view_as_real(spectrum(s, window)).square().sum(-1) + FLOOR**2).sqrt()
+                for s in (y, x)
+            )
             low, high = (torch.log10(getattr(self, f"mel{window}") @ s) for s in (a, b))
             mel = mel + (low - high).abs().mean() / len(MEL_SCALES)
             if window in STFT_SCALES:
                 convergence = (a - b).norm(dim=(1, 2)) / b.norm(dim=(1, 2)).clamp(min=1e-3)
-                stft = stft + (convergence.clamp(max=10).mean() + (a.log() - b.log()).abs().mean()) / len(STFT_SCALES)
+                stft = stft + (
+                    convergence.clamp(max=10).mean() + (a.log() - b.log()).abs().mean()
+                ) / len(STFT_SCALES)
         return mel, stft
 
 
@@ -55,10 +67,20 @@ class SpectrumDiscriminator(nn.Module):
         self.window = window
 
         def conv(inputs: int, dilation: int, stride: int) -> nn.Module:
-            return weight_norm(nn.Conv2d(inputs, channels, (9, 3), (stride, 1), padding=(4, dilation),
-                                         dilation=(1, dilation)))
+            return weight_norm(
+                nn.Conv2d(
+                    inputs,
+                    channels,
+                    (9, 3),
+                    (stride, 1),
+                    padding=(4, dilation),
+                    dilation=(1, dilation),
+                )
+            )
 
-        self.layers = nn.ModuleList([conv(2, 1, 1), conv(channels, 1, 2), conv(channels, 2, 2), conv(channels, 4, 2)])
+        self.layers = nn.ModuleList(
+            [conv(2, 1, 1), conv(channels, 1, 2), conv(channels, 2, 2), conv(channels, 4, 2)]
+        )
         self.output = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -73,8 +95,10 @@ class PeriodDiscriminator(nn.Module):
         super().__init__()
         self.period = period
         widths = [1, channels, 2 * channels, 4 * channels, 4 * channels]
-        self.layers = nn.ModuleList(weight_norm(nn.Conv2d(a, b, (5, 1), (3, 1), padding=(2, 0)))
-                                    for a, b in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (5, 1), (3, 1), padding=(2, 0)))
+            for a, b in zip(widths, widths[1:])
+        )
         self.output = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -87,8 +111,12 @@ class Discriminators(nn.Module):
 
     def __init__(self, channels: int, ffts: list[int], periods: list[int]) -> None:
         super().__init__()
-        self.judges = nn.ModuleList([*(SpectrumDiscriminator(w, channels) for w in ffts),
-                                     *(PeriodDiscriminator(p, channels) for p in periods)])
+        self.judges = nn.ModuleList(
+            [
+                *(SpectrumDiscriminator(w, channels) for w in ffts),
+                *(PeriodDiscriminator(p, channels) for p in periods),
+            ]
+        )
 
     def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         return [judge(x) for judge in self.judges]
@@ -96,7 +124,9 @@ class Discriminators(nn.Module):
     def judge_loss(self, y: Tensor, x: Tensor) -> Tensor:
         """Hinge loss of the judges: generated `y` (detached here) against original `x`."""
         pairs = zip(self(y.detach()), self(x))
-        return sum(F.relu(1 + a).mean() + F.relu(1 - b).mean() for (a, _), (b, _) in pairs) / len(self.judges)
+        return sum(F.relu(1 + a).mean() + F.relu(1 - b).mean() for (a, _), (b, _) in pairs) / len(
+            self.judges
+        )
 
     def codec_loss(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The codec's side: (hinge loss, relative difference of the judges' features)."""
@@ -106,7 +136,9 @@ class Discriminators(nn.Module):
         for (verdict, got), (_, wanted) in zip(self(y), original):
             hinge = hinge + F.relu(1 - verdict).mean() / len(self.judges)
             for a, b in zip(got, wanted):
-                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got) / len(self.judges)
+                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got) / len(
+                    self.judges
+                )
         return hinge, matching
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 HERE = Path(__file__).parent
-CLIP = 1.0    # norm of the gradient
+CLIP = 1.0  # norm of the gradient
 
 
 class Trainer:
@@ -44,12 +44,19 @@ class Trainer:
         segment = round(config["segment_s"] * c.sample_rate / c.frame_size) * c.frame_size
         self.data = Speech(data, "train", segment, config["seed"])
         if self.data.hop != c.hop:
-            raise ValueError(f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}")
+            raise ValueError(
+                f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}"
+            )
         self.codec.requires_grad_(False).decoder.requires_grad_(True)
         self.modules = {"codec": self.codec, "judges": self.judges}
-        self.optimisers = {name: torch.optim.AdamW([p for p in module.parameters() if p.requires_grad],
-                                                   betas=(0.8, 0.99), weight_decay=1e-3)
-                           for name, module in self.modules.items()}
+        self.optimisers = {
+            name: torch.optim.AdamW(
+                [p for p in module.parameters() if p.requires_grad],
+                betas=(0.8, 0.99),
+                weight_decay=1e-3,
+            )
+            for name, module in self.modules.items()
+        }
         self.total = sum(s["steps"] for s in config["stages"].values())
 
     def fit(self) -> float:
@@ -70,12 +77,20 @@ class Trainer:
         config, (name, at) = self.config, self.stage()
         stage = config["stages"][name]
         left = 1 - at / stage["steps"]
-        rate = stage["rate"] * min(1.0, (at + 1) / config["warmup"], max(left / config["decay"], 0.02))
+        rate = stage["rate"] * min(
+            1.0, (at + 1) / config["warmup"], max(left / config["decay"], 0.02)
+        )
         for optimiser in self.optimisers.values():
             optimiser.param_groups[0]["lr"] = rate
-        torch.manual_seed(config["seed"] + 1 + self.step)  # what is random in a step depends on the step alone
+        torch.manual_seed(
+            config["seed"] + 1 + self.step
+        )  # what is random in a step depends on the step alone
         x, pitch = (t.to(self.device) for t in self.data.batch(self.step, config["batch"]))
-        report = self._pitch(x, pitch) if name == "pitch" else self._sound(x, pitch, name == "adversarial")
+        report = (
+            self._pitch(x, pitch)
+            if name == "pitch"
+            else self._sound(x, pitch, name == "adversarial")
+        )
         self.step += 1
         return {name: float(value.detach()) for name, value in report.items()}
 
@@ -91,7 +106,11 @@ class Trainer:
         """A step: the pitch from the codes, `lookahead` fine frames late."""
         late, track = self.codec.config.lookahead, self.codec.decoder["pitch"]
         voicing, scores = track(self._features(x, "pitch_features")[:, late:])
-        report = dict(zip(("voicing", "pitch"), track.loss(voicing, scores, pitch[:, :pitch.shape[1] - late])))
+        report = dict(
+            zip(
+                ("voicing", "pitch"), track.loss(voicing, scores, pitch[:, : pitch.shape[1] - late])
+            )
+        )
         report["total"] = self._update("codec", self.codec, report["voicing"] + report["pitch"])
         return report
 
@@ -99,21 +118,38 @@ class Trainer:
         """A step: the sound with the measured pitch, which comes without `lookahead`."""
         codec, config, c = self.codec, self.config, self.codec.config
         state, late = codec.init_decoder_state(len(x)), c.window - c.hop
-        y = codec.decoder["output"].step(self._features(x, "features"), pitch, state.frames, state.phase,
-                                         codec.tails("output", len(x)))[0].unsqueeze(1)
-        y, x, report, total = y[..., late:], x[..., :x.shape[-1] - late], {}, 0.0
+        y = (
+            codec.decoder["output"]
+            .step(
+                self._features(x, "features"),
+                pitch,
+                state.frames,
+                state.phase,
+                codec.tails("output", len(x)),
+            )[0]
+            .unsqueeze(1)
+        )
+        y, x, report, total = y[..., late:], x[..., : x.shape[-1] - late], {}, 0.0
         if adversarial:
             report["judges"] = self._update("judges", self.judges, self.judges.judge_loss(y, x))
         report["mel"], report["stft"] = self.loss(y, x)
         total = total + config["mel"] * report["mel"] + config["stft"] * report["stft"]
         if adversarial:
             report["hinge"], report["features"] = self.judges.codec_loss(y, x)
-            total = total + config["adversarial"] * report["hinge"] + config["features"] * report["features"]
+            total = (
+                total
+                + config["adversarial"] * report["hinge"]
+                + config["features"] * report["features"]
+            )
         report["total"] = self._update("codec", codec, total)
         return report
 
     def _autocast(self):
-        return torch.autocast(self.device, torch.bfloat16) if self.config["autocast"] else nullcontext()
+        return (
+            torch.autocast(self.device, torch.bfloat16)
+            if self.config["autocast"]
+            else nullcontext()
+        )
 
     def _update(self, name: str, module: nn.Module, loss: Tensor) -> Tensor:
         module.zero_grad(set_to_none=True)
@@ -125,19 +161,30 @@ class Trainer:
     def save(self) -> None:
         """Write the whole state of training, and the codec by itself. A broken-off save leaves the one before."""
         self.out.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{name}.{n}": t for name, module in self.modules.items() for n, t in module.state_dict().items()}
+        tensors = {
+            f"{name}.{n}": t
+            for name, module in self.modules.items()
+            for n, t in module.state_dict().items()
+        }
         for name, optimiser in self.optimisers.items():
             for i, state in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{name}.{i}.{key}": torch.as_tensor(value) for key, value in state.items()}
+                tensors |= {
+                    f"optimiser.{name}.{i}.{key}": torch.as_tensor(value)
+                    for key, value in state.items()
+                }
         tensors["step"] = torch.tensor(self.step)
         temporary = self.out / "training.tmp"
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
         os.replace(temporary, self.out / "training.safetensors")
         folder = self.out / "codec"
         folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.codec.config.to_dict(), indent=2) + "\n")
-        save_file({n: t.detach().cpu().contiguous() for n, t in self.codec.state_dict().items()},
-                  folder / "model.safetensors")
+        (folder / "config.json").write_text(
+            json.dumps(self.codec.config.to_dict(), indent=2) + "\n"
+        )
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in self.codec.state_dict().items()},
+            folder / "model.safetensors",
+        )
 
     def resume(self) -> bool:
         """Take up a saved state, if there is one."""
@@ -146,15 +193,22 @@ class Trainer:
             return False
         tensors = load_file(file, device=self.device)
         for name, module in self.modules.items():
-            module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in tensors.items()
-                                    if n.startswith(f"{name}.")})
+            module.load_state_dict(
+                {
+                    n.removeprefix(f"{name}."): t
+                    for n, t in tensors.items()
+                    if n.startswith(f"{name}.")
+                }
+            )
             state: dict[int, dict[str, Tensor]] = {}
             for n, t in tensors.items():
                 if n.startswith(f"optimiser.{name}."):
                     i, key = n.removeprefix(f"optimiser.{name}.").split(".")
                     state.setdefault(int(i), {})[key] = t.cpu() if key == "step" else t
             optimiser = self.optimisers[name]
-            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+            optimiser.load_state_dict(
+                {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+            )
         self.step = int(tensors["step"])
         return True
 
@@ -164,25 +218,44 @@ def main(arguments: list[str] | None = None) -> Trainer:
     parser.add_argument("data", type=Path, help="what prepare.py wrote")
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
-    parser.add_argument("--steps", type=int, default=None, help="stop at this step (default: when all stages are done)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=None,
+        help="stop at this step (default: when all stages are done)",
+    )
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
-    parser.add_argument("--codec", type=Path, default=None, help="begin with this codec, and keep its codes")
+    parser.add_argument(
+        "--codec", type=Path, default=None, help="begin with this codec, and keep its codes"
+    )
     args = parser.parse_args(arguments)
     trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out)
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
     elif args.codec:
-        trainer.codec.load_state_dict(load_file(args.codec / "model.safetensors", device=trainer.device))
+        trainer.codec.load_state_dict(
+            load_file(args.codec / "model.safetensors", device=trainer.device)
+        )
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()
     trainer.codec.train()
     last, began = min(args.steps or trainer.total, trainer.total), time.monotonic()
-    while trainer.step < last and (args.minutes is None or time.monotonic() - began < 60 * args.minutes):
+    while trainer.step < last and (
+        args.minutes is None or time.monotonic() - began < 60 * args.minutes
+    ):
         report = trainer.train_step()
         if trainer.step % 50 == 0 or trainer.step == last:
-            print(json.dumps({"step": trainer.step, "minutes": round((time.monotonic() - began) / 60, 2),
-                              **{n: round(v, 4) for n, v in report.items()}}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "step": trainer.step,
+                        "minutes": round((time.monotonic() - began) / 60, 2),
+                        **{n: round(v, 4) for n, v in report.items()},
+                    }
+                ),
+                flush=True,
+            )
         if trainer.step % trainer.config["save_every"] == 0:
             trainer.save()
     trainer.save()

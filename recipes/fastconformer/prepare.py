@@ -27,7 +27,10 @@ from lhotse.supervision import AlignmentItem
 from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 
 RATE = 16000
-LOG_MEL = {"mean": -12.0, "deviation": 4.0}  # of speech: Adam moves the first convolution, coherently, by its input's mean
+LOG_MEL = {
+    "mean": -12.0,
+    "deviation": 4.0,
+}  # of speech: Adam moves the first convolution, coherently, by its input's mean
 
 
 def normalise(text: str) -> str:
@@ -38,23 +41,43 @@ def normalise(text: str) -> str:
 def alignment(dated: dict) -> dict[str, list[AlignmentItem]]:
     """Words, and their phones, each of which is given an equal part of its word."""
     words, phones = [], []
-    for word, start, end, sounds in zip(*(dated[k] for k in ("words", "starts", "ends", "phones")), strict=True):
+    for word, start, end, sounds in zip(
+        *(dated[k] for k in ("words", "starts", "ends", "phones")), strict=True
+    ):
         words.append(AlignmentItem(word, start, round(end - start, 3)))
         part = (end - start) / max(1, len(sounds.split()))
-        phones += [AlignmentItem(s, round(start + i * part, 3), round(part, 3)) for i, s in enumerate(sounds.split())]
+        phones += [
+            AlignmentItem(s, round(start + i * part, 3), round(part, 3))
+            for i, s in enumerate(sounds.split())
+        ]
     return {"word": words, "phone": phones}
 
 
 def from_lines(path: Path, dates: Path | None) -> CutSet:
-    known = {(r := json.loads(line))["audio"]: alignment(r) for line in open(dates)} if dates else {}
+    known = (
+        {(r := json.loads(line))["audio"]: alignment(r) for line in open(dates)} if dates else {}
+    )
     cuts = []
     for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
         if row.get("text"):
-            recording = Recording.from_file(path.parent / row["audio"], recording_id=f"{path.stem}-{i}")
-            segment = SupervisionSegment(f"{path.stem}-{i}", recording.id, 0.0, recording.duration, text=row["text"],
-                                         speaker=row.get("speaker"), alignment=known.get(row["audio"]))
-            cuts.append(MonoCut(f"{path.stem}-{i}", 0.0, recording.duration, 0, [segment], recording=recording))
+            recording = Recording.from_file(
+                path.parent / row["audio"], recording_id=f"{path.stem}-{i}"
+            )
+            segment = SupervisionSegment(
+                f"{path.stem}-{i}",
+                recording.id,
+                0.0,
+                recording.duration,
+                text=row["text"],
+                speaker=row.get("speaker"),
+                alignment=known.get(row["audio"]),
+            )
+            cuts.append(
+                MonoCut(
+                    f"{path.stem}-{i}", 0.0, recording.duration, 0, [segment], recording=recording
+                )
+            )
     return CutSet.from_cuts(cuts)
 
 
@@ -76,21 +99,38 @@ def store_features(path: Path, mels: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", choices=("lines", "librispeech", "commonvoice", "tokens", "features"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source", choices=("lines", "librispeech", "commonvoice", "tokens", "features")
+    )
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--parts", nargs="+", default=["train"])
     parser.add_argument("--language", default="en")
     parser.add_argument("--vocab", type=int, default=256)
-    parser.add_argument("--dates", type=Path, help="JSON lines with the times of words, for `lines`")
+    parser.add_argument(
+        "--dates", type=Path, help="JSON lines with the times of words, for `lines`"
+    )
     parser.add_argument("--mels", type=int, default=80)
     a = parser.parse_args()
     out = a.paths[-1]
     out.parent.mkdir(parents=True, exist_ok=True)
     if a.source == "tokens":
-        texts = (normalise(s.text) for cut in CutSet.from_file(f"{out}.jsonl.gz") for s in cut.supervisions)
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_prefix=str(out), vocab_size=a.vocab,
-                                                 model_type="bpe", character_coverage=1.0, bos_id=-1, eos_id=-1)
+        texts = (
+            normalise(s.text)
+            for cut in CutSet.from_file(f"{out}.jsonl.gz")
+            for s in cut.supervisions
+        )
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=texts,
+            model_prefix=str(out),
+            vocab_size=a.vocab,
+            model_type="bpe",
+            character_coverage=1.0,
+            bos_id=-1,
+            eos_id=-1,
+        )
         return
     if a.source == "features":
         store_features(out, a.mels)
@@ -103,7 +143,9 @@ def main() -> None:
         found = prepare_commonvoice(a.paths[0], out.parent, languages=[a.language], splits=a.parts)
         cuts = from_lhotse(found[a.language])
     cuts.to_file(f"{out}.jsonl.gz")
-    print(f"{len(cuts)} utterances, {sum(c.duration for c in cuts) / 3600:.2f} hours in {out}.jsonl.gz")
+    print(
+        f"{len(cuts)} utterances, {sum(c.duration for c in cuts) / 3600:.2f} hours in {out}.jsonl.gz"
+    )
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from speechstream.export.bundle import read_whisper
 from speechstream.nn.whisper import Whisper
 
 DIMS = 64
-SAMPLE = 400       # utterances that the components are found from
-BATCH_S = 60.0     # of audio, padding included
+SAMPLE = 400  # utterances that the components are found from
+BATCH_S = 60.0  # of audio, padding included
 
 
 def groups(cuts: list, seconds: float) -> list[list]:
@@ -45,7 +45,10 @@ def features(model: Whisper, cuts: list) -> list[Tensor]:
     mel = LogMel()
     heard = [torch.from_numpy(mel(cut.resample(RATE).load_audio()[:1])[0]) for cut in cuts]
     lengths = torch.tensor([m.shape[1] // 2 for m in heard])
-    x = torch.full((len(cuts), heard[0].shape[0], 2 * int(lengths.max()) + 1), min(float(m.min()) for m in heard))
+    x = torch.full(
+        (len(cuts), heard[0].shape[0], 2 * int(lengths.max()) + 1),
+        min(float(m.min()) for m in heard),
+    )
     for row, m, n in zip(x, heard, lengths.tolist()):
         row[:, : 2 * n] = m[:, : 2 * n]
     with torch.autocast("cpu", torch.bfloat16):
@@ -56,23 +59,33 @@ def features(model: Whisper, cuts: list) -> list[Tensor]:
 def components(rows: Tensor, dims: int) -> tuple[Tensor, Tensor]:
     """The mean (width,) of rows (n, width), and what turns the rest into whitened components, (width, dims)."""
     mean = rows.mean(0)
-    values, vectors = torch.linalg.eigh((rows - mean).T.double() @ (rows - mean).double() / len(rows))
+    values, vectors = torch.linalg.eigh(
+        (rows - mean).T.double() @ (rows - mean).double() / len(rows)
+    )
     best = values.argsort(descending=True)[:dims]
     return mean, (vectors[:, best] / values[best].clamp(min=1e-6).sqrt()).float()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest", type=Path, help="without .jsonl.gz")
-    parser.add_argument("--model", type=Path, help="the bundle of a causal Whisper; default: the embedded one")
+    parser.add_argument(
+        "--model", type=Path, help="the bundle of a causal Whisper; default: the embedded one"
+    )
     parser.add_argument("--dims", type=int, default=DIMS)
     a = parser.parse_args()
     model = read_whisper(bundle.load(a.model or bundle.embedded("asr")))
     path = f"{a.manifest}.jsonl.gz"
     cuts = list(CutSet.from_file(path).to_eager())
     sample = np.random.default_rng(0).permutation(len(cuts))[:SAMPLE]
-    mean, turn = components(torch.cat([y for g in groups([cuts[i] for i in sample], BATCH_S) for y in features(model, g)]),
-                            a.dims)
+    mean, turn = components(
+        torch.cat(
+            [y for g in groups([cuts[i] for i in sample], BATCH_S) for y in features(model, g)]
+        ),
+        a.dims,
+    )
     parts, at = [], 0
     for i, group in enumerate(plan := groups(cuts, BATCH_S)):
         for cut, y in zip(group, features(model, group)):

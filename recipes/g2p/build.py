@@ -1,6 +1,6 @@
 """Pack the dictionary and measure the network.
 
-    python build.py --work work --out speechstream/tts/data
+    python build.py --work work --out speechstream/text/en/data
 
 Writes lexicon.bin and copies g2p.npz; prints sizes and the held-out error rates as the shipped int8 network has them.
 """
@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from measure import distance
-from speechstream.tts.lexicon import Network
+from speechstream.text.en.lexicon import Network
 
 
 def main():
@@ -36,21 +36,31 @@ def main():
                 ref = re.findall("[ˈˌ]?.", words[w]["p"])
                 e = distance(hyp, ref)
                 errors, count, wrong = errors + e, count + len(ref), wrong + (e > 0)
-            print(name, source or "all", len(items), f"PER {100 * errors / count:.2f}% WER {100 * wrong / len(items):.2f}%", flush=True)
+            print(
+                name,
+                source or "all",
+                len(items),
+                f"PER {100 * errors / count:.2f}% WER {100 * wrong / len(items):.2f}%",
+                flush=True,
+            )
     kept = {}
     for w, e in words.items():
         p = e["p"]
         if isinstance(p, dict):
-            p = "|".join([p["DEFAULT"]] + [f"{k}={v}" for k, v in p.items() if k != "DEFAULT" and v])
-        if p and not (e["s"] == "cmu" and w.endswith("'s")):   # possessives follow from their stems
+            p = "|".join(
+                [p["DEFAULT"]] + [f"{k}={v}" for k, v in p.items() if k != "DEFAULT" and v]
+            )
+        if p and not (e["s"] == "cmu" and w.endswith("'s")):  # possessives follow from their stems
             kept[w] = p
     table = b"".join(sorted(f"{w}\t{p}\n".encode() for w, p in kept.items()))
     packed = zlib.compress(table, 9)
     args.out.mkdir(exist_ok=True)
     (args.out / "lexicon.bin").write_bytes(packed)
     shutil.copy(args.work / "g2p.npz", args.out / "g2p.npz")
-    print(f"{len(kept)} words; {len(table):,} bytes, packed {len(packed):,}; "
-          f"network {(args.out / 'g2p.npz').stat().st_size:,}")
+    print(
+        f"{len(kept)} words; {len(table):,} bytes, packed {len(packed):,}; "
+        f"network {(args.out / 'g2p.npz').stat().st_size:,}"
+    )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,45 @@ import json
 import pathlib
 import re
 
-ARPA = dict(AA="ɑ", AE="æ", AO="ɔ", AW="W", AY="I", EH="ɛ", EY="A", IH="ɪ", IY="i", OW="O", OY="Y", UH="ʊ", UW="u",
-            B="b", CH="ʧ", D="d", DH="ð", F="f", G="ɡ", HH="h", JH="ʤ", K="k", L="l", M="m", N="n", NG="ŋ", P="p",
-            R="ɹ", S="s", SH="ʃ", T="t", TH="θ", V="v", W="w", Y="j", Z="z", ZH="ʒ")
+ARPA = dict(
+    AA="ɑ",
+    AE="æ",
+    AO="ɔ",
+    AW="W",
+    AY="I",
+    EH="ɛ",
+    EY="A",
+    IH="ɪ",
+    IY="i",
+    OW="O",
+    OY="Y",
+    UH="ʊ",
+    UW="u",
+    B="b",
+    CH="ʧ",
+    D="d",
+    DH="ð",
+    F="f",
+    G="ɡ",
+    HH="h",
+    JH="ʤ",
+    K="k",
+    L="l",
+    M="m",
+    N="n",
+    NG="ŋ",
+    P="p",
+    R="ɹ",
+    S="s",
+    SH="ʃ",
+    T="t",
+    TH="θ",
+    V="v",
+    W="w",
+    Y="j",
+    Z="z",
+    ZH="ʒ",
+)
 VOWELS = "AIOWYiuæɑɔəɛɜɪʊʌᵻᵊ"
 
 
@@ -31,21 +67,49 @@ def arpabet(phones, word):
             out += [mark + ("ə" if stress == "0" else "ɜ"), "ɹ"]
         else:
             out.append(mark + ARPA[base])
-    for i in range(1, len(out) - 1):  # American flap: t between a vowel (or r) and an unstressed vowel
-        if out[i] == "t" and (out[i - 1][-1] in VOWELS or out[i - 1] == "ɹ") and out[i + 1] in VOWELS:
+    for i in range(
+        1, len(out) - 1
+    ):  # American flap: t between a vowel (or r) and an unstressed vowel
+        if (
+            out[i] == "t"
+            and (out[i - 1][-1] in VOWELS or out[i - 1] == "ɹ")
+            and out[i + 1] in VOWELS
+        ):
             out[i] = "ɾ"
     for i in range(1, len(out) - 1):
-        if out[i] == "ə" and out[i + 1] == "l" and out[i - 1] not in ("ɹ", "l", "w", "j") and out[i - 1][-1] not in VOWELS \
-                and (i + 2 == len(out) or out[i + 2][-1] not in VOWELS):
+        if (
+            out[i] == "ə"
+            and out[i + 1] == "l"
+            and out[i - 1] not in ("ɹ", "l", "w", "j")
+            and out[i - 1][-1] not in VOWELS
+            and (i + 2 == len(out) or out[i + 2][-1] not in VOWELS)
+        ):
             out[i] = "ᵊ"
-        if out[i] == "ə" and out[i + 1] == "n" and out[i - 1] in ("t", "d", "s", "z", "ʃ") and i + 2 == len(out) and \
-                out[i - 1] in ("t", "d", "s", "z"):
+        if (
+            out[i] == "ə"
+            and out[i + 1] == "n"
+            and out[i - 1] in ("t", "d", "s", "z", "ʃ")
+            and i + 2 == len(out)
+            and out[i - 1] in ("t", "d", "s", "z")
+        ):
             out[i] = "ᵊ"
         if out[i] == "ɾ" and out[i + 1] == "ᵊ" and i + 2 < len(out) and out[i + 2] == "n":
             out[i] = "t"
-    if re.search(r"e?s$|'s$", word) and out[-1] == "z" and len(out) > 2 and out[-2] in "ɪə" and out[-3] in "szʃʒʧʤ":
+    if (
+        re.search(r"e?s$|'s$", word)
+        and out[-1] == "z"
+        and len(out) > 2
+        and out[-2] in "ɪə"
+        and out[-3] in "szʃʒʧʤ"
+    ):
         out[-2] = "ᵻ"
-    if word.endswith("ed") and out[-1] == "d" and len(out) > 2 and out[-2] in "ɪə" and out[-3] in "tdɾ":
+    if (
+        word.endswith("ed")
+        and out[-1] == "d"
+        and len(out) > 2
+        and out[-2] in "ɪə"
+        and out[-3] in "tdɾ"
+    ):
         out[-2] = "ᵻ"
     return "".join(out)
 
@@ -81,11 +145,14 @@ def main():
     for w, e in words.items():
         if re.fullmatch(r"[a-z]{3,20}", w) and isinstance(e["p"], str):
             if bucket("family " + w[:5], 60) == 0:
-                test["family"].append(w)   # no word sharing its first five letters is trained on
+                test["family"].append(w)  # no word sharing its first five letters is trained on
             elif bucket("random " + w, 60) == 0:
                 test["random"].append(w)
-    test["held"] = sorted(w for w in words if w.lower() in set(test["random"])
-                          or bucket("family " + w.lower()[:5], 60) == 0)
+    test["held"] = sorted(
+        w
+        for w in words
+        if w.lower() in set(test["random"]) or bucket("family " + w.lower()[:5], 60) == 0
+    )
     args.out.mkdir(exist_ok=True)
     (args.out / "words.json").write_text(json.dumps(words, ensure_ascii=False))
     (args.out / "split.json").write_text(json.dumps(test))

@@ -19,11 +19,13 @@ from torch.nn import functional as F
 
 from measure import distance
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz'-"      # 0 is padding
+LETTERS = "abcdefghijklmnopqrstuvwxyz'-"  # 0 is padding
 VOWELS = "AIOWYiuæɑɔəɛɜɪʊʌᵻᵊ"
 CONSONANTS = "bdfhjklmnpstvwzðŋɡɹɾʃʒʤʧθʔ"
-UNITS = [""] + list(CONSONANTS) + [m + v for v in VOWELS for m in ("", "ˈ", "ˌ")]   # 0 is CTC's blank
-SLOTS = 2                                     # CTC frames a letter
+UNITS = (
+    [""] + list(CONSONANTS) + [m + v for v in VOWELS for m in ("", "ˈ", "ˌ")]
+)  # 0 is CTC's blank
+SLOTS = 2  # CTC frames a letter
 UNIT_ID = {u: i for i, u in enumerate(UNITS)}
 SOURCES = {"gold": 0, "silver": 1, "cmu": 2}
 
@@ -45,7 +47,7 @@ class Block(nn.Module):
         r = self.k // 2
         y = F.pad(y, (0, 0, r, r))
         n = x.shape[1]
-        y = torch.cat([y[:, i:i + n] for i in range(self.k)], -1)
+        y = torch.cat([y[:, i : i + n] for i in range(self.k)], -1)
         return x + self.drop(self.b(F.relu(self.a(y))))
 
 
@@ -68,7 +70,7 @@ class G2P(nn.Module):
 
 
 def greedy(logits, length):
-    ids = logits[:length * SLOTS].argmax(-1).tolist()
+    ids = logits[: length * SLOTS].argmax(-1).tolist()
     return [i for n, i in enumerate(ids) if i and (n == 0 or ids[n - 1] != i)]
 
 
@@ -76,8 +78,8 @@ def batches(items, size, rng):
     rng.shuffle(items)
     out = []
     for i in range(0, len(items), size * 40):
-        pool = sorted(items[i:i + size * 40], key=lambda t: len(t[0]))
-        out += [pool[j:j + size] for j in range(0, len(pool), size)]
+        pool = sorted(items[i : i + size * 40], key=lambda t: len(t[0]))
+        out += [pool[j : j + size] for j in range(0, len(pool), size)]
     rng.shuffle(out)
     return out
 
@@ -86,7 +88,7 @@ def tensors(batch):
     n = max(len(b[0]) for b in batch)
     x = torch.zeros(len(batch), n, dtype=torch.long)
     for i, b in enumerate(batch):
-        x[i, :len(b[0])] = torch.tensor(b[0])
+        x[i, : len(b[0])] = torch.tensor(b[0])
     return x, torch.tensor([b[2] for b in batch])
 
 
@@ -95,7 +97,7 @@ def evaluate(model, items):
     wrong = errors = count = bare = 0
     with torch.no_grad():
         for i in range(0, len(items), 512):
-            part = items[i:i + 512]
+            part = items[i : i + 512]
             logits = model(*tensors(part))
             for row, b in zip(logits, part):
                 hyp = [UNITS[u] for u in greedy(row, len(b[0]))]
@@ -104,8 +106,12 @@ def evaluate(model, items):
                 errors, wrong, count = errors + e, wrong + (e > 0), count + len(ref)
                 bare += distance([u[-1] for u in hyp], [u[-1] for u in ref])
     model.train()
-    return dict(per=round(100 * errors / count, 2), per_no_stress=round(100 * bare / count, 2),
-                wer=round(100 * wrong / len(items), 2), words=len(items))
+    return dict(
+        per=round(100 * errors / count, 2),
+        per_no_stress=round(100 * bare / count, 2),
+        wer=round(100 * wrong / len(items), 2),
+        words=len(items),
+    )
 
 
 def main():
@@ -157,8 +163,13 @@ def main():
                 logits = model(x, s)
             logp = logits.float().log_softmax(-1).transpose(0, 1)
             y = torch.tensor([u for b in batch for u in b[1]])
-            loss = F.ctc_loss(logp, y, torch.tensor([len(b[0]) * SLOTS for b in batch]),
-                              torch.tensor([len(b[1]) for b in batch]), zero_infinity=True)
+            loss = F.ctc_loss(
+                logp,
+                y,
+                torch.tensor([len(b[0]) * SLOTS for b in batch]),
+                torch.tensor([len(b[1]) for b in batch]),
+                zero_infinity=True,
+            )
             opt.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -169,10 +180,16 @@ def main():
             if step % 4 == 0:
                 with torch.no_grad():
                     for k, v in model.state_dict().items():
-                        ema[k].lerp_(v, 1 - d ** 4)
+                        ema[k].lerp_(v, 1 - d**4)
         epoch += 1
-        print(epoch, step, f"{(time.time() - begin) / 60:.1f} min", f"{total:.4f}", evaluate(model, tests["random"]),
-              flush=True)
+        print(
+            epoch,
+            step,
+            f"{(time.time() - begin) / 60:.1f} min",
+            f"{total:.4f}",
+            evaluate(model, tests["random"]),
+            flush=True,
+        )
         torch.save(ema, args.work / "ema.pt")
     model.load_state_dict(ema)
     for k, v in tests.items():
@@ -184,8 +201,15 @@ def main():
 
 def save(model, path):
     """int8 per output channel; embeddings with the 'gold' source folded in; norms in float32."""
-    out = {"letters": (model.letters.weight + model.source.weight[0]).detach().numpy().astype(np.float16)}
-    layers = {f"{i}{n}": getattr(b, n) for i, b in enumerate(model.blocks) for n in "ab"} | {"head": model.head}
+    out = {
+        "letters": (model.letters.weight + model.source.weight[0])
+        .detach()
+        .numpy()
+        .astype(np.float16)
+    }
+    layers = {f"{i}{n}": getattr(b, n) for i, b in enumerate(model.blocks) for n in "ab"} | {
+        "head": model.head
+    }
     for name, layer in layers.items():
         w = layer.weight.detach().numpy()
         scale = np.abs(w).max(1) / 127
@@ -193,7 +217,10 @@ def save(model, path):
         out[name + ".s"] = scale.astype(np.float32)
         out[name + ".c"] = layer.bias.detach().numpy().astype(np.float32)
     for name, norm in [(f"{i}n", b.norm) for i, b in enumerate(model.blocks)] + [("n", model.norm)]:
-        out[name + ".g"], out[name + ".o"] = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+        out[name + ".g"], out[name + ".o"] = (
+            norm.weight.detach().numpy(),
+            norm.bias.detach().numpy(),
+        )
     np.savez_compressed(path, **out)
 
 

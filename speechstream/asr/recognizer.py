@@ -17,31 +17,33 @@ from typing import TYPE_CHECKING, Callable, Generator, Iterator, Sequence
 import numpy as np
 
 from speechstream import bundle
-from speechstream.asr.attention import AttentionDecoder
-from speechstream.asr.ctc_decoder import CtcDecoder
-from speechstream.asr.events import Endpoint, Event, Final, Partial, Transcript, Word
-from speechstream.asr.gated import GatedDecoder
-from speechstream.asr.memory import Memory
-from speechstream.asr.segmenter import WINDOW_S, EndpointRules, Segmenter
-from speechstream.asr.timing import at_pauses, pauses
-from speechstream.asr.vocabulary import Vocabulary
+from speechstream.asr.whisper.attention import AttentionDecoder
+from speechstream.asr.whisper.ctc import CtcDecoder
+from speechstream.events import Endpoint, Event, Final, Partial, Transcript, Word
+from speechstream.asr.whisper.transducer import GatedDecoder
+from speechstream.asr.whisper.memory import Memory
+from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter
+from speechstream.asr.whisper.timing import at_pauses, pauses
+from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import N_FFT, SAMPLE_RATE, LogMel
 from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
 from speechstream.audio.vad import WINDOW, Vad
-from speechstream.engines.protocol import Engine, EncoderState
+from speechstream.asr.whisper.networks import Engine, EncoderState
 from speechstream.errors import SpeechStreamError
 
 if TYPE_CHECKING:
-    from speechstream.engines.pool import Pool
+    from speechstream.runtime.pool import Pool
 
 FRAME = 320  # samples of one encoder frame, 20 ms
 LATENCIES_MS = (80, 160, 320, 640, 1280)
 BEAM = 4  # hypotheses of the attention decoder where it is in doubt
-DECODE_FRAMES = 12  # 240 ms: to read the hypothesis over again more often than this would show little more
+DECODE_FRAMES = (
+    12  # 240 ms: to read the hypothesis over again more often than this would show little more
+)
 OFFLINE_FRAMES = 64  # 1.28 s: how much is heard at a time where nobody waits for it
 CONFIRM_MS = 1920  # a longer chunk hears more of what follows; words become stable that much later
-AHEAD_MS = 960     # the confirming pass hears so much of what follows its chunk, and encodes it again with the next
+AHEAD_MS = 960  # the confirming pass hears so much of what follows its chunk, and encodes it again with the next
 
 
 @dataclass
@@ -67,7 +69,9 @@ class Pass:
         self.state = engine.encoder_state()
         self.frames = 0  # encoded so far
 
-    def advance(self, mel: np.ndarray, memory: Memory, last: int | None = None) -> Generator[Encode, tuple, bool]:
+    def advance(
+        self, mel: np.ndarray, memory: Memory, last: int | None = None
+    ) -> Generator[Encode, tuple, bool]:
         """Encode what is complete of mel (mels, frames since the segment's start); all `last` frames at the end."""
         advanced = False
         while True:
@@ -76,8 +80,12 @@ class Pass:
             n = there if self.chunk is None else min(self.chunk + self.ahead, there)
             if n <= 0 or (last is None and not self.due(at + there)):
                 return advanced
-            keep = n if n == there and last is not None else self.chunk  # nothing follows the last frames
-            out, self.state = yield Encode(mel[None, :, 2 * at: 2 * (at + n) + 1], self.state, keep)
+            keep = (
+                n if n == there and last is not None else self.chunk
+            )  # nothing follows the last frames
+            out, self.state = yield Encode(
+                mel[None, :, 2 * at : 2 * (at + n) + 1], self.state, keep
+            )
             memory.put(at, out, self.confirmed)
             self.frames, advanced = at + keep, True
 
@@ -95,7 +103,9 @@ class Segment:
         self.audio: list[np.ndarray] = []
         self.mel_state = r.features.init_state()
         self.mel = np.zeros((r.features.mels, 0), np.float32)
-        self.unheard: list[np.ndarray] = []  # the last of the audio, of which there are no features yet
+        self.unheard: list[
+            np.ndarray
+        ] = []  # the last of the audio, of which there are no features yet
         self.passes = [Pass(r.engine, chunk, chunk == owner.chunks[-1]) for chunk in owner.chunks]
         if len(self.passes) > 1:
             self.passes[-1].ahead = r.ahead_ms // 20
@@ -136,13 +146,18 @@ class Segment:
 
     def words(self, spoken_until: float | None = None) -> list[Word]:
         """The stable words, in seconds from the start of the stream; none ends after `spoken_until`."""
-        said, offset = self.owner.recognizer.decoder.words(self.hypothesis), self.start / SAMPLE_RATE
+        said, offset = (
+            self.owner.recognizer.decoder.words(self.hypothesis),
+            self.start / SAMPLE_RATE,
+        )
         latest = np.inf if spoken_until is None else spoken_until - offset
         spans = [(w.start, max(min(w.end, latest), w.start + 0.02)) for w in said]
         if spans:
             spans = at_pauses(spans, pauses(np.concatenate(self.audio)))
-        return [Word(w.text, round(start + offset, 3), round(end + offset, 3), round(w.confidence, 3))
-                for w, (start, end) in zip(said, spans)]
+        return [
+            Word(w.text, round(start + offset, 3), round(end + offset, 3), round(w.confidence, 3))
+            for w, (start, end) in zip(said, spans)
+        ]
 
     def partial(self, heard: float) -> Partial | None:
         """What has changed since it was last asked, if anything has."""
@@ -164,10 +179,10 @@ class Stream:
         self.segmenter = recognizer.segmenter.init_state()
         # windows heard at a time: two fifths of the latency, so that waiting for them adds a fifth in the mean
         self.windows = max((chunks[0] or OFFLINE_FRAMES) // 4, 1)
-        self.pending = np.zeros(0, np.float32)   # less than that
-        self.recent = np.zeros(0, np.float32)    # the last windows, for what precedes an onset
-        self.heard = 0                           # samples at 16 kHz judged so far, whole windows
-        self.received = 0                        # samples at 16 kHz that came
+        self.pending = np.zeros(0, np.float32)  # less than that
+        self.recent = np.zeros(0, np.float32)  # the last windows, for what precedes an onset
+        self.heard = 0  # samples at 16 kHz judged so far, whole windows
+        self.received = 0  # samples at 16 kHz that came
         self.segment: Segment | None = None
         self.finished = False
 
@@ -194,7 +209,9 @@ class Stream:
             x = self.resampler.finish(self.resampler_state)
             self.finished = True
         else:
-            x, self.resampler_state = self.resampler.step(to_mono(block)[None], self.resampler_state)
+            x, self.resampler_state = self.resampler.step(
+                to_mono(block)[None], self.resampler_state
+            )
         self.pending = np.concatenate([self.pending, x[0]])
         self.received += x.shape[1]
         size = self.windows * WINDOW
@@ -203,7 +220,9 @@ class Stream:
             yield from self._windows(group, events)
         if block is None:
             if len(self.pending):
-                yield from self._windows(np.pad(self.pending, (0, -len(self.pending) % WINDOW)), events)
+                yield from self._windows(
+                    np.pad(self.pending, (0, -len(self.pending) % WINDOW)), events
+                )
             if self.segment:
                 yield from self._close(events, ended=False)
         return events
@@ -217,11 +236,11 @@ class Stream:
         self.heard += WINDOW
         what, self.segmenter = self.recognizer.segmenter.step(speech, self.segmenter)
         keep = WINDOW * (2 + round(self.recognizer.rules.before_s / WINDOW_S))
-        self.recent = np.concatenate([self.recent, window])[-keep - WINDOW:]
+        self.recent = np.concatenate([self.recent, window])[-keep - WINDOW :]
         if what == "open":
             start = max(self.segmenter.opened * WINDOW, self.heard - len(self.recent))
             self.segment = self.recognizer.segment(self, start)
-            window = self.recent[len(self.recent) - (self.heard - start):]
+            window = self.recent[len(self.recent) - (self.heard - start) :]
         if self.segment:
             yield from self.segment.feed(window)
             if what == "close":
@@ -235,7 +254,10 @@ class Stream:
     def _close(self, events: list[Event], ended: bool) -> Generator:
         segment, self.segment = self.segment, None
         yield from segment.close()
-        spoken = min(self.heard - (self.segmenter.run * WINDOW if ended else 0), self.received) / SAMPLE_RATE
+        spoken = (
+            min(self.heard - (self.segmenter.run * WINDOW if ended else 0), self.received)
+            / SAMPLE_RATE
+        )
         self._say(segment, events, segment.words(spoken), spoken)
         if ended:
             events.append(Endpoint(round(spoken, 3), round(self.heard / SAMPLE_RATE, 3)))
@@ -251,7 +273,7 @@ class Stream:
             words = segment.words()
             words = words[:-1] or words
         at = int(words[-1].end * SAMPLE_RATE) if words else self.heard
-        audio = np.concatenate(segment.audio)[at - segment.start:]
+        audio = np.concatenate(segment.audio)[at - segment.start :]
         self._say(segment, events, words, at / SAMPLE_RATE)
         self.segment = self.recognizer.segment(self, at)
         yield from self.segment.feed(audio)
@@ -259,25 +281,41 @@ class Stream:
     def _say(self, segment: Segment, events: list[Event], words: list[Word], end: float) -> None:
         text = " ".join(w.text for w in words)
         if any(c.isalnum() for c in text):
-            events.append(Final(text, tuple(words), round(segment.start / SAMPLE_RATE, 3), round(end, 3)))
+            events.append(
+                Final(text, tuple(words), round(segment.start / SAMPLE_RATE, 3), round(end, 3))
+            )
 
 
 class Recognizer:
     """Speech to text with one model. Streams opened from it share its weights and are independent of each other.
 
-        asr = Recognizer.load()
-        asr.transcribe("talk.flac").text
-        with asr.stream(latency_ms=320, sample_rate=48000) as stream:
-            for block in blocks: print(stream.push(block))
-            print(stream.finish())
+    asr = Recognizer.load()
+    asr.transcribe("talk.flac").text
+    with asr.stream(latency_ms=320, sample_rate=48000) as stream:
+        for block in blocks: print(stream.push(block))
+        print(stream.finish())
     """
 
     segment = Segment
 
-    def __init__(self, engine: Engine, decoder: AttentionDecoder | CtcDecoder, rules: EndpointRules = EndpointRules(),
-                 confirm_ms: int = CONFIRM_MS, ahead_ms: int = AHEAD_MS, card: dict | None = None,
-                 features: LogMel | None = None, digest: str = ""):
-        self.engine, self.decoder, self.rules, self.card, self.digest = engine, decoder, rules, card or {}, digest
+    def __init__(
+        self,
+        engine: Engine,
+        decoder: AttentionDecoder | CtcDecoder,
+        rules: EndpointRules = EndpointRules(),
+        confirm_ms: int = CONFIRM_MS,
+        ahead_ms: int = AHEAD_MS,
+        card: dict | None = None,
+        features: LogMel | None = None,
+        digest: str = "",
+    ):
+        self.engine, self.decoder, self.rules, self.card, self.digest = (
+            engine,
+            decoder,
+            rules,
+            card or {},
+            digest,
+        )
         self.features, self.vad, self.segmenter = features or LogMel(), Vad(), Segmenter(rules)
         self.confirm_ms, self.ahead_ms = confirm_ms, ahead_ms
         self.latencies = LATENCIES_MS
@@ -285,8 +323,16 @@ class Recognizer:
     together = 1  # recordings that a core transcribes faster at once than in turn
 
     @classmethod
-    def load(cls, path: str | Path | None = None, engine: str = "onnx", device: str = "cpu", threads: int = 1,
-             decoder: str | None = None, beam: int | None = None, **options) -> "Recognizer":
+    def load(
+        cls,
+        path: str | Path | None = None,
+        engine: str = "onnx",
+        device: str = "cpu",
+        threads: int = 1,
+        decoder: str | None = None,
+        beam: int | None = None,
+        **options,
+    ) -> "Recognizer":
         """Open a bundle; without a path, the embedded one.
 
         engine: "onnx" or "torch". decoder: "attention" (Whisper's own), "transducer" (Whisper's behind a gate, or a
@@ -298,19 +344,26 @@ class Recognizer:
         if b.task != "asr":
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
         if b.architecture == "fastconformer":
-            from speechstream.asr import fastconformer
-            return fastconformer.load(b, engine, device, threads, decoder, 1 if beam is None else beam, **options)
+            from speechstream.asr.fastconformer import recognizer as fastconformer
+
+            return fastconformer.load(
+                b, engine, device, threads, decoder, 1 if beam is None else beam, **options
+            )
         if engine == "onnx":
-            from speechstream.engines.onnx import OnnxEngine
+            from speechstream.asr.whisper.onnx import OnnxEngine
+
             runner: Engine = OnnxEngine(b.path, threads, device)
         elif engine == "torch":
-            from speechstream.engines.torch import TorchEngine
+            from speechstream.asr.whisper.torch import TorchEngine
             from speechstream.export.bundle import read_whisper
+
             runner = TorchEngine(read_whisper(b), device, threads)
         else:
             raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
         if decoder in (None, "attention"):
-            reader = AttentionDecoder(Vocabulary(b.file("vocabulary.json")), beam=BEAM if beam is None else beam)
+            reader = AttentionDecoder(
+                Vocabulary(b.file("vocabulary.json")), beam=BEAM if beam is None else beam
+            )
         elif decoder == "transducer":
             if beam not in (None, 1):
                 raise ValueError(f"this transducer's search is greedy: beam must be 1, got {beam}")
@@ -326,19 +379,27 @@ class Recognizer:
         if latency_ms is None:
             return Stream(self, (None,), sample_rate)
         if latency_ms not in self.latencies:
-            raise ValueError(f"latency_ms must be one of {', '.join(map(str, self.latencies))}, got {latency_ms!r}")
+            raise ValueError(
+                f"latency_ms must be one of {', '.join(map(str, self.latencies))}, got {latency_ms!r}"
+            )
         chunks = (latency_ms // 20,)
         if self.confirm_ms > latency_ms:
             chunks = (latency_ms // 20, self.confirm_ms // 20)
         return Stream(self, chunks, sample_rate)
 
     def pool(self, slots: int = 64) -> "Pool":
-        """Many unsynchronised streams in one batch: see `speechstream.engines.pool`."""
-        from speechstream.engines.pool import Pool
+        """Many unsynchronised streams in one batch: see `speechstream.runtime.pool`."""
+        from speechstream.runtime.pool import Pool
+
         return Pool(self, slots)
 
-    def transcribe(self, audio: str | Path | np.ndarray, sample_rate: int | None = None, latency_ms: int | None = None,
-                   progress: Callable[[float], None] | None = None) -> Transcript:
+    def transcribe(
+        self,
+        audio: str | Path | np.ndarray,
+        sample_rate: int | None = None,
+        latency_ms: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Transcript:
         """A whole file, or an array with its sample_rate. Without latency_ms each segment is encoded at once (offline).
 
         Files are read block by block, so their length is bounded by nothing; `progress` is told seconds done.
@@ -346,6 +407,7 @@ class Recognizer:
         """
         if isinstance(audio, (str, Path)):
             from speechstream.audio.io import blocks
+
             source = blocks(audio)
             rate: int = source.rate
             pieces: Iterator[np.ndarray] = iter(source)
@@ -353,7 +415,7 @@ class Recognizer:
             raise ValueError("transcribing an array needs its sample_rate")
         else:
             rate, samples = sample_rate, to_mono(audio)
-            pieces = (samples[i: i + 10 * rate] for i in range(0, len(samples), 10 * rate))
+            pieces = (samples[i : i + 10 * rate] for i in range(0, len(samples), 10 * rate))
         stream = self.stream(latency_ms, rate)
         segments, done = [], 0
         for piece in pieces:
@@ -364,10 +426,12 @@ class Recognizer:
         segments += [e for e in stream.finish() if isinstance(e, Final)]
         return Transcript(tuple(segments), done / rate)
 
-    def transcribe_many(self, files: Sequence[str | Path], jobs: int | None = None, latency_ms: int | None = None
-                        ) -> Iterator[Transcript | SpeechStreamError]:
-        """Many files on as many threads as there are cores: see `speechstream.asr.many`."""
-        from speechstream.asr.many import transcribe_many
+    def transcribe_many(
+        self, files: Sequence[str | Path], jobs: int | None = None, latency_ms: int | None = None
+    ) -> Iterator[Transcript | SpeechStreamError]:
+        """Many files on as many threads as there are cores: see `speechstream.asr.files`."""
+        from speechstream.asr.files import transcribe_many
+
         return transcribe_many(self, files, jobs, latency_ms)
 
     def drive(self, work: Generator):

@@ -11,7 +11,7 @@ from typing import Sequence
 
 import numpy as np
 
-from speechstream.asr.events import Word
+from speechstream.events import Word
 
 WORD_START = "▁"  # begins a piece that begins a word (SentencePiece's mark)
 
@@ -71,21 +71,31 @@ def words(tokens: Sequence[Token], pieces: Sequence[str], frame_s: float) -> tup
         spoken = [t for t in group if pieces[t.token] != WORD_START]
         if spoken:
             confidence = math.exp(min(0.0, min(t.logprob for t in group)))
-            out.append(Word(detokenize([pieces[t.token] for t in group]), spoken[0].start * frame_s,
-                            spoken[-1].end * frame_s, confidence))
+            out.append(
+                Word(
+                    detokenize([pieces[t.token] for t in group]),
+                    spoken[0].start * frame_s,
+                    spoken[-1].end * frame_s,
+                    confidence,
+                )
+            )
     return tuple(out)
 
 
 def check_log_probs(log_probs: np.ndarray, lengths: np.ndarray | None, streams: int) -> np.ndarray:
     """The valid frames (B,) of log probabilities (B, T, V). Raises ValueError where shapes or values cannot be."""
     if log_probs.ndim != 3 or log_probs.shape[0] != streams:
-        raise ValueError(f"log_probs must be ({streams}, frames, pieces) for {streams} stream(s), "
-                         f"got {log_probs.shape}")
+        raise ValueError(
+            f"log_probs must be ({streams}, frames, pieces) for {streams} stream(s), "
+            f"got {log_probs.shape}"
+        )
     B, T, _ = log_probs.shape
     n = np.full(B, T, np.int64) if lengths is None else np.asarray(lengths, np.int64)
     if n.shape != (B,) or (n < 0).any() or (n > T).any():
         raise ValueError(f"lengths must be ({B},) frames in 0..{T}, got {n.tolist()}")
     used = log_probs if lengths is None else log_probs[np.arange(T) < n[:, None]]
     if np.isnan(used).any() or (used > 1e-3).any():
-        raise ValueError("log_probs must be log probabilities (at most 0, no NaN); apply log_softmax to logits first")
+        raise ValueError(
+            "log_probs must be log probabilities (at most 0, no NaN); apply log_softmax to logits first"
+        )
     return n

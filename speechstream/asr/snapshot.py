@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechstream.asr.attention import AttentionDecoder, Hypothesis
-from speechstream.asr.memory import Memory
-from speechstream.asr.ctc_decoder import CtcDecoder, CtcHypothesis
-from speechstream.asr.events import Endpoint, Event, Final, Partial, Word
+from speechstream.asr.whisper.attention import AttentionDecoder, Hypothesis
+from speechstream.asr.whisper.memory import Memory
+from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis
+from speechstream.events import Endpoint, Event, Final, Partial, Word
 from speechstream.asr.search import Token
 from speechstream.audio.features import HOP_LENGTH, N_FFT
 from speechstream.audio.vad import WINDOW
-from speechstream.engines.protocol import DecoderState, EncoderState
+from speechstream.asr.whisper.networks import DecoderState, EncoderState
 from speechstream.errors import SpeechStreamError
 from speechstream.state import flatten, unflatten
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from speechstream.asr.recognizer import Recognizer, Segment, Stream
 
 FORMAT, VERSION = "speechstream-stream", 3
-MAX_CHUNK = 1 << 12   # encoder frames; no chunk is longer
-MAX_RATE = 1 << 20    # Hz
-MAX_COUNT = 1 << 53   # samples, frames: what JSON can say exactly
+MAX_CHUNK = 1 << 12  # encoder frames; no chunk is longer
+MAX_RATE = 1 << 20  # Hz
+MAX_COUNT = 1 << 53  # samples, frames: what JSON can say exactly
 MAX_SEGMENT = 1 << 24  # samples at 16 kHz, 17 minutes: far beyond the longest segment
 
 Values, Arrays = dict[str, Any], dict[str, np.ndarray]
@@ -47,11 +47,15 @@ def pack(values: Values, arrays: Arrays, half: bool = False) -> bytes:
     if half:
         arrays = {name: _halved(a) if _is_cache(name, a) else a for name, a in arrays.items()}
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    body = b"".join(a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays.values())
+    body = b"".join(
+        a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays.values()
+    )
     table = [[name, a.dtype.newbyteorder("<").str, list(a.shape)] for name, a in arrays.items()]
     content = json.dumps([values, table])
     digest = hashlib.sha256(content.encode() + body).hexdigest()
-    head = json.dumps({"format": FORMAT, "version": VERSION, "sha256": digest, "content": content}).encode()
+    head = json.dumps(
+        {"format": FORMAT, "version": VERSION, "sha256": digest, "content": content}
+    ).encode()
     return len(head).to_bytes(8, "little") + head + body
 
 
@@ -60,7 +64,7 @@ def unpack(data: bytes) -> tuple[Values, Arrays]:
     try:
         data = bytes(memoryview(data))
         size = int.from_bytes(data[:8], "little")
-        head, body = json.loads(data[8:8 + size]), data[8 + size:]
+        head, body = json.loads(data[8 : 8 + size]), data[8 + size :]
         if head["format"] != FORMAT or not isinstance(head["version"], int):
             raise ValueError("another format")
         if head["version"] == VERSION:
@@ -69,7 +73,9 @@ def unpack(data: bytes) -> tuple[Values, Arrays]:
             values, table = json.loads(head["content"])
             arrays, at = {}, 0
             for name, dtype, shape in table:
-                if dtype not in ("<f2", "<f4", "<f8", "<i8") or not all(type(n) is int and n >= 0 for n in shape):
+                if dtype not in ("<f2", "<f4", "<f8", "<i8") or not all(
+                    type(n) is int and n >= 0 for n in shape
+                ):
                     raise ValueError("no such array")
                 count = 1
                 for n in shape:
@@ -80,11 +86,22 @@ def unpack(data: bytes) -> tuple[Values, Arrays]:
             if at != len(body) or not isinstance(values, dict):
                 raise ValueError("trailing bytes")
             return values, arrays
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
-        raise SpeechStreamError(f"not the snapshot of a stream, or a damaged one ({_size(data)}); "
-                                "take it again") from error
-    raise SpeechStreamError(f"this snapshot has version {head['version']}, expected {VERSION}; resume it with the "
-                            "release of speechstream that took it")
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise SpeechStreamError(
+            f"not the snapshot of a stream, or a damaged one ({_size(data)}); take it again"
+        ) from error
+    raise SpeechStreamError(
+        f"this snapshot has version {head['version']}, expected {VERSION}; resume it with the "
+        "release of speechstream that took it"
+    )
 
 
 def dump(stream: "Stream") -> tuple[Values, Arrays]:
@@ -92,10 +109,16 @@ def dump(stream: "Stream") -> tuple[Values, Arrays]:
     arrays: Arrays = {"pending": stream.pending, "recent": stream.recent}
     _add(arrays, "resampler", stream.resampler_state)
     _add(arrays, "vad", stream.vad_state)
-    values = {"model": _model(stream.recognizer), "chunks": stream.chunks, "sample_rate": stream.resampler.rate_in,
-              "heard": stream.heard, "received": stream.received, "finished": stream.finished,
-              "segmenter": asdict(stream.segmenter),
-              "segment": stream.segment and _dump_segment(stream.segment, arrays)}
+    values = {
+        "model": _model(stream.recognizer),
+        "chunks": stream.chunks,
+        "sample_rate": stream.resampler.rate_in,
+        "heard": stream.heard,
+        "received": stream.received,
+        "finished": stream.finished,
+        "segmenter": asdict(stream.segmenter),
+        "segment": stream.segment and _dump_segment(stream.segment, arrays),
+    }
     return values, arrays
 
 
@@ -103,12 +126,16 @@ def load(recognizer: "Recognizer", values: Values, arrays: Arrays) -> "Stream":
     """The stream that `dump` saw. Raises SpeechStreamError where it is of another model or cannot be one."""
     known = _model(recognizer)
     if values.get("model") != known:
-        raise SpeechStreamError(f"this snapshot is of {str(values.get('model'))[:200]}, "
-                                f"and cannot be resumed by {known}")
+        raise SpeechStreamError(
+            f"this snapshot is of {str(values.get('model'))[:200]}, "
+            f"and cannot be resumed by {known}"
+        )
     try:
         return _load_stream(recognizer, values, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise SpeechStreamError(f"this snapshot holds no stream that could have been: {error}") from error
+        raise SpeechStreamError(
+            f"this snapshot holds no stream that could have been: {error}"
+        ) from error
 
 
 def dump_events(events: list[Event]) -> list:
@@ -138,12 +165,19 @@ def from_bytes(recognizer: "Recognizer", data: bytes) -> "Stream":
 
 def _model(r: "Recognizer") -> Values:
     """What must agree between the recogniser that is left and the one that takes over. Shapes are checked besides."""
-    return {"model": str(r.card.get("name", "")), "sha256": r.digest, "engine": r.engine.name,
-            "decoder": type(r.decoder).__name__, "search": type(getattr(r.decoder, "search", None)).__name__}
+    return {
+        "model": str(r.card.get("name", "")),
+        "sha256": r.digest,
+        "engine": r.engine.name,
+        "decoder": type(r.decoder).__name__,
+        "search": type(getattr(r.decoder, "search", None)).__name__,
+    }
 
 
 def _is_cache(name: str, a: np.ndarray) -> bool:
-    return a.dtype == np.float32 and (name.endswith((".keys", ".values")) or name.startswith("encoder."))
+    return a.dtype == np.float32 and (
+        name.endswith((".keys", ".values")) or name.startswith("encoder.")
+    )
 
 
 def _halved(a: np.ndarray) -> np.ndarray:
@@ -156,7 +190,7 @@ def _dump_segment(s: "Segment", arrays: Arrays) -> Values:
     common = {"start": s.start, "samples": s.samples, "said": s.said}
     if not hasattr(s, "passes"):
         return common | _dump_blocks(s, arrays)
-    arrays["mel"] = s.mel[:, 2 * min(p.frames for p in s.passes):]
+    arrays["mel"] = s.mel[:, 2 * min(p.frames for p in s.passes) :]
     for i, p in enumerate(s.passes):
         _add(arrays, f"pass{i}", p.state)
         filled = s.owner.recognizer.engine.filled(p.frames)
@@ -164,20 +198,32 @@ def _dump_segment(s: "Segment", arrays: Arrays) -> Values:
             arrays[f"pass{i}.{name}"] = arrays[f"pass{i}.{name}"][:, :, :, filled]
     m, h = s.memory, s.hypothesis
     if m.keys is not None:
-        arrays |= {"memory.keys": m.keys[:, :, :, : m.frames], "memory.values": m.values[:, :, :, : m.frames],
-                   "memory.ctc": m.ctc[:, : m.frames // 2]}
+        arrays |= {
+            "memory.keys": m.keys[:, :, :, : m.frames],
+            "memory.values": m.values[:, :, :, : m.frames],
+            "memory.ctc": m.ctc[:, : m.frames // 2],
+        }
         if m.gate is not None:
             arrays["memory.gate"] = m.gate[:, : m.frames // 2]
     if isinstance(h, Hypothesis):
         _add(arrays, "cache", h.cache)
         arrays["rows"] = np.concatenate(h.rows) if h.rows else np.zeros(0, np.float32)
-        hypothesis = {"tokens": h.tokens, "probabilities": h.probabilities, "rows": [len(r) for r in h.rows],
-                      "stable": h.stable, "pair": h.pair}
+        hypothesis = {
+            "tokens": h.tokens,
+            "probabilities": h.probabilities,
+            "rows": [len(r) for r in h.rows],
+            "stable": h.stable,
+            "pair": h.pair,
+        }
     else:
         _add(arrays, "search", h.state)
         hypothesis = _listed(h, "stable", "unstable")
-    return common | {"unheard": sum(map(len, s.unheard)), "frames": m.frames, "confirmed": m.confirmed,
-                     "hypothesis": hypothesis}
+    return common | {
+        "unheard": sum(map(len, s.unheard)),
+        "frames": m.frames,
+        "confirmed": m.confirmed,
+        "hypothesis": hypothesis,
+    }
 
 
 def _dump_blocks(s: Any, arrays: Arrays) -> Values:
@@ -190,11 +236,14 @@ def _dump_blocks(s: Any, arrays: Arrays) -> Values:
 
 
 def _listed(h: Any, *names: str) -> Values:
-    return {name: [[t.token, t.start, t.end, t.logprob] for t in getattr(h, name)] for name in names}
+    return {
+        name: [[t.token, t.start, t.end, t.logprob] for t in getattr(h, name)] for name in names
+    }
 
 
 def _load_stream(r: "Recognizer", values: Values, arrays: Arrays) -> "Stream":
     from speechstream.asr.recognizer import SAMPLE_RATE, WINDOW_S, Stream
+
     chunks = tuple(c if c is None else _int(c, 1, MAX_CHUNK, "chunk") for c in values["chunks"])
     if not 1 <= len(chunks) <= 2 or (None in chunks and len(chunks) > 1):
         raise ValueError(f"it encodes in chunks of {chunks}")
@@ -211,10 +260,16 @@ def _load_stream(r: "Recognizer", values: Values, arrays: Arrays) -> "Stream":
     stream.heard = _int(values["heard"], 0, MAX_COUNT, "heard")
     stream.received = _int(values["received"], 0, MAX_COUNT, "received")
     stream.finished = _bool(values["finished"])
-    if len(stream.pending) >= stream.windows * WINDOW and not stream.finished or len(stream.recent) > stream.heard:
+    if (
+        len(stream.pending) >= stream.windows * WINDOW
+        and not stream.finished
+        or len(stream.recent) > stream.heard
+    ):
         raise ValueError("its windows do not add up")
     s, like = values["segmenter"], stream.segmenter
-    counts = {f.name: _int(s[f.name], 0, MAX_COUNT, f.name) for f in fields(like) if f.name != "speaking"}
+    counts = {
+        f.name: _int(s[f.name], 0, MAX_COUNT, f.name) for f in fields(like) if f.name != "speaking"
+    }
     stream.segmenter = type(like)(speaking=_bool(s["speaking"]), **counts)
     if values["segment"] is not None:
         stream.segment = _load_segment(stream, values["segment"], arrays)
@@ -237,11 +292,16 @@ def _load_segment(stream: "Stream", v: Values, arrays: Arrays) -> "Segment":
     _int(int(s.mel_state.filled[0]), 0, N_FFT - 1, "features.filled")
     _int(frames, 0, s.samples // HOP_LENGTH + 1, "features.frames")
     for i, p in enumerate(s.passes):
-        p.frames = _int(int(_array(arrays, f"pass{i}.frames", np.int64, (1,))[0]), 0, frames // 2, "encoded frames")
+        p.frames = _int(
+            int(_array(arrays, f"pass{i}.frames", np.int64, (1,))[0]),
+            0,
+            frames // 2,
+            "encoded frames",
+        )
     unheard = _int(v["unheard"], 0, s.samples, "unheard")
     if frames * HOP_LENGTH + int(s.mel_state.filled[0]) != N_FFT // 2 + s.samples - unheard:
         raise ValueError("its features do not add up")
-    s.unheard = [s.audio[0][s.samples - unheard:]]
+    s.unheard = [s.audio[0][s.samples - unheard :]]
     read = 2 * min(p.frames for p in s.passes)
     s.mel = np.zeros((r.features.mels, frames), np.float32)
     s.mel[:, read:] = _array(arrays, "mel", np.float32, (r.features.mels, frames - read))
@@ -260,14 +320,22 @@ def _load_segment(stream: "Stream", v: Values, arrays: Arrays) -> "Segment":
 
 
 def _load_memory(r: "Recognizer", v: Values, arrays: Arrays, encoded: int) -> Memory:
-    from speechstream.asr.memory import BLOCK_FRAMES
+    from speechstream.asr.whisper.memory import BLOCK_FRAMES
+
     m, like = Memory(), r.engine.decoder_state().keys
     m.frames = _int(v["frames"], 0, encoded, "memory.frames")
     m.confirmed = m.checked = _int(v["confirmed"], 0, m.frames, "memory.confirmed")
     if m.frames:
         size = -(-m.frames // BLOCK_FRAMES) * BLOCK_FRAMES
-        kept = [_array(arrays, f"memory.{name}", like.dtype, (1, like.shape[1], like.shape[2], m.frames, like.shape[4]))
-                for name in ("keys", "values")]
+        kept = [
+            _array(
+                arrays,
+                f"memory.{name}",
+                like.dtype,
+                (1, like.shape[1], like.shape[2], m.frames, like.shape[4]),
+            )
+            for name in ("keys", "values")
+        ]
         joint = getattr(r.engine, "joint", None)
         widths = {"ctc": None} | ({"gate": len(joint.out)} if joint else {})
         m.keys, m.values = (np.zeros((*a.shape[:3], size, a.shape[4]), a.dtype) for a in kept)
@@ -284,7 +352,11 @@ def _load_attention(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) 
     tokens = [_int(t, 0, end - 1, "token") for t in v["tokens"]]
     probabilities = [_float(p) for p in v["probabilities"]]
     sizes = [_int(n, 0, memory.frames, "attention row") for n in v["rows"]]
-    rows = np.split(_array(arrays, "rows", np.float32, (sum(sizes),)), np.cumsum(sizes)[:-1]) if sizes else []
+    rows = (
+        np.split(_array(arrays, "rows", np.float32, (sum(sizes),)), np.cumsum(sizes)[:-1])
+        if sizes
+        else []
+    )
     stable = _int(v["stable"], 0, len(tokens), "stable")
     pair = _int(v["pair"], 0, memory.frames // 2, "pair")
     like = r.engine.decoder_state()
@@ -292,22 +364,43 @@ def _load_attention(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) 
     most = len(r.decoder.vocabulary.prompt) + max(stable, 1) - 1
     if not len(tokens) == len(probabilities) == len(rows) or not 0 <= read <= most:
         raise ValueError("its hypothesis does not add up")
-    keys, values = (_array(arrays, f"cache.{n}", like.keys.dtype, (1, *like.keys.shape[1:3], read, like.keys.shape[4]))
-                    for n in ("keys", "values"))
-    return Hypothesis(tokens, probabilities, rows, stable, DecoderState(keys, values, np.array([read], np.int64)), pair)
+    keys, values = (
+        _array(
+            arrays,
+            f"cache.{n}",
+            like.keys.dtype,
+            (1, *like.keys.shape[1:3], read, like.keys.shape[4]),
+        )
+        for n in ("keys", "values")
+    )
+    return Hypothesis(
+        tokens,
+        probabilities,
+        rows,
+        stable,
+        DecoderState(keys, values, np.array([read], np.int64)),
+        pair,
+    )
 
 
 def _load_ctc(r: "Recognizer", v: Values, arrays: Arrays, memory: Memory) -> CtcHypothesis:
     decoder: CtcDecoder = r.decoder
-    state = _load_search(decoder.search.init_state(1), arrays, len(decoder.pieces) - 1,
-                         getattr(decoder.search, "capacity", 0))
+    state = _load_search(
+        decoder.search.init_state(1),
+        arrays,
+        len(decoder.pieces) - 1,
+        getattr(decoder.search, "capacity", 0),
+    )
     _int(int(state.frames[0]), 0, memory.confirmed // 2, "searched frames")
     top = len(decoder.pieces) - 1
     return CtcHypothesis(state, _tokens(v["stable"], top), _tokens(v["unstable"], top))
 
 
 def _load_blocks(s: Any, v: Values, arrays: Arrays) -> Any:
-    decoder, top = s.owner.recognizer.decoder, len(s.owner.recognizer.decoder.pieces)  # the blank comes last
+    decoder, top = (
+        s.owner.recognizer.decoder,
+        len(s.owner.recognizer.decoder.pieces),
+    )  # the blank comes last
     _int(int(s.mel_state.filled[0]), 0, s.mel_state.samples.shape[1], "features.filled")
     _int(int(s.mel_state.heard[0]), 0, s.samples, "features.heard")
     if s.chunk:
@@ -317,15 +410,22 @@ def _load_blocks(s: Any, v: Values, arrays: Arrays) -> Any:
         s.state = _in_range(_state(arrays, "encoder", s.state), "encoder", {})
     capacity = getattr(decoder.search, "capacity", 0)
     state = _load_search(s.hypothesis.state, arrays, top, capacity)
-    s.hypothesis = replace(s.hypothesis, state=state, tokens=tuple(_tokens(v["hypothesis"]["tokens"], top - 1)),
-                           pending=tuple(_tokens(v["hypothesis"]["pending"], top - 1)))
+    s.hypothesis = replace(
+        s.hypothesis,
+        state=state,
+        tokens=tuple(_tokens(v["hypothesis"]["tokens"], top - 1)),
+        pending=tuple(_tokens(v["hypothesis"]["pending"], top - 1)),
+    )
     return s
 
 
 def _load_search(like: Any, arrays: Arrays, top: int, capacity: int) -> Any:
     """The state of a search. Its log probabilities may be minus infinity."""
-    return _in_range(_state(arrays, "search", like, finite=False), "search",
-                     {"tokens": top, "token": top, "length": capacity})
+    return _in_range(
+        _state(arrays, "search", like, finite=False),
+        "search",
+        {"tokens": top, "token": top, "length": capacity},
+    )
 
 
 def _in_range(state: Any, prefix: str, highest: dict[str, int]) -> Any:
@@ -337,8 +437,15 @@ def _in_range(state: Any, prefix: str, highest: dict[str, int]) -> Any:
 
 
 def _tokens(values: list, top: int) -> list[Token]:
-    return [Token(_int(t, 0, top, "piece"), _int(a, 0, MAX_COUNT, "frame"), _int(b, 0, MAX_COUNT, "frame"), _float(p))
-            for t, a, b, p in values]
+    return [
+        Token(
+            _int(t, 0, top, "piece"),
+            _int(a, 0, MAX_COUNT, "frame"),
+            _int(b, 0, MAX_COUNT, "frame"),
+            _float(p),
+        )
+        for t, a, b, p in values
+    ]
 
 
 def _add(arrays: Arrays, prefix: str, state: Any) -> None:
@@ -346,16 +453,27 @@ def _add(arrays: Arrays, prefix: str, state: Any) -> None:
 
 
 def _state(arrays: Arrays, prefix: str, like: Any, finite: bool = True) -> Any:
-    return unflatten(like, {name: _array(arrays, f"{prefix}.{name}", a.dtype, a.shape, finite)
-                            for name, a in flatten(like).items()})
+    return unflatten(
+        like,
+        {
+            name: _array(arrays, f"{prefix}.{name}", a.dtype, a.shape, finite)
+            for name, a in flatten(like).items()
+        },
+    )
 
 
 def _array(arrays: Arrays, name: str, dtype: Any, shape: tuple, finite: bool = True) -> np.ndarray:
     a = arrays[name]
     if dtype == np.float16 and a.dtype == np.float32:  # kept in 16 bits by the graph itself
         a = a.astype(np.float16)
-    if a.dtype != dtype or a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape)):
-        raise ValueError(f"{name} is {a.dtype}{list(a.shape)}, expected {np.dtype(dtype)}{list(shape)}")
+    if (
+        a.dtype != dtype
+        or a.ndim != len(shape)
+        or any(n not in (None, m) for n, m in zip(shape, a.shape))
+    ):
+        raise ValueError(
+            f"{name} is {a.dtype}{list(a.shape)}, expected {np.dtype(dtype)}{list(shape)}"
+        )
     if finite and not np.isfinite(a).all():
         raise ValueError(f"{name} holds a number that is not finite")
     return a
@@ -391,4 +509,8 @@ def _bool(value: Any) -> bool:
 
 
 def _size(data: Any) -> str:
-    return f"{len(data)} bytes" if isinstance(data, (bytes, bytearray, memoryview)) else type(data).__name__
+    return (
+        f"{len(data)} bytes"
+        if isinstance(data, (bytes, bytearray, memoryview))
+        else type(data).__name__
+    )

@@ -37,12 +37,23 @@ class GreedyTransducer:
     init_predictor: `init_state` of the predictor (batch to state). durations: of a TDT joiner, () for RNN-T.
     """
 
-    def __init__(self, predict: Callable, join: Callable, init_predictor: Callable, blank: int,
-                 durations: tuple[int, ...] = (), max_symbols: int = MAX_SYMBOLS):
+    def __init__(
+        self,
+        predict: Callable,
+        join: Callable,
+        init_predictor: Callable,
+        blank: int,
+        durations: tuple[int, ...] = (),
+        max_symbols: int = MAX_SYMBOLS,
+    ):
         if max_symbols < 1:
             raise ValueError(f"max_symbols must be at least 1, got {max_symbols}")
         self.predict, self.join, self.init_predictor = predict, join, init_predictor
-        self.blank, self.durations, self.max_symbols = blank, np.asarray(durations, np.int64), max_symbols
+        self.blank, self.durations, self.max_symbols = (
+            blank,
+            np.asarray(durations, np.int64),
+            max_symbols,
+        )
 
     def init_state(self, batch: int = 1) -> GreedyState:
         start = np.full(batch, self.blank, np.int64)
@@ -50,43 +61,53 @@ class GreedyTransducer:
         zeros = np.zeros(batch, np.int64)
         return GreedyState(state, vectors, zeros, zeros.copy())
 
-    def step(self, x: np.ndarray, state: GreedyState,
-             lengths: np.ndarray | None = None) -> tuple[list[list[Token]], GreedyState]:
+    def step(
+        self, x: np.ndarray, state: GreedyState, lengths: np.ndarray | None = None
+    ) -> tuple[list[list[Token]], GreedyState]:
         """Search a block x (B, T, encoder_dim), of which `lengths` (B,) frames count: the new tokens of each stream.
 
         A token starts at the frame that emitted it, counted from the stream's start, and lasts its duration, of one
         frame at least.
         """
-        n = np.full(x.shape[0], x.shape[1], np.int64) if lengths is None else np.asarray(lengths, np.int64)
+        n = (
+            np.full(x.shape[0], x.shape[1], np.int64)
+            if lengths is None
+            else np.asarray(lengths, np.int64)
+        )
         if n.shape != (x.shape[0],) or (n < 0).any() or (n > x.shape[1]).any():
-            raise ValueError(f"lengths must be ({x.shape[0]},) frames in 0..{x.shape[1]}, got {n.tolist()}")
+            raise ValueError(
+                f"lengths must be ({x.shape[0]},) frames in 0..{x.shape[1]}, got {n.tolist()}"
+            )
         emitted: list[list[Token]] = [[] for _ in range(x.shape[0])]
         predictor, vectors, at = state.predictor, state.vectors.copy(), state.skip.copy()
         symbols = np.zeros_like(at)  # tokens emitted at the current frame
         while (rows := np.flatnonzero(at < n)).size:
             scores = self.join(x[rows, at[rows]], vectors[rows])
-            tokens = scores[:, :self.blank + 1].argmax(-1)
+            tokens = scores[:, : self.blank + 1].argmax(-1)
             if self.durations.size:
-                jump = self.durations[scores[:, self.blank + 1:].argmax(-1)]
+                jump = self.durations[scores[:, self.blank + 1 :].argmax(-1)]
                 jump = np.where((tokens == self.blank) & (jump == 0), 1, jump)
             else:
                 jump = (tokens == self.blank).astype(np.int64)
             new = np.flatnonzero(tokens != self.blank)
             if new.size:
                 who, what = rows[new], tokens[new]
-                logprobs = log_softmax(scores[new, :self.blank + 1])[np.arange(new.size), what]
+                logprobs = log_softmax(scores[new, : self.blank + 1])[np.arange(new.size), what]
                 for row, token, lasts, value in zip(who, what, jump[new], logprobs):
                     start = int(state.frames[row] + at[row])
-                    emitted[row].append(Token(int(token), start, start + max(1, int(lasts)), float(value)))
+                    emitted[row].append(
+                        Token(int(token), start, start + max(1, int(lasts)), float(value))
+                    )
                 g, part = self.predict(what.astype(np.int64), select(predictor, who))
                 predictor, vectors[who] = put(predictor, who, part), g
             symbols[rows] = np.where(jump == 0, symbols[rows] + 1, 0)
             full = symbols[rows] == self.max_symbols
             at[rows] += np.where(full, 1, jump)
             symbols[rows[full]] = 0
-        return emitted, replace(state, predictor=predictor, vectors=vectors, skip=at - n, frames=state.frames + n)
+        return emitted, replace(
+            state, predictor=predictor, vectors=vectors, skip=at - n, frames=state.frames + n
+        )
 
     def __call__(self, x: np.ndarray, lengths: np.ndarray | None = None) -> list[list[Token]]:
         """Search whole utterances (B, T, encoder_dim)."""
         return self.step(x, self.init_state(x.shape[0]), lengths)[0]
-

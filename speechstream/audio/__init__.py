@@ -8,13 +8,22 @@ from speechstream._lazy import attributes
 
 _HOMES = {
     "to_mono": "samples",
-    "Resampler": "resample", "ResamplerState": "resample",
-    "Blocks": "io", "blocks": "io", "read": "io",
-    "raw_blocks": "stream", "stream_blocks": "stream",
-    "Device": "device", "Microphone": "device", "devices": "device", "microphone": "device",
+    "Resampler": "resample",
+    "ResamplerState": "resample",
+    "Blocks": "io",
+    "blocks": "io",
+    "read": "io",
+    "raw_blocks": "stream",
+    "stream_blocks": "stream",
+    "Device": "device",
+    "Microphone": "device",
+    "devices": "device",
+    "microphone": "device",
     "Speaker": "speaker",
-    "Vad": "vad", "VadState": "vad",
-    "LogMel": "features", "LogMelState": "features",
+    "Vad": "vad",
+    "VadState": "vad",
+    "LogMel": "features",
+    "LogMelState": "features",
 }
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attributes(__name__, _HOMES)

@@ -23,14 +23,16 @@ from speechstream.errors import SpeechStreamError
 
 log = logging.getLogger("speechstream.audio")
 
-STALL_S = 5.0    # a device that calls back for no block in this time has vanished
-CLOSE_S = 2.0    # how long closing may take before a dead device is left to itself
-REOPENS = 2      # a microphone's stream that ends by itself is opened again so often: a busy computer ends some early
+STALL_S = 5.0  # a device that calls back for no block in this time has vanished
+CLOSE_S = 2.0  # how long closing may take before a dead device is left to itself
+REOPENS = 2  # a microphone's stream that ends by itself is opened again so often: a busy computer ends some early
 LATENCY_S = 0.04  # asked of the device: room for a busy computer; blocks come when they are full all the same
 _POLL_S = 0.1
 
-_NO_PORTAUDIO = ("the PortAudio library was not found; install it with 'apt install libportaudio2' (Debian, Ubuntu), "
-                 "'dnf install portaudio' (Fedora) or 'brew install portaudio' (macOS)")
+_NO_PORTAUDIO = (
+    "the PortAudio library was not found; install it with 'apt install libportaudio2' (Debian, Ubuntu), "
+    "'dnf install portaudio' (Fedora) or 'brew install portaudio' (macOS)"
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,23 @@ def devices() -> list[Device]:
     except sd.PortAudioError as error:
         raise SpeechStreamError(f"the sound devices cannot be listed: {error}") from error
     if default_input < 0 or default_output < 0:  # not chosen by the user: the host's own choice
-        default_input, default_output = (next((h[key] for h in hosts if h[key] >= 0), -1)
-                                         for key in ("default_input_device", "default_output_device"))
-    return [Device(i, d["name"], hosts[d["hostapi"]]["name"], d["max_input_channels"], d["max_output_channels"],
-                   round(d["default_samplerate"]), i == default_input, i == default_output)
-            for i, d in enumerate(found)]
+        default_input, default_output = (
+            next((h[key] for h in hosts if h[key] >= 0), -1)
+            for key in ("default_input_device", "default_output_device")
+        )
+    return [
+        Device(
+            i,
+            d["name"],
+            hosts[d["hostapi"]]["name"],
+            d["max_input_channels"],
+            d["max_output_channels"],
+            round(d["default_samplerate"]),
+            i == default_input,
+            i == default_output,
+        )
+        for i, d in enumerate(found)
+    ]
 
 
 def choose_device(device: int | str | None, kind: str) -> Device:
@@ -68,10 +82,15 @@ def choose_device(device: int | str | None, kind: str) -> Device:
     found = [d for d in devices() if (d.inputs if kind == "input" else d.outputs) > 0]
     noun = "microphone" if kind == "input" else "loudspeaker"
     if not found:
-        raise SpeechStreamError(f"no {noun} was found; connect one or start the sound server, "
-                                "then look with 'speechstream devices'")
+        raise SpeechStreamError(
+            f"no {noun} was found; connect one or start the sound server, "
+            "then look with 'speechstream devices'"
+        )
     if device is None:
-        return next((d for d in found if (d.default_input if kind == "input" else d.default_output)), found[0])
+        return next(
+            (d for d in found if (d.default_input if kind == "input" else d.default_output)),
+            found[0],
+        )
     if isinstance(device, str) and not device.isdigit():
         exact = [d for d in found if d.name == device]
         chosen = exact or [d for d in found if device.lower() in d.name.lower()]
@@ -88,8 +107,9 @@ def load_sounddevice():
     try:
         import sounddevice
     except ImportError as error:
-        raise SpeechStreamError("the package sounddevice is missing; install it with "
-                                "'pip install sounddevice'") from error
+        raise SpeechStreamError(
+            "the package sounddevice is missing; install it with 'pip install sounddevice'"
+        ) from error
     except OSError as error:
         raise SpeechStreamError(_NO_PORTAUDIO) from error
     _quiet_alsa()
@@ -102,8 +122,12 @@ def _quiet_alsa():
     if not sys.platform.startswith("linux"):
         return None
     # void handler(const char *file, int line, const char *function, int err, const char *fmt, ...)
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
-    handler = kind(lambda file, line, function, err, text: log.debug("ALSA: %s: %s", function, text))
+    kind = ctypes.CFUNCTYPE(
+        None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p
+    )
+    handler = kind(
+        lambda file, line, function, err, text: log.debug("ALSA: %s: %s", function, text)
+    )
     try:
         ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(handler)
     except (OSError, AttributeError) as error:
@@ -118,14 +142,21 @@ def open_stream(kind: str, device: Device, channels: tuple[int, ...], **options)
     failure = None
     for count in channels:
         try:
-            stream = make(device=device.index, channels=count, samplerate=device.sample_rate, dtype="float32",
-                          **options)
+            stream = make(
+                device=device.index,
+                channels=count,
+                samplerate=device.sample_rate,
+                dtype="float32",
+                **options,
+            )
             stream.start()
             return stream
         except (sd.PortAudioError, ValueError) as error:
             failure = error
-    raise SpeechStreamError(f"the {kind} device {device.name!r} cannot be opened: {failure}; "
-                            "choose another with 'speechstream devices'") from failure
+    raise SpeechStreamError(
+        f"the {kind} device {device.name!r} cannot be opened: {failure}; "
+        "choose another with 'speechstream devices'"
+    ) from failure
 
 
 def close_stream(stream, play_out: bool = False) -> None:
@@ -133,6 +164,7 @@ def close_stream(stream, play_out: bool = False) -> None:
 
     One whose device has died may never return, and is then left to a daemon thread.
     """
+
     def work():
         for end in (stream.stop if play_out else stream.abort, stream.close):
             try:
@@ -148,15 +180,27 @@ def close_stream(stream, play_out: bool = False) -> None:
 class Microphone:
     """Blocks of what a microphone hears; made by `microphone`."""
 
-    def __init__(self, sample_rate: int | None, device: int | str | None, block_s: float, queue_s: float,
-                 stall_s: float = STALL_S):
+    def __init__(
+        self,
+        sample_rate: int | None,
+        device: int | str | None,
+        block_s: float,
+        queue_s: float,
+        stall_s: float = STALL_S,
+    ):
         if not 0.001 <= block_s <= 1.0 or queue_s < block_s:
-            raise ValueError(f"block_s must lie between 0.001 and 1 and below queue_s, got {block_s} and {queue_s}")
+            raise ValueError(
+                f"block_s must lie between 0.001 and 1 and below queue_s, got {block_s} and {queue_s}"
+            )
         self.device = choose_device(device, "input")
         self.native_rate = self.device.sample_rate
         self.sample_rate = sample_rate or self.native_rate
-        self.overflows = 0          # times that sound was lost: in the device's buffer, in ours, between two streams
-        self.lost_s = 0.0           # seconds lost in ours and between streams; how much a device lost nobody tells
+        self.overflows = (
+            0  # times that sound was lost: in the device's buffer, in ours, between two streams
+        )
+        self.lost_s = (
+            0.0  # seconds lost in ours and between streams; how much a device lost nobody tells
+        )
         self._resampler = Resampler(self.native_rate, self.sample_rate)
         self._state = self._resampler.init_state(1)
         self._block = max(round(self.native_rate * block_s), 1)
@@ -178,9 +222,19 @@ class Microphone:
     def start(self) -> None:
         """Begin to listen; iterating does it too. Raises SpeechStreamError where the device cannot be opened."""
         if self._stream is None and not self._done:
-            self._heard, self._ended = time.monotonic(), threading.Event()  # one event a stream: an old one may still end
-            self._stream = open_stream("input", self.device, (1, self.device.inputs), blocksize=self._block,
-                                       latency=LATENCY_S, callback=self._callback, finished_callback=self._ended.set)
+            self._heard, self._ended = (
+                time.monotonic(),
+                threading.Event(),
+            )  # one event a stream: an old one may still end
+            self._stream = open_stream(
+                "input",
+                self.device,
+                (1, self.device.inputs),
+                blocksize=self._block,
+                latency=LATENCY_S,
+                callback=self._callback,
+                finished_callback=self._ended.set,
+            )
 
     def stop(self) -> None:
         """Stop listening, from any thread. Iteration ends after what was heard until now."""
@@ -237,9 +291,13 @@ class Microphone:
 
     def _report_overflows(self) -> None:
         if self.overflows > self._warned:
-            log.warning("sound from the microphone was lost, %d time(s) so far: the computer is too slow or too busy",
-                        self.overflows)
-            self._warned = max(2 * self._warned, self.overflows)  # said again at 2, 4, 8 ... times as many
+            log.warning(
+                "sound from the microphone was lost, %d time(s) so far: the computer is too slow or too busy",
+                self.overflows,
+            )
+            self._warned = max(
+                2 * self._warned, self.overflows
+            )  # said again at 2, 4, 8 ... times as many
 
     def _check_alive(self) -> None:
         silent = time.monotonic() - self._heard
@@ -248,9 +306,15 @@ class Microphone:
         if self._ended.is_set() and self._reopened < REOPENS:
             return self._reopen()
         self.close()
-        reason = "its stream has ended" if self._ended.is_set() else f"nothing came from it for {silent:.0f} s"
-        raise SpeechStreamError(f"the microphone {self.device.name!r} has vanished: {reason}; "
-                                "connect it again or choose another with 'speechstream devices'")
+        reason = (
+            "its stream has ended"
+            if self._ended.is_set()
+            else f"nothing came from it for {silent:.0f} s"
+        )
+        raise SpeechStreamError(
+            f"the microphone {self.device.name!r} has vanished: {reason}; "
+            "connect it again or choose another with 'speechstream devices'"
+        )
 
     def _reopen(self) -> None:
         """The stream has ended by itself: start another, count what was missed. Raises where that is refused."""
@@ -261,15 +325,23 @@ class Microphone:
             self.start()
         except SpeechStreamError as error:
             self.close()
-            raise SpeechStreamError(f"the microphone {self.device.name!r} has vanished: its stream has ended, and "
-                                    f"it cannot be opened again ({error})") from error
+            raise SpeechStreamError(
+                f"the microphone {self.device.name!r} has vanished: its stream has ended, and "
+                f"it cannot be opened again ({error})"
+            ) from error
         self.overflows += 1
         self.lost_s += self._heard - last
-        log.warning("the stream of the microphone %r ended by itself and was opened again", self.device.name)
+        log.warning(
+            "the stream of the microphone %r ended by itself and was opened again", self.device.name
+        )
 
 
-def microphone(sample_rate: int | None = None, device: int | str | None = None, block_s: float = 0.02,
-               queue_s: float = 30.0) -> Microphone:
+def microphone(
+    sample_rate: int | None = None,
+    device: int | str | None = None,
+    block_s: float = 0.02,
+    queue_s: float = 30.0,
+) -> Microphone:
     """Listen to a microphone: an iterator and context manager of mono float32 blocks (n,).
 
     sample_rate: Hz wanted; None gives the device's own rate. `.sample_rate` tells, `.native_rate` is the device's; a

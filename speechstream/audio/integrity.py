@@ -16,8 +16,14 @@ from contextlib import contextmanager
 from typing import Iterator
 
 # "data : 95680 (should be 47818)" in libsndfile's log: a chunk that promises more bytes than the file has left.
-_PROMISE = re.compile(r"^\s*(data|SSND|BODY|Data Size|riff|Riff size)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
-_UNKNOWN_SIZES = {0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF}  # written by programs that cannot seek back to fill it in
+_PROMISE = re.compile(
+    r"^\s*(data|SSND|BODY|Data Size|riff|Riff size)\s*:\s*(\d+) \(should be (\d+)\)", re.M
+)
+_UNKNOWN_SIZES = {
+    0,
+    0xFFFFFFFF,
+    0xFFFFFFFFFFFFFFFF,
+}  # written by programs that cannot seek back to fill it in
 _OGG_FAULTS = (
     ("Last page lacks an end-of-stream bit", "the stream is not ended"),
     ("Junk after the last page", "its last page is cut off"),
@@ -58,17 +64,20 @@ def fault(data, container: str, log: str, promised: int | None, decoded: int) ->
 def _ogg_streams(data) -> int:
     """How many logical streams begin in an Ogg file: pages marked as a beginning."""
     position, streams = 0, 0
-    while data[position:position + 4] == b"OggS":
+    while data[position : position + 4] == b"OggS":
         streams += data[position + 5] >> 1 & 1
         segments = data[position + 26]
-        position += 27 + segments + sum(data[position + 27:position + 27 + segments])
+        position += 27 + segments + sum(data[position + 27 : position + 27 + segments])
     return streams
 
 
 def _caf_fault(data) -> str | None:
     position = 8
     while position + 12 <= len(data):
-        kind, size = data[position:position + 4], int.from_bytes(data[position + 4:position + 12], "big", signed=True)
+        kind, size = (
+            data[position : position + 4],
+            int.from_bytes(data[position + 4 : position + 12], "big", signed=True),
+        )
         if size < 0:  # data up to the end of the file
             return None
         position += 12 + size
@@ -107,15 +116,15 @@ def mpeg_frame(header: bytes) -> tuple[int, int] | None:
 def mpeg_start(data) -> int | None:
     """Where the first MPEG audio frame begins: past ID3v2 tags, and followed by another frame or the end."""
     start = 0
-    while data[start:start + 3] == b"ID3" and len(data) >= start + 10:
+    while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
         size = 0
-        for byte in data[start + 6:start + 10]:
+        for byte in data[start + 6 : start + 10]:
             size = size << 7 | byte & 0x7F
         start += 10 + size + (10 if data[start + 5] & 0x10 else 0)
     for position in range(start, min(start + (1 << 16), len(data) - 3)):
-        if data[position] == 0xFF and (frame := mpeg_frame(data[position:position + 4])):
+        if data[position] == 0xFF and (frame := mpeg_frame(data[position : position + 4])):
             after = position + frame[0]
-            if after + 4 > len(data) or mpeg_frame(data[after:after + 4]):
+            if after + 4 > len(data) or mpeg_frame(data[after : after + 4]):
                 return position
     return None
 
@@ -123,7 +132,7 @@ def mpeg_start(data) -> int | None:
 def mpeg_length_known(data) -> bool:
     """Whether an MP3's first frame tells its length (Xing, Info or VBRI); elsewhere libsndfile only guesses it."""
     start = mpeg_start(data)
-    first = bytes(data[start:start + 256]) if start is not None else b""
+    first = bytes(data[start : start + 256]) if start is not None else b""
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
@@ -131,17 +140,19 @@ def _mp3_fault(data, decoded: int) -> str | None:
     """Follow the frames from first to last."""
     position, total, known, info = mpeg_start(data), 0, {}, mpeg_length_known(data)
     while position is not None and position < len(data):
-        header = bytes(data[position:position + 4])
+        header = bytes(data[position : position + 4])
         frame = known.get(header) or known.setdefault(header, mpeg_frame(header))
         if frame is None:
-            rest = bytes(data[position:position + 128])
+            rest = bytes(data[position : position + 128])
             if rest.startswith((b"TAG", b"APETAGEX", b"LYRICS", b"ID3")) or not rest.strip(b"\0"):
                 break  # tags or padding after the sound
             return f"the frame at byte {position} is damaged"
         position, total = position + frame[0], total + frame[1]
         if position > len(data):
             return "its last frame is cut off"
-    if info and total - decoded > 8 * 1152:  # the information frame and the encoder's padding are a few frames
+    if (
+        info and total - decoded > 8 * 1152
+    ):  # the information frame and the encoder's padding are a few frames
         return f"its header announces {decoded} samples, but it has about {total}"
     return None
 
@@ -169,13 +180,13 @@ class UnguessedLength(io.RawIOBase):
         if self._position > len(self._data):  # mpg123 looks for a tag at the end
             piece = bytes(max(min(size, self._seeming - self._position), 0))
         else:
-            piece = bytes(self._data[self._position:self._position + size])
+            piece = bytes(self._data[self._position : self._position + size])
         self._position += len(piece)
         return piece
 
     def readinto(self, buffer) -> int:
         piece = self.read(len(buffer))
-        buffer[:len(piece)] = piece
+        buffer[: len(piece)] = piece
         return len(piece)
 
 

@@ -21,8 +21,12 @@ from speechstream.audio.samples import to_mono
 from speechstream.errors import SpeechStreamError
 
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz; a rate outside is a damaged header, not a recording
-_NO_FRAMES = 7     # libsndfile's code for an MP3 without a usable frame; its text speaks of something else
-_SEEK_FAILED = 39  # libsndfile's code at the end of a FLAC file whose header does not tell its length
+_NO_FRAMES = (
+    7  # libsndfile's code for an MP3 without a usable frame; its text speaks of something else
+)
+_SEEK_FAILED = (
+    39  # libsndfile's code at the end of a FLAC file whose header does not tell its length
+)
 
 
 class Blocks:
@@ -61,7 +65,9 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, int]:
         return np.concatenate(list(parts)), parts.rate
 
 
-def blocks(path: str | os.PathLike | BinaryIO, seconds: float = 1.0, name: str | None = None) -> Blocks:
+def blocks(
+    path: str | os.PathLike | BinaryIO, seconds: float = 1.0, name: str | None = None
+) -> Blocks:
     """Open an audio file (or a seekable binary file object) and iterate over mono blocks of `seconds`.
 
     Raises SpeechStreamError at once where it cannot be opened, and while iterating where it turns out truncated,
@@ -76,8 +82,9 @@ def blocks(path: str | os.PathLike | BinaryIO, seconds: float = 1.0, name: str |
     else:
         name = name or os.fspath(path)
         data, source = _map(Path(path), name), os.fspath(path)
-    if is_unfinished_wav(data[:1 << 16], len(data)):
+    if is_unfinished_wav(data[: 1 << 16], len(data)):
         from speechstream.audio.stream import stream_blocks
+
         return stream_blocks(io.BytesIO(data[:]), name=name)
     if data[:3] == b"ID3" or integrity.mpeg_frame(data[:4]):
         if integrity.mpeg_start(data) is not None and not integrity.mpeg_length_known(data):
@@ -85,15 +92,20 @@ def blocks(path: str | os.PathLike | BinaryIO, seconds: float = 1.0, name: str |
     file = _open(source, name)
     if not MIN_RATE <= file.samplerate <= MAX_RATE:
         file.close()
-        raise SpeechStreamError(f"{name} claims a sample rate of {file.samplerate} Hz, expected {MIN_RATE} to "
-                                f"{MAX_RATE}; its header is damaged")
+        raise SpeechStreamError(
+            f"{name} claims a sample rate of {file.samplerate} Hz, expected {MIN_RATE} to "
+            f"{MAX_RATE}; its header is damaged"
+        )
     if file.frames == 0:
         file.close()
         raise SpeechStreamError(f"{name} contains no samples")
     known = file.frames < 1 << 60 and not isinstance(source, integrity.UnguessedLength)
     frames = file.frames if known else None
-    return Blocks(file.samplerate, _decode(file, data, name, frames, max(round(file.samplerate * seconds), 1)),
-                  frames / file.samplerate if known else None)
+    return Blocks(
+        file.samplerate,
+        _decode(file, data, name, frames, max(round(file.samplerate * seconds), 1)),
+        frames / file.samplerate if known else None,
+    )
 
 
 def is_unfinished_wav(head: bytes, size: int) -> bool:
@@ -105,10 +117,14 @@ def is_unfinished_wav(head: bytes, size: int) -> bool:
         return False
     riff, position = int.from_bytes(head[4:8], "little"), 12
     while position + 8 <= len(head):
-        length = int.from_bytes(head[position + 4:position + 8], "little")
+        length = int.from_bytes(head[position + 4 : position + 8], "little")
         position += 8
-        if head[position - 8:position - 4] == b"data":
-            return length == 0 and size > position and (riff in (0, 0xFFFFFFFF) or riff + 8 <= position)
+        if head[position - 8 : position - 4] == b"data":
+            return (
+                length == 0
+                and size > position
+                and (riff in (0, 0xFFFFFFFF) or riff + 8 <= position)
+            )
         position += length + (length & 1)
     return False
 
@@ -136,11 +152,19 @@ def _open(source, name: str):
         with integrity.quiet_decoder():
             return soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
-        reason = "no frame in it can be decoded" if error.code == _NO_FRAMES else error.error_string.rstrip(".")
-        raise SpeechStreamError(f"{name} cannot be read as audio, it is in no known format or its beginning is "
-                                f"damaged: {reason}") from error
+        reason = (
+            "no frame in it can be decoded"
+            if error.code == _NO_FRAMES
+            else error.error_string.rstrip(".")
+        )
+        raise SpeechStreamError(
+            f"{name} cannot be read as audio, it is in no known format or its beginning is "
+            f"damaged: {reason}"
+        ) from error
     except TypeError as error:  # soundfile goes by the suffix .raw
-        raise SpeechStreamError(f"{name} is raw PCM without a header; pipe it in and give its rate and type") from error
+        raise SpeechStreamError(
+            f"{name} is raw PCM without a header; pipe it in and give its rate and type"
+        ) from error
 
 
 def _decode(file, data, name: str, frames: int | None, size: int) -> Iterator[np.ndarray]:
@@ -166,7 +190,9 @@ def _decode(file, data, name: str, frames: int | None, size: int) -> Iterator[np
             error = None
         if error is None and decoded == 0:
             raise SpeechStreamError(f"{name} contains no samples")
-        reason = integrity.fault(data, file.format, file.extra_info, frames if error is None else None, decoded)
+        reason = integrity.fault(
+            data, file.format, file.extra_info, frames if error is None else None, decoded
+        )
         if error is not None or reason:
             reason = reason or error.error_string.removeprefix("Error : ").rstrip(".")
             raise SpeechStreamError(f"{name} is truncated or corrupt {at}: {reason}") from error
@@ -184,6 +210,7 @@ def _finite(block: np.ndarray, position: int, rate: int, name: str) -> Iterator[
         yield to_mono(block)
         return
     if bad[0]:
-        yield to_mono(block[:bad[0]])
-    raise SpeechStreamError(f"{name} holds a sample that is not a finite number at "
-                            f"{(position + bad[0]) / rate:.3f} s")
+        yield to_mono(block[: bad[0]])
+    raise SpeechStreamError(
+        f"{name} holds a sample that is not a finite number at {(position + bad[0]) / rate:.3f} s"
+    )

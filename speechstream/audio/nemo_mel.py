@@ -36,20 +36,34 @@ class NemoMelConfig:
 
     def __post_init__(self):
         sizes = (self.features, self.sample_rate, self.window, self.hop, self.n_fft)
-        if not all(type(n) is int for n in sizes) or self.n_fft > MAX_FFT or not 0 < self.features <= self.n_fft \
-                or self.sample_rate < 1:
-            raise ValueError(f"features, sample_rate, window, hop and n_fft must be whole numbers, n_fft at most {MAX_FFT}; "
-                             f"got {reprlib.repr(sizes)}")
+        if (
+            not all(type(n) is int for n in sizes)
+            or self.n_fft > MAX_FFT
+            or not 0 < self.features <= self.n_fft
+            or self.sample_rate < 1
+        ):
+            raise ValueError(
+                f"features, sample_rate, window, hop and n_fft must be whole numbers, n_fft at most {MAX_FFT}; "
+                f"got {reprlib.repr(sizes)}"
+            )
         if not 0 <= self.low < (self.high or self.sample_rate / 2) <= self.sample_rate:
-            raise ValueError(f"need 0 <= low < high <= sample_rate Hz, got {self.low} and {self.high}")
+            raise ValueError(
+                f"need 0 <= low < high <= sample_rate Hz, got {self.low} and {self.high}"
+            )
         if not self.log_guard > 0 or not math.isfinite(self.log_guard + self.preemphasis):
-            raise ValueError(f"log_guard must be positive, preemphasis finite; got {self.log_guard}, {self.preemphasis}")
+            raise ValueError(
+                f"log_guard must be positive, preemphasis finite; got {self.log_guard}, {self.preemphasis}"
+            )
         if not 0 < self.hop <= self.window <= self.n_fft:
-            raise ValueError(f"need 0 < hop <= window <= n_fft, got {self.hop}, {self.window}, {self.n_fft}")
+            raise ValueError(
+                f"need 0 < hop <= window <= n_fft, got {self.hop}, {self.window}, {self.n_fft}"
+            )
         if self.normalize not in ("none", "per_feature"):
             raise ValueError(f"normalize must be 'none' or 'per_feature', got {self.normalize!r}")
         if not self.deviation > 0 or not math.isfinite(self.mean):
-            raise ValueError(f"deviation must be positive and mean finite, got {self.deviation} and {self.mean}")
+            raise ValueError(
+                f"deviation must be positive and mean finite, got {self.deviation} and {self.mean}"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,9 @@ class NemoMelState:
     """Pre-emphasised samples that later frames still need, right-aligned, and the last raw sample."""
 
     samples: np.ndarray  # (B, window - 1) float32
-    filled: np.ndarray  # (B,) int64 valid samples at the end of `samples`, equal for all streams stepped together
+    filled: (
+        np.ndarray
+    )  # (B,) int64 valid samples at the end of `samples`, equal for all streams stepped together
     last: np.ndarray  # (B, 1) float32
     heard: np.ndarray  # (B,) int64 samples consumed
 
@@ -65,6 +81,7 @@ class NemoMelState:
 @lru_cache
 def mel_filters(features: int, n_fft: int, rate: int, low: float, high: float) -> np.ndarray:
     """Slaney's area-normalised triangles (features, n_fft // 2 + 1), as `librosa.filters.mel` gives them."""
+
     def to_hz(mel):  # linear below 1 kHz, logarithmic above
         return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
 
@@ -75,7 +92,9 @@ def mel_filters(features: int, n_fft: int, rate: int, low: float, high: float) -
     bins = np.fft.rfftfreq(n_fft, 1 / rate)
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    return (np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+    return (
+        np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    ).astype(np.float32)
 
 
 class NemoMel:
@@ -84,13 +103,19 @@ class NemoMel:
     def __init__(self, config: NemoMelConfig = NemoMelConfig()):
         self.config = c = config
         self.window = np.hanning(c.window).astype(np.float32)
-        self.filters = mel_filters(c.features, c.n_fft, c.sample_rate, c.low, c.high or c.sample_rate / 2)
+        self.filters = mel_filters(
+            c.features, c.n_fft, c.sample_rate, c.low, c.high or c.sample_rate / 2
+        )
 
     def init_state(self, batch: int = 1) -> NemoMelState:
         """A stream that begins after silence: half a window of zeros stands before the first sample."""
         c = self.config
-        return NemoMelState(np.zeros((batch, c.window - 1), np.float32), np.full(batch, c.window // 2, np.int64),
-                            np.zeros((batch, 1), np.float32), np.zeros(batch, np.int64))
+        return NemoMelState(
+            np.zeros((batch, c.window - 1), np.float32),
+            np.full(batch, c.window // 2, np.int64),
+            np.zeros((batch, 1), np.float32),
+            np.zeros(batch, np.int64),
+        )
 
     def step(self, samples: np.ndarray, state: NemoMelState) -> tuple[np.ndarray, NemoMelState]:
         """Consume (B, n) samples, n >= 0; return (B, features, frames), the frames now complete, and the state.
@@ -98,8 +123,10 @@ class NemoMel:
         Raises ValueError where features are normalised over the utterance, which a stream cannot know.
         """
         if self.config.normalize != "none":
-            raise ValueError("these features are normalised over the whole utterance: they cannot be streamed, "
-                             "only computed for a file")
+            raise ValueError(
+                "these features are normalised over the whole utterance: they cannot be streamed, "
+                "only computed for a file"
+            )
         return self._step(samples, state)
 
     def finish(self, state: NemoMelState) -> np.ndarray:
@@ -107,7 +134,7 @@ class NemoMel:
         c = self.config
         filled, heard = self._filled(state), int(state.heard[0])
         have = (heard + c.window // 2 - filled) // c.hop  # frames already given
-        x = np.pad(state.samples[:, c.window - 1 - filled:], ((0, 0), (0, c.window)))
+        x = np.pad(state.samples[:, c.window - 1 - filled :], ((0, 0), (0, c.window)))
         return self._frames(x, max(0, heard // c.hop - have))
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
@@ -116,8 +143,10 @@ class NemoMel:
         mel = np.concatenate([mel, self.finish(state)], axis=2)
         if self.config.normalize == "per_feature":
             if mel.shape[2] < 2:
-                raise ValueError(f"normalising needs at least 2 frames ({2 * self.config.hop} samples), "
-                                 f"got {np.shape(samples)[1]} samples")
+                raise ValueError(
+                    f"normalising needs at least 2 frames ({2 * self.config.hop} samples), "
+                    f"got {np.shape(samples)[1]} samples"
+                )
             mean, std = mel.mean(2, keepdims=True), mel.std(2, ddof=1, keepdims=True)
             mel = (mel - mean) / (std + STD_FLOOR)
         return mel.astype(np.float32)
@@ -126,24 +155,32 @@ class NemoMel:
         c, filled = self.config, self._filled(state)
         raw = np.concatenate([state.last, np.asarray(samples, np.float32)], axis=1)
         x = raw[:, 1:] - np.float32(c.preemphasis) * raw[:, :-1]
-        x = np.concatenate([state.samples[:, c.window - 1 - filled:], x], axis=1)
+        x = np.concatenate([state.samples[:, c.window - 1 - filled :], x], axis=1)
         frames = max(0, (x.shape[1] - c.window) // c.hop + 1)
-        rest = x[:, frames * c.hop:]
+        rest = x[:, frames * c.hop :]
         kept = np.zeros_like(state.samples)
-        kept[:, c.window - 1 - rest.shape[1]:] = rest
+        kept[:, c.window - 1 - rest.shape[1] :] = rest
         return self._frames(x, frames), NemoMelState(
-            kept, np.full_like(state.filled, rest.shape[1]), raw[:, -1:].copy(), state.heard + raw.shape[1] - 1)
+            kept,
+            np.full_like(state.filled, rest.shape[1]),
+            raw[:, -1:].copy(),
+            state.heard + raw.shape[1] - 1,
+        )
 
     def _filled(self, state: NemoMelState) -> int:
         if (state.filled != state.filled[0]).any() or (state.heard != state.heard[0]).any():
-            raise ValueError("streams stepped together must have consumed the same number of samples")
+            raise ValueError(
+                "streams stepped together must have consumed the same number of samples"
+            )
         return int(state.filled[0])
 
     def _frames(self, x: np.ndarray, frames: int) -> np.ndarray:
         c = self.config
         if frames == 0:
             return np.zeros((x.shape[0], c.features, 0), np.float32)
-        cut = np.lib.stride_tricks.sliding_window_view(x, c.window, axis=1)[:, :frames * c.hop:c.hop]
+        cut = np.lib.stride_tricks.sliding_window_view(x, c.window, axis=1)[
+            :, : frames * c.hop : c.hop
+        ]
         power = np.abs(np.fft.rfft(cut * self.window, c.n_fft)) ** 2
         mel = power.astype(np.float32) @ self.filters.T
         mel = np.log(mel + np.float32(c.log_guard))

@@ -17,11 +17,15 @@ from functools import lru_cache
 
 import numpy as np
 
-PASSBAND = 0.9         # of the lower Nyquist frequency; the stopband begins at 1.0
-ATTENUATION = 96.0     # dB asked of the window: rejection and ripple
-MAX_BANK = 1 << 22     # coefficients (16 MB); a ratio that needs more interpolates between neighbouring phases
-INTERPOLATED = 4096    # phases in such a bank: linear interpolation then errs by less than 1e-7
-MAX_GATHER = 1 << 16   # input samples gathered at once: they stay in the cache, and a long file needs no more memory
+PASSBAND = 0.9  # of the lower Nyquist frequency; the stopband begins at 1.0
+ATTENUATION = 96.0  # dB asked of the window: rejection and ripple
+MAX_BANK = (
+    1 << 22
+)  # coefficients (16 MB); a ratio that needs more interpolates between neighbouring phases
+INTERPOLATED = 4096  # phases in such a bank: linear interpolation then errs by less than 1e-7
+MAX_GATHER = (
+    1 << 16
+)  # input samples gathered at once: they stay in the cache, and a long file needs no more memory
 
 
 @dataclass(frozen=True)
@@ -72,24 +76,32 @@ class Resampler:
     def init_state(self, batch: int = 1) -> ResamplerState:
         """The state before the first sample, for `batch` streams."""
         zeros = np.zeros(batch, np.int64)
-        return ResamplerState(np.zeros((batch, max(self.taps - 1, 0)), np.float32), zeros, zeros.copy())
+        return ResamplerState(
+            np.zeros((batch, max(self.taps - 1, 0)), np.float32), zeros, zeros.copy()
+        )
 
     def step(self, x: np.ndarray, state: ResamplerState) -> tuple[np.ndarray, ResamplerState]:
         """Take x (B, n) and return all output that is now certain, (B, m) float32, and the new state."""
         x = np.asarray(x, np.float32)
         batch = len(state.consumed)
         if x.ndim != 2 or x.shape[0] != batch:
-            raise ValueError(f"expected a block of shape ({batch}, n) for a state of {batch} stream(s), got {x.shape}")
+            raise ValueError(
+                f"expected a block of shape ({batch}, n) for a state of {batch} stream(s), got {x.shape}"
+            )
         consumed = state.consumed + x.shape[1]
         if self.identity:
-            return x.copy(), ResamplerState(state.history.copy(), consumed, state.produced + x.shape[1])
+            return x.copy(), ResamplerState(
+                state.history.copy(), consumed, state.produced + x.shape[1]
+            )
         produced = self._certain(consumed)
         counts = produced - state.produced
         buffers = np.concatenate([state.history, x], axis=1)
         y = np.full((batch, int(counts.max(initial=0))), np.nan, np.float32)
         for b in range(batch):
-            self._filter(buffers[b], int(state.consumed[b]), int(state.produced[b]), y[b, :counts[b]])
-        history = buffers[:, buffers.shape[1] - (self.taps - 1):].copy()
+            self._filter(
+                buffers[b], int(state.consumed[b]), int(state.produced[b]), y[b, : counts[b]]
+            )
+        history = buffers[:, buffers.shape[1] - (self.taps - 1) :].copy()
         return y, ResamplerState(history, consumed, produced)
 
     def finish(self, state: ResamplerState) -> np.ndarray:
@@ -125,11 +137,14 @@ class Resampler:
         windows = np.lib.stride_tricks.sliding_window_view(buffer, self.taps)
         size = max(MAX_GATHER // self.taps, 1)
         for begin in range(0, len(out), size):
-            part = out[begin:begin + size]
+            part = out[begin : begin + size]
             position = (np.arange(len(part)) + (first + begin)) * self.down
             start, phase = position // self.up - consumed + self.half, position % self.up
             if self.up == 1:
-                x, h = windows[start[0]:start[-1] + 1:self.down], bank  # evenly spaced: no copy is needed
+                x, h = (
+                    windows[start[0] : start[-1] + 1 : self.down],
+                    bank,
+                )  # evenly spaced: no copy is needed
             elif len(bank) == self.up:
                 x, h = windows[start], bank[phase]
             else:
@@ -152,7 +167,9 @@ def _bank(up: int, down: int) -> np.ndarray:
     half = _half_width(up, down)
     exact = up * 2 * half <= MAX_BANK
     phases = np.arange(up) / up if exact else np.arange(INTERPOLATED + 1) / INTERPOLATED
-    cutoff = (1 + PASSBAND) / 2 * min(1.0, up / down)  # of the input's Nyquist frequency: mid-transition
+    cutoff = (
+        (1 + PASSBAND) / 2 * min(1.0, up / down)
+    )  # of the input's Nyquist frequency: mid-transition
     beta = 0.1102 * (ATTENUATION - 8.7)
     bank = np.empty((len(phases), 2 * half), np.float32)
     for p, phase in enumerate(phases):

@@ -23,14 +23,18 @@ def to_mono(block: Any) -> np.ndarray:
     Raises ValueError for bytes, for other types, for other shapes and for samples that are not finite.
     """
     if isinstance(block, (bytes, bytearray, memoryview, str)):
-        raise ValueError(f"a block of samples must be an array, got {type(block).__name__}; "
-                         "turn raw PCM into one with numpy.frombuffer(data, dtype='<i2')")
+        raise ValueError(
+            f"a block of samples must be an array, got {type(block).__name__}; "
+            "turn raw PCM into one with numpy.frombuffer(data, dtype='<i2')"
+        )
     x = np.asarray(block)
     if x.ndim not in (1, 2):
         raise ValueError(f"a block of samples must have shape (n,) or (n, channels), got {x.shape}")
     if x.ndim == 2 and not 1 <= x.shape[1] <= MAX_CHANNELS:
-        raise ValueError(f"a block of shape {x.shape} has {x.shape[1]} channels, expected (n, channels) with 1 to "
-                         f"{MAX_CHANNELS} channels; transpose a block that comes as (channels, n)")
+        raise ValueError(
+            f"a block of shape {x.shape} has {x.shape[1]} channels, expected (n, channels) with 1 to "
+            f"{MAX_CHANNELS} channels; transpose a block that comes as (channels, n)"
+        )
     if x.size == 0 and x.dtype == np.float64:  # an empty list
         return np.zeros(0, np.float32)
     kind = x.dtype.str[1:]
@@ -40,8 +44,10 @@ def to_mono(block: Any) -> np.ndarray:
     elif x.dtype.kind == "f" and x.dtype.itemsize <= 8:
         y = x
     else:
-        raise ValueError(f"samples of type {x.dtype} are not supported; "
-                         "expected uint8, int16, int32, float16, float32 or float64")
+        raise ValueError(
+            f"samples of type {x.dtype} are not supported; "
+            "expected uint8, int16, int32, float16, float32 or float64"
+        )
     if y.ndim == 2:
         # Column by column, in double precision: the sum of a frame does not depend on the block it came in.
         y = sum(y[:, c].astype(np.float64) for c in range(y.shape[1])) / y.shape[1]
@@ -49,5 +55,7 @@ def to_mono(block: Any) -> np.ndarray:
         mono = np.array(y, np.float32)
     if not np.isfinite(mono).all():
         bad = int(np.flatnonzero(~np.isfinite(mono))[0])
-        raise ValueError(f"sample {bad} of the block is {y[bad]}; samples must be finite numbers within [-1, 1]")
+        raise ValueError(
+            f"sample {bad} of the block is {y[bad]}; samples must be finite numbers within [-1, 1]"
+        )
     return mono

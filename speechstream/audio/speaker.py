@@ -12,7 +12,7 @@ from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
 from speechstream.errors import SpeechStreamError
 
-FADE_S = 0.005     # ramp at an underrun, where the sound returns, and at a cancel
+FADE_S = 0.005  # ramp at an underrun, where the sound returns, and at a cancel
 LATENCY_S = 0.03  # asked of the device: a cancel is heard after this and a fade, and a busy computer still keeps up
 _POLL_S = 0.005
 
@@ -34,10 +34,19 @@ class Speaker:
     raise SpeechStreamError where the device has vanished.
     """
 
-    def __init__(self, sample_rate: int, device: int | str | None = None, prebuffer_s: float = 0.06,
-                 buffer_s: float = 2.0, latency_s: float = LATENCY_S, stall_s: float = STALL_S):
+    def __init__(
+        self,
+        sample_rate: int,
+        device: int | str | None = None,
+        prebuffer_s: float = 0.06,
+        buffer_s: float = 2.0,
+        latency_s: float = LATENCY_S,
+        stall_s: float = STALL_S,
+    ):
         if not 0 <= prebuffer_s <= buffer_s / 2:
-            raise ValueError(f"prebuffer_s must lie between 0 and half of buffer_s, got {prebuffer_s} and {buffer_s}")
+            raise ValueError(
+                f"prebuffer_s must lie between 0 and half of buffer_s, got {prebuffer_s} and {buffer_s}"
+            )
         self.device = choose_device(device, "output")
         self.sample_rate, self.native_rate = int(sample_rate), self.device.sample_rate
         self.underruns = 0
@@ -48,17 +57,25 @@ class Speaker:
         self._stall_s = stall_s
         # The ring: sample number i lives at i % len. Only the writer moves `_written`, only the callback `_played`, so
         # neither waits for the other; a cancel asks the callback to leap to `_cancel_to`.
-        self._ring = np.zeros(max(round(buffer_s * self.native_rate), 4 * self._fade, 1024), np.float32)
+        self._ring = np.zeros(
+            max(round(buffer_s * self.native_rate), 4 * self._fade, 1024), np.float32
+        )
         self._written = self._played = self._cancel_to = 0
         self._waiting, self._playing, self._draining = 0, False, True
         self._last, self._ramp = 0.0, 0.0
-        self._fade_in = self._fade              # samples of the ramp done: only what follows a break is ramped
-        self._lock = threading.Lock()           # between writer and cancel, never taken by the callback
+        self._fade_in = self._fade  # samples of the ramp done: only what follows a break is ramped
+        self._lock = threading.Lock()  # between writer and cancel, never taken by the callback
         self._generation, self._closed, self._ended = 0, False, threading.Event()
         self._called = time.monotonic()
-        self._stream = open_stream("output", self.device, (min(self.device.outputs, 2), 1), blocksize=0,
-                                   latency=latency_s,
-                                   callback=self._callback, finished_callback=self._ended.set)
+        self._stream = open_stream(
+            "output",
+            self.device,
+            (min(self.device.outputs, 2), 1),
+            blocksize=0,
+            latency=latency_s,
+            callback=self._callback,
+            finished_callback=self._ended.set,
+        )
 
     def __enter__(self) -> "Speaker":
         return self
@@ -84,10 +101,15 @@ class Speaker:
         """Wait until everything written has been played."""
         self._check_alive()
         with self._lock:
-            tail, self._state = self._resampler.finish(self._state)[0], self._resampler.init_state(1)
+            tail, self._state = (
+                self._resampler.finish(self._state)[0],
+                self._resampler.init_state(1),
+            )
             generation = self._generation
         self._put(tail, generation, last=True)
-        self._draining = True  # from here on the end of the ring is the end of the sound, not an underrun
+        self._draining = (
+            True  # from here on the end of the ring is the end of the sound, not an underrun
+        )
         while self._played < self._written and self._generation == generation:
             self._check_alive()
             time.sleep(_POLL_S)
@@ -139,8 +161,10 @@ class Speaker:
         if self._closed or self._ended.is_set() or silent > self._stall_s:
             if self._closed:
                 raise SpeechStreamError("this speaker was closed while it played")
-            raise SpeechStreamError(f"the loudspeaker {self.device.name!r} has vanished; connect it again or choose "
-                                    "another with 'speechstream devices'")
+            raise SpeechStreamError(
+                f"the loudspeaker {self.device.name!r} has vanished; connect it again or choose "
+                "another with 'speechstream devices'"
+            )
 
     def _callback(self, outdata, frames, when, status) -> None:
         """PortAudio's thread."""
@@ -165,7 +189,7 @@ class Speaker:
             return out
         count = min(available, frames - position)
         if count:
-            self._take(out[position:position + count])
+            self._take(out[position : position + count])
         position += count
         if position < frames:  # the ring has run out
             if not self._draining:

@@ -17,13 +17,29 @@ from speechstream.audio.samples import MAX_CHANNELS, to_mono
 from speechstream.errors import SpeechStreamError
 
 READ_BYTES = 1 << 16
-UNKNOWN_LENGTH = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)  # of a WAV's data, where the writer cannot seek back
-_NEEDS_SEEKING = (b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"riff", b"RIFX", b"ID3\3", b"ID3\4", b"ID3\2")
+UNKNOWN_LENGTH = (
+    0,
+    0xFFFFFFFF,
+    0xFFFFFFFFFFFFFFFF,
+)  # of a WAV's data, where the writer cannot seek back
+_NEEDS_SEEKING = (
+    b"fLaC",
+    b"OggS",
+    b"FORM",
+    b".snd",
+    b"caff",
+    b"riff",
+    b"RIFX",
+    b"ID3\3",
+    b"ID3\4",
+    b"ID3\2",
+)
 _TYPES = {"uint8": "u1", "int16": "<i2", "int32": "<i4", "float32": "<f4", "float64": "<f8"}
 
 
-def raw_blocks(stream: BinaryIO, dtype: str | np.dtype = "int16", channels: int = 1,
-               name: str = "the stream") -> Iterator[np.ndarray]:
+def raw_blocks(
+    stream: BinaryIO, dtype: str | np.dtype = "int16", channels: int = 1, name: str = "the stream"
+) -> Iterator[np.ndarray]:
     """Read raw interleaved PCM from a binary stream until it ends, as mono float32 blocks (n,) of what has arrived.
 
     dtype: "uint8", "int16", "int24", "int32", "float32" or "float64", little endian; or a numpy dtype with its own
@@ -34,8 +50,13 @@ def raw_blocks(stream: BinaryIO, dtype: str | np.dtype = "int16", channels: int 
     return _decode(stream, b"", frame, decode, None, name)
 
 
-def stream_blocks(stream: BinaryIO, rate: int = 16_000, dtype: str | np.dtype = "int16", channels: int = 1,
-                  name: str = "standard input") -> Blocks:
+def stream_blocks(
+    stream: BinaryIO,
+    rate: int = 16_000,
+    dtype: str | np.dtype = "int16",
+    channels: int = 1,
+    name: str = "standard input",
+) -> Blocks:
     """Open a binary stream whose content is recognised by its first bytes.
 
     WAV (PCM and float, also with the lengths 0 and 0xFFFFFFFF that pipes carry) is decoded as it arrives. Formats that
@@ -45,9 +66,11 @@ def stream_blocks(stream: BinaryIO, rate: int = 16_000, dtype: str | np.dtype = 
     head = _exactly(stream, 12)
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         return _wav(stream, name)
-    if frame := integrity.mpeg_frame(head[:4]):  # two bytes of PCM may look like an MP3 frame: is there another?
+    if frame := integrity.mpeg_frame(
+        head[:4]
+    ):  # two bytes of PCM may look like an MP3 frame: is there another?
         head += _exactly(stream, frame[0] + 4 - len(head))
-        frame = integrity.mpeg_frame(head[frame[0]:frame[0] + 4])
+        frame = integrity.mpeg_frame(head[frame[0] : frame[0] + 4])
     if frame or head[:4] in _NEEDS_SEEKING:
         return blocks(io.BytesIO(head + b"".join(iter(lambda: _some(stream), b""))), name=name)
     if not MIN_RATE <= rate <= MAX_RATE:
@@ -68,7 +91,9 @@ def _wav(stream: BinaryIO, name: str) -> Blocks:
             break
         body = _exactly(stream, size + (size & 1))
         if len(body) < size:
-            raise SpeechStreamError(f"{name} is a WAV that ends within its {kind.decode('latin-1')!r} chunk")
+            raise SpeechStreamError(
+                f"{name} is a WAV that ends within its {kind.decode('latin-1')!r} chunk"
+            )
         if kind == b"fmt ":
             fmt = body
         elif kind == b"ds64" and size >= 16:
@@ -77,21 +102,34 @@ def _wav(stream: BinaryIO, name: str) -> Blocks:
         raise SpeechStreamError(f"{name} is a WAV without a description of its format")
     tag, channels, rate = (int.from_bytes(fmt[a:b], "little") for a, b in ((0, 2), (2, 4), (4, 8)))
     bits = int.from_bytes(fmt[14:16], "little")
-    if tag == 0xFFFE and len(fmt) >= 26:  # WAVE_FORMAT_EXTENSIBLE: the tag stands in front of the GUID
+    if (
+        tag == 0xFFFE and len(fmt) >= 26
+    ):  # WAVE_FORMAT_EXTENSIBLE: the tag stands in front of the GUID
         tag = int.from_bytes(fmt[24:26], "little")
-    dtype = {(1, 8): "uint8", (1, 16): "int16", (1, 24): "int24", (1, 32): "int32", (3, 32): "float32",
-             (3, 64): "float64"}.get((tag, bits))
+    dtype = {
+        (1, 8): "uint8",
+        (1, 16): "int16",
+        (1, 24): "int24",
+        (1, 32): "int32",
+        (3, 32): "float32",
+        (3, 64): "float64",
+    }.get((tag, bits))
     if dtype is None:
-        raise SpeechStreamError(f"{name} is a WAV of format 0x{tag:x} with {bits} bits, which cannot be read from a "
-                                "pipe; give it as a file, or convert it to 16-bit PCM")
+        raise SpeechStreamError(
+            f"{name} is a WAV of format 0x{tag:x} with {bits} bits, which cannot be read from a "
+            "pipe; give it as a file, or convert it to 16-bit PCM"
+        )
     if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE <= rate <= MAX_RATE:
-        raise SpeechStreamError(f"{name} is a WAV that claims {channels} channel(s) at {rate} Hz; "
-                                "its header is damaged")
+        raise SpeechStreamError(
+            f"{name} is a WAV that claims {channels} channel(s) at {rate} Hz; its header is damaged"
+        )
     if size == 0xFFFFFFFF and long_size is not None:
         size = long_size
     decode, frame = _decoder(dtype, channels)
     limit = None if size in UNKNOWN_LENGTH else size
-    return Blocks(rate, _decode(stream, b"", frame, decode, limit, name), limit and limit / frame / rate)
+    return Blocks(
+        rate, _decode(stream, b"", frame, decode, limit, name), limit and limit / frame / rate
+    )
 
 
 def _decoder(dtype: str | np.dtype, channels: int) -> tuple[Callable[[bytes], np.ndarray], int]:
@@ -99,22 +137,29 @@ def _decoder(dtype: str | np.dtype, channels: int) -> tuple[Callable[[bytes], np
     if not 1 <= channels <= MAX_CHANNELS:
         raise ValueError(f"channels must lie between 1 and {MAX_CHANNELS}, got {channels}")
     if isinstance(dtype, str) and dtype == "int24":
+
         def decode24(data: bytes) -> np.ndarray:
             x = np.zeros((len(data) // 3, 4), np.uint8)
-            x[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)  # as the upper bytes of an int32
+            x[:, 1:] = np.frombuffer(data, np.uint8).reshape(
+                -1, 3
+            )  # as the upper bytes of an int32
             return x.view("<i4").reshape(-1, channels)
+
         return decode24, 3 * channels
     try:
         kind = np.dtype(_TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype)
     except TypeError:
         kind = None
     if kind is None or kind.str[1:] not in ("u1", "i2", "i4", "f4", "f8"):
-        raise ValueError(f"raw PCM of type {dtype!r} is not supported; expected one of {', '.join(_TYPES)} or int24")
+        raise ValueError(
+            f"raw PCM of type {dtype!r} is not supported; expected one of {', '.join(_TYPES)} or int24"
+        )
     return lambda data: np.frombuffer(data, kind).reshape(-1, channels), kind.itemsize * channels
 
 
-def _decode(stream: BinaryIO, pending: bytes, frame: int, decode: Callable, limit: int | None,
-            name: str) -> Iterator[np.ndarray]:
+def _decode(
+    stream: BinaryIO, pending: bytes, frame: int, decode: Callable, limit: int | None, name: str
+) -> Iterator[np.ndarray]:
     """Yield whole frames as they arrive; `limit` bytes at most, and all of them if the header has told."""
     taken, samples = len(pending), 0
     while True:
@@ -123,7 +168,9 @@ def _decode(stream: BinaryIO, pending: bytes, frame: int, decode: Callable, limi
             try:
                 mono = to_mono(decode(pending[:usable]))
             except ValueError as error:
-                raise SpeechStreamError(f"{name} cannot be used from sample {samples} on: {error}") from error
+                raise SpeechStreamError(
+                    f"{name} cannot be used from sample {samples} on: {error}"
+                ) from error
             samples += len(mono)
             yield mono
             pending = pending[usable:]
@@ -134,9 +181,13 @@ def _decode(stream: BinaryIO, pending: bytes, frame: int, decode: Callable, limi
             break
         pending, taken = pending + data, taken + len(data)
     if limit is not None and taken < limit:
-        raise SpeechStreamError(f"{name} ends after {taken} of the {limit} bytes of samples that its header promises")
+        raise SpeechStreamError(
+            f"{name} ends after {taken} of the {limit} bytes of samples that its header promises"
+        )
     if pending:
-        raise SpeechStreamError(f"{name} ends in the middle of a sample: {len(pending)} of {frame} bytes")
+        raise SpeechStreamError(
+            f"{name} ends in the middle of a sample: {len(pending)} of {frame} bytes"
+        )
     if not samples:
         raise SpeechStreamError(f"{name} contains no samples")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 SAMPLE_RATE = 16_000
-WINDOW = 512    # samples, 32 ms
-CONTEXT = 64    # samples before the window that the network sees again
+WINDOW = 512  # samples, 32 ms
+CONTEXT = 64  # samples before the window that the network sees again
 HIDDEN = 128
 MAX_WINDOWS = 512  # windows in one run, 16 s: bounds the memory of an offline call
 
@@ -59,23 +59,35 @@ class Vad:
     def init_state(self, batch: int = 1) -> VadState:
         """The state before the first sample, for `batch` streams."""
         counts, lstm = np.zeros(batch, np.int64), np.zeros((batch, HIDDEN), np.float32)
-        return VadState(np.zeros((batch, CONTEXT + WINDOW - 1), np.float32), counts, counts.copy(), lstm, lstm.copy())
+        return VadState(
+            np.zeros((batch, CONTEXT + WINDOW - 1), np.float32),
+            counts,
+            counts.copy(),
+            lstm,
+            lstm.copy(),
+        )
 
     def step(self, x: np.ndarray, state: VadState) -> tuple[np.ndarray, VadState]:
         """Take x (B, n) float32 at 16 kHz; return (B, k), the windows it completes, and the state."""
         x = np.asarray(x, np.float32)
         batch = len(state.filled)
         if x.ndim != 2 or x.shape[0] != batch:
-            raise ValueError(f"expected a block of shape ({batch}, n) for a state of {batch} stream(s), got {x.shape}")
+            raise ValueError(
+                f"expected a block of shape ({batch}, n) for a state of {batch} stream(s), got {x.shape}"
+            )
         counts = (state.filled + x.shape[1]) // WINDOW
         p = np.full((batch, int(counts.max(initial=0))), np.nan, np.float32)
         samples, h, c = np.zeros_like(state.samples), state.h.copy(), state.c.copy()
         for b in range(batch):
-            signal = np.concatenate([state.samples[b, :CONTEXT + state.filled[b]], x[b]])
+            signal = np.concatenate([state.samples[b, : CONTEXT + state.filled[b]], x[b]])
             done = counts[b] * WINDOW
-            p[b, :counts[b]], h[b], c[b] = self._judge(signal[:CONTEXT + done], state.h[b], state.c[b])
-            samples[b, :len(signal) - done] = signal[done:]
-        return p, VadState(samples, state.filled + x.shape[1] - counts * WINDOW, state.windows + counts, h, c)
+            p[b, : counts[b]], h[b], c[b] = self._judge(
+                signal[: CONTEXT + done], state.h[b], state.c[b]
+            )
+            samples[b, : len(signal) - done] = signal[done:]
+        return p, VadState(
+            samples, state.filled + x.shape[1] - counts * WINDOW, state.windows + counts, h, c
+        )
 
     def finish(self, state: VadState) -> np.ndarray:
         """The probability of the unfinished window as if silence followed: (B, 1), or (B, 0) where none has begun."""
@@ -94,14 +106,16 @@ class Vad:
         p, state = self.step(x, self.init_state(len(x)))
         return np.concatenate([p, self.finish(state)], axis=1)
 
-    def _judge(self, signal: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _judge(
+        self, signal: np.ndarray, h: np.ndarray, c: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run the windows of one stream; the signal begins with the context of the first."""
         if len(signal) == CONTEXT:
             return np.zeros(0, np.float32), h, c
         windows = np.lib.stride_tricks.sliding_window_view(signal, CONTEXT + WINDOW)[::WINDOW]
         h, c, p = h.reshape(1, 1, HIDDEN), c.reshape(1, 1, HIDDEN), []
         for begin in range(0, len(windows), MAX_WINDOWS):
-            part = np.ascontiguousarray(windows[begin:begin + MAX_WINDOWS])
+            part = np.ascontiguousarray(windows[begin : begin + MAX_WINDOWS])
             probabilities, h, c = self._session.run(None, {"input": part, "h": h, "c": c})
             p.append(probabilities)
         return np.concatenate(p), h[0, 0], c[0, 0]

@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a name that the terminal cannot show is no reason to stop
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -51,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         _discard_output()
         return EXIT_BROKEN_PIPE
     except (SpeechStreamError, OSError) as error:
-        tell(error if isinstance(error, SpeechStreamError) else f"reading or writing failed: {error}")
+        tell(
+            error if isinstance(error, SpeechStreamError) else f"reading or writing failed: {error}"
+        )
         _discard_output()
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -71,7 +75,9 @@ def _discard_output() -> None:
 def tell(message: object) -> None:
     """A sentence to the user, on stderr."""
     try:
-        sys.stderr.write(f"speechstream: {message}\n")  # in one piece: recordings are transcribed by several threads
+        sys.stderr.write(
+            f"speechstream: {message}\n"
+        )  # in one piece: recordings are transcribed by several threads
         sys.stderr.flush()
     except BrokenPipeError:
         pass  # nobody listens
@@ -81,14 +87,24 @@ def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         name, rest = arguments[0], arguments[1:]
         command = import_module(f"speechstream.cli.{name}")
-        parser = _Parser(prog=f"speechstream {name}", description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
-                         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        parser = _Parser(
+            prog=f"speechstream {name}",
+            description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         command.add_arguments(parser)
         return command.run(parser.parse_intermixed_args(rest))
-    parser = _Parser(prog="speechstream", description="Streaming speech recognition and synthesis.", allow_abbrev=False,
-                     epilog="'speechstream COMMAND --help' tells more about a command.")
+    parser = _Parser(
+        prog="speechstream",
+        description="Streaming speech recognition and synthesis.",
+        allow_abbrev=False,
+        epilog="'speechstream COMMAND --help' tells more about a command.",
+    )
     parser.add_argument("--version", action="version", version=_version())
-    listing = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    listing = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands"
+    )
     for name, summary in COMMANDS.items():
         listing.add_parser(name, help=summary)
     parser.parse_args(arguments)  # help, version or an error: each of them exits
@@ -97,4 +113,5 @@ def _run(arguments: list[str]) -> int:
 
 def _version() -> str:
     from speechstream import __version__
+
     return f"speechstream {__version__}"

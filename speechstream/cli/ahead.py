@@ -21,23 +21,31 @@ class WorkersError(SpeechStreamError):
 class Ahead:
     """Recordings that are transcribed several at a time, and given in order."""
 
-    def __init__(self, recognizer: Any, names: list[str], args: argparse.Namespace, options: dict[str, Any]):
-        from speechstream.asr.many import cores, transcribe_many
+    def __init__(
+        self, recognizer: Any, names: list[str], args: argparse.Namespace, options: dict[str, Any]
+    ):
+        from speechstream.asr.files import cores, transcribe_many
 
         self._after = ExitStack()
         if args.ray:
             self.jobs, self.results = self._on_ray(names, args.jobs, options)
         else:
             self.jobs = min(args.jobs or (1 if args.device != "cpu" else cores()), len(names))
-            self.results = transcribe_many(recognizer, names, self.jobs, progress=lambda seconds: self.done(seconds))
+            self.results = transcribe_many(
+                recognizer, names, self.jobs, progress=lambda seconds: self.done(seconds)
+            )
         self.done: Callable[[float], None] = lambda seconds: None
         self.files, self.seconds, self.begun = 0, 0.0, time.monotonic()
 
-    def _on_ray(self, names: list[str], jobs: int | None, options: dict[str, Any]) -> tuple[int, Iterator]:
+    def _on_ray(
+        self, names: list[str], jobs: int | None, options: dict[str, Any]
+    ) -> tuple[int, Iterator]:
         from speechstream.serve.ray import Archive, cluster_cores, leave
 
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        with ExitStack() as after:  # Ray writes into the standard output when a worker dies: only transcripts belong there
+        with (
+            ExitStack() as after
+        ):  # Ray writes into the standard output when a worker dies: only transcripts belong there
             after.enter_context(redirect_stdout(after.enter_context(open(os.devnull, "w"))))
             after.callback(leave)
             jobs = min(jobs or cluster_cores(), len(names))
@@ -57,7 +65,9 @@ class Ahead:
             except SpeechStreamError as error:
                 raise WorkersError(str(error)) from error
             except Exception as error:
-                if interrupts.signal is not None:  # Ray turns what a handler raises into an error of its own
+                if (
+                    interrupts.signal is not None
+                ):  # Ray turns what a handler raises into an error of its own
                     raise Interrupted from error
                 raise
         self.done = lambda seconds: None  # the bar has gone
@@ -68,8 +78,10 @@ class Ahead:
 
     def summary(self) -> str:
         took = max(time.monotonic() - self.begun, 1e-3)
-        return (f"{self.files} recordings, {self.seconds:.0f} s of sound in {took:.1f} s on {self.jobs} core(s): "
-                f"{self.seconds / took / self.jobs:.1f} streams a core")
+        return (
+            f"{self.files} recordings, {self.seconds:.0f} s of sound in {took:.1f} s on {self.jobs} core(s): "
+            f"{self.seconds / took / self.jobs:.1f} streams a core"
+        )
 
     def close(self) -> None:
         """Stop what is still being transcribed."""

@@ -11,12 +11,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Iterator, Sequence
 
-from speechstream.asr.events import Final, Word
+from speechstream.events import Final, Word
 
 LINE_CHARACTERS, LINES = 42, 2
-LONGEST_S = 7.0    # a caption that stands longer is read twice
-SHORTEST_S = 1.0   # shown at least this long, if the next one leaves the time
-PAUSE_S = 2.0      # a silence of this length between two words ends a caption
+LONGEST_S = 7.0  # a caption that stands longer is read twice
+SHORTEST_S = 1.0  # shown at least this long, if the next one leaves the time
+PAUSE_S = 2.0  # a silence of this length between two words ends a caption
 _ENDINGS = tuple(".?!,;:")
 
 
@@ -38,7 +38,9 @@ def captions(final: Final) -> Iterator[Caption]:
         group, words = words[:count], words[count:]
         start = round(max(group[0].start, earliest), 3)
         limit = words[0].start if words else math.inf
-        end = max(min(max(w.end for w in group), limit), min(start + SHORTEST_S, limit), start + 0.001)
+        end = max(
+            min(max(w.end for w in group), limit), min(start + SHORTEST_S, limit), start + 0.001
+        )
         earliest = round(end, 3)
         yield Caption(start, earliest, wrap(" ".join(w.text for w in group)))
 
@@ -47,11 +49,17 @@ def wrap(text: str) -> tuple[str, ...]:
     """Text that fits as one line, or as two of about the same length. Raises ValueError for what does not fit."""
     if len(text) <= LINE_CHARACTERS:
         return (text,)
-    cuts = [i for i, c in enumerate(text) if c == " " and i <= LINE_CHARACTERS and len(text) - i - 1 <= LINE_CHARACTERS]
+    cuts = [
+        i
+        for i, c in enumerate(text)
+        if c == " " and i <= LINE_CHARACTERS and len(text) - i - 1 <= LINE_CHARACTERS
+    ]
     if not cuts:
-        raise ValueError(f"{len(text)} characters do not fit into {LINES} lines of {LINE_CHARACTERS}")
+        raise ValueError(
+            f"{len(text)} characters do not fit into {LINES} lines of {LINE_CHARACTERS}"
+        )
     middle = min(cuts, key=lambda i: abs(2 * i + 1 - len(text)))
-    return text[:middle], text[middle + 1:]
+    return text[:middle], text[middle + 1 :]
 
 
 def timestamp(seconds: float, mark: str) -> str:
@@ -69,14 +77,21 @@ def _timed(final: Final) -> Sequence[Word]:
     texts, position, made = final.text.split(), 0, []
     rate = max(final.end - final.start, 0.0) / sum(map(len, texts))
     for text in texts:
-        made.append(Word(text, final.start + position * rate, final.start + (position + len(text)) * rate, 0.0))
+        made.append(
+            Word(
+                text,
+                final.start + position * rate,
+                final.start + (position + len(text)) * rate,
+                0.0,
+            )
+        )
         position += len(text)
     return made
 
 
 def _pieces(word: Word) -> Iterator[Word]:
     """A word longer than a line, cut where it must be."""
-    parts = [word.text[i:i + LINE_CHARACTERS] for i in range(0, len(word.text), LINE_CHARACTERS)]
+    parts = [word.text[i : i + LINE_CHARACTERS] for i in range(0, len(word.text), LINE_CHARACTERS)]
     step = (word.end - word.start) / len(parts)
     for i, part in enumerate(parts):
         yield replace(word, text=part, start=word.start + i * step, end=word.start + (i + 1) * step)
@@ -89,7 +104,9 @@ def _fitting(words: Sequence[Word]) -> int:
         before, word = words[count - 1], words[count]
         if word.start - before.end >= PAUSE_S:
             return count
-        if word.end - words[0].start > LONGEST_S or not _fits(" ".join(w.text for w in words[:count + 1])):
+        if word.end - words[0].start > LONGEST_S or not _fits(
+            " ".join(w.text for w in words[: count + 1])
+        ):
             break
         count += 1
     if count == len(words):

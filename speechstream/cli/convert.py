@@ -19,8 +19,12 @@ Reading a checkpoint executes nothing that is in it.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
-        "folder of its Hugging Face port (Parakeet, Nemotron streaming)")
+    add(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
+        "folder of its Hugging Face port (Parakeet, Nemotron streaming)",
+    )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add("--name", help="for the model's card; default: the checkpoint's name")
     add("--licence", default="that of the checkpoint", help="for the model's card")
@@ -33,27 +37,40 @@ def run(args: argparse.Namespace) -> int:
     if not (source.is_file() or source.is_dir()):
         raise SpeechStreamError(f"{source} is neither a file nor a folder")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SpeechStreamError(f"{target} exists and is not an empty folder; give another --output")
+        raise SpeechStreamError(
+            f"{target} exists and is not an empty folder; give another --output"
+        )
     try:
         from speechstream.convert.nemo import load_nemo
         from speechstream.convert.parakeet import load_parakeet
         from speechstream.export.fastconformer import write_fastconformer
     except ModuleNotFoundError as error:
-        raise SpeechStreamError(f"converting needs {error.name}: pip install speechstream[train]") from error
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
     one = load_parakeet(source) if source.is_dir() else load_nemo(source)
     if one.features.sample_rate != SAMPLE_RATE:
-        raise SpeechStreamError(f"{source} hears {one.features.sample_rate} Hz, and only models for {SAMPLE_RATE} Hz are "
-                                f"supported")
+        raise SpeechStreamError(
+            f"{source} hears {one.features.sample_rate} Hz, and only models for {SAMPLE_RATE} Hz are "
+            f"supported"
+        )
     name = args.name or source.name.removesuffix(".nemo")
-    b = write_fastconformer(one, target, {"name": name, "licence": args.licence, "converted_from": source.name})
+    b = write_fastconformer(
+        one, target, {"name": name, "licence": args.licence, "converted_from": source.name}
+    )
     e, heads = one.model.config.encoder, []
     if one.model.ctc is not None:
         heads.append("CTC")
     if one.model.joiner is not None:
         heads.append("TDT" if one.model.joiner.config.durations else "RNN-T")
-    print(f"{target}  {b.nbytes / 1e6:.1f} MB: {e.layers} layers of {e.dim}, {' and '.join(heads)}, "
-          f"{len(one.tokens)} tokens")
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: {e.layers} layers of {e.dim}, {' and '.join(heads)}, "
+        f"{len(one.tokens)} tokens"
+    )
     ms = round(1000 * e.subsampling * one.features.hop / one.features.sample_rate)
-    print("streams in chunks of " + ", ".join(f"{ms * (r + 1)} ms" for r in e.lookaheads) if e.streaming else
-          "hears whole utterances: for files, with --engine torch")
+    print(
+        "streams in chunks of " + ", ".join(f"{ms * (r + 1)} ms" for r in e.lookaheads)
+        if e.streaming
+        else "hears whole utterances: for files, with --engine torch"
+    )
     return 0

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TextIO
 
-from speechstream.asr.events import Event, Final, Partial
+from speechstream.events import Event, Final, Partial
 from speechstream.cli.captions import Caption, captions, timestamp
 from speechstream.errors import SpeechStreamError
 
@@ -26,7 +26,10 @@ class Writer:
 
     def __init__(self, path: Path | None, many: bool):
         self.path, self.many = path, many
-        self._stdout, self._out = sys.stdout, None  # that of now: libraries that chatter are given another one later
+        self._stdout, self._out = (
+            sys.stdout,
+            None,
+        )  # that of now: libraries that chatter are given another one later
         self.begun = 0
 
     def begin(self, name: str) -> None:
@@ -131,8 +134,10 @@ class SubRip(Writer):
 
     def __init__(self, path: Path | None, many: bool):
         if many:
-            raise SpeechStreamError("a file of captions holds one recording; give a folder with --output, "
-                                    "or one recording at a time")
+            raise SpeechStreamError(
+                "a file of captions holds one recording; give a folder with --output, "
+                "or one recording at a time"
+            )
         super().__init__(path, many)
         self._waiting: Caption | None = None
         self._number = 0
@@ -152,13 +157,21 @@ class SubRip(Writer):
     def _release(self, limit: float | None) -> None:
         caption, self._waiting = self._waiting, None
         if caption is not None:
-            end = caption.end if limit is None else max(min(caption.end, limit), caption.start + 0.001)
+            end = (
+                caption.end
+                if limit is None
+                else max(min(caption.end, limit), caption.start + 0.001)
+            )
             self._number += 1
             self._write(self._cue(replace(caption, end=end)))
 
     def _cue(self, caption: Caption) -> str:
         times = " --> ".join(timestamp(t, self.mark) for t in (caption.start, caption.end))
-        return f"{self._number}\n{times}\n" + "".join(self._escape(line) + "\n" for line in caption.lines) + "\n"
+        return (
+            f"{self._number}\n{times}\n"
+            + "".join(self._escape(line) + "\n" for line in caption.lines)
+            + "\n"
+        )
 
     def _escape(self, line: str) -> str:
         return line
@@ -210,9 +223,20 @@ class Live(Writer):
 
 def _words(final: dict) -> dict:
     """A Final as JSON, times to the millisecond."""
-    return {"start": round(final["start"], 3), "end": round(final["end"], 3), "text": final["text"],
-            "words": [{"word": w["text"], "start": round(w["start"], 3), "end": round(w["end"], 3),
-                       "confidence": round(w["confidence"], 3)} for w in final["words"]]}
+    return {
+        "start": round(final["start"], 3),
+        "end": round(final["end"], 3),
+        "text": final["text"],
+        "words": [
+            {
+                "word": w["text"],
+                "start": round(w["start"], 3),
+                "end": round(w["end"], 3),
+                "confidence": round(w["confidence"], 3),
+            }
+            for w in final["words"]
+        ],
+    }
 
 
 def _json(value, indent: int | None = None) -> str:

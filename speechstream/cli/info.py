@@ -9,7 +9,12 @@ from typing import Any, Iterator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the folder of a model; default: the embedded ones")
+    parser.add_argument(
+        "bundle",
+        nargs="?",
+        metavar="BUNDLE",
+        help="the folder of a model; default: the embedded ones",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,8 +26,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"engine {name}: {found}")
     for path in [args.bundle] if args.bundle else map(bundle.embedded, bundle.EMBEDDED):
         model = bundle.load(path)
-        print(f"\nmodel: {model.path}\ntask: {model.task}\narchitecture: {model.architecture}\n"
-              f"size: {_size(model.nbytes)}")
+        print(
+            f"\nmodel: {model.path}\ntask: {model.task}\narchitecture: {model.architecture}\n"
+            f"size: {_size(model.nbytes)}"
+        )
         for name, size in model.files.items():
             print(f"  {name}  {_size(size)}")
         print("\n".join(["", *render(model.card)]))
@@ -33,7 +40,10 @@ def engines() -> dict[str, str]:
     """What can run a network here, without importing torch."""
     try:
         import onnxruntime
-        providers = (p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers())
+
+        providers = (
+            p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers()
+        )
         onnx = f"onnxruntime {onnxruntime.__version__} ({', '.join(providers)})"
     except ImportError as error:
         onnx = f"onnxruntime cannot be loaded: {error}"
@@ -73,7 +83,9 @@ def _is_row(value: Any) -> bool:
 
 def _table(rows: list[dict], margin: str) -> Iterator[str]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[_words(c) for c in columns]] + [[_text(row.get(c, "")) for c in columns] for row in rows]
+    cells = [[_words(c) for c in columns]] + [
+        [_text(row.get(c, "")) for c in columns] for row in rows
+    ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
         yield margin + "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip()
@@ -86,7 +98,9 @@ def _words(name: str) -> str:
 def _text(value: Any) -> str:
     if value is None or value == [] or value == {}:
         return "none"
-    return " ".join(str(value).split()) if not isinstance(value, bool) else ("yes" if value else "no")
+    return (
+        " ".join(str(value).split()) if not isinstance(value, bool) else ("yes" if value else "no")
+    )
 
 
 def _size(count: int) -> str:

@@ -19,11 +19,11 @@ from speechstream.errors import SpeechStreamError
 
 STDIN = "-"
 FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
-PATIENCE_S = 1.5     # after so long without a character, what a pipe or a typist has given is spoken
+PATIENCE_S = 1.5  # after so long without a character, what a pipe or a typist has given is spoken
 TIMINGS = (".json", ".srt", ".vtt")
 MARKS = ".,;:!?…\"')]}»”’"
 _READ_BYTES = 1 << 14
-_AHEAD = 1 << 20     # characters read and not yet spoken at which reading waits
+_AHEAD = 1 << 20  # characters read and not yet spoken at which reading waits
 _POLL_S = 0.05
 
 EXAMPLES = """examples:
@@ -37,19 +37,45 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("text", nargs="*", metavar="TEXT", help="what to say; - (and a pipe without TEXT) is standard input")
+    add(
+        "text",
+        nargs="*",
+        metavar="TEXT",
+        help="what to say; - (and a pipe without TEXT) is standard input",
+    )
     add("-f", "--file", metavar="FILE", help="read the text from this file (UTF-8)")
-    add("-o", "--output", metavar="PATH", help="write the sound to this file (" + ", ".join(FORMATS)
-        + "), or to standard output (-), instead of playing it")
-    add("--raw", action="store_true", help="16-bit little-endian mono PCM without a header; needs -o")
-    add("--voice", metavar="VOICE", help="a speaker of the embedded voice, an installed voice, a bundle's folder or a "
-        "Piper voice's .onnx; VOICE#NAME is a speaker of it; see 'speechstream voices'")
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="write the sound to this file ("
+        + ", ".join(FORMATS)
+        + "), or to standard output (-), instead of playing it",
+    )
+    add(
+        "--raw",
+        action="store_true",
+        help="16-bit little-endian mono PCM without a header; needs -o",
+    )
+    add(
+        "--voice",
+        metavar="VOICE",
+        help="a speaker of the embedded voice, an installed voice, a bundle's folder or a "
+        "Piper voice's .onnx; VOICE#NAME is a speaker of it; see 'speechstream voices'",
+    )
     add("--speed", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4; default: 1")
     add("--pitch", type=float, default=0.0, metavar="SEMITONES", help="-12 to 12; default: 0")
-    add("--timings", metavar="PATH", help="write when each word is spoken: .json (phonemes too), .srt or .vtt")
+    add(
+        "--timings",
+        metavar="PATH",
+        help="write when each word is spoken: .json (phonemes too), .srt or .vtt",
+    )
     add("--plain", action="store_true", help="read no SSML and no [[phonemes]]: all of it is text")
-    add("--device", metavar="DEVICE", help="play on this loudspeaker: a number or a part of a name, see 'speechstream "
-        "devices'")
+    add(
+        "--device",
+        metavar="DEVICE",
+        help="play on this loudspeaker: a number or a part of a name, see 'speechstream devices'",
+    )
     add("-q", "--quiet", action="store_true", help="no status on stderr, only errors")
 
 
@@ -78,10 +104,14 @@ def check(args: argparse.Namespace) -> None:
     if args.raw and args.output is None:
         raise SpeechStreamError("--raw needs -o: a file, or - for standard output")
     if args.output == "-" and sys.stdout is not None and sys.stdout.isatty():
-        raise SpeechStreamError("sound is not for a terminal; pipe standard output into a player, or give -o a file")
+        raise SpeechStreamError(
+            "sound is not for a terminal; pipe standard output into a player, or give -o a file"
+        )
     if args.output not in (None, "-"):
         if not args.raw and Path(args.output).suffix.lower() not in FORMATS:
-            raise SpeechStreamError(f"{args.output} is in no known sound format; expected {', '.join(FORMATS)}, or --raw")
+            raise SpeechStreamError(
+                f"{args.output} is in no known sound format; expected {', '.join(FORMATS)}, or --raw"
+            )
         check_folder(args.output)
     if args.timings is not None:
         if Path(args.timings).suffix.lower() not in TIMINGS:
@@ -100,9 +130,15 @@ def load(voice: str | None) -> tuple[Any, str | None]:
     from speechstream.tts.synthesizer import Synthesizer
 
     if voice is None and "tts" not in bundle.EMBEDDED:
-        raise SpeechStreamError("this version has no voice of its own yet; give one with --voice, such as a Piper voice's "
-                                ".onnx file")
-    path, _, name = (voice or "").partition("#") if voice and not os.path.exists(voice) else (voice or "", "", "")
+        raise SpeechStreamError(
+            "this version has no voice of its own yet; give one with --voice, such as a Piper voice's "
+            ".onnx file"
+        )
+    path, _, name = (
+        (voice or "").partition("#")
+        if voice and not os.path.exists(voice)
+        else (voice or "", "", "")
+    )
     if "tts" in bundle.EMBEDDED and not name and not os.path.exists(path):
         embedded = Synthesizer.load()
         if voice is None or path in embedded.voices:
@@ -113,8 +149,13 @@ def load(voice: str | None) -> tuple[Any, str | None]:
 def open_stream(synthesizer: Any, speaker: str | None, args: argparse.Namespace) -> Any:
     live = args.text == [STDIN]
     try:
-        return synthesizer.stream(voice=speaker, speed=args.speed, pitch=args.pitch, markup=not args.plain,
-                                  patience_s=PATIENCE_S if live else None)
+        return synthesizer.stream(
+            voice=speaker,
+            speed=args.speed,
+            pitch=args.pitch,
+            markup=not args.plain,
+            patience_s=PATIENCE_S if live else None,
+        )
     except ValueError as error:
         raise SpeechStreamError(str(error)) from error
 
@@ -136,7 +177,9 @@ def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
                 timings.add(chunk)
                 if sink is None:
                     first_s = time.monotonic() - began
-                    sink = open_sink(stream.sample_rate, args, cost, len(chunk.pcm) / stream.sample_rate)
+                    sink = open_sink(
+                        stream.sample_rate, args, cost, len(chunk.pcm) / stream.sample_rate
+                    )
                 sound_s += len(chunk.pcm) / stream.sample_rate
                 with interrupts.at_once():
                     sink.write(chunk.pcm)
@@ -157,8 +200,10 @@ def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
     timings.write(sound_s, stream.sample_rate, source.text)
     if not args.quiet:
         underruns = getattr(getattr(sink, "speaker", None), "underruns", 0)
-        tell(f"{sound_s:.1f} s of speech in {time.monotonic() - began:.1f} s, the first after {1000 * first_s:.0f} ms"
-            + (f"; the sound broke off {underruns} time(s)" if underruns else ""))
+        tell(
+            f"{sound_s:.1f} s of speech in {time.monotonic() - began:.1f} s, the first after {1000 * first_s:.0f} ms"
+            + (f"; the sound broke off {underruns} time(s)" if underruns else "")
+        )
     return 0
 
 
@@ -176,9 +221,16 @@ class Source(threading.Thread):
     """Reads the text as it comes and pushes it."""
 
     def __init__(self, stream: Any, args: argparse.Namespace) -> None:
-        super().__init__(name="read-text", daemon=True)  # a read that waits must not keep the process alive
+        super().__init__(
+            name="read-text", daemon=True
+        )  # a read that waits must not keep the process alive
         self.stream, self.args = stream, args
-        self.text, self._keep, self._stopped, self._error = "", args.timings is not None, False, None
+        self.text, self._keep, self._stopped, self._error = (
+            "",
+            args.timings is not None,
+            False,
+            None,
+        )
 
     def run(self) -> None:
         try:
@@ -214,7 +266,11 @@ class Source(threading.Thread):
 
     def _bytes(self) -> Iterator[bytes]:
         """Bytes as they arrive: past Python's buffer, in which a waiting thread would bring the process down."""
-        descriptor = os.open(self.args.file, os.O_RDONLY) if self.args.file is not None else sys.stdin.fileno()
+        descriptor = (
+            os.open(self.args.file, os.O_RDONLY)
+            if self.args.file is not None
+            else sys.stdin.fileno()
+        )
         try:
             while data := os.read(descriptor, _READ_BYTES):
                 yield data
@@ -242,28 +298,40 @@ class Timings:
         if self.path is None:
             return
         if self.path.suffix.lower() == ".json":
-            def rounded(items: list) -> list:
-                return [{k: round(v, 4) if isinstance(v, float) else v for k, v in vars(i).items()} for i in items]
 
-            document = {"duration": round(duration, 4), "sample_rate": rate, "words": rounded(self.words),
-                        "phonemes": rounded(self.phonemes)}
-            self.path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            def rounded(items: list) -> list:
+                return [
+                    {k: round(v, 4) if isinstance(v, float) else v for k, v in vars(i).items()}
+                    for i in items
+                ]
+
+            document = {
+                "duration": round(duration, 4),
+                "sample_rate": rate,
+                "words": rounded(self.words),
+                "phonemes": rounded(self.phonemes),
+            }
+            self.path.write_text(
+                json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+            )
             return
-        from speechstream.asr.events import Final
+        from speechstream.events import Final
         from speechstream.cli.formats import WRITERS
 
         words = written(self.words, text)
         writer = WRITERS[self.path.suffix.lower()[1:]](self.path, False)
         writer.begin(str(self.path))
         if words:
-            writer.event(Final(" ".join(w.text for w in words), tuple(words), words[0].start, words[-1].end))
+            writer.event(
+                Final(" ".join(w.text for w in words), tuple(words), words[0].start, words[-1].end)
+            )
         writer.end(duration)
         writer.close()
 
 
 def written(words: list, text: str) -> list:
     """Spoken words as they stand in the text, with the marks after them: "$5" for "five dollars"."""
-    from speechstream.asr.events import Word
+    from speechstream.events import Word
 
     out, last = [], -1
     for w in words:
@@ -273,7 +341,7 @@ def written(words: list, text: str) -> list:
         last = w.last
         while last < len(text) and text[last] in MARKS:
             last += 1
-        out.append(Word(text[w.first:last], w.start, w.end, 1.0))
+        out.append(Word(text[w.first : last], w.start, w.end, 1.0))
     return out
 
 

@@ -78,7 +78,9 @@ class SoundFile(_Held):
         try:
             options = {"format": "OGG", "subtype": "OPUS"} if path.suffix.lower() == ".opus" else {}
             if options and rate not in (8000, 12000, 16000, 24000, 48000):
-                raise SpeechStreamError(f"Opus has no rate of {rate} Hz, which is this voice's; write .ogg or .flac")
+                raise SpeechStreamError(
+                    f"Opus has no rate of {rate} Hz, which is this voice's; write .ogg or .flac"
+                )
             self._file = soundfile.SoundFile(str(path), "w", rate, 1, **options)
         except (soundfile.LibsndfileError, OSError) as error:
             raise SpeechStreamError(f"{path} cannot be written: {error}") from error
@@ -121,5 +123,13 @@ class Pipe(_Held):
 def wav_header(rate: int) -> bytes:
     """44 bytes of a WAV (mono, 16 bits) whose length is not known yet."""
     form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
-    return (b"RIFF" + struct.pack("<I", UNKNOWN_SIZE) + b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form
-            + b"data" + struct.pack("<I", UNKNOWN_SIZE))
+    return (
+        b"RIFF"
+        + struct.pack("<I", UNKNOWN_SIZE)
+        + b"WAVE"
+        + b"fmt "
+        + struct.pack("<I", len(form))
+        + form
+        + b"data"
+        + struct.pack("<I", UNKNOWN_SIZE)
+    )

@@ -35,7 +35,7 @@ class Sentence:
 
         size = self._console.size
         text = Text.assemble((stable, ""), " " if stable and unstable else "", (unstable, "dim"))
-        lines = text.wrap(self._console, max(size.width - 1, 1))[-max(size.height - 1, 1):]
+        lines = text.wrap(self._console, max(size.width - 1, 1))[-max(size.height - 1, 1) :]
         drawn = "\n".join(self._ansi(line) for line in lines)
         self._put(self._erase() + drawn)
         self._lines = len(lines) if drawn else 0
@@ -72,7 +72,12 @@ def progress(name: str, duration: float | None, shown: bool) -> Iterator[Callabl
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[place]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[place]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         whole = "" if duration is None else f" / {_clock(duration)}"
         task = bar.add_task(os.path.basename(name).replace("[", r"\["), total=duration, place="")
@@ -85,4 +90,6 @@ def progress(name: str, duration: float | None, shown: bool) -> Iterator[Callabl
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    )

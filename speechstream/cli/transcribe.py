@@ -23,8 +23,8 @@ from speechstream.errors import SpeechStreamError
 LIVE_LATENCY_MS = 320
 STDIN, MICROPHONE = "-", "microphone"
 _READ_BYTES = 1 << 16
-_AHEAD = 4      # blocks read from a pipe before they are asked for
-_POLL_S = 0.1   # how soon a signal is noticed while nothing comes
+_AHEAD = 4  # blocks read from a pipe before they are asked for
+_POLL_S = 0.1  # how soon a signal is noticed while nothing comes
 
 EXAMPLES = """examples:
   speechstream transcribe talk.flac                     one line for each stretch of speech
@@ -37,32 +37,84 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("files", nargs="*", metavar="FILE", help="recordings of any format that libsndfile reads; - is standard input")
-    add("--mic", nargs="?", const="", metavar="DEVICE",
-        help="listen to the microphone; a number or a part of a name chooses one, see 'speechstream devices'")
-    add("--latency", type=int, metavar="MS",
+    add(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="recordings of any format that libsndfile reads; - is standard input",
+    )
+    add(
+        "--mic",
+        nargs="?",
+        const="",
+        metavar="DEVICE",
+        help="listen to the microphone; a number or a part of a name chooses one, see 'speechstream devices'",
+    )
+    add(
+        "--latency",
+        type=int,
+        metavar="MS",
         help=f"transcribe as if live, in chunks of 80, 160, 320, 640 or 1280 ms; default: {LIVE_LATENCY_MS} for the "
-             "microphone and standard input, and the whole recording at a time for files")
+        "microphone and standard input, and the whole recording at a time for files",
+    )
     add("-f", "--format", choices=WRITERS, default="text", help="default: text")
-    add("-o", "--output", metavar="PATH", help="write to this file, or into this folder one file for each recording")
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="write to this file, or into this folder one file for each recording",
+    )
     add("--model", metavar="BUNDLE", help="the folder of another model than the embedded one")
-    add("--engine", choices=("onnx", "torch"), default="onnx", help="what runs the network; default: onnx")
-    add("--decoder", choices=("attention", "transducer", "ctc"),
-        help="attention (Whisper's own), transducer, or the CTC head: faster, less right; default: the best there is")
-    add("--beam", type=int, metavar="N",
+    add(
+        "--engine",
+        choices=("onnx", "torch"),
+        default="onnx",
+        help="what runs the network; default: onnx",
+    )
+    add(
+        "--decoder",
+        choices=("attention", "transducer", "ctc"),
+        help="attention (Whisper's own), transducer, or the CTC head: faster, less right; default: the best there is",
+    )
+    add(
+        "--beam",
+        type=int,
+        metavar="N",
         help="hypotheses that compete where the decoder is in doubt; 1 is greedy: faster, less right; default: the "
-             "decoder's own")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs; default: cpu")
-    add("--jobs", metavar="N", type=int,
+        "decoder's own",
+    )
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the network runs; default: cpu",
+    )
+    add(
+        "--jobs",
+        metavar="N",
+        type=int,
         help="how many recordings to transcribe at a time, in order all the same; default: one for each core, and one "
-             "with --latency or a GPU")
-    add("--ray", action="store_true",
+        "with --latency or a GPU",
+    )
+    add(
+        "--ray",
+        action="store_true",
         help="transcribe the recordings on a Ray cluster: that of RAY_ADDRESS, or one on this machine; --jobs is the "
-             "number of workers, by default one for each of its cores")
-    add("--raw", metavar="RATE[:DTYPE[:CHANNELS]]", type=parse_raw,
+        "number of workers, by default one for each of its cores",
+    )
+    add(
+        "--raw",
+        metavar="RATE[:DTYPE[:CHANNELS]]",
+        type=parse_raw,
         help="standard input is PCM without a header: Hz, then uint8, int16 (the default), int24, int32, float32 or "
-             "float64, then the number of channels (1)")
-    add("-q", "--quiet", action="store_true", help="no status and no progress on stderr, only errors")
+        "float64, then the number of channels (1)",
+    )
+    add(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no status and no progress on stderr, only errors",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,8 +133,10 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be meant before anything is loaded."""
     if args.mic is not None and args.files:
-        raise SpeechStreamError("--mic and files cannot be transcribed in one call; give one of them "
-                                "(a device's name with spaces needs quotes)")
+        raise SpeechStreamError(
+            "--mic and files cannot be transcribed in one call; give one of them "
+            "(a device's name with spaces needs quotes)"
+        )
     if args.mic is None and not args.files:
         raise SpeechStreamError("nothing to transcribe; give files, - for standard input, or --mic")
     if args.files.count(STDIN) > 1:
@@ -91,25 +145,39 @@ def check(args: argparse.Namespace) -> None:
         if (value := getattr(args, option)) is not None and value < 1:
             raise SpeechStreamError(f"--{option} must be 1 or more, got {value}")
     if args.ray and (args.mic is not None or STDIN in args.files or args.latency):
-        raise SpeechStreamError("--ray is for recordings as a whole; leave out --mic, - and --latency")
+        raise SpeechStreamError(
+            "--ray is for recordings as a whole; leave out --mic, - and --latency"
+        )
     if args.raw and STDIN not in args.files:
         raise SpeechStreamError("--raw describes standard input; give - in place of a file")
     if STDIN in args.files and sys.stdin is not None and sys.stdin.isatty():
-        raise SpeechStreamError("standard input is a terminal; pipe a recording into it, or listen with --mic")
+        raise SpeechStreamError(
+            "standard input is a terminal; pipe a recording into it, or listen with --mic"
+        )
     if args.output and not is_folder(args.output):
         parent = Path(args.output).parent
         if not parent.is_dir():
             raise SpeechStreamError(f"{args.output} cannot be written: {parent} is no folder")
         for name in args.files:
-            if name != STDIN and os.path.exists(args.output) and os.path.exists(name) \
-                    and os.path.samefile(name, args.output):
-                raise SpeechStreamError(f"{name} would be overwritten by its transcript; give another --output")
+            if (
+                name != STDIN
+                and os.path.exists(args.output)
+                and os.path.exists(name)
+                and os.path.samefile(name, args.output)
+            ):
+                raise SpeechStreamError(
+                    f"{name} would be overwritten by its transcript; give another --output"
+                )
 
 
 def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the arguments say of the model, for `Recognizer.load`."""
     options = {"path": args.model, "engine": args.engine, "device": args.device}
-    return options | {name: value for name, value in (("decoder", args.decoder), ("beam", args.beam)) if value is not None}
+    return options | {
+        name: value
+        for name, value in (("decoder", args.decoder), ("beam", args.beam))
+        if value is not None
+    }
 
 
 def load_recognizer(args: argparse.Namespace) -> Any:
@@ -118,20 +186,30 @@ def load_recognizer(args: argparse.Namespace) -> Any:
     recognizer = speechstream.Recognizer.load(**load_options(args))
     if args.latency is not None and args.latency not in recognizer.latencies:
         known = ", ".join(str(ms) for ms in recognizer.latencies)
-        raise SpeechStreamError(f"--latency {args.latency} is not possible with this model; expected one of {known} ms")
+        raise SpeechStreamError(
+            f"--latency {args.latency} is not possible with this model; expected one of {known} ms"
+        )
     return recognizer
 
 
 def live_latency(recognizer: Any) -> int:
     """LIVE_LATENCY_MS, or what this model has nearest to it."""
-    return min(recognizer.latencies, key=lambda ms: abs(ms - LIVE_LATENCY_MS), default=LIVE_LATENCY_MS)
+    return min(
+        recognizer.latencies, key=lambda ms: abs(ms - LIVE_LATENCY_MS), default=LIVE_LATENCY_MS
+    )
 
 
-def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, interrupts: Interrupts) -> bool:
+def transcribe(
+    recognizer: Any, names: list[str], args: argparse.Namespace, interrupts: Interrupts
+) -> bool:
     """All recordings in turn. Returns whether one of them could not be used."""
     into_folder = args.output is not None and is_folder(args.output)
     paths = paths_in(args.output, names, args.format) if into_folder else {}
-    shared = None if into_folder else make_writer(args, Path(args.output) if args.output else None, names)
+    shared = (
+        None
+        if into_folder
+        else make_writer(args, Path(args.output) if args.output else None, names)
+    )
     failed, warnings = False, _Warnings()
     logging.getLogger("speechstream").addHandler(warnings)
     several = args.ray or (len(names) > 1 and STDIN not in names and not args.latency)
@@ -165,8 +243,14 @@ def transcribe(recognizer: Any, names: list[str], args: argparse.Namespace, inte
     return failed
 
 
-def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, interrupts: Interrupts,
-        ahead: Ahead | None = None) -> None:
+def one(
+    recognizer: Any,
+    name: str,
+    writer: Writer,
+    args: argparse.Namespace,
+    interrupts: Interrupts,
+    ahead: Ahead | None = None,
+) -> None:
     """One recording, into the writer."""
     latency = args.latency or live_latency(recognizer)
     if name == MICROPHONE:
@@ -180,7 +264,9 @@ def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, in
                 tell(f"listening to {source.device.name} at {source.sample_rate} Hz; Ctrl-C ends")
             follow(recognizer, name, heard(source, interrupts), source.sample_rate, latency, writer)
         if source.overflows and not args.quiet:
-            tell(f"sound from the microphone was lost {source.overflows} time(s), {source.lost_s:.1f} s at least")
+            tell(
+                f"sound from the microphone was lost {source.overflows} time(s), {source.lost_s:.1f} s at least"
+            )
     elif name == STDIN:
         with interrupts.at_once():
             blocks, rate = open_stdin(args.raw)
@@ -205,7 +291,9 @@ def one(recognizer: Any, name: str, writer: Writer, args: argparse.Namespace, in
         writer.end(transcript.duration)
 
 
-def follow(recognizer: Any, name: str, blocks: Iterable, rate: int, latency: int, writer: Writer) -> None:
+def follow(
+    recognizer: Any, name: str, blocks: Iterable, rate: int, latency: int, writer: Writer
+) -> None:
     """Push blocks through a stream and write its events as they come.
 
     Where the sound breaks off by an error, what came before it is written, and then the error is raised.
@@ -297,16 +385,20 @@ def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
         rate, dtype, channels = raw
         return raw_blocks(stream, dtype, channels, name="standard input"), rate
     try:
-        blocks = stream_blocks(stream, rate=0)  # a rate is asked for only where no format is recognised
+        blocks = stream_blocks(
+            stream, rate=0
+        )  # a rate is asked for only where no format is recognised
     except ValueError:
-        raise SpeechStreamError("standard input is in no known audio format; for PCM without a header say what it is, "
-                                "as in --raw 16000:int16:1") from None
+        raise SpeechStreamError(
+            "standard input is in no known audio format; for PCM without a header say what it is, "
+            "as in --raw 16000:int16:1"
+        ) from None
     return blocks, blocks.rate
 
 
 def parse_raw(text: str) -> tuple[int, str, int]:
     """RATE[:DTYPE[:CHANNELS]]."""
-    rate, dtype, channels, *rest = [*text.split(":"), *("", "", "")[text.count(":"):]]
+    rate, dtype, channels, *rest = [*text.split(":"), *("", "", "")[text.count(":") :]]
     from speechstream.audio.io import MAX_RATE, MIN_RATE
     from speechstream.audio.stream import raw_blocks
 
@@ -316,7 +408,9 @@ def parse_raw(text: str) -> tuple[int, str, int]:
             raise ValueError(f"a rate from {MIN_RATE} to {MAX_RATE} Hz")
         raw_blocks(None, *layout[1:])
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not RATE[:DTYPE[:CHANNELS]], as in 16000:int16:1 ({error})")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not RATE[:DTYPE[:CHANNELS]], as in 16000:int16:1 ({error})"
+        )
     return layout
 
 
@@ -335,7 +429,9 @@ def paths_in(output: str, names: list[str], form: str) -> dict[str, Path]:
         path = folder / ((Path(name).stem if name != STDIN else "stdin") + SUFFIXES[form])
         taken = next((other for other, p in paths.items() if p == path), None)
         if taken is not None and taken != name:
-            raise SpeechStreamError(f"{taken} and {name} would both be written to {path}; transcribe them in two calls")
+            raise SpeechStreamError(
+                f"{taken} and {name} would both be written to {path}; transcribe them in two calls"
+            )
         paths[name] = path
     return paths
 
@@ -343,7 +439,11 @@ def paths_in(output: str, names: list[str], form: str) -> dict[str, Path]:
 def make_writer(args: argparse.Namespace, path: Path | None, names: list[str]) -> Writer:
     kind = WRITERS[args.format]
     streams = args.latency is not None or names[0] in (STDIN, MICROPHONE)
-    if args.format == "text" and streams and is_terminal(sys.stdout if path is None else sys.stderr):
+    if (
+        args.format == "text"
+        and streams
+        and is_terminal(sys.stdout if path is None else sys.stderr)
+    ):
         kind = Live
     return kind(path, len(names) > 1)
 

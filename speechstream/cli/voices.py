@@ -12,13 +12,22 @@ from speechstream.errors import SpeechStreamError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("voice", nargs="?", metavar="VOICE", help="the speakers of this voice: a name or a path")
-    parser.epilog = "Voices are installed by putting them into a folder: see 'speechstream say --help'."
+    parser.add_argument(
+        "voice", nargs="?", metavar="VOICE", help="the speakers of this voice: a name or a path"
+    )
+    parser.epilog = (
+        "Voices are installed by putting them into a folder: see 'speechstream say --help'."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from speechstream import bundle
-    from speechstream.tts.synthesizer import VOICES_FOLDER, VOICES_VARIABLE, Synthesizer, installed_voices
+    from speechstream.tts.synthesizer import (
+        VOICES_FOLDER,
+        VOICES_VARIABLE,
+        Synthesizer,
+        installed_voices,
+    )
 
     if args.voice is not None:
         for speaker in Synthesizer.load(args.voice).speakers:
@@ -34,8 +43,10 @@ def run(args: argparse.Namespace) -> int:
         except (OSError, ValueError, KeyError, TypeError, SpeechStreamError) as error:
             tell(f"{path} is no usable voice: {error}")
     if not found:
-        tell(f"no voice is installed; put Piper voices (.onnx with .onnx.json) or bundles into {VOICES_FOLDER}, or into the "
-            f"folder that {VOICES_VARIABLE} names, or give say --voice a path")
+        tell(
+            f"no voice is installed; put Piper voices (.onnx with .onnx.json) or bundles into {VOICES_FOLDER}, or into the "
+            f"folder that {VOICES_VARIABLE} names, or give say --voice a path"
+        )
     return 0
 
 
@@ -51,7 +62,9 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
         return
     file = path / "config.json" if path.is_dir() else path.with_name(path.name + ".json")
     config = json.loads(file.read_text(encoding="utf-8"))
-    language = (config.get("language", {}).get("code") or config["espeak"]["voice"]).replace("_", "-")
+    language = (config.get("language", {}).get("code") or config["espeak"]["voice"]).replace(
+        "_", "-"
+    )
     about = f"Piper {config.get('audio', {}).get('quality', '')}".strip()
     speakers = config.get("speaker_id_map") or {}
     for name in sorted(speakers, key=speakers.get) or [""]:

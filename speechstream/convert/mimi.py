@@ -25,9 +25,13 @@ from speechstream.nn.quantizer import USAGE_FLOOR
 from speechstream.nn.seanet import DownConv1d, SEANetConfig, UpConv1d
 from speechstream.nn.transformer import TransformerConfig
 
-_NESTED = [(r"^(en|de)coder\.\1coder_seanet\.", r"\1coder."),
-           (r"^(en|de)coder\.\1coder_transformer\.", r"\1coder_transformer."),
-           (r"^encoder\.downsample\.", "downsample."), (r"^decoder\.upsample\.", "upsample."), (r"^mimi\.", "")]
+_NESTED = [
+    (r"^(en|de)coder\.\1coder_seanet\.", r"\1coder."),
+    (r"^(en|de)coder\.\1coder_transformer\.", r"\1coder_transformer."),
+    (r"^encoder\.downsample\.", "downsample."),
+    (r"^decoder\.upsample\.", "upsample."),
+    (r"^mimi\.", ""),
+]
 
 
 def load_mimi(path: str | Path, config: MimiConfig | None = None) -> Mimi:
@@ -42,12 +46,16 @@ def load_mimi(path: str | Path, config: MimiConfig | None = None) -> Mimi:
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
-            raise SpeechStreamError(f"{path} holds {len(files)} .safetensors files; name the one that is Mimi")
+            raise SpeechStreamError(
+                f"{path} holds {len(files)} .safetensors files; name the one that is Mimi"
+            )
         file = files[0]
     else:
         file = path
     if file.suffix != ".safetensors" or not file.is_file():
-        raise SpeechStreamError(f"expected a .safetensors file or a folder with one; {path} is neither")
+        raise SpeechStreamError(
+            f"expected a .safetensors file or a folder with one; {path} is neither"
+        )
     description = file.parent / "config.json"
     if config is None and description.is_file():
         data = json.loads(description.read_text())
@@ -62,33 +70,64 @@ def load_mimi(path: str | Path, config: MimiConfig | None = None) -> Mimi:
 def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
     """A MimiConfig from the fields of transformers' `MimiConfig` (its config.json). Raises SpeechStreamError for
     variants that this architecture does not have."""
+
     def get(name: str, default: Any) -> Any:
         value = data.get(name)
         return default if value is None else value
 
     dim, heads = get("hidden_size", 512), get("num_attention_heads", 8)
-    required = {"use_causal_conv": True, "trim_right_ratio": 1.0, "pad_mode": "constant", "use_conv_shortcut": False,
-                "hidden_act": "gelu", "attention_bias": False, "upsample_groups": dim, "num_key_value_heads": heads,
-                "head_dim": dim // heads, "norm_eps": 1e-5}
+    required = {
+        "use_causal_conv": True,
+        "trim_right_ratio": 1.0,
+        "pad_mode": "constant",
+        "use_conv_shortcut": False,
+        "hidden_act": "gelu",
+        "attention_bias": False,
+        "upsample_groups": dim,
+        "num_key_value_heads": heads,
+        "head_dim": dim // heads,
+        "norm_eps": 1e-5,
+    }
     required["codebook_dim"] = get("vector_quantization_hidden_dimension", 256)
     for name, expected in required.items():
         if get(name, expected) != expected:
-            raise SpeechStreamError(f"this Mimi has {name} = {data[name]}; only {expected} is supported")
+            raise SpeechStreamError(
+                f"this Mimi has {name} = {data[name]}; only {expected} is supported"
+            )
     rope = get("rope_parameters", {})
     seanet = SEANetConfig(
-        channels=get("audio_channels", 1), dim=dim, filters=get("num_filters", 64),
-        ratios=tuple(get("upsampling_ratios", (8, 6, 5, 4))), kernel=get("kernel_size", 7),
-        last_kernel=get("last_kernel_size", 3), residual_kernel=get("residual_kernel_size", 3),
-        residual_layers=get("num_residual_layers", 1), dilation_base=get("dilation_growth_rate", 2),
-        compress=get("compress", 2))
+        channels=get("audio_channels", 1),
+        dim=dim,
+        filters=get("num_filters", 64),
+        ratios=tuple(get("upsampling_ratios", (8, 6, 5, 4))),
+        kernel=get("kernel_size", 7),
+        last_kernel=get("last_kernel_size", 3),
+        residual_kernel=get("residual_kernel_size", 3),
+        residual_layers=get("num_residual_layers", 1),
+        dilation_base=get("dilation_growth_rate", 2),
+        compress=get("compress", 2),
+    )
     transformer = TransformerConfig(
-        dim=dim, layers=get("num_hidden_layers", 8), heads=heads, feedforward=get("intermediate_size", 2048),
-        context=get("sliding_window", 250), max_period=float(rope.get("rope_theta", get("rope_theta", 10_000.0))),
-        layer_scale=get("layer_scale_initial_scale", 0.01))
+        dim=dim,
+        layers=get("num_hidden_layers", 8),
+        heads=heads,
+        feedforward=get("intermediate_size", 2048),
+        context=get("sliding_window", 250),
+        max_period=float(rope.get("rope_theta", get("rope_theta", 10_000.0))),
+        layer_scale=get("layer_scale_initial_scale", 0.01),
+    )
     rate = get("sampling_rate", 24_000)
     stride = round(rate / seanet.hop / get("frame_rate", rate / seanet.hop / 2))
-    return MimiConfig(rate, seanet, transformer, stride, get("num_quantizers", 32), get("num_semantic_quantizers", 1),
-                      get("codebook_size", 2048), get("vector_quantization_hidden_dimension", 256))
+    return MimiConfig(
+        rate,
+        seanet,
+        transformer,
+        stride,
+        get("num_quantizers", 32),
+        get("num_semantic_quantizers", 1),
+        get("codebook_size", 2048),
+        get("vector_quantization_hidden_dimension", 256),
+    )
 
 
 def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[str, Tensor]:
@@ -104,7 +143,9 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
     moshi = any(name.startswith("encoder.model.") for name in source)
     reader = _Reader(source)
     result: dict[str, Tensor] = {}
-    stem, conv, convtr = ("model", ".conv.conv", ".convtr.convtr") if moshi else ("layers", ".conv", ".conv")
+    stem, conv, convtr = (
+        ("model", ".conv.conv", ".convtr.convtr") if moshi else ("layers", ".conv", ".conv")
+    )
     for side in ("encoder", "decoder"):
         for ours, theirs in _seanet_names(config.seanet, side):
             resample, up = ours.endswith("resample"), side == "decoder"
@@ -117,15 +158,25 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
         for i in range(config.transformer.layers):
             layer = _moshi_layer if moshi else _transformers_layer
             middle = "transformer.layers" if moshi else "layers"
-            for ours, value in layer(reader, f"{side}_transformer.{middle}.{i}.", config.transformer.heads):
+            for ours, value in layer(
+                reader, f"{side}_transformer.{middle}.{i}.", config.transformer.heads
+            ):
                 result[f"{side}_transformer.layers.{i}.{ours}"] = value
     nested = ".conv" if moshi else ""
-    result["downsample.weight"] = DownConv1d.pack_weight(reader(f"downsample.conv{nested}{nested}.weight"))
-    upsample = reader("upsample.convtr.convtr.convtr.weight" if moshi else "upsample.conv.weight")  # (dim, 1, 2 stride)
+    result["downsample.weight"] = DownConv1d.pack_weight(
+        reader(f"downsample.conv{nested}{nested}.weight")
+    )
+    upsample = reader(
+        "upsample.convtr.convtr.convtr.weight" if moshi else "upsample.conv.weight"
+    )  # (dim, 1, 2 stride)
     result["upsample"] = upsample.squeeze(1).T.reshape(2, config.stride, -1).contiguous()
-    for ours, short, long in (("semantic", "rvq_first", "semantic_residual_vector_quantizer"),
-                              ("acoustic", "rvq_rest", "acoustic_residual_vector_quantizer")):
-        levels = config.semantic_levels if ours == "semantic" else config.levels - config.semantic_levels
+    for ours, short, long in (
+        ("semantic", "rvq_first", "semantic_residual_vector_quantizer"),
+        ("acoustic", "rvq_rest", "acoustic_residual_vector_quantizer"),
+    ):
+        levels = (
+            config.semantic_levels if ours == "semantic" else config.levels - config.semantic_levels
+        )
         prefix = f"quantizer.{short if moshi else long}."
         for side in ("input_proj", "output_proj"):
             result[f"quantizer.{ours}.{side}.weight"] = reader(f"{prefix}{side}.weight").squeeze(-1)
@@ -135,8 +186,10 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
         result[f"quantizer.{ours}.initialised"] = torch.ones(levels, dtype=torch.bool)
     left = [n for n in source if n not in reader.read and not n.endswith(("initialized", "inited"))]
     if left:
-        raise SpeechStreamError(f"this Mimi checkpoint has weights its configuration has no place for, such as "
-                                f"{left[0]!r} ({len(left)} in all)")
+        raise SpeechStreamError(
+            f"this Mimi checkpoint has weights its configuration has no place for, such as "
+            f"{left[0]!r} ({len(left)} in all)"
+        )
     return result
 
 
@@ -147,7 +200,9 @@ def save_mimi(model: Mimi, target: str | Path) -> Path:
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
-    save_file({n: w.contiguous() for n, w in model.state_dict().items()}, target / "model.safetensors")
+    save_file(
+        {n: w.contiguous() for n, w in model.state_dict().items()}, target / "model.safetensors"
+    )
     return target
 
 
@@ -162,7 +217,9 @@ class _Reader:
             if name in self.weights:
                 self.read.add(name)
                 return self.weights[name].float()
-        raise SpeechStreamError(f"not a Mimi checkpoint of this configuration: {names[0]!r} is missing")
+        raise SpeechStreamError(
+            f"not a Mimi checkpoint of this configuration: {names[0]!r} is missing"
+        )
 
 
 def _seanet_names(config: SEANetConfig, side: str) -> Iterator[tuple[str, str]]:
@@ -184,25 +241,40 @@ def _seanet_names(config: SEANetConfig, side: str) -> Iterator[tuple[str, str]]:
 
 
 def _moshi_layer(read: _Reader, p: str, heads: int) -> Iterator[tuple[str, Tensor]]:
-    qkv = read(p + "self_attn.in_proj_weight", p + "self_attn.in_projs.0.weight", p + "self_attn.in_proj.weight")
+    qkv = read(
+        p + "self_attn.in_proj_weight",
+        p + "self_attn.in_projs.0.weight",
+        p + "self_attn.in_proj.weight",
+    )
     q, k, v = qkv.chunk(3)
     yield "qkv.weight", torch.cat([_halves(q, heads), _halves(k, heads), v])
     yield "out.weight", read(p + "self_attn.out_proj.weight", p + "self_attn.out_projs.0.weight")
-    for ours, theirs in (("norm1.weight", "norm1.weight"), ("norm1.bias", "norm1.bias"),
-                         ("norm2.weight", "norm2.weight"), ("norm2.bias", "norm2.bias"),
-                         ("up.weight", "linear1.weight"), ("down.weight", "linear2.weight"),
-                         ("scale1", "layer_scale_1.scale"), ("scale2", "layer_scale_2.scale")):
+    for ours, theirs in (
+        ("norm1.weight", "norm1.weight"),
+        ("norm1.bias", "norm1.bias"),
+        ("norm2.weight", "norm2.weight"),
+        ("norm2.bias", "norm2.bias"),
+        ("up.weight", "linear1.weight"),
+        ("down.weight", "linear2.weight"),
+        ("scale1", "layer_scale_1.scale"),
+        ("scale2", "layer_scale_2.scale"),
+    ):
         yield ours, read(p + theirs)
 
 
 def _transformers_layer(read: _Reader, p: str, heads: int) -> Iterator[tuple[str, Tensor]]:
     yield "qkv.weight", torch.cat([read(f"{p}self_attn.{n}_proj.weight") for n in "qkv"])
-    for ours, theirs in (("out.weight", "self_attn.o_proj.weight"),
-                         ("norm1.weight", "input_layernorm.weight"), ("norm1.bias", "input_layernorm.bias"),
-                         ("norm2.weight", "post_attention_layernorm.weight"),
-                         ("norm2.bias", "post_attention_layernorm.bias"),
-                         ("up.weight", "mlp.fc1.weight"), ("down.weight", "mlp.fc2.weight"),
-                         ("scale1", "self_attn_layer_scale.scale"), ("scale2", "mlp_layer_scale.scale")):
+    for ours, theirs in (
+        ("out.weight", "self_attn.o_proj.weight"),
+        ("norm1.weight", "input_layernorm.weight"),
+        ("norm1.bias", "input_layernorm.bias"),
+        ("norm2.weight", "post_attention_layernorm.weight"),
+        ("norm2.bias", "post_attention_layernorm.bias"),
+        ("up.weight", "mlp.fc1.weight"),
+        ("down.weight", "mlp.fc2.weight"),
+        ("scale1", "self_attn_layer_scale.scale"),
+        ("scale2", "mlp_layer_scale.scale"),
+    ):
         yield ours, read(p + theirs)
 
 
@@ -237,9 +309,13 @@ def main() -> None:
     from speechstream.export.codec import export_codec
 
     parser = argparse.ArgumentParser(description="convert a Mimi checkpoint")
-    parser.add_argument("source", help="a .safetensors file, or a folder with one and its config.json")
+    parser.add_argument(
+        "source", help="a .safetensors file, or a folder with one and its config.json"
+    )
     parser.add_argument("target", help="the folder to write")
-    parser.add_argument("--levels", type=int, default=None, help="code levels the ONNX encoder gives (default: all)")
+    parser.add_argument(
+        "--levels", type=int, default=None, help="code levels the ONNX encoder gives (default: all)"
+    )
     args = parser.parse_args()
     model = load_mimi(args.source)
     export_codec(model, save_mimi(model, args.target), levels=args.levels)

@@ -46,15 +46,31 @@ MAX_SHARED = 2  # times a file's bytes that its tensors may have: some name one 
 MAX_RATIO = 20  # of the bytes inside to those of the file: weights hardly shrink
 
 LAYER_NAMES = {  # NeMo's name in a layer: ours
-    "norm_feed_forward1": "norm_ff1", "feed_forward1.linear1": "ff1.up", "feed_forward1.linear2": "ff1.down",
-    "norm_feed_forward2": "norm_ff2", "feed_forward2.linear1": "ff2.up", "feed_forward2.linear2": "ff2.down",
-    "norm_self_att": "norm_att", "self_attn.linear_out": "att.out", "self_attn.linear_pos": "att.pos",
-    "norm_conv": "norm_conv", "conv.pointwise_conv1": "conv.up", "conv.depthwise_conv": "conv.depthwise",
-    "conv.batch_norm": "conv.norm", "conv.pointwise_conv2": "conv.down", "norm_out": "norm_out"}
+    "norm_feed_forward1": "norm_ff1",
+    "feed_forward1.linear1": "ff1.up",
+    "feed_forward1.linear2": "ff1.down",
+    "norm_feed_forward2": "norm_ff2",
+    "feed_forward2.linear1": "ff2.up",
+    "feed_forward2.linear2": "ff2.down",
+    "norm_self_att": "norm_att",
+    "self_attn.linear_out": "att.out",
+    "self_attn.linear_pos": "att.pos",
+    "norm_conv": "norm_conv",
+    "conv.pointwise_conv1": "conv.up",
+    "conv.depthwise_conv": "conv.depthwise",
+    "conv.batch_norm": "conv.norm",
+    "conv.pointwise_conv2": "conv.down",
+    "norm_out": "norm_out",
+}
 HEAD_NAMES = {
-    "decoder.prediction.embed": "predictor.embed", "decoder.prediction.dec_rnn.lstm": "predictor.lstm",
-    "joint.enc": "joiner.encoder", "joint.pred": "joiner.predictor", "decoder.decoder_layers.0": "ctc",
-    "ctc_decoder.decoder_layers.0": "ctc", "encoder.pre_encode.out": "encoder.subsampling.out"}
+    "decoder.prediction.embed": "predictor.embed",
+    "decoder.prediction.dec_rnn.lstm": "predictor.lstm",
+    "joint.enc": "joiner.encoder",
+    "joint.pred": "joiner.predictor",
+    "decoder.decoder_layers.0": "ctc",
+    "ctc_decoder.decoder_layers.0": "ctc",
+    "encoder.pre_encode.out": "encoder.subsampling.out",
+}
 
 
 @dataclass(frozen=True)
@@ -74,9 +90,18 @@ def load_nemo(path: str | Path) -> Imported:
         return convert(config, weights, files)
     except ValueError as error:
         raise SpeechStreamError(f"{path}: {first_line(error)}") from error
-    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise SpeechStreamError(f"{path}: the configuration lacks or misstates {first_line(error)}; "
-                                f"expected that of a NeMo FastConformer recogniser") from error
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
+        raise SpeechStreamError(
+            f"{path}: the configuration lacks or misstates {first_line(error)}; "
+            f"expected that of a NeMo FastConformer recogniser"
+        ) from error
 
 
 def first_line(error: Exception) -> str:
@@ -89,21 +114,36 @@ def read_archive(path: str | Path) -> tuple[dict, dict[str, Tensor], dict[str, b
     files, weights = {}, None
     try:
         size = Path(path).stat().st_size
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:gz" if _is_gzip(path) else "r:") as tar:
+        with (
+            open(path, "rb") as file,
+            tarfile.open(fileobj=file, mode="r:gz" if _is_gzip(path) else "r:") as tar,
+        ):
             used = 0
             for count, member in enumerate(tar):
                 if member.isdir():
                     continue
                 if not member.isfile() or member.issparse():
-                    raise SpeechStreamError(f"{path}: {member.name!r} is a link or a device, not a plain file")
+                    raise SpeechStreamError(
+                        f"{path}: {member.name!r} is a link or a device, not a plain file"
+                    )
                 name = member.name.rsplit("/", 1)[-1]
                 is_weights = name.endswith(".ckpt")
                 used += 0 if is_weights else member.size
-                most = min(MAX_WEIGHTS if is_weights else MAX_CONFIG if name.endswith(".yaml") else MAX_OTHER,
-                           MAX_OTHER + MAX_RATIO * size)
+                most = min(
+                    MAX_WEIGHTS
+                    if is_weights
+                    else MAX_CONFIG
+                    if name.endswith(".yaml")
+                    else MAX_OTHER,
+                    MAX_OTHER + MAX_RATIO * size,
+                )
                 if count > MAX_MEMBERS or used > MAX_OTHER or not 0 <= member.size <= most:
-                    raise SpeechStreamError(f"{path}: larger than a .nemo file can be (at {member.name!r})")
-                data = tar.extractfile(member).read() if member.size <= size or _is_gzip(path) else b""
+                    raise SpeechStreamError(
+                        f"{path}: larger than a .nemo file can be (at {member.name!r})"
+                    )
+                data = (
+                    tar.extractfile(member).read() if member.size <= size or _is_gzip(path) else b""
+                )
                 if len(data) != member.size:
                     raise EOFError(member.name)
                 if is_weights:
@@ -114,19 +154,37 @@ def read_archive(path: str | Path) -> tuple[dict, dict[str, Tensor], dict[str, b
         raise SpeechStreamError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise SpeechStreamError(f"{path} is a folder, expected a .nemo file") from None
-    except (tarfile.TarError, OSError, EOFError, RuntimeError, ValueError, ArithmeticError, MemoryError, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        ArithmeticError,
+        MemoryError,
+        zlib.error,
+    ) as error:
         raise SpeechStreamError(f"{path}: not a .nemo archive, or a truncated one") from error
     if "model_config.yaml" not in files:
         raise SpeechStreamError(f"{path}: no model_config.yaml inside, so this is not a .nemo file")
     try:
         config = yaml.safe_load(files["model_config.yaml"])
         _count(config)
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise SpeechStreamError(f"{path}: model_config.yaml is not plain YAML") from error
     if not isinstance(config, dict):
         raise SpeechStreamError(f"{path}: model_config.yaml holds no mapping")
     if weights is None:
-        raise SpeechStreamError(f"{path}: no model_weights.ckpt with tensors inside, so this is not a .nemo file")
+        raise SpeechStreamError(
+            f"{path}: no model_weights.ckpt with tensors inside, so this is not a .nemo file"
+        )
     return config, weights, files
 
 
@@ -140,7 +198,13 @@ def _count(config: object) -> None:
     left, waiting = MAX_ENTRIES, [config]
     while waiting:
         item = waiting.pop()
-        parts = item.values() if isinstance(item, dict) else item if isinstance(item, (list, tuple, set)) else ()
+        parts = (
+            item.values()
+            if isinstance(item, dict)
+            else item
+            if isinstance(item, (list, tuple, set))
+            else ()
+        )
         waiting.extend(parts)
         left -= len(parts)
         if left < 0:
@@ -158,15 +222,24 @@ def _load_weights(path: str | Path, data: bytes) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise SpeechStreamError(f"{path}: the weights hold code or objects, not just tensors; nothing was executed") \
-            from error
+        raise SpeechStreamError(
+            f"{path}: the weights hold code or objects, not just tensors; nothing was executed"
+        ) from error
     except Exception as error:  # torch has no list of what it raises for damaged files
         raise SpeechStreamError(f"{path}: the weights inside are damaged") from error
-    if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor)
-                                                for k, v in weights.items()):
-        raise SpeechStreamError(f"{path}: no model_weights.ckpt with tensors inside, so this is not a .nemo file")
-    plain = all(v.layout == torch.strided and v.device.type == "cpu" and not v.is_quantized for v in weights.values())
-    if not plain or sum(v.numel() * v.element_size() for v in weights.values()) > MAX_SHARED * len(data):
+    if not isinstance(weights, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
+    ):
+        raise SpeechStreamError(
+            f"{path}: no model_weights.ckpt with tensors inside, so this is not a .nemo file"
+        )
+    plain = all(
+        v.layout == torch.strided and v.device.type == "cpu" and not v.is_quantized
+        for v in weights.values()
+    )
+    if not plain or sum(v.numel() * v.element_size() for v in weights.values()) > MAX_SHARED * len(
+        data
+    ):
         raise SpeechStreamError(f"{path}: the weights claim more than their file holds")
     return weights
 
@@ -179,31 +252,54 @@ def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -
     tokens = vocabulary(config)
     features = feature_config(config["preprocessor"])
     if config["encoder"]["feat_in"] != features.features:
-        raise ValueError(f"its encoder takes {config['encoder']['feat_in']!r} features, and its preprocessor gives "
-                         f"{features.features}")
+        raise ValueError(
+            f"its encoder takes {config['encoder']['feat_in']!r} features, and its preprocessor gives "
+            f"{features.features}"
+        )
     model = build(network_config(config, len(tokens)), rename(weights))
     if fb is not None:
-        ours = mel_filters(features.features, features.n_fft, features.sample_rate, features.low,
-                           features.high or features.sample_rate / 2)
-        tolerance = 1e-5 if fb.dtype == torch.float32 else 2e-4  # a filter is at most about 0.05 high
+        ours = mel_filters(
+            features.features,
+            features.n_fft,
+            features.sample_rate,
+            features.low,
+            features.high or features.sample_rate / 2,
+        )
+        tolerance = (
+            1e-5 if fb.dtype == torch.float32 else 2e-4
+        )  # a filter is at most about 0.05 high
         if fb.shape[-2:] != ours.shape or not np.allclose(fb.float().numpy(), ours, atol=tolerance):
             raise ValueError("its mel filters are not those its configuration describes")
     tokenizer = (config.get("tokenizer") or {}).get("model_path")
-    return Imported(model, features, tokens, files.get(tokenizer.removeprefix("nemo:")) if tokenizer else None)
+    return Imported(
+        model, features, tokens, files.get(tokenizer.removeprefix("nemo:")) if tokenizer else None
+    )
 
 
 def vocabulary(config: dict) -> tuple[str, ...]:
     """The tokens by id, wherever this kind of model keeps them."""
-    places = (config.get("joint"), (config.get("aux_ctc") or {}).get("decoder"), config.get("decoder"))
+    places = (
+        config.get("joint"),
+        (config.get("aux_ctc") or {}).get("decoder"),
+        config.get("decoder"),
+    )
     for found in [p.get("vocabulary") for p in places if p] + [config.get("labels")]:
         if found:
-            if not isinstance(found, list) or not all(isinstance(token, (str, int, float)) for token in found):
+            if not isinstance(found, list) or not all(
+                isinstance(token, (str, int, float)) for token in found
+            ):
                 raise ValueError("its vocabulary is no list of texts")
             tokens = tuple(str(token) for token in found)
-            if (config.get("tokenizer") or {}).get("type") == "wpe":  # WordPiece marks what goes on, not what begins
-                tokens = tuple(t.removeprefix("##") if t.startswith("##") else f"\u2581{t}" for t in tokens)
+            if (config.get("tokenizer") or {}).get(
+                "type"
+            ) == "wpe":  # WordPiece marks what goes on, not what begins
+                tokens = tuple(
+                    t.removeprefix("##") if t.startswith("##") else f"\u2581{t}" for t in tokens
+                )
             return tokens
-    raise ValueError("its configuration holds no vocabulary (joint.vocabulary, decoder.vocabulary or labels)")
+    raise ValueError(
+        "its configuration holds no vocabulary (joint.vocabulary, decoder.vocabulary or labels)"
+    )
 
 
 def network_config(config: dict, vocab: int) -> FastConformerConfig:
@@ -214,86 +310,162 @@ def network_config(config: dict, vocab: int) -> FastConformerConfig:
         return FastConformerConfig(encoder, vocab, ctc)
     for key in ("decoder", "joint"):
         if not config[key]["_target_"].endswith((".RNNTDecoder", ".RNNTJoint")):
-            raise ValueError(f"its {key} is {config[key]['_target_']}, supported are RNNTDecoder and RNNTJoint")
+            raise ValueError(
+                f"its {key} is {config[key]['_target_']}, supported are RNNTDecoder and RNNTJoint"
+            )
     net, prediction = joint["jointnet"], config["decoder"]["prednet"]
     if not config["decoder"].get("blank_as_pad", True):
-        raise ValueError("its predictor has no embedding for blank (blank_as_pad: false), which is not supported")
+        raise ValueError(
+            "its predictor has no embedding for blank (blank_as_pad: false), which is not supported"
+        )
     extra = joint.get("num_extra_outputs", 0)
-    durations = tuple((config.get("decoding") or {}).get("durations")
-                      or ((config.get("loss") or {}).get("tdt_kwargs") or {}).get("durations") or ()) if extra else ()
+    durations = (
+        tuple(
+            (config.get("decoding") or {}).get("durations")
+            or ((config.get("loss") or {}).get("tdt_kwargs") or {}).get("durations")
+            or ()
+        )
+        if extra
+        else ()
+    )
     if len(durations) != extra:
-        raise ValueError(f"its joint network has {extra} duration outputs and its configuration {len(durations)}")
+        raise ValueError(
+            f"its joint network has {extra} duration outputs and its configuration {len(durations)}"
+        )
     dim = prediction["pred_hidden"]
     return FastConformerConfig(
-        encoder, vocab, ctc, PredictorConfig(vocab, dim, layers=prediction["pred_rnn_layers"]),
-        JoinerConfig(vocab, encoder.dim, dim, net["joint_hidden"], net["activation"].lower(), durations))
+        encoder,
+        vocab,
+        ctc,
+        PredictorConfig(vocab, dim, layers=prediction["pred_rnn_layers"]),
+        JoinerConfig(
+            vocab, encoder.dim, dim, net["joint_hidden"], net["activation"].lower(), durations
+        ),
+    )
 
 
 def encoder_config(c: dict) -> ConformerConfig:
     """NeMo's `encoder` section as ours. Raises ValueError for options that are not supported, naming them."""
+
     def option(name, default, *allowed):
         value = c.get(name, default)
         if value not in allowed:
-            raise ValueError(f"its encoder has {name}: {reprlib.repr(value)}, supported: {', '.join(map(repr, allowed))}")
+            raise ValueError(
+                f"its encoder has {name}: {reprlib.repr(value)}, supported: {', '.join(map(repr, allowed))}"
+            )
         return value
 
     if not str(c.get("_target_", "")).endswith(".ConformerEncoder"):
-        raise ValueError(f"its encoder is {c.get('_target_')!r}, supported is NeMo's ConformerEncoder")
+        raise ValueError(
+            f"its encoder is {c.get('_target_')!r}, supported is NeMo's ConformerEncoder"
+        )
     option("subsampling", "striding", "dw_striding")
     option("self_attention_model", "rel_pos", "rel_pos")
     option("conv_context_style", "regular", "regular")
     option("reduction", None, None)
     option("feat_out", -1, -1, c["d_model"])
     norm = option("conv_norm_type", "batch_norm", "batch_norm", "layer_norm")
-    style = option("att_context_style", "regular", "regular", "chunked_limited", "chunked_limited_with_rc")
+    style = option(
+        "att_context_style", "regular", "regular", "chunked_limited", "chunked_limited_with_rc"
+    )
     contexts = c.get("att_context_size") or [-1, -1]
     contexts = contexts if isinstance(contexts[0], list) else [contexts]
     whole = style == "chunked_limited_with_rc" or all(tuple(x) == (-1, -1) for x in contexts)
     kernel, convolution = c.get("conv_kernel_size", 31), c.get("conv_context_size")
     causal = convolution == "causal" or convolution == [kernel - 1, 0]
-    if causal != c.get("causal_downsampling", False) or causal == whole or (
-            not causal and convolution not in (None, [kernel // 2, kernel // 2])):
-        raise ValueError(f"its encoder has att_context_size {reprlib.repr(contexts)}, causal_downsampling "
-                         f"{c.get('causal_downsampling', False)} and conv_context_size {convolution}; supported are "
-                         f"cache-aware encoders (limited context, all causal) and whole-utterance ones (none causal)")
+    if (
+        causal != c.get("causal_downsampling", False)
+        or causal == whole
+        or (not causal and convolution not in (None, [kernel // 2, kernel // 2]))
+    ):
+        raise ValueError(
+            f"its encoder has att_context_size {reprlib.repr(contexts)}, causal_downsampling "
+            f"{c.get('causal_downsampling', False)} and conv_context_size {convolution}; supported are "
+            f"cache-aware encoders (limited context, all causal) and whole-utterance ones (none causal)"
+        )
     lefts, rights = {x[0] for x in contexts}, tuple(x[1] for x in contexts)
-    chunked = all(len(x) == 2 for x in contexts) and len(lefts) == 1 and min(lefts) >= 0 and min(rights) >= 0
+    chunked = (
+        all(len(x) == 2 for x in contexts)
+        and len(lefts) == 1
+        and min(lefts) >= 0
+        and min(rights) >= 0
+    )
     if not whole and not (chunked and (style != "regular" or not any(rights))):
-        raise ValueError(f"its encoder has att_context_size {reprlib.repr(contexts)} with att_context_style {style}; "
-                         f"supported are chunks with one limited left context")
+        raise ValueError(
+            f"its encoder has att_context_size {reprlib.repr(contexts)} with att_context_style {style}; "
+            f"supported are chunks with one limited left context"
+        )
     return ConformerConfig(
-        features=c["feat_in"], dim=c["d_model"], layers=c["n_layers"], heads=c["n_heads"],
-        ff_dim=c["d_model"] * c.get("ff_expansion_factor", 4), kernel=kernel,
+        features=c["feat_in"],
+        dim=c["d_model"],
+        layers=c["n_layers"],
+        heads=c["n_heads"],
+        ff_dim=c["d_model"] * c.get("ff_expansion_factor", 4),
+        kernel=kernel,
         subsampling=c.get("subsampling_factor", 4),
-        subsampling_channels=c["d_model"] if c.get("subsampling_conv_channels", -1) == -1
+        subsampling_channels=c["d_model"]
+        if c.get("subsampling_conv_channels", -1) == -1
         else c["subsampling_conv_channels"],
-        left=None if whole else lefts.pop(), lookaheads=(0,) if whole else rights, causal=causal, position="relative",
-        conv_norm=norm, bias=c.get("use_bias", True), scale_input=c.get("xscaling", True),
-        dropout=c.get("dropout", 0.1))
+        left=None if whole else lefts.pop(),
+        lookaheads=(0,) if whole else rights,
+        causal=causal,
+        position="relative",
+        conv_norm=norm,
+        bias=c.get("use_bias", True),
+        scale_input=c.get("xscaling", True),
+        dropout=c.get("dropout", 0.1),
+    )
 
 
 def feature_config(c: dict) -> NemoMelConfig:
     """NeMo's `preprocessor` section as ours."""
     kind = c.get("_target_", "AudioToMelSpectrogramPreprocessor")
     if not kind.endswith("AudioToMelSpectrogramPreprocessor"):
-        raise ValueError(f"its preprocessor is {kind}, supported is AudioToMelSpectrogramPreprocessor")
+        raise ValueError(
+            f"its preprocessor is {kind}, supported is AudioToMelSpectrogramPreprocessor"
+        )
     names = {"NA": "none", "None": "none", None: "none", "per_feature": "per_feature"}
     normalize = names.get(c.get("normalize", "per_feature"))
-    unusual = [k for k, usual in {"window": "hann", "log": True, "frame_splicing": 1, "mag_power": 2.0,
-                                  "exact_pad": False, "log_zero_guard_type": "add", "mel_norm": "slaney"}.items()
-               if c.get(k, usual) != usual]
+    unusual = [
+        k
+        for k, usual in {
+            "window": "hann",
+            "log": True,
+            "frame_splicing": 1,
+            "mag_power": 2.0,
+            "exact_pad": False,
+            "log_zero_guard_type": "add",
+            "mel_norm": "slaney",
+        }.items()
+        if c.get(k, usual) != usual
+    ]
     if not isinstance(c.get("log_zero_guard_value", 0.0), (int, float)):
         unusual.append("log_zero_guard_value")
     if normalize is None or unusual:
         named = ", ".join(f"{k}: {reprlib.repr(c.get(k))}" for k in unusual or ["normalize"])
         raise ValueError(f"its preprocessor has {named}, which is not supported")
     rate = c.get("sample_rate", 16000)
-    window = c["n_window_size"] if c.get("n_window_size") else int(c.get("window_size", 0.02) * rate)
-    hop = c["n_window_stride"] if c.get("n_window_stride") else int(c.get("window_stride", 0.01) * rate)
+    window = (
+        c["n_window_size"] if c.get("n_window_size") else int(c.get("window_size", 0.02) * rate)
+    )
+    hop = (
+        c["n_window_stride"]
+        if c.get("n_window_stride")
+        else int(c.get("window_stride", 0.01) * rate)
+    )
     preemphasis = c.get("preemph", 0.97)
     return NemoMelConfig(
-        c.get("features", 64), rate, window, hop, c.get("n_fft") or 1 << (window - 1).bit_length(),
-        preemphasis or 0.0, c.get("log_zero_guard_value", 2.0**-24), c.get("lowfreq", 0), c.get("highfreq"), normalize)
+        c.get("features", 64),
+        rate,
+        window,
+        hop,
+        c.get("n_fft") or 1 << (window - 1).bit_length(),
+        preemphasis or 0.0,
+        c.get("log_zero_guard_value", 2.0**-24),
+        c.get("lowfreq", 0),
+        c.get("highfreq"),
+        normalize,
+    )
 
 
 def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -313,14 +485,24 @@ def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             else:
                 out[key] = value
         elif conv := re.fullmatch(r"encoder\.pre_encode\.conv\.(\d+)", stem):
-            place = int(conv[1])  # conv, relu, then depthwise, pointwise, relu for each further stage
-            kind = f"pointwise.{place // 3 - 1}" if place and place % 3 == 0 else f"depthwise.{(place + 1) // 3}"
+            place = int(
+                conv[1]
+            )  # conv, relu, then depthwise, pointwise, relu for each further stage
+            kind = (
+                f"pointwise.{place // 3 - 1}"
+                if place and place % 3 == 0
+                else f"depthwise.{(place + 1) // 3}"
+            )
             out[f"encoder.subsampling.{kind}.{leaf}"] = value
         elif stem in HEAD_NAMES:
             out[f"{HEAD_NAMES[stem]}.{leaf}"] = value[..., 0] if value.ndim == 3 else value
         elif re.fullmatch(r"joint\.joint_net\.\d+", stem):
             out[f"joiner.out.{leaf}"] = value
-        elif key not in ("encoder.pos_bias_u", "encoder.pos_bias_v", "encoder.pos_enc.pe"):  # shared; computed
+        elif key not in (
+            "encoder.pos_bias_u",
+            "encoder.pos_bias_v",
+            "encoder.pos_enc.pe",
+        ):  # shared; computed
             out[key] = value
     for key, part in parts.items():
         out[key] = torch.cat([part["q"], part["k"], part["v"]])
@@ -338,21 +520,32 @@ def build(config: FastConformerConfig, weights: dict[str, Tensor]) -> FastConfor
 
 def check_sizes(config: FastConformerConfig, weights: dict[str, Tensor]) -> None:
     """Raise ValueError unless the weights are those of this network, before it is made: a false size must cost nothing."""
-    for what, count, pattern in (("encoder", config.encoder.layers, r"encoder\.layers\.(\d+)\..*"),
-                                 ("predictor", config.predictor.layers if config.predictor else 1,
-                                  r"predictor\.lstm\.weight_ih_l(\d+)")):
+    for what, count, pattern in (
+        ("encoder", config.encoder.layers, r"encoder\.layers\.(\d+)\..*"),
+        (
+            "predictor",
+            config.predictor.layers if config.predictor else 1,
+            r"predictor\.lstm\.weight_ih_l(\d+)",
+        ),
+    ):
         found = {m[1] for key in weights if (m := re.fullmatch(pattern, key))}
         if count != len(found) and (found or count != 1):
-            raise ValueError(f"its weights do not fit its configuration: {len(found)} layers of the {what}, "
-                             f"expected {count}")
+            raise ValueError(
+                f"its weights do not fit its configuration: {len(found)} layers of the {what}, "
+                f"expected {count}"
+            )
     with torch.device("meta"):
         state = FastConformer(config).state_dict()
-    expected = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    expected = {
+        k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")
+    }
     given = {k: tuple(v.shape) for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     if expected != given:
         name = sorted(expected.items() ^ given.items())[0][0]
-        raise ValueError(f"its weights do not fit its configuration: {name} is {given.get(name, 'missing')}, "
-                         f"expected {expected.get(name, 'nothing of this name')} (or has another name here)")
+        raise ValueError(
+            f"its weights do not fit its configuration: {name} is {given.get(name, 'missing')}, "
+            f"expected {expected.get(name, 'nothing of this name')} (or has another name here)"
+        )
     for name, value in weights.items():
         if name in expected and not (value.is_floating_point() and torch.isfinite(value).all()):
             what = "NaN or infinity" if value.is_floating_point() else value.dtype

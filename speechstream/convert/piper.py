@@ -2,7 +2,7 @@
 
 A Piper voice is a VITS network (arXiv:2106.06103) in one graph, which gives no sound before all of it is made. Cut
 at the latent `z`, one part makes the latents of the sentence and the other turns any window of them into sound.
-`speechstream.tts.piper` runs both.
+`speechstream.tts.piper.network` runs both.
 
     python -m speechstream.convert.piper en_US-joe-medium.onnx joe/     # encoder.onnx, decoder.onnx, config.json
 
@@ -47,8 +47,11 @@ def split_graph(model: Any) -> tuple[Any, Any]:
     constant = {t.name for t in graph.initializer}
     constants = []
     for node in before:  # what depends on no input may stand on both sides
-        if node.op_type == "Constant" or (node.input and "Random" not in node.op_type
-                                          and all(not i or i in constant for i in node.input)):
+        if node.op_type == "Constant" or (
+            node.input
+            and "Random" not in node.op_type
+            and all(not i or i in constant for i in node.input)
+        ):
             constants.append(node)
             constant.update(node.output)
     needed = [i for n in after for i in n.input if i and i not in made and i not in constant]
@@ -59,17 +62,27 @@ def split_graph(model: Any) -> tuple[Any, Any]:
 
     rename = helper.make_node("Identity", [z], [LATENTS])
     lengths = helper.make_node("Identity", [durations], [DURATIONS])
-    encoder = helper.make_graph([*before, rename, lengths], "encoder", list(graph.input),
-                                [value(LATENTS), value(DURATIONS), *map(value, extra)])
+    encoder = helper.make_graph(
+        [*before, rename, lengths],
+        "encoder",
+        list(graph.input),
+        [value(LATENTS), value(DURATIONS), *map(value, extra)],
+    )
     back = helper.make_node("Identity", [LATENTS], [z])
     sound = helper.make_node("Identity", [graph.output[0].name], [AUDIO])
-    decoder = helper.make_graph([*constants, back, *after, sound], "decoder",
-                                [value(LATENTS), *map(value, extra)], [value(AUDIO)])
+    decoder = helper.make_graph(
+        [*constants, back, *after, sound],
+        "decoder",
+        [value(LATENTS), *map(value, extra)],
+        [value(AUDIO)],
+    )
     parts = []
     for part in (encoder, decoder):
         used = {i for n in part.node for i in n.input}
         part.initializer.extend(t for t in graph.initializer if t.name in used)
-        parts.append(helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version))
+        parts.append(
+            helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+        )
     return parts[0], parts[1]
 
 
@@ -78,18 +91,24 @@ def convert_piper(voice: str | Path, target: str | Path) -> Path:
     try:
         import onnx
     except ImportError:
-        raise SpeechStreamError("splitting a Piper voice needs the onnx package: pip install onnx") from None
+        raise SpeechStreamError(
+            "splitting a Piper voice needs the onnx package: pip install onnx"
+        ) from None
     voice, target = Path(voice), Path(target)
     description = Path(f"{voice}.json")
     for file in (voice, description):
         if not file.is_file():
-            raise SpeechStreamError(f"a Piper voice is two files, NAME.onnx and NAME.onnx.json; {file} is not there")
+            raise SpeechStreamError(
+                f"a Piper voice is two files, NAME.onnx and NAME.onnx.json; {file} is not there"
+            )
     encoder, decoder = split_graph(onnx.load(voice))
     config = json.loads(description.read_text(encoding="utf-8"))
     target.mkdir(parents=True, exist_ok=True)
     onnx.save(encoder, target / "encoder.onnx")
     onnx.save(decoder, target / "decoder.onnx")
-    (target / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (target / "config.json").write_text(
+        json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     return target
 
 

@@ -33,12 +33,18 @@ def load_whisper(path: str | Path, left: int = 400) -> Whisper:
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / n for n in ("model.safetensors", "model.bin") if (path / n).exists()] or sorted(path.glob("*.pt"))
+        found = [
+            path / n for n in ("model.safetensors", "model.bin") if (path / n).exists()
+        ] or sorted(path.glob("*.pt"))
         if not found:
-            raise SpeechStreamError(f"{path} holds no Whisper checkpoint (model.safetensors, model.bin or *.pt)")
+            raise SpeechStreamError(
+                f"{path} holds no Whisper checkpoint (model.safetensors, model.bin or *.pt)"
+            )
         path = found[0]
     if not path.is_file():
-        raise SpeechStreamError(f"{path} does not exist: expected a Whisper checkpoint (.pt, .safetensors or model.bin)")
+        raise SpeechStreamError(
+            f"{path} does not exist: expected a Whisper checkpoint (.pt, .safetensors or model.bin)"
+        )
     try:
         if path.suffix == ".safetensors":
             weights = _from_hugging_face(path)
@@ -49,22 +55,37 @@ def load_whisper(path: str | Path, left: int = 400) -> Whisper:
         return _build({name: w.float() for name, w in weights.items()}, left)
     except SpeechStreamError:
         raise
-    except pickle.UnpicklingError as error:  # torch's own message recommends to switch the protection off
-        raise SpeechStreamError(f"{path} is damaged, or holds objects other than tensors, which are never loaded") from error
-    except Exception as error:  # torch, safetensors and struct each raise their own kinds on a damaged file
+    except (
+        pickle.UnpicklingError
+    ) as error:  # torch's own message recommends to switch the protection off
+        raise SpeechStreamError(
+            f"{path} is damaged, or holds objects other than tensors, which are never loaded"
+        ) from error
+    except (
+        Exception
+    ) as error:  # torch, safetensors and struct each raise their own kinds on a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SpeechStreamError(f"{path} is not a readable Whisper checkpoint: {reason}") from error
 
 
 def _build(weights: dict[str, Tensor], left: int) -> Whisper:
-    layers = [1 + max(int(m[1]) for name in weights if (m := re.match(rf"{part}\.blocks\.(\d+)\.", name)))
-              for part in ("encoder", "decoder")]
+    layers = [
+        1 + max(int(m[1]) for name in weights if (m := re.match(rf"{part}\.blocks\.(\d+)\.", name)))
+        for part in ("encoder", "decoder")
+    ]
     width, mels, _ = weights["encoder.conv1.weight"].shape
     vocabulary = weights["decoder.token_embedding.weight"].shape[0]
     config = WhisperConfig(
-        mels=mels, width=width, heads=width // 64, encoder_layers=layers[0], decoder_layers=layers[1],
-        vocabulary=vocabulary, text_context=weights["decoder.positional_embedding"].shape[0], left=left,
-        alignment_heads=ALIGNMENT_HEADS.get((layers[1], vocabulary), ()))
+        mels=mels,
+        width=width,
+        heads=width // 64,
+        encoder_layers=layers[0],
+        decoder_layers=layers[1],
+        vocabulary=vocabulary,
+        text_context=weights["decoder.positional_embedding"].shape[0],
+        left=left,
+        alignment_heads=ALIGNMENT_HEADS.get((layers[1], vocabulary), ()),
+    )
     model = Whisper(config)
     model.load_state_dict(weights)
     return model.eval()
@@ -72,12 +93,26 @@ def _build(weights: dict[str, Tensor], left: int) -> Whisper:
 
 def _from_hugging_face(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
-    renames = [(r"^model\.", ""), (r"\.layers\.", ".blocks."), (r"self_attn_layer_norm", "attn_ln"),
-               (r"encoder_attn_layer_norm", "cross_attn_ln"), (r"final_layer_norm", "mlp_ln"),
-               (r"self_attn\.", "attn."), (r"encoder_attn\.", "cross_attn."), (r"q_proj", "query"), (r"k_proj", "key"),
-               (r"v_proj", "value"), (r"out_proj", "out"), (r"fc1", "mlp.0"), (r"fc2", "mlp.2"),
-               (r"embed_positions\.weight", "positional_embedding"), (r"embed_tokens", "token_embedding"),
-               (r"^encoder\.layer_norm", "encoder.ln_post"), (r"^decoder\.layer_norm", "decoder.ln")]
+
+    renames = [
+        (r"^model\.", ""),
+        (r"\.layers\.", ".blocks."),
+        (r"self_attn_layer_norm", "attn_ln"),
+        (r"encoder_attn_layer_norm", "cross_attn_ln"),
+        (r"final_layer_norm", "mlp_ln"),
+        (r"self_attn\.", "attn."),
+        (r"encoder_attn\.", "cross_attn."),
+        (r"q_proj", "query"),
+        (r"k_proj", "key"),
+        (r"v_proj", "value"),
+        (r"out_proj", "out"),
+        (r"fc1", "mlp.0"),
+        (r"fc2", "mlp.2"),
+        (r"embed_positions\.weight", "positional_embedding"),
+        (r"embed_tokens", "token_embedding"),
+        (r"^encoder\.layer_norm", "encoder.ln_post"),
+        (r"^decoder\.layer_norm", "decoder.ln"),
+    ]
     weights = {}
     for name, w in load_file(path).items():
         for pattern, new in renames:
@@ -89,7 +124,14 @@ def _from_hugging_face(path: Path) -> dict[str, Tensor]:
 
 def _from_ctranslate2(data: bytes) -> dict[str, Tensor]:
     """CTranslate2's own container: little endian, names and shapes before each raw array, then aliases."""
-    types = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16, 5: np.uint16}  # 5: bfloat16
+    types = {
+        0: np.float32,
+        1: np.int8,
+        2: np.int16,
+        3: np.int32,
+        4: np.float16,
+        5: np.uint16,
+    }  # 5: bfloat16
     at = 0
 
     def number(kind: str) -> int:
@@ -102,11 +144,13 @@ def _from_ctranslate2(data: bytes) -> dict[str, Tensor]:
         nonlocal at
         size = number("H")
         at += size
-        return data[at - size:at].rstrip(b"\0").decode()
+        return data[at - size : at].rstrip(b"\0").decode()
 
     version, spec = number("I"), string()
     if spec != "WhisperSpec":
-        raise SpeechStreamError(f"this CTranslate2 file holds a {spec or 'nameless model'}, expected a WhisperSpec")
+        raise SpeechStreamError(
+            f"this CTranslate2 file holds a {spec or 'nameless model'}, expected a WhisperSpec"
+        )
     number("I")  # the revision of the spec
     raw: dict[str, np.ndarray] = {}
     for _ in range(number("I")):
@@ -114,17 +158,26 @@ def _from_ctranslate2(data: bytes) -> dict[str, Tensor]:
         shape = [number("I") for _ in range(number("B"))]
         dtype, size = types.get(number("B")), number("I")
         if dtype is None or at + size > len(data):
-            raise SpeechStreamError(f"the CTranslate2 file ends in the middle of {name} or stores it in an unknown type")
+            raise SpeechStreamError(
+                f"the CTranslate2 file ends in the middle of {name} or stores it in an unknown type"
+            )
         raw[name] = np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, at).reshape(shape)
         at += size
-    return _rename_ctranslate2({n: _dequantised(n, a, raw) for n, a in raw.items()
-                                if a.ndim and not n.endswith("weight_scale")})
+    return _rename_ctranslate2(
+        {
+            n: _dequantised(n, a, raw)
+            for n, a in raw.items()
+            if a.ndim and not n.endswith("weight_scale")
+        }
+    )
 
 
 def _dequantised(name: str, a: np.ndarray, raw: dict[str, np.ndarray]) -> Tensor:
     if a.dtype == np.uint16:  # bfloat16: the upper half of a float32
         a = (a.astype(np.uint32) << 16).view(np.float32)
-    elif name + "_scale" in raw:  # int8 with a scale a row, int16 with one for all: value = code / scale
+    elif (
+        name + "_scale" in raw
+    ):  # int8 with a scale a row, int16 with one for all: value = code / scale
         scale = raw[name + "_scale"].astype(np.float32)
         a = a.astype(np.float32) / scale.reshape(-1, *[1] * (a.ndim - 1))
     return torch.from_numpy(a.astype(np.float32))
@@ -138,18 +191,26 @@ def _rename_ctranslate2(raw: dict[str, Tensor]) -> dict[str, Tensor]:
         if path[0].startswith("layer_") and path[0] != "layer_norm":
             base = f"{part}.blocks.{path[0][6:]}."
             block, inner = path[1], path[2]
-            attention = {"self_attention": "attn", "attention": "cross_attn" if part == "decoder" else "attn"}
+            attention = {
+                "self_attention": "attn",
+                "attention": "cross_attn" if part == "decoder" else "attn",
+            }
             target = "mlp" if block == "ffn" else attention[block]
             if inner == "layer_norm":
                 weights[f"{base}{target}_ln.{kind}"] = w
             elif block == "ffn":
                 weights[f"{base}mlp.{0 if inner == 'linear_0' else 2}.{kind}"] = w
             else:  # fused projections: query+key+value, or query, then key+value
-                fused = {("self_attention", "linear_0"): ("query", "key", "value"),
-                         ("attention", "linear_0"): ("query",), ("attention", "linear_1"): ("key", "value")}
+                fused = {
+                    ("self_attention", "linear_0"): ("query", "key", "value"),
+                    ("attention", "linear_0"): ("query",),
+                    ("attention", "linear_1"): ("key", "value"),
+                }
                 parts = fused.get((block, inner), ("out",))
                 for target_part, piece in zip(parts, w.chunk(len(parts))):
-                    if not (target_part == "key" and kind == "bias"):  # Whisper's keys have none (stored as zeros)
+                    if not (
+                        target_part == "key" and kind == "bias"
+                    ):  # Whisper's keys have none (stored as zeros)
                         weights[f"{base}{target}.{target_part}.{kind}"] = piece.clone()
         elif path[0].startswith("conv"):
             weights[f"encoder.{path[0]}.{kind}"] = w

@@ -1,4 +1,4 @@
-"""Export the acoustic model as the two ONNX graphs that `speechstream.tts.acoustic` runs without torch.
+"""Export the acoustic model as the two ONNX graphs that `speechstream.tts.blockwise.acoustic` runs without torch.
 
 `text.onnx`: `ids` (B, N) and `speaker` (B,) to `encodings` (B, N, dim) and `prosody` (B, N, 3).
 `acoustic.onnx`: `frames` (B, T, sub, features) and the state's fields to `codes` (B, levels, T) and the new fields.
@@ -19,19 +19,27 @@ from speechstream import bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import decoder_graph
 from speechstream.export.onnx import describe, export_step
-from speechstream.export.quantize import FP32, Weights, dequantize_channels, halve_constants, quantize_graph
+from speechstream.export.quantize import (
+    FP32,
+    Weights,
+    dequantize_channels,
+    halve_constants,
+    quantize_graph,
+)
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten
-from speechstream.tts.acoustic import ARCHITECTURE, FORMAT_KEYS
-from speechstream.tts.phonemes import SYMBOLS
+from speechstream.tts.blockwise.acoustic import ARCHITECTURE, FORMAT_KEYS
+from speechstream.text.en.phonemes import SYMBOLS
 
 KEPT = "kept.safetensors"  # what training needs and no graph holds
 FOLDED = ("depth.level.weight", "depth.log_precision")  # the exporter has calculated with them
 GRAPHS = ["text.onnx", "acoustic.onnx", "codec.onnx"]
 
 
-def acoustic_graphs(model: AcousticModel, about: dict[str, Any] | None = None) -> dict[str, onnx.ModelProto]:
+def acoustic_graphs(
+    model: AcousticModel, about: dict[str, Any] | None = None
+) -> dict[str, onnx.ModelProto]:
     """The graphs `text` and `acoustic`. about: what their metadata says beside that, such as the symbols by id."""
     model, c, about = model.eval(), model.config, {"architecture": ARCHITECTURE, **(about or {})}
 
@@ -39,31 +47,57 @@ def acoustic_graphs(model: AcousticModel, about: dict[str, Any] | None = None) -
         return model.text(ids, speaker)
 
     graphs = {}
-    graphs["text"] = export_step(model, text, {"ids": torch.ones(2, 7, dtype=torch.int64),
-                                               "speaker": torch.zeros(2, dtype=torch.int64)}, None,
-                                 ["encodings", "prosody"], {"ids": {0: "batch", 1: "symbols"}, "speaker": {0: "batch"}})
+    graphs["text"] = export_step(
+        model,
+        text,
+        {"ids": torch.ones(2, 7, dtype=torch.int64), "speaker": torch.zeros(2, dtype=torch.int64)},
+        None,
+        ["encodings", "prosody"],
+        {"ids": {0: "batch", 1: "symbols"}, "speaker": {0: "batch"}},
+    )
     state = model.init_state(2)
-    dynamic = {"frames": {0: "batch", 1: "frames"}, **{f"state.{n}": {0: "batch"} for n in flatten(state)}}
-    graphs["acoustic"] = export_step(model, model.step, {"frames": torch.zeros(2, 3, c.sub, c.features)}, state, ["codes"],
-                                     dynamic)
+    dynamic = {
+        "frames": {0: "batch", 1: "frames"},
+        **{f"state.{n}": {0: "batch"} for n in flatten(state)},
+    }
+    graphs["acoustic"] = export_step(
+        model,
+        model.step,
+        {"frames": torch.zeros(2, 3, c.sub, c.features)},
+        state,
+        ["codes"],
+        dynamic,
+    )
     describe(graphs["text"], {"graph": "text", **about})
     describe(graphs["acoustic"], {"graph": "acoustic", **about, "sub": c.sub}, model.init_state(1))
     return graphs
 
 
-def voice_graphs(model: AcousticModel, codec: SmallCodec, about: dict[str, Any], weights: Weights = FP32
-                 ) -> dict[str, onnx.ModelProto]:
+def voice_graphs(
+    model: AcousticModel, codec: SmallCodec, about: dict[str, Any], weights: Weights = FP32
+) -> dict[str, onnx.ModelProto]:
     """The graphs `text`, `acoustic` and `codec`. weights: of the text encoder, which sees a clause at once.
 
     What rounding does to a sum depends on how many frames are summed at once. In float32 that is never heard; 8-bit
     activations would make other codes and another pitch of it, and the sound depend on how a stream was cut.
     """
     graphs = acoustic_graphs(model, about)
-    return {**graphs, "text": quantize_graph(graphs["text"], weights), "codec": decoder_graph(codec)}
+    return {
+        **graphs,
+        "text": quantize_graph(graphs["text"], weights),
+        "codec": decoder_graph(codec),
+    }
 
 
-def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers: list[dict], card: dict,
-                 blocks: tuple[int, ...] = (2, 4, 8), weights: Weights = FP32) -> bundle.Bundle:
+def export_voice(
+    model: AcousticModel,
+    codec: Any,
+    target: str | Path,
+    speakers: list[dict],
+    card: dict,
+    blocks: tuple[int, ...] = (2, 4, 8),
+    weights: Weights = FP32,
+) -> bundle.Bundle:
     """Write a bundle that `Synthesizer.load` opens: the acoustic model, the codec's decoder, and what must be known.
 
     `speakers`: {"name", "description", "pitch_hz"} each, in the order of the model's embedding. `blocks`: codec frames
@@ -73,11 +107,15 @@ def export_voice(model: AcousticModel, codec: Any, target: str | Path, speakers:
     """
     c, k, target = model.config, codec.config, Path(target)
     if (sum(c.groups), c.bins) != (k.levels, k.bins):
-        raise ValueError(f"the acoustic model predicts {sum(c.groups)} levels of {c.bins} codes, the codec has "
-                         f"{k.levels} of {k.bins}")
+        raise ValueError(
+            f"the acoustic model predicts {sum(c.groups)} levels of {c.bins} codes, the codec has "
+            f"{k.levels} of {k.bins}"
+        )
     if len(speakers) != c.speakers or c.symbols != len(SYMBOLS):
-        raise ValueError(f"the model has {c.speakers} speakers and {c.symbols} symbols; given {len(speakers)} and "
-                         f"{len(SYMBOLS)}")
+        raise ValueError(
+            f"the model has {c.speakers} speakers and {c.symbols} symbols; given {len(speakers)} and "
+            f"{len(SYMBOLS)}"
+        )
     target.mkdir(parents=True, exist_ok=True)
     for name, graph in voice_graphs(model, codec, describe_voice(speakers), weights).items():
         onnx.save(graph if weights.bits == 32 else halve_constants(graph), target / f"{name}.onnx")
@@ -101,20 +139,26 @@ def read_voice(b: bundle.Bundle) -> tuple[AcousticModel, SmallCodec]:
     Raises SpeechStreamError where the bundle does not say what they are.
     """
     try:
-        model, codec = (AcousticModel(AcousticConfig.from_dict(b.config["model"])),
-                        SmallCodec(SmallCodecConfig.from_dict(b.config["codec"])))
+        model, codec = (
+            AcousticModel(AcousticConfig.from_dict(b.config["model"])),
+            SmallCodec(SmallCodecConfig.from_dict(b.config["codec"])),
+        )
         kept = load_file(b.file(KEPT))
         found = {name: _weights(onnx.load(b.file(name))) for name in GRAPHS}
         ours = {**found["text.onnx"], **found["acoustic.onnx"], **_part(kept, "model.")}
         model.load_state_dict({n: _shaped(ours[n], t) for n, t in model.state_dict().items()})
         theirs, state = {**found["codec.onnx"], **_part(kept, "codec.")}, codec.state_dict()
-        turned = theirs["quantizer.output_proj.weight"].T  # components of equal length: the other way is their inverse
+        turned = theirs[
+            "quantizer.output_proj.weight"
+        ].T  # components of equal length: the other way is their inverse
         theirs["quantizer.input_proj.weight"] = turned / turned.square().sum(1).mean()
         theirs["quantizer.usage"] = torch.ones_like(state["quantizer.usage"])
         theirs["quantizer.initialised"] = torch.ones_like(state["quantizer.initialised"])
         codec.load_state_dict({n: _shaped(theirs[n], t) for n, t in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise SpeechStreamError(f"the bundle {b.path} does not hold the networks of a voice: {error}") from error
+        raise SpeechStreamError(
+            f"the bundle {b.path} does not hold the networks of a voice: {error}"
+        ) from error
     return model.eval(), codec.eval()
 
 

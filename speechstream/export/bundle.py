@@ -19,17 +19,24 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from speechstream import bundle
-from speechstream.export.quantize import INT8, Weights, dequantize_blocks, dequantize_channels, quantize_graph
+from speechstream.export.quantize import (
+    INT8,
+    Weights,
+    dequantize_blocks,
+    dequantize_channels,
+    quantize_graph,
+)
 from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
-SMALL = 1024      # bytes; what is smaller stays in the graph
+SMALL = 1024  # bytes; what is smaller stays in the graph
 STORED = [f.name for f in dataclasses.fields(Weights)]  # in the configuration of a bundle
-LARGE = 1 << 20   # a constant of the graph itself is never this large
+LARGE = 1 << 20  # a constant of the graph itself is never this large
 
 
-def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict,
-                  weights: Weights = INT8) -> None:
+def write_whisper(
+    model: Whisper, folder: Path, vocabulary: Path, card: dict, weights: Weights = INT8
+) -> None:
     """Export `model` to `folder`. vocabulary: the folder that holds vocabulary.json and ctc.json."""
     folder.mkdir(parents=True, exist_ok=True)
     graphs = {name: quantize_graph(g, weights) for name, g in export_whisper(model).items()}
@@ -37,7 +44,11 @@ def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict,
     for graph in graphs.values():
         _share(graph, tensors)
     if model.gate:  # its last layers are in neither graph
-        tensors |= {f"gate.{n}": p.detach().numpy() for n, p in model.gate.named_parameters() if n.startswith(("looked", "out"))}
+        tensors |= {
+            f"gate.{n}": p.detach().numpy()
+            for n, p in model.gate.named_parameters()
+            if n.startswith(("looked", "out"))
+        }
     save_file(tensors, folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     offsets = _offsets(folder / "model.safetensors")
@@ -49,11 +60,18 @@ def write_whisper(model: Whisper, folder: Path, vocabulary: Path, card: dict,
     for name in ("vocabulary.json", "ctc.json"):
         shutil.copy(vocabulary / name, folder / name)
     content = json.loads((folder / "vocabulary.json").read_text())
-    (folder / "vocabulary.json").write_text(json.dumps({k: content[k] for k in ("pieces", "end", "prompt")},
-                                                       ensure_ascii=False))
+    (folder / "vocabulary.json").write_text(
+        json.dumps({k: content[k] for k in ("pieces", "end", "prompt")}, ensure_ascii=False)
+    )
     config = {**dataclasses.asdict(model.config), **dataclasses.asdict(weights)}
-    bundle.write(folder, task="asr", architecture="causal-whisper", config=config, card=card,
-                 files=["model.safetensors", "encoder.onnx", "decoder.onnx", "vocabulary.json", "ctc.json"])
+    bundle.write(
+        folder,
+        task="asr",
+        architecture="causal-whisper",
+        config=config,
+        card=card,
+        files=["model.safetensors", "encoder.onnx", "decoder.onnx", "vocabulary.json", "ctc.json"],
+    )
 
 
 def read_whisper(b: "bundle.Bundle") -> Whisper:
@@ -71,7 +89,9 @@ def read_whisper(b: "bundle.Bundle") -> Whisper:
             continue
         if name.endswith(".T"):
             name, a = name.removesuffix(".T"), a.T
-        if name == "encoder.conv2.weight" and a.ndim == 2:  # as a matrix, `export.whisper.Downsampling`
+        if (
+            name == "encoder.conv2.weight" and a.ndim == 2
+        ):  # as a matrix, `export.whisper.Downsampling`
             a = a.reshape(len(a), 3, -1).transpose(0, 2, 1)
         state[name] = torch.from_numpy(np.ascontiguousarray(a))
     model.load_state_dict(state)
@@ -92,7 +112,9 @@ def _share(graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:
         name = tensor.name
         if not name.startswith(("encoder.", "decoder.", "ctc.", "gate.")):
             if _bytes(tensor) > LARGE:
-                raise ValueError(f"the graph holds {name} {list(tensor.dims)}, which is no parameter of the network")
+                raise ValueError(
+                    f"the graph holds {name} {list(tensor.dims)}, which is no parameter of the network"
+                )
             continue
         array = numpy_helper.to_array(tensor)
         if name in tensors and not np.array_equal(tensors[name], array):
@@ -101,7 +123,10 @@ def _share(graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    return int(np.prod(tensor.dims)) * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    return (
+        int(np.prod(tensor.dims))
+        * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    )
 
 
 def _offsets(path: Path) -> dict[str, tuple[str, int, int]]:
@@ -109,8 +134,15 @@ def _offsets(path: Path) -> dict[str, tuple[str, int, int]]:
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
         header = json.loads(f.read(size))
-    return {name: (path.name, 8 + size + h["data_offsets"][0], h["data_offsets"][1] - h["data_offsets"][0])
-            for name, h in header.items() if name != "__metadata__"}
+    return {
+        name: (
+            path.name,
+            8 + size + h["data_offsets"][0],
+            h["data_offsets"][1] - h["data_offsets"][0],
+        )
+        for name, h in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _point(tensor: onnx.TensorProto, file: str, offset: int, size: int) -> None:

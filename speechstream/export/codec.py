@@ -20,7 +20,9 @@ from speechstream.state import flatten
 BASIS = ".basis"  # in the names of Fourier transforms: in 8 bits their noise would be heard
 
 
-def export_codec(codec: nn.Module, target: str | Path, levels: int | None = None) -> tuple[Path, Path]:
+def export_codec(
+    codec: nn.Module, target: str | Path, levels: int | None = None
+) -> tuple[Path, Path]:
     """Write `encoder.onnx` and `decoder.onnx` of a codec (Mimi or SmallCodec) into the folder `target`.
 
     `levels` is how many code levels the encoder gives (default all); the decoder takes all levels, absent ones as -1.
@@ -48,28 +50,58 @@ def encoder_graph(codec: nn.Module, levels: int | None = None) -> onnx.ModelProt
         return codec.encode_step(frames.flatten(2), state, levels)
 
     audio = torch.zeros(2, codec.channels, 3, c.frame_size)
-    return _export(codec, encode, "audio", audio, "codes", codec.init_encoder_state,
-                   {"graph": "encoder", **_about(codec), "direction": "encode", "levels": levels})
+    return _export(
+        codec,
+        encode,
+        "audio",
+        audio,
+        "codes",
+        codec.init_encoder_state,
+        {"graph": "encoder", **_about(codec), "direction": "encode", "levels": levels},
+    )
 
 
 def decoder_graph(codec: nn.Module) -> onnx.ModelProto:
     """codes of all levels to audio."""
     codec, c = codec.eval(), codec.config
     codes = torch.zeros(2, c.levels, 3, dtype=torch.int64)
-    return _export(codec, codec.decode_step, "codes", codes, "audio", codec.init_decoder_state,
-                   {"graph": "decoder", **_about(codec), "direction": "decode", "levels": c.levels})
+    return _export(
+        codec,
+        codec.decode_step,
+        "codes",
+        codes,
+        "audio",
+        codec.init_decoder_state,
+        {"graph": "decoder", **_about(codec), "direction": "decode", "levels": c.levels},
+    )
 
 
 def _about(codec: nn.Module) -> dict[str, Any]:
     c = codec.config
-    return {"architecture": "codec", "sample_rate": c.sample_rate, "frame_size": c.frame_size,
-            "channels": codec.channels, "bins": c.bins, "delay": c.delay}
+    return {
+        "architecture": "codec",
+        "sample_rate": c.sample_rate,
+        "frame_size": c.frame_size,
+        "channels": codec.channels,
+        "bins": c.bins,
+        "delay": c.delay,
+    }
 
 
-def _export(codec: nn.Module, step: Any, name: str, x: Tensor, output: str, init_state: Any,
-            about: dict[str, Any]) -> onnx.ModelProto:
+def _export(
+    codec: nn.Module,
+    step: Any,
+    name: str,
+    x: Tensor,
+    output: str,
+    init_state: Any,
+    about: dict[str, Any],
+) -> onnx.ModelProto:
     state = init_state(2)
-    dynamic = {name: {0: "batch", 2: "frames"}, **{f"state.{n}": {0: "batch"} for n in flatten(state)}}
+    dynamic = {
+        name: {0: "batch", 2: "frames"},
+        **{f"state.{n}": {0: "batch"} for n in flatten(state)},
+    }
     model = export_step(codec, step, {name: x}, state, [output], dynamic)
     describe(model, about, init_state(1))
     return model

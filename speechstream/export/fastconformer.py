@@ -24,8 +24,12 @@ from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 ARCHITECTURE = "fastconformer"
 
 
-def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = None,
-                         weights: Weights = FP32, half: bool = False) -> dict[str, onnx.ModelProto]:
+def export_fastconformer(
+    model: FastConformer,
+    about: dict[str, Any] | None = None,
+    weights: Weights = FP32,
+    half: bool = False,
+) -> dict[str, onnx.ModelProto]:
     """Graphs `encoder` and, of a transducer, `predictor` and `joiner`; batch and chunk are dynamic.
 
     encoder: features (B, subsampling * chunk, mels), lengths (B,) int64 how many of them count, and the state, to
@@ -34,28 +38,49 @@ def export_fastconformer(model: FastConformer, about: dict[str, Any] | None = No
     scores (B, vocab + 1 + durations). about: what the metadata says of features and tokens, see `describe_model`.
     half: streams keep keys and values in 16 bits. Raises ValueError for an encoder that runs offline only.
     """
-    model, about = model.eval(), {"architecture": ARCHITECTURE, **dataclasses.asdict(weights), **(about or {})}
-    states, graphs = {"encoder": stream_start(model.encoder, half)}, {"encoder": encoder_graph(model, weights, half)}
+    model, about = (
+        model.eval(),
+        {"architecture": ARCHITECTURE, **dataclasses.asdict(weights), **(about or {})},
+    )
+    states, graphs = (
+        {"encoder": stream_start(model.encoder, half)},
+        {"encoder": encoder_graph(model, weights, half)},
+    )
     if model.joiner is not None:
-        graphs |= {"predictor": predictor_graph(model.predictor, weights), "joiner": joiner_graph(model.joiner, weights)}
+        graphs |= {
+            "predictor": predictor_graph(model.predictor, weights),
+            "joiner": joiner_graph(model.joiner, weights),
+        }
         states["predictor"] = model.predictor.init_state(1)
     for name, graph in graphs.items():
-        describe(graph, {"graph": name, **about}, states.get(name), IN_PLACE if name == "encoder" else ())
+        describe(
+            graph, {"graph": name, **about}, states.get(name), IN_PLACE if name == "encoder" else ()
+        )
     return graphs
 
 
 def describe_model(one: Imported) -> dict[str, Any]:
     """What a runner must know of a model: features, chunks (encoder frames), blank, durations (TDT), tokens by id."""
     e, joiner = one.model.config.encoder, one.model.config.joiner
-    return {"features": dataclasses.asdict(one.features), "subsampling": e.subsampling, "lead": one.model.encoder.lead,
-            "chunks": [r + 1 for r in e.lookaheads], "blank": one.model.config.vocab,
-            "durations": list(joiner.durations) if joiner else [], "tokens": list(one.tokens)}
+    return {
+        "features": dataclasses.asdict(one.features),
+        "subsampling": e.subsampling,
+        "lead": one.model.encoder.lead,
+        "chunks": [r + 1 for r in e.lookaheads],
+        "blank": one.model.config.vocab,
+        "durations": list(joiner.durations) if joiner else [],
+        "tokens": list(one.tokens),
+    }
 
 
-def write_fastconformer(one: Imported, folder: Path, card: dict, graphs: bool = True) -> bundle.Bundle:
+def write_fastconformer(
+    one: Imported, folder: Path, card: dict, graphs: bool = True
+) -> bundle.Bundle:
     """Write weights, tokens, tokenizer and, of a streaming model, fp32 graphs as a bundle. card: name and licence."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in one.model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in one.model.state_dict().items()}, folder / "model.safetensors"
+    )
     (folder / "tokens.json").write_text(json.dumps(one.tokens, ensure_ascii=False))
     files = ["model.safetensors", "tokens.json"]
     if one.tokenizer is not None:
@@ -73,7 +98,9 @@ def read_fastconformer(path: Path | str) -> Imported:
     """The torch network of a bundle. Raises SpeechStreamError where it is not the bundle of a FastConformer."""
     b = bundle.load(path)
     if b.architecture != ARCHITECTURE:
-        raise SpeechStreamError(f"the bundle {path} holds a {b.architecture}, expected a {ARCHITECTURE}")
+        raise SpeechStreamError(
+            f"the bundle {path} holds a {b.architecture}, expected a {ARCHITECTURE}"
+        )
     try:
         config = FastConformerConfig.from_dict(b.config["network"])
         model = build(config, load_file(b.file("model.safetensors")))
@@ -82,9 +109,21 @@ def read_fastconformer(path: Path | str) -> Imported:
         if len(tokens) != config.vocab or not all(isinstance(t, str) for t in tokens):
             raise ValueError(f"tokens.json does not hold {config.vocab} texts")
         if features.features != config.encoder.features:
-            raise ValueError(f"{features.features} mel bins for an encoder that takes {config.encoder.features}")
-    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError, AttributeError,
-            SafetensorError) as error:
-        raise SpeechStreamError(f"the bundle {path} does not fit together: {first_line(error)}") from error
+            raise ValueError(
+                f"{features.features} mel bins for an encoder that takes {config.encoder.features}"
+            )
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
+        raise SpeechStreamError(
+            f"the bundle {path} does not fit together: {first_line(error)}"
+        ) from error
     tokenizer = b.file("tokenizer.model").read_bytes() if "tokenizer.model" in b.files else None
     return Imported(model, features, tokens, tokenizer)

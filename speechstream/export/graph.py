@@ -12,12 +12,30 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from speechstream.export.quantize import DOMAIN, FP32, SMALLEST, Weights, quantize_blocks, quantize_channels
+from speechstream.export.quantize import (
+    DOMAIN,
+    FP32,
+    SMALLEST,
+    Weights,
+    quantize_blocks,
+    quantize_channels,
+)
 
 OPSET, IR_VERSION = 20, 9
-FUSED = {"MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}  # onnxruntime's
-TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int64": TensorProto.INT64, "int32": TensorProto.INT32,
-         "bool": TensorProto.BOOL}
+FUSED = {
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "MultiHeadAttention",
+    "QuickGelu",
+    "RotaryEmbedding",
+}  # onnxruntime's
+TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+    "bool": TensorProto.BOOL,
+}
 
 
 class Writer:
@@ -57,15 +75,28 @@ class Writer:
     def const(self, value, dtype=np.int64) -> str:
         """A small constant; equal ones are one."""
         a = np.asarray(value, dtype)
-        return self.tensor(a, f"const.{a.dtype}.{'x'.join(map(str, a.shape))}.{a.tobytes().hex()}"[:80]) \
-            if a.nbytes <= 16 else self.tensor(a, f"const.{a.dtype}.{'_'.join(map(str, a.ravel().tolist()))}")
+        return (
+            self.tensor(
+                a, f"const.{a.dtype}.{'x'.join(map(str, a.shape))}.{a.tobytes().hex()}"[:80]
+            )
+            if a.nbytes <= 16
+            else self.tensor(a, f"const.{a.dtype}.{'_'.join(map(str, a.ravel().tolist()))}")
+        )
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes):
         """Add a node; returns the name of its output, or several."""
         self._count += 1
         names = [f"{kind}.{self._count}" + (f".{i}" if outputs > 1 else "") for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=f"{kind}.{self._count}",
-                                           domain=DOMAIN if kind in FUSED else "", **attributes))
+        self.nodes.append(
+            helper.make_node(
+                kind,
+                list(inputs),
+                names,
+                name=f"{kind}.{self._count}",
+                domain=DOMAIN if kind in FUSED else "",
+                **attributes,
+            )
+        )
         return names[0] if outputs == 1 else names
 
     def branch(self, build: Callable[[], Sequence[str]]) -> onnx.GraphProto:
@@ -92,14 +123,30 @@ class Writer:
             return self.op("MatMul", x, w) if b is None else self.op("Gemm", x, w, b)
         if block:
             codes, scales = quantize_blocks(weight, bits, block)
-            return self.op("MatMulNBits", x, self.tensor(codes, f"{name}.weight.codes"),
-                           self.tensor(scales, f"{name}.weight.scales"), "", "", *([b] if b else []), K=k, N=n,
-                           bits=bits, block_size=block, accuracy_level=4)
+            return self.op(
+                "MatMulNBits",
+                x,
+                self.tensor(codes, f"{name}.weight.codes"),
+                self.tensor(scales, f"{name}.weight.scales"),
+                "",
+                "",
+                *([b] if b else []),
+                K=k,
+                N=n,
+                bits=bits,
+                block_size=block,
+                accuracy_level=4,
+            )
         codes, scales = quantize_channels(weight.T, axis=1)
         rows, step = self._quantise(x)
-        y = self.op("MatMulIntegerToFloat", rows, self.tensor(codes, f"{name}.weight.T.codes"),
-                    self.const(1, np.float32), self.tensor(scales, f"{name}.weight.T.scales"),
-                    self.const(128, np.uint8))
+        y = self.op(
+            "MatMulIntegerToFloat",
+            rows,
+            self.tensor(codes, f"{name}.weight.T.codes"),
+            self.const(1, np.float32),
+            self.tensor(scales, f"{name}.weight.T.scales"),
+            self.const(128, np.uint8),
+        )
         y = self.op("Mul", y, step)
         return y if b is None else self.op("Add", y, b)
 
@@ -107,7 +154,9 @@ class Writer:
         """x (rows, K) as uint8 around 128 with a step a row (rows, 1): a frame depends on no other frame."""
         if x not in self._rows:
             top = self.op("ReduceMax", self.op("Abs", x), self.const([-1]), keepdims=1)
-            step = self.op("Mul", top, self.const(1 / 127, np.float32))  # 0 for a row of zeros, and so the product
+            step = self.op(
+                "Mul", top, self.const(1 / 127, np.float32)
+            )  # 0 for a row of zeros, and so the product
             line = self.op("Squeeze", step, self.const([1]))
             if self._zeros is None:
                 self._zeros = self.op("Expand", self.const([128], np.uint8), self.op("Shape", line))
@@ -116,6 +165,10 @@ class Writer:
 
     def model(self) -> onnx.ModelProto:
         """All that was written, as a model."""
-        graph = helper.make_graph(self.nodes, "speechstream", self.inputs, self.outputs, list(self.tensors.values()))
+        graph = helper.make_graph(
+            self.nodes, "speechstream", self.inputs, self.outputs, list(self.tensors.values())
+        )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="speechstream")
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="speechstream"
+        )

@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from speechstream.state import flatten, unflatten
 
 OPSET = 20
-METADATA, METADATA_VERSION = "speechstream", 1  # key in metadata_props, and version of the JSON there
+METADATA, METADATA_VERSION = (
+    "speechstream",
+    1,
+)  # key in metadata_props, and version of the JSON there
 
 
 class _Flat(nn.Module):
@@ -36,13 +39,19 @@ class _Flat(nn.Module):
         if self.like is None:
             out = self.step(*tensors)
             return out if isinstance(out, tuple) else (out,)
-        state = unflatten(self.like, dict(zip(self.names, tensors[self.inputs:])))
+        state = unflatten(self.like, dict(zip(self.names, tensors[self.inputs :])))
         *outputs, new = self.step(*tensors[: self.inputs], state)
         return *outputs, *(flatten(new).values() if new is not None else ())
 
 
-def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], state: Any, outputs: Sequence[str],
-                dynamic: Mapping[str, Mapping[int, str]]) -> onnx.ModelProto:
+def export_step(
+    owner: nn.Module,
+    step: Callable,
+    inputs: Mapping[str, Tensor],
+    state: Any,
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]],
+) -> onnx.ModelProto:
     """Trace `step(*inputs, state)` of `owner` into a graph.
 
     A step that returns None for the new state leaves its keeping to the caller. `inputs`: example tensors by name, with
@@ -61,13 +70,25 @@ def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], 
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            module, tuple(examples.values()), dynamo=True, opset_version=OPSET, dynamic_shapes=(shapes,),
-            input_names=list(examples), output_names=[*outputs, *new_names],
-            verbose=False, optimize=True)
+            module,
+            tuple(examples.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(shapes,),
+            input_names=list(examples),
+            output_names=[*outputs, *new_names],
+            verbose=False,
+            optimize=True,
+        )
     model = program.model_proto
     _name_weights(model, owner)
-    for value in [*model.graph.input, *model.graph.output]:  # the author's axis names, not the tracer's
-        axes = dynamic.get(value.name) or dynamic.get("state." + value.name.removeprefix("new."), {})
+    for value in [
+        *model.graph.input,
+        *model.graph.output,
+    ]:  # the author's axis names, not the tracer's
+        axes = dynamic.get(value.name) or dynamic.get(
+            "state." + value.name.removeprefix("new."), {}
+        )
         for i, name in axes.items() if value.name in examples else ():
             value.type.tensor_type.shape.dim[i].dim_param = name
     clean(model)
@@ -77,13 +98,24 @@ def export_step(owner: nn.Module, step: Callable, inputs: Mapping[str, Tensor], 
 def clean(model: onnx.ModelProto) -> None:
     """Remove what the exporter notes on its way, in place: source lines it came through, with this machine's paths."""
     graph = model.graph
-    for item in [model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer,
-                 *model.functions, *(n for f in model.functions for n in f.node)]:
+    for item in [
+        model,
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+        *model.functions,
+        *(n for f in model.functions for n in f.node),
+    ]:
         item.ClearField("doc_string")
         del item.metadata_props[:]
 
 
-def describe(model: onnx.ModelProto, about: dict[str, Any], state: Any = None, in_place: Sequence[str] = ()) -> None:
+def describe(
+    model: onnx.ModelProto, about: dict[str, Any], state: Any = None, in_place: Sequence[str] = ()
+) -> None:
     """Write what a runner must know as JSON into `metadata_props["speechstream"]`, in place.
 
     `about`: architecture, name of the graph, features, chunks, tokens ... as JSON types. `state`: that of one stream
@@ -97,19 +129,29 @@ def describe(model: onnx.ModelProto, about: dict[str, Any], state: Any = None, i
     for name, a in fields.items():
         a = np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a)[0]
         same = a.size == 0 or (a == a.flat[0]).all()
-        table.append({"name": name, "shape": list(a.shape), "dtype": str(a.dtype),
-                      "initial": (a.flat[0].item() if a.size else 0) if same else a.tolist()}
-                     | ({"in_place": True} if name.startswith(tuple(in_place)) else {}))
+        table.append(
+            {
+                "name": name,
+                "shape": list(a.shape),
+                "dtype": str(a.dtype),
+                "initial": (a.flat[0].item() if a.size else 0) if same else a.tolist(),
+            }
+            | ({"in_place": True} if name.startswith(tuple(in_place)) else {})
+        )
     entries = [p for p in model.metadata_props if p.key != METADATA]
     del model.metadata_props[:]
     model.metadata_props.extend(entries)
-    text = json.dumps({"version": METADATA_VERSION, **about, "state": table}, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {"version": METADATA_VERSION, **about, "state": table}, ensure_ascii=False, allow_nan=False
+    )
     model.metadata_props.add(key=METADATA, value=text)
 
 
 def _name_weights(model: onnx.ModelProto, owner: nn.Module) -> None:
     """Give weights the names of the parameters they are; NAME.T for one that the exporter has transposed."""
-    known = {n: t.detach().cpu().numpy() for n, t in [*owner.named_parameters(), *owner.named_buffers()]}
+    known = {
+        n: t.detach().cpu().numpy() for n, t in [*owner.named_parameters(), *owner.named_buffers()]
+    }
     content = {}
     for name, a in known.items():
         if a.ndim == 2:

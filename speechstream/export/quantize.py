@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 DOMAIN = "com.microsoft"
-SMALLEST = 16_384    # weights below this many elements stay as they are
+SMALLEST = 16_384  # weights below this many elements stay as they are
 SMALLEST_BLOCK = 16  # of MatMulNBits
 
 
@@ -34,9 +34,13 @@ class Weights:
     def __post_init__(self):
         if self.bits not in (4, 8, 32):
             raise ValueError(f"bits must be 4, 8 or 32, got {self.bits}")
-        if self.block and (self.bits == 32 or self.block < SMALLEST_BLOCK or self.block & (self.block - 1)):
-            raise ValueError(f"blocks of 4 or 8 bits have a power of two of weights, {SMALLEST_BLOCK} or more; "
-                             f"got {self.block} of {self.bits} bits")
+        if self.block and (
+            self.bits == 32 or self.block < SMALLEST_BLOCK or self.block & (self.block - 1)
+        ):
+            raise ValueError(
+                f"blocks of 4 or 8 bits have a power of two of weights, {SMALLEST_BLOCK} or more; "
+                f"got {self.block} of {self.bits} bits"
+            )
         if self.bits == 4 and not self.block:
             raise ValueError("weights of 4 bits are stored in blocks, got none")
 
@@ -70,7 +74,9 @@ def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarr
     """
     N, K = weight.shape
     if K % block:
-        raise ValueError(f"the input axis of a quantised weight must be a multiple of {block}, got {K}")
+        raise ValueError(
+            f"the input axis of a quantised weight must be a multiple of {block}, got {K}"
+        )
     zero = 1 << (bits - 1)
     blocks = weight.reshape(N, K // block, block).astype(np.float32)
     scales = np.maximum(np.abs(blocks).max(-1), 1e-12) / (zero - 1)
@@ -88,7 +94,9 @@ def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.nd
     return blocks.reshape(blocks.shape[0], -1)
 
 
-def quantize_graph(model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None) -> onnx.ModelProto:
+def quantize_graph(
+    model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None
+) -> onnx.ModelProto:
     """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix; in
     32 bits the model itself.
 
@@ -101,8 +109,14 @@ def quantize_graph(model: onnx.ModelProto, weights: Weights = INT8, keep: str | 
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
     _fold_transposes(graph, keep)
-    arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer if keep is None or keep not in t.name}
-    tables = {n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] + ".T" in arrays}
+    arrays = {
+        t.name: numpy_helper.to_array(t)
+        for t in graph.initializer
+        if keep is None or keep not in t.name
+    }
+    tables = {
+        n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] + ".T" in arrays
+    }
     add = _Additions()
     if not weights.block:
         add.constants(_ACTIVATION)
@@ -110,7 +124,12 @@ def quantize_graph(model: onnx.ModelProto, weights: Weights = INT8, keep: str | 
         weight = arrays.get(node.input[1]) if node.op_type == "MatMul" else None
         if node.op_type == "Gather" and node.input[0] in tables:
             add.rows(node, arrays[node.input[0]])
-        elif weight is None or weight.ndim != 2 or weight.size < SMALLEST or weight.dtype != np.float32:
+        elif (
+            weight is None
+            or weight.ndim != 2
+            or weight.size < SMALLEST
+            or weight.dtype != np.float32
+        ):
             add.nodes.append(node)
         elif node.input[1].removesuffix(".T") in tables:
             add.tied(node, arrays[node.input[1].removesuffix(".T")])
@@ -153,7 +172,9 @@ def _fold_transposes(graph: onnx.GraphProto, keep: str | None) -> None:
     for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in arrays]:
         turned = numpy_helper.to_array(arrays[node.input[0]]).T
         if turned.ndim == 2:
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(turned), node.input[0] + ".T"))
+            graph.initializer.append(
+                numpy_helper.from_array(np.ascontiguousarray(turned), node.input[0] + ".T")
+            )
             for other in graph.node:
                 for i, name in enumerate(other.input):
                     if name == node.output[0]:
@@ -161,10 +182,16 @@ def _fold_transposes(graph: onnx.GraphProto, keep: str | None) -> None:
             graph.node.remove(node)
 
 
-_ACTIVATION = {"quant.127": np.array(127, np.float32), "quant.one": np.array(1, np.float32),
-               "quant.half": np.array(128.5, np.float32),  # a cast truncates: this rounds, and moves zero to 128
-               "quant.zero": np.array(128, np.uint8), "quant.tiny": np.array(1e-9, np.float32),
-               "quant.last": np.array([-1], np.int64)}
+_ACTIVATION = {
+    "quant.127": np.array(127, np.float32),
+    "quant.one": np.array(1, np.float32),
+    "quant.half": np.array(
+        128.5, np.float32
+    ),  # a cast truncates: this rounds, and moves zero to 128
+    "quant.zero": np.array(128, np.uint8),
+    "quant.tiny": np.array(1e-9, np.float32),
+    "quant.last": np.array([-1], np.int64),
+}
 
 
 class _Additions:
@@ -176,7 +203,9 @@ class _Additions:
 
     def constants(self, arrays: dict[str, np.ndarray]) -> None:
         for name, array in arrays.items():
-            self.tensors.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
+            self.tensors.setdefault(
+                name, numpy_helper.from_array(np.ascontiguousarray(array), name)
+            )
 
     def op(self, kind: str, inputs: list[str], output: str, **attributes) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
@@ -202,8 +231,12 @@ class _Additions:
         name, out = node.input[0], node.output[0]
         codes, scales = quantize_channels(table, axis=0)
         self.constants({**_ACTIVATION, f"{name}.codes": codes, f"{name}.scales": scales})
-        row = self.op("Cast", [self.op("Gather", [f"{name}.codes", node.input[1]], f"{out}.codes")], f"{out}.float",
-                      to=TensorProto.FLOAT)
+        row = self.op(
+            "Cast",
+            [self.op("Gather", [f"{name}.codes", node.input[1]], f"{out}.codes")],
+            f"{out}.float",
+            to=TensorProto.FLOAT,
+        )
         scale = self.op("Gather", [f"{name}.scales", node.input[1]], f"{out}.scales")
         self.op("Mul", [row, self.op("Unsqueeze", [scale, "quant.last"], f"{out}.column")], out)
 
@@ -212,19 +245,41 @@ class _Additions:
         name = node.input[1]
         codes, scales = quantize_blocks(np.ascontiguousarray(weight.T), bits, block)
         self.constants({f"{name}.codes": codes, f"{name}.scales": scales})
-        self.op("MatMulNBits", [node.input[0], f"{name}.codes", f"{name}.scales"], node.output[0], domain=DOMAIN,
-                K=weight.shape[0], N=weight.shape[1], bits=bits, block_size=block, accuracy_level=4)
+        self.op(
+            "MatMulNBits",
+            [node.input[0], f"{name}.codes", f"{name}.scales"],
+            node.output[0],
+            domain=DOMAIN,
+            K=weight.shape[0],
+            N=weight.shape[1],
+            bits=bits,
+            block_size=block,
+            accuracy_level=4,
+        )
 
     def _integer(self, node, codes: str, scales: str) -> None:
         """Quantise the rows of x, multiply in integers, scale back."""
         x, out = node.input[0], node.output[0]
         at = f"{x}.quantised"
         if not any(at in n.output for n in self.nodes):  # query, key and value share their input
-            top = self.op("ReduceMax", [self.op("Abs", [x], f"{x}.abs"), "quant.last"], f"{x}.top", keepdims=1)
+            top = self.op(
+                "ReduceMax", [self.op("Abs", [x], f"{x}.abs"), "quant.last"], f"{x}.top", keepdims=1
+            )
             top = self.op("Max", [top, "quant.tiny"], f"{x}.range")
-            scaled = self.op("Mul", [x, self.op("Div", ["quant.127", top], f"{x}.gain")], f"{x}.scaled")
-            self.op("Cast", [self.op("Add", [scaled, "quant.half"], f"{x}.shifted")], at, to=TensorProto.UINT8)
+            scaled = self.op(
+                "Mul", [x, self.op("Div", ["quant.127", top], f"{x}.gain")], f"{x}.scaled"
+            )
+            self.op(
+                "Cast",
+                [self.op("Add", [scaled, "quant.half"], f"{x}.shifted")],
+                at,
+                to=TensorProto.UINT8,
+            )
             self.op("Div", [top, "quant.127"], f"{x}.step")
-        product = self.op("MatMulIntegerToFloat", [at, codes, "quant.one", scales, "quant.zero"], f"{out}.columns",
-                          domain=DOMAIN)
+        product = self.op(
+            "MatMulIntegerToFloat",
+            [at, codes, "quant.one", scales, "quant.zero"],
+            f"{out}.columns",
+            domain=DOMAIN,
+        )
         self.op("Mul", [product, f"{x}.step"], out)

@@ -30,11 +30,13 @@ from speechstream.export.transducer import joiner_scores, predictor_step
 from speechstream.nn.fastconformer import FastConformer
 
 
-FLOOR = 2.0 ** -23  # of an energy, float32's epsilon
-BELOW = 0.3         # log(e + guard) - log guard of energies below the floor: their mean square error in recordings is least
+FLOOR = 2.0**-23  # of an energy, float32's epsilon
+BELOW = 0.3  # log(e + guard) - log guard of energies below the floor: their mean square error in recordings is least
 
 
-def sherpa_graphs(one: Imported, chunk: int | None = None, weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
+def sherpa_graphs(
+    one: Imported, chunk: int | None = None, weights: Weights = FP32
+) -> dict[str, onnx.ModelProto]:
     """Graphs by file name, for chunks of so many encoder frames (None: its default), as sherpa-onnx names things.
 
     `encoder`, `decoder` and `joiner` of a transducer, `model` where there is a CTC head. Raises SpeechStreamError for a
@@ -42,21 +44,35 @@ def sherpa_graphs(one: Imported, chunk: int | None = None, weights: Weights = FP
     """
     model, c = one.model.eval(), one.model.config
     if not c.encoder.streaming:
-        raise SpeechStreamError("sherpa-onnx streams models in this form, and this one hears whole utterances")
+        raise SpeechStreamError(
+            "sherpa-onnx streams models in this form, and this one hears whole utterances"
+        )
     f, usual = one.features, NemoMelConfig()
-    own = replace(usual, features=f.features, mean=f.mean, deviation=f.deviation,
-                  high=f.high if f.high == usual.sample_rate / 2 else None)
+    own = replace(
+        usual,
+        features=f.features,
+        mean=f.mean,
+        deviation=f.deviation,
+        high=f.high if f.high == usual.sample_rate / 2 else None,
+    )
     if f != own:
         names = [k for k, v in asdict(f).items() if v != getattr(own, k)]
-        raise SpeechStreamError(f"sherpa-onnx computes the features itself, and this model's differ in "
-                                f"{', '.join(f'{k} ({getattr(f, k)}, expected {getattr(own, k)})' for k in names)}")
+        raise SpeechStreamError(
+            f"sherpa-onnx computes the features itself, and this model's differ in "
+            f"{', '.join(f'{k} ({getattr(f, k)}, expected {getattr(own, k)})' for k in names)}"
+        )
     graphs = {"model": _encoder(one, chunk, weights, "ctc")} if model.ctc is not None else {}
     if c.joiner is not None and c.predictor.kind == "lstm" and not c.joiner.durations:
-        graphs |= {"encoder": _encoder(one, chunk, weights, "transducer"), "decoder": _decoder(model, weights),
-                   "joiner": _joiner(model, weights)}
+        graphs |= {
+            "encoder": _encoder(one, chunk, weights, "transducer"),
+            "decoder": _decoder(model, weights),
+            "joiner": _joiner(model, weights),
+        }
     if not graphs:
-        raise SpeechStreamError("sherpa-onnx streams transducers with an LSTM and without durations, and this one has "
-                                f"{'durations (TDT)' if c.joiner.durations else 'a stateless predictor'} and no CTC head")
+        raise SpeechStreamError(
+            "sherpa-onnx streams transducers with an LSTM and without durations, and this one has "
+            f"{'durations (TDT)' if c.joiner.durations else 'a stateless predictor'} and no CTC head"
+        )
     return graphs
 
 
@@ -76,16 +92,30 @@ def _encoder(one: Imported, chunk: int | None, weights: Weights, head: str) -> o
     x = w.op("Transpose", x, perm=[0, 2, 1])
     guard, floor = one.features.log_guard, np.log(FLOOR)
     low = w.op("LessOrEqual", x, w.const(floor + 1e-3, np.float32))
-    x = w.op("Where", low, w.const(np.log(guard) + BELOW, np.float32),
-             w.op("Log", w.op("Add", w.op("Exp", x), w.const(guard, np.float32))))
-    if (one.features.mean, one.features.deviation) != (0.0, 1.0):  # sherpa-onnx gives plain logarithms
+    x = w.op(
+        "Where",
+        low,
+        w.const(np.log(guard) + BELOW, np.float32),
+        w.op("Log", w.op("Add", w.op("Exp", x), w.const(guard, np.float32))),
+    )
+    if (one.features.mean, one.features.deviation) != (
+        0.0,
+        1.0,
+    ):  # sherpa-onnx gives plain logarithms
         x = w.op("Sub", x, w.const(one.features.mean, np.float32))
         x = w.op("Mul", x, w.const(1 / one.features.deviation, np.float32))
     parts = w.op("Split", packed, w.const(sizes), axis=3, outputs=len(sizes))
-    state = {n: w.op("Reshape", part, w.const([-1, *a.shape[1:]])) for (n, a), part in zip(cached.items(), parts)}
-    for name, part in zip(("keys", "values"), w.op("Split", pairs, axis=1, num_outputs=2, outputs=2)):
+    state = {
+        n: w.op("Reshape", part, w.const([-1, *a.shape[1:]]))
+        for (n, a), part in zip(cached.items(), parts)
+    }
+    for name, part in zip(
+        ("keys", "values"), w.op("Split", pairs, axis=1, num_outputs=2, outputs=2)
+    ):
         whole = w.op("Reshape", part, w.const([-1, c.layers, c.heads, ring, width]))
-        state |= {f"{name}.layer{i}": w.op("Gather", whole, w.const(i), axis=1) for i in range(c.layers)}
+        state |= {
+            f"{name}.layer{i}": w.op("Gather", whole, w.const(i), axis=1) for i in range(c.layers)
+        }
     state["frames"] = frames
     heard = w.op("Concat", w.op("Reshape", parts[-1], w.const([-1, lead, c.features])), x, axis=1)
     block = w.slice(heard, 0, size, 1)
@@ -94,13 +124,29 @@ def _encoder(one: Imported, chunk: int | None, weights: Weights, head: str) -> o
     if head == "ctc":
         w.output("logits", ctc, "float32", ["batch", "frames", model.ctc.out_features])
     else:
-        w.output("outputs", w.op("Transpose", encoded, perm=[0, 2, 1]), "float32", ["batch", c.dim, "frames"])
-    w.output("encoded_lengths", w.op("Expand", w.const([chunk]), w.op("Shape", frames)), "int64", ["batch"])
+        w.output(
+            "outputs",
+            w.op("Transpose", encoded, perm=[0, 2, 1]),
+            "float32",
+            ["batch", c.dim, "frames"],
+        )
+    w.output(
+        "encoded_lengths",
+        w.op("Expand", w.const([chunk]), w.op("Shape", frames)),
+        "int64",
+        ["batch"],
+    )
     shape = w.const([-1, 1, ring, c.dim])
-    pairs = w.op("Concat", *(w.op("Reshape", new[n], shape) for n in start if n.startswith(RINGS)), axis=1)
+    pairs = w.op(
+        "Concat", *(w.op("Reshape", new[n], shape) for n in start if n.startswith(RINGS)), axis=1
+    )
     w.output("cache_last_channel_next", pairs, "float32", ["batch", 2 * c.layers, ring, c.dim])
     rest = [new[n] for n in cached] + [w.slice(heard, -lead, 1 << 40, 1)]
-    packed = w.op("Concat", *(w.op("Reshape", part, w.const([-1, 1, 1, n])) for part, n in zip(rest, sizes)), axis=3)
+    packed = w.op(
+        "Concat",
+        *(w.op("Reshape", part, w.const([-1, 1, 1, n])) for part, n in zip(rest, sizes)),
+        axis=3,
+    )
     w.output("cache_last_time_next", packed, "float32", ["batch", 1, 1, sum(sizes)])
     w.output("cache_last_channel_next_len", new["frames"], "int64", ["batch"])
     graph = w.model()
@@ -108,13 +154,32 @@ def _encoder(one: Imported, chunk: int | None, weights: Weights, head: str) -> o
     if head == "transducer":
         kind, p = "EncDecRNNTBPEModel", model.config.predictor
         predictor = {"pred_rnn_layers": p.layers, "pred_hidden": p.dim}
-    about = {"model_type": kind, **predictor, "window_size": size, "chunk_shift": size, "vocab_size": len(one.tokens),
-             "subsampling_factor": c.subsampling, "normalize_type": "NA",
-             "cache_last_channel_dim1": 2 * c.layers, "cache_last_channel_dim2": ring,
-             "cache_last_channel_dim3": c.dim,
-             "cache_last_time_dim1": 1, "cache_last_time_dim2": 1, "cache_last_time_dim3": sum(sizes),
-             "speechstream": json.dumps({"version": 1, "architecture": "fastconformer", "graph": "sherpa-onnx",
-                                         **describe_model(one), "chunks": [chunk], "state": []}, ensure_ascii=False)}
+    about = {
+        "model_type": kind,
+        **predictor,
+        "window_size": size,
+        "chunk_shift": size,
+        "vocab_size": len(one.tokens),
+        "subsampling_factor": c.subsampling,
+        "normalize_type": "NA",
+        "cache_last_channel_dim1": 2 * c.layers,
+        "cache_last_channel_dim2": ring,
+        "cache_last_channel_dim3": c.dim,
+        "cache_last_time_dim1": 1,
+        "cache_last_time_dim2": 1,
+        "cache_last_time_dim3": sum(sizes),
+        "speechstream": json.dumps(
+            {
+                "version": 1,
+                "architecture": "fastconformer",
+                "graph": "sherpa-onnx",
+                **describe_model(one),
+                "chunks": [chunk],
+                "state": [],
+            },
+            ensure_ascii=False,
+        ),
+    }
     for key, value in about.items():
         graph.metadata_props.add(key=key, value=str(value))
     return graph
@@ -126,8 +191,13 @@ def _decoder(model: FastConformer, weights: Weights) -> onnx.ModelProto:
     targets = w.input("targets", "int32", ["batch", 1])
     length = w.input("target_length", "int32", ["batch"])
     shape = [c.layers, "batch", c.dim]
-    past = {n: w.op("Transpose", w.input(f"states.{n}", "float32", shape), perm=[1, 0, 2]) for n in ("hidden", "cell")}
-    y, new = predictor_step(w, model.predictor, w.op("Cast", w.op("Squeeze", targets, w.const([1])), to=7), past)
+    past = {
+        n: w.op("Transpose", w.input(f"states.{n}", "float32", shape), perm=[1, 0, 2])
+        for n in ("hidden", "cell")
+    }
+    y, new = predictor_step(
+        w, model.predictor, w.op("Cast", w.op("Squeeze", targets, w.const([1])), to=7), past
+    )
     w.output("outputs", w.op("Unsqueeze", y, w.const([2])), "float32", ["batch", c.dim, 1])
     w.output("prednet_lengths", w.op("Identity", length), "int32", ["batch"])
     for n, value in new.items():
@@ -138,14 +208,22 @@ def _decoder(model: FastConformer, weights: Weights) -> onnx.ModelProto:
 def _joiner(model: FastConformer, weights: Weights) -> onnx.ModelProto:
     """encoder_outputs (B, D, 1) and decoder_outputs (B, P, 1) to outputs (B, 1, 1, vocab + 1)."""
     c, w = model.config.joiner, Writer(weights)
-    inputs = [w.op("Squeeze", w.input(f"{n}_outputs", "float32", ["batch", dim, 1]), w.const([2]))
-              for n, dim in (("encoder", c.encoder_dim), ("decoder", c.predictor_dim))]
-    w.output("outputs", w.op("Unsqueeze", joiner_scores(w, model.joiner, *inputs), w.const([1, 2])), "float32",
-             ["batch", 1, 1, model.joiner.out.out_features])
+    inputs = [
+        w.op("Squeeze", w.input(f"{n}_outputs", "float32", ["batch", dim, 1]), w.const([2]))
+        for n, dim in (("encoder", c.encoder_dim), ("decoder", c.predictor_dim))
+    ]
+    w.output(
+        "outputs",
+        w.op("Unsqueeze", joiner_scores(w, model.joiner, *inputs), w.const([1, 2])),
+        "float32",
+        ["batch", 1, 1, model.joiner.out.out_features],
+    )
     return w.model()
 
 
-def write_sherpa(one: Imported, folder: str | Path, chunk: int | None = None, weights: Weights = FP32) -> list[Path]:
+def write_sherpa(
+    one: Imported, folder: str | Path, chunk: int | None = None, weights: Weights = FP32
+) -> list[Path]:
     """Write the graphs and tokens.txt for sherpa-onnx and return the graphs' paths.
 
     model.onnx is for `OnlineRecognizer.from_nemo_ctc`; encoder.onnx, decoder.onnx and joiner.onnx for `from_transducer`.
@@ -156,6 +234,8 @@ def write_sherpa(one: Imported, folder: str | Path, chunk: int | None = None, we
         folder.mkdir(parents=True, exist_ok=True)
         paths.append(folder / f"{name}.onnx")
         paths[-1].write_bytes(graph.SerializeToString())
-    lines = [f"{token.replace(' ', chr(0x2581))} {i}" for i, token in enumerate([*one.tokens, "<blk>"])]
+    lines = [
+        f"{token.replace(' ', chr(0x2581))} {i}" for i, token in enumerate([*one.tokens, "<blk>"])
+    ]
     (folder / "tokens.txt").write_text("\n".join(lines) + "\n")
     return paths

@@ -22,17 +22,21 @@ class Downsampling(nn.Module):
 
     def __init__(self, conv: nn.Conv1d):
         super().__init__()
-        self.weight = nn.Parameter(conv.weight.permute(0, 2, 1).flatten(1).contiguous(), requires_grad=False)
+        self.weight = nn.Parameter(
+            conv.weight.permute(0, 2, 1).flatten(1).contiguous(), requires_grad=False
+        )
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
         x, c = x.transpose(1, 2), (x.shape[2] - 1) // 2
         first = x[:, : 2 * c].unflatten(1, (c, 2))[:, :, 0]
-        others = x[:, 1: 2 * c + 1].unflatten(1, (c, 2)).flatten(2)
+        others = x[:, 1 : 2 * c + 1].unflatten(1, (c, 2)).flatten(2)
         return F.linear(torch.cat([first, others], 2), self.weight, self.bias).transpose(1, 2)
 
 
-def cached_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, filled: Tensor) -> Tensor:
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, filled: Tensor
+) -> Tensor:
     """`nn.attention.step_attention` over a cache (B, H, L, Dh) whose first `filled` (B,) rows are real.
 
     The new rows come first, so that rows which are not real are the last of each sum: a longer cache of which no more
@@ -53,7 +57,7 @@ def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Ten
 
     The graph leaves the cache to its caller, who keeps the last `left` frames of it: copying megabytes in and out would
     cost more than a short chunk's arithmetic. Positions are in the features, so the cache may be kept in any order, and
-    of a young stream no more than what is filled need be given (`speechstream.engines.onnx` keeps a ring).
+    of a young stream no more than what is filled need be given (`speechstream.asr.whisper.onnx` keeps a ring).
     """
     features, keys, values = model.encoder.chunk(mel, state, cached_attention)
     gate = [model.gate.audio(pairs(features))] if model.gate else []
@@ -74,10 +78,15 @@ def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
     """
     c = model.config
     if model.ctc is None:
-        raise ValueError("the model has no CTC head, which the encoder's graph ends with: set ctc_vocabulary and train it")
+        raise ValueError(
+            "the model has no CTC head, which the encoder's graph ends with: set ctc_vocabulary and train it"
+        )
     model = copy.deepcopy(model).eval()
     model.encoder.conv2 = Downsampling(model.encoder.conv2)
-    return {"encoder": _encoder(model, c.encoder_layers), "decoder": _decoder(model, c.decoder_layers)}
+    return {
+        "encoder": _encoder(model, c.encoder_layers),
+        "decoder": _decoder(model, c.decoder_layers),
+    }
 
 
 def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
@@ -85,16 +94,33 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
     like = model.encoder.init_state(2)
     names = layered("state.keys", layers) + layered("state.values", layers)
     caches = {n: torch.zeros(2, c.heads, 7, c.width // c.heads) for n in names}
-    inputs = {"mel": torch.randn(2, c.mels, 33), "state.mel": like.mel, **caches, "state.frames": like.frames}
+    inputs = {
+        "mel": torch.randn(2, c.mels, 33),
+        "state.mel": like.mel,
+        **caches,
+        "state.frames": like.frames,
+    }
 
     def step(mel: Tensor, history: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        return encoder_chunk(model, mel, EncoderState(history, rest[:layers], rest[layers: -1], rest[-1]))
+        return encoder_chunk(
+            model, mel, EncoderState(history, rest[:layers], rest[layers:-1], rest[-1])
+        )
 
-    axes = {"mel": {0: "batch", 2: "mel_frames"}, "state.mel": {0: "batch"}, "state.frames": {0: "batch"},
-            **{n: {0: "batch", 2: "cached"} for n in names}}
+    axes = {
+        "mel": {0: "batch", 2: "mel_frames"},
+        "state.mel": {0: "batch"},
+        "state.frames": {0: "batch"},
+        **{n: {0: "batch", 2: "cached"} for n in names},
+    }
     heads = ["ctc", "gate"] if model.gate else ["ctc"]
-    graph = export_step(model, step, inputs, None,
-                        ["memory_keys", "memory_values", *heads, "chunk.keys", "chunk.values"], axes)
+    graph = export_step(
+        model,
+        step,
+        inputs,
+        None,
+        ["memory_keys", "memory_values", *heads, "chunk.keys", "chunk.values"],
+        axes,
+    )
     graph.metadata_props.add(key="left", value=str(c.left))  # frames that the cache grows to
     return graph
 
@@ -104,19 +130,45 @@ def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:
     past = layered("state.keys", layers) + layered("state.values", layers)
     memory = layered("memory_keys", layers) + layered("memory_values", layers)
     like = torch.randn(4, c.heads, 12, c.width // c.heads)
-    inputs = {"tokens": torch.ones(4, 3, dtype=torch.int64), "rows": torch.tensor([1, 2]),
-              **{n: like[:2].clone() for n in memory}, "mask": torch.ones(2, 12, dtype=torch.bool),
-              **{n: like[:, :, :5].clone() for n in past}, "state.tokens": torch.tensor([5, 3, 4, 4])}
-    axes = {"tokens": {0: "batch", 1: "tokens"}, "rows": {0: "rows"}, "mask": {0: "streams", 1: "frames"},
-            **{n: {0: "streams", 2: "frames"} for n in memory},
-            **{n: {0: "batch", 2: "past"} for n in past}, "state.tokens": {0: "batch"}}
+    inputs = {
+        "tokens": torch.ones(4, 3, dtype=torch.int64),
+        "rows": torch.tensor([1, 2]),
+        **{n: like[:2].clone() for n in memory},
+        "mask": torch.ones(2, 12, dtype=torch.bool),
+        **{n: like[:, :, :5].clone() for n in past},
+        "state.tokens": torch.tensor([5, 3, 4, 4]),
+    }
+    axes = {
+        "tokens": {0: "batch", 1: "tokens"},
+        "rows": {0: "rows"},
+        "mask": {0: "streams", 1: "frames"},
+        **{n: {0: "streams", 2: "frames"} for n in memory},
+        **{n: {0: "batch", 2: "past"} for n in past},
+        "state.tokens": {0: "batch"},
+    }
 
     def step(tokens: Tensor, rows: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        memory, mask, past, read = rest[: 2 * layers], rest[2 * layers], rest[2 * layers + 1: -1], rest[-1]
-        hidden, alignment, *new = model.decoder.chunk(tokens, DecoderState(past[:layers], past[layers:], read),
-                                                      memory[:layers], memory[layers:], mask)
+        memory, mask, past, read = (
+            rest[: 2 * layers],
+            rest[2 * layers],
+            rest[2 * layers + 1 : -1],
+            rest[-1],
+        )
+        hidden, alignment, *new = model.decoder.chunk(
+            tokens,
+            DecoderState(past[:layers], past[layers:], read),
+            memory[:layers],
+            memory[layers:],
+            mask,
+        )
         gate = [model.gate.text(hidden)] if model.gate else []
         return model.decoder.logits(hidden[:, rows]), alignment, *gate, *new
 
-    return export_step(model, step, inputs, None,
-                       ["logits", "alignment", *(["text"] if model.gate else []), "chunk.keys", "chunk.values"], axes)
+    return export_step(
+        model,
+        step,
+        inputs,
+        None,
+        ["logits", "alignment", *(["text"] if model.gate else []), "chunk.keys", "chunk.values"],
+        axes,
+    )

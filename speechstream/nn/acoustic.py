@@ -2,7 +2,7 @@
 
 A FastSpeech 2 (Ren et al., 2021, arXiv:2006.04558) over neural-codec tokens, generated block by block. The text
 encoder sees one clause at a time and gives every symbol an encoding, a duration, a pitch and an energy. Spread over
-sub-frames of 10 ms (`speechstream.tts.acoustic.regulate`), they are the decoder's input: a causal transformer with
+sub-frames of 10 ms (`speechstream.tts.blockwise.acoustic.regulate`), they are the decoder's input: a causal transformer with
 cached keys and values emits as many codec frames as it is given, and `DepthDecoder` chooses their residual codes. The
 idea is that of block-wise generation with depth-wise codec decoding, of which we know the abstract only; the network is
 this project's design.
@@ -26,11 +26,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechstream.nn.depth import DepthDecoder
-from speechstream.nn.transformer import (CausalTransformer, TransformerConfig, TransformerLayer, TransformerState,
-                                         rotary_table)
+from speechstream.nn.transformer import (
+    CausalTransformer,
+    TransformerConfig,
+    TransformerLayer,
+    TransformerState,
+    rotary_table,
+)
 
-SCALARS = 4   # beside the encoding, a sub-frame has: place in its symbol, log duration, pitch, energy
-PROSODY = 3   # log duration, pitch, energy
+SCALARS = (
+    4  # beside the encoding, a sub-frame has: place in its symbol, log duration, pitch, energy
+)
+PROSODY = 3  # log duration, pitch, energy
 
 
 @dataclass(frozen=True)
@@ -40,17 +47,17 @@ class AcousticConfig:
 
     symbols: int
     speakers: int = 1
-    dim: int = 256              # text encoder
+    dim: int = 256  # text encoder
     encoder_layers: int = 4
     encoder_heads: int = 4
     encoder_feedforward: int = 768
-    kernel: int = 5             # symbols that a layer's convolution sees
+    kernel: int = 5  # symbols that a layer's convolution sees
     decoder_dim: int = 384
     decoder_layers: int = 6
     decoder_heads: int = 6
     decoder_feedforward: int = 1024
-    context: int = 32           # frames that the decoder looks back
-    sub: int = 4                # sub-frames a codec frame
+    context: int = 32  # frames that the decoder looks back
+    sub: int = 4  # sub-frames a codec frame
     groups: tuple[int, ...] = (12,)  # levels of the codec's quantisers
     bins: int = 1024
     code_dim: int = 64
@@ -61,8 +68,10 @@ class AcousticConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(self.groups))  # from JSON it is a list
         if self.symbols < 2 or self.speakers < 1 or self.sub < 1:
-            raise ValueError(f"expected symbols >= 2, speakers >= 1, sub >= 1; got {self.symbols}, {self.speakers}, "
-                             f"{self.sub}")
+            raise ValueError(
+                f"expected symbols >= 2, speakers >= 1, sub >= 1; got {self.symbols}, {self.speakers}, "
+                f"{self.sub}"
+            )
         if self.kernel % 2 == 0:
             raise ValueError(f"the text encoder's kernel must be odd; got {self.kernel}")
 
@@ -87,7 +96,9 @@ class TextLayer(nn.Module):
     def __init__(self, config: TransformerConfig, kernel: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.dim)
-        self.conv = nn.Conv1d(config.dim, config.dim, kernel, padding=kernel // 2, groups=config.dim)
+        self.conv = nn.Conv1d(
+            config.dim, config.dim, kernel, padding=kernel // 2, groups=config.dim
+        )
         self.attention = TransformerLayer(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, present: Tensor | None) -> Tensor:
@@ -124,29 +135,51 @@ class AcousticModel(nn.Module):
     def __init__(self, config: AcousticConfig) -> None:
         super().__init__()
         c = self.config = config
-        layer = TransformerConfig(dim=c.dim, layers=c.encoder_layers, heads=c.encoder_heads,
-                                  feedforward=c.encoder_feedforward, layer_scale=0.1)
+        layer = TransformerConfig(
+            dim=c.dim,
+            layers=c.encoder_layers,
+            heads=c.encoder_heads,
+            feedforward=c.encoder_feedforward,
+            layer_scale=0.1,
+        )
         self.symbol = nn.Embedding(c.symbols, c.dim)
         self.speaker = nn.Embedding(c.speakers, c.dim)
         self.encoder = nn.ModuleList(TextLayer(layer, c.kernel) for _ in range(c.encoder_layers))
         self.encoder_norm = nn.LayerNorm(c.dim)
         self.prosody = ProsodyPredictor(c.dim, c.dropout)
         self.input = nn.Linear(c.sub * c.features, c.decoder_dim)
-        self.decoder = CausalTransformer(TransformerConfig(
-            dim=c.decoder_dim, layers=c.decoder_layers, heads=c.decoder_heads, feedforward=c.decoder_feedforward,
-            context=c.context, layer_scale=0.1))
+        self.decoder = CausalTransformer(
+            TransformerConfig(
+                dim=c.decoder_dim,
+                layers=c.decoder_layers,
+                heads=c.decoder_heads,
+                feedforward=c.decoder_feedforward,
+                context=c.context,
+                layer_scale=0.1,
+            )
+        )
         self.norm = nn.LayerNorm(c.decoder_dim)
         self.dropout = nn.Dropout(c.dropout)
-        self.depth = DepthDecoder(c.decoder_dim, c.groups, c.bins, c.code_dim, c.depth_width, c.depth_blocks)
+        self.depth = DepthDecoder(
+            c.decoder_dim, c.groups, c.bins, c.code_dim, c.depth_width, c.depth_blocks
+        )
         for embedding in (self.symbol, self.speaker):
             nn.init.normal_(embedding.weight, std=0.3)
 
-    def text(self, ids: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def text(
+        self, ids: Tensor, speaker: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Symbols int64 (B, N) of one clause each, and speakers int64 (B,), to encodings (B, N, dim) and prosody
         (B, N, 3). `lengths` (B,) where clauses of a batch differ; what lies past them is meaningless."""
         c, count = self.config, ids.shape[1]
-        present = None if lengths is None else torch.arange(count, device=ids.device) < lengths.unsqueeze(1)
-        cos, sin = rotary_table(torch.arange(count, device=ids.device), c.dim // c.encoder_heads, 10_000.0)
+        present = (
+            None
+            if lengths is None
+            else torch.arange(count, device=ids.device) < lengths.unsqueeze(1)
+        )
+        cos, sin = rotary_table(
+            torch.arange(count, device=ids.device), c.dim // c.encoder_heads, 10_000.0
+        )
         voice = self.speaker(speaker).unsqueeze(1)
         x = self.dropout(self.symbol(ids) + voice)
         for layer in self.encoder:
@@ -177,8 +210,12 @@ class AcousticModel(nn.Module):
     def _input(self, frames: Tensor) -> Tensor:
         c = self.config
         if frames.ndim != 4 or frames.shape[2:] != (c.sub, c.features):
-            raise ValueError(f"expected sub-frames (B, T, {c.sub}, {c.features}); got {tuple(frames.shape)}")
+            raise ValueError(
+                f"expected sub-frames (B, T, {c.sub}, {c.features}); got {tuple(frames.shape)}"
+            )
         return self.input(frames.flatten(2))
 
     def _no_codes(self, frames: Tensor) -> Tensor:
-        return torch.zeros(frames.shape[0], self.depth.levels, 0, dtype=torch.int64, device=frames.device)
+        return torch.zeros(
+            frames.shape[0], self.depth.levels, 0, dtype=torch.int64, device=frames.device
+        )

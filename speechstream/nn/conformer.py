@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import dispatch
+from speechstream.kernels import dispatch
 from speechstream.nn.position import relative_embedding, rotary_angles, rotary_cycles, rotate, skew
 from speechstream.nn.subsampling import ConvSubsampling
 
@@ -40,7 +40,12 @@ class ConformerConfig:
     subsampling: int = 8
     subsampling_channels: int = 256
     left: int | None = 70  # frames of left context; None: the whole utterance, offline only
-    lookaheads: tuple[int, ...] = (13, 6, 1, 0)  # frames of right context the weights are trained for; first: default
+    lookaheads: tuple[int, ...] = (
+        13,
+        6,
+        1,
+        0,
+    )  # frames of right context the weights are trained for; first: default
     causal: bool = True  # causal convolutions; False: symmetric ones, offline only
     position: str = "rope"  # or "relative" (Transformer-XL)
     conv_norm: str = "layer_norm"  # or "batch_norm"
@@ -49,16 +54,32 @@ class ConformerConfig:
     dropout: float = 0.1
 
     def __post_init__(self):
-        sizes = (self.features, self.dim, self.layers, self.heads, self.ff_dim, self.kernel, self.subsampling,
-                 self.subsampling_channels)
+        sizes = (
+            self.features,
+            self.dim,
+            self.layers,
+            self.heads,
+            self.ff_dim,
+            self.kernel,
+            self.subsampling,
+            self.subsampling_channels,
+        )
         frames = (*self.lookaheads, *(() if self.left is None else (self.left,)))
-        if not all(type(n) is int and n > 0 for n in sizes) or not all(type(n) is int for n in frames):
-            raise ValueError(f"sizes and frames must be whole numbers, the sizes positive; got {reprlib.repr((*sizes, *frames))}")
+        if not all(type(n) is int and n > 0 for n in sizes) or not all(
+            type(n) is int for n in frames
+        ):
+            raise ValueError(
+                f"sizes and frames must be whole numbers, the sizes positive; got {reprlib.repr((*sizes, *frames))}"
+            )
         if not all(isinstance(flag, bool) for flag in (self.causal, self.bias, self.scale_input)):
-            raise ValueError(f"causal, bias and scale_input must be true or false, got {self.causal!r}, {self.bias!r}, "
-                             f"{self.scale_input!r}")
+            raise ValueError(
+                f"causal, bias and scale_input must be true or false, got {self.causal!r}, {self.bias!r}, "
+                f"{self.scale_input!r}"
+            )
         if max(frames, default=0) > MAX_FRAMES:
-            raise ValueError(f"left and lookaheads can be {MAX_FRAMES} frames at most, got {max(frames)}")
+            raise ValueError(
+                f"left and lookaheads can be {MAX_FRAMES} frames at most, got {max(frames)}"
+            )
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
         if self.kernel % 2 == 0:
@@ -66,12 +87,18 @@ class ConformerConfig:
         if self.position not in ("rope", "relative"):
             raise ValueError(f"position must be 'rope' or 'relative', got {self.position!r}")
         if self.conv_norm not in ("layer_norm", "batch_norm"):
-            raise ValueError(f"conv_norm must be 'layer_norm' or 'batch_norm', got {self.conv_norm!r}")
+            raise ValueError(
+                f"conv_norm must be 'layer_norm' or 'batch_norm', got {self.conv_norm!r}"
+            )
         if (self.left is None) == self.causal:
-            raise ValueError("a causal encoder needs `left`, one with symmetric convolutions needs left=None; "
-                             f"got left={self.left}, causal={self.causal}")
+            raise ValueError(
+                "a causal encoder needs `left`, one with symmetric convolutions needs left=None; "
+                f"got left={self.left}, causal={self.causal}"
+            )
         if self.causal and (self.left < 0 or not self.lookaheads or min(self.lookaheads) < 0):
-            raise ValueError(f"left and lookaheads must be frames >= 0, got {self.left} and {self.lookaheads}")
+            raise ValueError(
+                f"left and lookaheads must be frames >= 0, got {self.left} and {self.lookaheads}"
+            )
 
     @property
     def streaming(self) -> bool:
@@ -121,8 +148,13 @@ class Attention(nn.Module):
     def position_table(self, queries: int) -> Tensor:
         """Projected embeddings (H, L + 2 * queries - 1, Dh) of the distances, from last query to oldest key on."""
         width = self.left + 2 * queries - 1
-        e = relative_embedding(self.left + queries - 1, width, self.pos.in_features,
-                               self.pos.weight.device, self.pos.weight.dtype)
+        e = relative_embedding(
+            self.left + queries - 1,
+            width,
+            self.pos.in_features,
+            self.pos.weight.device,
+            self.pos.weight.dtype,
+        )
         return self.pos(e).view(width, self.heads, self.dim_head).transpose(0, 1)
 
     def _table(self, queries: int) -> Tensor:
@@ -131,13 +163,22 @@ class Attention(nn.Module):
         most = (self.table.shape[1] - self.left + 1) // 2
         if not torch.compiler.is_exporting() and queries > most:
             return self.position_table(queries)
-        rows = torch.arange(self.left + 2 * queries - 1, device=self.table.device) + (most - queries)
+        rows = torch.arange(self.left + 2 * queries - 1, device=self.table.device) + (
+            most - queries
+        )
         return self.table.index_select(1, rows)  # not a slice: the exporter must see its length
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, windows: Windows
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, N, D); keys and values (B, H, L, Dh) cached. Returns y (B, N, D) and the new cache."""
         b, n = x.shape[:2]
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.dim_head)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(x)
+            .unflatten(-1, (3, self.heads, self.dim_head))
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         if windows.kernel:
             y, keys, values = self._by_kernel(q, k, v, keys, values, windows)
             return self.out(y.transpose(1, 2).flatten(2)), keys, values
@@ -145,7 +186,7 @@ class Attention(nn.Module):
             q, k = rotate(q, *windows.angles), rotate(k, *windows.angles)
         k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
         if self.left:
-            keys, values = k[:, :, -self.left:], v[:, :, -self.left:]
+            keys, values = k[:, :, -self.left :], v[:, :, -self.left :]
         q, k, v = windows.split(q * self.dim_head**-0.5, k, v, self.left)
         if self.relative:
             table = self._table(windows.queries)
@@ -163,13 +204,19 @@ class Attention(nn.Module):
         left = self.left // w.chunk * w.chunk  # whole chunks, as in the masks of `Windows`
         bias = rope = None
         if self.relative:
-            table = self._table(w.chunk)[:, self.left - left:]
+            table = self._table(w.chunk)[:, self.left - left :]
             bias = dispatch.RelativeBias(table, self.bias_u[:, 0], self.bias_v[:, 0])
         else:
             rope = tuple(a[:, 0] for a in w.angles)
         if w.offline:
-            return dispatch.chunked_attention(q, k, v, w.chunk, left, w.limit, bias, rope), keys, values
-        return dispatch.attention_step(q, k, v, keys, values, w.frames, w.limit, w.chunk, bias, rope, left=left)
+            return (
+                dispatch.chunked_attention(q, k, v, w.chunk, left, w.limit, bias, rope),
+                keys,
+                values,
+            )
+        return dispatch.attention_step(
+            q, k, v, keys, values, w.frames, w.limit, w.chunk, bias, rope, left=left
+        )
 
 
 class Windows:
@@ -180,8 +227,18 @@ class Windows:
     offline: the block is the whole utterance, nothing is cached. kernel: `kernels.dispatch` does the cutting.
     """
 
-    def __init__(self, frames: Tensor, limit: Tensor | None, n: int, chunk: int | None, left: int | None,
-                 cycles: Tensor | None, dtype: torch.dtype, offline: bool = False, kernel: bool = False):
+    def __init__(
+        self,
+        frames: Tensor,
+        limit: Tensor | None,
+        n: int,
+        chunk: int | None,
+        left: int | None,
+        cycles: Tensor | None,
+        dtype: torch.dtype,
+        offline: bool = False,
+        kernel: bool = False,
+    ):
         device = frames.device
         past = left or 0
         self.whole = chunk is None or left is None or n <= chunk  # one chunk, one window
@@ -189,19 +246,25 @@ class Windows:
         self.frames, self.limit, self.offline, self.kernel = frames, limit, offline, kernel
         self.angles = None
         if cycles is not None:
-            self.angles = rotary_angles(frames[:, None] + torch.arange(n, device=device), cycles, dtype)
+            self.angles = rotary_angles(
+                frames[:, None] + torch.arange(n, device=device), cycles, dtype
+            )
         if kernel:
             return
         self.queries = g = n if self.whole else c * max(1, BLOCK // c)
         self.count = 1 if self.whole else -(-n // g)
         key = torch.arange(past + g, device=device) - past  # relative to the window's first query
-        place = key + g * torch.arange(self.count, device=device)[:, None]  # relative to the block's first frame
+        place = (
+            key + g * torch.arange(self.count, device=device)[:, None]
+        )  # relative to the block's first frame
         end = torch.full_like(frames, n) if limit is None else limit
         seen = (place >= -frames[:, None, None]) & (place < end[:, None, None])  # (B, count, keys)
         if self.whole:
             mask = (seen & (key >= -(past // c) * c))[:, :, None, None]
         else:
-            age = (torch.arange(g, device=device) // c)[:, None] - torch.div(key, c, rounding_mode="floor")  # in chunks
+            age = (torch.arange(g, device=device) // c)[:, None] - torch.div(
+                key, c, rounding_mode="floor"
+            )  # in chunks
             mask = (seen[:, :, None] & (age >= 0) & (age <= past // c))[:, :, None]
         self.mask = mask.flatten(0, 1)  # (B * count, 1, queries or 1, keys)
 
@@ -211,7 +274,11 @@ class Windows:
             return q, k, v
         g, extra = self.queries, self.count * self.queries - q.shape[2]
         q, k, v = (F.pad(t, (0, 0, 0, extra)) for t in (q, k, v))
-        cut = [q.unfold(2, g, g), k.unfold(2, past + g, g), v.unfold(2, past + g, g)]  # (B, H, count, Dh, size)
+        cut = [
+            q.unfold(2, g, g),
+            k.unfold(2, past + g, g),
+            v.unfold(2, past + g, g),
+        ]  # (B, H, count, Dh, size)
         return tuple(t.permute(0, 2, 1, 4, 3).flatten(0, 1) for t in cut)
 
     def join(self, y: Tensor, batch: int, n: int) -> Tensor:
@@ -229,16 +296,20 @@ class Convolution(nn.Module):
         self.norm = nn.LayerNorm(c.dim) if c.conv_norm == "layer_norm" else nn.BatchNorm1d(c.dim)
         self.down = nn.Linear(c.dim, c.dim, bias=c.bias)
 
-    def forward(self, x: Tensor, past: Tensor, real: Tensor | None, offline: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, past: Tensor, real: Tensor | None, offline: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """x (B, N, D); past (B, D, K - 1); real (B, N) bool, needed by the symmetric form."""
         x = self.up(x)
         if not (offline or self.training) and dispatch.uses_kernel(x, past):
-            y, past = dispatch.conv_step(x, past, self.depthwise.weight[:, 0], self.depthwise.bias, *self._norm())
+            y, past = dispatch.conv_step(
+                x, past, self.depthwise.weight[:, 0], self.depthwise.bias, *self._norm()
+            )
             return self.down(y), past
         x = F.glu(x, dim=-1).transpose(1, 2)
         if self.causal:
             x = torch.cat([past, x], dim=2)
-            past = x[:, :, -(self.kernel - 1):]
+            past = x[:, :, -(self.kernel - 1) :]
         else:
             x = F.pad(torch.where(real[:, None], x, 0.0), (self.kernel // 2, self.kernel // 2))
         x = self.depthwise(x)
@@ -267,7 +338,15 @@ class ConformerLayer(nn.Module):
         self.norm_out = nn.LayerNorm(c.dim)
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, conv: Tensor, windows: Windows, real: Tensor | None):
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        conv: Tensor,
+        windows: Windows,
+        real: Tensor | None,
+    ):
         x = x + 0.5 * self.dropout(self.ff1(self.norm_ff1(x)))
         y, keys, values = self.att(self.norm_att(x), keys, values, windows)
         x = x + self.dropout(y)
@@ -292,7 +371,9 @@ class ConformerEncoder(nn.Module):
     def __init__(self, config: ConformerConfig):
         super().__init__()
         self.config = c = config
-        self.subsampling = ConvSubsampling(c.features, c.dim, c.subsampling_channels, c.subsampling, c.causal)
+        self.subsampling = ConvSubsampling(
+            c.features, c.dim, c.subsampling_channels, c.subsampling, c.causal
+        )
         self.layers = nn.ModuleList(ConformerLayer(c) for _ in range(c.layers))
         self.lead = self.subsampling.lead
         cycles = rotary_cycles(c.dim // c.heads) if c.position == "rope" else None
@@ -320,8 +401,10 @@ class ConformerEncoder(nn.Module):
         """The state of `batch` streams that have heard nothing. Raises ValueError for an offline-only encoder."""
         c = self.config
         if not c.streaming:
-            raise ValueError("this encoder was trained with the whole utterance as context: it runs offline only; "
-                             "streaming needs a cache-aware checkpoint (limited left context, causal convolutions)")
+            raise ValueError(
+                "this encoder was trained with the whole utterance as context: it runs offline only; "
+                "streaming needs a cache-aware checkpoint (limited left context, causal convolutions)"
+            )
         return self._state(batch)
 
     def _state(self, batch: int) -> EncoderState:
@@ -330,11 +413,20 @@ class ConformerEncoder(nn.Module):
         cache = torch.zeros(batch, c.layers, c.heads, c.left or 0, c.dim // c.heads, **options)
         history = self.subsampling.init_history(batch, **options)
         return EncoderState(
-            keys=cache, values=cache.clone(), conv=torch.zeros(batch, c.layers, c.dim, c.kernel - 1, **options),
+            keys=cache,
+            values=cache.clone(),
+            conv=torch.zeros(batch, c.layers, c.dim, c.kernel - 1, **options),
             **{f"sub{i}": history[i] if i < len(history) else None for i in range(4)},
-            frames=torch.zeros(batch, dtype=torch.int64, device=like.device))
+            frames=torch.zeros(batch, dtype=torch.int64, device=like.device),
+        )
 
-    def step(self, x: Tensor, state: EncoderState, lengths: Tensor | None = None, chunk: int | None = None):
+    def step(
+        self,
+        x: Tensor,
+        state: EncoderState,
+        lengths: Tensor | None = None,
+        chunk: int | None = None,
+    ):
         """One block of each stream: x (B, subsampling * N, features) to (B, N, dim) and the next state.
 
         The N frames are one chunk, or with `chunk` (frames, look-ahead + 1) several, the last of which may be short.
@@ -345,32 +437,69 @@ class ConformerEncoder(nn.Module):
             raise ValueError("this encoder runs offline only: call it on whole utterances")
         return self._step(x, state, lengths, chunk)
 
-    def _step(self, x: Tensor, state: EncoderState, lengths: Tensor | None, chunk: int | None, offline: bool = False):
+    def _step(
+        self,
+        x: Tensor,
+        state: EncoderState,
+        lengths: Tensor | None,
+        chunk: int | None,
+        offline: bool = False,
+    ):
         if x.ndim != 3 or x.shape[2] != self.config.features:
-            raise ValueError(f"a block must be (streams, frames, {self.config.features}), got {tuple(x.shape)}")
-        if not torch.compiler.is_exporting() and (x.shape[1] == 0 or x.shape[1] % self.config.subsampling):
-            raise ValueError(f"a block must hold a multiple of {self.config.subsampling} feature frames, "
-                             f"got {x.shape[1]}; pad the last one and pass its lengths")
+            raise ValueError(
+                f"a block must be (streams, frames, {self.config.features}), got {tuple(x.shape)}"
+            )
+        if not torch.compiler.is_exporting() and (
+            x.shape[1] == 0 or x.shape[1] % self.config.subsampling
+        ):
+            raise ValueError(
+                f"a block must hold a multiple of {self.config.subsampling} feature frames, "
+                f"got {x.shape[1]}; pad the last one and pass its lengths"
+            )
         history = [h for h in (state.sub0, state.sub1, state.sub2, state.sub3) if h is not None]
         x, history, limit = self.subsampling.step(x, history, state.frames, lengths)
         x, keys, values, conv = self._layers(x, state, limit, chunk, None, offline)
-        return x, EncoderState(keys, values, conv,
-                               *(history[i] if i < len(history) else None for i in range(4)),
-                               frames=state.frames + x.shape[1])
+        return x, EncoderState(
+            keys,
+            values,
+            conv,
+            *(history[i] if i < len(history) else None for i in range(4)),
+            frames=state.frames + x.shape[1],
+        )
 
-    def _layers(self, x: Tensor, state: EncoderState, limit: Tensor | None, chunk: int | None, real: Tensor | None,
-                offline: bool):
+    def _layers(
+        self,
+        x: Tensor,
+        state: EncoderState,
+        limit: Tensor | None,
+        chunk: int | None,
+        real: Tensor | None,
+        offline: bool,
+    ):
         if self.config.scale_input:
             x = x * math.sqrt(self.config.dim)
-        windows = Windows(state.frames, limit, x.shape[1], chunk, self.config.left, self.cycles, x.dtype, offline,
-                          dispatch.uses_kernel(x, gradient=offline))
+        windows = Windows(
+            state.frames,
+            limit,
+            x.shape[1],
+            chunk,
+            self.config.left,
+            self.cycles,
+            x.dtype,
+            offline,
+            dispatch.uses_kernel(x, gradient=offline),
+        )
         after = []
         for i, layer in enumerate(self.layers):
-            x, *cache = layer(x, state.keys[:, i], state.values[:, i], state.conv[:, i], windows, real)
+            x, *cache = layer(
+                x, state.keys[:, i], state.values[:, i], state.conv[:, i], windows, real
+            )
             after.append(cache)
         return x, *(torch.stack(c, dim=1) for c in zip(*after))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, lookahead: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, lookahead: int | None = None
+    ) -> Tensor:
         """Whole utterances (B, T, features) of `lengths` (B,) feature frames to (B, output_lengths(T), dim).
 
         lookahead: frames of right context, the configuration's first where None. Frames past an utterance's end are
@@ -378,9 +507,13 @@ class ConformerEncoder(nn.Module):
         """
         c = self.config
         if x.ndim != 3 or x.shape[2] != c.features or x.shape[1] == 0:
-            raise ValueError(f"features must be (utterances, frames, {c.features}), got {tuple(x.shape)}")
+            raise ValueError(
+                f"features must be (utterances, frames, {c.features}), got {tuple(x.shape)}"
+            )
         if lookahead is not None and (lookahead < 0 or not c.streaming):
-            raise ValueError(f"lookahead must be >= 0 frames and needs a cache-aware encoder, got {lookahead}")
+            raise ValueError(
+                f"lookahead must be >= 0 frames and needs a cache-aware encoder, got {lookahead}"
+            )
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], dtype=torch.int64, device=x.device)
         state, n = self._state(x.shape[0]), self.output_lengths(x.shape[1])
@@ -391,5 +524,7 @@ class ConformerEncoder(nn.Module):
             chunk = (c.lookaheads[0] if lookahead is None else lookahead) + 1
             x, _ = self._step(x, state, lengths + self.lead, chunk, offline=True)
         else:
-            x = self._layers(self.subsampling(x, lengths), state, limit, None, real, offline=True)[0]
+            x = self._layers(self.subsampling(x, lengths), state, limit, None, real, offline=True)[
+                0
+            ]
         return torch.where(real[:, :, None], x, 0.0)

@@ -28,19 +28,39 @@ class DepthDecoder(nn.Module):
     semantic and acoustic ones. The codebooks are a buffer: `set_codebooks` takes the codec's.
     """
 
-    def __init__(self, dim: int, groups: tuple[int, ...], bins: int, code_dim: int, width: int = 384,
-                 blocks: int = 2) -> None:
+    def __init__(
+        self,
+        dim: int,
+        groups: tuple[int, ...],
+        bins: int,
+        code_dim: int,
+        width: int = 384,
+        blocks: int = 2,
+    ) -> None:
         super().__init__()
         if not groups or min(groups) < 1:
             raise ValueError(f"each quantiser of a codec has levels; got groups {groups}")
-        self.groups, self.levels, self.bins, self.code_dim = tuple(groups), sum(groups), bins, code_dim
+        self.groups, self.levels, self.bins, self.code_dim = (
+            tuple(groups),
+            sum(groups),
+            bins,
+            code_dim,
+        )
         self.group_of = [g for g, count in enumerate(groups) for _ in range(count)]
         self.latent = nn.Linear(dim, len(groups) * code_dim)
         self.input = nn.Linear(dim, width)
         self.past = nn.Linear(len(groups) * code_dim, width, bias=False)
         self.level = nn.Embedding(self.levels, width)
-        self.blocks = nn.ModuleList(nn.ModuleDict({"norm": nn.LayerNorm(width), "up": nn.Linear(width, 2 * width),
-                                                   "down": nn.Linear(2 * width, width)}) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm": nn.LayerNorm(width),
+                    "up": nn.Linear(width, 2 * width),
+                    "down": nn.Linear(2 * width, width),
+                }
+            )
+            for _ in range(blocks)
+        )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, code_dim)
         nn.init.zeros_(self.output.weight)
@@ -52,18 +72,25 @@ class DepthDecoder(nn.Module):
     def set_codebooks(self, codebooks: Tensor) -> None:
         """Take the codec's codebooks (levels, bins, code_dim). Raises ValueError for another shape."""
         if codebooks.shape != self.codebooks.shape:
-            raise ValueError(f"expected codebooks {tuple(self.codebooks.shape)}; got {tuple(codebooks.shape)}")
+            raise ValueError(
+                f"expected codebooks {tuple(self.codebooks.shape)}; got {tuple(codebooks.shape)}"
+            )
         self.codebooks.copy_(codebooks)
         # Logits begin with a spread of about one: a level's products have that of its entries times the latent's.
         entries = codebooks.square().mean((1, 2)).clamp(min=1e-8)
         for level, group in enumerate(self.group_of):
             latent = sum(entries[k] for k, g in enumerate(self.group_of) if g == group)
-            spread = torch.log(entries[level] * latent * self.code_dim ** 1.5)
+            spread = torch.log(entries[level] * latent * self.code_dim**1.5)
             self.log_precision[level] = -0.5 * spread / PRECISION_RATE
 
     def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, levels, T, bins) for training: each level is given the true codes (B, levels, T) before it."""
-        latent, frame, past, out = self._latent(hidden), self.input(hidden), self._nothing(hidden), []
+        latent, frame, past, out = (
+            self._latent(hidden),
+            self.input(hidden),
+            self._nothing(hidden),
+            [],
+        )
         for level in range(self.levels):
             out.append(self._logits(level, latent, frame, past))
             past = self._add(level, past, codes[:, level])
@@ -71,7 +98,12 @@ class DepthDecoder(nn.Module):
 
     def decode(self, hidden: Tensor) -> Tensor:
         """The likeliest code of every level given those chosen before it: int64 (B, levels, T)."""
-        latent, frame, past, codes = self._latent(hidden), self.input(hidden), self._nothing(hidden), []
+        latent, frame, past, codes = (
+            self._latent(hidden),
+            self.input(hidden),
+            self._nothing(hidden),
+            [],
+        )
         for level in range(self.levels):
             codes.append(self._logits(level, latent, frame, past).argmax(-1))
             past = self._add(level, past, codes[-1])
@@ -90,8 +122,17 @@ class DepthDecoder(nn.Module):
         group, book = self.group_of[level], self.codebooks[level]
         rest = latent[:, :, group] - past[:, :, group] + self.output(self.norm(x))
         # -|rest - c|^2 / 2 up to what is the same for all codes
-        return (PRECISION_RATE * self.log_precision[level]).exp() * (F.linear(rest, book) - 0.5 * book.square().sum(-1))
+        return (PRECISION_RATE * self.log_precision[level]).exp() * (
+            F.linear(rest, book) - 0.5 * book.square().sum(-1)
+        )
 
     def _add(self, level: int, past: Tensor, code: Tensor) -> Tensor:
         vector, group = F.embedding(code, self.codebooks[level]), self.group_of[level]
-        return torch.cat([past[:, :, :group], (past[:, :, group] + vector).unsqueeze(2), past[:, :, group + 1:]], 2)
+        return torch.cat(
+            [
+                past[:, :, :group],
+                (past[:, :, group] + vector).unsqueeze(2),
+                past[:, :, group + 1 :],
+            ],
+            2,
+        )

@@ -27,11 +27,17 @@ class FastConformerConfig:
             raise ValueError("the network needs a head: ctc, or a predictor and a joiner")
         for part in (self.predictor, self.joiner):
             if part is not None and part.vocab != self.vocab:
-                raise ValueError(f"every head must have the vocabulary of {self.vocab} tokens, got {part.vocab}")
+                raise ValueError(
+                    f"every head must have the vocabulary of {self.vocab} tokens, got {part.vocab}"
+                )
         if self.joiner is not None and (self.joiner.encoder_dim, self.joiner.predictor_dim) != (
-                self.encoder.dim, self.predictor.dim):
-            raise ValueError(f"the joiner takes {self.joiner.encoder_dim} and {self.joiner.predictor_dim} channels, "
-                             f"encoder and predictor give {self.encoder.dim} and {self.predictor.dim}")
+            self.encoder.dim,
+            self.predictor.dim,
+        ):
+            raise ValueError(
+                f"the joiner takes {self.joiner.encoder_dim} and {self.joiner.predictor_dim} channels, "
+                f"encoder and predictor give {self.encoder.dim} and {self.predictor.dim}"
+            )
 
     def to_dict(self) -> dict:
         """Plain JSON types."""
@@ -42,9 +48,16 @@ class FastConformerConfig:
         """What `to_dict` gave, also after a round through JSON. Raises ValueError for unknown or missing entries."""
         try:
             predictor, joiner = d.get("predictor"), d.get("joiner")
-            encoder = ConformerConfig(**{**d["encoder"], "lookaheads": tuple(d["encoder"]["lookaheads"])})
-            return cls(encoder, d["vocab"], d["ctc"], predictor and PredictorConfig(**predictor),
-                       joiner and JoinerConfig(**{**joiner, "durations": tuple(joiner["durations"])}))
+            encoder = ConformerConfig(
+                **{**d["encoder"], "lookaheads": tuple(d["encoder"]["lookaheads"])}
+            )
+            return cls(
+                encoder,
+                d["vocab"],
+                d["ctc"],
+                predictor and PredictorConfig(**predictor),
+                joiner and JoinerConfig(**{**joiner, "durations": tuple(joiner["durations"])}),
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the configuration of a FastConformer: {error}") from error
 
@@ -60,7 +73,9 @@ class FastConformer(nn.Module):
         self.predictor = Predictor(c.predictor) if c.predictor else None
         self.joiner = Joiner(c.joiner) if c.joiner else None
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, lookahead: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, lookahead: int | None = None
+    ) -> Tensor:
         """CTC log probabilities (B, frames, vocab + 1) of whole utterances of features (B, T, features)."""
         if self.ctc is None:
             raise ValueError("this network has no CTC head: use its encoder, predictor and joiner")

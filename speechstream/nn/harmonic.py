@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from speechstream.nn.seanet import Tails
 from speechstream.nn.spectral import OverlapAdd, windows
 
-NOISE_HOPS = 128    # the noise repeats after so many hops
+NOISE_HOPS = 128  # the noise repeats after so many hops
 HARMONICS_TO = 0.49  # of the sampling rate: no harmonic above
 MAX_LOG_GAIN = 6.0  # exp(6) is far above full scale
 STEPS_AN_OCTAVE = 24  # of the pitch scale: half a semitone each
-NEAR_STEPS = 2      # around the best step: what its mean is taken over
-FAR = -1e4          # the score of all other steps
-QUIET = -4.0        # of a new network's filters: the logarithm of their gain
-DOUBLINGS = 16      # of the span that a running maximum covers: 2 ** 16 hops in one call
+NEAR_STEPS = 2  # around the best step: what its mean is taken over
+FAR = -1e4  # the score of all other steps
+QUIET = -4.0  # of a new network's filters: the logarithm of their gain
+DOUBLINGS = 16  # of the span that a running maximum covers: 2 ** 16 hops in one call
 
 
 class PulseTrain(nn.Module):
@@ -51,17 +51,23 @@ class PulseTrain(nn.Module):
         advance = 0.5 * cycles_a_hop * (start + pitch).double() * voiced
         total = torch.cat([phase.unsqueeze(1), phase.unsqueeze(1) + advance.cumsum(1)], 1)
         silent = F.pad(voiced.logical_not().double(), (1, 0))
-        total = total - _running_max(total * silent)  # it never falls, so the largest is the last unvoiced hop's
+        total = total - _running_max(
+            total * silent
+        )  # it never falls, so the largest is the last unvoiced hop's
         begin, end = total[:, :-1], total[:, -1]
         u = torch.arange(self.hop, device=pitch.device, dtype=torch.float64) / self.hop
-        glide = start.double().unsqueeze(-1) * u + (pitch - start).double().unsqueeze(-1) * (0.5 * u * u)
+        glide = start.double().unsqueeze(-1) * u + (pitch - start).double().unsqueeze(-1) * (
+            0.5 * u * u
+        )
         x = begin.unsqueeze(-1) + cycles_a_hop * glide
-        x = (x - x.round()).float()                                         # cycles from the nearest pulse
+        x = (x - x.round()).float()  # cycles from the nearest pulse
         highest = torch.maximum(start, pitch).clamp(min=1.0).unsqueeze(-1)
         count = (HARMONICS_TO * self.sample_rate / highest).floor().clamp(min=1.0)
         # sum of cos(2 pi k x) over k = 1 ... count, in closed form, and its limit at a pulse
         below, near = torch.sin(math.pi * x), x.abs() < 1e-5
-        ratio = torch.sin(math.pi * (2 * count + 1) * x) / torch.where(near, torch.ones_like(x), below)
+        ratio = torch.sin(math.pi * (2 * count + 1) * x) / torch.where(
+            near, torch.ones_like(x), below
+        )
         pulses = (torch.where(near, 2 * count + 1, ratio) - 1) * (2 * count).rsqrt()
         return (pulses * voiced.unsqueeze(-1)).flatten(1), end - end.floor()
 
@@ -95,9 +101,14 @@ class PitchTrack(nn.Module):
         """Cross-entropies of the voicing and, where there is a voice, of the step. `pitch` (B, T): Hz, 0 where unvoiced."""
         voiced = pitch > 0
         at = torch.log2(pitch.clamp(min=self.lowest_hz) / self.lowest_hz) * STEPS_AN_OCTAVE
-        wanted = (-0.5 * (self.steps - at.clamp(max=float(len(self.steps) - 1)).unsqueeze(-1)).square()).softmax(-1)
+        wanted = (
+            -0.5 * (self.steps - at.clamp(max=float(len(self.steps) - 1)).unsqueeze(-1)).square()
+        ).softmax(-1)
         off = -(wanted * scores.log_softmax(-1)).sum(-1) * voiced
-        return (F.binary_cross_entropy_with_logits(voicing, voiced.float()), off.sum() / voiced.sum().clamp(min=1))
+        return (
+            F.binary_cross_entropy_with_logits(voicing, voiced.float()),
+            off.sum() / voiced.sum().clamp(min=1),
+        )
 
 
 class SourceFilter(nn.Module):
@@ -113,29 +124,43 @@ class SourceFilter(nn.Module):
             self.filter.weight.mul_(0.3)
             self.filter.bias.zero_()
             self.filter.bias[:bins] = QUIET
-            self.filter.bias[2 * bins:] = QUIET
+            self.filter.bias[2 * bins :] = QUIET
         self.pulses, self.output = PulseTrain(sample_rate, hop), OverlapAdd(hop, overlap)
         # so that filters of gain one give a source back: the basis has a Hann window times 4 / (overlap * window), and
         # Hann windows applied twice, at analysis and at synthesis, add up to 3/4 of those applied once
         self.scale = hop * overlap * overlap / 4 / 0.75
-        noise = np.random.RandomState(0).standard_normal(NOISE_HOPS * hop)  # RandomState's numbers never change
-        turned = np.concatenate([noise[-self.tail_size:], noise])
-        frames = np.stack([turned[t * hop:][:hop * overlap] for t in range(NOISE_HOPS)])
+        noise = np.random.RandomState(0).standard_normal(
+            NOISE_HOPS * hop
+        )  # RandomState's numbers never change
+        turned = np.concatenate([noise[-self.tail_size :], noise])
+        frames = np.stack([turned[t * hop :][: hop * overlap] for t in range(NOISE_HOPS)])
         spectra = torch.from_numpy(frames).float() @ self.output.basis * self.scale
         self.register_buffer("noise", spectra, persistent=False)  # (NOISE_HOPS, 2 * bins)
 
-    def step(self, x: Tensor, pitch: Tensor, frames: Tensor, phase: Tensor, tails: Tails) -> tuple[Tensor, Tensor]:
+    def step(
+        self, x: Tensor, pitch: Tensor, frames: Tensor, phase: Tensor, tails: Tails
+    ) -> tuple[Tensor, Tensor]:
         """`pitch` (B, T) is in Hz, 0 where unvoiced; `frames` (B,) is how many hops came before, `phase` that of the
         pulses. Returns the samples and the new phase."""
         gain, angle, noise_gain = self.filter(x).chunk(3, -1)
         pulses, phase = self.pulses.step(pitch, phase, tails)
-        real, imag = (windows(pulses, self.hop, self.tail_size, tails) @ self.output.basis * self.scale).chunk(2, -1)
-        gain, noise_gain = gain.clamp(max=MAX_LOG_GAIN).exp(), noise_gain.clamp(max=MAX_LOG_GAIN).exp()
+        real, imag = (
+            windows(pulses, self.hop, self.tail_size, tails) @ self.output.basis * self.scale
+        ).chunk(2, -1)
+        gain, noise_gain = (
+            gain.clamp(max=MAX_LOG_GAIN).exp(),
+            noise_gain.clamp(max=MAX_LOG_GAIN).exp(),
+        )
         cos, sin = gain * angle.cos(), gain * angle.sin()
         at = (frames.unsqueeze(1) + torch.arange(x.shape[1], device=x.device)) % NOISE_HOPS
         noise_real, noise_imag = self.noise[at].chunk(2, -1)
-        spectrum = torch.cat([real * cos - imag * sin + noise_real * noise_gain,
-                              real * sin + imag * cos + noise_imag * noise_gain], -1)
+        spectrum = torch.cat(
+            [
+                real * cos - imag * sin + noise_real * noise_gain,
+                real * sin + imag * cos + noise_imag * noise_gain,
+            ],
+            -1,
+        )
         return self.output.step(spectrum, tails), phase
 
 
@@ -143,5 +168,5 @@ def _running_max(x: Tensor) -> Tensor:
     """The largest of x (B, T) so far. By doubling, because ONNX has no operator for it."""
     at = torch.arange(x.shape[1], device=x.device)
     for k in range(DOUBLINGS):
-        x = torch.maximum(x, x.index_select(1, (at - 2 ** k).clamp(min=0)))
+        x = torch.maximum(x, x.index_select(1, (at - 2**k).clamp(min=0)))
     return x

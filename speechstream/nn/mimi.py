@@ -30,7 +30,7 @@ class MimiConfig:
     sample_rate: int = 24_000
     seanet: SEANetConfig = field(default_factory=SEANetConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    stride: int = 2           # transformer frames (25 Hz) per codec frame (12.5 Hz)
+    stride: int = 2  # transformer frames (25 Hz) per codec frame (12.5 Hz)
     levels: int = 32
     semantic_levels: int = 1
     bins: int = 2048
@@ -38,8 +38,10 @@ class MimiConfig:
 
     def __post_init__(self) -> None:
         if self.seanet.dim != self.transformer.dim:
-            raise ValueError(f"SEANet frames of size {self.seanet.dim} do not fit a transformer of size "
-                             f"{self.transformer.dim}")
+            raise ValueError(
+                f"SEANet frames of size {self.seanet.dim} do not fit a transformer of size "
+                f"{self.transformer.dim}"
+            )
 
     @property
     def frame_size(self) -> int:
@@ -59,27 +61,33 @@ class MimiConfig:
     def from_dict(cls, data: dict[str, Any]) -> MimiConfig:
         """From what `to_dict` gave."""
         seanet = dict(data["seanet"], ratios=tuple(data["seanet"]["ratios"]))
-        return cls(**dict(data, seanet=SEANetConfig(**seanet), transformer=TransformerConfig(**data["transformer"])))
+        return cls(
+            **dict(
+                data,
+                seanet=SEANetConfig(**seanet),
+                transformer=TransformerConfig(**data["transformer"]),
+            )
+        )
 
 
 @dataclass(frozen=True)
 class MimiEncoderState:
     """What the encoder remembers of each stream."""
 
-    seanet: Tensor                 # (B, n) packed tails of the SEANet encoder
+    seanet: Tensor  # (B, n) packed tails of the SEANet encoder
     transformer: TransformerState  # at 25 Hz
-    downsample: Tensor             # (B, stride, dim) last 25 Hz frames
-    frames: Tensor                 # (B,) int64 codec frames made so far
+    downsample: Tensor  # (B, stride, dim) last 25 Hz frames
+    frames: Tensor  # (B,) int64 codec frames made so far
 
 
 @dataclass(frozen=True)
 class MimiDecoderState:
     """What the decoder remembers of each stream."""
 
-    upsample: Tensor               # (B, stride, dim) unfinished 25 Hz frames
+    upsample: Tensor  # (B, stride, dim) unfinished 25 Hz frames
     transformer: TransformerState  # at 25 Hz
-    seanet: Tensor                 # (B, n) packed tails of the SEANet decoder
-    frames: Tensor                 # (B,) int64 codec frames decoded so far
+    seanet: Tensor  # (B, n) packed tails of the SEANet decoder
+    frames: Tensor  # (B,) int64 codec frames decoded so far
 
 
 class Mimi(nn.Module):
@@ -92,7 +100,9 @@ class Mimi(nn.Module):
         self.encoder = SEANetEncoder(c.seanet)
         self.encoder_transformer = CausalTransformer(c.transformer)
         self.downsample = DownConv1d(dim, dim, c.stride, bias=False)
-        self.quantizer = SplitResidualVectorQuantizer(c.levels, c.bins, c.code_dim, dim, c.semantic_levels)
+        self.quantizer = SplitResidualVectorQuantizer(
+            c.levels, c.bins, c.code_dim, dim, c.semantic_levels
+        )
         # a transposed convolution of each channel by itself, kernel 2 * stride: (stretch 0 or 1, sample, channel)
         self.upsample = nn.Parameter(torch.full((2, c.stride, dim), 0.5))
         self.decoder_transformer = CausalTransformer(c.transformer)
@@ -105,17 +115,25 @@ class Mimi(nn.Module):
 
     def init_encoder_state(self, batch: int = 1) -> MimiEncoderState:
         """The encoder's state of `batch` new streams."""
-        return MimiEncoderState(self.encoder.init_tails(batch), self.encoder_transformer.init_state(batch),
-                                self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
-                                self._frames(batch))
+        return MimiEncoderState(
+            self.encoder.init_tails(batch),
+            self.encoder_transformer.init_state(batch),
+            self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
+            self._frames(batch),
+        )
 
     def init_decoder_state(self, batch: int = 1) -> MimiDecoderState:
         """The decoder's state of `batch` new streams."""
-        return MimiDecoderState(self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
-                                self.decoder_transformer.init_state(batch), self.decoder.init_tails(batch),
-                                self._frames(batch))
+        return MimiDecoderState(
+            self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
+            self.decoder_transformer.init_state(batch),
+            self.decoder.init_tails(batch),
+            self._frames(batch),
+        )
 
-    def latent_step(self, audio: Tensor, state: MimiEncoderState) -> tuple[Tensor, MimiEncoderState]:
+    def latent_step(
+        self, audio: Tensor, state: MimiEncoderState
+    ) -> tuple[Tensor, MimiEncoderState]:
         """Audio (B, channels, T * frame_size) to latents before quantisation (B, T, dim), and the new state."""
         self._check_audio(audio)
         x, tails = self.encoder.step(audio, state.seanet)
@@ -124,11 +142,13 @@ class Mimi(nn.Module):
         past = torch.where((state.frames == 0).view(-1, 1, 1), x[:, :1], state.downsample)
         down = Tails(past.flatten(1))
         x = self.downsample.step(x, down)
-        return x, MimiEncoderState(tails, transformer, down.pack().unflatten(1, past.shape[1:]),
-                                   state.frames + x.shape[1])
+        return x, MimiEncoderState(
+            tails, transformer, down.pack().unflatten(1, past.shape[1:]), state.frames + x.shape[1]
+        )
 
-    def encode_step(self, audio: Tensor, state: MimiEncoderState,
-                    levels: int | None = None) -> tuple[Tensor, MimiEncoderState]:
+    def encode_step(
+        self, audio: Tensor, state: MimiEncoderState, levels: int | None = None
+    ) -> tuple[Tensor, MimiEncoderState]:
         """The next whole frames (B, channels, T * frame_size) to codes (B, levels, T), and the new state."""
         if audio.shape[-1] == 0:
             return self._no_codes(audio, levels), state
@@ -150,7 +170,9 @@ class Mimi(nn.Module):
             return self._no_codes(audio, levels)
         return self.quantizer.encode(self.latent(audio), levels)
 
-    def decode_step(self, codes: Tensor, state: MimiDecoderState) -> tuple[Tensor, MimiDecoderState]:
+    def decode_step(
+        self, codes: Tensor, state: MimiDecoderState
+    ) -> tuple[Tensor, MimiDecoderState]:
         """The next codes (B, levels or fewer, T) to audio (B, channels, T * frame_size), and the new state."""
         self._check_codes(codes)
         if codes.shape[-1] == 0:
@@ -171,7 +193,7 @@ class Mimi(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """Audio (B, channels, samples) through the codec and back, of the same length."""
-        return self.decode(self.encode(audio))[..., :audio.shape[-1]]
+        return self.decode(self.encode(audio))[..., : audio.shape[-1]]
 
     def _upsample(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, dim) to (B, T * stride, dim) by overlap-add; the tail is (B, stride, dim)."""
@@ -183,7 +205,9 @@ class Mimi(nn.Module):
         return torch.zeros(batch, dtype=torch.int64, device=self.upsample.device)
 
     def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
-        return torch.zeros(audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device)
+        return torch.zeros(
+            audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device
+        )
 
     def _no_audio(self, codes: Tensor) -> Tensor:
         return self.upsample.new_zeros(codes.shape[0], self.config.seanet.channels, 0)
@@ -191,11 +215,15 @@ class Mimi(nn.Module):
     def _check_audio(self, audio: Tensor) -> None:
         c = self.config
         if audio.ndim != 3 or audio.shape[1] != c.seanet.channels or audio.shape[-1] % c.frame_size:
-            raise ValueError(f"expected audio (B, {c.seanet.channels}, a multiple of {c.frame_size} samples); got "
-                             f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end")
+            raise ValueError(
+                f"expected audio (B, {c.seanet.channels}, a multiple of {c.frame_size} samples); got "
+                f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end"
+            )
 
     def _check_codes(self, codes: Tensor) -> None:
         c = self.config
         if codes.ndim != 3 or not c.semantic_levels <= codes.shape[1] <= c.levels:
-            raise ValueError(f"expected codes (B, {c.semantic_levels} to {c.levels} levels, T); got "
-                             f"{tuple(codes.shape)}")
+            raise ValueError(
+                f"expected codes (B, {c.semantic_levels} to {c.levels} levels, T); got "
+                f"{tuple(codes.shape)}"
+            )

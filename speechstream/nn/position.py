@@ -24,7 +24,9 @@ def rotary_cycles(dim: int) -> Tensor:
     """
     if dim % 2:
         raise ValueError(f"rotary positions need an even number of channels per head, got {dim}")
-    frequency = BASE ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # radians per position
+    frequency = BASE ** (
+        -torch.arange(0, dim, 2, dtype=torch.float64) / dim
+    )  # radians per position
     return (frequency * PERIOD / (2 * math.pi)).round().clamp(min=1).long()
 
 
@@ -41,13 +43,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def relative_embedding(first: int, count: int, dim: int, device=None, dtype: torch.dtype = torch.float32) -> Tensor:
+def relative_embedding(
+    first: int, count: int, dim: int, device=None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Sinusoids (count, dim) of the distances first, first - 1, ...: sine on even channels, cosine on odd ones.
 
     A distance is the query's position less the key's, so it falls from the oldest key to the newest.
     """
     distance = first - torch.arange(count, dtype=torch.float32, device=device)
-    frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32, device=device) * -(math.log(BASE) / dim))
+    frequency = torch.exp(
+        torch.arange(0, dim, 2, dtype=torch.float32, device=device) * -(math.log(BASE) / dim)
+    )
     angle = distance[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(count, dim).to(dtype)
 

@@ -24,13 +24,22 @@ class ResidualVectorQuantizer(nn.Module):
     sum of the vectors that fell to a code is their product.
     """
 
-    def __init__(self, levels: int, bins: int, dim: int, outer_dim: int, decay: float = 0.99,
-                 dead_usage: float = 0.1) -> None:
+    def __init__(
+        self,
+        levels: int,
+        bins: int,
+        dim: int,
+        outer_dim: int,
+        decay: float = 0.99,
+        dead_usage: float = 0.1,
+    ) -> None:
         """`outer_dim` is the size of the latents outside, `decay` that of the moving averages. A code used less than
         `dead_usage` times as often as it would be if all were equal is replaced during training."""
         super().__init__()
         if levels < 1 or bins < 2 or dim < 1:
-            raise ValueError(f"a quantiser needs levels >= 1, bins >= 2, dim >= 1; got {levels}, {bins}, {dim}")
+            raise ValueError(
+                f"a quantiser needs levels >= 1, bins >= 2, dim >= 1; got {levels}, {bins}, {dim}"
+            )
         self.levels, self.bins, self.dim = levels, bins, dim
         self.decay, self.dead_usage = decay, dead_usage
         self.input_proj = nn.Linear(outer_dim, dim, bias=False)
@@ -53,17 +62,23 @@ class ResidualVectorQuantizer(nn.Module):
         levels = codes.shape[1]
         offsets = torch.arange(levels, device=codes.device).view(1, -1, 1) * self.bins
         table = self.codebooks.reshape(-1, self.dim)
-        vectors = F.embedding(codes.clamp(min=0) + offsets, table) * (codes >= 0).unsqueeze(-1).to(table.dtype)
+        vectors = F.embedding(codes.clamp(min=0) + offsets, table) * (codes >= 0).unsqueeze(-1).to(
+            table.dtype
+        )
         return self.output_proj(vectors.sum(1))
 
-    def forward(self, x: Tensor, levels: Tensor | int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, levels: Tensor | int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise for training: latents, codes and the commitment loss (mean square, over all levels used).
 
         Gradients pass straight through to `x`. `levels` may be one number for each stream (B,), for training with a
         random number of levels (quantiser dropout). In training mode the codebooks move towards what they were given.
         """
         inner = self.input_proj(x)
-        used = torch.as_tensor(self.levels if levels is None else levels, device=x.device).expand(x.shape[0])
+        used = torch.as_tensor(self.levels if levels is None else levels, device=x.device).expand(
+            x.shape[0]
+        )
         residual, total, loss, codes = inner, torch.zeros_like(inner), inner.new_zeros(()), []
         for level in range(self.levels):
             active = (level < used).view(-1, 1, 1)
@@ -128,11 +143,19 @@ class SplitResidualVectorQuantizer(nn.Module):
     """Mimi's quantiser: `semantic_levels` and the remaining acoustic levels, each a residual quantiser of its own with
     its own projections; both see the whole latent and their results add up."""
 
-    def __init__(self, levels: int = 32, bins: int = 2048, dim: int = 256, outer_dim: int = 512,
-                 semantic_levels: int = 1) -> None:
+    def __init__(
+        self,
+        levels: int = 32,
+        bins: int = 2048,
+        dim: int = 256,
+        outer_dim: int = 512,
+        semantic_levels: int = 1,
+    ) -> None:
         super().__init__()
         if not 1 <= semantic_levels < levels:
-            raise ValueError(f"semantic levels must be between 1 and {levels - 1}; got {semantic_levels}")
+            raise ValueError(
+                f"semantic levels must be between 1 and {levels - 1}; got {semantic_levels}"
+            )
         self.levels, self.bins, self.semantic_levels = levels, bins, semantic_levels
         self.semantic = ResidualVectorQuantizer(semantic_levels, bins, dim, outer_dim)
         self.acoustic = ResidualVectorQuantizer(levels - semantic_levels, bins, dim, outer_dim)
@@ -141,7 +164,9 @@ class SplitResidualVectorQuantizer(nn.Module):
         """Latents (B, T, outer_dim) to codes (B, levels, T), the semantic ones first."""
         levels = self.levels if levels is None else levels
         if not self.semantic_levels <= levels <= self.levels:
-            raise ValueError(f"levels must be {self.semantic_levels} to {self.levels}; got {levels}")
+            raise ValueError(
+                f"levels must be {self.semantic_levels} to {self.levels}; got {levels}"
+            )
         codes = self.semantic.encode(x)
         if levels > self.semantic_levels:
             codes = torch.cat([codes, self.acoustic.encode(x, levels - self.semantic_levels)], 1)
@@ -149,7 +174,7 @@ class SplitResidualVectorQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, levels or fewer, T) to latents (B, T, outer_dim)."""
-        semantic, acoustic = codes[:, :self.semantic_levels], codes[:, self.semantic_levels:]
+        semantic, acoustic = codes[:, : self.semantic_levels], codes[:, self.semantic_levels :]
         x = self.semantic.decode(semantic)
         return x + self.acoustic.decode(acoustic) if acoustic.shape[1] else x
 

@@ -24,15 +24,15 @@ class SEANetConfig:
     """Sizes of a SEANet. `ratios` are the decoder's upsampling strides in order; the encoder strides in reverse."""
 
     channels: int = 1
-    dim: int = 512                           # channels of a frame
-    filters: int = 64                        # channels at the sampling rate; doubled at each ratio
+    dim: int = 512  # channels of a frame
+    filters: int = 64  # channels at the sampling rate; doubled at each ratio
     ratios: tuple[int, ...] = (8, 6, 5, 4)
     kernel: int = 7
     last_kernel: int = 3
     residual_kernel: int = 3
     residual_layers: int = 1
     dilation_base: int = 2
-    compress: int = 2                        # a residual block works on channels / compress
+    compress: int = 2  # a residual block works on channels / compress
 
     def __post_init__(self) -> None:
         if not self.ratios or min(self.ratios) < 1:
@@ -52,7 +52,7 @@ class Tails:
 
     def take(self, *shape: int) -> Tensor:
         size = math.prod(shape)
-        part = self.packed[:, self.used:self.used + size]
+        part = self.packed[:, self.used : self.used + size]
         self.used += size
         return part.unflatten(1, shape)
 
@@ -79,7 +79,7 @@ class CausalConv1d(nn.Conv1d):
         """(B, Cin, T) to (B, Cout, T)."""
         if self.left:
             x = torch.cat([tails.take(self.in_channels, self.left), x], -1)
-            tails.leave(x[..., -self.left:])
+            tails.leave(x[..., -self.left :])
         return super().forward(x)
 
 
@@ -95,7 +95,9 @@ class DownConv1d(nn.Module):
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         bound = (in_channels * 2 * stride) ** -0.5
         # columns in the order (stretch, sample, channel)
-        self.weight = nn.Parameter(torch.empty(out_channels, 2 * stride * in_channels).uniform_(-bound, bound))
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, 2 * stride * in_channels).uniform_(-bound, bound)
+        )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     @property
@@ -107,7 +109,9 @@ class DownConv1d(nn.Module):
         stretches = x.reshape(x.shape[0], -1, self.tail_size)
         stretches = torch.cat([tails.take(1, self.tail_size), stretches], 1)
         tails.leave(stretches[:, -1:])
-        return F.linear(torch.cat([stretches[:, :-1], stretches[:, 1:]], -1), self.weight, self.bias)
+        return F.linear(
+            torch.cat([stretches[:, :-1], stretches[:, 1:]], -1), self.weight, self.bias
+        )
 
     @staticmethod
     def pack_weight(weight: Tensor) -> Tensor:
@@ -128,7 +132,9 @@ class UpConv1d(nn.Module):
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         bound = (in_channels * 2) ** -0.5
         # rows in the order (stretch, sample, channel): a frame's outputs then lie as they leave
-        self.weight = nn.Parameter(torch.empty(2 * stride * out_channels, in_channels).uniform_(-bound, bound))
+        self.weight = nn.Parameter(
+            torch.empty(2 * stride * out_channels, in_channels).uniform_(-bound, bound)
+        )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     @property
@@ -138,7 +144,7 @@ class UpConv1d(nn.Module):
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         """(B, T, Cin) to (B, T * stride, Cout)."""
         y = F.linear(x, self.weight)
-        early, late = y[..., :self.tail_size], y[..., self.tail_size:]
+        early, late = y[..., : self.tail_size], y[..., self.tail_size :]
         late = torch.cat([tails.take(1, self.tail_size), late], 1)
         tails.leave(late[:, -1:])
         y = (early + late[:, :-1]).reshape(x.shape[0], -1, self.out_channels)
@@ -169,7 +175,11 @@ class _SEANet(nn.Module):
     @property
     def tail_size(self) -> int:
         """Numbers remembered for one stream: the length of the packed tails."""
-        return sum(m.tail_size for m in self.modules() if isinstance(m, CausalConv1d | DownConv1d | UpConv1d))
+        return sum(
+            m.tail_size
+            for m in self.modules()
+            if isinstance(m, CausalConv1d | DownConv1d | UpConv1d)
+        )
 
     def init_tails(self, batch: int = 1) -> Tensor:
         """Packed tails (B, tail_size) of new streams."""
@@ -189,10 +199,14 @@ class SEANetEncoder(_SEANet):
         self.input = CausalConv1d(config.channels, width, config.kernel)
         self.blocks = nn.ModuleList()
         for ratio in reversed(config.ratios):
-            self.blocks.append(nn.ModuleDict({
-                "residual": _residuals(width, config),
-                "resample": DownConv1d(width, 2 * width, ratio),
-            }))
+            self.blocks.append(
+                nn.ModuleDict(
+                    {
+                        "residual": _residuals(width, config),
+                        "resample": DownConv1d(width, 2 * width, ratio),
+                    }
+                )
+            )
             width *= 2
         self.output = CausalConv1d(width, config.dim, config.last_kernel)
 
@@ -216,10 +230,14 @@ class SEANetDecoder(_SEANet):
         self.input = CausalConv1d(config.dim, width, config.kernel)
         self.blocks = nn.ModuleList()
         for ratio in config.ratios:
-            self.blocks.append(nn.ModuleDict({
-                "resample": UpConv1d(width, width // 2, ratio),
-                "residual": _residuals(width // 2, config),
-            }))
+            self.blocks.append(
+                nn.ModuleDict(
+                    {
+                        "resample": UpConv1d(width, width // 2, ratio),
+                        "residual": _residuals(width // 2, config),
+                    }
+                )
+            )
             width //= 2
         self.output = CausalConv1d(width, config.channels, config.last_kernel)
 
@@ -239,5 +257,7 @@ def _channels_last(layer: DownConv1d | UpConv1d, x: Tensor, tails: Tails) -> Ten
 
 
 def _residuals(channels: int, config: SEANetConfig) -> nn.ModuleList:
-    return nn.ModuleList(ResidualBlock(channels, config, config.dilation_base**j)
-                         for j in range(config.residual_layers))
+    return nn.ModuleList(
+        ResidualBlock(channels, config, config.dilation_base**j)
+        for j in range(config.residual_layers)
+    )

@@ -34,27 +34,29 @@ class SmallCodecConfig:
     """Sizes of a small codec. The defaults: 24 kHz, 25 frames a second, 8 levels of 1024 codes (2 kbit/s)."""
 
     sample_rate: int = 24_000
-    hop: int = 240              # samples of a fine frame (10 ms)
-    overlap: int = 4            # hops a Fourier window covers
-    stride: int = 4             # fine frames a codec frame (40 ms)
+    hop: int = 240  # samples of a fine frame (10 ms)
+    overlap: int = 4  # hops a Fourier window covers
+    stride: int = 4  # fine frames a codec frame (40 ms)
     mels: int = 100
-    fine_dim: int = 256         # channels of the decoder's blocks, at the fine rate
-    expansion: int = 3          # a block's inner width over its outer one
+    fine_dim: int = 256  # channels of the decoder's blocks, at the fine rate
+    expansion: int = 3  # a block's inner width over its outer one
     kernel: int = 7
     decoder_blocks: int = 6
-    pitch_dim: int = 128        # channels of the blocks that find the pitch
+    pitch_dim: int = 128  # channels of the blocks that find the pitch
     pitch_blocks: int = 4
-    lookahead: int = 2          # fine frames that they see beyond the one whose pitch they tell
+    lookahead: int = 2  # fine frames that they see beyond the one whose pitch they tell
     levels: int = 8
     bins: int = 1024
     code_dim: int = 64
-    lowest_hz: float = 55.0     # of the pitch's scale
-    octaves: float = 3.3        # from there to the highest
+    lowest_hz: float = 55.0  # of the pitch's scale
+    octaves: float = 3.3  # from there to the highest
 
     def __post_init__(self) -> None:
         if self.overlap < 2 or self.hop % 2 or self.levels < 1 or self.lookahead < 1:
-            raise ValueError(f"expected overlap >= 2, an even hop, levels >= 1, lookahead >= 1; got {self.overlap}, "
-                             f"{self.hop}, {self.levels}, {self.lookahead}")
+            raise ValueError(
+                f"expected overlap >= 2, an even hop, levels >= 1, lookahead >= 1; got {self.overlap}, "
+                f"{self.hop}, {self.levels}, {self.lookahead}"
+            )
 
     @property
     def frame_size(self) -> int:
@@ -90,7 +92,7 @@ class SmallCodecConfig:
 class SmallCodecState:
     """What one direction of the codec remembers of each stream."""
 
-    tails: Tensor   # (B, n) packed tails of its layers, in network order
+    tails: Tensor  # (B, n) packed tails of its layers, in network order
     frames: Tensor  # (B,) int64 codec frames so far
 
 
@@ -98,7 +100,7 @@ class SmallCodecState:
 class SmallCodecDecoderState(SmallCodecState):
     """What the decoder remembers of each stream."""
 
-    phase: Tensor   # (B,) float64 of the pulses, in cycles
+    phase: Tensor  # (B,) float64 of the pulses, in cycles
 
 
 class ConvNeXtBlock(nn.Module):
@@ -123,8 +125,12 @@ class Features(nn.Module):
     def __init__(self, config: SmallCodecConfig, dim: int, blocks: int) -> None:
         super().__init__()
         self.dim = dim
-        self.input = nn.Linear(config.block_dim, config.stride * dim)  # each fine frame sees the whole block
-        self.fine = nn.ModuleList(ConvNeXtBlock(dim, config.kernel, config.expansion, 1 / blocks) for _ in range(blocks))
+        self.input = nn.Linear(
+            config.block_dim, config.stride * dim
+        )  # each fine frame sees the whole block
+        self.fine = nn.ModuleList(
+            ConvNeXtBlock(dim, config.kernel, config.expansion, 1 / blocks) for _ in range(blocks)
+        )
         self.norm = nn.LayerNorm(dim)
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
@@ -143,8 +149,8 @@ class Delay(nn.Module):
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         x = torch.cat([tails.take(*self.shape), x], 1)
-        tails.leave(x[:, -self.shape[0]:])
-        return x[:, :-self.shape[0]]
+        tails.leave(x[:, -self.shape[0] :])
+        return x[:, : -self.shape[0]]
 
 
 class SmallCodec(nn.Module):
@@ -158,12 +164,15 @@ class SmallCodec(nn.Module):
         self.encoder = nn.ModuleDict({"mel": LogMel(c.sample_rate, c.hop, c.overlap, c.mels)})
         self.register_buffer("mean", torch.zeros(c.mels))
         self.quantizer = ResidualVectorQuantizer(c.levels, c.bins, c.code_dim, c.block_dim)
-        self.decoder = nn.ModuleDict({
-            "features": Features(c, c.fine_dim, c.decoder_blocks),
-            "delay": Delay(c.lookahead, c.fine_dim),
-            "pitch_features": Features(c, c.pitch_dim, c.pitch_blocks),
-            "pitch": PitchTrack(c.pitch_dim, c.lowest_hz, c.octaves),
-            "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap)})
+        self.decoder = nn.ModuleDict(
+            {
+                "features": Features(c, c.fine_dim, c.decoder_blocks),
+                "delay": Delay(c.lookahead, c.fine_dim),
+                "pitch_features": Features(c, c.pitch_dim, c.pitch_blocks),
+                "pitch": PitchTrack(c.pitch_dim, c.lowest_hz, c.octaves),
+                "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap),
+            }
+        )
 
     def init_encoder_state(self, batch: int = 1) -> SmallCodecState:
         """The encoder's state of `batch` new streams."""
@@ -172,7 +181,9 @@ class SmallCodec(nn.Module):
     def init_decoder_state(self, batch: int = 1) -> SmallCodecDecoderState:
         """The decoder's state of `batch` new streams."""
         tails, frames = self._state(self.decoder, batch)
-        return SmallCodecDecoderState(tails, frames, torch.zeros(batch, dtype=torch.float64, device=tails.device))
+        return SmallCodecDecoderState(
+            tails, frames, torch.zeros(batch, dtype=torch.float64, device=tails.device)
+        )
 
     def latent_step(self, audio: Tensor, state: SmallCodecState) -> tuple[Tensor, SmallCodecState]:
         """Audio (B, 1, T * frame_size) to log-mel blocks less their mean (B, T, block_dim), and the new state."""
@@ -182,8 +193,9 @@ class SmallCodec(nn.Module):
         x = x.reshape(x.shape[0], -1, self.config.block_dim)
         return x, SmallCodecState(t.pack(), state.frames + x.shape[1])
 
-    def encode_step(self, audio: Tensor, state: SmallCodecState,
-                    levels: int | None = None) -> tuple[Tensor, SmallCodecState]:
+    def encode_step(
+        self, audio: Tensor, state: SmallCodecState, levels: int | None = None
+    ) -> tuple[Tensor, SmallCodecState]:
         """The next whole frames (B, 1, T * frame_size) to codes (B, levels, T), and the new state."""
         if audio.shape[-1] == 0:
             return self._no_codes(audio, levels), state
@@ -199,12 +211,16 @@ class SmallCodec(nn.Module):
         audio = F.pad(audio, (0, -audio.shape[-1] % self.config.frame_size))
         return self.encode_step(audio, self.init_encoder_state(audio.shape[0]), levels)[0]
 
-    def sound_step(self, x: Tensor, state: SmallCodecDecoderState) -> tuple[Tensor, SmallCodecDecoderState]:
+    def sound_step(
+        self, x: Tensor, state: SmallCodecDecoderState
+    ) -> tuple[Tensor, SmallCodecDecoderState]:
         """Log-mel blocks (B, T, block_dim) to audio (B, 1, T * frame_size), and the new state."""
         d, t, count = self.decoder, Tails(state.tails), x.shape[1]
         features = d["delay"].step(d["features"].step(x, t), t)
         pitch = d["pitch"].pitch(*d["pitch"](d["pitch_features"].step(x, t)))
-        audio, phase = d["output"].step(features, pitch, state.frames * self.config.stride, state.phase, t)
+        audio, phase = d["output"].step(
+            features, pitch, state.frames * self.config.stride, state.phase, t
+        )
         return audio.unsqueeze(1), SmallCodecDecoderState(t.pack(), state.frames + count, phase)
 
     def pitch(self, x: Tensor) -> Tensor:
@@ -212,7 +228,7 @@ class SmallCodec(nn.Module):
         unvoiced."""
         d = self.decoder
         features = d["pitch_features"].step(x, self.tails("pitch_features", x.shape[0]))
-        return d["pitch"].pitch(*d["pitch"](features[:, self.config.lookahead:]))
+        return d["pitch"].pitch(*d["pitch"](features[:, self.config.lookahead :]))
 
     def tails(self, part: str, batch: int) -> Tails:
         """The tails of one part of the decoder in new streams."""
@@ -223,8 +239,9 @@ class SmallCodec(nn.Module):
         """Log-mel blocks (B, T, block_dim) of new streams to audio (B, 1, T * frame_size)."""
         return self.sound_step(x, self.init_decoder_state(x.shape[0]))[0]
 
-    def decode_step(self, codes: Tensor,
-                    state: SmallCodecDecoderState) -> tuple[Tensor, SmallCodecDecoderState]:
+    def decode_step(
+        self, codes: Tensor, state: SmallCodecDecoderState
+    ) -> tuple[Tensor, SmallCodecDecoderState]:
         """The next codes (B, levels or fewer, T) to audio (B, 1, T * frame_size), and the new state."""
         self._check_codes(codes)
         if codes.shape[-1] == 0:
@@ -238,21 +255,30 @@ class SmallCodec(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """Audio (B, 1, samples) through the codec and back: of the same length, the delay taken out."""
         count, delay = audio.shape[-1], self.config.delay
-        return self.decode(self.encode(F.pad(audio, (0, delay))))[..., delay:delay + count]
+        return self.decode(self.encode(F.pad(audio, (0, delay))))[..., delay : delay + count]
 
     def _state(self, side: nn.ModuleDict, batch: int) -> tuple[Tensor, Tensor]:
         size = sum(m.tail_size for m in side.modules() if hasattr(m, "tail_size"))
         weight = self.mean
-        return (weight.new_zeros(batch, size), torch.zeros(batch, dtype=torch.int64, device=weight.device))
+        return (
+            weight.new_zeros(batch, size),
+            torch.zeros(batch, dtype=torch.int64, device=weight.device),
+        )
 
     def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
-        return torch.zeros(audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device)
+        return torch.zeros(
+            audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device
+        )
 
     def _check_audio(self, audio: Tensor) -> None:
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[-1] % self.config.frame_size:
-            raise ValueError(f"expected audio (B, 1, a multiple of {self.config.frame_size} samples); got "
-                             f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end")
+            raise ValueError(
+                f"expected audio (B, 1, a multiple of {self.config.frame_size} samples); got "
+                f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end"
+            )
 
     def _check_codes(self, codes: Tensor) -> None:
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.config.levels:
-            raise ValueError(f"expected codes (B, 1 to {self.config.levels} levels, T); got {tuple(codes.shape)}")
+            raise ValueError(
+                f"expected codes (B, 1 to {self.config.levels} levels, T); got {tuple(codes.shape)}"
+            )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from speechstream.nn.seanet import Tails
 
 LOG_FLOOR = 1e-5  # of mel magnitudes before the logarithm
-ROUNDING = 1 / 12 / 32768 ** 2  # the power of what rounding to 16 bits adds to a signal
+ROUNDING = 1 / 12 / 32768**2  # the power of what rounding to 16 bits adds to a signal
 
 
 class LogMel(nn.Module):
@@ -37,7 +37,9 @@ class LogMel(nn.Module):
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         real, imag = F.linear(windows(x, self.hop, self.tail_size, tails), self.basis).chunk(2, -1)
-        return torch.log(F.linear((real.square() + imag.square() + self.least).sqrt(), self.mel) + LOG_FLOOR)
+        return torch.log(
+            F.linear((real.square() + imag.square() + self.least).sqrt(), self.mel) + LOG_FLOOR
+        )
 
 
 class OverlapAdd(nn.Module):
@@ -55,7 +57,9 @@ class OverlapAdd(nn.Module):
         weight[[0, -1]] = 1.0  # the first and the last bin have no mirror image
         hann = torch.hann_window(window, periodic=True, dtype=torch.float64) * 2 / overlap
         basis = torch.cat([cos * weight, sin * weight]) * hann / window
-        self.register_buffer("basis", basis.T.contiguous().float(), persistent=False)  # (window, 2 * bins)
+        self.register_buffer(
+            "basis", basis.T.contiguous().float(), persistent=False
+        )  # (window, 2 * bins)
 
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         parts = F.linear(x, self.basis).reshape(x.shape[0], -1, self.overlap, self.hop)
@@ -63,16 +67,16 @@ class OverlapAdd(nn.Module):
         total = F.pad(tails.take(self.overlap - 1, self.hop), (0, 0, 0, x.shape[1]))
         for k in range(self.overlap):
             total = total + F.pad(parts[:, :, k], (0, 0, k, self.overlap - 1 - k))
-        tails.leave(total[:, -(self.overlap - 1):])
-        return total[:, :x.shape[1]].flatten(1)
+        tails.leave(total[:, -(self.overlap - 1) :])
+        return total[:, : x.shape[1]].flatten(1)
 
 
 def windows(x: Tensor, hop: int, reach: int, tails: Tails) -> Tensor:
     """The windows (B, T, reach + hop) that end with each hop of samples (B, T * hop)."""
     hops = torch.cat([tails.take(1, reach).squeeze(1), x], 1).reshape(x.shape[0], -1, hop)
     overlap, count = reach // hop + 1, x.shape[1] // hop
-    tails.leave(hops[:, -(overlap - 1):].flatten(1))
-    return torch.cat([hops[:, k:k + count] for k in range(overlap)], -1)
+    tails.leave(hops[:, -(overlap - 1) :].flatten(1))
+    return torch.cat([hops[:, k : k + count] for k in range(overlap)], -1)
 
 
 def mel_filters(sample_rate: int, window: int, mels: int) -> Tensor:
@@ -80,7 +84,7 @@ def mel_filters(sample_rate: int, window: int, mels: int) -> Tensor:
     each summing to one, and never narrower than a bin."""
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, mels + 2, dtype=torch.float64) / 2595) - 1)
-    low, mid, high = (edges[i:i + mels, None] for i in range(3))
+    low, mid, high = (edges[i : i + mels, None] for i in range(3))
     spacing = sample_rate / window
     bins = torch.arange(window // 2 + 1, dtype=torch.float64) * spacing
     rise = (bins - low.minimum(mid - spacing)) / (mid - low).clamp(min=spacing)
@@ -91,6 +95,13 @@ def mel_filters(sample_rate: int, window: int, mels: int) -> Tensor:
 
 def fourier(window: int) -> tuple[Tensor, Tensor]:
     """Cosines and negative sines (window / 2 + 1, window) of the real Fourier transform, in double precision."""
-    angle = 2 * math.pi * torch.outer(torch.arange(window // 2 + 1, dtype=torch.float64),
-                                      torch.arange(window, dtype=torch.float64)) / window
+    angle = (
+        2
+        * math.pi
+        * torch.outer(
+            torch.arange(window // 2 + 1, dtype=torch.float64),
+            torch.arange(window, dtype=torch.float64),
+        )
+        / window
+    )
     return angle.cos(), -angle.sin()

@@ -22,7 +22,9 @@ class ConvSubsampling(nn.Module):
     with `lead` = factor - 1 frames that lie before the audio; their content is ignored.
     """
 
-    def __init__(self, features: int, dim: int, channels: int, factor: int = 8, causal: bool = True):
+    def __init__(
+        self, features: int, dim: int, channels: int, factor: int = 8, causal: bool = True
+    ):
         super().__init__()
         if factor not in (2, 4, 8, 16):
             raise ValueError(f"subsampling factor must be 2, 4, 8 or 16, got {factor}")
@@ -63,12 +65,16 @@ class ConvSubsampling(nn.Module):
         total = None if lengths is None else scale * frames - (scale - 1) + lengths
         h, after = x[:, None], []
         for stage, conv in enumerate(self.depthwise):
-            position = scale * frames[:, None] - (scale - 1) + torch.arange(h.shape[2], device=x.device)
+            position = (
+                scale * frames[:, None] - (scale - 1) + torch.arange(h.shape[2], device=x.device)
+            )
             real = position >= 0
             if total is not None:
                 real = real & (position < total[:, None])
                 total = (total // STRIDE) + 1
-            h = torch.where(real[:, None, :, None], h, 0.0)  # outside the audio each level is zero, as its padding is
+            h = torch.where(
+                real[:, None, :, None], h, 0.0
+            )  # outside the audio each level is zero, as its padding is
             h = torch.cat([history[stage], h], dim=2)
             after.append(h[:, :, -1:])
             h = conv(F.pad(h, self.pad))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels import dispatch
+from speechstream.kernels import dispatch
 
 ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
@@ -52,9 +52,13 @@ class JoinerConfig:
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
+            )
         if any(d < 0 for d in self.durations) or (self.durations and max(self.durations) < 1):
-            raise ValueError(f"durations must be frames >= 0, one of them positive; got {self.durations}")
+            raise ValueError(
+                f"durations must be frames >= 0, one of them positive; got {self.durations}"
+            )
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class Predictor(nn.Module):
         self.blank = c.vocab
         self.embed = nn.Embedding(c.vocab + 1, c.dim, padding_idx=self.blank)
         if c.kind == "lstm":
-            self.lstm = nn.LSTM(c.dim, c.dim, c.layers, batch_first=True, dropout=c.dropout if c.layers > 1 else 0.0)
+            self.lstm = nn.LSTM(
+                c.dim, c.dim, c.layers, batch_first=True, dropout=c.dropout if c.layers > 1 else 0.0
+            )
         else:
             self.conv = nn.Conv1d(c.dim, c.dim, c.context, groups=c.dim, bias=False)
         self.dropout = nn.Dropout(c.dropout)
@@ -86,20 +92,31 @@ class Predictor(nn.Module):
         """The state of `batch` empty histories. The first step takes the blank id."""
         c, like = self.config, self.embed.weight
         if c.kind == "stateless":
-            return TokenState(torch.full((batch, c.context - 1), self.blank, dtype=torch.int64, device=like.device))
+            return TokenState(
+                torch.full(
+                    (batch, c.context - 1), self.blank, dtype=torch.int64, device=like.device
+                )
+            )
         zeros = torch.zeros(batch, c.layers, c.dim, device=like.device, dtype=like.dtype)
         return LSTMState(zeros, zeros.clone())
 
-    def step(self, tokens: Tensor, state: LSTMState | TokenState) -> tuple[Tensor, LSTMState | TokenState]:
+    def step(
+        self, tokens: Tensor, state: LSTMState | TokenState
+    ) -> tuple[Tensor, LSTMState | TokenState]:
         """Append tokens (B,) int64 to the histories: the vectors (B, dim) that follow, and the new state."""
         if self.config.kind == "stateless":
             history = torch.cat([state.tokens, tokens[:, None]], dim=1)
             return self._convolve(history)[:, 0], TokenState(history[:, 1:])
         x, hidden, cell = self.embed(tokens), [], []
-        for i in range(self.config.layers):  # written out: an exported LSTM node cannot take a batch-first state
+        for i in range(
+            self.config.layers
+        ):  # written out: an exported LSTM node cannot take a batch-first state
             h, c = state.hidden[:, i], state.cell[:, i]
-            gates = (F.linear(x, getattr(self.lstm, f"weight_ih_l{i}"), getattr(self.lstm, f"bias_ih_l{i}"))
-                     + F.linear(h, getattr(self.lstm, f"weight_hh_l{i}"), getattr(self.lstm, f"bias_hh_l{i}")))
+            gates = F.linear(
+                x, getattr(self.lstm, f"weight_ih_l{i}"), getattr(self.lstm, f"bias_ih_l{i}")
+            ) + F.linear(
+                h, getattr(self.lstm, f"weight_hh_l{i}"), getattr(self.lstm, f"bias_hh_l{i}")
+            )
             into, forget, new, out = gates.chunk(4, dim=-1)
             c = forget.sigmoid() * c + into.sigmoid() * new.tanh()
             x = out.sigmoid() * c.tanh()
@@ -158,12 +175,16 @@ def decoding_weights(predictor: Predictor, joiner: Joiner) -> dispatch.Transduce
         tokens, frames, counts, state = dispatch.greedy_decode(joiner.project_encoder(x), lengths, w, state)
     """
     if joiner.config.activation not in ("relu", "tanh"):
-        raise ValueError(f"greedy decoding in one launch needs a joiner with relu or tanh, got "
-                         f"{joiner.config.activation!r}; use the search of speechstream.asr.transducer")
+        raise ValueError(
+            f"greedy decoding in one launch needs a joiner with relu or tanh, got "
+            f"{joiner.config.activation!r}; use the search of speechstream.asr.transducer"
+        )
     c, table = predictor.config, predictor.embed.weight
     if c.kind == "stateless":
         inputs = torch.stack([table * predictor.conv.weight[:, 0, k] for k in range(c.context)])
-        recurrent, cross, bias = (table.new_zeros(0, *s) for s in ((4 * c.dim, c.dim), (4 * c.dim, c.dim), (4 * c.dim,)))
+        recurrent, cross, bias = (
+            table.new_zeros(0, *s) for s in ((4 * c.dim, c.dim), (4 * c.dim, c.dim), (4 * c.dim,))
+        )
     else:
         part = lambda name, i: getattr(predictor.lstm, f"{name}_l{i}")  # noqa: E731
         biases = [part("bias_ih", i) + part("bias_hh", i) for i in range(c.layers)]
@@ -171,15 +192,40 @@ def decoding_weights(predictor: Predictor, joiner: Joiner) -> dispatch.Transduce
         recurrent = torch.stack([part("weight_hh", i) for i in range(c.layers)])
         cross, bias = recurrent.new_zeros(0, 4 * c.dim, c.dim), recurrent.new_zeros(0, 4 * c.dim)
         if c.layers > 1:
-            cross, bias = torch.stack([part("weight_ih", i) for i in range(1, c.layers)]), torch.stack(biases[1:])
-    copies = (p.detach().clone() for p in (joiner.predictor.weight, joiner.predictor.bias, joiner.out.weight,
-                                           joiner.out.bias))
-    return dispatch.TransducerWeights(inputs, recurrent, cross, bias, *copies, joiner.blank, joiner.config.durations,
-                                      joiner.config.activation)
+            cross, bias = (
+                torch.stack([part("weight_ih", i) for i in range(1, c.layers)]),
+                torch.stack(biases[1:]),
+            )
+    copies = (
+        p.detach().clone()
+        for p in (
+            joiner.predictor.weight,
+            joiner.predictor.bias,
+            joiner.out.weight,
+            joiner.out.bias,
+        )
+    )
+    return dispatch.TransducerWeights(
+        inputs,
+        recurrent,
+        cross,
+        bias,
+        *copies,
+        joiner.blank,
+        joiner.config.durations,
+        joiner.config.activation,
+    )
 
 
-def transducer_loss(joiner: Joiner, x: Tensor, g: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor,
-                    block: int = 16) -> Tensor:
+def transducer_loss(
+    joiner: Joiner,
+    x: Tensor,
+    g: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    target_lengths: Tensor,
+    block: int = 16,
+) -> Tensor:
     """Negative log likelihood of each utterance, (B,), summed over all alignments: RNN-T, or TDT with durations.
 
     x (B, T, encoder_dim) encoder output, g (B, U + 1, predictor_dim) from `Predictor.forward`, targets (B, U) int64,
@@ -191,43 +237,68 @@ def transducer_loss(joiner: Joiner, x: Tensor, g: Tensor, targets: Tensor, lengt
     """
     b, t, u = x.shape[0], x.shape[1], targets.shape[1]
     if g.shape[:2] != (b, u + 1) or lengths.shape != (b,) or target_lengths.shape != (b,):
-        raise ValueError(f"expected g (B, U + 1, D) and lengths (B,) for x {tuple(x.shape)} and targets "
-                         f"{tuple(targets.shape)}; got {tuple(g.shape)}, {tuple(lengths.shape)}, "
-                         f"{tuple(target_lengths.shape)}")
-    if lengths.min() < 1 or lengths.max() > t or target_lengths.min() < 0 or target_lengths.max() > u:
-        raise ValueError(f"lengths must be in 1..{t} and target lengths in 0..{u}, "
-                         f"got {lengths.tolist()} and {target_lengths.tolist()}")
+        raise ValueError(
+            f"expected g (B, U + 1, D) and lengths (B,) for x {tuple(x.shape)} and targets "
+            f"{tuple(targets.shape)}; got {tuple(g.shape)}, {tuple(lengths.shape)}, "
+            f"{tuple(target_lengths.shape)}"
+        )
+    if (
+        lengths.min() < 1
+        or lengths.max() > t
+        or target_lengths.min() < 0
+        or target_lengths.max() > u
+    ):
+        raise ValueError(
+            f"lengths must be in 1..{t} and target lengths in 0..{u}, "
+            f"got {lengths.tolist()} and {target_lengths.tolist()}"
+        )
     encoded, predicted = joiner.project_encoder(x), joiner.project_predictor(g)
     c = joiner.config
     dropped = joiner.training and c.dropout > 0
-    if not (c.durations or dropped or c.activation == "sigmoid") and dispatch.uses_kernel(encoded, gradient=True):
-        return dispatch.transducer_loss(encoded, predicted, joiner.out.weight, joiner.out.bias, targets, lengths,
-                                        target_lengths, joiner.blank, c.activation, reduction="none")
+    if not (c.durations or dropped or c.activation == "sigmoid") and dispatch.uses_kernel(
+        encoded, gradient=True
+    ):
+        return dispatch.transducer_loss(
+            encoded,
+            predicted,
+            joiner.out.weight,
+            joiner.out.bias,
+            targets,
+            lengths,
+            target_lengths,
+            joiner.blank,
+            c.activation,
+            reduction="none",
+        )
     arcs = []
     for start in range(0, t, block):
-        part = encoded[:, start:start + block]
+        part = encoded[:, start : start + block]
         arcs.append(checkpoint(_arcs, joiner, part, predicted, targets, use_reentrant=False))
     blank, label = (torch.cat(a, dim=1) for a in zip(*arcs))
     durations = joiner.config.durations
     jumps = (tuple(d for d in durations if d), durations) if durations else ((1,), (0,))
     loss = _Lattice.apply(blank, label, lengths, target_lengths, jumps)
     if not torch.isfinite(loss).all():
-        raise ValueError("no alignment fits some of the targets: check the durations, or the scores for NaN")
+        raise ValueError(
+            "no alignment fits some of the targets: check the durations, or the scores for NaN"
+        )
     return loss
 
 
-def _arcs(joiner: Joiner, encoded: Tensor, predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _arcs(
+    joiner: Joiner, encoded: Tensor, predicted: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """Log probabilities of blank (B, T, U + 1, jumps) and of the next target (B, T, U, jumps) at each grid point."""
     scores = joiner.combine(encoded[:, :, None], predicted[:, None])
     scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-    tokens = scores[..., :joiner.blank + 1]
+    tokens = scores[..., : joiner.blank + 1]
     norm = tokens.logsumexp(-1)
     blank = (tokens[..., joiner.blank] - norm)[..., None]
     index = targets[:, None, :, None].expand(-1, scores.shape[1], -1, -1)
     label = tokens[:, :, :-1].gather(-1, index) - norm[:, :, :-1, None]
     durations = joiner.config.durations
     if durations:
-        jump = scores[..., joiner.blank + 1:].log_softmax(-1)
+        jump = scores[..., joiner.blank + 1 :].log_softmax(-1)
         positive = [i for i, d in enumerate(durations) if d]
         blank, label = blank + jump[..., positive], label + jump[:, :, :-1]
     return blank, label
@@ -244,9 +315,14 @@ class _Lattice(torch.autograd.Function):
     def forward(ctx, blank, label, lengths, target_lengths, jumps):
         b, t, width = blank.shape[:3]
         reach = max(max(jumps[0]), max(jumps[1]) + 1)
-        time = torch.arange(t + width - 1, device=blank.device)[:, None] - torch.arange(width, device=blank.device)
-        inside = (time >= 0) & (time < lengths[:, None, None]) & (
-            torch.arange(width, device=blank.device) <= target_lengths[:, None, None])  # (B, diagonals, U + 1)
+        time = torch.arange(t + width - 1, device=blank.device)[:, None] - torch.arange(
+            width, device=blank.device
+        )
+        inside = (
+            (time >= 0)
+            & (time < lengths[:, None, None])
+            & (torch.arange(width, device=blank.device) <= target_lengths[:, None, None])
+        )  # (B, diagonals, U + 1)
         blank_d = _to_diagonals(blank, time).masked_fill(~inside[..., None], -torch.inf)
         label = torch.cat([label, label.new_full((b, t, 1, label.shape[3]), -torch.inf)], dim=2)
         label_d = _to_diagonals(label, time).masked_fill(~inside[..., None], -torch.inf)
@@ -279,13 +355,21 @@ class _Lattice(torch.autograd.Function):
                 way = here + label_d[:, d, :, k]
                 grad_label[:, d, :, k] = -(way + beta[:, d + jump + 1, 1:] - total[:, None]).exp()
                 alpha[:, d + jump + 1, 1:] = torch.logaddexp(alpha[:, d + jump + 1, 1:], way)
-        ctx.save_for_backward(_from_diagonals(grad_blank, t), _from_diagonals(grad_label, t)[:, :, :-1])
+        ctx.save_for_backward(
+            _from_diagonals(grad_blank, t), _from_diagonals(grad_label, t)[:, :, :-1]
+        )
         return -total
 
     @staticmethod
     def backward(ctx, grad):
         blank, label = ctx.saved_tensors
-        return blank * grad[:, None, None, None], label * grad[:, None, None, None], None, None, None
+        return (
+            blank * grad[:, None, None, None],
+            label * grad[:, None, None, None],
+            None,
+            None,
+            None,
+        )
 
 
 def _to_diagonals(x: Tensor, time: Tensor) -> Tensor:

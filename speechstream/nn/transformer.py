@@ -33,7 +33,9 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if self.dim % (2 * self.heads):
-            raise ValueError(f"dim must be a multiple of twice the heads; got dim {self.dim}, heads {self.heads}")
+            raise ValueError(
+                f"dim must be a multiple of twice the heads; got dim {self.dim}, heads {self.heads}"
+            )
         if self.context < 2:
             raise ValueError(f"context must be at least 2 frames; got {self.context}")
 
@@ -45,7 +47,7 @@ class TransformerState:
     Slot j holds position frames - L + j; slots of negative position are empty.
     """
 
-    keys: Tensor    # (B, layers, H, L, Dh), rotated
+    keys: Tensor  # (B, layers, H, L, Dh), rotated
     values: Tensor  # (B, layers, H, L, Dh)
     frames: Tensor  # (B,) int64
 
@@ -58,11 +60,16 @@ def rotary_table(positions: Tensor, head_dim: int, max_period: float) -> tuple[T
     """
     freqs = [max_period ** (-2 * i / head_dim) for i in range(head_dim // 2)]
     fine = torch.tensor(freqs, dtype=torch.float32, device=positions.device)
-    coarse = torch.tensor([math.remainder(f * ROPE_BLOCK, 2 * math.pi) for f in freqs], dtype=torch.float32,
-                          device=positions.device)
+    coarse = torch.tensor(
+        [math.remainder(f * ROPE_BLOCK, 2 * math.pi) for f in freqs],
+        dtype=torch.float32,
+        device=positions.device,
+    )
     high = torch.div(positions, ROPE_BLOCK, rounding_mode="floor")
     low = positions - high * ROPE_BLOCK
-    angle = high.to(torch.float32).unsqueeze(-1) * coarse + low.to(torch.float32).unsqueeze(-1) * fine
+    angle = (
+        high.to(torch.float32).unsqueeze(-1) * coarse + low.to(torch.float32).unsqueeze(-1) * fine
+    )
     return angle.cos(), angle.sin()
 
 
@@ -89,7 +96,10 @@ class TransformerLayer(nn.Module):
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, dim) to rotated queries, rotated keys and values, each (B, H, T, Dh)."""
-        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, -1))
+        q, k, v = (
+            p.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for p in self.qkv(self.norm1(x)).chunk(3, -1)
+        )
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -109,8 +119,18 @@ class CausalTransformer(nn.Module):
     def init_state(self, batch: int = 1) -> TransformerState:
         """The state of `batch` streams that have heard nothing."""
         c, p = self.config, self.layers[0].qkv.weight
-        cache = torch.zeros(batch, c.layers, c.heads, c.context - 1, c.dim // c.heads, dtype=p.dtype, device=p.device)
-        return TransformerState(cache, cache.clone(), torch.zeros(batch, dtype=torch.int64, device=p.device))
+        cache = torch.zeros(
+            batch,
+            c.layers,
+            c.heads,
+            c.context - 1,
+            c.dim // c.heads,
+            dtype=p.dtype,
+            device=p.device,
+        )
+        return TransformerState(
+            cache, cache.clone(), torch.zeros(batch, dtype=torch.int64, device=p.device)
+        )
 
     def step(self, x: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Take (B, T, dim) after what `state` has seen; return as many frames and the new state."""
@@ -122,22 +142,27 @@ class CausalTransformer(nn.Module):
         # query t is at frames + t, slot j at frames - past + j: far enough back it leaves the context
         in_reach = slot.unsqueeze(0) >= offset.unsqueeze(1)
         filled = slot >= past - state.frames.unsqueeze(1)
-        seen = (in_reach & filled.unsqueeze(1)).unsqueeze(1)                      # (B, 1, T, L)
+        seen = (in_reach & filled.unsqueeze(1)).unsqueeze(1)  # (B, 1, T, L)
         back = offset.unsqueeze(1) - offset.unsqueeze(0)
-        recent = (back >= 0) & (back < c.context)                                 # (T, T)
+        recent = (back >= 0) & (back < c.context)  # (T, T)
         bias = torch.cat([_bias(seen, x), _bias(recent, x).expand(x.shape[0], 1, count, count)], -1)
         new_keys, new_values = [], []
         for i, layer in enumerate(self.layers):
             q, k, v = layer.project(x, cos, sin)
             q = q * (c.dim // c.heads) ** -0.5
             # the cache is used where it lies: joining it with the new keys would copy it once more for each layer
-            scores = torch.cat([q @ state.keys[:, i].transpose(-1, -2), q @ k.transpose(-1, -2)], -1)
+            scores = torch.cat(
+                [q @ state.keys[:, i].transpose(-1, -2), q @ k.transpose(-1, -2)], -1
+            )
             weights = torch.softmax(scores + bias, -1)
             x = layer.finish(x, weights[..., :past] @ state.values[:, i] + weights[..., past:] @ v)
             new_keys.append(k)
             new_values.append(v)
-        return x, TransformerState(_push(state.keys, torch.stack(new_keys, 1)),
-                                   _push(state.values, torch.stack(new_values, 1)), state.frames + count)
+        return x, TransformerState(
+            _push(state.keys, torch.stack(new_keys, 1)),
+            _push(state.values, torch.stack(new_values, 1)),
+            state.frames + count,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """All frames (B, T, dim) of new streams at once: attention over gathered windows, linear in T."""
@@ -146,16 +171,24 @@ class CausalTransformer(nn.Module):
             return x
         block, past = min(count, c.context), c.context - 1
         blocks = -(-count // block)
-        cos, sin = rotary_table(torch.arange(count, device=x.device), c.dim // c.heads, c.max_period)
+        cos, sin = rotary_table(
+            torch.arange(count, device=x.device), c.dim // c.heads, c.max_period
+        )
         query = torch.arange(blocks * block, device=x.device).view(blocks, block, 1)
-        key = (torch.arange(blocks, device=x.device) * block - past).view(-1, 1, 1) \
-            + torch.arange(past + block, device=x.device)
-        visible = (key >= 0) & (key <= query) & (query - key < c.context)         # (blocks, block, past + block)
+        key = (torch.arange(blocks, device=x.device) * block - past).view(-1, 1, 1) + torch.arange(
+            past + block, device=x.device
+        )
+        visible = (
+            (key >= 0) & (key <= query) & (query - key < c.context)
+        )  # (blocks, block, past + block)
         for layer in self.layers:
             q, k, v = layer.project(x, cos, sin)
             tail = blocks * block - count
             q = F.pad(q, (0, 0, 0, tail)).unflatten(2, (blocks, block))
-            k, v = (F.pad(p, (0, 0, past, tail)).unfold(2, past + block, block).transpose(-1, -2) for p in (k, v))
+            k, v = (
+                F.pad(p, (0, 0, past, tail)).unfold(2, past + block, block).transpose(-1, -2)
+                for p in (k, v)
+            )
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
             x = layer.finish(x, attended.flatten(2, 3)[:, :, :count])
         return x
@@ -168,4 +201,4 @@ def _bias(visible: Tensor, like: Tensor) -> Tensor:
 def _push(cache: Tensor, new: Tensor) -> Tensor:
     """The last L frames of the cache (..., L, Dh) followed by the new ones (..., T, Dh)."""
     past = cache.shape[-2]
-    return torch.cat([cache[..., new.shape[-2]:, :], new[..., -past:, :]], -2)
+    return torch.cat([cache[..., new.shape[-2] :, :], new[..., -past:, :]], -2)

@@ -37,20 +37,24 @@ class WhisperConfig:
     vocabulary: int = 51865
     text_context: int = 448
     positions: int = 1500  # the clock: 30 s
-    left: int = 400        # frames of left context before a chunk: 8 s
+    left: int = 400  # frames of left context before a chunk: 8 s
     ctc_vocabulary: int = 0  # pieces of the CTC head, blank included; 0 for none
-    ctc_width: int = 0       # of the CTC head's hidden layers; 0 for a single linear layer
-    ctc_blocks: int = 0      # of the CTC head that look at neighbouring pairs of frames; 0 for a plain hidden layer
-    gate_width: int = 0      # of the transducer's gate; 0 for none
-    alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) of the decoder whose cross-attention tells time
+    ctc_width: int = 0  # of the CTC head's hidden layers; 0 for a single linear layer
+    ctc_blocks: int = (
+        0  # of the CTC head that look at neighbouring pairs of frames; 0 for a plain hidden layer
+    )
+    gate_width: int = 0  # of the transducer's gate; 0 for none
+    alignment_heads: tuple[
+        tuple[int, int], ...
+    ] = ()  # (layer, head) of the decoder whose cross-attention tells time
 
 
 @dataclass(frozen=True)
 class EncoderState:
     """What a stream's encoder remembers: fixed size, whatever the stream's length."""
 
-    mel: Tensor     # (B, mels, 2): the last two mel frames consumed
-    keys: Tensor    # (B, layers, H, left, Dh)
+    mel: Tensor  # (B, mels, 2): the last two mel frames consumed
+    keys: Tensor  # (B, layers, H, left, Dh)
     values: Tensor  # (B, layers, H, left, Dh)
     frames: Tensor  # (B,) int64: encoder frames produced so far
 
@@ -59,7 +63,7 @@ class EncoderState:
 class DecoderState:
     """Keys and values of the tokens read so far. S grows; a stream that has read fewer is padded on the left."""
 
-    keys: Tensor    # (B, layers, H, S, Dh)
+    keys: Tensor  # (B, layers, H, S, Dh)
     values: Tensor  # (B, layers, H, S, Dh)
     tokens: Tensor  # (B,) int64: tokens read, the last of the S rows
 
@@ -91,7 +95,9 @@ class Block(nn.Module):
         if cross:
             self.cross_attn = Attention(width, heads)
             self.cross_attn_ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.mlp_ln = nn.LayerNorm(width)
 
 
@@ -119,33 +125,48 @@ class Encoder(nn.Module):
         self.conv1 = nn.Conv1d(config.mels, config.width, 3)
         self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=2)
         self.register_buffer("positional_embedding", sinusoids(config.positions, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.encoder_layers))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads) for _ in range(config.encoder_layers)
+        )
         self.ln_post = nn.LayerNorm(config.width)
 
     def init_state(self, batch: int = 1) -> EncoderState:
         c, w = self.config, self.conv1.weight
         cache = w.new_zeros(batch, c.encoder_layers, c.heads, c.left, c.width // c.heads)
-        return EncoderState(mel=w.new_zeros(batch, c.mels, 2), keys=cache, values=cache.clone(),
-                            frames=torch.zeros(batch, dtype=torch.int64, device=w.device))
+        return EncoderState(
+            mel=w.new_zeros(batch, c.mels, 2),
+            keys=cache,
+            values=cache.clone(),
+            frames=torch.zeros(batch, dtype=torch.int64, device=w.device),
+        )
 
     def subsample(self, mel: Tensor, history: Tensor, frames: Tensor) -> Tensor:
         """Convolutions and positions: mel (B, mels, 2c+1) after two frames of history, to (B, c, width)."""
-        x = F.gelu(self.conv1(torch.cat([history, mel], dim=2)))  # (B, D, 2c+1): conv1 frames -1 .. 2c-1
-        young = (frames == 0).to(x.dtype)[:, None, None]          # Whisper pads its second convolution with zeros
+        x = F.gelu(
+            self.conv1(torch.cat([history, mel], dim=2))
+        )  # (B, D, 2c+1): conv1 frames -1 .. 2c-1
+        young = (frames == 0).to(x.dtype)[
+            :, None, None
+        ]  # Whisper pads its second convolution with zeros
         x = torch.cat([x[:, :, :1] * (1 - young), x[:, :, 1:]], dim=2)
         x = F.gelu(self.conv2(x)).transpose(1, 2)
-        clock = (frames[:, None] + torch.arange(x.shape[1], device=x.device)) % self.config.positions
+        clock = (
+            frames[:, None] + torch.arange(x.shape[1], device=x.device)
+        ) % self.config.positions
         return x + self.positional_embedding[clock].to(x.dtype)
 
-    def chunk(self, mel: Tensor, state: EncoderState, attend: Callable = step_attention
-              ) -> tuple[Tensor, Tensor, Tensor]:
+    def chunk(
+        self, mel: Tensor, state: EncoderState, attend: Callable = step_attention
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`step` without the new cache: features (B, c, width) and this chunk's own keys and values, (B, layers, H, c, Dh).
 
         attend: `step_attention`, or one that knows the cache in another order.
         """
         x = self.subsample(mel, state.mel, state.frames)
         keys, values = [], []
-        for block, old_keys, old_values in zip(self.blocks, by_layer(state.keys), by_layer(state.values)):
+        for block, old_keys, old_values in zip(
+            self.blocks, by_layer(state.keys), by_layer(state.values)
+        ):
             q, k, v = block.attn.qkv(block.attn_ln(x))
             keys.append(k)
             values.append(v)
@@ -153,7 +174,9 @@ class Encoder(nn.Module):
             x = x + block.mlp(block.mlp_ln(x))
         return self.ln_post(x), torch.stack(keys, 1), torch.stack(values, 1)
 
-    def step(self, mel: Tensor, state: EncoderState, keep: int | None = None) -> tuple[Tensor, EncoderState]:
+    def step(
+        self, mel: Tensor, state: EncoderState, keep: int | None = None
+    ) -> tuple[Tensor, EncoderState]:
         """One chunk: mel (B, mels, 2c+1), c >= 0, the last frame being look-ahead that the next chunk begins with again.
 
         keep: how many of the c frames the chunk has (None: all); those after them are look-ahead as well, heard by the
@@ -165,13 +188,21 @@ class Encoder(nn.Module):
             return mel.new_zeros(mel.shape[0], 0, self.config.width), state
         x, keys, values = self.chunk(mel, state)
         c = x.shape[1] if keep is None else keep
-        cached = (torch.cat([old, new[:, :, :, :c]], dim=3)[:, :, :, c:]
-                  for old, new in ((state.keys, keys), (state.values, values)))
-        return x[:, :c], EncoderState(torch.cat([state.mel, mel[:, :, : 2 * c]], dim=2)[:, :, -2:], *cached,
-                                      state.frames + c)
+        cached = (
+            torch.cat([old, new[:, :, :, :c]], dim=3)[:, :, :, c:]
+            for old, new in ((state.keys, keys), (state.values, values))
+        )
+        return x[:, :c], EncoderState(
+            torch.cat([state.mel, mel[:, :, : 2 * c]], dim=2)[:, :, -2:], *cached, state.frames + c
+        )
 
-    def forward(self, mel: Tensor, lengths: Tensor | None = None, chunk: int | None = None,
-                start: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        mel: Tensor,
+        lengths: Tensor | None = None,
+        chunk: int | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
         """The whole utterance under the mask of `chunk` frames (None: full attention, Whisper itself).
 
         mel (B, mels, 2T+1); lengths (B,) in frames; start (B,): clock position of the first frame. Returns (B, T, width).
@@ -183,7 +214,11 @@ class Encoder(nn.Module):
         if start is not None:
             clock = torch.arange(x.shape[1], device=x.device)
             table = self.positional_embedding.to(x.dtype)
-            x = x - table[clock % self.config.positions] + table[(start[:, None] + clock) % self.config.positions]
+            x = (
+                x
+                - table[clock % self.config.positions]
+                + table[(start[:, None] + clock) % self.config.positions]
+            )
         for block in self.blocks:
             q, k, v = block.attn.qkv(block.attn_ln(x))
             x = x + block.attn.merge(chunked_attention(q, k, v, chunk, self.config.left, lengths))
@@ -192,8 +227,10 @@ class Encoder(nn.Module):
 
     def _check(self, mel: Tensor, batch: int) -> None:
         if mel.ndim != 3 or mel.shape[:2] != (batch, self.config.mels) or mel.shape[2] % 2 == 0:
-            raise ValueError(f"mel must be ({batch}, {self.config.mels}, 2c + 1) for c frames of features and one mel "
-                             f"frame of look-ahead, got {tuple(mel.shape)}")
+            raise ValueError(
+                f"mel must be ({batch}, {self.config.mels}, 2c + 1) for c frames of features and one mel "
+                f"frame of look-ahead, got {tuple(mel.shape)}"
+            )
 
 
 class Decoder(nn.Module):
@@ -204,14 +241,17 @@ class Decoder(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positional_embedding = nn.Parameter(torch.zeros(config.text_context, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, cross=True)
-                                    for _ in range(config.decoder_layers))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, cross=True) for _ in range(config.decoder_layers)
+        )
         self.ln = nn.LayerNorm(config.width)
 
     def init_state(self, batch: int = 1) -> DecoderState:
         c = self.config
         empty = self.ln.weight.new_zeros(batch, c.decoder_layers, c.heads, 0, c.width // c.heads)
-        return DecoderState(empty, empty, torch.zeros(batch, dtype=torch.int64, device=empty.device))
+        return DecoderState(
+            empty, empty, torch.zeros(batch, dtype=torch.int64, device=empty.device)
+        )
 
     def memory(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-attention keys and values of features (B, T, width): two of (B, layers, H, T, Dh), each frame its own."""
@@ -219,8 +259,14 @@ class Decoder(nn.Module):
         v = [b.cross_attn.split(b.cross_attn.value(features)) for b in self.blocks]
         return torch.stack(k, 1), torch.stack(v, 1)
 
-    def step(self, tokens: Tensor, state: DecoderState, keys: Tensor | Sequence[Tensor],
-             values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, DecoderState]:
+    def step(
+        self,
+        tokens: Tensor,
+        state: DecoderState,
+        keys: Tensor | Sequence[Tensor],
+        values: Tensor | Sequence[Tensor],
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, DecoderState]:
         """`read` with logits (B, n, vocabulary) in the hidden states' place."""
         hidden, alignment, state = self.read(tokens, state, keys, values, mask)
         return self.logits(hidden), alignment, state
@@ -228,19 +274,38 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden @ self.token_embedding.weight.T
 
-    def read(self, tokens: Tensor, state: DecoderState, keys: Tensor | Sequence[Tensor],
-             values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, DecoderState]:
+    def read(
+        self,
+        tokens: Tensor,
+        state: DecoderState,
+        keys: Tensor | Sequence[Tensor],
+        values: Tensor | Sequence[Tensor],
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, DecoderState]:
         """Read `tokens` (B, n) after those in `state`, over a memory of `keys`, `values` (B, layers, H, T, Dh).
 
         mask (B, T): True where a memory frame may be read. Returns the last hidden states (B, n, width), the mean
         cross-attention of the alignment heads (B, n, T) and the new state. Pure.
         """
         hidden, average, new_keys, new_values = self.chunk(tokens, state, keys, values, mask)
-        return hidden, average, DecoderState(torch.cat([state.keys, new_keys], 3), torch.cat([state.values, new_values], 3),
-                                             state.tokens + tokens.shape[1])
+        return (
+            hidden,
+            average,
+            DecoderState(
+                torch.cat([state.keys, new_keys], 3),
+                torch.cat([state.values, new_values], 3),
+                state.tokens + tokens.shape[1],
+            ),
+        )
 
-    def chunk(self, tokens: Tensor, state: DecoderState, keys: Tensor | Sequence[Tensor],
-              values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def chunk(
+        self,
+        tokens: Tensor,
+        state: DecoderState,
+        keys: Tensor | Sequence[Tensor],
+        values: Tensor | Sequence[Tensor],
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`read` with these tokens' own keys and values, (B, layers, H, n, Dh), in the new state's place.
 
         State and memory may also be given layer by layer, (B, H, S, Dh) and (B, H, T, Dh) each. A memory of one stream
@@ -260,22 +325,31 @@ class Decoder(nn.Module):
             new_values.append(v)
             y = causal_step_attention(q, k, v, past_keys[i], past_values[i], state.tokens)
             x = x + block.attn.merge(y)
-            cross = block.cross_attn  # the hypotheses of a stream are so many more queries to its memory
+            cross = (
+                block.cross_attn
+            )  # the hypotheses of a stream are so many more queries to its memory
             q = cross.split(cross.query(block.cross_attn_ln(x)).reshape(streams, -1, x.shape[2]))
             score = (q * q.shape[-1] ** -0.5) @ memory_keys[i].transpose(-1, -2)
-            weight = (score if hidden is None else score.masked_fill(hidden, -torch.inf)).softmax(-1)
+            weight = (score if hidden is None else score.masked_fill(hidden, -torch.inf)).softmax(
+                -1
+            )
             alignment += [weight[:, h] for layer, h in self.config.alignment_heads if layer == i]
             x = x + cross.merge(weight @ memory_values[i]).reshape(B, n, x.shape[2])
             x = x + block.mlp(block.mlp_ln(x))
-        average = torch.stack(alignment, 1).mean(1).reshape(B, n, frames) if alignment else x.new_zeros(B, n, frames)
+        average = (
+            torch.stack(alignment, 1).mean(1).reshape(B, n, frames)
+            if alignment
+            else x.new_zeros(B, n, frames)
+        )
         return self.ln(x), average, torch.stack(new_keys, 1), torch.stack(new_values, 1)
 
     def forward(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, S, vocabulary) of a whole token sequence over features (B, T, width): training and scoring."""
         return self.logits(self.hidden(tokens, features, mask)[0])
 
-    def hidden(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None, align: bool = False
-               ) -> tuple[Tensor, Tensor | None]:
+    def hidden(
+        self, tokens: Tensor, features: Tensor, mask: Tensor | None = None, align: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """What `forward` takes the logits of, (B, S, width); with `align`, the alignment heads' mean attention (B, S, T),
         without gradient."""
         alignment = []
@@ -290,7 +364,11 @@ class Decoder(nn.Module):
             for h in [h for layer, h in self.config.alignment_heads if align and layer == i]:
                 with torch.no_grad():
                     score = (q[:, h] * q.shape[-1] ** -0.5) @ k[:, h].transpose(-1, -2)
-                    alignment.append((score if mask is None else score.masked_fill(~mask[:, None], -torch.inf)).softmax(-1))
+                    alignment.append(
+                        (
+                            score if mask is None else score.masked_fill(~mask[:, None], -torch.inf)
+                        ).softmax(-1)
+                    )
             x = x + cross.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
             x = x + block.mlp(block.mlp_ln(x))
         return self.ln(x), torch.stack(alignment, 1).float().mean(1) if alignment else None
@@ -308,12 +386,18 @@ class Whisper(nn.Module):
         if c.ctc_blocks:
             self.ctc = CtcHead(c.width, c.ctc_width, c.ctc_vocabulary, c.ctc_blocks)
         elif c.ctc_width:
-            self.ctc = nn.Sequential(nn.Linear(2 * c.width, c.ctc_width), nn.GELU(), nn.Linear(c.ctc_width, c.ctc_vocabulary))
+            self.ctc = nn.Sequential(
+                nn.Linear(2 * c.width, c.ctc_width),
+                nn.GELU(),
+                nn.Linear(c.ctc_width, c.ctc_vocabulary),
+            )
         elif c.ctc_vocabulary:
             self.ctc = nn.Linear(2 * c.width, c.ctc_vocabulary)
         self.gate = Gate(c.width, c.gate_width) if c.gate_width else None
 
-    def ctc_log_probs(self, features: Tensor, lengths: Tensor | None = None, chunk: int | None = None) -> Tensor:
+    def ctc_log_probs(
+        self, features: Tensor, lengths: Tensor | None = None, chunk: int | None = None
+    ) -> Tensor:
         """Features (B, T, width) to CTC log-probabilities (B, T // 2, pieces): pairs of frames, 40 ms each.
 
         lengths (B,) in frames, and the chunk that they were encoded in (None: all at once): the head's convolutions
@@ -324,5 +408,7 @@ class Whisper(nn.Module):
             return self.ctc(x).log_softmax(-1)
         real = None
         if lengths is not None:
-            real = (torch.arange(x.shape[1], device=x.device) < (lengths // 2)[:, None])[..., None].to(x.dtype)
+            real = (torch.arange(x.shape[1], device=x.device) < (lengths // 2)[:, None])[
+                ..., None
+            ].to(x.dtype)
         return self.ctc(x, real, chunk and chunk // 2).log_softmax(-1)

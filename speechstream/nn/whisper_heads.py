@@ -22,7 +22,9 @@ class ChunkBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(width, width, kernel, groups=width)
         self.ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, x: Tensor, real: Tensor | None = None, chunk: int | None = None) -> Tensor:
         """x (B, P, width), of which real (B, P, 1) counts; chunk in pairs, None: all P are one."""
@@ -31,7 +33,9 @@ class ChunkBlock(nn.Module):
         if chunk is not None:
             y = F.pad(y, (0, 0, 0, -P % chunk)).unflatten(1, (-1, chunk)).flatten(0, 1)
         n = y.shape[1]
-        y = self.conv(F.pad(y.transpose(1, 2), (k // 2, k // 2 + 1)))[:, :, :n].transpose(1, 2)  # one more: n may be 0
+        y = self.conv(F.pad(y.transpose(1, 2), (k // 2, k // 2 + 1)))[:, :, :n].transpose(
+            1, 2
+        )  # one more: n may be 0
         if chunk is not None:
             y = y.unflatten(0, (len(x), -1)).flatten(1, 2)[:, :P]
         return x + self.mlp(self.ln(y))

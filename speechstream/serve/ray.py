@@ -38,14 +38,14 @@ from speechstream.audio.samples import to_mono
 from speechstream.errors import SpeechStreamError
 
 if TYPE_CHECKING:
-    from speechstream.asr.events import Event, Transcript
+    from speechstream.events import Event, Transcript
 
-SNAPSHOT_S = 2.0    # seconds of audio between two snapshots in pauses, where they are small
-LONGEST_S = 10.0    # and within speech, where they have 2.5 MB a second: what a new replica must hear again at most
+SNAPSHOT_S = 2.0  # seconds of audio between two snapshots in pauses, where they are small
+LONGEST_S = 10.0  # and within speech, where they have 2.5 MB a second: what a new replica must hear again at most
 PATIENCE_S = 120.0  # how long a session looks for a replica that answers
 RETRY_S = 0.2
-REACH_S = 5.0       # until a cluster's address has to answer
-LIVES = 4           # workers that may die of one recording
+REACH_S = 5.0  # until a cluster's address has to answer
+LIVES = 4  # workers that may die of one recording
 DYING = "the workers die while they load the model; is their memory too small?"
 logger = logging.getLogger(__name__)
 
@@ -68,14 +68,20 @@ def connect(address: str | None = None) -> None:
     at = address or os.environ.get("RAY_ADDRESS")
     _reach(at)
     try:
-        ray.init(address, include_dashboard=False if at in (None, "local") else None, log_to_driver=False,
-                 logging_level="error")
+        ray.init(
+            address,
+            include_dashboard=False if at in (None, "local") else None,
+            log_to_driver=False,
+            logging_level="error",
+        )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         why = str(error).splitlines()[0].rstrip(".")
         if at is None:
             raise SpeechStreamError(f"Ray could not be started on this machine: {why}") from error
-        raise SpeechStreamError(f"the Ray cluster at {at} cannot be joined: {why} (one that asks for a token is joined "
-                                "with RAY_AUTH_MODE=token)") from error
+        raise SpeechStreamError(
+            f"the Ray cluster at {at} cannot be joined: {why} (one that asks for a token is joined "
+            "with RAY_AUTH_MODE=token)"
+        ) from error
 
 
 def leave() -> None:
@@ -90,7 +96,9 @@ def _reach(address: str | None) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
         except OSError as error:
-            raise SpeechStreamError(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
+            raise SpeechStreamError(
+                f"there is no Ray cluster at {address}: {error.strerror or error}"
+            ) from error
 
 
 def cluster_cores() -> int:
@@ -108,6 +116,7 @@ class _Transcriber:
     def load(self) -> "int | SpeechStreamError":
         """This process's number, once the model is loaded; the error where it cannot be."""
         from speechstream.asr.recognizer import Recognizer
+
         try:
             self.recognizer = self.recognizer or Recognizer.load(**self.options)
         except SpeechStreamError as error:
@@ -142,15 +151,18 @@ class Archive:
         """The workers' process numbers, each on its own machine, once all of their models are loaded."""
         for _ in range(LIVES):
             pids = [self._get(worker.load.remote()) for worker in self.workers]
-            if (error := next((pid for pid in pids if isinstance(pid, SpeechStreamError)), None)):
+            if error := next((pid for pid in pids if isinstance(pid, SpeechStreamError)), None):
                 raise error
             if None not in pids:
                 return pids
-            self.workers = [w if pid is not None else self._hire() for w, pid in zip(self.workers, pids)]
+            self.workers = [
+                w if pid is not None else self._hire() for w, pid in zip(self.workers, pids)
+            ]
         raise SpeechStreamError(DYING)
 
-    def transcribe(self, files: Sequence[str | Path], latency_ms: int | None = None
-                   ) -> "Iterator[Transcript | SpeechStreamError]":
+    def transcribe(
+        self, files: Sequence[str | Path], latency_ms: int | None = None
+    ) -> "Iterator[Transcript | SpeechStreamError]":
         """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why.
 
         Raises SpeechStreamError where the workers cannot load the model.
@@ -183,11 +195,15 @@ class Archive:
                         continue
                     deaths[i] += 1
                     if deaths[i] < LIVES:
-                        logger.warning("a worker died while it heard %s; it is heard again", files[i])
+                        logger.warning(
+                            "a worker died while it heard %s; it is heard again", files[i]
+                        )
                         todo.appendleft(i)
                     else:
-                        results[i] = SpeechStreamError(f"{files[i]} was given up: {LIVES} workers died while they "
-                                                       "heard it; is their memory too small?")
+                        results[i] = SpeechStreamError(
+                            f"{files[i]} was given up: {LIVES} workers died while they "
+                            "heard it; is their memory too small?"
+                        )
             yield results.pop(given)
 
     def close(self) -> None:
@@ -214,6 +230,7 @@ class _Streams:
 
     def __init__(self, slots: int, options: dict[str, Any]):
         from speechstream.asr.recognizer import Recognizer
+
         self.recognizer = Recognizer.load(**options)
         self.pool = self.recognizer.pool(slots)
         self.name = uuid.uuid4().hex
@@ -243,7 +260,8 @@ class _Streams:
     def hear(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer requests of several sessions, one each, as one batch."""
         from speechstream.asr.snapshot import dump_events
-        from speechstream.engines.pool import Failed
+        from speechstream.runtime.pool import Failed
+
         sids: list[Any] = []
         staying = {asked["session"] for asked in requests}
         for asked in requests:
@@ -262,10 +280,19 @@ class _Streams:
             if events and isinstance(events[-1], Failed):
                 answers.append({"error": events[-1].message})
                 continue
-            due = sid in self.pool and (asked["unsaved"] >= LONGEST_S or
-                                        asked["unsaved"] >= SNAPSHOT_S and self.pool.pausing(sid))
-            answers.append({"events": dump_events(events), "snapshot": self.pool.snapshot(sid) if due else None,
-                            "pid": os.getpid(), "replica": self.name})
+            due = sid in self.pool and (
+                asked["unsaved"] >= LONGEST_S
+                or asked["unsaved"] >= SNAPSHOT_S
+                and self.pool.pausing(sid)
+            )
+            answers.append(
+                {
+                    "events": dump_events(events),
+                    "snapshot": self.pool.snapshot(sid) if due else None,
+                    "pid": os.getpid(),
+                    "replica": self.name,
+                }
+            )
         return answers
 
 
@@ -276,8 +303,12 @@ def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -
     """
     serve = _ray().serve
 
-    @serve.deployment(name="streams", num_replicas=replicas, max_ongoing_requests=2 * slots,
-                      ray_actor_options={"num_cpus": cores})
+    @serve.deployment(
+        name="streams",
+        num_replicas=replicas,
+        max_ongoing_requests=2 * slots,
+        ray_actor_options={"num_cpus": cores},
+    )
     class Deployment:
         async def __init__(self):
             self.streams = _Streams(slots, options)
@@ -308,12 +339,12 @@ class Session:
         self.handle, self.rate, self.name = handle, sample_rate, uuid.uuid4().hex
         self._routed, self._replica = handle, ""
         self._state: bytes | tuple = (latency_ms, sample_rate)  # how to begin, or a snapshot
-        self._at = 0                            # blocks that are in the state
-        self._since: list[np.ndarray] = []      # blocks since
-        self._samples, self._given = 0, 0       # in those blocks, and events that came of them
+        self._at = 0  # blocks that are in the state
+        self._since: list[np.ndarray] = []  # blocks since
+        self._samples, self._given = 0, 0  # in those blocks, and events that came of them
         self._finished = False
-        self.pid: int | None = None             # of the process that answered last
-        self.handovers = 0                      # times that another replica took over
+        self.pid: int | None = None  # of the process that answered last
+        self.handovers = 0  # times that another replica took over
 
     def __enter__(self) -> "Session":
         return self
@@ -331,14 +362,21 @@ class Session:
 
     def _hear(self, block: np.ndarray | None) -> "list[Event]":
         from speechstream.asr.snapshot import load_events
+
         if self._finished:
             raise ValueError("this stream is finished; open another one")
         before, fresh = len(self._since), [] if block is None else [block]
         self._since += fresh
         self._samples += 0 if block is None else len(block)
         self._finished = block is None
-        asked = {"session": self.name, "at": self._at + before, "blocks": fresh, "state": None,
-                 "finish": block is None, "unsaved": self._samples / self.rate}
+        asked = {
+            "session": self.name,
+            "at": self._at + before,
+            "blocks": fresh,
+            "state": None,
+            "finish": block is None,
+            "unsaved": self._samples / self.rate,
+        }
         if self.pid is None:
             asked["state"] = self._state
         skip, answer = 0, self._ask(asked)
@@ -378,4 +416,6 @@ class Session:
             if (answer := self._ask(asked)) is not None:
                 return answer
             time.sleep(RETRY_S)
-        raise SpeechStreamError(f"no replica has answered for {PATIENCE_S:.0f} s; is the Serve application running?")
+        raise SpeechStreamError(
+            f"no replica has answered for {PATIENCE_S:.0f} s; is the Serve application running?"
+        )

@@ -29,7 +29,9 @@ class _Codec:
 
     direction: str
 
-    def __init__(self, model: str | Path | bytes, threads: int = 1, providers: list[str] | None = None) -> None:
+    def __init__(
+        self, model: str | Path | bytes, threads: int = 1, providers: list[str] | None = None
+    ) -> None:
         """`model` is a graph's path or its bytes, `threads` how many onnxruntime may use for one step.
 
         Raises SpeechStreamError where the file is not such a graph.
@@ -40,26 +42,33 @@ class _Codec:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             model = model if isinstance(model, bytes) else str(model)
-            self.session = ort.InferenceSession(model, options, providers=providers or ["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(
+                model, options, providers=providers or ["CPUExecutionProvider"]
+            )
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["speechstream"])
             if about.get("architecture") != "codec":
                 raise KeyError("architecture")
         except KeyError:
-            raise SpeechStreamError("this ONNX file is no codec graph; speechstream.export.codec makes them") from None
+            raise SpeechStreamError(
+                "this ONNX file is no codec graph; speechstream.export.codec makes them"
+            ) from None
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise SpeechStreamError(f"cannot open the codec graph: {error}") from error
         if about["direction"] != self.direction:
-            raise SpeechStreamError(f"this graph is to {about['direction']}, not to {self.direction}")
+            raise SpeechStreamError(
+                f"this graph is to {about['direction']}, not to {self.direction}"
+            )
         self.sample_rate: int = about["sample_rate"]
         self.frame_size: int = about["frame_size"]  # samples
-        self.delay: int = about["delay"]            # samples by which decoded sound lags the original
+        self.delay: int = about["delay"]  # samples by which decoded sound lags the original
         self.channels: int = about["channels"]
         self.levels: int = about["levels"]
         self.bins: int = about["bins"]
         self._fields: list[dict[str, Any]] = about["state"]
         names = [f["name"].replace(".", "_") for f in self._fields]
-        self._state = dataclasses.make_dataclass(f"{type(self).__name__}State", [(n, Array) for n in names],
-                                                 frozen=True)
+        self._state = dataclasses.make_dataclass(
+            f"{type(self).__name__}State", [(n, Array) for n in names], frozen=True
+        )
         self._input = self.session.get_inputs()[0].name
 
     @property
@@ -89,13 +98,21 @@ class CodecDecoder(_Codec):
         """The next codes (B, levels or fewer, T), integers, to audio float32 (B, channels, T * frame_size) and the new
         state. A code of -1 is an absent level. T may be 0. Raises ValueError for other shapes and other codes."""
         codes = np.asarray(codes)
-        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.levels or codes.dtype.kind not in "iu":
-            raise ValueError(f"expected integer codes (B, 1 to {self.levels} levels, T); got {codes.dtype} "
-                             f"{codes.shape}")
+        if (
+            codes.ndim != 3
+            or not 1 <= codes.shape[1] <= self.levels
+            or codes.dtype.kind not in "iu"
+        ):
+            raise ValueError(
+                f"expected integer codes (B, 1 to {self.levels} levels, T); got {codes.dtype} "
+                f"{codes.shape}"
+            )
         if codes.size == 0:
             return np.zeros((len(codes), self.channels, 0), np.float32), state
         if codes.min() < -1 or codes.max() >= self.bins:
-            raise ValueError(f"codes go from 0 to {self.bins - 1} (-1: absent); got {codes.min()} to {codes.max()}")
+            raise ValueError(
+                f"codes go from 0 to {self.bins - 1} (-1: absent); got {codes.min()} to {codes.max()}"
+            )
         missing = self.levels - codes.shape[1]
         codes = np.pad(codes.astype(np.int64), ((0, 0), (0, missing), (0, 0)), constant_values=-1)
         return self._run(codes, state)
@@ -104,7 +121,7 @@ class CodecDecoder(_Codec):
         """All codes (B, levels or fewer, T) of new streams to audio (B, channels, T * frame_size)."""
         state, audio = self.init_state(len(codes)), []
         for start in range(0, max(codes.shape[-1], 1), OFFLINE_FRAMES):
-            block, state = self.step(codes[..., start:start + OFFLINE_FRAMES], state)
+            block, state = self.step(codes[..., start : start + OFFLINE_FRAMES], state)
             audio.append(block)
         return np.concatenate(audio, -1)
 
@@ -119,8 +136,10 @@ class CodecEncoder(_Codec):
         the new state. T may be 0. `stream()` takes blocks of any length. Raises ValueError for another shape."""
         audio = np.asarray(audio)
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[-1] % self.frame_size:
-            raise ValueError(f"expected audio (B, {self.channels}, a multiple of {self.frame_size} samples); got "
-                             f"{audio.shape}; stream() takes blocks of any length")
+            raise ValueError(
+                f"expected audio (B, {self.channels}, a multiple of {self.frame_size} samples); got "
+                f"{audio.shape}; stream() takes blocks of any length"
+            )
         if audio.dtype.kind != "f":
             raise ValueError(f"expected floating-point audio within [-1, 1]; got {audio.dtype}")
         if audio.size == 0:
@@ -133,7 +152,7 @@ class CodecEncoder(_Codec):
         audio = np.pad(audio, ((0, 0), (0, 0), (0, -audio.shape[-1] % self.frame_size)))
         state, codes, hop = self.init_state(len(audio)), [], OFFLINE_FRAMES * self.frame_size
         for start in range(0, max(audio.shape[-1], 1), hop):
-            block, state = self.step(audio[..., start:start + hop], state)
+            block, state = self.step(audio[..., start : start + hop], state)
             codes.append(block)
         return np.concatenate(codes, -1)
 

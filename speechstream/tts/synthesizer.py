@@ -28,13 +28,15 @@ import numpy as np
 
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
-from speechstream.tts.phonemes import Utterance
-from speechstream.tts.text import TextConfig, TextStream
+from speechstream.text.en.phonemes import Utterance
+from speechstream.text.clauses import TextConfig, TextStream
 from speechstream.tts.voice import Controls, Voice, VoiceInfo
 
-SILENCE_BLOCK_S = 0.1   # a pause comes in blocks of this length, so that a cancel need not wait for its end
+SILENCE_BLOCK_S = (
+    0.1  # a pause comes in blocks of this length, so that a cancel need not wait for its end
+)
 GAIN_LIMIT_DB = 20.0
-VOICES_VARIABLE = "SPEECHSTREAM_VOICES"   # a folder of voices, beside VOICES_FOLDER
+VOICES_VARIABLE = "SPEECHSTREAM_VOICES"  # a folder of voices, beside VOICES_FOLDER
 VOICES_FOLDER = Path("~/.local/share/speechstream/voices")
 _log = logging.getLogger("speechstream")
 
@@ -78,7 +80,9 @@ class Synthesizer:
         self._voice = voice
 
     @classmethod
-    def load(cls, path: str | os.PathLike | None = None, threads: int = 1, device: str = "cpu") -> "Synthesizer":
+    def load(
+        cls, path: str | os.PathLike | None = None, threads: int = 1, device: str = "cpu"
+    ) -> "Synthesizer":
         """Open a voice: None for the embedded one, or a bundle's folder, a Piper voice (an .onnx beside its .json, or a
         converted folder), or the name of one of these in a folder of voices (see `installed_voices`).
 
@@ -86,17 +90,23 @@ class Synthesizer:
         """
         if path is None:
             if "tts" not in bundle.EMBEDDED:
-                raise SpeechStreamError("this version has no voice of its own yet; give the path of a voice, such as a "
-                                        "Piper voice's .onnx file")
+                raise SpeechStreamError(
+                    "this version has no voice of its own yet; give the path of a voice, such as a "
+                    "Piper voice's .onnx file"
+                )
             path = bundle.embedded("tts")
         path = _find(path)
         if path.is_dir() and (path / bundle.INDEX).exists():
-            from speechstream.tts.blockwise import Blockwise
+            from speechstream.tts.blockwise.voice import Blockwise
+
             return cls(Blockwise(path, threads, device))
         if path.suffix == ".onnx" or (path / "config.json").is_file():
-            from speechstream.tts.piper_voice import PiperSpeech
+            from speechstream.tts.piper.voice import PiperSpeech
+
             return cls(PiperSpeech(path, threads))
-        raise SpeechStreamError(f"{path} is no voice: expected the folder of a bundle, or a Piper voice's .onnx file")
+        raise SpeechStreamError(
+            f"{path} is no voice: expected the folder of a bundle, or a Piper voice's .onnx file"
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -113,8 +123,15 @@ class Synthesizer:
         """Its speakers with language and description."""
         return self._voice.speakers
 
-    def stream(self, voice: str | None = None, speed: float = 1.0, pitch: float = 0.0, energy: float = 0.0,
-               markup: bool = True, patience_s: float | None = None) -> "SpeechSynthesis":
+    def stream(
+        self,
+        voice: str | None = None,
+        speed: float = 1.0,
+        pitch: float = 0.0,
+        energy: float = 0.0,
+        markup: bool = True,
+        patience_s: float | None = None,
+    ) -> "SpeechSynthesis":
         """Begin to speak. `speed` 0.25 to 4; `pitch` in semitones and `energy` in decibels, -12 to 12. `markup` reads
         SSML and [[phonemes]]. After `patience_s` without new text, what has come is spoken up to its last space.
 
@@ -131,23 +148,31 @@ class Synthesizer:
             chunks = list(s)
         if not chunks:
             return Chunk(np.zeros(0, np.float32), 0.0)
-        return Chunk(np.concatenate([c.pcm for c in chunks]), 0.0, tuple(w for c in chunks for w in c.words),
-                     tuple(p for c in chunks for p in c.phonemes))
+        return Chunk(
+            np.concatenate([c.pcm for c in chunks]),
+            0.0,
+            tuple(w for c in chunks for w in c.words),
+            tuple(p for c in chunks for p in c.phonemes),
+        )
 
 
 class SpeechSynthesis:
     """One stream: text goes in by `push` and `end`, chunks come out by iteration. See the module's example."""
 
-    def __init__(self, voice: Voice, controls: Controls, markup: bool, patience_s: float | None) -> None:
+    def __init__(
+        self, voice: Voice, controls: Controls, markup: bool, patience_s: float | None
+    ) -> None:
         if patience_s is not None and not patience_s > 0:
-            raise ValueError(f"patience_s must be above 0, or None to wait for complete clauses; got {patience_s}")
+            raise ValueError(
+                f"patience_s must be above 0, or None to wait for complete clauses; got {patience_s}"
+            )
         self.sample_rate = voice.sample_rate
         self._voice, self._speaking = voice, voice.start(controls)
         self._text, self._patience = TextStream(TextConfig(markup=markup)), patience_s
         self._news = threading.Condition()
         self._pieces: deque = deque()
         self._ended, self._cancelled, self._flush, self._samples = False, False, False, 0
-        self._words: deque[TimedWord] = deque()        # of what has been begun, not yet in a chunk
+        self._words: deque[TimedWord] = deque()  # of what has been begun, not yet in a chunk
         self._phonemes: deque[TimedPhoneme] = deque()
         self._consumer = threading.Lock()
         self._chunks = self._run()
@@ -228,7 +253,11 @@ class SpeechSynthesis:
                     for part in _between_pauses(utterance):
                         if self._cancelled:
                             return
-                        yield from self._silence(part) if isinstance(part, float) else self._utterance(part)
+                        yield from (
+                            self._silence(part)
+                            if isinstance(part, float)
+                            else self._utterance(part)
+                        )
             if over and piece is None:
                 break
         if self._samples and not self._cancelled:
@@ -241,8 +270,10 @@ class SpeechSynthesis:
         with self._news:
             if not self._pieces and not self._ended and not self._flush:
                 self._speaking.rest()
-            heard = self._news.wait_for(lambda: self._pieces or self._ended or self._cancelled or self._flush,
-                                        self._patience if pending else None)
+            heard = self._news.wait_for(
+                lambda: self._pieces or self._ended or self._cancelled or self._flush,
+                self._patience if pending else None,
+            )
             if self._pieces:
                 return self._pieces.popleft(), False, False
             if self._cancelled:
@@ -296,7 +327,9 @@ def installed_voices() -> dict[str, Path]:
     """Voices that `Synthesizer.load` finds by name: folders and .onnx files in $SPEECHSTREAM_VOICES and in
     ~/.local/share/speechstream/voices."""
     found: dict[str, Path] = {}
-    folders = [Path(p) for p in [os.environ.get(VOICES_VARIABLE)] if p] + [VOICES_FOLDER.expanduser()]
+    folders = [Path(p) for p in [os.environ.get(VOICES_VARIABLE)] if p] + [
+        VOICES_FOLDER.expanduser()
+    ]
     for folder in folders:
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if path.suffix == ".onnx" and path.with_name(path.name + ".json").is_file():
@@ -314,7 +347,9 @@ def _find(path: str | os.PathLike) -> Path:
     if str(path) in voices:
         return voices[str(path)]
     known = f"; those installed are {', '.join(voices)}" if voices else ""
-    raise SpeechStreamError(f"there is no voice {str(path)!r}: expected a path, or the name of an installed voice{known}")
+    raise SpeechStreamError(
+        f"there is no voice {str(path)!r}: expected a path, or the name of an installed voice{known}"
+    )
 
 
 def _between_pauses(utterance: Utterance) -> Iterator[Utterance | float]:
@@ -334,19 +369,32 @@ def _part(utterance: Utterance, begin: int, end: int) -> Utterance | None:
     """Symbols begin to end with the words that are in them, or None where no word is."""
     while begin < end and utterance.phonemes[begin] == " ":
         begin += 1
-    words = tuple(replace(w, first=max(w.first, begin) - begin, last=min(w.last, end) - begin)
-                  for w in utterance.words if w.last > begin and w.first < end)
+    words = tuple(
+        replace(w, first=max(w.first, begin) - begin, last=min(w.last, end) - begin)
+        for w in utterance.words
+        if w.last > begin and w.first < end
+    )
     if not words:
         return None
-    return replace(utterance, phonemes=utterance.phonemes[begin:end], words=words, pauses=(),
-                   speed=utterance.speed[begin:end], pitch=utterance.pitch[begin:end],
-                   volume=utterance.volume[begin:end])
+    return replace(
+        utterance,
+        phonemes=utterance.phonemes[begin:end],
+        words=words,
+        pauses=(),
+        speed=utterance.speed[begin:end],
+        pitch=utterance.pitch[begin:end],
+        volume=utterance.volume[begin:end],
+    )
 
 
-def _timings(utterance: Utterance, starts: np.ndarray, origin: float) -> tuple[list[TimedWord], list[TimedPhoneme]]:
+def _timings(
+    utterance: Utterance, starts: np.ndarray, origin: float
+) -> tuple[list[TimedWord], list[TimedPhoneme]]:
     at = [origin + float(s) for s in starts]
-    return ([TimedWord(w.text, at[w.first], at[w.last], w.start, w.end) for w in utterance.words],
-            [TimedPhoneme(p, at[i], at[i + 1]) for i, p in enumerate(utterance.phonemes) if p != " "])
+    return (
+        [TimedWord(w.text, at[w.first], at[w.last], w.start, w.end) for w in utterance.words],
+        [TimedPhoneme(p, at[i], at[i + 1]) for i, p in enumerate(utterance.phonemes) if p != " "],
+    )
 
 
 def _begun(timings: deque, end: float) -> tuple:

@@ -7,8 +7,8 @@ from typing import Iterator, Protocol
 
 import numpy as np
 
-from speechstream.tts.phonemes import Utterance
-from speechstream.tts.text import Clause
+from speechstream.text.en.phonemes import Utterance
+from speechstream.text.clauses import Clause
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,17 @@ class Controls:
     energy: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("speed", 0.25, 4.0), ("pitch", -12.0, 12.0), ("energy", -12.0, 12.0)):
+        for name, low, high in (
+            ("speed", 0.25, 4.0),
+            ("pitch", -12.0, 12.0),
+            ("energy", -12.0, 12.0),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not low <= value <= high
+            ):
                 raise ValueError(f"{name} goes from {low:g} to {high:g}; got {value!r}")
 
 
@@ -62,7 +70,7 @@ class Speaking(Protocol):
 class Voice(Protocol):
     """A voice that any number of threads and streams may share."""
 
-    sample_rate: int                    # Hz of its sound
+    sample_rate: int  # Hz of its sound
     speakers: tuple[VoiceInfo, ...]
 
     def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
@@ -78,6 +86,8 @@ def find_speaker(speakers: tuple[VoiceInfo, ...], name: str | None) -> int:
     if name is None:
         return 0
     if name not in names:
-        raise ValueError(f"this voice has no speaker {name!r}; it has {', '.join(names[:10])}"
-                         + (f" and {len(names) - 10} more" if len(names) > 10 else ""))
+        raise ValueError(
+            f"this voice has no speaker {name!r}; it has {', '.join(names[:10])}"
+            + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        )
     return names.index(name)

@@ -11,7 +11,9 @@ from speechstream.asr.ctc import Greedy, PrefixBeam, align, score
 from speechstream.asr.search import Token, log_softmax
 from speechstream.state import describe, from_bytes, nbytes, put, select, stack, to_bytes
 
-EXACT = dict(beam=100, candidates=99, prune=np.inf, pending=8)  # no prefix of the tiny problems is ever dropped
+EXACT = dict(
+    beam=100, candidates=99, prune=np.inf, pending=8
+)  # no prefix of the tiny problems is ever dropped
 
 
 def random_log_probs(seed, *shape, sharpness=1.5, blank=0.0):
@@ -59,7 +61,7 @@ def in_blocks(search, log_probs, seed, lengths=None):
         n = np.minimum(rng.integers(0, 6, len(at)), ends - at)
         block = np.full((len(at), max(n.max(), 1), log_probs.shape[2]), np.nan)
         for b in range(len(at)):
-            block[b, :n[b]] = log_probs[b, at[b]:at[b] + n[b]]
+            block[b, : n[b]] = log_probs[b, at[b] : at[b] + n[b]]
         new, state = search.step(block, state, n)
         at += n
         said = [a + b for a, b in zip(said, new)]
@@ -76,8 +78,12 @@ def test_greedy_of_a_written_path():
     for t, k in enumerate(path):
         log_probs[0, t] = np.log((1 - p[t]) / 3)
         log_probs[0, t, k] = np.log(p[t])
-    expected = [Token(3, 1, 3, np.log(p[2])), Token(3, 4, 5, np.log(p[4])), Token(1, 5, 8, np.log(p[7])),
-                Token(2, 10, 11, np.log(p[10]))]
+    expected = [
+        Token(3, 1, 3, np.log(p[2])),
+        Token(3, 4, 5, np.log(p[4])),
+        Token(1, 5, 8, np.log(p[7])),
+        Token(2, 10, 11, np.log(p[10])),
+    ]
     greedy = Greedy()
     assert greedy(log_probs) == [expected]
     said, state = greedy.step(log_probs[:, :7], greedy.init_state())
@@ -98,7 +104,7 @@ def test_greedy_is_the_best_path_in_any_blocks(seed):
     for b, n in enumerate(lengths):
         path = log_probs[b, :n].argmax(-1)
         assert flat(whole[b]) == spans(path)
-        assert all(t.logprob == log_probs[b, t.start:t.end, t.token].max() for t in whole[b])
+        assert all(t.logprob == log_probs[b, t.start : t.end, t.token].max() for t in whole[b])
         assert state.blanks[b] == len(list(itertools.takewhile(lambda k: k == 0, path[::-1])))
 
 
@@ -109,7 +115,9 @@ def test_greedy_begins_anew_after_finish():
     said, state = greedy.finish(state)
     assert flat(said[0]) == [(1, 0, 2)] and greedy.finish(state)[0] == [[]]
     _, state = greedy.step(log_probs, state)
-    assert flat(greedy.finish(state)[0][0]) == [(1, 2, 4)]  # the same token again is a new one, at later frames
+    assert flat(greedy.finish(state)[0][0]) == [
+        (1, 2, 4)
+    ]  # the same token again is a new one, at later frames
 
 
 # Totals and alignments
@@ -124,7 +132,7 @@ def test_score_and_alignment_agree_with_all_paths(seed):
         assert score(log_probs, list(said)) == pytest.approx(expected, abs=1e-10)
         tokens = align(log_probs, list(said))
         assert flat(tokens) == spans(best[said][1])
-        assert all(t.logprob == log_probs[t.start:t.end, t.token].max() for t in tokens)
+        assert all(t.logprob == log_probs[t.start : t.end, t.token].max() for t in tokens)
     assert np.logaddexp.reduce(list(total.values())) == pytest.approx(0, abs=1e-10)
 
 
@@ -133,8 +141,13 @@ def test_score_agrees_with_torch_at_real_sizes():
     log_probs = random_log_probs(1, 3, 120, 400)
     tokens = rng.integers(1, 400, (3, 35))
     tokens[:, 5:9] = tokens[:, 5:6]  # repeats
-    loss = torch.nn.functional.ctc_loss(torch.from_numpy(log_probs).transpose(0, 1), torch.from_numpy(tokens),
-                                        torch.tensor([120] * 3), torch.tensor([35] * 3), reduction="none")
+    loss = torch.nn.functional.ctc_loss(
+        torch.from_numpy(log_probs).transpose(0, 1),
+        torch.from_numpy(tokens),
+        torch.tensor([120] * 3),
+        torch.tensor([35] * 3),
+        reduction="none",
+    )
     ours = [-score(p, list(t)) for p, t in zip(log_probs, tokens)]
     np.testing.assert_allclose(ours, loss.numpy(), rtol=1e-10)
 
@@ -174,12 +187,14 @@ def test_wide_beam_finds_every_sequence_with_its_probability_and_frames(seed):
     settled, state = search.step(log_probs, search.init_state())
     assert settled == [[]]  # as long as the empty sequence is possible, nothing is certain
     found = search.hypotheses(state)[0]
-    assert {tuple(t.token for t in h.tokens): h.logprob for h in found} == pytest.approx(dict(total), abs=1e-9)
+    assert {tuple(t.token for t in h.tokens): h.logprob for h in found} == pytest.approx(
+        dict(total), abs=1e-9
+    )
     assert [h.logprob for h in found] == sorted((h.logprob for h in found), reverse=True)
     for h in found:
         _, path = best[tuple(t.token for t in h.tokens)]
         assert flat(h.tokens) == spans(path)
-        assert all(t.logprob == log_probs[0, t.start:t.end, t.token].max() for t in h.tokens)
+        assert all(t.logprob == log_probs[0, t.start : t.end, t.token].max() for t in h.tokens)
 
 
 def test_beam_sums_where_greedy_cannot():
@@ -188,7 +203,9 @@ def test_beam_sums_where_greedy_cannot():
     search = PrefixBeam(beam=2)
     assert [t.token for t in search(log_probs)[0]] == [1]
     _, state = search.step(log_probs, search.init_state())
-    np.testing.assert_allclose([np.exp(h.logprob) for h in search.hypotheses(state)[0]], [0.64, 0.36])
+    np.testing.assert_allclose(
+        [np.exp(h.logprob) for h in search.hypotheses(state)[0]], [0.64, 0.36]
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -203,11 +220,13 @@ def test_settled_tokens_change_no_result(seed):
     settled, state = search.step(log_probs[None], search.init_state())
     settled = tuple(t.token for t in settled[0])
     assert settled and settled[0] == 2
-    found = {settled + tuple(t.token for t in h.tokens): h.logprob for h in search.hypotheses(state)[0]}
+    found = {
+        settled + tuple(t.token for t in h.tokens): h.logprob for h in search.hypotheses(state)[0]
+    }
     assert found == pytest.approx({k: v for k, v in total.items() if v > -np.inf}, abs=1e-9)
     for h in search.hypotheses(state)[0]:
         said = settled + tuple(t.token for t in h.tokens)
-        assert flat(h.tokens) == spans(best[said][1])[len(settled):]
+        assert flat(h.tokens) == spans(best[said][1])[len(settled) :]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -221,9 +240,11 @@ def test_beam_is_the_same_in_any_blocks(seed, options):
     assert said == settled
     assert to_bytes(other) == to_bytes(state)
     for b, n in enumerate(lengths):  # and alone as in company
-        alone = search(log_probs[b:b + 1, :n])[0]
+        alone = search(log_probs[b : b + 1, :n])[0]
         assert alone == settled[b] + search.pending(state)[b]
-        assert alone == sorted(alone, key=lambda t: t.start) and all(t.start < t.end <= n for t in alone)
+        assert alone == sorted(alone, key=lambda t: t.start) and all(
+            t.start < t.end <= n for t in alone
+        )
         assert all(a.end <= b.start for a, b in zip(alone, alone[1:]))
 
 
@@ -236,7 +257,7 @@ def test_a_stream_without_end_keeps_its_size_and_its_text():
     search = PrefixBeam(beam=4, candidates=4, pending=8)
     size, state, said = nbytes(search.init_state()), search.init_state(), []
     for t in range(0, len(path), 10):
-        new, state = search.step(log_probs[:, t:t + 10], state)
+        new, state = search.step(log_probs[:, t : t + 10], state)
         assert nbytes(state) == size
         said += new[0]
     rest, state = search.finish(state)
@@ -253,7 +274,7 @@ def test_states_are_values(search):
     log_probs = random_log_probs(5, 2, 30, 6, sharpness=3)
     states, before = [], []
     for b, n in ((0, 13), (1, 21)):
-        said, state = search.step(log_probs[b:b + 1, :n], search.init_state())
+        said, state = search.step(log_probs[b : b + 1, :n], search.init_state())
         states.append(state)
         before.append(said[0])
     batch = stack(states)

@@ -42,12 +42,14 @@ def plain(tables, x, durations, max_symbols):
     while t < len(x):
         for count in range(1, max_symbols + 1):
             scores = tables.join(x[t][None], g)[0]
-            token = int(scores[:BLANK + 1].argmax())
-            jump = durations[int(scores[BLANK + 1:].argmax())] if durations else int(token == BLANK)
+            token = int(scores[: BLANK + 1].argmax())
+            jump = (
+                durations[int(scores[BLANK + 1 :].argmax())] if durations else int(token == BLANK)
+            )
             if token == BLANK:
                 jump = max(jump, 1)
             else:
-                p = np.exp(scores[:BLANK + 1])
+                p = np.exp(scores[: BLANK + 1])
                 found.append((token, t, t + max(1, jump), np.log(p[token] / p.sum())))
                 g, state = tables.predict(np.array([token]), state)
             t += jump
@@ -62,14 +64,16 @@ def plain(tables, x, durations, max_symbols):
 @pytest.mark.parametrize("max_symbols", [1, 3, 10])
 def test_blocks_of_unsynchronised_streams_equal_a_plain_loop(durations, max_symbols):
     tables, random = Tables(durations), np.random.RandomState(1)
-    search = GreedyTransducer(tables.predict, tables.join, tables.init, BLANK, durations, max_symbols)
+    search = GreedyTransducer(
+        tables.predict, tables.join, tables.init, BLANK, durations, max_symbols
+    )
     streams = [random.standard_normal((n, DIM)) * 2 for n in (1, 7, 30, 23)]
     state, found, given = search.init_state(4), [[] for _ in streams], [0] * 4
     while any(g < len(s) for g, s in zip(given, streams)):
         counts = [int(random.randint(0, min(6, len(s) - g) + 1)) for g, s in zip(given, streams)]
         block = np.zeros((4, max(counts), DIM))
         for i, (n, s) in enumerate(zip(counts, streams)):
-            block[i, :n] = s[given[i]:given[i] + n]
+            block[i, :n] = s[given[i] : given[i] + n]
             given[i] += n
         tokens, state = search.step(block, state, np.array(counts))
         for all_, new in zip(found, tokens):
@@ -90,7 +94,7 @@ def test_a_state_can_be_resumed_twice():
     x = np.random.RandomState(2).standard_normal((1, 12, DIM)) * 2
     _, kept = search.step(x[:, :5], search.init_state(1))
     first, second = search.step(x[:, 5:], kept)[0], search.step(x[:, 5:], kept)[0]
-    assert first == second and search(x)[0][-len(first[0]):] == first[0]
+    assert first == second and search(x)[0][-len(first[0]) :] == first[0]
 
 
 def test_wrong_arguments_are_named():

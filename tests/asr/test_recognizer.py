@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 from speechstream import Recognizer
-from speechstream.asr.events import Endpoint, Final, Partial, Transcript
+from speechstream.events import Endpoint, Final, Partial, Transcript
 from speechstream.audio import Resampler, read
 from speechstream.errors import SpeechStreamError
 
@@ -23,7 +23,10 @@ def asr():
 def readings(fixtures_dir):
     """The recordings, with their texts and word times."""
     entries = json.loads((fixtures_dir / "transcripts.json").read_text())
-    return [{**e, "path": fixtures_dir / e["file"], "sound": read(fixtures_dir / e["file"])[0]} for e in entries]
+    return [
+        {**e, "path": fixtures_dir / e["file"], "sound": read(fixtures_dir / e["file"])[0]}
+        for e in entries
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +40,7 @@ def listen(asr, sound, latency_ms=640, rate=16000, sizes=(4000,), seed=0):
     with asr.stream(latency_ms, rate) as stream:
         while at < len(sound):
             size = int(rng.choice(sizes))
-            events += stream.push(sound[at:at + size])
+            events += stream.push(sound[at : at + size])
             at += size
         events += stream.finish()
     stable, time = "", 0.0
@@ -72,7 +75,9 @@ def edits(a, b):
     """Levenshtein's distance between two lists of words."""
     row = np.arange(len(b) + 1)
     for i, word in enumerate(a, 1):
-        new = np.concatenate([[i], np.minimum(row[:-1] + (np.array(b, object) != word), row[1:] + 1)])
+        new = np.concatenate(
+            [[i], np.minimum(row[:-1] + (np.array(b, object) != word), row[1:] + 1)]
+        )
         for j in range(1, len(new)):
             new[j] = min(new[j], new[j - 1] + 1)
         row = new
@@ -80,10 +85,15 @@ def edits(a, b):
 
 
 def test_the_distance_counts_edits():
-    assert edits("a b c".split(), "a x c d".split()) == 2 and edits([], ["a"]) == 1 and edits(["a"], []) == 1
+    assert (
+        edits("a b c".split(), "a x c d".split()) == 2
+        and edits([], ["a"]) == 1
+        and edits(["a"], []) == 1
+    )
 
 
 # What is written -----------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="session")
 def heard(asr, readings):
@@ -132,7 +142,9 @@ def test_partials_come_early_and_endpoints_late(asr, short):
 def test_a_file_offline(asr, short):
     told = []
     transcript = asr.transcribe(short["path"], progress=told.append)
-    assert isinstance(transcript, Transcript) and transcript.duration == pytest.approx(short["duration"], abs=0.01)
+    assert isinstance(transcript, Transcript) and transcript.duration == pytest.approx(
+        short["duration"], abs=0.01
+    )
     assert edits(plain(short["text"]), plain(transcript.text)) <= 2
     assert told == sorted(told) and told[-1] == pytest.approx(transcript.duration)
     assert transcript.words == tuple(w for s in transcript.segments for w in s.words)
@@ -142,19 +154,25 @@ def test_a_file_offline(asr, short):
 
 # However the sound arrives -------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("sizes", [(1,), (0, 1, 37, 511, 512, 513, 8000), (160_000,)],
-                         ids=["one sample", "random", "all at once"])
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(1,), (0, 1, 37, 511, 512, 513, 8000), (160_000,)],
+    ids=["one sample", "random", "all at once"],
+)
 def test_any_blocks_give_the_same_events(asr, short, reference, sizes):
     sound = short["sound"]
     if sizes == (1,):  # single samples for two fifths of a second that matter, around an onset
         with asr.stream(640) as stream:
             events = stream.push(sound[:3000])
             for i in range(3000, 9000):
-                events += stream.push(sound[i:i + 1])
+                events += stream.push(sound[i : i + 1])
             events += stream.push(sound[9000:]) + stream.finish()
     else:
         events = listen(asr, sound, sizes=sizes, seed=3)
-    assert [e for e in events if not isinstance(e, Partial)] == [e for e in reference if not isinstance(e, Partial)]
+    assert [e for e in events if not isinstance(e, Partial)] == [
+        e for e in reference if not isinstance(e, Partial)
+    ]
     assert events == reference  # and each partial came at the same window
 
 
@@ -162,15 +180,24 @@ def test_any_blocks_give_the_same_events(asr, short, reference, sizes):
 def test_any_rate_gives_the_text(asr, short, reference, rate):
     sound = Resampler(16000, rate)(short["sound"])
     said = plain(text(listen(asr, sound, rate=rate, sizes=(997, 20000))))
-    assert edits(plain(text(reference)), said) <= (4 if rate == 8000 else 1)  # half the band is missing at 8 kHz
+    assert edits(plain(text(reference)), said) <= (
+        4 if rate == 8000 else 1
+    )  # half the band is missing at 8 kHz
 
 
 @pytest.mark.parametrize("kind", ["int16", "float64", "stereo", "stereo int16", "column"])
 def test_any_type_gives_the_same_text(asr, short, reference, kind):
     sound = short["sound"]
-    whole = np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16)  # a FLAC of 16 bits: nothing is lost
-    block = {"int16": whole, "float64": sound.astype(np.float64), "stereo": np.stack([sound, sound], 1),
-             "stereo int16": np.stack([whole, whole], 1), "column": sound[:, None]}[kind]
+    whole = np.clip(np.rint(sound * 32768), -32768, 32767).astype(
+        np.int16
+    )  # a FLAC of 16 bits: nothing is lost
+    block = {
+        "int16": whole,
+        "float64": sound.astype(np.float64),
+        "stereo": np.stack([sound, sound], 1),
+        "stereo int16": np.stack([whole, whole], 1),
+        "column": sound[:, None],
+    }[kind]
     assert listen(asr, block, sizes=(4000,)) == reference
 
 
@@ -178,8 +205,13 @@ def test_what_cannot_be_heard_is_refused(asr, short, reference):
     sound = short["sound"]
     with asr.stream(640) as stream:
         events = stream.push(sound[:8000])
-        for bad in (np.array([0.0, np.nan]), np.array([np.inf]), np.zeros((2, 2, 2)), np.array(["a"]),
-                    np.zeros(4, complex)):
+        for bad in (
+            np.array([0.0, np.nan]),
+            np.array([np.inf]),
+            np.zeros((2, 2, 2)),
+            np.array(["a"]),
+            np.zeros(4, complex),
+        ):
             with pytest.raises(ValueError):
                 stream.push(bad)
         events += stream.push(np.zeros(0, np.float32)) + stream.push(sound[8000:]) + stream.finish()
@@ -190,7 +222,9 @@ def test_what_cannot_be_heard_is_refused(asr, short, reference):
 
 
 def test_wrong_arguments(asr, tmp_path):
-    with pytest.raises(ValueError, match="latency_ms must be one of 80, 160, 320, 640, 1280, got 100"):
+    with pytest.raises(
+        ValueError, match="latency_ms must be one of 80, 160, 320, 640, 1280, got 100"
+    ):
         asr.stream(latency_ms=100)
     with pytest.raises(ValueError, match="sample_rate"):
         asr.transcribe(np.zeros(16000, np.float32))
@@ -209,13 +243,17 @@ def test_wrong_arguments(asr, tmp_path):
 
 # Nothing is lost, nothing is invented --------------------------------------------------------------------------------
 
+
 def test_the_tail_is_flushed(asr, short, reference):
     """The reading is broken off in the middle of speech, without a sample of silence after it."""
     words = [w for w in short["words"] if w["end"] < 1.6]
     sound = short["sound"][: int(words[-1]["end"] * 16000) + 1600]
     for latency_ms in (80, 1280):
         said = plain(text(listen(asr, sound, latency_ms)))
-        assert edits([p for w in words for p in plain(w["word"])], said) <= 2 and len(said) >= len(words) - 1
+        assert (
+            edits([p for w in words for p in plain(w["word"])], said) <= 2
+            and len(said) >= len(words) - 1
+        )
     events = listen(asr, sound[:5000], 1280)  # less than one chunk of the encoder
     assert len(text(events)) > 0
 
@@ -236,7 +274,11 @@ def chords(seconds, rate=16000):
     t = np.arange(seconds * rate) / rate
     roots = np.array([220.0, 174.6, 261.6, 196.0])[(t // 2).astype(int) % 4]
     phase = np.cumsum(roots) / rate
-    tones = sum(np.sin(2 * np.pi * phase * interval * k) / k for interval in (1, 1.26, 1.5) for k in (1, 2, 3))
+    tones = sum(
+        np.sin(2 * np.pi * phase * interval * k) / k
+        for interval in (1, 1.26, 1.5)
+        for k in (1, 2, 3)
+    )
     return (0.08 * tones * (1 - np.exp(-(t % 2) * 30))).astype(np.float32)
 
 
@@ -244,13 +286,19 @@ def chords(seconds, rate=16000):
 def test_what_is_not_speech_gives_no_words(asr, kind):
     rng, n = np.random.default_rng(0), 20 * 16000
     t = np.arange(n) / 16000
-    sound = {"silence": np.zeros(n), "hiss": 0.003 * rng.standard_normal(n), "loud noise": 0.2 * rng.standard_normal(n),
-             "hum": 0.1 * np.sign(np.sin(2 * np.pi * 50 * t)), "clicks": (rng.random(n) < 1e-4).astype(float),
-             "music": chords(20)}[kind].astype(np.float32)
+    sound = {
+        "silence": np.zeros(n),
+        "hiss": 0.003 * rng.standard_normal(n),
+        "loud noise": 0.2 * rng.standard_normal(n),
+        "hum": 0.1 * np.sign(np.sin(2 * np.pi * 50 * t)),
+        "clicks": (rng.random(n) < 1e-4).astype(float),
+        "music": chords(20),
+    }[kind].astype(np.float32)
     assert text(listen(asr, sound, 320, sizes=(1600,))) == ""
 
 
 # Streams, engines, decoders ------------------------------------------------------------------------------------------
+
 
 def test_streams_are_independent(asr, readings, heard):
     pair = sorted(heard, key=lambda h: h[0]["duration"])[:2]
@@ -258,7 +306,7 @@ def test_streams_are_independent(asr, readings, heard):
     for at in range(0, 7 * 16000, 4000):
         for i, (r, _) in enumerate(pair):
             if at < len(r["sound"]):
-                events[i] += streams[i].push(r["sound"][at:at + 4000])
+                events[i] += streams[i].push(r["sound"][at : at + 4000])
     for i, (_, expected) in enumerate(pair):
         assert events[i] + streams[i].finish() == expected
 
@@ -268,7 +316,9 @@ def test_both_engines_write_the_same(asr, short, reference):
     other = Recognizer.load(engine="torch")
     events = listen(other, short["sound"])
     assert text(events) == text(reference)
-    for a, b in zip((e for e in events if isinstance(e, Final)), (e for e in reference if isinstance(e, Final))):
+    for a, b in zip(
+        (e for e in events if isinstance(e, Final)), (e for e in reference if isinstance(e, Final))
+    ):
         for mine, theirs in zip(a.words, b.words):
             assert mine.end == pytest.approx(theirs.end, abs=0.1)
 

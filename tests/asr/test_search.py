@@ -25,21 +25,34 @@ def test_n_best_orders_and_breaks_ties_by_position():
         n_best(np.zeros((2, 4)), 5)
 
 
-@pytest.mark.parametrize("pieces, text", [
-    (["▁he", "llo", "▁you"], "hello you"), (["he", "llo"], "hello"), ([], ""), (["▁"], ""),
-    (["▁", "x", "▁", "▁you", "'", "s"], "x you's"),
-])
+@pytest.mark.parametrize(
+    "pieces, text",
+    [
+        (["▁he", "llo", "▁you"], "hello you"),
+        (["he", "llo"], "hello"),
+        ([], ""),
+        (["▁"], ""),
+        (["▁", "x", "▁", "▁you", "'", "s"], "x you's"),
+    ],
+)
 def test_detokenize(pieces, text):
     assert detokenize(pieces) == text
 
 
 def test_words_have_the_frames_of_their_pieces_and_the_least_confidence():
     p = [math.log(v) for v in (0.9, 0.5, 0.8, 0.7, 0.6)]
-    said = [Token(2, 3, 5, p[0]), Token(3, 6, 9, p[1]), Token(1, 11, 12, p[2]), Token(7, 20, 21, p[3]),
-            Token(4, 30, 34, p[4])]
+    said = [
+        Token(2, 3, 5, p[0]),
+        Token(3, 6, 9, p[1]),
+        Token(1, 11, 12, p[2]),
+        Token(7, 20, 21, p[3]),
+        Token(4, 30, 34, p[4]),
+    ]
     got = words(said, PIECES, FRAME_S)
     assert [w.text for w in got] == ["hello", "x", "you"]
-    np.testing.assert_allclose([(w.start, w.end) for w in got], [(0.12, 0.36), (0.8, 0.84), (1.2, 1.36)])
+    np.testing.assert_allclose(
+        [(w.start, w.end) for w in got], [(0.12, 0.36), (0.8, 0.84), (1.2, 1.36)]
+    )
     np.testing.assert_allclose([w.confidence for w in got], [0.5, 0.7, 0.6])
 
 
@@ -64,4 +77,7 @@ def test_wrong_log_probs_are_refused():
     bad[1, 2] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         check_log_probs(bad, None, 2)
-    assert check_log_probs(bad, np.array([3, 2]), 2).tolist() == [3, 2]  # what does not count may be anything
+    assert check_log_probs(bad, np.array([3, 2]), 2).tolist() == [
+        3,
+        2,
+    ]  # what does not count may be anything

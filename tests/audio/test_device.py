@@ -39,11 +39,15 @@ class Stream:
         self.closed = True
 
     def hear(self, block, overflow=False):
-        self.options["callback"](block, len(block), None, types.SimpleNamespace(input_overflow=overflow))
+        self.options["callback"](
+            block, len(block), None, types.SimpleNamespace(input_overflow=overflow)
+        )
 
     def play(self, frames, underflow=False):
         out = np.full((frames, self.options["channels"]), np.nan, np.float32)
-        self.options["callback"](out, frames, None, types.SimpleNamespace(output_underflow=underflow))
+        self.options["callback"](
+            out, frames, None, types.SimpleNamespace(output_underflow=underflow)
+        )
         assert np.isfinite(out).all() and (out == out[:, :1]).all()
         return out[:, 0]
 
@@ -51,16 +55,29 @@ class Stream:
 @pytest.fixture
 def portaudio(monkeypatch):
     """A module with one microphone at 48 kHz, one loudspeaker at 48 kHz, and one that hears only in stereo."""
+
     def make(name, inputs, outputs, rate=48000.0):
-        return {"name": name, "hostapi": 0, "max_input_channels": inputs, "max_output_channels": outputs,
-                "default_samplerate": rate}
+        return {
+            "name": name,
+            "hostapi": 0,
+            "max_input_channels": inputs,
+            "max_output_channels": outputs,
+            "default_samplerate": rate,
+        }
 
     fake = types.SimpleNamespace(
-        PortAudioError=PortAudioError, default=types.SimpleNamespace(device=[-1, -1]), refuses=(),
+        PortAudioError=PortAudioError,
+        default=types.SimpleNamespace(device=[-1, -1]),
+        refuses=(),
         found=[make("Mic", 1, 0), make("Loudspeaker", 0, 2), make("Stereo Mic", 2, 0, 44100.0)],
-        query_hostapis=lambda: [{"name": "Pretended", "default_input_device": 0, "default_output_device": 1}])
+        query_hostapis=lambda: [
+            {"name": "Pretended", "default_input_device": 0, "default_output_device": 1}
+        ],
+    )
     fake.query_devices = lambda: fake.found
-    fake.InputStream = fake.OutputStream = lambda **options: Stream(device_refuses=fake.refuses, **options)
+    fake.InputStream = fake.OutputStream = lambda **options: Stream(
+        device_refuses=fake.refuses, **options
+    )
     monkeypatch.setattr(device, "load_sounddevice", lambda: fake)
     return fake
 
@@ -73,8 +90,16 @@ def test_devices_are_listed(portaudio):
     assert speaker.default_output and not stereo.default_input
 
 
-@pytest.mark.parametrize("wanted, name", [(None, "Mic"), (2, "Stereo Mic"), ("2", "Stereo Mic"),
-                                          ("stereo", "Stereo Mic"), ("Mic", "Mic")])
+@pytest.mark.parametrize(
+    "wanted, name",
+    [
+        (None, "Mic"),
+        (2, "Stereo Mic"),
+        ("2", "Stereo Mic"),
+        ("stereo", "Stereo Mic"),
+        ("Mic", "Mic"),
+    ],
+)
 def test_a_device_is_chosen_by_number_or_name(portaudio, wanted, name):
     assert microphone(device=wanted).device.name == name
 
@@ -90,8 +115,13 @@ def test_missing_devices(portaudio):
         Speaker(16000)
 
 
-@pytest.mark.parametrize("error, word", [(ImportError("x"), "pip install sounddevice"),
-                                         (OSError("PortAudio library not found"), "apt install libportaudio2")])
+@pytest.mark.parametrize(
+    "error, word",
+    [
+        (ImportError("x"), "pip install sounddevice"),
+        (OSError("PortAudio library not found"), "apt install libportaudio2"),
+    ],
+)
 def test_without_portaudio(monkeypatch, error, word):
     class Finder:
         @staticmethod
@@ -122,11 +152,12 @@ def test_every_sample_heard_comes_out(portaudio, rate):
         assert mic.sample_rate == (rate or 48000) and mic.native_rate == 48000
         buffer = np.zeros((960, 1), np.float32)
         for i in range(0, len(x), 960):
-            buffer[:, 0] = x[i:i + 960]  # PortAudio uses its buffer again
+            buffer[:, 0] = x[i : i + 960]  # PortAudio uses its buffer again
             Stream.last.hear(buffer)
         mic.stop()
         got = np.concatenate(list(mic))
     from speechstream.audio import Resampler
+
     np.testing.assert_array_equal(got, Resampler(48000, mic.sample_rate)(x))
     assert mic.overflows == 0 and Stream.last.closed
 
@@ -185,7 +216,9 @@ def test_a_vanished_microphone(portaudio, monkeypatch, how):
         if how == "refused":
             portaudio.refuses = (1,)
         if ends:
-            monkeypatch.setattr(Stream, "start", lambda stream: stream.options["finished_callback"]())
+            monkeypatch.setattr(
+                Stream, "start", lambda stream: stream.options["finished_callback"]()
+            )
             first.options["finished_callback"]()
         with pytest.raises(SpeechStreamError, match="has vanished"):
             next(mic)
@@ -204,7 +237,12 @@ class Player(threading.Thread):
 
     def __init__(self, seed=0):
         super().__init__(daemon=True)
-        self.stream, self.rng, self.played, self.on = Stream.last, np.random.default_rng(seed), [], True
+        self.stream, self.rng, self.played, self.on = (
+            Stream.last,
+            np.random.default_rng(seed),
+            [],
+            True,
+        )
         self.start()
 
     def run(self):
@@ -227,11 +265,13 @@ def test_everything_written_is_played_once(portaudio, seed):
         player, position = Player(seed), 0
         while position < len(x):
             size = int(rng.choice([0, 1, 480, 7000]))
-            speaker.write(x[position:position + size])
+            speaker.write(x[position : position + size])
             position += size
     played = player.finish()
     numbers = (played[played >= 1] - 1) * 32768
-    assert (np.diff(numbers) >= 1).all() and (numbers == np.round(numbers)).all()  # in order, none twice
+    assert (np.diff(numbers) >= 1).all() and (
+        numbers == np.round(numbers)
+    ).all()  # in order, none twice
     assert len(x) - speaker.underruns - 1 <= len(numbers) <= len(x)
 
 
@@ -280,7 +320,7 @@ def test_cancel_fades_within_20_ms_and_drops_the_rest(portaudio):
     speaker.cancel()
     after = np.concatenate([Stream.last.play(480), Stream.last.play(480)])
     assert no_click(np.concatenate([before, after]), 1.01 * 0.8 / 239)
-    assert not after[960 * 20 // 20:].any() and not after[240:].any() and after[:200].any()
+    assert not after[960 * 20 // 20 :].any() and not after[240:].any() and after[:200].any()
     assert speaker.pending_s == 0
     speaker.write(np.full(2000, 0.5, np.float32))
     assert Stream.last.play(480)[-1] == pytest.approx(0.5)

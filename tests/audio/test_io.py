@@ -12,10 +12,24 @@ import soundfile as sf
 from speechstream.audio import blocks, integrity, read
 from speechstream.errors import SpeechStreamError
 
-FORMATS = [("wav", "PCM_16"), ("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("wav", "IMA_ADPCM"),
-           ("flac", "PCM_16"), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III"), ("aiff", "PCM_16"),
-           ("au", "PCM_16"), ("caf", "PCM_16"), ("caf", "ALAC_16"), ("w64", "PCM_16"), ("rf64", "PCM_16"),
-           ("nist", "PCM_16")]
+FORMATS = [
+    ("wav", "PCM_16"),
+    ("wav", "PCM_U8"),
+    ("wav", "PCM_24"),
+    ("wav", "FLOAT"),
+    ("wav", "IMA_ADPCM"),
+    ("flac", "PCM_16"),
+    ("ogg", "VORBIS"),
+    ("ogg", "OPUS"),
+    ("mp3", "MPEG_LAYER_III"),
+    ("aiff", "PCM_16"),
+    ("au", "PCM_16"),
+    ("caf", "PCM_16"),
+    ("caf", "ALAC_16"),
+    ("w64", "PCM_16"),
+    ("rf64", "PCM_16"),
+    ("nist", "PCM_16"),
+]
 IDS = ["-".join(f) for f in FORMATS]
 RATE = 16000
 
@@ -61,34 +75,44 @@ def test_every_format(tmp_path, speech, kind):
 def test_truncated(tmp_path, speech, kind, cut):
     path = write(tmp_path, speech, kind)
     whole, data = read(path)[0], path.read_bytes()
-    path.write_bytes(data[:{"half": len(data) // 2, "one byte": len(data) - 1, "header": 30}[cut]])
+    path.write_bytes(data[: {"half": len(data) // 2, "one byte": len(data) - 1, "header": 30}[cut]])
     got, sentence = refused(path)
     if cut == "half" and "cannot be read as audio" not in sentence:
         assert len(got) > 0.2 * len(whole)  # what was there was given
-        settled = len(got) - 2000           # decoders may fade at the break
+        settled = len(got) - 2000  # decoders may fade at the break
         np.testing.assert_allclose(got[:settled], whole[:settled], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", [("flac", "PCM_16"), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III")],
-                         ids="-".join)
+@pytest.mark.parametrize(
+    "kind",
+    [("flac", "PCM_16"), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III")],
+    ids="-".join,
+)
 def test_corrupt_in_the_middle(tmp_path, speech, kind):
     path = write(tmp_path, speech, kind)
     data = path.read_bytes()
     third, noise = len(data) // 3, np.random.default_rng(0).bytes(2000)
-    path.write_bytes(data[:third] + noise + data[third + 2000:])
+    path.write_bytes(data[:third] + noise + data[third + 2000 :])
     got, _ = refused(path)
     assert len(got) < len(speech)
 
 
 @pytest.mark.parametrize("size", [1, 10, 575, 576, 1152, 2000])
-@pytest.mark.parametrize("kind", [("mp3", "MPEG_LAYER_III"), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("flac", "PCM_16")],
-                         ids="-".join)
+@pytest.mark.parametrize(
+    "kind",
+    [("mp3", "MPEG_LAYER_III"), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("flac", "PCM_16")],
+    ids="-".join,
+)
 def test_very_short_files(tmp_path, speech, kind, size):
-    assert len(read(write(tmp_path, speech[8000:8000 + size], kind))[0]) == size
+    assert len(read(write(tmp_path, speech[8000 : 8000 + size], kind))[0]) == size
 
 
 def test_what_is_no_audio_file(tmp_path):
-    for content, word in ((b"", "empty"), (b"these are words\n" * 50, "in no known format"), (bytes(5000), "in no known")):
+    for content, word in (
+        (b"", "empty"),
+        (b"these are words\n" * 50, "in no known format"),
+        (bytes(5000), "in no known"),
+    ):
         for suffix in ("wav", "mp3", "flac"):
             path = tmp_path / f"a.{suffix}"
             path.write_bytes(content)
@@ -100,7 +124,9 @@ def test_what_is_no_audio_file(tmp_path):
     assert "raw PCM" in refused(raw)[1]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user"
+)
 def test_forbidden_file(tmp_path):
     path = tmp_path / "secret.wav"
     path.write_bytes(b"x")
@@ -108,7 +134,9 @@ def test_forbidden_file(tmp_path):
     assert "Permission denied" in refused(path)[1]
 
 
-@pytest.mark.parametrize("kind", [("wav", "PCM_16"), ("ogg", "VORBIS"), ("aiff", "PCM_16")], ids="-".join)
+@pytest.mark.parametrize(
+    "kind", [("wav", "PCM_16"), ("ogg", "VORBIS"), ("aiff", "PCM_16")], ids="-".join
+)
 def test_no_samples(tmp_path, kind):
     assert "contains no samples" in refused(write(tmp_path, np.zeros(0, np.float32), kind))[1]
 
@@ -125,7 +153,7 @@ def test_samples_that_are_not_finite(tmp_path, speech, value):
 def patched(path, *changes):
     data = bytearray(path.read_bytes())
     for position, value in changes:
-        data[position:position + 4] = struct.pack("<I", value)
+        data[position : position + 4] = struct.pack("<I", value)
     path.write_bytes(data)
     return path
 
@@ -135,7 +163,9 @@ def test_absurd_sample_rates(tmp_path, speech, rate):
     refused(patched(write(tmp_path, speech, ("wav", "PCM_16")), (24, rate)))
 
 
-@pytest.mark.parametrize("lengths", [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (36, 0)], ids=["ffmpeg", "zeros", "unfinished"])
+@pytest.mark.parametrize(
+    "lengths", [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (36, 0)], ids=["ffmpeg", "zeros", "unfinished"]
+)
 def test_wav_whose_writer_could_not_seek(tmp_path, speech, lengths):
     path = patched(write(tmp_path, speech, ("wav", "PCM_16")), (4, lengths[0]), (40, lengths[1]))
     np.testing.assert_array_equal(read(path)[0], speech)
@@ -156,14 +186,16 @@ def test_flac_of_unknown_length(tmp_path, speech):
     with blocks(path) as parts:
         assert parts.duration is None
         np.testing.assert_array_equal(np.concatenate(list(parts)), speech)
-    path.write_bytes(data[:len(data) // 2])
+    path.write_bytes(data[: len(data) // 2])
     refused(path)
 
 
 def test_mp3_without_a_length_is_read_to_its_end(tmp_path, speech):
     path = write(tmp_path, speech, ("mp3", "MPEG_LAYER_III"))
     data = path.read_bytes()
-    headless = data[integrity.mpeg_frame(data[:4])[0]:]  # the first frame holds the length and no sound
+    headless = data[
+        integrity.mpeg_frame(data[:4])[0] :
+    ]  # the first frame holds the length and no sound
     path.write_bytes(headless)
     x, _ = read(path)
     assert len(sf.read(path)[0]) < len(speech) <= len(x)  # libsndfile alone stops at its guess
@@ -184,12 +216,16 @@ def test_files_glued_together_are_not_read_by_half_in_silence(tmp_path, speech, 
 def test_decoders_do_not_talk_to_the_user(tmp_path, speech):
     path = write(tmp_path, speech, ("mp3", "MPEG_LAYER_III"))
     data = path.read_bytes()
-    path.write_bytes(data[:len(data) // 3] + bytes(range(256)) * 8 + data[len(data) // 2:])
-    script = ("import sys, os; from speechstream.audio import read, integrity\n"
-              "try: read(sys.argv[1])\nexcept Exception as error: print(type(error).__name__)\n"
-              "with integrity.quiet_decoder(): os.write(2, b'Note: chatter\\nsomebody else\\n')\n"
-              "os.write(2, b'after\\n')")
-    process = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, timeout=60)
+    path.write_bytes(data[: len(data) // 3] + bytes(range(256)) * 8 + data[len(data) // 2 :])
+    script = (
+        "import sys, os; from speechstream.audio import read, integrity\n"
+        "try: read(sys.argv[1])\nexcept Exception as error: print(type(error).__name__)\n"
+        "with integrity.quiet_decoder(): os.write(2, b'Note: chatter\\nsomebody else\\n')\n"
+        "os.write(2, b'after\\n')"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script, path], capture_output=True, text=True, timeout=60
+    )
     assert process.stdout == "SpeechStreamError\n"
     assert process.stderr == "somebody else\nafter\n"
 

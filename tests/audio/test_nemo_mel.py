@@ -6,9 +6,15 @@ from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig, mel_filters
 
 def test_filters_equal_librosa():
     librosa = pytest.importorskip("librosa", reason="the reference for mel filters")
-    for features, n_fft, low, high in ((80, 512, 0.0, 8000.0), (128, 512, 0.0, 8000.0), (40, 1024, 60.0, 7000.0)):
+    for features, n_fft, low, high in (
+        (80, 512, 0.0, 8000.0),
+        (128, 512, 0.0, 8000.0),
+        (40, 1024, 60.0, 7000.0),
+    ):
         theirs = librosa.filters.mel(sr=16000, n_fft=n_fft, n_mels=features, fmin=low, fmax=high)
-        np.testing.assert_allclose(mel_filters(features, n_fft, 16000, low, high), theirs, atol=1e-6)
+        np.testing.assert_allclose(
+            mel_filters(features, n_fft, 16000, low, high), theirs, atol=1e-6
+        )
 
 
 def test_frame_equals_its_formula():
@@ -17,7 +23,7 @@ def test_frame_equals_its_formula():
     x = np.random.RandomState(0).standard_normal(2000)
     y = x - 0.97 * np.concatenate([[0], x[:-1]])
     m, n = 5, np.arange(400)
-    cut = y[160 * m - 200:160 * m + 200] * (0.5 - 0.5 * np.cos(2 * np.pi * n / 399))
+    cut = y[160 * m - 200 : 160 * m + 200] * (0.5 - 0.5 * np.cos(2 * np.pi * n / 399))
     bins = np.arange(257)[:, None]
     power = np.abs((cut * np.exp(-2j * np.pi * bins * n / 512)).sum(1)) ** 2
     expected = np.log(mel_filters(20, 512, 16000, 0.0, 8000.0) @ power + 2.0**-24)

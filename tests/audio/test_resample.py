@@ -6,8 +6,17 @@ import pytest
 from speechstream.audio import Resampler
 from speechstream.state import from_bytes, select, stack, to_bytes
 
-RATES = [(48000, 16000), (44100, 16000), (22050, 16000), (11025, 16000), (8000, 16000), (24000, 44100), (16000, 48000),
-         (96000, 16000), (16000, 8000)]
+RATES = [
+    (48000, 16000),
+    (44100, 16000),
+    (22050, 16000),
+    (11025, 16000),
+    (8000, 16000),
+    (24000, 44100),
+    (16000, 48000),
+    (96000, 16000),
+    (16000, 8000),
+]
 ODD_RATES = [(16001, 16000), (44101, 48000)]  # banks too large to be kept: interpolated phases
 
 
@@ -17,7 +26,7 @@ def sine(rate, hertz, seconds=0.5, phase=0.3):
 
 def snr(signal, reference, margin=400):
     signal, reference = signal[margin:-margin].astype(np.float64), reference[margin:-margin]
-    return 10 * np.log10(np.sum(reference ** 2) / np.sum((signal - reference) ** 2))
+    return 10 * np.log10(np.sum(reference**2) / np.sum((signal - reference) ** 2))
 
 
 def split(n, rng, sizes=(0, 1, 2, 7, 320, 961)):
@@ -31,7 +40,7 @@ def split(n, rng, sizes=(0, 1, 2, 7, 320, 961)):
 def stream(resampler, x, rng):
     state, parts, position = resampler.init_state(len(x)), [], 0
     for size in split(x.shape[1], rng):
-        y, state = resampler.step(x[:, position:position + size], state)
+        y, state = resampler.step(x[:, position : position + size], state)
         parts.append(y)
         position += size
     assert (resampler.remaining(state) >= 0).all()
@@ -43,7 +52,7 @@ def stream(resampler, x, rng):
 def test_a_sine_keeps_its_time_and_shape(rates, part):
     hertz = part * min(rates) / 2
     y = Resampler(*rates)(sine(rates[0], hertz).astype(np.float32))
-    assert snr(y, sine(rates[1], hertz, len(y) / rates[1])[:len(y)]) > 90
+    assert snr(y, sine(rates[1], hertz, len(y) / rates[1])[: len(y)]) > 90
 
 
 @pytest.mark.parametrize("rates", [(48000, 16000), (44100, 16000), (16000, 8000), (16001, 16000)])
@@ -54,7 +63,7 @@ def test_what_the_lower_rate_cannot_hold_is_rejected(rates, part):
         hertz = (rates[0] / 2 + rates[1] / 2) / 2
     x = sine(rates[0], hertz)
     y = Resampler(*rates)(x.astype(np.float32))[400:-400]
-    assert 10 * np.log10(np.mean(y.astype(np.float64) ** 2) / np.mean(x ** 2)) < -80
+    assert 10 * np.log10(np.mean(y.astype(np.float64) ** 2) / np.mean(x**2)) < -80
 
 
 def test_images_are_rejected_when_the_rate_rises():
@@ -64,8 +73,16 @@ def test_images_are_rejected_when_the_rate_rises():
     assert 10 * np.log10(spectrum[hertz > 4000].sum() / spectrum.sum()) < -80
 
 
-@pytest.mark.parametrize("rates, decibels", [((48000, 16000), 100), ((8000, 16000), 100), ((16000, 48000), 100),
-                                             ((44100, 16000), 65), ((24000, 44100), 65)])
+@pytest.mark.parametrize(
+    "rates, decibels",
+    [
+        ((48000, 16000), 100),
+        ((8000, 16000), 100),
+        ((16000, 48000), 100),
+        ((44100, 16000), 65),
+        ((24000, 44100), 65),
+    ],
+)
 def test_agrees_with_soxr(rates, decibels):
     # soxr rounds the times of its outputs where the ratio is no small fraction (64 dB for a sine at 0.88 of the lower
     # Nyquist frequency by the closed form, where we have 98): there only so much agreement can be asked.
@@ -75,7 +92,7 @@ def test_agrees_with_soxr(rates, decibels):
     spectrum[np.fft.rfftfreq(n, 1 / rates[0]) > 0.88 * min(rates) / 2] = 0
     x = 0.1 * np.fft.irfft(spectrum, n)
     y, reference = Resampler(*rates)(x.astype(np.float32)), soxr.resample(x, *rates, "VHQ")
-    assert snr(y[:len(reference)], reference[:len(y)]) > decibels
+    assert snr(y[: len(reference)], reference[: len(y)]) > decibels
 
 
 @pytest.mark.parametrize("rates", RATES + ODD_RATES + [(16000, 16000)])
@@ -98,12 +115,12 @@ def test_unsynchronised_streams_in_one_batch(rates):
     heads = [0, 501, 1234]  # what each has taken before they meet
     got, states = [], []
     for b, head in enumerate(heads):
-        y, state = resampler.step(x[b:b + 1, :head], resampler.init_state())
+        y, state = resampler.step(x[b : b + 1, :head], resampler.init_state())
         got.append([y[0]])
         states.append(state)
     batch = stack(states)
     for size in [0, 1, 333, 1, 2000]:
-        block = np.stack([x[b, heads[b]:heads[b] + size] for b in range(3)])
+        block = np.stack([x[b, heads[b] : heads[b] + size] for b in range(3)])
         heads = [h + size for h in heads]
         before = batch
         y, batch = resampler.step(block, before)
@@ -112,7 +129,7 @@ def test_unsynchronised_streams_in_one_batch(rates):
             assert np.isnan(y[b, length:]).all()
     for b, head in enumerate(heads):
         state = from_bytes(to_bytes(select(batch, b)), resampler.init_state())
-        y, state = resampler.step(x[b:b + 1, head:], state)
+        y, state = resampler.step(x[b : b + 1, head:], state)
         got[b] += [y[0], resampler.finish(state)[0]]
         np.testing.assert_array_equal(np.concatenate(got[b]), alone[b])
 

@@ -8,10 +8,20 @@ from speechstream.audio import to_mono
 VALUES = np.array([-1.0, -0.5, 0.0, 0.25, 0.5])
 
 
-@pytest.mark.parametrize("block", [
-    (VALUES * 32768).astype(np.int16), (VALUES * 2147483648).astype(np.int32), (VALUES * 128 + 128).astype(np.uint8),
-    VALUES.astype(np.float16), VALUES.astype(np.float32), VALUES, (VALUES * 32768).astype(">i2"), list(VALUES),
-], ids=["int16", "int32", "uint8", "float16", "float32", "float64", "big endian", "list"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        (VALUES * 32768).astype(np.int16),
+        (VALUES * 2147483648).astype(np.int32),
+        (VALUES * 128 + 128).astype(np.uint8),
+        VALUES.astype(np.float16),
+        VALUES.astype(np.float32),
+        VALUES,
+        (VALUES * 32768).astype(">i2"),
+        list(VALUES),
+    ],
+    ids=["int16", "int32", "uint8", "float16", "float32", "float64", "big endian", "list"],
+)
 def test_every_type_has_the_same_scale(block):
     mono = to_mono(block)
     assert mono.dtype == np.float32
@@ -42,12 +52,24 @@ def test_a_torch_tensor_is_an_array():
     np.testing.assert_array_equal(to_mono(torch.tensor([0.5, -0.5])), np.float32([0.5, -0.5]))
 
 
-@pytest.mark.parametrize("bad, word", [
-    (b"\0\0", "frombuffer"), (np.zeros((2, 2, 2)), "shape"), (np.float32(1), "shape"), (np.zeros((2, 16000)), "transpose"),
-    (np.zeros((5, 0), np.float32), "channels"), (np.zeros(3, np.int64), "int64"), (np.zeros(3, complex), "complex"),
-    (np.zeros(3, bool), "bool"), ("text", "str"), (np.array([0, np.nan]), "nan"), (np.array([np.inf]), "inf"),
-    (np.array([1e300]), "finite"), (np.array([[0, 1], [-np.inf, 0]], np.float32), "sample 1"),
-])
+@pytest.mark.parametrize(
+    "bad, word",
+    [
+        (b"\0\0", "frombuffer"),
+        (np.zeros((2, 2, 2)), "shape"),
+        (np.float32(1), "shape"),
+        (np.zeros((2, 16000)), "transpose"),
+        (np.zeros((5, 0), np.float32), "channels"),
+        (np.zeros(3, np.int64), "int64"),
+        (np.zeros(3, complex), "complex"),
+        (np.zeros(3, bool), "bool"),
+        ("text", "str"),
+        (np.array([0, np.nan]), "nan"),
+        (np.array([np.inf]), "inf"),
+        (np.array([1e300]), "finite"),
+        (np.array([[0, 1], [-np.inf, 0]], np.float32), "sample 1"),
+    ],
+)
 def test_what_cannot_be_used_raises_one_sentence(bad, word):
     with pytest.raises(ValueError, match=word) as error:
         to_mono(bad)

@@ -15,8 +15,16 @@ REPO = Path(__file__).parents[2]
 
 def run(server, script, *arguments, **options):
     """Start a Python process that finds the server; it imports speechstream from this repository."""
-    return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], cwd=REPO, env=server.env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=REPO,
+        env=server.env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        **options,
+    )
 
 
 @pytest.fixture
@@ -26,8 +34,10 @@ def server(pulse_server):
     process = run(pulse_server, script)
     out, err = process.communicate(timeout=30)
     if process.returncode or "default" not in out:
-        pytest.skip("PortAudio does not reach PulseAudio (Debian packages libportaudio2 and libasound2-plugins): "
-                    + (out + err)[-300:])
+        pytest.skip(
+            "PortAudio does not reach PulseAudio (Debian packages libportaudio2 and libasound2-plugins): "
+            + (out + err)[-300:]
+        )
     return pulse_server
 
 
@@ -38,12 +48,14 @@ def found(reference, captured, rate=16000):
     """
     values, places = [], []
     for begin in range(rate // 4, len(reference) - rate // 2, rate // 2):
-        piece = reference[begin:begin + rate // 2].astype(np.float64)
+        piece = reference[begin : begin + rate // 2].astype(np.float64)
         size = 1 << (len(piece) + len(captured)).bit_length()
-        product = np.fft.irfft(np.fft.rfft(captured, size) * np.conj(np.fft.rfft(piece, size)), size)
+        product = np.fft.irfft(
+            np.fft.rfft(captured, size) * np.conj(np.fft.rfft(piece, size)), size
+        )
         energy = np.concatenate([[0], np.cumsum(np.square(captured, dtype=np.float64))])
-        energy = energy[len(piece):] - energy[:-len(piece)]
-        match = product[:len(energy)] / np.sqrt(np.maximum(energy * np.sum(piece ** 2), 1e-6))
+        energy = energy[len(piece) :] - energy[: -len(piece)]
+        match = product[: len(energy)] / np.sqrt(np.maximum(energy * np.sum(piece**2), 1e-6))
         values.append(match.max())
         places.append((match.argmax() - begin) / rate)
     return np.array(values), np.array(places)
@@ -111,7 +123,10 @@ def test_speaker_is_heard_to_the_end(server, fixtures_dir, tmp_path):
     recorder.terminate()
     recorder.wait(10)
     assert process.returncode == 0, err
-    (heard, rate), (spoken, _) = sf.read(tmp_path / "heard.wav", dtype="float32"), sf.read(path, dtype="float32")
+    (heard, rate), (spoken, _) = (
+        sf.read(tmp_path / "heard.wav", dtype="float32"),
+        sf.read(path, dtype="float32"),
+    )
     assert rate == 16000
     assert json.loads(out)["native"] > 0
     assert_heard(spoken, heard)
@@ -144,9 +159,13 @@ def test_cancel_is_heard_as_silence(server, tmp_path):
     heard, rate = sf.read(tmp_path / "heard.wav", dtype="float32")
     loud = np.flatnonzero(np.abs(heard) > 0.05)
     assert len(loud), "the tone was never heard"
-    assert 0.3 < (loud[-1] - loud[0]) / rate < float(out) + 0.05  # a block and a fade after the cancel
-    end = heard[loud[-1] - rate // 200:loud[-1] + rate // 50]
-    assert np.abs(np.diff(end)).max() < 1.5 * 0.5 * 2 * np.pi * 440 / rate  # no step beyond the tone's slope
+    assert (
+        0.3 < (loud[-1] - loud[0]) / rate < float(out) + 0.05
+    )  # a block and a fade after the cancel
+    end = heard[loud[-1] - rate // 200 : loud[-1] + rate // 50]
+    assert (
+        np.abs(np.diff(end)).max() < 1.5 * 0.5 * 2 * np.pi * 440 / rate
+    )  # no step beyond the tone's slope
 
 
 LISTEN_UNTIL_DEATH = """
@@ -179,13 +198,17 @@ except SpeechStreamError as error:
 """
 
 
-@pytest.mark.parametrize("script", [LISTEN_UNTIL_DEATH, SPEAK_UNTIL_DEATH], ids=["microphone", "speaker"])
+@pytest.mark.parametrize(
+    "script", [LISTEN_UNTIL_DEATH, SPEAK_UNTIL_DEATH], ids=["microphone", "speaker"]
+)
 def test_a_server_that_dies_ends_in_one_sentence(server, script):
     process = run(server, script)
     first = process.stdout.readline()
     server.process.kill()
     out, err = process.communicate(timeout=20)  # and not in a hang
-    if first != "listening\n":  # a busy machine's server may end the stream before: still one sentence
+    if (
+        first != "listening\n"
+    ):  # a busy machine's server may end the stream before: still one sentence
         out = first + out
     assert "has vanished" in out and len(out.strip().splitlines()) == 1, (out, err)
     assert process.returncode == 0

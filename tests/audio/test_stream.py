@@ -31,10 +31,17 @@ def together(parts):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("dtype, data", [
-    ("int16", SAMPLES), (">i2", SAMPLES.astype(">i2")), ("int32", SAMPLES.astype("<i4") << 16),
-    ("float32", MONO), ("float64", MONO.astype("<f8")), (np.dtype("<i2"), SAMPLES),
-])
+@pytest.mark.parametrize(
+    "dtype, data",
+    [
+        ("int16", SAMPLES),
+        (">i2", SAMPLES.astype(">i2")),
+        ("int32", SAMPLES.astype("<i4") << 16),
+        ("float32", MONO),
+        ("float64", MONO.astype("<f8")),
+        (np.dtype("<i2"), SAMPLES),
+    ],
+)
 def test_raw_samples_cut_anywhere(dtype, data, seed):
     np.testing.assert_array_equal(together(raw_blocks(Trickle(data.tobytes(), seed), dtype)), MONO)
 
@@ -42,7 +49,9 @@ def test_raw_samples_cut_anywhere(dtype, data, seed):
 def test_raw_int24_uint8_and_stereo():
     packed = (SAMPLES.astype("<i4") << 8).view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
     np.testing.assert_array_equal(together(raw_blocks(Trickle(packed), "int24")), MONO)
-    np.testing.assert_array_equal(together(raw_blocks(Trickle(b"\x00\x80\xff"), "uint8")), np.float32([-1, 0, 127 / 128]))
+    np.testing.assert_array_equal(
+        together(raw_blocks(Trickle(b"\x00\x80\xff"), "uint8")), np.float32([-1, 0, 127 / 128])
+    )
     pairs = together(raw_blocks(Trickle(SAMPLES.tobytes()), "int16", channels=2))
     np.testing.assert_allclose(pairs, MONO.reshape(-1, 2).mean(axis=1), atol=1e-7)
 
@@ -57,7 +66,9 @@ def test_a_block_comes_as_soon_as_it_arrives():
         np.testing.assert_array_equal(together([first, *parts]), MONO[:100])
 
 
-@pytest.mark.parametrize("data, word", [(b"", "no samples"), (SAMPLES.tobytes() + b"x", "middle of a sample")])
+@pytest.mark.parametrize(
+    "data, word", [(b"", "no samples"), (SAMPLES.tobytes() + b"x", "middle of a sample")]
+)
 def test_raw_streams_that_end_badly(data, word):
     got = []
     with pytest.raises(SpeechStreamError, match=word):
@@ -86,10 +97,18 @@ def wav(subtype="PCM_16", kind="WAV", channels=1, rate=22050):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind, subtype, channels", [
-    ("WAV", "PCM_16", 1), ("WAV", "PCM_24", 1), ("WAV", "PCM_32", 2), ("WAV", "FLOAT", 1), ("WAV", "DOUBLE", 2),
-    ("WAVEX", "PCM_16", 2), ("RF64", "PCM_16", 1),
-])
+@pytest.mark.parametrize(
+    "kind, subtype, channels",
+    [
+        ("WAV", "PCM_16", 1),
+        ("WAV", "PCM_24", 1),
+        ("WAV", "PCM_32", 2),
+        ("WAV", "FLOAT", 1),
+        ("WAV", "DOUBLE", 2),
+        ("WAVEX", "PCM_16", 2),
+        ("RF64", "PCM_16", 1),
+    ],
+)
 def test_wav_in_a_pipe(kind, subtype, channels):
     parts = stream_blocks(Trickle(wav(subtype, kind, channels)), rate=8000)
     assert parts.rate == 22050 and parts.duration == pytest.approx(3000 / 22050)
@@ -100,29 +119,48 @@ def test_wav_in_a_pipe(kind, subtype, channels):
 def test_wav_of_unknown_length_with_chunks_before_the_data(length):
     data = wav()
     junk = b"LIST" + struct.pack("<I", 5) + b"abcde\0"  # an odd chunk, padded
-    data = data[:4] + struct.pack("<I", length) + data[8:36] + junk + b"data" + struct.pack("<I", length) + data[44:]
+    data = (
+        data[:4]
+        + struct.pack("<I", length)
+        + data[8:36]
+        + junk
+        + b"data"
+        + struct.pack("<I", length)
+        + data[44:]
+    )
     parts = stream_blocks(Trickle(data))
     assert parts.duration is None
     np.testing.assert_array_equal(together(parts), MONO)
 
 
 def test_what_follows_the_data_of_a_wav_is_no_sound():
-    np.testing.assert_array_equal(together(stream_blocks(Trickle(wav() + b"LIST\4\0\0\0abcd"))), MONO)
+    np.testing.assert_array_equal(
+        together(stream_blocks(Trickle(wav() + b"LIST\4\0\0\0abcd"))), MONO
+    )
 
 
-@pytest.mark.parametrize("data, word", [
-    (wav()[:30], "ends within"), (wav()[:40], "before its samples begin"), (wav()[:-100], "promises"),
-    (wav("ULAW"), "convert it"), (wav(rate=500), "damaged"), (wav()[:44], "promises"),
-    (wav()[:12] + wav()[36:], "without a description"),
-])
+@pytest.mark.parametrize(
+    "data, word",
+    [
+        (wav()[:30], "ends within"),
+        (wav()[:40], "before its samples begin"),
+        (wav()[:-100], "promises"),
+        (wav("ULAW"), "convert it"),
+        (wav(rate=500), "damaged"),
+        (wav()[:44], "promises"),
+        (wav()[:12] + wav()[36:], "without a description"),
+    ],
+)
 def test_broken_wavs_in_a_pipe(data, word):
     with pytest.raises(SpeechStreamError, match=word) as error:
         list(stream_blocks(Trickle(data)))
     assert "\n" not in str(error.value) and "standard input" in str(error.value)
 
 
-@pytest.mark.parametrize("kind, subtype", [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"),
-                                           ("AIFF", "PCM_16")])
+@pytest.mark.parametrize(
+    "kind, subtype",
+    [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16")],
+)
 def test_other_formats_in_a_pipe(kind, subtype):
     file = io.BytesIO()
     sf.write(file, MONO * 0.3, 16000, format=kind, subtype=subtype)

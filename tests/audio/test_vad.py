@@ -22,7 +22,7 @@ def speech(fixtures_dir):
 
 def test_equals_the_original(vad, speech):
     golden = json.loads((Path(__file__).parent / "golden_vad.json").read_text())["probabilities"]
-    np.testing.assert_allclose(vad(speech)[:len(golden)], golden, atol=5e-5)
+    np.testing.assert_allclose(vad(speech)[: len(golden)], golden, atol=5e-5)
 
 
 def test_speech_silence_and_noise(vad, fixtures_dir):
@@ -46,7 +46,7 @@ def test_any_splitting_gives_the_same_probabilities(vad, speech, seed):
     state, parts, position = vad.init_state(2), [], 0
     while position < x.shape[1]:
         size = int(rng.choice([0, 1, 100, 511, 512, 513, 3000]))
-        p, state = vad.step(x[:, position:position + size], state)
+        p, state = vad.step(x[:, position : position + size], state)
         parts.append(p)
         position += size
     parts.append(vad.finish(state))

@@ -29,8 +29,15 @@ class Cli:
         self.cwd, self.program = cwd, program
 
     def start(self, *arguments, **options):
-        options = {"preexec_fn": hear_interrupts, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.cwd,
-                   "env": ENVIRONMENT, **options}
+        options = {
+            "preexec_fn": hear_interrupts,
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "cwd": self.cwd,
+            "env": ENVIRONMENT,
+            **options,
+        }
         return subprocess.Popen([sys.executable, *self.program, *map(str, arguments)], **options)
 
     def __call__(self, *arguments, data=None, **options):
@@ -38,7 +45,9 @@ class Cli:
             options["stdin"] = subprocess.PIPE
         process = self.start(*arguments, **options)
         out, err = process.communicate(data, timeout=300)
-        return subprocess.CompletedProcess(arguments, process.returncode, (out or b"").decode(), (err or b"").decode())
+        return subprocess.CompletedProcess(
+            arguments, process.returncode, (out or b"").decode(), (err or b"").decode()
+        )
 
 
 @pytest.fixture
@@ -54,12 +63,14 @@ def real_cli(tmp_path):
 @pytest.fixture
 def wav(tmp_path):
     """A function that makes a WAV of so many seconds and returns its path."""
+
     def make(name="a.wav", seconds=3.0, rate=8000):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         t = np.arange(round(seconds * rate)) / rate
         sf.write(path, 0.1 * np.sin(2 * np.pi * 300 * t), rate)
         return path
+
     return make
 
 

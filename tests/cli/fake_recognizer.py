@@ -9,7 +9,7 @@ import sys
 import time
 from types import ModuleType
 
-from speechstream.asr.events import Endpoint, Final, Partial, Transcript, Word
+from speechstream.events import Endpoint, Final, Partial, Transcript, Word
 
 WORD_S, WORDS = 0.5, 4  # seconds a word, words a sentence
 
@@ -33,11 +33,17 @@ class Stream:
         return events
 
     def finish(self):
-        return self._final(ended=False) if self.said % WORDS or self.samples > self.said * WORD_S * self.rate else []
+        return (
+            self._final(ended=False)
+            if self.said % WORDS or self.samples > self.said * WORD_S * self.rate
+            else []
+        )
 
     def _words(self):
         first = self.finals * WORDS
-        return [Word(f"word{i}", i * WORD_S, (i + 0.9) * WORD_S, 0.9) for i in range(first, self.said)]
+        return [
+            Word(f"word{i}", i * WORD_S, (i + 0.9) * WORD_S, 0.9) for i in range(first, self.said)
+        ]
 
     def _partial(self):
         texts = [w.text for w in self._words()]
@@ -81,7 +87,9 @@ class Recognizer:
                 progress(stream.samples / parts.rate)
                 time.sleep(self.pace_s)
             events += stream.finish()
-        return Transcript(tuple(e for e in events if isinstance(e, Final)), stream.samples / parts.rate)
+        return Transcript(
+            tuple(e for e in events if isinstance(e, Final)), stream.samples / parts.rate
+        )
 
 
 def install():
@@ -93,4 +101,5 @@ def install():
 if __name__ == "__main__":
     install()
     from speechstream.cli import main
+
     sys.exit(main())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechstream.asr.events import Final, Word
+from speechstream.events import Final, Word
 from speechstream.cli.captions import LONGEST_S, captions, timestamp, wrap
 from speechstream.cli.formats import SubRip, WebVtt
 
@@ -54,16 +54,24 @@ def test_captions_follow_their_words():
 
 
 def test_a_caption_ends_behind_punctuation_by_preference():
-    said = speech("It was a bright cold day in April, and the clocks were striking thirteen. Winston Smith slipped "
-                  "quickly through the glass doors.".split())
+    said = speech(
+        "It was a bright cold day in April, and the clocks were striking thirteen. Winston Smith slipped "
+        "quickly through the glass doors.".split()
+    )
     lines = [c.lines for c in captions(said)]
-    assert lines[0] == ("It was a bright cold day in April,", "and the clocks were striking thirteen.")
+    assert lines[0] == (
+        "It was a bright cold day in April,",
+        "and the clocks were striking thirteen.",
+    )
     assert lines[1] == ("Winston Smith slipped quickly", "through the glass doors.")
 
 
 def test_a_long_pause_and_a_long_stretch_end_a_caption():
     paused = final(["yes", "no"], [0.0, 3.0], [0.2, 0.2])
-    assert [(c.lines, c.start, c.end) for c in captions(paused)] == [(("yes",), 0.0, 1.0), (("no",), 3.2, 4.2)]
+    assert [(c.lines, c.start, c.end) for c in captions(paused)] == [
+        (("yes",), 0.0, 1.0),
+        (("no",), 3.2, 4.2),
+    ]
     slow = final(["a", "b", "c"], [0.0, 1.0, 1.0], [3.0, 3.0, 3.0])
     assert [c.lines for c in captions(slow)] == [("a b",), ("c",)]
 
@@ -93,8 +101,13 @@ def cues(text):
     pattern = r"(\d+)\n(\d\d+):(\d\d):(\d\d)[,.](\d{3}) --> (\d\d+):(\d\d):(\d\d)[,.](\d{3})\n((?:.+\n)+)\n"
     found = re.findall(pattern, text)
     assert "".join(m.group(0) for m in re.finditer(pattern, text)) == text
-    seconds = [[3600 * int(f[i]) + 60 * int(f[i + 1]) + int(f[i + 2]) + int(f[i + 3]) / 1000 for i in (1, 5)]
-               for f in found]
+    seconds = [
+        [
+            3600 * int(f[i]) + 60 * int(f[i + 1]) + int(f[i + 2]) + int(f[i + 3]) / 1000
+            for i in (1, 5)
+        ]
+        for f in found
+    ]
     assert [int(f[0]) for f in found] == list(range(1, len(found) + 1))
     return [(*s, f[9].splitlines()) for s, f in zip(seconds, found)]
 
@@ -106,7 +119,10 @@ def test_files_of_captions_are_valid(tmp_path, kind, head):
     writer.begin("x.wav")
     for _ in range(30):
         count = generator.randint(1, 30)
-        texts = [generator.choice(["a", "horse,", "<b>", "R&D", "-->", "Liechtenstein."]) for _ in range(count)]
+        texts = [
+            generator.choice(["a", "horse,", "<b>", "R&D", "-->", "Liechtenstein."])
+            for _ in range(count)
+        ]
         one = speech(texts, 0.25)
         shifted = tuple(Word(w.text, w.start + now, w.end + now, 1.0) for w in one.words)
         writer.event(Final(one.text, shifted, now, shifted[-1].end))
@@ -115,7 +131,7 @@ def test_files_of_captions_are_valid(tmp_path, kind, head):
     writer.close()
     text = (tmp_path / "x").read_text()
     assert text.startswith(head)
-    read = cues(text[len(head):])
+    read = cues(text[len(head) :])
     assert all(a < b for a, b, _ in read) and all(x[1] <= y[0] for x, y in zip(read, read[1:]))
     joined = " ".join(" ".join(lines) for _, _, lines in read)
     if kind is WebVtt:

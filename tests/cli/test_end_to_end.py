@@ -14,7 +14,9 @@ from speechstream import bundle
 
 @pytest.fixture(scope="module")
 def transcripts(fixtures_dir):
-    return {t["file"]: t["text"] for t in json.loads((fixtures_dir / "transcripts.json").read_text())}
+    return {
+        t["file"]: t["text"] for t in json.loads((fixtures_dir / "transcripts.json").read_text())
+    }
 
 
 def plain(text):
@@ -30,7 +32,10 @@ def errors(reference, heard):
     for i, word in enumerate(reference):
         previous, row[0] = row[0], i + 1
         for j, other in enumerate(heard):
-            previous, row[j + 1] = row[j + 1], min(row[j] + 1, row[j + 1] + 1, previous + (word != other))
+            previous, row[j + 1] = (
+                row[j + 1],
+                min(row[j] + 1, row[j + 1] + 1, previous + (word != other)),
+            )
     return row[-1], len(reference)
 
 
@@ -39,13 +44,19 @@ def rate(pairs):
     return sum(e for e, _ in counted) / sum(n for _, n in counted)
 
 
-@pytest.mark.parametrize("options, worst", [([], 0.2), (["--latency", "640"], 0.25), (["--latency", "320"], 0.25)])
+@pytest.mark.parametrize(
+    "options, worst", [([], 0.2), (["--latency", "640"], 0.25), (["--latency", "320"], 0.25)]
+)
 def test_files_are_transcribed(real_cli, model, fixtures_dir, transcripts, options, worst):
-    done = real_cli("transcribe", *(fixtures_dir / name for name in transcripts), "--format", "json", *options)
+    done = real_cli(
+        "transcribe", *(fixtures_dir / name for name in transcripts), "--format", "json", *options
+    )
     assert (done.returncode, done.stderr) == (0, "")
     documents = json.loads(done.stdout)
     assert [d["file"] for d in documents] == [str(fixtures_dir / name) for name in transcripts]
-    assert rate(zip(transcripts.values(), (d["text"] for d in documents))) <= worst, [d["text"] for d in documents]
+    assert rate(zip(transcripts.values(), (d["text"] for d in documents))) <= worst, [
+        d["text"] for d in documents
+    ]
     for d in documents:
         times = [t for s in d["segments"] for w in s["words"] for t in (w["start"], w["end"])]
         assert times == sorted(times) and 0 <= times[0] and times[-1] <= d["duration"] + 0.1
@@ -67,7 +78,11 @@ def test_damaged_files_do_not_stop_the_others(real_cli, model, fixtures_dir, tmp
     (tmp_path / "cut.flac").write_bytes(good.read_bytes()[:20000])
     (tmp_path / "text.wav").write_text("not a recording")
     done = real_cli("transcribe", "cut.flac", good, "text.wav", ".", good, "-f", "json")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 3 and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 3
+        and "Traceback" not in done.stderr
+    )
     texts = [d["text"] for d in json.loads(done.stdout) if d["file"] == str(good)]
     assert len(texts) == 2 and texts[0] and texts[0] == texts[1]
 

@@ -10,11 +10,18 @@ from speechstream.audio.device import Device
 from speechstream.cli import main
 from speechstream.errors import SpeechStreamError
 
-CARD = {"name": "Small model", "licence": "MIT", "date": "2026-01-02",
-        "training_data": [{"name": "LibriSpeech", "licence": "CC BY 4.0", "hours": 9.5},
-                          {"name": "Common Voice", "licence": "CC0", "hours": 4}],
-        "wer": {"clean": {"offline": 6.5, "320 ms": 7.25}, "other": {"offline": 12.0, "320 ms": 14.1}},
-        "parents": ["Whisper base"], "notes": None}
+CARD = {
+    "name": "Small model",
+    "licence": "MIT",
+    "date": "2026-01-02",
+    "training_data": [
+        {"name": "LibriSpeech", "licence": "CC BY 4.0", "hours": 9.5},
+        {"name": "Common Voice", "licence": "CC0", "hours": 4},
+    ],
+    "wer": {"clean": {"offline": 6.5, "320 ms": 7.25}, "other": {"offline": 12.0, "320 ms": 14.1}},
+    "parents": ["Whisper base"],
+    "notes": None,
+}
 
 
 @pytest.fixture
@@ -45,15 +52,19 @@ def test_info_on_a_damaged_bundle_is_one_sentence(model, capsys):
 
 
 def test_devices(monkeypatch, capsys):
-    found = [Device(0, "Built-in", "ALSA", 2, 2, 48000, True, False),
-             Device(3, "Headset", "ALSA", 1, 0, 16000, False, False)]
+    found = [
+        Device(0, "Built-in", "ALSA", 2, 2, 48000, True, False),
+        Device(3, "Headset", "ALSA", 1, 0, 16000, False, False),
+    ]
     monkeypatch.setattr("speechstream.audio.device.devices", lambda: found)
     assert main(["devices"]) == 0
-    assert capsys.readouterr().out == ("microphones (* is the default)\n"
-                                       "*   0  Built-in  (ALSA, 2 channels, 48000 Hz)\n"
-                                       "    3  Headset  (ALSA, 1 channel, 16000 Hz)\n"
-                                       "loudspeakers (* is the default)\n"
-                                       "    0  Built-in  (ALSA, 2 channels, 48000 Hz)\n")
+    assert capsys.readouterr().out == (
+        "microphones (* is the default)\n"
+        "*   0  Built-in  (ALSA, 2 channels, 48000 Hz)\n"
+        "    3  Headset  (ALSA, 1 channel, 16000 Hz)\n"
+        "loudspeakers (* is the default)\n"
+        "    0  Built-in  (ALSA, 2 channels, 48000 Hz)\n"
+    )
     monkeypatch.setattr("speechstream.audio.device.devices", lambda: [])
     assert main(["devices"]) == 0
     assert "no sound device" in capsys.readouterr().err
@@ -62,6 +73,7 @@ def test_devices(monkeypatch, capsys):
 def test_devices_without_portaudio_are_one_sentence(monkeypatch, capsys):
     def missing():
         raise SpeechStreamError("install it")
+
     monkeypatch.setattr("speechstream.audio.device.devices", missing)
     assert main(["devices"]) == 2
     assert capsys.readouterr().err == "speechstream: install it\n"

@@ -14,8 +14,10 @@ def server(pulse_server, cli):
     """The sound server, where PortAudio can reach it."""
     listed = cli("devices", env=environment(pulse_server, cli))
     if "default" not in listed.stdout:
-        pytest.skip("PortAudio does not reach PulseAudio (Debian packages libportaudio2 and libasound2-plugins): "
-                    + (listed.stdout + listed.stderr)[-300:])
+        pytest.skip(
+            "PortAudio does not reach PulseAudio (Debian packages libportaudio2 and libasound2-plugins): "
+            + (listed.stdout + listed.stderr)[-300:]
+        )
     return pulse_server
 
 
@@ -26,7 +28,9 @@ def environment(server, cli):
 def listening(process):
     """Wait until it says that it listens."""
     said = process.stderr.readline().decode()
-    assert said.startswith("speechstream: listening to default"), said + process.stderr.read().decode()
+    assert said.startswith("speechstream: listening to default"), (
+        said + process.stderr.read().decode()
+    )
 
 
 def test_devices_are_listed(server, cli):
@@ -34,7 +38,9 @@ def test_devices_are_listed(server, cli):
     assert done.returncode == 0 and done.stderr == ""
     microphones, loudspeakers = done.stdout.split("loudspeakers (* is the default)\n")
     for part in (microphones, loudspeakers):
-        assert re.search(r"^\*? +\d+  default  \(ALSA, \d+ channels, \d+ Hz\)$", part, re.M), done.stdout
+        assert re.search(r"^\*? +\d+  default  \(ALSA, \d+ channels, \d+ Hz\)$", part, re.M), (
+            done.stdout
+        )
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -57,8 +63,15 @@ def test_a_microphone_that_is_not_there_is_one_sentence(server, cli):
 
 
 def test_speech_is_transcribed_live(server, real_cli, model, fixtures_dir):
-    process = real_cli.start("transcribe", "--mic", "default", "--format", "jsonl", env=environment(server, real_cli),
-                             stderr=subprocess.PIPE)
+    process = real_cli.start(
+        "transcribe",
+        "--mic",
+        "default",
+        "--format",
+        "jsonl",
+        env=environment(server, real_cli),
+        stderr=subprocess.PIPE,
+    )
     listening(process)
     assert server.play(fixtures_dir / "austen_0870.flac").wait(120) == 0
     time.sleep(2.0)

@@ -24,7 +24,10 @@ TEXT = "Hello there, this costs $5. And this is the end."
 def run(real_cli):
     def say(*arguments, **options):
         return real_cli("say", "--voice", VOICE, *arguments, **options)
-    say.start = lambda *arguments, **options: real_cli.start("say", "--voice", VOICE, *arguments, **options)
+
+    say.start = lambda *arguments, **options: real_cli.start(
+        "say", "--voice", VOICE, *arguments, **options
+    )
     return say
 
 
@@ -58,7 +61,9 @@ def test_trickled_text_is_spoken_before_it_ends(run):
     for i, word in enumerate("This is the first sentence. This one is the second of them.".split()):
         process.stdin.write(word.encode() + b" ")
         process.stdin.flush()
-        until = time.monotonic() + (20 if i == 5 else 0.05)  # after the first word of the second sentence it must come
+        until = time.monotonic() + (
+            20 if i == 5 else 0.05
+        )  # after the first word of the second sentence it must come
         while heard_after is None and time.monotonic() < until:
             data += process.stdout.read() or b""
             if data:
@@ -82,9 +87,14 @@ def test_utf8_may_be_cut_anywhere_and_be_wrong(run, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["srt", "vtt"])
 def test_captions_show_the_text_as_written(run, tmp_path, suffix):
-    assert run(TEXT, "-o", tmp_path / "a.wav", "--timings", tmp_path / f"t.{suffix}").returncode == 0
+    assert (
+        run(TEXT, "-o", tmp_path / "a.wav", "--timings", tmp_path / f"t.{suffix}").returncode == 0
+    )
     text = (tmp_path / f"t.{suffix}").read_text()
-    assert "Hello there, this costs $5. And this is the end." in " ".join(text.split()) and "-->" in text
+    assert (
+        "Hello there, this costs $5. And this is the end." in " ".join(text.split())
+        and "-->" in text
+    )
 
 
 def test_an_interrupt_fades_out_and_leaves_a_whole_file(run, tmp_path):
@@ -92,7 +102,10 @@ def test_an_interrupt_fades_out_and_leaves_a_whole_file(run, tmp_path):
     process.stdin.write(b"This is the first sentence. And ")
     process.stdin.flush()
     until = time.monotonic() + 60
-    while not ((tmp_path / "a.wav").exists() and (tmp_path / "a.wav").stat().st_size > 4000) and time.monotonic() < until:
+    while (
+        not ((tmp_path / "a.wav").exists() and (tmp_path / "a.wav").stat().st_size > 4000)
+        and time.monotonic() < until
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
@@ -125,25 +138,40 @@ SENTENCES = [
 @pytest.mark.parametrize("arguments, message, options", SENTENCES, ids=[m for _, m, _ in SENTENCES])
 def test_what_cannot_be_done_is_one_sentence(run, arguments, message, options):
     done = run(*arguments, data=b"", **options)
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        done.returncode == 2
+        and message in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    )
 
 
 def test_voices_that_are_not_there(real_cli, tmp_path):
-    for arguments, message in ((["--voice", "nonesuch"], "there is no voice 'nonesuch'"),
-                               (["--voice", str(tmp_path)], "is no voice"),
-                               (["--voice", f"{VOICE}#three"], "no speaker 'three'; it has one, two")):
+    for arguments, message in (
+        (["--voice", "nonesuch"], "there is no voice 'nonesuch'"),
+        (["--voice", str(tmp_path)], "is no voice"),
+        (["--voice", f"{VOICE}#three"], "no speaker 'three'; it has one, two"),
+    ):
         done = real_cli("say", *arguments, "Hello", "-o", tmp_path / "a.wav")
-        assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+        assert (
+            done.returncode == 2
+            and message in done.stderr
+            and len(done.stderr.strip().splitlines()) == 1
+        )
         assert not (tmp_path / "a.wav").exists()
 
 
 def test_voices_lists_what_is_installed(real_cli, tmp_path):
     (tmp_path / "tiny").symlink_to(VOICE)
     (tmp_path / "joe.onnx").write_bytes(b"")
-    (tmp_path / "joe.onnx.json").write_text('{"espeak": {"voice": "de"}, "audio": {"quality": "low"}}')
+    (tmp_path / "joe.onnx.json").write_text(
+        '{"espeak": {"voice": "de"}, "audio": {"quality": "low"}}'
+    )
     (tmp_path / "bad.onnx").write_bytes(b"")
     (tmp_path / "bad.onnx.json").write_text("{")
-    done = real_cli("voices", env={**real_cli.environment, "SPEECHSTREAM_VOICES": str(tmp_path), "HOME": str(tmp_path)})
+    done = real_cli(
+        "voices",
+        env={**real_cli.environment, "SPEECHSTREAM_VOICES": str(tmp_path), "HOME": str(tmp_path)},
+    )
     assert done.returncode == 0
     names = [line.split()[0] for line in done.stdout.splitlines()]
     assert {"tiny#one", "tiny#two", "joe"} <= set(names) and "bad" in done.stderr
@@ -152,11 +180,19 @@ def test_voices_lists_what_is_installed(real_cli, tmp_path):
 
 def reachable(real_cli, pulse_server):
     """The environment in which PortAudio plays to the server."""
-    environment = {**pulse_server.env, "PYTHONPATH": real_cli.environment["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
+    environment = {
+        **pulse_server.env,
+        "PYTHONPATH": real_cli.environment["PYTHONPATH"],
+        "OMP_NUM_THREADS": "1",
+    }
     script = "from speechstream.audio import devices; print([d.name for d in devices()])"
-    probe = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    probe = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
     if "default" not in probe.stdout:
-        pytest.skip("PortAudio does not reach PulseAudio (Debian packages libportaudio2 and libasound2-plugins)")
+        pytest.skip(
+            "PortAudio does not reach PulseAudio (Debian packages libportaudio2 and libasound2-plugins)"
+        )
     return environment
 
 
@@ -173,11 +209,13 @@ def test_it_is_heard_through_a_sound_server(real_cli, pulse_server, tmp_path):
     assert done.returncode == 0, done.stderr
     heard, _ = sf.read(tmp_path / "heard.wav", dtype="float32")
     values = []
-    for begin in range(0, len(expected) - RATE // 4, RATE // 4):  # a busy computer may put gaps between the pieces
-        piece = expected[begin:begin + RATE // 4]
+    for begin in range(
+        0, len(expected) - RATE // 4, RATE // 4
+    ):  # a busy computer may put gaps between the pieces
+        piece = expected[begin : begin + RATE // 4]
         match = np.correlate(heard, piece, "valid")
-        energy = np.convolve(heard ** 2, np.ones(len(piece)), "valid")
-        values.append((match / np.sqrt(np.maximum(energy * np.sum(piece ** 2), 1e-9))).max())
+        energy = np.convolve(heard**2, np.ones(len(piece)), "valid")
+        values.append((match / np.sqrt(np.maximum(energy * np.sum(piece**2), 1e-9))).max())
     # The tiny voice is half noise, of which the server's conversions to 48 kHz and back lose the top; other sound is at 0.2.
     assert np.median(values) > 0.6, values
 
@@ -186,11 +224,18 @@ def test_what_was_played_is_recognised(real_cli, pulse_server, tmp_path):
     """The embedded voice through a sound server, recorded back and read by the recogniser."""
     environment = reachable(real_cli, pulse_server)
     recorder = pulse_server.record(tmp_path / "heard.wav", rate=16000)
-    done = real_cli("say", "--device", "default", "The train leaves at a quarter past nine.", env=environment)
+    done = real_cli(
+        "say", "--device", "default", "The train leaves at a quarter past nine.", env=environment
+    )
     time.sleep(0.5)
     recorder.terminate()
     recorder.wait(10)
     assert done.returncode == 0, done.stderr
-    text = real_cli("transcribe", tmp_path / "heard.wav").stdout.lower().replace(".", "").replace(":", " ")
+    text = (
+        real_cli("transcribe", tmp_path / "heard.wav")
+        .stdout.lower()
+        .replace(".", "")
+        .replace(":", " ")
+    )
     found = set(text.split()) & {"the", "train", "leaves", "at", "a", "quarter", "past", "nine"}
     assert len(found) >= 6, text

@@ -26,7 +26,9 @@ def listen(cli, *arguments):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_flushes_the_tail(cli, number, code):
     process = listen(cli)
-    assert process.stdout.readline() == b"word0 word1 word2 word3\n"  # at once, while the pipe is open
+    assert (
+        process.stdout.readline() == b"word0 word1 word2 word3\n"
+    )  # at once, while the pipe is open
     process.stdin.write(pcm(0.6))
     process.stdin.flush()
     time.sleep(1.0)
@@ -39,7 +41,9 @@ def test_a_signal_flushes_the_tail(cli, number, code):
 def test_a_signal_closes_a_json_document(cli, tmp_path):
     process = listen(cli, "-f", "json", "-o", "out.json")
     until = time.monotonic() + 120
-    while not (tmp_path / "out.json").exists() and time.monotonic() < until:  # it is made when sound has come
+    while (
+        not (tmp_path / "out.json").exists() and time.monotonic() < until
+    ):  # it is made when sound has come
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -55,7 +59,15 @@ def test_a_signal_while_the_model_loads_ends_at_once(cli, wav):
 
 
 def test_a_signal_in_a_long_recording_keeps_what_was_done(cli, wav):
-    process = cli.start("transcribe", wav("a.wav", 3.0), wav("long.wav", 300.0), "--model", "dawdling", "-f", "jsonl")
+    process = cli.start(
+        "transcribe",
+        wav("a.wav", 3.0),
+        wav("long.wav", 300.0),
+        "--model",
+        "dawdling",
+        "-f",
+        "jsonl",
+    )
     assert b"word0" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     out = process.stdout.read()

@@ -35,7 +35,7 @@ class Screen:
                     self.row, self.column = self.row + 1, 0
                 self._grow()
                 line = self.lines[self.row].ljust(self.column)
-                self.lines[self.row] = line[:self.column] + token + line[self.column + 1:]
+                self.lines[self.row] = line[: self.column] + token + line[self.column + 1 :]
                 self.column += 1
             self._grow()
 
@@ -43,7 +43,7 @@ class Screen:
         if token.endswith("A"):
             self.row = max(self.row - int(token[2:-1] or 1), 0)
         elif token.endswith("J"):
-            self.lines = self.lines[:self.row] + [self.lines[self.row][:self.column]]
+            self.lines = self.lines[: self.row] + [self.lines[self.row][: self.column]]
         elif not token.endswith("m"):
             raise AssertionError(f"unexpected control sequence {token!r}")
 
@@ -79,8 +79,15 @@ class Pty:
 
 def test_a_sentence_is_redrawn_and_then_final(cli):
     pty = Pty()
-    process = cli.start("transcribe", "-", "--raw", "8000", stdin=subprocess.PIPE, stdout=pty.side,
-                        env={**cli.environment, "TERM": "xterm"})
+    process = cli.start(
+        "transcribe",
+        "-",
+        "--raw",
+        "8000",
+        stdin=subprocess.PIPE,
+        stdout=pty.side,
+        env={**cli.environment, "TERM": "xterm"},
+    )
     for seconds, text in ((1.0, "word0 word1"), (0.5, "word0 word1 word2")):
         process.stdin.write(np.zeros(round(8000 * seconds), "<i2").tobytes())
         process.stdin.flush()
@@ -98,7 +105,9 @@ def test_a_sentence_is_redrawn_and_then_final(cli):
 def test_a_progress_bar_on_stderr_alone(cli, wav):
     pty = Pty(columns=80)
     env = {**cli.environment, "TERM": "xterm"}
-    process = cli.start("transcribe", wav("a.wav", 5.0), stdout=subprocess.PIPE, stderr=pty.side, env=env)
+    process = cli.start(
+        "transcribe", wav("a.wav", 5.0), stdout=subprocess.PIPE, stderr=pty.side, env=env
+    )
     out = process.communicate(timeout=120)[0]
     assert out.count(b"\n") == 3 and b"\x1b" not in out
     os.close(pty.side)

@@ -37,8 +37,12 @@ def test_many_files_come_in_order_and_the_bad_ones_are_a_sentence_each(cli, wav,
     done = cli("transcribe", *names, "-f", "json", *jobs)
     documents = json.loads(done.stdout)
     assert [(d["file"], d["duration"]) for d in documents] == [
-        (f"{i}.wav", 30.0 if i == 0 else 1.0 + i) for i in (0, 1, 3, 4, 6, 7)]
-    assert done.returncode == 2 and [line.split()[1] for line in done.stderr.splitlines()] == ["2.wav", "5.wav"]
+        (f"{i}.wav", 30.0 if i == 0 else 1.0 + i) for i in (0, 1, 3, 4, 6, 7)
+    ]
+    assert done.returncode == 2 and [line.split()[1] for line in done.stderr.splitlines()] == [
+        "2.wav",
+        "5.wav",
+    ]
 
 
 def test_on_a_terminal_many_files_end_with_what_a_core_did(cli, wav):
@@ -48,7 +52,11 @@ def test_on_a_terminal_many_files_end_with_what_a_core_did(cli, wav):
     assert process.stdout.read().decode().count(FIRST) == 2 and process.wait(120) == 0
     said = os.read(main, 1 << 16).decode()
     os.close(main)
-    assert "2 recordings, 5 s of sound in" in said and "on 2 core(s)" in said and "streams a core" in said
+    assert (
+        "2 recordings, 5 s of sound in" in said
+        and "on 2 core(s)" in said
+        and "streams a core" in said
+    )
 
 
 def test_options_may_stand_anywhere(cli, wav):
@@ -62,11 +70,16 @@ def test_json_of_one_file_is_a_document(cli, wav):
     document = json.loads(done.stdout)
     assert done.returncode == 0
     assert {k: document[k] for k in ("file", "duration", "text")} == {
-        "file": "a.wav", "duration": 3.0, "text": f"{FIRST} {SECOND}"}
+        "file": "a.wav",
+        "duration": 3.0,
+        "text": f"{FIRST} {SECOND}",
+    }
     first, second = document["segments"]
     assert (first["start"], first["end"], first["text"]) == (0.0, 2.0, FIRST)
-    assert second["words"] == [{"word": "word4", "start": 2.0, "end": 2.45, "confidence": 0.9},
-                               {"word": "word5", "start": 2.5, "end": 2.95, "confidence": 0.9}]
+    assert second["words"] == [
+        {"word": "word4", "start": 2.0, "end": 2.45, "confidence": 0.9},
+        {"word": "word5", "start": 2.5, "end": 2.95, "confidence": 0.9},
+    ]
 
 
 def test_json_of_several_files_is_a_list_of_those_that_could_be_read(cli, wav):
@@ -83,9 +96,17 @@ def test_jsonl_is_one_event_a_line(cli, wav):
     wav()
     done = cli("transcribe", "a.wav", "-f", "jsonl", "--latency", "160")
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [e["type"] for e in events] == ["partial"] * 3 + ["final", "endpoint"] + ["partial"] * 2 + ["final"]
+    assert [e["type"] for e in events] == ["partial"] * 3 + ["final", "endpoint"] + [
+        "partial"
+    ] * 2 + ["final"]
     assert all(e["file"] == "a.wav" for e in events)
-    assert events[1] == {"type": "partial", "file": "a.wav", "stable": "word0", "unstable": "word1", "time": 1.0}
+    assert events[1] == {
+        "type": "partial",
+        "file": "a.wav",
+        "stable": "word0",
+        "unstable": "word1",
+        "time": 1.0,
+    }
     assert events[3]["text"] == FIRST and len(events[3]["words"]) == 4
     assert events[4] == {"type": "endpoint", "file": "a.wav", "time": 1.95, "decided": 2.0}
 
@@ -120,7 +141,9 @@ def test_output_file(cli, wav, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "a.txt").read_text() == TEXT
     assert cli("transcribe", "missing.wav", "-o", "a.txt").returncode == 2
-    assert (tmp_path / "a.txt").read_text() == TEXT, "a recording that cannot be read leaves the old text alone"
+    assert (tmp_path / "a.txt").read_text() == TEXT, (
+        "a recording that cannot be read leaves the old text alone"
+    )
 
 
 def test_the_recording_is_not_overwritten(cli, wav):
@@ -130,7 +153,9 @@ def test_the_recording_is_not_overwritten(cli, wav):
     assert wav().read_bytes() == before
 
 
-@pytest.mark.parametrize("target, said", [("nowhere/a.txt", "no folder"), ("/dev/full", os.strerror(errno.ENOSPC))])
+@pytest.mark.parametrize(
+    "target, said", [("nowhere/a.txt", "no folder"), ("/dev/full", os.strerror(errno.ENOSPC))]
+)
 def test_an_output_that_cannot_be_written_is_one_sentence(cli, wav, target, said):
     if target == "/dev/full" and not os.path.exists(target):
         pytest.skip("this system has no /dev/full")
@@ -145,7 +170,11 @@ def test_a_full_standard_output_is_one_sentence(cli, wav):
     wav()
     with open("/dev/full", "w") as full:
         done = cli("transcribe", "a.wav", stdout=full)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and os.strerror(errno.ENOSPC) in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stderr.count("\n") == 1
+        and os.strerror(errno.ENOSPC) in done.stderr
+    )
 
 
 def test_a_wav_from_a_pipe_streams(cli, wav):
@@ -158,8 +187,10 @@ def test_a_flac_from_a_pipe(cli, wav, tmp_path):
     assert cli("transcribe", "-", data=(tmp_path / "a.flac").read_bytes()).stdout == TEXT
 
 
-@pytest.mark.parametrize("raw, dtype, channels", [("8000", "<i2", 1), ("8000:float32", "<f4", 1),
-                                                  ("8000:int16:2", "<i2", 2)])
+@pytest.mark.parametrize(
+    "raw, dtype, channels",
+    [("8000", "<i2", 1), ("8000:float32", "<f4", 1), ("8000:int16:2", "<i2", 2)],
+)
 def test_raw_pcm_from_a_pipe(cli, raw, dtype, channels):
     data = np.zeros((24000, channels), dtype).tobytes()
     done = cli("transcribe", "-", "--raw", raw, data=data)
@@ -171,11 +202,22 @@ def test_raw_pcm_that_looks_like_a_file_is_still_raw(cli):
     assert (done.returncode, done.stdout) == (0, TEXT)
 
 
-@pytest.mark.parametrize("data, said", [(b"", "no known audio format"), (b"some text, as it happens" * 9, "--raw"),
-                                        (b"RIFF\x24\0\0\0WAVEfmt ", "WAV")])
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"", "no known audio format"),
+        (b"some text, as it happens" * 9, "--raw"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "WAV"),
+    ],
+)
 def test_a_pipe_without_sound_is_one_sentence(cli, data, said):
     done = cli("transcribe", "-", data=data)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and said in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+        and said in done.stderr
+    )
 
 
 def test_what_came_before_a_fault_in_a_stream_is_kept(cli, wav):
@@ -187,21 +229,38 @@ def test_what_came_before_a_fault_in_a_stream_is_kept(cli, wav):
     assert done.returncode == 2 and done.stdout.startswith(FIRST) and "truncated" in done.stderr
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ([], "nothing to transcribe"), (["--mic", "3", "a.wav"], "--mic"), (["-", "-"], "once"),
-    (["a.wav", "--raw", "16000"], "standard input"), (["-", "--raw", "16000:int7"], "int7"),
-    (["-", "--raw", "9"], "Hz"),
-    (["-", "--raw", "16000:int16:1:1"], "RATE"), (["-", "--raw", "much"], "RATE"),
-    (["a.wav", "--latency", "100"], "1280"), (["a.wav", "--jobs", "0"], "--jobs"),
-    (["a.wav", "--ray", "--latency", "320"], "--ray"), (["-", "--ray"], "--ray"),
-    (["a.wav", "--format", "doc"], "doc"), (["a.wav", "--lat", "80"], "--lat"), (["a.wav", "-o", "no/where/"], None)])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "nothing to transcribe"),
+        (["--mic", "3", "a.wav"], "--mic"),
+        (["-", "-"], "once"),
+        (["a.wav", "--raw", "16000"], "standard input"),
+        (["-", "--raw", "16000:int7"], "int7"),
+        (["-", "--raw", "9"], "Hz"),
+        (["-", "--raw", "16000:int16:1:1"], "RATE"),
+        (["-", "--raw", "much"], "RATE"),
+        (["a.wav", "--latency", "100"], "1280"),
+        (["a.wav", "--jobs", "0"], "--jobs"),
+        (["a.wav", "--ray", "--latency", "320"], "--ray"),
+        (["-", "--ray"], "--ray"),
+        (["a.wav", "--format", "doc"], "doc"),
+        (["a.wav", "--lat", "80"], "--lat"),
+        (["a.wav", "-o", "no/where/"], None),
+    ],
+)
 def test_arguments_that_cannot_be_meant_are_one_sentence(cli, wav, tmp_path, arguments, said):
     wav()
     if said is None:  # a file stands where a folder should be made
         (tmp_path / "no").write_text("")
         said = "no/where"
     done = cli("transcribe", *arguments)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and said in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+        and said in done.stderr
+    )
 
 
 def test_the_terminal_is_no_recording(cli):
@@ -221,6 +280,17 @@ def test_help_and_version(cli):
 
 def test_a_closed_standard_output_does_no_harm(cli, wav):
     wav()
-    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, *cli.program, "transcribe", "a.wav"]
-    done = subprocess.run(command, cwd=cli.cwd, env=cli.environment, stderr=subprocess.PIPE, timeout=120)
+    command = [
+        "sh",
+        "-c",
+        'exec "$@" >&-',
+        "sh",
+        sys.executable,
+        *cli.program,
+        "transcribe",
+        "a.wav",
+    ]
+    done = subprocess.run(
+        command, cwd=cli.cwd, env=cli.environment, stderr=subprocess.PIPE, timeout=120
+    )
     assert (done.returncode, done.stderr) == (0, b"")

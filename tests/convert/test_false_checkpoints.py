@@ -42,11 +42,21 @@ def archive(path, config, weights, mode="w"):
 
 def test_what_a_configuration_leaves_out_is_nemo_s_default():
     f = feature_config({"features": 80})
-    assert (f.normalize, f.window, f.hop, f.n_fft, f.preemphasis) == ("per_feature", 320, 160, 512, 0.97)
+    assert (f.normalize, f.window, f.hop, f.n_fft, f.preemphasis) == (
+        "per_feature",
+        320,
+        160,
+        512,
+        0.97,
+    )
     assert feature_config({"normalize": None, "features": 80}).normalize == "none"
-    assert feature_config({"sample_rate": 22050, "window_size": 0.0125}).window == 275  # int(275.6), as NeMo cuts it
+    assert (
+        feature_config({"sample_rate": 22050, "window_size": 0.0125}).window == 275
+    )  # int(275.6), as NeMo cuts it
     with pytest.raises(ValueError, match="AudioToMFCCPreprocessor"):
-        feature_config({"_target_": "nemo.collections.asr.modules.AudioToMFCCPreprocessor", "features": 80})
+        feature_config(
+            {"_target_": "nemo.collections.asr.modules.AudioToMFCCPreprocessor", "features": 80}
+        )
 
 
 def test_word_pieces_become_ours():
@@ -66,19 +76,33 @@ def test_weights_in_bfloat16_are_read(tmp_path, parts):
 
 HUGE, NORM = 10**9, "encoder.layers.0.norm_out.weight"
 BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
-    b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(9))
+    b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(9)
+)
 
 
-@pytest.mark.parametrize("section, name, value, message", [
-    ("encoder", "d_model", HUGE, "fit|overflow"), ("encoder", "n_layers", HUGE, "2 layers"), ("encoder", "n_layers", 0, "positive"),
-    ("encoder", "n_heads", 0, "positive"), ("encoder", "d_model", -16, "positive"), ("encoder", "d_model", "16", "whole"),
-    ("encoder", "att_context_size", [HUGE, 2], "4096"), ("encoder", "att_context_size", [6, HUGE], "4096"),
-    ("encoder", "att_context_size", [], "att_context_size"), ("encoder", "conv_kernel_size", HUGE + 1, "fit"),
-    ("encoder", "use_bias", "yes", "true or false"), ("encoder", "subsampling_factor", 3, "factor"),
-    ("preprocessor", "n_fft", HUGE, "n_fft"), ("preprocessor", "features", HUGE, "n_fft"),
-    ("preprocessor", "window_size", float("nan"), "NaN"), ("preprocessor", "lowfreq", 9000, "low"),
-    ("decoder", "vocabulary", [["x"]] * 35, "vocabulary"), ("preprocessor", "sample_rate", 8000, "fit|8000|filters"),
-])
+@pytest.mark.parametrize(
+    "section, name, value, message",
+    [
+        ("encoder", "d_model", HUGE, "fit|overflow"),
+        ("encoder", "n_layers", HUGE, "2 layers"),
+        ("encoder", "n_layers", 0, "positive"),
+        ("encoder", "n_heads", 0, "positive"),
+        ("encoder", "d_model", -16, "positive"),
+        ("encoder", "d_model", "16", "whole"),
+        ("encoder", "att_context_size", [HUGE, 2], "4096"),
+        ("encoder", "att_context_size", [6, HUGE], "4096"),
+        ("encoder", "att_context_size", [], "att_context_size"),
+        ("encoder", "conv_kernel_size", HUGE + 1, "fit"),
+        ("encoder", "use_bias", "yes", "true or false"),
+        ("encoder", "subsampling_factor", 3, "factor"),
+        ("preprocessor", "n_fft", HUGE, "n_fft"),
+        ("preprocessor", "features", HUGE, "n_fft"),
+        ("preprocessor", "window_size", float("nan"), "NaN"),
+        ("preprocessor", "lowfreq", 9000, "low"),
+        ("decoder", "vocabulary", [["x"]] * 35, "vocabulary"),
+        ("preprocessor", "sample_rate", 8000, "fit|8000|filters"),
+    ],
+)
 def test_false_sizes_and_types_are_named(tmp_path, capsys, parts, section, name, value, message):
     config, weights = parts
     config[section][name] = value
@@ -93,10 +117,17 @@ def refused(capsys, path, message):
     assert not (path.parent / "bundle").exists()
 
 
-@pytest.mark.parametrize("kind, tensor, message", [
-    ("NaN", torch.full((16,), torch.nan), "NaN"), ("infinity", torch.full((16,), torch.inf), "infinity"),
-    ("integers", torch.zeros(16, dtype=torch.int64), "int64"), ("elsewhere", torch.zeros(16, device="meta"), "claim"),
-    ("one number for a terabyte", torch.zeros(1).expand(1 << 38), "claim"), ("sparse", torch.ones(16).to_sparse(), "claim")])
+@pytest.mark.parametrize(
+    "kind, tensor, message",
+    [
+        ("NaN", torch.full((16,), torch.nan), "NaN"),
+        ("infinity", torch.full((16,), torch.inf), "infinity"),
+        ("integers", torch.zeros(16, dtype=torch.int64), "int64"),
+        ("elsewhere", torch.zeros(16, device="meta"), "claim"),
+        ("one number for a terabyte", torch.zeros(1).expand(1 << 38), "claim"),
+        ("sparse", torch.ones(16).to_sparse(), "claim"),
+    ],
+)
 def test_false_weights(tmp_path, capsys, parts, kind, tensor, message):
     config, weights = parts
     refused(capsys, archive(tmp_path / "bad.nemo", config, weights | {NORM: tensor}), message)
@@ -105,14 +136,19 @@ def test_false_weights(tmp_path, capsys, parts, kind, tensor, message):
 def test_weights_packed_small_are_not_unpacked(tmp_path, capsys, parts):
     config, weights = parts
     small = io.BytesIO()
-    with zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as packed, zipfile.ZipFile(io.BytesIO(saved(weights))) as plain:
+    with (
+        zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as packed,
+        zipfile.ZipFile(io.BytesIO(saved(weights))) as plain,
+    ):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
         packed.writestr("archive/data/bomb", bytes(1 << 24))
     refused(capsys, archive(tmp_path / "bad.nemo", config, small.getvalue()), "damaged")
 
 
-@pytest.mark.parametrize("where", ["subsampling", "_target_", "use_bias", "att_context_size", "d_model"])
+@pytest.mark.parametrize(
+    "where", ["subsampling", "_target_", "use_bias", "att_context_size", "d_model"]
+)
 def test_a_few_lines_of_yaml_do_not_become_a_billion(tmp_path, capsys, parts, where):
     config, weights = parts
     config["encoder"][where] = "HERE"
@@ -120,7 +156,9 @@ def test_a_few_lines_of_yaml_do_not_become_a_billion(tmp_path, capsys, parts, wh
     refused(capsys, archive(tmp_path / "bad.nemo", text, weights), "plain YAML")
 
 
-@pytest.mark.parametrize("text", [b"[" * 1000, b"a: &a [*a]", b"x: 2001-99-99", b"", b"- 1", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "text", [b"[" * 1000, b"a: &a [*a]", b"x: 2001-99-99", b"", b"- 1", b"\xff\xfe\x00"]
+)
 def test_what_is_no_configuration(tmp_path, capsys, parts, text):
     refused(capsys, archive(tmp_path / "bad.nemo", text, parts[1]), "YAML|mapping|lacks")
 
@@ -151,17 +189,21 @@ def test_what_is_no_file(tmp_path, capsys, parts):
         load_nemo(tmp_path)
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda c: c["encoder_config"].update(hidden_size=HUGE), "fit"),
-    (lambda c: c["encoder_config"].update(num_hidden_layers=HUGE), "2 layers"),
-    (lambda c: c["encoder_config"].update(num_attention_heads=0), "positive"),
-    (lambda c: c["encoder_config"].update(subsampling_conv_stride=1), "stride"),
-    (lambda c: c["encoder_config"].update(conv_kernel_size=None), "whole"),
-    (lambda c: c.update(vocab_size=HUGE, pad_token_id=HUGE - 1), "fit"),
-    (lambda c: c.update(encoder_config=[]), "lacks or misstates"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["encoder_config"].update(hidden_size=HUGE), "fit"),
+        (lambda c: c["encoder_config"].update(num_hidden_layers=HUGE), "2 layers"),
+        (lambda c: c["encoder_config"].update(num_attention_heads=0), "positive"),
+        (lambda c: c["encoder_config"].update(subsampling_conv_stride=1), "stride"),
+        (lambda c: c["encoder_config"].update(conv_kernel_size=None), "whole"),
+        (lambda c: c.update(vocab_size=HUGE, pad_token_id=HUGE - 1), "fit"),
+        (lambda c: c.update(encoder_config=[]), "lacks or misstates"),
+    ],
+)
 def test_false_ports(tmp_path, capsys, request, change, message):
     import shutil
+
     shutil.copytree(request.path.parents[1] / "fixtures" / "parakeet" / "ctc", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     change(config)

@@ -19,7 +19,10 @@ KINDS = ("ctc", "tdt", "streaming")
 @pytest.fixture(scope="module")
 def imported(request):
     folder = request.path.parents[1] / "fixtures" / "parakeet"
-    return {kind: (load_parakeet(folder / kind), dict(np.load(folder / kind / "golden.npz"))) for kind in KINDS}
+    return {
+        kind: (load_parakeet(folder / kind), dict(np.load(folder / kind / "golden.npz")))
+        for kind in KINDS
+    }
 
 
 def close(ours, theirs):
@@ -27,13 +30,19 @@ def close(ours, theirs):
     assert np.abs(ours - theirs).max() < 1e-4
 
 
-@pytest.mark.parametrize("kind, lookahead", [("ctc", None), ("tdt", None)] + [("streaming", r) for r in (13, 6, 1, 0)])
+@pytest.mark.parametrize(
+    "kind, lookahead", [("ctc", None), ("tdt", None)] + [("streaming", r) for r in (13, 6, 1, 0)]
+)
 @torch.no_grad()
 def test_encoder_equals_transformers(imported, kind, lookahead):
     one, golden = imported[kind]
-    y = one.model.encoder(torch.from_numpy(golden["mel"]), torch.from_numpy(golden["lengths"]), lookahead)
+    y = one.model.encoder(
+        torch.from_numpy(golden["mel"]), torch.from_numpy(golden["lengths"]), lookahead
+    )
     theirs = golden["encoder" if lookahead is None else f"encoder_{lookahead}"]
-    for i, n in enumerate(one.model.encoder.output_lengths(torch.from_numpy(golden["lengths"])).tolist()):
+    for i, n in enumerate(
+        one.model.encoder.output_lengths(torch.from_numpy(golden["lengths"])).tolist()
+    ):
         close(y[i, :n].numpy(), theirs[i, :n])
 
 
@@ -49,7 +58,7 @@ def test_streamed_encoder_equals_transformers(imported, lookahead):
         y, state = encoder.step(F.pad(block, (0, 0, 0, size - n)), state, torch.tensor([n]))
         outputs.append(y)
     theirs = golden[f"encoder_{lookahead}"][0]
-    close(torch.cat(outputs, 1)[0, :len(theirs)].numpy(), theirs)
+    close(torch.cat(outputs, 1)[0, : len(theirs)].numpy(), theirs)
 
 
 @torch.no_grad()
@@ -73,16 +82,34 @@ def test_tokens_and_features(imported):
         assert one.features.normalize == ("none" if kind == "streaming" else "per_feature")
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda f: (f / "config.json").unlink(), "config.json"),
-    (lambda f: (f / "config.json").write_text("{"), "damaged"),
-    (lambda f: (f / "config.json").write_text("{}"), "model_type"),
-    (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "whisper", "encoder_config": {}})), "whisper"),
-    (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
-    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
-    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]), "damaged"),
-    (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other"}}'), "outside"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "damaged"),
+        (lambda f: (f / "config.json").write_text("{}"), "model_type"),
+        (
+            lambda f: (f / "config.json").write_text(
+                json.dumps({"model_type": "whisper", "encoder_config": {}})
+            ),
+            "whisper",
+        ),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(
+                (f / "model.safetensors").read_bytes()[:5000]
+            ),
+            "damaged",
+        ),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "../other"}}'
+            ),
+            "outside",
+        ),
+    ],
+)
 def test_damaged_folders_raise_one_sentence(tmp_path, request, damage, message):
     shutil.copytree(request.path.parents[1] / "fixtures" / "parakeet" / "ctc", tmp_path / "model")
     damage(tmp_path / "model")
@@ -91,8 +118,12 @@ def test_damaged_folders_raise_one_sentence(tmp_path, request, damage, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind, engine", [("streaming", "onnx"), ("tdt", "torch"), ("ctc", "torch")])
-def test_the_command_line_converts_a_port_that_then_transcribes(tmp_path, request, capsys, kind, engine):
+@pytest.mark.parametrize(
+    "kind, engine", [("streaming", "onnx"), ("tdt", "torch"), ("ctc", "torch")]
+)
+def test_the_command_line_converts_a_port_that_then_transcribes(
+    tmp_path, request, capsys, kind, engine
+):
     fixtures = request.path.parents[1] / "fixtures"
     assert main(["convert", str(fixtures / "parakeet" / kind), "-o", str(tmp_path / "bundle")]) == 0
     assert "20 tokens" in capsys.readouterr().out

@@ -6,8 +6,19 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from speechstream.export.quantize import (INT4, INT8, INT8_BLOCKS, SMALLEST, Weights, dequantize_blocks, dequantize_channels,
-                                          halve_constants, quantize_blocks, quantize_channels, quantize_graph)
+from speechstream.export.quantize import (
+    INT4,
+    INT8,
+    INT8_BLOCKS,
+    SMALLEST,
+    Weights,
+    dequantize_blocks,
+    dequantize_channels,
+    halve_constants,
+    quantize_blocks,
+    quantize_channels,
+    quantize_graph,
+)
 
 K, N = 128, 160  # a weight of 20 480 elements: large enough to be quantised
 
@@ -27,7 +38,9 @@ def test_channels_round_to_the_nearest_step(axis):
     error = np.abs(dequantize_channels(codes, scales, axis) - w)
     assert (error <= np.expand_dims(scales, 1 - axis) * 0.5001).all() and error.max() > 0
     largest = np.abs(w).max(1 - axis)
-    np.testing.assert_allclose(np.abs(dequantize_channels(codes, scales, axis)).max(1 - axis), largest, atol=1e-6)
+    np.testing.assert_allclose(
+        np.abs(dequantize_channels(codes, scales, axis)).max(1 - axis), largest, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("bits, block, steps", [(8, 128, 127), (8, 32, 127), (4, 64, 7)])
@@ -49,22 +62,34 @@ def test_blocks_round_to_the_nearest_step(bits, block, steps):
 
 
 def graph(nodes, arrays, inputs, outputs):
-    return helper.make_model(helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info(n, t, s) for n, t, s in inputs],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs],
-        [numpy_helper.from_array(a, n) for n, a in arrays.items()]), opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10)
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info(n, t, s) for n, t, s in inputs],
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs],
+            [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
 
 
 def run(model, **inputs):
     onnx.checker.check_model(model)
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        None, inputs
+    )
 
 
 @pytest.fixture(scope="module")
 def product():
-    return graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights()},
-                 [("x", TensorProto.FLOAT, ["b", "t", K])], [("y", ["b", "t", N])])
+    return graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"w": weights()},
+        [("x", TensorProto.FLOAT, ["b", "t", K])],
+        [("y", ["b", "t", N])],
+    )
 
 
 def activations(seed=2):
@@ -90,7 +115,9 @@ def test_eight_bits_equal_integer_arithmetic(product):
     assert product.SerializeToString() == kept  # a copy was changed
     assert small.ByteSize() < 0.35 * product.ByteSize()
     y = run(small, x=x)[0]
-    np.testing.assert_allclose(y, by_hand(x, w), rtol=1e-5, atol=1e-5 * np.abs(x).max(-1, keepdims=True).max())
+    np.testing.assert_allclose(
+        y, by_hand(x, w), rtol=1e-5, atol=1e-5 * np.abs(x).max(-1, keepdims=True).max()
+    )
     # each product errs by at most half a step of x on |w| and half a step of w on |x|
     _, scales = quantize_channels(w, axis=1)
     step = np.abs(x).max(-1, keepdims=True) / 127
@@ -104,11 +131,15 @@ def test_a_row_depends_on_itself_alone(product, form):
     x = activations()
     small = quantize_graph(product, form)
     together = run(small, x=x)[0]
-    rounding = 1e-5 if form.block else 0  # MatMulNBits adds its blocks up in an order that depends on a row's place
+    rounding = (
+        1e-5 if form.block else 0
+    )  # MatMulNBits adds its blocks up in an order that depends on a row's place
     for b in range(3):
         for t in range(5):
-            alone, expected = run(small, x=x[b:b + 1, t:t + 1])[0][0, 0], together[b, t]
-            np.testing.assert_allclose(alone, expected, rtol=0, atol=rounding * np.abs(expected).max())
+            alone, expected = run(small, x=x[b : b + 1, t : t + 1])[0][0, 0], together[b, t]
+            np.testing.assert_allclose(
+                alone, expected, rtol=0, atol=rounding * np.abs(expected).max()
+            )
     turned = run(small, x=x[::-1].copy())[0][::-1]
     assert (np.abs(turned - together) <= rounding * np.abs(together).max(-1, keepdims=True)).all()
 
@@ -119,7 +150,9 @@ def test_blocks_stay_within_their_steps(product, form):
     bits, block = form.bits, form.fits(K)
     stored = dequantize_blocks(*quantize_blocks(np.ascontiguousarray(w.T), bits, block), bits).T
     y = run(quantize_graph(product, form), x=x)[0]
-    blocks = np.abs(x.reshape(3, 1, -1, block)).max(-1) / 127  # activations are rounded block by block
+    blocks = (
+        np.abs(x.reshape(3, 1, -1, block)).max(-1) / 127
+    )  # activations are rounded block by block
     bound = np.einsum("btk,kn->btn", np.repeat(blocks, block, -1), np.abs(stored))
     assert (np.abs(y - x @ stored) <= bound + 1e-4).all()
     step = np.abs(w).max() / (127 if bits == 8 else 7)
@@ -128,9 +161,12 @@ def test_blocks_stay_within_their_steps(product, form):
 
 def test_inputs_in_common_are_quantised_once():
     names = ["query", "key", "value"]
-    model = graph([helper.make_node("MatMul", ["x", n], [n + ".y"]) for n in names],
-                  {n: weights(i) for i, n in enumerate(names)}, [("x", TensorProto.FLOAT, ["b", "t", K])],
-                  [(n + ".y", ["b", "t", N]) for n in names])
+    model = graph(
+        [helper.make_node("MatMul", ["x", n], [n + ".y"]) for n in names],
+        {n: weights(i) for i, n in enumerate(names)},
+        [("x", TensorProto.FLOAT, ["b", "t", K])],
+        [(n + ".y", ["b", "t", N]) for n in names],
+    )
     small = quantize_graph(model)
     kinds = [n.op_type for n in small.graph.node]
     assert kinds.count("MatMulIntegerToFloat") == 3 and kinds.count("ReduceMax") == 1
@@ -142,10 +178,16 @@ def test_inputs_in_common_are_quantised_once():
 @pytest.mark.parametrize("form", [INT8, INT8_BLOCKS, INT4])
 def test_a_tied_embedding_is_stored_once(form):
     table = weights(5, (300, 64))
-    model = graph([helper.make_node("Gather", ["e", "ids"], ["rows"]),
-                   helper.make_node("Transpose", ["e"], ["turned"], perm=[1, 0]),
-                   helper.make_node("MatMul", ["rows", "turned"], ["logits"])], {"e": table},
-                  [("ids", TensorProto.INT64, ["b", "t"])], [("rows", ["b", "t", 64]), ("logits", ["b", "t", 300])])
+    model = graph(
+        [
+            helper.make_node("Gather", ["e", "ids"], ["rows"]),
+            helper.make_node("Transpose", ["e"], ["turned"], perm=[1, 0]),
+            helper.make_node("MatMul", ["rows", "turned"], ["logits"]),
+        ],
+        {"e": table},
+        [("ids", TensorProto.INT64, ["b", "t"])],
+        [("rows", ["b", "t", 64]), ("logits", ["b", "t", 300])],
+    )
     small = quantize_graph(model, form)
     sizes = {t.name: int(np.prod(t.dims)) for t in small.graph.initializer}
     assert sizes["e.codes"] == table.size and sizes["e.scales"] == 300
@@ -161,15 +203,23 @@ def test_a_tied_embedding_is_stored_once(form):
 
 def test_what_is_small_or_not_constant_stays():
     small = weights(6, (64, SMALLEST // 64 - 1))
-    model = graph([helper.make_node("MatMul", ["x", "small"], ["y"]), helper.make_node("MatMul", ["x", "z"], ["v"])],
-                  {"small": small}, [("x", TensorProto.FLOAT, [2, 64]), ("z", TensorProto.FLOAT, [64, 300])],
-                  [("y", [2, SMALLEST // 64 - 1]), ("v", [2, 300])])
+    model = graph(
+        [
+            helper.make_node("MatMul", ["x", "small"], ["y"]),
+            helper.make_node("MatMul", ["x", "z"], ["v"]),
+        ],
+        {"small": small},
+        [("x", TensorProto.FLOAT, [2, 64]), ("z", TensorProto.FLOAT, [64, 300])],
+        [("y", [2, SMALLEST // 64 - 1]), ("v", [2, 300])],
+    )
     after = quantize_graph(model)
     assert [n.op_type for n in after.graph.node] == ["MatMul", "MatMul"]
     assert [t.name for t in after.graph.initializer] == ["small"]
 
 
-@pytest.mark.parametrize("bits, block", [(2, 0), (16, 0), (None, 0), (4, 0), (8, 8), (8, 100), (32, 64)])
+@pytest.mark.parametrize(
+    "bits, block", [(2, 0), (16, 0), (None, 0), (4, 0), (8, 8), (8, 100), (32, 64)]
+)
 def test_weights_that_nothing_can_store_are_refused(bits, block):
     with pytest.raises(ValueError, match="got|none"):
         Weights(bits, block)
@@ -181,9 +231,15 @@ def test_a_block_is_halved_until_it_fits():
 
 
 def test_what_is_kept_by_name_and_what_is_halved():
-    model = graph([helper.make_node("MatMul", ["x", "the.basis"], ["y"]), helper.make_node("MatMul", ["x", "w"], ["z"])],
-                  {"the.basis": weights(3), "w": weights(4)}, [("x", TensorProto.FLOAT, ["b", K])],
-                  [("y", ["b", N]), ("z", ["b", N])])
+    model = graph(
+        [
+            helper.make_node("MatMul", ["x", "the.basis"], ["y"]),
+            helper.make_node("MatMul", ["x", "w"], ["z"]),
+        ],
+        {"the.basis": weights(3), "w": weights(4)},
+        [("x", TensorProto.FLOAT, ["b", K])],
+        [("y", ["b", N]), ("z", ["b", N])],
+    )
     x = activations()[0]
     exact, coarse = run(model, x=x)
     small = quantize_graph(model, keep=".basis")
@@ -191,5 +247,10 @@ def test_what_is_kept_by_name_and_what_is_halved():
     assert np.array_equal(y, exact) and not np.allclose(z, coarse, rtol=1e-4)
     half = halve_constants(small)
     assert half.ByteSize() < 0.8 * small.ByteSize()
-    np.testing.assert_allclose(run(half, x=x)[0], x @ weights(3).astype(np.float16).astype(np.float32), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        run(half, x=x)[0],
+        x @ weights(3).astype(np.float16).astype(np.float32),
+        rtol=1e-4,
+        atol=1e-3,
+    )
     assert np.array_equal(run(half, x=x)[1], z)

@@ -10,9 +10,9 @@ import torch
 from safetensors.numpy import load_file
 
 from speechstream import bundle
-from speechstream.engines.onnx import OnnxEngine
-from speechstream.engines.protocol import DecoderState
-from speechstream.engines.torch import TorchEngine
+from speechstream.asr.whisper.onnx import OnnxEngine
+from speechstream.asr.whisper.networks import DecoderState
+from speechstream.asr.whisper.torch import TorchEngine
 from speechstream.errors import SpeechStreamError
 from speechstream.export import bundle as export_bundle
 from speechstream.export.bundle import read_whisper, write_whisper
@@ -22,9 +22,22 @@ from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import pairs
 from speechstream.state import flatten, select, stack, unflatten
 
-CONFIG = WhisperConfig(mels=8, width=128, heads=2, encoder_layers=2, decoder_layers=2, vocabulary=200, text_context=40,
-                       positions=40, left=20, ctc_vocabulary=65, ctc_width=128, ctc_blocks=1,
-                       gate_width=64, alignment_heads=((0, 1), (1, 0)))
+CONFIG = WhisperConfig(
+    mels=8,
+    width=128,
+    heads=2,
+    encoder_layers=2,
+    decoder_layers=2,
+    vocabulary=200,
+    text_context=40,
+    positions=40,
+    left=20,
+    ctc_vocabulary=65,
+    ctc_width=128,
+    ctc_blocks=1,
+    gate_width=64,
+    alignment_heads=((0, 1), (1, 0)),
+)
 CARD = {"name": "tiny", "licence": "CC0"}
 
 
@@ -55,7 +68,11 @@ def engine(graphs, tmp_path_factory):
 
 
 def mel(frames, batch, seed=0):
-    return np.random.default_rng(seed).standard_normal((batch, CONFIG.mels, 2 * frames + 1)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .standard_normal((batch, CONFIG.mels, 2 * frames + 1))
+        .astype(np.float32)
+    )
 
 
 def copied(state):
@@ -67,7 +84,7 @@ def encode(engine, x, chunk, state=None):
     """A stream of chunks, the last may be short: memory keys, values, CTC and gate of all, and the state."""
     state, out = copied(state or engine.encoder_state(len(x))), []
     for at in range(0, x.shape[2] - 1, 2 * chunk):
-        encoded, state = engine.encode(x[:, :, at:at + 2 * chunk + 1], state)
+        encoded, state = engine.encode(x[:, :, at : at + 2 * chunk + 1], state)
         out.append(encoded)
     axes = (("keys", 3), ("values", 3), ("ctc", 1), ("gate", 1))
     return [np.concatenate([getattr(e, n) for e in out], axis) for n, axis in axes], state
@@ -76,10 +93,13 @@ def encode(engine, x, chunk, state=None):
 def decode(engine, memory, tokens, split, mask):
     state, out, at = engine.decoder_state(len(tokens)), [], 0
     for size in split:
-        said, state = engine.decode(tokens[:, at:at + size], *memory[:2], mask, state)
+        said, state = engine.decode(tokens[:, at : at + size], *memory[:2], mask, state)
         out.append(said)
         at += size
-    return (*(np.concatenate([getattr(o, n) for o in out], 1) for n in ("logits", "alignment", "text")), state)
+    return (
+        *(np.concatenate([getattr(o, n) for o in out], 1) for n in ("logits", "alignment", "text")),
+        state,
+    )
 
 
 @pytest.mark.parametrize("chunk, batch", [(2, 1), (4, 3), (7, 2), (16, 1), (33, 2), (100, 1)])
@@ -88,7 +108,9 @@ def test_one_encoder_graph_serves_all_chunks_and_batches(model, engine, chunk, b
     got, state = encode(engine, x, chunk)
     with torch.no_grad():
         features = model.encoder(torch.from_numpy(x), chunk=chunk)
-        heads = [(model.ctc_log_probs(f), model.gate.audio(pairs(f))) for f in features.split(chunk, 1)]
+        heads = [
+            (model.ctc_log_probs(f), model.gate.audio(pairs(f))) for f in features.split(chunk, 1)
+        ]
         expected = *model.decoder.memory(features), *(torch.cat(h, 1) for h in zip(*heads))
     for one, want in zip(got, expected):
         np.testing.assert_allclose(one, want.numpy(), rtol=1e-4, atol=1e-4)
@@ -97,13 +119,16 @@ def test_one_encoder_graph_serves_all_chunks_and_batches(model, engine, chunk, b
 
 def test_unsynchronised_streams_share_the_encoder(engine):
     sounds, ages = [mel(70, 1, seed=s) for s in range(3)], [0, 8, 44]
-    states = [encode(engine, x[:, :, :2 * n + 1], 4)[1] if n else engine.encoder_state() for x, n in zip(sounds, ages)]
-    block = np.concatenate([x[:, :, 2 * n:2 * n + 33] for x, n in zip(sounds, ages)])
+    states = [
+        encode(engine, x[:, :, : 2 * n + 1], 4)[1] if n else engine.encoder_state()
+        for x, n in zip(sounds, ages)
+    ]
+    block = np.concatenate([x[:, :, 2 * n : 2 * n + 33] for x, n in zip(sounds, ages)])
     together, after = encode(engine, block, 8, stack(states))
     for b, (x, n) in enumerate(zip(sounds, ages)):
-        alone, one = encode(engine, x[:, :, 2 * n:2 * n + 33], 8, states[b])
+        alone, one = encode(engine, x[:, :, 2 * n : 2 * n + 33], 8, states[b])
         for got, want in zip(together, alone):
-            np.testing.assert_allclose(got[b:b + 1], want, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(got[b : b + 1], want, rtol=1e-4, atol=1e-5)
         for name, a in flatten(select(after, b)).items():
             np.testing.assert_allclose(a, flatten(one)[name], rtol=1e-4, atol=1e-5)
 
@@ -116,7 +141,9 @@ def test_one_decoder_graph_serves_all_lengths_and_batches(model, engine, batch, 
     mask = np.arange(13 + batch) < rng.integers(3, 13, (batch, 1))
     with torch.no_grad():
         memory = [m.numpy() for m in model.decoder.memory(torch.from_numpy(features))]
-        expected = model.decoder(torch.from_numpy(tokens), torch.from_numpy(features), torch.from_numpy(mask)).numpy()
+        expected = model.decoder(
+            torch.from_numpy(tokens), torch.from_numpy(features), torch.from_numpy(mask)
+        ).numpy()
     logits, alignment, text, state = decode(engine, memory, tokens, split, mask)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     _, where, read, _ = decode(TorchEngine(model), memory, tokens, split, mask)
@@ -133,31 +160,61 @@ def test_left_padded_streams_share_the_decoder(engine):
     a = decode(engine, one[0], tokens[:1, :5], [5], mask[:1])[-1]
     b = decode(engine, one[1], tokens[1:, :2], [2], mask[:1])[-1]
     pad = [(0, 0), (0, 0), (0, 0), (3, 0), (0, 0)]
-    both = stack([a, DecoderState(*(np.pad(x, pad, constant_values=9.0) for x in (b.keys, b.values)), b.tokens)])
+    both = stack(
+        [
+            a,
+            DecoderState(
+                *(np.pad(x, pad, constant_values=9.0) for x in (b.keys, b.values)), b.tokens
+            ),
+        ]
+    )
     block = np.stack([tokens[0, 5:8], tokens[1, 2:5]])
     said, _ = engine.decode(block, *memory, mask, both)
     for row, state in ((0, a), (1, b)):
-        expected, _ = engine.decode(block[row:row + 1], *one[row], mask[:1], state)
-        np.testing.assert_allclose(said.logits[row:row + 1], expected.logits, rtol=1e-4, atol=1e-5)
+        expected, _ = engine.decode(block[row : row + 1], *one[row], mask[:1], state)
+        np.testing.assert_allclose(
+            said.logits[row : row + 1], expected.logits, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_states_begin_alike_in_both_engines(model, engine):
     other = TorchEngine(model)
-    for mine, theirs in ((engine.encoder_state(2), other.encoder_state(2)),
-                         (engine.decoder_state(2), other.decoder_state(2))):
+    for mine, theirs in (
+        (engine.encoder_state(2), other.encoder_state(2)),
+        (engine.decoder_state(2), other.decoder_state(2)),
+    ):
         mine, theirs = flatten(mine), flatten(theirs)
-        assert {n: (a.shape, a.dtype) for n, a in mine.items()} == {n: (a.shape, a.dtype) for n, a in theirs.items()}
+        assert {n: (a.shape, a.dtype) for n, a in mine.items()} == {
+            n: (a.shape, a.dtype) for n, a in theirs.items()
+        }
         assert not any(a.any() for a in mine.values())
 
 
 def test_axes_carry_their_names(graphs):
-    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
-              for v in graphs["encoder"].graph.input}
-    assert shapes["mel"] == ["batch", 8, "mel_frames"] and shapes["state.keys.1"] == ["batch", 2, "cached", 64]
-    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
-              for v in graphs["decoder"].graph.input}
-    assert shapes["tokens"] == ["batch", "tokens"] and shapes["state.keys.1"] == ["batch", 2, "past", 64]
-    assert shapes["memory_keys.0"] == ["streams", 2, "frames", 64] and shapes["mask"] == ["streams", "frames"]
+    shapes = {
+        v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in graphs["encoder"].graph.input
+    }
+    assert shapes["mel"] == ["batch", 8, "mel_frames"] and shapes["state.keys.1"] == [
+        "batch",
+        2,
+        "cached",
+        64,
+    ]
+    shapes = {
+        v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in graphs["decoder"].graph.input
+    }
+    assert shapes["tokens"] == ["batch", "tokens"] and shapes["state.keys.1"] == [
+        "batch",
+        2,
+        "past",
+        64,
+    ]
+    assert shapes["memory_keys.0"] == ["streams", 2, "frames", 64] and shapes["mask"] == [
+        "streams",
+        "frames",
+    ]
 
 
 def close(got, expected, error):
@@ -173,11 +230,13 @@ def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, we
     x[1] *= 30  # a loud stream must not make its neighbours coarser
     together, _ = encode(small, x, 16)
     for b in range(3):
-        alone, _ = encode(small, x[b:b + 1], 16)
+        alone, _ = encode(small, x[b : b + 1], 16)
         for got, want in zip(together, alone):
-            different = np.abs(got[b:b + 1] - want) > 1e-4  # a rounding may fall to the other side
+            different = (
+                np.abs(got[b : b + 1] - want) > 1e-4
+            )  # a rounding may fall to the other side
             assert different.mean() < 0.01
-            close(got[b:b + 1], want, 0.01)
+            close(got[b : b + 1], want, 0.01)
     for got, want in zip(together, encode(engine, x, 16)[0]):
         close(got, want, error)
 
@@ -187,7 +246,9 @@ def write(model, graphs, tmp_path_factory):
     """`write_whisper` on graphs exported once."""
     source = tmp_path_factory.mktemp("vocabulary")
     pieces = [f"\u0120w{i}" for i in range(CONFIG.vocabulary)]
-    (source / "vocabulary.json").write_text(json.dumps({"pieces": pieces, "end": 190, "prompt": [191], "merges": ["x"]}))
+    (source / "vocabulary.json").write_text(
+        json.dumps({"pieces": pieces, "end": 190, "prompt": [191], "merges": ["x"]})
+    )
     (source / "ctc.json").write_text("[]")
 
     def written(weights):
@@ -196,10 +257,13 @@ def write(model, graphs, tmp_path_factory):
             patch.setattr(export_bundle, "export_whisper", lambda m: copy.deepcopy(graphs))
             write_whisper(model, folder, source, CARD, weights)
         return bundle.load(folder)
+
     return written
 
 
-@pytest.mark.parametrize("weights, error", [(FP32, 1e-4), (INT8, 0.03), (INT8_BLOCKS, 0.03), (INT4, 0.05)])
+@pytest.mark.parametrize(
+    "weights, error", [(FP32, 1e-4), (INT8, 0.03), (INT8_BLOCKS, 0.03), (INT4, 0.05)]
+)
 def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, error):
     b, bits = write(weights), weights.bits
     assert (b.task, b.architecture, b.card) == ("asr", "causal-whisper", CARD)
@@ -243,8 +307,10 @@ def test_graphs_point_into_the_weights(write, form):
                 continue
             at = {e.key: e.value for e in tensor.external_data}
             assert at["location"] == "model.safetensors"
-            piece = data[int(at["offset"]):int(at["offset"]) + int(at["length"])]
-            a = np.frombuffer(piece, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+            piece = data[int(at["offset"]) : int(at["offset"]) + int(at["length"])]
+            a = np.frombuffer(
+                piece, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            ).reshape(tensor.dims)
             np.testing.assert_array_equal(a, weights[tensor.name])
             used.add(tensor.name)
     stored = {n for n, a in weights.items() if a.nbytes >= 1024}
@@ -266,7 +332,18 @@ def test_a_graph_of_another_runner_is_refused(engine, tmp_path, graphs):
 
 def test_a_network_without_a_ctc_head_is_refused():
     with pytest.raises(ValueError, match="CTC head"):
-        export_whisper(Whisper(WhisperConfig(mels=8, width=8, heads=1, encoder_layers=1, decoder_layers=1,
-                                             vocabulary=9, text_context=4, positions=8, left=4)))
-
-
+        export_whisper(
+            Whisper(
+                WhisperConfig(
+                    mels=8,
+                    width=8,
+                    heads=1,
+                    encoder_layers=1,
+                    decoder_layers=1,
+                    vocabulary=9,
+                    text_context=4,
+                    positions=8,
+                    left=4,
+                )
+            )
+        )

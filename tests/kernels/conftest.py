@@ -7,7 +7,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from kernels import dispatch  # noqa: E402
+from speechstream.kernels import dispatch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +18,11 @@ def fixed_seed():
 @pytest.fixture
 def both():
     """both(f): f run by the kernels, which get memory filled with NaN to write to, and by the reference."""
+
     def run(f):
-        torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills what it allocates
+        torch.use_deterministic_algorithms(
+            True, warn_only=True
+        )  # torch then fills what it allocates
         try:
             with dispatch.using("interpret"):
                 kernel = f()
@@ -27,12 +30,14 @@ def both():
             torch.use_deterministic_algorithms(False)
         with dispatch.using("off"):
             return kernel, f()
+
     return run
 
 
 @pytest.fixture
 def close():
     """close(a, b, tolerance): every tensor of two (nested) results agrees."""
+
     def check(a, b, tolerance=1e-5):
         if isinstance(a, (tuple, list)):
             assert len(a) == len(b)
@@ -41,4 +46,5 @@ def close():
         elif a is not None:
             assert a.shape == b.shape
             torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+
     return check

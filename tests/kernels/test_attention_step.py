@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kernels import dispatch, reference
-from kernels.reference import RelativeBias
+from speechstream.kernels import dispatch, reference
+from speechstream.kernels.reference import RelativeBias
 
 B, D, CHUNK, LEFT = 3, 8, 4, 6
 
@@ -13,7 +13,9 @@ def utterance(T, H, Hk, position):
     q, k, v = torch.randn(B, H, T, D), torch.randn(B, Hk, T, D), torch.randn(B, Hk, T, D)
     bias = rope = None
     if position == "relative":
-        bias = RelativeBias(*(torch.randn(s) for s in ((H, LEFT + 2 * CHUNK - 1, D), (H, D), (H, D))))
+        bias = RelativeBias(
+            *(torch.randn(s) for s in ((H, LEFT + 2 * CHUNK - 1, D), (H, D), (H, D)))
+        )
     if position == "rope":
         angle = torch.arange(T)[:, None] * torch.rand(D // 2)
         rope = angle.cos(), angle.sin()
@@ -28,8 +30,14 @@ def test_steps_equal_offline(mode, position, H, Hk, close):
     q, k, v, bias, rope = utterance(T, H, Hk, position)
     expected = reference.chunked_attention(q, k, v, CHUNK, LEFT, ends, bias, rope)
     keys, values = torch.zeros(B, Hk, LEFT, D), torch.zeros(B, Hk, LEFT, D)
-    pool_k, pool_v = torch.full((5, Hk, LEFT + CHUNK + 1, D), 9.0), torch.full((5, Hk, LEFT + CHUNK + 1, D), 9.0)
-    slots, pool_frames = torch.tensor([4, 0, 2], dtype=torch.int32), torch.zeros(5, dtype=torch.int32)
+    pool_k, pool_v = (
+        torch.full((5, Hk, LEFT + CHUNK + 1, D), 9.0),
+        torch.full((5, Hk, LEFT + CHUNK + 1, D), 9.0),
+    )
+    slots, pool_frames = (
+        torch.tensor([4, 0, 2], dtype=torch.int32),
+        torch.zeros(5, dtype=torch.int32),
+    )
     frames = torch.zeros(B, dtype=torch.long)
     got, got_pool = torch.zeros_like(expected), torch.zeros_like(expected)
     for step in range(5):
@@ -40,12 +48,15 @@ def test_steps_equal_offline(mode, position, H, Hk, close):
         turn = rope and (rope[0][at], rope[1][at])
         new = take(q), take(k), take(v)
         with dispatch.using(mode):
-            y, keys, values = dispatch.attention_step(*new, keys, values, frames, n, bias=bias, rope=turn)
-            y_pool = dispatch.pooled_attention_step(*new, pool_k, pool_v, slots, pool_frames, LEFT, n, bias=bias,
-                                                    rope=turn)
+            y, keys, values = dispatch.attention_step(
+                *new, keys, values, frames, n, bias=bias, rope=turn
+            )
+            y_pool = dispatch.pooled_attention_step(
+                *new, pool_k, pool_v, slots, pool_frames, LEFT, n, bias=bias, rope=turn
+            )
         for b in range(B):
             f, m = int(frames[b]), int(n[b])
-            got[b, :, f:f + m], got_pool[b, :, f:f + m] = y[b, :, :m], y_pool[b, :, :m]
+            got[b, :, f : f + m], got_pool[b, :, f : f + m] = y[b, :, :m], y_pool[b, :, :m]
             assert y[b, :, m:].abs().sum() == 0
         frames = frames + n
         pool_frames[slots.long()] += n.int()
@@ -56,8 +67,15 @@ def test_steps_equal_offline(mode, position, H, Hk, close):
     assert (pool_k[untouched] == 9).all() and (pool_v[untouched] == 9).all()
 
 
-@pytest.mark.parametrize("H, Hk, c, left, chunk, position", [
-    (4, 2, 5, 7, None, "rope"), (1, 1, 1, 0, None, "none"), (2, 2, 6, 5, 2, "relative"), (2, 1, 18, 3, 1, "none")])
+@pytest.mark.parametrize(
+    "H, Hk, c, left, chunk, position",
+    [
+        (4, 2, 5, 7, None, "rope"),
+        (1, 1, 1, 0, None, "none"),
+        (2, 2, 6, 5, 2, "relative"),
+        (2, 1, 18, 3, 1, "none"),
+    ],
+)
 def test_kernel_in_place_equals_reference(H, Hk, c, left, chunk, position, both, close):
     head, slots = 12, torch.tensor([3, 1], dtype=torch.int32)
     frames = torch.tensor([5, 100, 2, 0], dtype=torch.int32)
@@ -70,9 +88,20 @@ def test_kernel_in_place_equals_reference(H, Hk, c, left, chunk, position, both,
 
     def f():
         pk, pv = pools.clone()
-        y = dispatch.pooled_attention_step(q, k, v, pk, pv, slots, frames, left, torch.tensor([c, max(c - 1, 0)]),
-                                           chunk, bias if position == "relative" else None,
-                                           rope if position == "rope" else None)
+        y = dispatch.pooled_attention_step(
+            q,
+            k,
+            v,
+            pk,
+            pv,
+            slots,
+            frames,
+            left,
+            torch.tensor([c, max(c - 1, 0)]),
+            chunk,
+            bias if position == "relative" else None,
+            rope if position == "rope" else None,
+        )
         return y, pk, pv
 
     close(*both(f))
@@ -95,7 +124,9 @@ def test_quantised_rings(dtype, both, close):
 
     def f():
         (pk, pv), (sk, sv) = pools.clone(), scales.clone()
-        y = dispatch.pooled_attention_step(q / 100, k, v, pk, pv, slots, frames, left, key_scale=sk, value_scale=sv)
+        y = dispatch.pooled_attention_step(
+            q / 100, k, v, pk, pv, slots, frames, left, key_scale=sk, value_scale=sv
+        )
         return y, pk.float(), pv.float(), sk, sv
 
     kernel, plain = both(f)
@@ -116,7 +147,27 @@ def test_operator_is_well_formed():
         dispatch._kernel("attention_step")
     q, pool, out = torch.randn(1, 1, 2, 8), torch.randn(1, 1, 6, 8), torch.zeros(1, 1, 2, 8)
     slots = torch.zeros(1, dtype=torch.int32)
-    torch.library.opcheck(torch.ops.speechstream.attention_step.default,
-                          (q, q.clone(), q.clone(), pool, pool.clone(), slots, slots.clone(), 3, 2, 0.3, out, None,
-                           None, None, None, None, None, None),
-                          test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.speechstream.attention_step.default,
+        (
+            q,
+            q.clone(),
+            q.clone(),
+            pool,
+            pool.clone(),
+            slots,
+            slots.clone(),
+            3,
+            2,
+            0.3,
+            out,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        ),
+        test_utils=("test_schema", "test_faketensor"),
+    )

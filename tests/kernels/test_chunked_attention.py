@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from kernels import dispatch, reference
-from kernels.reference import RelativeBias
+from speechstream.kernels import dispatch, reference
+from speechstream.kernels.reference import RelativeBias
 
 
 def dense(q, k, v, chunk, left, lengths=None, bias=None, rope=None):
@@ -18,7 +18,7 @@ def dense(q, k, v, chunk, left, lengths=None, bias=None, rope=None):
         if rope is None:
             return x
         cos, sin = (a[t] if a.ndim == 2 else a[b, t] for a in rope)
-        z = torch.complex(x[..., :D // 2], x[..., D // 2:]) * torch.complex(cos, sin)
+        z = torch.complex(x[..., : D // 2], x[..., D // 2 :]) * torch.complex(cos, sin)
         return torch.cat([z.real, z.imag], -1)
 
     for b in range(B):
@@ -30,10 +30,16 @@ def dense(q, k, v, chunk, left, lengths=None, bias=None, rope=None):
                 kv = h // (H // k.shape[1])
                 scores = []
                 for s in seen:
-                    score = turn(q[b, h, t] + (0 if bias is None else bias.u[h]), b, t) @ turn(k[b, kv, s], b, s)
+                    score = turn(q[b, h, t] + (0 if bias is None else bias.u[h]), b, t) @ turn(
+                        k[b, kv, s], b, s
+                    )
                     if bias is not None:
                         distance = t - s
-                        score = score + (q[b, h, t] + bias.v[h]) @ bias.positions[h, left + chunk - 1 - distance]
+                        score = (
+                            score
+                            + (q[b, h, t] + bias.v[h])
+                            @ bias.positions[h, left + chunk - 1 - distance]
+                        )
                     scores.append(score / math.sqrt(D))
                 weights = torch.stack(scores).softmax(0)
                 out[b, h, t] = sum(w * v[b, kv, s] for w, s in zip(weights, seen))
@@ -41,12 +47,18 @@ def dense(q, k, v, chunk, left, lengths=None, bias=None, rope=None):
 
 
 def inputs(B, H, Hk, T, D, chunk, left, position, dtype=torch.float32, lengths=True):
-    q = torch.randn(B, T, H, D, dtype=dtype).transpose(1, 2)  # not contiguous, as a projection leaves it
+    q = torch.randn(B, T, H, D, dtype=dtype).transpose(
+        1, 2
+    )  # not contiguous, as a projection leaves it
     k, v = (torch.randn(B, Hk, T, D, dtype=dtype) for _ in range(2))
     bias = rope = None
     if position == "relative":
-        bias = RelativeBias(*(torch.randn(s, dtype=dtype) * 0.5
-                              for s in ((H, left + 2 * chunk - 1, D), (H, D), (H, D))))
+        bias = RelativeBias(
+            *(
+                torch.randn(s, dtype=dtype) * 0.5
+                for s in ((H, left + 2 * chunk - 1, D), (H, D), (H, D))
+            )
+        )
     elif position == "rope":
         angle = torch.arange(T, dtype=dtype)[:, None] * torch.rand(D // 2, dtype=dtype)
         rope = angle.cos(), angle.sin()
@@ -57,9 +69,9 @@ def inputs(B, H, Hk, T, D, chunk, left, position, dtype=torch.float32, lengths=T
 CASES = [  # B, H, Hk, T, D, chunk, left, position
     (3, 2, 1, 19, 8, 4, 6, "none"),
     (1, 1, 1, 7, 8, 3, 0, "rope"),
-    (2, 2, 2, 5, 8, 9, 4, "relative"),   # a chunk longer than the utterance
+    (2, 2, 2, 5, 8, 9, 4, "relative"),  # a chunk longer than the utterance
     (2, 2, 2, 11, 12, 2, 5, "relative"),
-    (1, 2, 1, 9, 8, 1, 3, "rope"),       # causal
+    (1, 2, 1, 9, 8, 1, 3, "rope"),  # causal
     (1, 1, 1, 1, 8, 4, 2, "none"),
 ]
 
@@ -76,16 +88,21 @@ def test_reference_gradient_by_finite_differences(position):
     tensors = [args["q"].contiguous(), args["k"], args["v"], *(args["bias"] or ())]
 
     def f(q, k, v, *bias):
-        return reference.chunked_attention(q, k, v, 2, 3, args["lengths"], RelativeBias(*bias) if bias else None,
-                                           args["rope"])
+        return reference.chunked_attention(
+            q, k, v, 2, 3, args["lengths"], RelativeBias(*bias) if bias else None, args["rope"]
+        )
 
     assert torch.autograd.gradcheck(f, [t.requires_grad_() for t in tensors])
 
 
-@pytest.mark.parametrize("case", CASES + [(1, 2, 2, 33, 44, 5, 7, "relative"), (2, 1, 1, 21, 32, 16, 3, "rope")])
+@pytest.mark.parametrize(
+    "case", CASES + [(1, 2, 2, 33, 44, 5, 7, "relative"), (2, 1, 1, 21, 32, 16, 3, "rope")]
+)
 def test_kernel_and_its_gradients(case, both, close):
     args = inputs(*case)
-    leaves = [args[n].requires_grad_() for n in "qkv"] + [t.requires_grad_() for t in args["bias"] or ()]
+    leaves = [args[n].requires_grad_() for n in "qkv"] + [
+        t.requires_grad_() for t in args["bias"] or ()
+    ]
     weight = torch.randn(args["q"].shape)
 
     def f():
@@ -119,8 +136,10 @@ def test_operator_is_well_formed():
     with dispatch.using("interpret"):
         dispatch._kernel("chunked_attention")
     q, k, v = (torch.randn(1, 1, 6, 8, requires_grad=True) for _ in range(3))
-    torch.library.opcheck(torch.ops.speechstream.chunked_attention.default,
-                          (q, k, v, 2, 3, 0.3, None, None, None, None, None))
+    torch.library.opcheck(
+        torch.ops.speechstream.chunked_attention.default,
+        (q, k, v, 2, 3, 0.3, None, None, None, None, None),
+    )
 
 
 def test_tuning_tries_only_what_fits():
@@ -129,11 +148,15 @@ def test_tuning_tries_only_what_fits():
     prune = kernels.attention_forward.early_config_prune
     half, single = ({"q": torch.zeros(1, dtype=dtype)} for dtype in (torch.bfloat16, torch.float32))
     assert prune(kernels.FORWARD, half, HALF=32, RELATIVE=False) == kernels.FORWARD
-    sizes = {(c.kwargs["M"], c.kwargs["N"]) for c in prune(kernels.FORWARD, half, HALF=32, RELATIVE=True)}
+    sizes = {
+        (c.kwargs["M"], c.kwargs["N"]) for c in prune(kernels.FORWARD, half, HALF=32, RELATIVE=True)
+    }
     assert sizes == {(32, 64), (32, 32), (16, 16)}
     backward = prune(kernels.BACKWARD, half | {"dout": None}, HALF=32, RELATIVE=True)
     assert max(c.kwargs["M"] * c.kwargs["N"] for c in backward) == 32 * 32
-    assert prune(kernels.FORWARD, single, HALF=128, RELATIVE=True) == kernels.FORWARD[-1:]  # never none
+    assert (
+        prune(kernels.FORWARD, single, HALF=128, RELATIVE=True) == kernels.FORWARD[-1:]
+    )  # never none
 
 
 def test_empty_utterance(both, close):

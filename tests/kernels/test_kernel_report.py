@@ -28,18 +28,30 @@ def test_gates():
         os.environ.update(environment)
     good = {"registers": 128, "spills": 0, "shared": 1000, "wide": 0.9, "bulk": 0}
     assert report.gates(Limits(), 90, good) == []
-    for change, word in (({"registers": 129}, "registers"), ({"spills": 1}, "spill"), ({"wide": 0.5}, "16-byte"),
-                         ({"shared": 228 * 1024}, "shared")):
+    for change, word in (
+        ({"registers": 129}, "registers"),
+        ({"spills": 1}, "spill"),
+        ({"wide": 0.5}, "16-byte"),
+        ({"shared": 228 * 1024}, "shared"),
+    ):
         found = report.gates(Limits(), 90, good | change)
         assert len(found) == 1 and word in found[0]
 
 
 def test_the_kernels_compile_without_a_gpu():
     """For sm_90, within their gates: registers, spills, shared memory and width of the loads."""
-    run = subprocess.run([sys.executable, str(TOOL), "--fast"], capture_output=True, text=True,
-                         env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
+    run = subprocess.run(
+        [sys.executable, str(TOOL), "--fast"],
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"},
+    )
     assert run.returncode == 0, run.stdout + run.stderr
-    passed = [line for line in run.stdout.splitlines() if re.search(r" 90 .* w\d+ +\d+", line) and "over:" not in line]
+    passed = [
+        line
+        for line in run.stdout.splitlines()
+        if re.search(r" 90 .* w\d+ +\d+", line) and "over:" not in line
+    ]
     assert len(passed) == 8
     for line in passed:
         registers, spills = map(int, re.search(r"w\d+ +(\d+) +(\d+)", line).groups())

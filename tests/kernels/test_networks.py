@@ -5,18 +5,33 @@ import dataclasses
 import pytest
 import torch
 
-from kernels import dispatch
-from kernels.reference import init_greedy
+from speechstream.kernels import dispatch
+from speechstream.kernels.reference import init_greedy
 from speechstream.asr.transducer import GreedyTransducer
 from speechstream.nn import conformer, transducer, whisper
 from speechstream.state import select, stack
 
-CONFIG = conformer.ConformerConfig(features=8, dim=16, layers=2, heads=2, ff_dim=16, kernel=3, subsampling=2,
-                                   subsampling_channels=4, left=5, lookaheads=(1, 2), dropout=0.0)
+CONFIG = conformer.ConformerConfig(
+    features=8,
+    dim=16,
+    layers=2,
+    heads=2,
+    ff_dim=16,
+    kernel=3,
+    subsampling=2,
+    subsampling_channels=4,
+    left=5,
+    lookaheads=(1, 2),
+    dropout=0.0,
+)
 VARIANTS = {
     "rope": CONFIG,
-    "relative": dataclasses.replace(CONFIG, position="relative", scale_input=True),  # left is no multiple of a chunk
-    "batch_norm": dataclasses.replace(CONFIG, position="relative", conv_norm="batch_norm", bias=False, left=4),
+    "relative": dataclasses.replace(
+        CONFIG, position="relative", scale_input=True
+    ),  # left is no multiple of a chunk
+    "batch_norm": dataclasses.replace(
+        CONFIG, position="relative", conv_norm="batch_norm", bias=False, left=4
+    ),
     "no left": dataclasses.replace(CONFIG, left=0),
     "whole": dataclasses.replace(CONFIG, left=None, causal=False, position="relative"),
 }
@@ -25,7 +40,10 @@ VARIANTS = {
 def network(name):
     net = conformer.ConformerEncoder(VARIANTS[name])
     with torch.no_grad():
-        for p in (*net.parameters(), *(b for n, b in net.named_buffers() if n.endswith("running_mean"))):
+        for p in (
+            *net.parameters(),
+            *(b for n, b in net.named_buffers() if n.endswith("running_mean")),
+        ):
             p.add_(torch.randn_like(p) * 0.2)
     return net.eval()
 
@@ -50,8 +68,16 @@ def test_fastconformer_offline(name, close, counted):
     assert counted == {"chunked_attention"}
 
 
-@pytest.mark.parametrize("name, frames, chunk", [("rope", 2, 2), ("relative", 3, 3), ("batch_norm", 4, 2),
-                                                 ("no left", 2, 2), ("relative", 1, None)])
+@pytest.mark.parametrize(
+    "name, frames, chunk",
+    [
+        ("rope", 2, 2),
+        ("relative", 3, 3),
+        ("batch_norm", 4, 2),
+        ("no left", 2, 2),
+        ("relative", 1, None),
+    ],
+)
 @torch.no_grad()
 def test_fastconformer_steps(name, frames, chunk, close, counted):
     """Unsynchronised streams: the second begins two steps after the first and ends within a chunk."""
@@ -63,7 +89,7 @@ def test_fastconformer_steps(name, frames, chunk, close, counted):
         state, out = stack([state, net.init_state(1)]), [first]
         for block, lengths in ((blocks[1], None), (blocks[2], torch.tensor([2 * frames, 2]))):
             y, state = net.step(block, state, lengths, chunk)
-            out += [y[:1], y[1:, :1 if lengths is not None else None]]
+            out += [y[:1], y[1:, : 1 if lengths is not None else None]]
         return out, [t for t in vars(select(state, [0])).values()]
 
     plain = run()
@@ -92,14 +118,18 @@ def test_fastconformer_gradients(name, close, counted):
 @torch.no_grad()
 def test_causal_whisper(close, counted):
     """Offline, and in steps in which one stream is a step ahead of the other; the last chunk is shorter."""
-    net = whisper.Encoder(whisper.WhisperConfig(mels=4, width=16, heads=2, encoder_layers=2, positions=20, left=6))
+    net = whisper.Encoder(
+        whisper.WhisperConfig(mels=4, width=16, heads=2, encoder_layers=2, positions=20, left=6)
+    )
     mel, lengths = torch.randn(2, 4, 23), torch.tensor([11, 5])
 
     def run():
-        _, late = net.step(torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(1)), net.init_state(1))
+        _, late = net.step(
+            torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(1)), net.init_state(1)
+        )
         state, out = stack([net.init_state(1), late]), []
         for t in range(0, 22, 8):
-            y, state = net.step(mel[:, :, t:t + 9], state)
+            y, state = net.step(mel[:, :, t : t + 9], state)
             out.append(y)
         whole = net(mel, lengths, chunk=4)
         return whole[0], whole[1, :5], torch.cat(out, 1), vars(state)["keys"]
@@ -113,7 +143,9 @@ def test_causal_whisper(close, counted):
 
 
 def heads(kind, durations=(), activation="relu"):
-    predictor = transducer.Predictor(transducer.PredictorConfig(6, 8, kind, layers=2, context=3)).eval()
+    predictor = transducer.Predictor(
+        transducer.PredictorConfig(6, 8, kind, layers=2, context=3)
+    ).eval()
     joiner = transducer.Joiner(transducer.JoinerConfig(6, 10, 8, 12, activation, durations)).eval()
     with torch.no_grad():
         for p in (*predictor.parameters(), *joiner.parameters()):
@@ -123,7 +155,9 @@ def heads(kind, durations=(), activation="relu"):
     return predictor, joiner
 
 
-@pytest.mark.parametrize("kind, durations", [("stateless", ()), ("lstm", (0, 1, 2)), ("stateless", (1, 2))])
+@pytest.mark.parametrize(
+    "kind, durations", [("stateless", ()), ("lstm", (0, 1, 2)), ("stateless", (1, 2))]
+)
 @torch.no_grad()
 def test_greedy_transducer(kind, durations, counted):
     """Two chunks in one launch each find what the search that steps the networks finds."""
@@ -139,15 +173,20 @@ def test_greedy_transducer(kind, durations, counted):
         return joiner(torch.as_tensor(a), torch.as_tensor(b)).numpy()
 
     search = GreedyTransducer(predict, join, predictor.init_state, 6, durations, 3)
-    state, mine, found = search.init_state(3), {m: init_greedy(w, 3) for m in ("off", "interpret")}, 0
+    state, mine, found = (
+        search.init_state(3),
+        {m: init_greedy(w, 3) for m in ("off", "interpret")},
+        0,
+    )
     for i, block in enumerate(x.split(3, 1)):
         wanted, state = search.step(block.numpy(), state, lengths[i].numpy())
         for mode in mine:
             with dispatch.using(mode):
-                tokens, _, counts, mine[mode] = dispatch.greedy_decode(joiner.project_encoder(block), lengths[i], w,
-                                                                       mine[mode], 3)
+                tokens, _, counts, mine[mode] = dispatch.greedy_decode(
+                    joiner.project_encoder(block), lengths[i], w, mine[mode], 3
+                )
             for b, labels in enumerate(wanted):
-                assert tokens[b, :counts[b]].tolist() == [t.token for t in labels]
+                assert tokens[b, : counts[b]].tolist() == [t.token for t in labels]
         found += sum(map(len, wanted))
     assert 4 < found < 39  # labels and blanks
     assert counted == {"transducer_decode"}
@@ -160,8 +199,9 @@ def test_transducer_loss(activation, close, counted):
     leaves = [x, predictor.embed.weight, *joiner.parameters()]
 
     def run():
-        loss = transducer.transducer_loss(joiner, x, predictor(targets), targets, torch.tensor([5, 3]),
-                                          torch.tensor([3, 1]))
+        loss = transducer.transducer_loss(
+            joiner, x, predictor(targets), targets, torch.tensor([5, 3]), torch.tensor([3, 1])
+        )
         return loss, torch.autograd.grad(loss.sum(), leaves)
 
     plain = run()

@@ -4,17 +4,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels import dispatch, reference
-from kernels.reference import DepthWeights
+from speechstream.kernels import dispatch, reference
+from speechstream.kernels.reference import DepthWeights
 
 
 def weights(levels, D, hidden, C, dtype=torch.float32):
-    shapes = (levels, D), (levels, hidden, D), (levels, D, hidden), (levels, D), (levels, C, D), (levels, C, D)
+    shapes = (
+        (levels, D),
+        (levels, hidden, D),
+        (levels, D, hidden),
+        (levels, D),
+        (levels, C, D),
+        (levels, C, D),
+    )
     return DepthWeights(*(torch.randn(s).to(dtype) for s in shapes))
 
 
-@pytest.mark.parametrize("levels, D, hidden, C, noisy", [(3, 12, 20, 11, False), (4, 8, 8, 33, True),
-                                                         (1, 16, 4, 5, False)])
+@pytest.mark.parametrize(
+    "levels, D, hidden, C, noisy",
+    [(3, 12, 20, 11, False), (4, 8, 8, 33, True), (1, 16, 4, 5, False)],
+)
 def test_kernel_equals_reference(levels, D, hidden, C, noisy, both, close):
     w, context = weights(levels, D, hidden, C), torch.randn(2, D)
     noise = -torch.rand(2, levels, C).log().neg().log() if noisy else None
@@ -40,13 +49,20 @@ def test_noise_samples_from_the_softmax():
     x = torch.randn(1, 4).expand(n, -1)
     y = x[:1] + F.silu(reference.rms_norm(x[:1], w.norm[0]) @ w.up[0].T) @ w.down[0].T
     p = (0.5 * reference.rms_norm(y, w.head_norm[0]) @ w.head[0].T).softmax(-1)[0]
-    codes, _ = reference.residual_decode(x, w, -torch.rand(n, 1, 3).log().neg().log(), temperature=2.0)
+    codes, _ = reference.residual_decode(
+        x, w, -torch.rand(n, 1, 3).log().neg().log(), temperature=2.0
+    )
     assert (codes[:, 0].long().bincount(minlength=3) / n - p).abs().max() < 0.03
 
 
-@pytest.mark.parametrize("B, levels, T, C, D, dtype", [(2, 3, 5, 7, 12, torch.float32), (1, 1, 1, 2, 5, torch.float16)])
+@pytest.mark.parametrize(
+    "B, levels, T, C, D, dtype", [(2, 3, 5, 7, 12, torch.float32), (1, 1, 1, 2, 5, torch.float16)]
+)
 def test_lookup(B, levels, T, C, D, dtype, both, close):
-    codes, books = torch.randint(0, C, (B, T, levels)).transpose(1, 2), torch.randn(levels, C, D).to(dtype)
+    codes, books = (
+        torch.randint(0, C, (B, T, levels)).transpose(1, 2),
+        torch.randn(levels, C, D).to(dtype),
+    )
     kernel, plain = both(lambda: dispatch.rvq_lookup(codes, books))
     close(kernel, plain)
     one = sum(F.embedding(codes[:, n], books[n].double()) for n in range(levels))

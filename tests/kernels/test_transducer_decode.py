@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kernels import dispatch, reference
-from kernels.reference import TransducerWeights
+from speechstream.kernels import dispatch, reference
+from speechstream.kernels.reference import TransducerWeights
 
 
 def network(layers, durations, C=7, J=10, H=6):
@@ -12,7 +12,12 @@ def network(layers, durations, C=7, J=10, H=6):
     embedding, lstm = torch.nn.Embedding(C, 5), torch.nn.LSTM(5, H, layers, batch_first=True)
     project, output = torch.nn.Linear(H, J), torch.nn.Linear(J, C + len(durations))
     with torch.no_grad():
-        for p in (*lstm.parameters(), *project.parameters(), *output.parameters(), embedding.weight):
+        for p in (
+            *lstm.parameters(),
+            *project.parameters(),
+            *output.parameters(),
+            embedding.weight,
+        ):
             p.normal_()
         if not durations:
             output.bias[C - 1] += 8  # or it would never stop emitting
@@ -20,12 +25,23 @@ def network(layers, durations, C=7, J=10, H=6):
         fold = TransducerWeights(
             embedding.weight @ part("weight_ih", 0).T + part("bias_ih", 0) + part("bias_hh", 0),
             torch.stack([part("weight_hh", n) for n in range(layers)]),
-            torch.stack([part("weight_ih", n) for n in range(1, layers)]) if layers > 1 else torch.zeros(0, 4 * H, H),
+            torch.stack([part("weight_ih", n) for n in range(1, layers)])
+            if layers > 1
+            else torch.zeros(0, 4 * H, H),
             torch.stack([part("bias_ih", n) + part("bias_hh", n) for n in range(1, layers)])
-            if layers > 1 else torch.zeros(0, 4 * H),
-            project.weight, project.bias, output.weight, output.bias, C - 1, durations, "relu")
-    return (embedding, lstm, project, output), TransducerWeights(*(x.detach() if torch.is_tensor(x) else x
-                                                                   for x in fold))
+            if layers > 1
+            else torch.zeros(0, 4 * H),
+            project.weight,
+            project.bias,
+            output.weight,
+            output.bias,
+            C - 1,
+            durations,
+            "relu",
+        )
+    return (embedding, lstm, project, output), TransducerWeights(
+        *(x.detach() if torch.is_tensor(x) else x for x in fold)
+    )
 
 
 @torch.no_grad()
@@ -56,21 +72,27 @@ def test_chunks_give_what_the_whole_gives(mode, layers, durations):
     B, T = 2, 8
     encoder = torch.randn(B, T, 10) * 2
     ends = [8, 5]
-    expected = [by_hand(net, encoder[b, :ends[b]], durations, 3) for b in range(B)]
+    expected = [by_hand(net, encoder[b, : ends[b]], durations, 3) for b in range(B)]
     assert 1 < sum(map(len, expected)) < 3 * sum(ends)  # the case must hold labels and blanks
-    state, pool, slots = reference.init_greedy(w, B), reference.init_greedy(w, 4), torch.tensor([3, 1]).int()
+    state, pool, slots = (
+        reference.init_greedy(w, B),
+        reference.init_greedy(w, 4),
+        torch.tensor([3, 1]).int(),
+    )
     fresh = [x.clone() for x in pool]
     got, got_pool, at = [[], []], [[], []], [0, 0]
     for counts in ((3, 0), (0, 2), (3, 3), (2, 0)):
         chunk = torch.zeros(B, 3, 10)
         for b, n in enumerate(counts):
-            chunk[b, :n] = encoder[b, at[b]:at[b] + n]
+            chunk[b, :n] = encoder[b, at[b] : at[b] + n]
         with dispatch.using(mode), torch.no_grad():
             *pure, state = dispatch.greedy_decode(chunk, torch.tensor(counts), w, state, 3)
             pooled = dispatch.pooled_greedy_decode(chunk, torch.tensor(counts), w, pool, slots, 3)
         for results, (tokens, times, found) in ((got, pure), (got_pool, pooled)):
             for b in range(B):
-                results[b] += [(int(tokens[b, i]), at[b] + int(times[b, i])) for i in range(int(found[b]))]
+                results[b] += [
+                    (int(tokens[b, i]), at[b] + int(times[b, i])) for i in range(int(found[b]))
+                ]
         at = [a + n for a, n in zip(at, counts)]
     assert at == ends
     assert got == expected
@@ -85,7 +107,9 @@ def test_state_equals_reference(both, close):
 
     def f():
         with torch.no_grad():
-            tokens, times, counts, state = dispatch.greedy_decode(encoder, n, w, reference.init_greedy(w, 3), 2)
+            tokens, times, counts, state = dispatch.greedy_decode(
+                encoder, n, w, reference.init_greedy(w, 3), 2
+            )
         return tokens, times, counts, tuple(state)
 
     close(*both(f))
@@ -97,11 +121,23 @@ def test_caller_owns_the_output(both):
     encoder, n, slots = torch.randn(1, 2, 10), torch.tensor([2]), torch.zeros(1, dtype=torch.int32)
 
     def f():
-        out = (torch.full((1, 4), -1, dtype=torch.int32), torch.full((1, 4), -1, dtype=torch.int32),
-               torch.full((1,), -5, dtype=torch.int32), torch.empty(1, 1, 6))
+        out = (
+            torch.full((1, 4), -1, dtype=torch.int32),
+            torch.full((1, 4), -1, dtype=torch.int32),
+            torch.full((1,), -5, dtype=torch.int32),
+            torch.empty(1, 1, 6),
+        )
         with torch.no_grad():
-            dispatch.pooled_greedy_decode(encoder, n, w, reference.init_greedy(w, 1), slots, 2,
-                                          torch.zeros(0, dtype=torch.int32), out)
+            dispatch.pooled_greedy_decode(
+                encoder,
+                n,
+                w,
+                reference.init_greedy(w, 1),
+                slots,
+                2,
+                torch.zeros(0, dtype=torch.int32),
+                out,
+            )
         return [x.tolist() for x in out[:3]]
 
     kernel, plain = both(f)

@@ -6,13 +6,15 @@ import math
 import pytest
 import torch
 
-from kernels import dispatch, reference
+from speechstream.kernels import dispatch, reference
 
 
 def enumerated(logp, target, T, blank):
     """log of the summed probability of every order of T blanks and U labels that ends with a blank."""
     U, total = len(target), 0.0
-    for labels in itertools.combinations(range(T + U - 1), U):  # which of the steps before the last emit
+    for labels in itertools.combinations(
+        range(T + U - 1), U
+    ):  # which of the steps before the last emit
         t = u = 0
         log = 0.0
         for step in range(T + U):
@@ -43,8 +45,12 @@ def recursion(logp, target, T, blank):
 def problem(B, T, U, J, V, dtype=torch.float32):
     make = lambda *s: torch.randn(*s, dtype=dtype, requires_grad=True)  # noqa: E731
     lengths, target_lengths = torch.tensor([T, 1, 0][:B]), torch.tensor([U, 1, U][:B])
-    return (make(B, T, J), make(B, U + 1, J), make(V, J), make(V)), torch.randint(0, V - 1, (B, U)), lengths, \
-        target_lengths
+    return (
+        (make(B, T, J), make(B, U + 1, J), make(V, J), make(V)),
+        torch.randint(0, V - 1, (B, U)),
+        lengths,
+        target_lengths,
+    )
 
 
 @pytest.mark.parametrize("mode", ["off", "interpret"])
@@ -52,20 +58,26 @@ def problem(B, T, U, J, V, dtype=torch.float32):
 def test_loss_is_the_sum_over_alignments(mode, activation):
     (f, g, w, b), targets, n, m = problem(3, 5, 3, 4, 6)
     with dispatch.using(mode):
-        loss = dispatch.transducer_loss(f, g, w, b, targets, n, m, 5, activation, reduction="none").detach()
+        loss = dispatch.transducer_loss(
+            f, g, w, b, targets, n, m, 5, activation, reduction="none"
+        ).detach()
     act = torch.tanh if activation == "tanh" else torch.relu
     for i in range(2):
         logp = (act(f[i][:, None] + g[i]) @ w.T + b).log_softmax(-1).detach()
-        target = targets[i, :m[i]].tolist()
+        target = targets[i, : m[i]].tolist()
         assert float(loss[i]) == pytest.approx(-enumerated(logp, target, int(n[i]), 5), rel=1e-5)
-        assert float(loss[i]) == pytest.approx(-float(recursion(logp, target, int(n[i]), 5)), rel=1e-5)
+        assert float(loss[i]) == pytest.approx(
+            -float(recursion(logp, target, int(n[i]), 5)), rel=1e-5
+        )
     assert float(loss[2]) == 0.0  # no frames
 
 
 def test_reference_gradient_by_finite_differences():
     leaves, targets, n, m = problem(3, 4, 2, 3, 4, torch.float64)
     assert torch.autograd.gradcheck(
-        lambda *x: reference.lattice_logprob(*reference.joint_logprobs(*x, targets, 0), n, m), leaves)
+        lambda *x: reference.lattice_logprob(*reference.joint_logprobs(*x, targets, 0), n, m),
+        leaves,
+    )
 
 
 @pytest.mark.parametrize("B, T, U, J, V", [(2, 7, 3, 5, 6), (1, 1, 1, 3, 19), (3, 9, 0, 4, 5)])
@@ -85,7 +97,9 @@ def test_backward_in_several_blocks_is_the_same(close, monkeypatch):
     with dispatch.using("interpret"):
         loss = lambda: dispatch.transducer_loss(*leaves, targets, n, m)  # noqa: E731
         whole = torch.autograd.grad(loss(), leaves)
-        monkeypatch.setattr(dispatch._kernel("transducer_loss"), "GRADIENT_BYTES", 1)  # a frame at a time
+        monkeypatch.setattr(
+            dispatch._kernel("transducer_loss"), "GRADIENT_BYTES", 1
+        )  # a frame at a time
         close(torch.autograd.grad(loss(), leaves), whole)
 
 
@@ -94,7 +108,10 @@ def test_simple_joint_is_an_additive_joint(close):
     blank, label = reference.simple_logprobs(f, g, targets, 0)
     logp = (f[:, :, None] + g[:, None]).log_softmax(-1)
     close(blank, logp[..., 0])
-    close(label[:, :, :3], logp[:, :, :3].gather(-1, targets[:, None, :, None].expand(-1, 4, -1, 1))[..., 0])
+    close(
+        label[:, :, :3],
+        logp[:, :, :3].gather(-1, targets[:, None, :, None].expand(-1, 4, -1, 1))[..., 0],
+    )
 
 
 def test_bounds_move_as_a_band_must():
@@ -103,7 +120,7 @@ def test_bounds_move_as_a_band_must():
     starts = reference.prune_bounds(use, use, n, m, width)
     assert (starts[:, 0] == 0).all()
     for b in range(3):
-        rise = starts[b, 1:n[b]] - starts[b, :n[b] - 1]
+        rise = starts[b, 1 : n[b]] - starts[b, : n[b] - 1]
         assert rise.min() >= 0 and rise.max() <= width - 1
         assert starts[b, n[b] - 1] == max(0, int(m[b]) + 1 - width)
 
@@ -121,7 +138,9 @@ def test_a_band_follows_the_likely_path():
     n, m = torch.tensor([T]), torch.tensor([U])
     w, b = torch.eye(V), torch.zeros(V)
     with dispatch.using("off"):
-        simple, pruned = dispatch.pruned_transducer_loss(f, g, w, b, f, g, targets, n, m, width, activation="relu")
+        simple, pruned = dispatch.pruned_transducer_loss(
+            f, g, w, b, f, g, targets, n, m, width, activation="relu"
+        )
     assert float(pruned) == pytest.approx(float(simple), abs=0.05)
 
 
@@ -132,7 +151,9 @@ def test_pruned_kernel(width, both, close):
     n = torch.tensor([7, 5, 0])
 
     def run():
-        simple, pruned = dispatch.pruned_transducer_loss(f, g, w, b, sf, sg, targets, n, m, width, reduction="sum")
+        simple, pruned = dispatch.pruned_transducer_loss(
+            f, g, w, b, sf, sg, targets, n, m, width, reduction="sum"
+        )
         return simple, pruned, torch.autograd.grad(simple + pruned, (f, g, w, b, sf, sg))
 
     kernel, plain = both(run)
@@ -148,7 +169,18 @@ def test_operators_are_well_formed():
     (f, g, w, b), targets, n, m = problem(1, 2, 1, 3, 4)
     ops = torch.ops.speechstream
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(ops.joint_logprobs.default, (f, g, w, b, targets, 0, "tanh", None, 2), test_utils=tests)
-    torch.library.opcheck(ops.lattice_logprob.default,
-                          (torch.randn(1, 2, 2, requires_grad=True), torch.randn(1, 2, 2, requires_grad=True), n, m,
-                           None, 2), test_utils=tests)
+    torch.library.opcheck(
+        ops.joint_logprobs.default, (f, g, w, b, targets, 0, "tanh", None, 2), test_utils=tests
+    )
+    torch.library.opcheck(
+        ops.lattice_logprob.default,
+        (
+            torch.randn(1, 2, 2, requires_grad=True),
+            torch.randn(1, 2, 2, requires_grad=True),
+            n,
+            m,
+            None,
+            2,
+        ),
+        test_utils=tests,
+    )

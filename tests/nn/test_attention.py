@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from speechstream.nn.attention import QUERY_BLOCK, causal_step_attention, chunked_attention, step_attention
+from speechstream.nn.attention import (
+    QUERY_BLOCK,
+    causal_step_attention,
+    chunked_attention,
+    step_attention,
+)
 
 HEADS, WIDTH = 2, 4
 
@@ -15,8 +20,10 @@ def heads(batch, length, seed):
 
 def dense(q, k, v, mask):
     """softmax(q k / sqrt(d)) v with every score computed and then hidden; mask (B, T, S)."""
-    score = torch.einsum("bhtd,bhsd->bhts", q, k) / WIDTH ** 0.5
-    return torch.einsum("bhts,bhsd->bhtd", score.masked_fill(~mask[:, None], -torch.inf).softmax(-1), v)
+    score = torch.einsum("bhtd,bhsd->bhts", q, k) / WIDTH**0.5
+    return torch.einsum(
+        "bhts,bhsd->bhtd", score.masked_fill(~mask[:, None], -torch.inf).softmax(-1), v
+    )
 
 
 def visible(length, chunk, left, lengths):
@@ -30,12 +37,25 @@ def visible(length, chunk, left, lengths):
     return mask
 
 
-@pytest.mark.parametrize("chunk, left, length", [(1, 0, 9), (1, 5, 40), (4, 8, 150), (7, 10, 150), (4, 3, 131),
-                                                 (QUERY_BLOCK, 20, 270), (QUERY_BLOCK + 20, 33, 310), (64, 400, 200)])
+@pytest.mark.parametrize(
+    "chunk, left, length",
+    [
+        (1, 0, 9),
+        (1, 5, 40),
+        (4, 8, 150),
+        (7, 10, 150),
+        (4, 3, 131),
+        (QUERY_BLOCK, 20, 270),
+        (QUERY_BLOCK + 20, 33, 310),
+        (64, 400, 200),
+    ],
+)
 def test_chunked_attention_equals_its_definition(chunk, left, length):
     q, k, v = heads(2, length, chunk)
     mask = visible(length, chunk, left, [length, length])
-    torch.testing.assert_close(chunked_attention(q, k, v, chunk, left), dense(q, k, v, mask), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        chunked_attention(q, k, v, chunk, left), dense(q, k, v, mask), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("chunk", [4, 50, None])
@@ -56,7 +76,9 @@ def test_what_lies_past_a_streams_length_is_hidden(chunk):
 def test_one_chunk_is_full_attention(chunk):
     q, k, v = heads(2, 30, 2)
     full = torch.ones(2, 30, 30, dtype=torch.bool)
-    torch.testing.assert_close(chunked_attention(q, k, v, chunk, 0), dense(q, k, v, full), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        chunked_attention(q, k, v, chunk, 0), dense(q, k, v, full), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("step, causal", [(step_attention, False), (causal_step_attention, True)])
@@ -65,8 +87,8 @@ def test_a_step_equals_attention_over_cache_and_block(step, causal, new):
     L, filled = 6, torch.tensor([0, 2, 6, 100])
     (q, k, v), (_, keys, values) = heads(4, new, 3), heads(4, L, 4)
     for b, n in enumerate(filled.tolist()):  # what a young stream has not written must not matter
-        keys[b, :, :max(L - n, 0)] = 1e4
-        values[b, :, :max(L - n, 0)] = 1e4
+        keys[b, :, : max(L - n, 0)] = 1e4
+        values[b, :, : max(L - n, 0)] = 1e4
     mask = torch.zeros(4, new, L + new, dtype=torch.bool)
     for b, n in enumerate(filled.tolist()):
         for t in range(new):

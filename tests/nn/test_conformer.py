@@ -5,17 +5,37 @@ import torch
 import torch.nn.functional as F
 
 from speechstream.nn.conformer import ConformerConfig, ConformerEncoder
-from speechstream.nn.position import PERIOD, relative_embedding, rotary_angles, rotary_cycles, rotate, skew
+from speechstream.nn.position import (
+    PERIOD,
+    relative_embedding,
+    rotary_angles,
+    rotary_cycles,
+    rotate,
+    skew,
+)
 from speechstream.nn.subsampling import ConvSubsampling
 from speechstream.state import fields, put, select, stack
 
-CONFIG = ConformerConfig(features=16, dim=16, layers=2, heads=2, ff_dim=32, kernel=5, subsampling_channels=4, left=14,
-                         lookaheads=(13, 6, 1, 0))
+CONFIG = ConformerConfig(
+    features=16,
+    dim=16,
+    layers=2,
+    heads=2,
+    ff_dim=32,
+    kernel=5,
+    subsampling_channels=4,
+    left=14,
+    lookaheads=(13, 6, 1, 0),
+)
 VARIANTS = {
     "rope": CONFIG,
     "relative": dataclasses.replace(CONFIG, position="relative", scale_input=True),
-    "batch_norm": dataclasses.replace(CONFIG, position="relative", conv_norm="batch_norm", bias=False, subsampling=4),
-    "uneven": dataclasses.replace(CONFIG, left=5, lookaheads=(2, 3)),  # left is no multiple of a chunk
+    "batch_norm": dataclasses.replace(
+        CONFIG, position="relative", conv_norm="batch_norm", bias=False, subsampling=4
+    ),
+    "uneven": dataclasses.replace(
+        CONFIG, left=5, lookaheads=(2, 3)
+    ),  # left is no multiple of a chunk
 }
 
 
@@ -32,7 +52,9 @@ def reference(net, x, chunk):
     """The definition, written out: one utterance (T, features), a dense mask, loops over heads and positions."""
     c, f = net.config, net.subsampling
     h = x[None, None]
-    for i, conv in enumerate(f.depthwise):  # causal in time and frequency: two zeros before, one after
+    for i, conv in enumerate(
+        f.depthwise
+    ):  # causal in time and frequency: two zeros before, one after
         h = conv(F.pad(h, (2, 1, 2, 1)))
         h = F.relu(h if i == 0 else f.pointwise[i - 1](h))
     x = f.out(h[0].permute(1, 0, 2).flatten(1))
@@ -56,14 +78,20 @@ def reference(net, x, chunk):
             else:
                 scores = (qh + layer.att.bias_u[head]) @ kh.T
                 for i in range(n):
-                    e = layer.att.pos(relative_embedding(i, n, c.dim))[:, part]  # distances i, i - 1, ...
+                    e = layer.att.pos(relative_embedding(i, n, c.dim))[
+                        :, part
+                    ]  # distances i, i - 1, ...
                     scores[i] += e @ (qh[i] + layer.att.bias_v[head, 0])
             heads.append((scores / width**0.5).masked_fill(~mask, -torch.inf).softmax(-1) @ vh)
         x = x + layer.att.out(torch.cat(heads, dim=-1))
         conv = layer.conv
         y = F.glu(conv.up(layer.norm_conv(x)), dim=-1).T[None]
         y = conv.depthwise(F.pad(y, (c.kernel - 1, 0)))
-        y = conv.norm(y.transpose(1, 2)) if c.conv_norm == "layer_norm" else conv.norm(y).transpose(1, 2)
+        y = (
+            conv.norm(y.transpose(1, 2))
+            if c.conv_norm == "layer_norm"
+            else conv.norm(y).transpose(1, 2)
+        )
         x = x + conv.down(F.silu(y[0]))
         x = layer.norm_out(x + layer.ff2(layer.norm_ff2(x)) / 2)
     return x
@@ -75,8 +103,12 @@ def test_offline_equals_a_dense_mask(name):
     net = encoder(VARIANTS[name])
     x = torch.randn(8 * 75 + 1, 16)  # more frames than one window of queries
     for lookahead in net.config.lookaheads:
-        torch.testing.assert_close(net(x[None], lookahead=lookahead)[0], reference(net, x, lookahead + 1),
-                                   rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            net(x[None], lookahead=lookahead)[0],
+            reference(net, x, lookahead + 1),
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 def blocks(encoder, x, frames, seed):
@@ -102,7 +134,7 @@ def test_stream_equals_offline_for_any_blocks(name):
             for block, count in blocks(net, x, lookahead + 1, seed=length):
                 y, state = net.step(block, state, count, chunk=lookahead + 1)
                 out.append(y)
-            y = torch.cat(out, dim=1)[:, :whole.shape[1]]
+            y = torch.cat(out, dim=1)[:, : whole.shape[1]]
             torch.testing.assert_close(y, whole, rtol=1e-5, atol=1e-5)
 
 
@@ -132,7 +164,7 @@ def test_unsynchronised_streams_share_a_batch(name):
             states[i] = select(after, row)
             outputs[i].append(y[row])
     for got, expected in zip(outputs, whole):
-        torch.testing.assert_close(torch.cat(got)[:len(expected)], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.cat(got)[: len(expected)], expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -159,22 +191,29 @@ def test_lookahead_is_what_a_frame_hears():
     x = torch.randn(1, 8 * 30 + 1, 16)
     for lookahead in (0, 1, 6):
         changed = x.clone()
-        changed[:, 8 * 14 + 1:] += 1  # everything after encoder frame 14
-        moved = (net(x, lookahead=lookahead) - net(changed, lookahead=lookahead)).abs().amax(-1)[0] > 1e-6
-        end = 15 // (lookahead + 1) * (lookahead + 1)  # first frame whose chunk reaches past frame 14
+        changed[:, 8 * 14 + 1 :] += 1  # everything after encoder frame 14
+        moved = (net(x, lookahead=lookahead) - net(changed, lookahead=lookahead)).abs().amax(-1)[
+            0
+        ] > 1e-6
+        end = (
+            15 // (lookahead + 1) * (lookahead + 1)
+        )  # first frame whose chunk reaches past frame 14
         assert not moved[:end].any() and moved[end:].all()
 
 
 @torch.no_grad()
 def test_batch_with_lengths_equals_each_alone():
-    for config in (CONFIG, dataclasses.replace(CONFIG, left=None, causal=False, lookaheads=(0,), position="relative")):
+    for config in (
+        CONFIG,
+        dataclasses.replace(CONFIG, left=None, causal=False, lookaheads=(0,), position="relative"),
+    ):
         net = encoder(config)
         x, lengths = torch.randn(3, 150, 16), torch.tensor([150, 73, 8])
         y = net(x, lengths)
         for i, n in enumerate(lengths.tolist()):
-            alone = net(x[i:i + 1, :n])[0]
-            torch.testing.assert_close(y[i, :len(alone)], alone, rtol=1e-5, atol=1e-5)
-            assert not y[i, len(alone):].any()
+            alone = net(x[i : i + 1, :n])[0]
+            torch.testing.assert_close(y[i, : len(alone)], alone, rtol=1e-5, atol=1e-5)
+            assert not y[i, len(alone) :].any()
             assert len(alone) == net.output_lengths(n) == net.output_lengths(lengths)[i]
 
 
@@ -191,7 +230,9 @@ def test_position_table_follows_the_weights():
     other = encoder(VARIANTS["relative"], seed=5)
     net.load_state_dict(other.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(net.step(x, net.init_state(1))[0], other.step(x, other.init_state(1))[0])
+        torch.testing.assert_close(
+            net.step(x, net.init_state(1))[0], other.step(x, other.init_state(1))[0]
+        )
         assert other.layers[0].att.table is not None and other.train().layers[0].att.table is None
         assert not any("table" in k for k in net.state_dict())
 
@@ -204,7 +245,9 @@ def test_subsampling_counts_frames():
 
 def test_skew_reads_distance_by_position():
     for c, past in ((3, 4), (1, 5), (4, 0)):
-        table = torch.arange(past + 2 * c - 1.0).expand(c, -1)  # entry = index of the distance past + c - 1 - entry
+        table = torch.arange(past + 2 * c - 1.0).expand(
+            c, -1
+        )  # entry = index of the distance past + c - 1 - entry
         got = skew(table, past + c)
         for i in range(c):
             for j in range(past + c):
@@ -216,7 +259,10 @@ def test_rotary_positions_stay_exact():
     cycles, q, k = rotary_cycles(8), torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def score(a, b):
-        turn = [rotate(t, *rotary_angles(torch.tensor([[p]]), cycles, torch.float32)) for t, p in ((q, a), (k, b))]
+        turn = [
+            rotate(t, *rotary_angles(torch.tensor([[p]]), cycles, torch.float32))
+            for t, p in ((q, a), (k, b))
+        ]
         return (turn[0] * turn[1]).sum()
 
     for offset in (0, 1000, PERIOD - 5, 10 * PERIOD + 3):
@@ -225,8 +271,19 @@ def test_rotary_positions_stay_exact():
     torch.testing.assert_close(cycles.double() * 2 * torch.pi / PERIOD, exact, rtol=2e-2, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [dict(dim=15), dict(kernel=4), dict(position="absolute"), dict(conv_norm="none"),
-                                    dict(left=None), dict(causal=False), dict(lookaheads=()), dict(left=-1)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(dim=15),
+        dict(kernel=4),
+        dict(position="absolute"),
+        dict(conv_norm="none"),
+        dict(left=None),
+        dict(causal=False),
+        dict(lookaheads=()),
+        dict(left=-1),
+    ],
+)
 def test_config_errors(change):
     with pytest.raises(ValueError, match="got|must"):
         dataclasses.replace(CONFIG, **change)
@@ -235,7 +292,12 @@ def test_config_errors(change):
 def test_wrong_blocks_are_refused():
     net = encoder(CONFIG)
     state = net.init_state(1)
-    for x in (torch.zeros(1, 12, 16), torch.zeros(1, 0, 16), torch.zeros(1, 16, 15), torch.zeros(16, 16)):
+    for x in (
+        torch.zeros(1, 12, 16),
+        torch.zeros(1, 0, 16),
+        torch.zeros(1, 16, 15),
+        torch.zeros(16, 16),
+    ):
         with pytest.raises(ValueError, match="block must"):
             net.step(x, state)
     with pytest.raises(ValueError, match="features must"):

@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 import torch
 
-from speechstream.asr.encoder import Blocks
-from speechstream.engines.fastconformer import Seats
-from speechstream.engines.graph import Graph
+from speechstream.asr.fastconformer.blocks import Blocks
+from speechstream.asr.fastconformer.onnx import Seats
+from speechstream.runtime.graph import Graph
 from speechstream.export.conformer import in_order, stream_start
 from speechstream.export.fastconformer import export_fastconformer
 from speechstream.nn.conformer import ConformerConfig
@@ -19,21 +19,38 @@ from speechstream.state import flatten, stack
 
 def network(position, kind):
     torch.manual_seed(0)
-    encoder = ConformerConfig(features=16, dim=16, layers=2, heads=2, ff_dim=32, kernel=5, subsampling_channels=4,
-                              left=14, lookaheads=(6, 1, 0), position=position)
-    return FastConformer(FastConformerConfig(encoder, 9, True, PredictorConfig(9, 8, kind), JoinerConfig(
-        9, 16, 8, 12))).eval()
+    encoder = ConformerConfig(
+        features=16,
+        dim=16,
+        layers=2,
+        heads=2,
+        ff_dim=32,
+        kernel=5,
+        subsampling_channels=4,
+        left=14,
+        lookaheads=(6, 1, 0),
+        position=position,
+    )
+    return FastConformer(
+        FastConformerConfig(
+            encoder, 9, True, PredictorConfig(9, 8, kind), JoinerConfig(9, 16, 8, 12)
+        )
+    ).eval()
 
 
 def session(graph):
     onnx.checker.check_model(graph)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def run(one, inputs, state):
-    feed = {k: np.asarray(v) for k, v in inputs.items()} | {f"state.{k}": np.asarray(v) for k, v in state.items()}
+    feed = {k: np.asarray(v) for k, v in inputs.items()} | {
+        f"state.{k}": np.asarray(v) for k, v in state.items()
+    }
     out = dict(zip([o.name for o in one.get_outputs()], one.run(None, feed)))
     return out, {k.removeprefix("new."): v for k, v in out.items() if k.startswith("new.")}
 
@@ -49,7 +66,9 @@ def test_one_graph_serves_all_chunks_and_batches(position, kind):
         late = model.encoder.step(first, model.encoder.init_state(1))[1]
         state = stack([late] + [model.encoder.init_state(1)] * (batch - 1))
         start = stream_start(model.encoder)
-        late = run(sessions["encoder"], {"features": first, "lengths": np.array([8 * chunk])}, start)[1]
+        late = run(
+            sessions["encoder"], {"features": first, "lengths": np.array([8 * chunk])}, start
+        )[1]
         theirs = {n: np.concatenate([late[n]] + [start[n]] * (batch - 1)) for n in start}
         for i, block in enumerate(x.split(8 * chunk, dim=1)):
             lengths = torch.full((batch,), 8 * chunk)
@@ -87,9 +106,11 @@ def test_blocks_of_any_size_give_the_offline_output():
                 outputs.append(y)
         block, count = maker.finish(waiting)
         if count:
-            outputs.append(encoder.step(torch.from_numpy(block)[None], state, torch.tensor([count]))[0])
+            outputs.append(
+                encoder.step(torch.from_numpy(block)[None], state, torch.tensor([count]))[0]
+            )
         whole = encoder(torch.from_numpy(x)[None], lookahead=chunk - 1)
-        got = torch.cat(outputs, 1)[:, :whole.shape[1]]
+        got = torch.cat(outputs, 1)[:, : whole.shape[1]]
         torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
     assert maker.finish(maker.init_state())[1] == 0
     with pytest.raises(ValueError, match="expected frames"):
@@ -102,14 +123,20 @@ def test_a_state_in_place_gives_the_numbers_of_the_pure_step(position, tmp_path)
     graph = export_fastconformer(network(position, "lstm"))["encoder"]
     (tmp_path / "encoder.onnx").write_bytes(graph.SerializeToString())
     encoder, rng = Graph(tmp_path / "encoder.onnx"), np.random.default_rng(0)
-    seats, own, pure = Seats(encoder), [encoder.init_state(1) for _ in range(5)], [encoder.init_state(1)] * 5
+    seats, own, pure = (
+        Seats(encoder),
+        [encoder.init_state(1) for _ in range(5)],
+        [encoder.init_state(1)] * 5,
+    )
     assert len(encoder.in_place) == 2 * 3 + 3
     given = []
     for i in range(60):
-        who = rng.permutation(5)[:rng.integers(1, 6)] if i % 3 else np.arange(5)
+        who = rng.permutation(5)[: rng.integers(1, 6)] if i % 3 else np.arange(5)
         chunk = (1, 2, 7)[i // 5 % 3]
-        feed = {"features": rng.standard_normal((len(who), 8 * chunk, 16)).astype(np.float32),
-                "lengths": np.full(len(who), 8 * chunk)}
+        feed = {
+            "features": rng.standard_normal((len(who), 8 * chunk, 16)).astype(np.float32),
+            "lengths": np.full(len(who), 8 * chunk),
+        }
         feed["lengths"][0] -= i == 59
         if len(who) == 1:
             out, own[who[0]] = encoder.advance(feed, own[who[0]])
@@ -118,13 +145,18 @@ def test_a_state_in_place_gives_the_numbers_of_the_pure_step(position, tmp_path)
             for w, state in zip(who, new):
                 own[w] = state
         for j, w in enumerate(who):
-            expected, pure[w] = encoder.step({n: a[j: j + 1] for n, a in feed.items()}, pure[w])
+            expected, pure[w] = encoder.step({n: a[j : j + 1] for n, a in feed.items()}, pure[w])
             given.append((out["ctc"][j], expected["ctc"][0]))
             for name, a in flatten(pure[w]).items():
                 np.testing.assert_allclose(flatten(own[w])[name], a, atol=1e-6)
     for ours, expected in given:  # what was given stays as it was
         np.testing.assert_allclose(ours, expected, atol=1e-5)
-    with pytest.raises(ValueError, match="cannot be run on these inputs"):  # longer than any the rings have room for
-        encoder.step({"features": np.zeros((1, 64, 16), np.float32), "lengths": np.array([64])}, encoder.init_state(1))
+    with pytest.raises(
+        ValueError, match="cannot be run on these inputs"
+    ):  # longer than any the rings have room for
+        encoder.step(
+            {"features": np.zeros((1, 64, 16), np.float32), "lengths": np.array([64])},
+            encoder.init_state(1),
+        )
     del own, seats, new, state
     assert not encoder._bound

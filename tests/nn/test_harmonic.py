@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from speechstream.nn.harmonic import HARMONICS_TO, STEPS_AN_OCTAVE, PitchTrack, PulseTrain, SourceFilter
+from speechstream.nn.harmonic import (
+    HARMONICS_TO,
+    STEPS_AN_OCTAVE,
+    PitchTrack,
+    PulseTrain,
+    SourceFilter,
+)
 from speechstream.nn.seanet import Tails
 
 RATE, HOP = 24_000, 240
@@ -12,7 +18,12 @@ RATE, HOP = 24_000, 240
 
 def pulses(pitch, cuts=()):
     """The pulses of one stream's pitch, in steps cut at `cuts`."""
-    train, phase, tails, out = PulseTrain(RATE, HOP), torch.zeros(1, dtype=torch.float64), torch.zeros(1, 1), []
+    train, phase, tails, out = (
+        PulseTrain(RATE, HOP),
+        torch.zeros(1, dtype=torch.float64),
+        torch.zeros(1, 1),
+        [],
+    )
     for part in np.split(np.asarray(pitch, np.float32), cuts):
         t = Tails(tails)
         y, phase = train.step(torch.from_numpy(part)[None], phase, t)
@@ -69,12 +80,18 @@ def test_filters_of_gain_one_give_the_source_back():
     pitch = torch.full((1, 200), 120.0)
 
     def sound(gain, noise):
-        head.filter.bias[:bins], head.filter.bias[bins:2 * bins], head.filter.bias[2 * bins:] = gain, 0.0, noise
-        return head.step(torch.zeros(1, 200, 4), pitch, *state, Tails(torch.zeros(1, 1 + 2 * head.tail_size)))[0][0].numpy()
+        head.filter.bias[:bins], head.filter.bias[bins : 2 * bins], head.filter.bias[2 * bins :] = (
+            gain,
+            0.0,
+            noise,
+        )
+        return head.step(
+            torch.zeros(1, 200, 4), pitch, *state, Tails(torch.zeros(1, 1 + 2 * head.tail_size))
+        )[0][0].numpy()
 
     y, source = sound(0.0, -50.0), pulses([120.0] * 200)
     late = 3 * HOP
-    np.testing.assert_allclose(y[2 * late:], source[late:-late], atol=2e-2 * source.max())
+    np.testing.assert_allclose(y[2 * late :], source[late:-late], atol=2e-2 * source.max())
     noise = sound(-50.0, 0.0)[late:]
     assert np.square(noise).mean() == pytest.approx(1.0, rel=0.05)
     spectrum = np.square(np.abs(np.fft.rfft(noise[:40_000].reshape(-1, 400)))).mean(0)
@@ -86,7 +103,9 @@ def test_a_pitch_is_read_off_its_scores():
     track, wanted = PitchTrack(4, 55.0, 3.3), torch.tensor([[57.0, 101.75, 233.0, 480.0, 150.0]])
     at = torch.log2(wanted / 55.0) * STEPS_AN_OCTAVE
     scores = -0.5 * (track.steps - at.unsqueeze(-1)).square()
-    scores = torch.logaddexp(scores, -0.5 - 0.5 * (track.steps - at.unsqueeze(-1) - STEPS_AN_OCTAVE).square())
+    scores = torch.logaddexp(
+        scores, -0.5 - 0.5 * (track.steps - at.unsqueeze(-1) - STEPS_AN_OCTAVE).square()
+    )
     voicing = torch.tensor([[1.0, 1.0, 1.0, 1.0, -1.0]])
     got = track.pitch(voicing, scores)
     assert (1200 * torch.log2(got / wanted)[0, 1:4].abs() < 10).all() and got[0, 4] == 0
@@ -94,8 +113,16 @@ def test_a_pitch_is_read_off_its_scores():
 
 def test_the_losses_of_a_pitch_are_least_at_the_pitch():
     track, pitch = PitchTrack(4, 55.0, 3.3), torch.tensor([[110.0, 0.0]])
-    costs = [float(track.loss(torch.zeros(1, 2), -0.5 * (track.steps - at).square().expand(1, 2, -1), pitch)[1])
-             for at in range(len(track.steps))]
+    costs = [
+        float(
+            track.loss(
+                torch.zeros(1, 2), -0.5 * (track.steps - at).square().expand(1, 2, -1), pitch
+            )[1]
+        )
+        for at in range(len(track.steps))
+    ]
     assert int(np.argmin(costs)) == STEPS_AN_OCTAVE
-    voicing = track.loss(torch.tensor([[20.0, -20.0]]), torch.zeros(1, 2, len(track.steps)), pitch)[0]
+    voicing = track.loss(torch.tensor([[20.0, -20.0]]), torch.zeros(1, 2, len(track.steps)), pitch)[
+        0
+    ]
     assert voicing == pytest.approx(0.0, abs=1e-6)

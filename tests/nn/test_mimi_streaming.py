@@ -8,14 +8,27 @@ import torch
 from torch.nn import functional as F
 
 from speechstream.nn.mimi import Mimi, MimiConfig
-from speechstream.nn.seanet import DownConv1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails, UpConv1d
+from speechstream.nn.seanet import (
+    DownConv1d,
+    SEANetConfig,
+    SEANetDecoder,
+    SEANetEncoder,
+    Tails,
+    UpConv1d,
+)
 from speechstream.nn.transformer import CausalTransformer, TransformerConfig, rotary_table
 from speechstream.state import flatten, from_bytes, put, select, stack, to_bytes
 
-CONFIG = MimiConfig(sample_rate=480, seanet=SEANetConfig(dim=16, filters=2, ratios=(4, 3, 2), residual_layers=2),
-                    transformer=TransformerConfig(dim=16, layers=2, heads=2, feedforward=24, context=9,
-                                                  layer_scale=0.5),
-                    levels=5, bins=32, code_dim=8)
+CONFIG = MimiConfig(
+    sample_rate=480,
+    seanet=SEANetConfig(dim=16, filters=2, ratios=(4, 3, 2), residual_layers=2),
+    transformer=TransformerConfig(
+        dim=16, layers=2, heads=2, feedforward=24, context=9, layer_scale=0.5
+    ),
+    levels=5,
+    bins=32,
+    code_dim=8,
+)
 FRAME = CONFIG.frame_size
 
 
@@ -45,12 +58,12 @@ def test_steps_equal_the_whole(codec, seed):
     encoder, decoder = codec.init_encoder_state(2), codec.init_decoder_state(2)
     latents, coded, sound, at = [], [], [], 0
     for size in splits(frames, seed):
-        block = audio[..., at * FRAME:(at + size) * FRAME]
+        block = audio[..., at * FRAME : (at + size) * FRAME]
         before = encoder
         new_codes, encoder = codec.encode_step(block, encoder)
         if size:
             latents.append(codec.latent_step(block, before)[0])
-        new_sound, decoder = codec.decode_step(codes[..., at:at + size], decoder)
+        new_sound, decoder = codec.decode_step(codes[..., at : at + size], decoder)
         coded.append(new_codes)
         sound.append(new_sound)
         at += size
@@ -66,16 +79,28 @@ def test_unsynchronised_streams_share_a_batch(codec):
     codes = codec.encode(audio)
     decoded, latent = codec.decode(codes), codec.latent(audio)
     ages = (0, 7, 19)
-    enc = [codec.encode_step(audio[i:i + 1, :, :n * FRAME], codec.init_encoder_state())[1] for i, n in enumerate(ages)]
-    dec = [codec.decode_step(codes[i:i + 1, :, :n], codec.init_decoder_state())[1] for i, n in enumerate(ages)]
+    enc = [
+        codec.encode_step(audio[i : i + 1, :, : n * FRAME], codec.init_encoder_state())[1]
+        for i, n in enumerate(ages)
+    ]
+    dec = [
+        codec.decode_step(codes[i : i + 1, :, :n], codec.init_decoder_state())[1]
+        for i, n in enumerate(ages)
+    ]
     enc, dec = stack(enc), stack(dec)
     for step in range(11):
         at = [n + step for n in ages]
-        x, enc = codec.latent_step(torch.stack([audio[i, :, n * FRAME:(n + 1) * FRAME] for i, n in enumerate(at)]), enc)
-        y, dec = codec.decode_step(torch.stack([codes[i, :, n:n + 1] for i, n in enumerate(at)]), dec)
+        x, enc = codec.latent_step(
+            torch.stack([audio[i, :, n * FRAME : (n + 1) * FRAME] for i, n in enumerate(at)]), enc
+        )
+        y, dec = codec.decode_step(
+            torch.stack([codes[i, :, n : n + 1] for i, n in enumerate(at)]), dec
+        )
         for i, n in enumerate(at):
             torch.testing.assert_close(x[i, 0], latent[i, n], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(y[i], decoded[i, :, n * FRAME:(n + 1) * FRAME], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                y[i], decoded[i, :, n * FRAME : (n + 1) * FRAME], atol=1e-5, rtol=1e-5
+            )
 
 
 def test_a_state_is_a_value(codec):
@@ -94,6 +119,7 @@ def test_a_state_is_a_value(codec):
 
 def from_bytes_torch(data, like):
     from speechstream.state import unflatten
+
     arrays = {name: torch.from_numpy(a) for name, a in flatten(from_bytes(data, like)).items()}
     return unflatten(like, arrays)
 
@@ -153,7 +179,9 @@ def test_seanet_shapes():
 def test_attention_against_a_plain_mask():
     """The gathered windows give what a dense band mask gives."""
     torch.manual_seed(8)
-    config = TransformerConfig(dim=16, layers=1, heads=2, feedforward=16, context=5, layer_scale=1.0)
+    config = TransformerConfig(
+        dim=16, layers=1, heads=2, feedforward=16, context=5, layer_scale=1.0
+    )
     model = CausalTransformer(config).eval().requires_grad_(False)
     x = torch.randn(2, 23, 16)
     layer, at = model.layers[0], torch.arange(23)
@@ -176,7 +204,9 @@ def test_gradients_reach_every_weight(codec):
     model = Mimi(CONFIG)
     latent = model.latent(torch.randn(1, 1, 4 * FRAME))
     tail = latent.new_zeros(1, 2, 16)
-    x, _ = model._upsample(model.quantizer.acoustic(latent)[0] + model.quantizer.semantic(latent)[0], tail)
+    x, _ = model._upsample(
+        model.quantizer.acoustic(latent)[0] + model.quantizer.semantic(latent)[0], tail
+    )
     model.decoder(model.decoder_transformer(x).transpose(1, 2)).square().sum().backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None and "input_proj" not in n]
     assert not missing

@@ -59,7 +59,9 @@ def test_training_finds_the_clusters_and_passes_gradients_through():
     x = torch.randn(1, 3, 4, requires_grad=True)
     y, _, loss = q(x)
     y.sum().backward()
-    torch.testing.assert_close(x.grad, torch.ones_like(x))  # identity projections: the gradient goes straight through
+    torch.testing.assert_close(
+        x.grad, torch.ones_like(x)
+    )  # identity projections: the gradient goes straight through
     torch.testing.assert_close(y.detach(), q.decode(q.encode(x.detach())))
     assert loss > 0
 
@@ -73,7 +75,7 @@ def test_a_random_number_of_levels_in_training():
     for stream, levels in enumerate((1, 4, 2)):
         assert (codes[stream, levels:] == -1).all()
         assert torch.equal(codes[stream, :levels], full[stream, :levels])
-        torch.testing.assert_close(y[stream], q.decode(full[stream:stream + 1, :levels])[0])
+        torch.testing.assert_close(y[stream], q.decode(full[stream : stream + 1, :levels])[0])
 
 
 def test_dead_codes_come_back_to_life():

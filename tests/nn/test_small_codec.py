@@ -9,8 +9,17 @@ from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.nn.spectral import LOG_FLOOR, ROUNDING, LogMel, OverlapAdd, mel_filters
 from speechstream.state import stack
 
-CONFIG = SmallCodecConfig(sample_rate=800, hop=8, stride=3, mels=6, fine_dim=8,
-                          decoder_blocks=2, levels=9, bins=16, code_dim=4)
+CONFIG = SmallCodecConfig(
+    sample_rate=800,
+    hop=8,
+    stride=3,
+    mels=6,
+    fine_dim=8,
+    decoder_blocks=2,
+    levels=9,
+    bins=16,
+    code_dim=4,
+)
 FRAME, REACH = CONFIG.frame_size, CONFIG.window - CONFIG.hop
 
 
@@ -28,14 +37,21 @@ def test_steps_equal_the_whole(codec, seed):
     audio = torch.randn(2, 1, frames * FRAME)
     latent, codes = codec.latent(audio), codec.encode(audio)
     sound = codec.decode(codes)
-    enc, dec, at, latents, coded, decoded = codec.init_encoder_state(2), codec.init_decoder_state(2), 0, [], [], []
+    enc, dec, at, latents, coded, decoded = (
+        codec.init_encoder_state(2),
+        codec.init_decoder_state(2),
+        0,
+        [],
+        [],
+        [],
+    )
     for size in [0, 1, *rng.integers(0, 6, 40)]:
         size = min(int(size), frames - at)
-        block = audio[..., at * FRAME:(at + size) * FRAME]
+        block = audio[..., at * FRAME : (at + size) * FRAME]
         if size:
             latents.append(codec.latent_step(block, enc)[0])
         c, enc = codec.encode_step(block, enc)
-        y, dec = codec.decode_step(codes[..., at:at + size], dec)
+        y, dec = codec.decode_step(codes[..., at : at + size], dec)
         coded.append(c)
         decoded.append(y)
         at += size
@@ -50,19 +66,32 @@ def test_unsynchronised_streams_share_a_batch(codec):
     codes = torch.randint(CONFIG.bins, (3, CONFIG.levels, 20))
     whole = codec.decode(codes)
     ages = (0, 3, 11)
-    state = stack([codec.decode_step(codes[i:i + 1, :, :n], codec.init_decoder_state())[1] for i, n in enumerate(ages)])
-    y, _ = codec.decode_step(torch.stack([codes[i, :, n:n + 5] for i, n in enumerate(ages)]), state)
+    state = stack(
+        [
+            codec.decode_step(codes[i : i + 1, :, :n], codec.init_decoder_state())[1]
+            for i, n in enumerate(ages)
+        ]
+    )
+    y, _ = codec.decode_step(
+        torch.stack([codes[i, :, n : n + 5] for i, n in enumerate(ages)]), state
+    )
     for i, n in enumerate(ages):
-        torch.testing.assert_close(y[i], whole[i, :, n * FRAME:(n + 5) * FRAME], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            y[i], whole[i, :, n * FRAME : (n + 5) * FRAME], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_mel_of_numpys_fourier_transform():
     torch.manual_seed(5)
     x = torch.randn(1, 10 * CONFIG.hop)
-    got = LogMel(CONFIG.sample_rate, CONFIG.hop, CONFIG.overlap, CONFIG.mels).step(x, Tails(torch.zeros(1, REACH)))
+    got = LogMel(CONFIG.sample_rate, CONFIG.hop, CONFIG.overlap, CONFIG.mels).step(
+        x, Tails(torch.zeros(1, REACH))
+    )
     padded = np.concatenate([np.zeros(REACH), x[0].numpy()])
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(CONFIG.window) / CONFIG.window)
-    spectra = [np.abs(np.fft.rfft(padded[t * CONFIG.hop:][:CONFIG.window] * window)) for t in range(10)]
+    spectra = [
+        np.abs(np.fft.rfft(padded[t * CONFIG.hop :][: CONFIG.window] * window)) for t in range(10)
+    ]
     spectra = np.sqrt(np.square(spectra) + ROUNDING * np.square(window).sum())
     mel = spectra @ mel_filters(CONFIG.sample_rate, CONFIG.window, CONFIG.mels).numpy().T
     np.testing.assert_allclose(got[0].numpy(), np.log(mel + LOG_FLOOR), atol=1e-4)
@@ -79,7 +108,7 @@ def test_inverse_of_numpys_fourier_transform():
     rng = np.random.default_rng(6)
     x = rng.normal(size=30 * CONFIG.hop)
     padded = np.concatenate([np.zeros(REACH), x])
-    spectra = np.stack([np.fft.rfft(padded[t * CONFIG.hop:][:CONFIG.window]) for t in range(30)])
+    spectra = np.stack([np.fft.rfft(padded[t * CONFIG.hop :][: CONFIG.window]) for t in range(30)])
     given = torch.from_numpy(np.concatenate([spectra.real, spectra.imag], 1)).float()[None]
     y = OverlapAdd(CONFIG.hop, CONFIG.overlap).step(given, Tails(torch.zeros(1, REACH)))[0].numpy()
     np.testing.assert_allclose(y[REACH:], x[:-REACH], atol=1e-4)
@@ -98,9 +127,13 @@ def test_the_whole_way_keeps_length_and_alignment(codec):
 def test_rounding_to_16_bits_changes_no_spectrum_of_what_is_resampled():
     """A signal with nothing in its upper half, as a float and as 16 bits: the same log-mels, within what noise does."""
     rng, mel = np.random.default_rng(8), LogMel(24_000, 240, 4, 100)
-    x = np.fft.irfft(np.where(np.arange(12_001) < 6000, np.fft.rfft(0.1 * rng.normal(size=24_000)), 0))
-    a, b = (mel.step(torch.from_numpy(y).float()[None], Tails(torch.zeros(1, 720)))[0, 4:]
-            for y in (x, np.round(x * 32767) / 32767))
+    x = np.fft.irfft(
+        np.where(np.arange(12_001) < 6000, np.fft.rfft(0.1 * rng.normal(size=24_000)), 0)
+    )
+    a, b = (
+        mel.step(torch.from_numpy(y).float()[None], Tails(torch.zeros(1, 720)))[0, 4:]
+        for y in (x, np.round(x * 32767) / 32767)
+    )
     assert (a - b).abs().mean() < 0.1 and (a - b).mean(0).abs().max() < 0.5
 
 
@@ -119,12 +152,14 @@ def test_it_only_looks_back(codec):
     other = codes.clone()
     other[..., 5:] = 0
     a, b = codec.decode(codes), codec.decode(other)
-    assert torch.equal(a[..., :5 * FRAME], b[..., :5 * FRAME]) and not torch.equal(a, b)
+    assert torch.equal(a[..., : 5 * FRAME], b[..., : 5 * FRAME]) and not torch.equal(a, b)
 
 
 def test_the_defaults():
     config = SmallCodecConfig()
-    assert config.sample_rate / config.frame_size == 25 and config.levels >= 8 and config.delay == 1200
+    assert (
+        config.sample_rate / config.frame_size == 25 and config.levels >= 8 and config.delay == 1200
+    )
     assert SmallCodecConfig.from_dict(config.to_dict()) == config
     decoder = SmallCodec().decoder
     assert sum(p.numel() for p in decoder.parameters()) < 6e6

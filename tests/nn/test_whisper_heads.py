@@ -9,9 +9,22 @@ import torch
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import Gate, looked
 
-CONFIG = WhisperConfig(mels=8, width=24, heads=3, encoder_layers=1, decoder_layers=2, vocabulary=40, text_context=32,
-                       positions=40, left=20, ctc_vocabulary=7, ctc_width=16, ctc_blocks=2, gate_width=12,
-                       alignment_heads=((0, 1), (1, 2)))
+CONFIG = WhisperConfig(
+    mels=8,
+    width=24,
+    heads=3,
+    encoder_layers=1,
+    decoder_layers=2,
+    vocabulary=40,
+    text_context=32,
+    positions=40,
+    left=20,
+    ctc_vocabulary=7,
+    ctc_width=16,
+    ctc_blocks=2,
+    gate_width=12,
+    alignment_heads=((0, 1), (1, 2)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +39,9 @@ def test_chunks_of_the_ctc_head_stand_alone(model, chunk):
     whole = model.ctc_log_probs(x, chunk=chunk)
     apart = torch.cat([model.ctc_log_probs(part) for part in x.split(chunk, 1)], 1)
     torch.testing.assert_close(whole, apart)
-    assert whole.shape == (2, 18, 7) and (whole - model.ctc_log_probs(x)).abs().max() > 1e-3  # neighbours do count
+    assert (
+        whole.shape == (2, 18, 7) and (whole - model.ctc_log_probs(x)).abs().max() > 1e-3
+    )  # neighbours do count
 
 
 def test_padding_does_not_reach_the_ctc_head(model):
@@ -46,15 +61,19 @@ def test_the_gate_by_its_formula(model):
     audio, text, seen = torch.randn(5, 12), torch.randn(5, 12), torch.rand(5, 2)
     w = {n: p.numpy() for n, p in gate.named_parameters()}
     hidden = np.tanh(audio.numpy() + text.numpy() + seen.numpy() @ w["looked.weight"].T)
-    np.testing.assert_allclose(gate(audio, text, seen).numpy(), hidden @ w["out.weight"][0] + w["out.bias"], rtol=1e-5,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        gate(audio, text, seen).numpy(),
+        hidden @ w["out.weight"][0] + w["out.bias"],
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_what_was_looked_at():
     a = np.random.default_rng(0).random((3, 9)).astype(np.float32)
     got = looked(torch.from_numpy(a)).numpy()
     for p in range(4):
-        np.testing.assert_allclose(got[:, p, 0], a[:, :2 * p + 2].sum(1), rtol=1e-5)
+        np.testing.assert_allclose(got[:, p, 0], a[:, : 2 * p + 2].sum(1), rtol=1e-5)
         np.testing.assert_allclose(got[:, p, 1], a[:, 2 * p] + a[:, 2 * p + 1], rtol=1e-5)
 
 
@@ -72,4 +91,8 @@ def test_hidden_states_and_attention_of_training_are_those_of_decoding(model):
 def test_networks_without_a_gate_are_as_they_were():
     plain = Whisper(dataclasses.replace(CONFIG, ctc_blocks=0, gate_width=0))
     assert plain.gate is None and {n for n in plain.state_dict() if n.startswith("ctc.")} == {
-        "ctc.0.weight", "ctc.0.bias", "ctc.2.weight", "ctc.2.bias"}
+        "ctc.0.weight",
+        "ctc.0.bias",
+        "ctc.2.weight",
+        "ctc.2.bias",
+    }

@@ -13,13 +13,40 @@ import torch
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-CODEC = SmallCodecConfig(mels=8, fine_dim=8, expansion=1, kernel=3, decoder_blocks=1, levels=2, bins=8, code_dim=4)
-MODEL = {"dim": 16, "encoder_layers": 1, "encoder_heads": 2, "encoder_feedforward": 16, "decoder_dim": 16,
-         "decoder_layers": 1, "decoder_heads": 2, "decoder_feedforward": 16, "context": 8, "depth_width": 16,
-         "depth_blocks": 1}
-CONFIG = {"model": MODEL, "seed": 0, "minutes": 600, "rate": 0.01, "warmup": 5, "batch": 4, "depth_share": 0.5, "segment_s": 1.0,
-          "duration": 1.0, "pitch": 0.5, "energy": 0.2, "latent": 0.3, "codes": 1.0, "average": 0.9, "autocast": False,
-          "save_minutes": 600}
+CODEC = SmallCodecConfig(
+    mels=8, fine_dim=8, expansion=1, kernel=3, decoder_blocks=1, levels=2, bins=8, code_dim=4
+)
+MODEL = {
+    "dim": 16,
+    "encoder_layers": 1,
+    "encoder_heads": 2,
+    "encoder_feedforward": 16,
+    "decoder_dim": 16,
+    "decoder_layers": 1,
+    "decoder_heads": 2,
+    "decoder_feedforward": 16,
+    "context": 8,
+    "depth_width": 16,
+    "depth_blocks": 1,
+}
+CONFIG = {
+    "model": MODEL,
+    "seed": 0,
+    "minutes": 600,
+    "rate": 0.01,
+    "warmup": 5,
+    "batch": 4,
+    "depth_share": 0.5,
+    "segment_s": 1.0,
+    "duration": 1.0,
+    "pitch": 0.5,
+    "energy": 0.2,
+    "latent": 0.3,
+    "codes": 1.0,
+    "average": 0.9,
+    "autocast": False,
+    "save_minutes": 600,
+}
 
 
 def recipe(name, monkeypatch):
@@ -28,7 +55,9 @@ def recipe(name, monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES / "blockwise_tts"))
     for taken in ("evaluate", "data", "losses", "sentences", "prepare", "train"):
         monkeypatch.delitem(sys.modules, taken, raising=False)
-    spec = importlib.util.spec_from_file_location(f"blockwise_{name}", RECIPES / "blockwise_tts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"blockwise_{name}", RECIPES / "blockwise_tts" / f"{name}.py"
+    )
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
     spec.loader.exec_module(module)
@@ -45,8 +74,15 @@ def speech(folder, count=14):
         voice = 0.2 * np.sign(np.sin(2 * np.pi * (110 + 100 * (i % 2)) * t))
         pcm = np.concatenate([np.zeros(frames[0] * 600), voice, np.zeros(frames[-1] * 600)])
         soundfile.write(folder / f"train/{i}.flac", pcm, 24_000)
-        rows.append({"audio": f"train/{i}.flac", "phonemes": "h\u02c8O.", "frames": [frames[0], *frames[1:5], frames[5]],
-                     "speaker": "ab"[i % 2], "kind": "sentence"})
+        rows.append(
+            {
+                "audio": f"train/{i}.flac",
+                "phonemes": "h\u02c8O.",
+                "frames": [frames[0], *frames[1:5], frames[5]],
+                "speaker": "ab"[i % 2],
+                "kind": "sentence",
+            }
+        )
     (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder / "train.jsonl"
 
@@ -60,13 +96,17 @@ def packed(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CODEC.to_dict()))
     from safetensors.torch import save_file
+
     save_file(codec.state_dict(), folder / "model.safetensors")
-    index = recipe("pack", monkeypatch).main([str(folder), str(tmp_path / "data"), str(speech(tmp_path / "speech"))])
+    index = recipe("pack", monkeypatch).main(
+        [str(folder), str(tmp_path / "data"), str(speech(tmp_path / "speech"))]
+    )
     return tmp_path, index
 
 
 def test_packing_keeps_symbols_and_frames_together(packed):
     from safetensors.numpy import load_file
+
     folder, index = packed
     arrays = load_file(folder / "data" / "data.safetensors")
     assert index["left_out"] == 0 and [s["name"] for s in index["speakers"]] == ["a", "b"]
@@ -74,7 +114,7 @@ def test_packing_keeps_symbols_and_frames_together(packed):
         assert speaker["pitch_hz"] == pytest.approx(hz, rel=0.02)
     symbols = frames = 0
     for row in index["rows"]:
-        counts = arrays["counts"][symbols:symbols + row["symbols"]]
+        counts = arrays["counts"][symbols : symbols + row["symbols"]]
         assert counts.sum() == row["frames"] * 4 and (counts >= 0).all()
         assert counts[0] <= 5  # the silence before is cut
         symbols, frames = symbols + row["symbols"], frames + row["frames"]

@@ -21,6 +21,7 @@ def recipe():
     sys.path.insert(0, str(RECIPE))
     try:
         import gate
+
         yield gate
     finally:
         sys.path.remove(str(RECIPE))
@@ -33,7 +34,7 @@ def staircase(ends, frames, last=None):
     """Attention of tokens that each look at the frames since the last one's end, or the `last` of them."""
     a, at = np.full((len(ends), frames), 1e-3, np.float32), 0
     for row, end in zip(a, ends):
-        row[max(at, end - (last or end)): end] = 1.0
+        row[max(at, end - (last or end)) : end] = 1.0
         at = end
     return a / a.sum(1, keepdims=True)
 
@@ -59,6 +60,13 @@ def test_the_gate_learns_when_tokens_have_been_said(recipe):
     gate, data = Gate(4, 32), examples(recipe, torch.randn(2, 5, 4))
     recipe.fit(gate, data, 300, np.random.default_rng(0))
     for e in data:
-        said = gate(gate.audio(pairs(e.features[None])), gate.text(e.hidden)[:, None], looked(e.alignment)) > 0
+        said = (
+            gate(
+                gate.audio(pairs(e.features[None])),
+                gate.text(e.hidden)[:, None],
+                looked(e.alignment),
+            )
+            > 0
+        )
         assert abs(said[:-1].int().argmax(-1).numpy() - e.said).max() <= 1
         assert not said[-1].any()

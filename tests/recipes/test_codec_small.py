@@ -11,14 +11,34 @@ import soundfile
 torch = pytest.importorskip("torch", reason="training needs torch")
 RECIPE = Path(__file__).parents[2] / "recipes" / "codec_small"
 CONFIG = {
-    "codec": {"sample_rate": 8000, "hop": 80, "stride": 2, "mels": 8, "fine_dim": 8, "decoder_blocks": 1,
-              "levels": 8, "bins": 8, "code_dim": 4},
-    "seed": 0, "segment_s": 0.4, "batch": 2, "warmup": 1, "decay": 0.5, "mel": 15.0, "stft": 1.0,
-    "adversarial": 1.0, "features": 2.0,
-    "stages": {"pitch": {"steps": 2, "rate": 1e-3},
-               "sound": {"steps": 3, "rate": 1e-3},
-               "adversarial": {"steps": 2, "rate": 1e-3}},
-    "discriminator": {"channels": 2, "ffts": [128], "periods": [2]}, "save_every": 100, "autocast": False,
+    "codec": {
+        "sample_rate": 8000,
+        "hop": 80,
+        "stride": 2,
+        "mels": 8,
+        "fine_dim": 8,
+        "decoder_blocks": 1,
+        "levels": 8,
+        "bins": 8,
+        "code_dim": 4,
+    },
+    "seed": 0,
+    "segment_s": 0.4,
+    "batch": 2,
+    "warmup": 1,
+    "decay": 0.5,
+    "mel": 15.0,
+    "stft": 1.0,
+    "adversarial": 1.0,
+    "features": 2.0,
+    "stages": {
+        "pitch": {"steps": 2, "rate": 1e-3},
+        "sound": {"steps": 3, "rate": 1e-3},
+        "adversarial": {"steps": 2, "rate": 1e-3},
+    },
+    "discriminator": {"channels": 2, "ffts": [128], "periods": [2]},
+    "save_every": 100,
+    "autocast": False,
 }
 
 
@@ -47,8 +67,16 @@ def data(recipe, tmp_path_factory):
         soundfile.write(folder / f"{i}.wav", 0.1 * rng.normal(size=3000 + i), rate)
         rows.append(json.dumps({"audio": f"{i}.wav", "speaker": None}))
     (folder / "m.jsonl").write_text("\n".join(rows))
-    recipe["prepare"].main([str(folder / "packed"), str(folder / "m.jsonl"), "--sample-rate", "8000",
-                            "--min-rate", "8000"])
+    recipe["prepare"].main(
+        [
+            str(folder / "packed"),
+            str(folder / "m.jsonl"),
+            "--sample-rate",
+            "8000",
+            "--min-rate",
+            "8000",
+        ]
+    )
     return folder / "packed"
 
 
@@ -59,8 +87,12 @@ def test_packed_samples_are_the_recordings(recipe, data):
     speech = recipe["data"].Speech(data, "train", 800, seed=0)
     row = index["train"][3]
     pcm, _ = soundfile.read(data.parent / row["audio"])
-    np.testing.assert_allclose(speech.utterance(3)[:len(pcm)], pcm, atol=1e-4)  # filled up to whole hops
-    assert not speech.utterance(3)[len(pcm):].any() and len(speech.tones) * 80 == len(speech.samples)
+    np.testing.assert_allclose(
+        speech.utterance(3)[: len(pcm)], pcm, atol=1e-4
+    )  # filled up to whole hops
+    assert not speech.utterance(3)[len(pcm) :].any() and len(speech.tones) * 80 == len(
+        speech.samples
+    )
     assert torch.equal(speech.batch(5, 2)[0], speech.batch(5, 2)[0])
     assert not torch.equal(speech.batch(5, 2)[0], speech.batch(6, 2)[0])
 
@@ -69,8 +101,16 @@ def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps(CONFIG))  # JSON is YAML
 
     def train(out, steps):
-        return recipe["train"].main([str(data), str(tmp_path / out), "--config", str(tmp_path / "c.yaml"),
-                                     "--steps", str(steps)])
+        return recipe["train"].main(
+            [
+                str(data),
+                str(tmp_path / out),
+                "--config",
+                str(tmp_path / "c.yaml"),
+                "--steps",
+                str(steps),
+            ]
+        )
 
     whole = train("whole", 7)
     train("parts", 1)
@@ -80,16 +120,31 @@ def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
     assert whole.step == parts.step == 7
     fresh = recipe["train"].Trainer(CONFIG, data, tmp_path / "none")
     changed = 0
-    for (name, a), b, c in zip(whole.codec.state_dict().items(), parts.codec.state_dict().values(),
-                               fresh.codec.state_dict().values()):
+    for (name, a), b, c in zip(
+        whole.codec.state_dict().items(),
+        parts.codec.state_dict().values(),
+        fresh.codec.state_dict().values(),
+    ):
         torch.testing.assert_close(a, b, msg=name)
         changed += not torch.equal(a, c)
     assert changed > 10
     for a, b in zip(whole.judges.state_dict().values(), parts.judges.state_dict().values()):
         torch.testing.assert_close(a, b)
-    table = recipe["evaluate"].main([str(data), str(tmp_path / "whole" / "codec"), "--count", "1",
-                                     "--wav", str(tmp_path / "wav")])
-    assert table["streamed_max_difference"] < 1e-5 and list(table["mel_stft_logmel_by_levels"]) == [1, 4, 8]
+    table = recipe["evaluate"].main(
+        [
+            str(data),
+            str(tmp_path / "whole" / "codec"),
+            "--count",
+            "1",
+            "--wav",
+            str(tmp_path / "wav"),
+        ]
+    )
+    assert table["streamed_max_difference"] < 1e-5 and list(table["mel_stft_logmel_by_levels"]) == [
+        1,
+        4,
+        8,
+    ]
     errors = [row[2] for row in table["mel_stft_logmel_by_levels"].values()]
     assert errors == sorted(errors, reverse=True) and errors[-1] > 0
     assert soundfile.info(tmp_path / "wav" / "0000.codec.wav").samplerate == 8000

@@ -29,7 +29,10 @@ def cluster():
     ray = pytest.importorskip("ray", reason="Ray is an extra: pip install speechstream[ray]")
     pytest.importorskip("ray.serve", reason="Ray Serve is an extra: pip install speechstream[ray]")
     from ray.cluster_utils import Cluster
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     os.environ["RAY_worker_niceness"] = "0"  # else a busy machine starves them
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it is this machine's own, and has no token
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -55,7 +58,7 @@ def files(fixtures_dir, tmp_path_factory):
     x, rate = sf.read(fixtures_dir / "austen_0870.flac", dtype="float32")
     folder = tmp_path_factory.mktemp("archive")
     for i in range(8):
-        sf.write(folder / f"{i}.wav", x[i * rate // 2:][: 3 * rate], rate)
+        sf.write(folder / f"{i}.wav", x[i * rate // 2 :][: 3 * rate], rate)
     (folder / "5.wav").write_bytes(b"no sound")
     return [folder / f"{i}.wav" for i in range(8)]
 
@@ -69,8 +72,9 @@ def workers_of(cluster, name):
     raylets, found = {raylet(node) for node in cluster.list_all_nodes()}, []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::" + name.encode()) and \
-                    int((process / "stat").read_text().rpartition(")")[2].split()[1]) in raylets:
+            if (process / "cmdline").read_bytes().startswith(b"ray::" + name.encode()) and int(
+                (process / "stat").read_text().rpartition(")")[2].split()[1]
+            ) in raylets:
                 found.append(int(process.name))
         except OSError:
             pass  # it has ended
@@ -97,7 +101,9 @@ def test_an_archive_loses_nothing_with_a_worker(cluster, asr, files):
     archive.close()
 
 
-def test_an_archive_loses_nothing_with_a_node_nor_waits_for_cores_that_are_not_there(cluster, asr, files):
+def test_an_archive_loses_nothing_with_a_node_nor_waits_for_cores_that_are_not_there(
+    cluster, asr, files
+):
     archive = Archive(3)  # on two cores, of which one goes
     results = archive.transcribe(files)
     got = [next(results)]
@@ -128,7 +134,10 @@ def test_a_recording_that_workers_die_of_is_given_up(cluster, monkeypatch, caplo
     got = list(archive.transcribe(["a", "deadly", "b", "c"]))
     archive.close()
     assert [g for g in got if isinstance(g, str)] == ["a", "b", "c"]
-    assert "deadly was given up" in str(got[1]) and caplog.text.count("a worker died while it heard deadly") == LIVES - 1
+    assert (
+        "deadly was given up" in str(got[1])
+        and caplog.text.count("a worker died while it heard deadly") == LIVES - 1
+    )
 
 
 def test_a_model_that_no_worker_can_load_ends_the_archive(cluster, files):
@@ -137,12 +146,33 @@ def test_a_model_that_no_worker_can_load_ends_the_archive(cluster, files):
 
 
 def test_the_command_line_on_a_cluster(cluster, files, tmp_path):
-    command = [sys.executable, "-m", "speechstream", "transcribe", "1.wav", "missing.wav", "0.wav", "5.wav", "2.wav",
-               "3.wav", "4.wav", "-f", "jsonl"]
-    there = {"cwd": files[0].parent, "text": True, "env": {**os.environ, "RAY_ADDRESS": cluster.address}}
+    command = [
+        sys.executable,
+        "-m",
+        "speechstream",
+        "transcribe",
+        "1.wav",
+        "missing.wav",
+        "0.wav",
+        "5.wav",
+        "2.wav",
+        "3.wav",
+        "4.wav",
+        "-f",
+        "jsonl",
+    ]
+    there = {
+        "cwd": files[0].parent,
+        "text": True,
+        "env": {**os.environ, "RAY_ADDRESS": cluster.address},
+    }
     plain = subprocess.run(command, capture_output=True, timeout=300, **there)
-    with open(tmp_path / "stderr", "w+") as stderr, \
-            subprocess.Popen([*command, "--ray", "--jobs", "2"], stdout=subprocess.PIPE, stderr=stderr, **there) as spread:
+    with (
+        open(tmp_path / "stderr", "w+") as stderr,
+        subprocess.Popen(
+            [*command, "--ray", "--jobs", "2"], stdout=subprocess.PIPE, stderr=stderr, **there
+        ) as spread,
+    ):
         written = spread.stdout.readline()
         os.kill(workers_of(cluster, "_Transcriber")[0], signal.SIGKILL)
         written += spread.stdout.read()
@@ -155,11 +185,25 @@ def test_the_command_line_on_a_cluster(cluster, files, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_command_in_order(cluster, files, number):
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-               "from speechstream.cli import main; raise SystemExit(main())", "transcribe", *files, *files, "--ray",
-               "-f", "jsonl"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, "RAY_ADDRESS": cluster.address}) as spread:
+    command = [
+        sys.executable,
+        "-c",
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from speechstream.cli import main; raise SystemExit(main())",
+        "transcribe",
+        *files,
+        *files,
+        "--ray",
+        "-f",
+        "jsonl",
+    ]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+    ) as spread:
         assert json.loads(spread.stdout.readline())["file"] == str(files[0])
         spread.send_signal(number)
         said = spread.stderr.read()
@@ -170,17 +214,30 @@ def test_a_cluster_that_is_not_there_is_one_sentence(cluster, files):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-        done = subprocess.run([sys.executable, "-m", "speechstream", "transcribe", files[0], "--ray"], text=True,
-                              capture_output=True, timeout=100, env={**os.environ, "RAY_ADDRESS": address})
+        done = subprocess.run(
+            [sys.executable, "-m", "speechstream", "transcribe", files[0], "--ray"],
+            text=True,
+            capture_output=True,
+            timeout=100,
+            env={**os.environ, "RAY_ADDRESS": address},
+        )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"speechstream: there is no Ray cluster at {address}: Connection refused\n"
+    assert (
+        done.stderr == f"speechstream: there is no Ray cluster at {address}: Connection refused\n"
+    )
 
 
 @pytest.fixture(scope="module")
 def clips(fixtures_dir):
     """8 to 15 seconds each: longer than what a replica must hear again at most."""
-    read = {name: sf.read(fixtures_dir / f"austen_{name}.flac", dtype="float32") for names in CLIPS for name in names}
-    return [(np.concatenate([read[name][0] for name in names]), read[names[0]][1]) for names in CLIPS]
+    read = {
+        name: sf.read(fixtures_dir / f"austen_{name}.flac", dtype="float32")
+        for names in CLIPS
+        for name in names
+    }
+    return [
+        (np.concatenate([read[name][0] for name in names]), read[names[0]][1]) for names in CLIPS
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +256,7 @@ def hear(session, x, rate, rng, late=lambda: None):
     events, at, when = [], 0, len(x) * 4 // 5
     while at < len(x):
         n = int(rng.integers(1, rate // 2))
-        events += session.push(x[at: at + n])
+        events += session.push(x[at : at + n])
         if at < when <= at + n:
             late()
         at += n
@@ -216,8 +273,17 @@ def test_streams_go_on_where_a_replica_is_killed(cluster, clips, alone):
         os.kill(killed[0], signal.SIGKILL)
 
     with ThreadPoolExecutor(len(clips)) as threads:
-        got = list(threads.map(lambda i: hear(sessions[i], *clips[i], np.random.default_rng(i),
-                                              kill if i == 0 else lambda: None), range(len(clips))))
+        got = list(
+            threads.map(
+                lambda i: hear(
+                    sessions[i],
+                    *clips[i],
+                    np.random.default_rng(i),
+                    kill if i == 0 else lambda: None,
+                ),
+                range(len(clips)),
+            )
+        )
     assert got == alone
     assert sessions[0].handovers >= 1 and sessions[0].pid != killed[0]
     assert max(session.handovers for session in sessions) <= 2  # and else each stays where it is
@@ -232,7 +298,9 @@ def test_streams_go_on_where_replicas_are_drained(cluster, clips, alone):
     before = set(workers_of(cluster, "ServeReplica"))
     sessions = [Session(handle, 320, rate) for _, rate in clips]
     with ThreadPoolExecutor(len(clips) + 1) as threads:
-        got = threads.map(lambda i: hear(sessions[i], *clips[i], np.random.default_rng(i)), range(len(clips)))
+        got = threads.map(
+            lambda i: hear(sessions[i], *clips[i], np.random.default_rng(i)), range(len(clips))
+        )
         cluster.ray.serve.run(streams(1, slots=8))
         got = list(got)
     assert got == alone
@@ -249,7 +317,7 @@ def test_more_streams_than_slots_take_turns(cluster, clips, alone):
     while any(at < len(x) for x, _ in clips):
         for i, (x, rate) in enumerate(clips):
             if at < len(x):
-                got[i] += sessions[i].push(x[at: at + 3 * rate])
+                got[i] += sessions[i].push(x[at : at + 3 * rate])
                 states.add(type(sessions[i]._state))
         at += 3 * clips[0][1]
     for i, session in enumerate(sessions):

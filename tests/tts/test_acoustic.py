@@ -10,7 +10,7 @@ import torch
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.depth import DepthDecoder
 from speechstream.state import select, stack
-from speechstream.tts.acoustic import Acoustic, regulate, sub_frames
+from speechstream.tts.blockwise.acoustic import Acoustic, regulate, sub_frames
 from speechstream.tts.codec import CodecDecoder
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,9 @@ def networks():
 
 
 def frames(seed, count, batch=1):
-    return torch.randn(batch, count, MODEL.sub, MODEL.features, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        batch, count, MODEL.sub, MODEL.features, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def hidden_step(model, x, state):
@@ -46,7 +48,7 @@ def test_streams_at_different_times_equal_the_offline_call(networks):
         if not chosen:
             continue
         count = min(count, *(inputs[i].shape[1] - at[i] for i in chosen))
-        batch = torch.cat([inputs[i][:, at[i]:at[i] + count] for i in chosen])
+        batch = torch.cat([inputs[i][:, at[i] : at[i] + count] for i in chosen])
         before = stack([states[i] for i in chosen])
         with torch.no_grad():
             c, after = model.step(batch, before)
@@ -74,25 +76,34 @@ def test_no_frames_change_nothing(networks):
 def test_exported_graphs_equal_the_network(networks):
     model, codec = networks
     runner, x = Acoustic(VOICE, MODEL.sub), frames(5, 12, batch=2)
-    ids, speaker = torch.randint(1, 40, (1, 17), generator=torch.Generator().manual_seed(1)), torch.tensor([1])
+    ids, speaker = (
+        torch.randint(1, 40, (1, 17), generator=torch.Generator().manual_seed(1)),
+        torch.tensor([1]),
+    )
     plan = runner.plan(ids[0].numpy(), 1)
     with torch.no_grad():
         encodings, prosody = model.text(ids, speaker)
         expected = model(x)
         audio = codec.decode(expected)
     np.testing.assert_allclose(plan.encodings, encodings[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(np.stack([plan.log_durations, plan.pitch, plan.energy], 1), prosody[0].numpy(),
-    atol=1e-5)
+    np.testing.assert_allclose(
+        np.stack([plan.log_durations, plan.pitch, plan.energy], 1), prosody[0].numpy(), atol=1e-5
+    )
     state, parts = runner.init_state(2), []
     for begin, end in ((0, 1), (1, 6), (6, 12)):
         codes, state = runner.step(x[:, begin:end].numpy(), state)
         parts.append(codes)
     np.testing.assert_array_equal(np.concatenate(parts, -1), expected.numpy())
-    np.testing.assert_allclose(CodecDecoder(VOICE / "codec.onnx")(np.concatenate(parts, -1)), audio.numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        CodecDecoder(VOICE / "codec.onnx")(np.concatenate(parts, -1)), audio.numpy(), atol=1e-5
+    )
 
 
 def test_padding_in_a_batch_changes_no_clause(networks):
-    model, ids = networks[0], torch.randint(1, 40, (2, 14), generator=torch.Generator().manual_seed(2))
+    model, ids = (
+        networks[0],
+        torch.randint(1, 40, (2, 14), generator=torch.Generator().manual_seed(2)),
+    )
     with torch.no_grad():
         both = model.text(ids, torch.tensor([0, 1]), torch.tensor([9, 14]))
         alone = model.text(ids[:1, :9], torch.tensor([0]))
@@ -115,7 +126,9 @@ def test_depth_decoding_picks_the_nearest_code_of_what_is_left():
             latent[:, :, group] -= depth.codebooks[level][codes[:, level]]
         torch.nn.init.normal_(depth.output.weight)
         codes = depth.decode(hidden)
-        assert torch.equal(depth(hidden, codes).argmax(-1), codes)  # training sees what decoding sees
+        assert torch.equal(
+            depth(hidden, codes).argmax(-1), codes
+        )  # training sees what decoding sees
     with pytest.raises(ValueError, match="expected codebooks"):
         depth.set_codebooks(torch.randn(3, 16, 5))
 
@@ -128,17 +141,22 @@ def test_durations_carry_their_rounding_error():
 
 
 def test_regulation():
-    index, scalars = regulate(np.array([2, 0, 4]), np.array([0.0, 9.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+    index, scalars = regulate(
+        np.array([2, 0, 4]), np.array([0.0, 9.0, 3.0]), np.array([1.0, 2.0, 3.0])
+    )
     assert index.tolist() == [0, 0, 2, 2, 2, 2]
     np.testing.assert_allclose(scalars[:, 0], [0.25, 0.75, 0.125, 0.375, 0.625, 0.875])
     np.testing.assert_allclose(scalars[:, 1], np.log([2, 2, 4, 4, 4, 4]) / 3, atol=1e-6)
-    np.testing.assert_allclose(scalars[:, 2], [0, 0.5, 1.5, 2.5, 3, 3])  # a line from centre 1 to centre 4
+    np.testing.assert_allclose(
+        scalars[:, 2], [0, 0.5, 1.5, 2.5, 3, 3]
+    )  # a line from centre 1 to centre 4
     assert scalars[:, 3].tolist() == [1, 1, 3, 3, 3, 3]
     assert regulate(np.zeros(0, int), np.zeros(0), np.zeros(0))[0].shape == (0,)
 
 
 def test_config_survives_json():
     import json
+
     config = AcousticConfig(symbols=5, groups=(1, 3))
     assert AcousticConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="odd"):
@@ -150,12 +168,17 @@ def test_the_embedded_voice_gives_its_networks_back():
     """What was trained can be trained further from the bundle alone."""
     from speechstream import bundle
     from speechstream.export.acoustic import read_voice
+
     b = bundle.load(bundle.embedded("tts"))
     model, codec = read_voice(b)
     torch.testing.assert_close(model.depth.codebooks, codec.quantizer.codebooks)
     q, x = codec.quantizer, torch.randn(1, 50, codec.config.code_dim)
-    torch.testing.assert_close(q.input_proj(q.output_proj(x)), x, atol=1e-2, rtol=1e-2)  # components, not any matrix
-    codes = torch.randint(codec.config.bins, (1, codec.config.levels, 20), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        q.input_proj(q.output_proj(x)), x, atol=1e-2, rtol=1e-2
+    )  # components, not any matrix
+    codes = torch.randint(
+        codec.config.bins, (1, codec.config.levels, 20), generator=torch.Generator().manual_seed(0)
+    )
     ours = CodecDecoder(b.file("codec.onnx"))(codes.numpy())
     np.testing.assert_allclose(codec.decode(codes).detach().numpy(), ours, atol=2e-3)
 
@@ -166,5 +189,6 @@ def test_a_bundle_that_says_nothing_of_its_networks(tmp_path):
     from speechstream import bundle
     from speechstream.errors import SpeechStreamError
     from speechstream.export.acoustic import read_voice
+
     with pytest.raises(SpeechStreamError, match="does not hold the networks"):
         read_voice(replace(bundle.load(VOICE), config={}))

@@ -10,7 +10,9 @@ from speechstream.errors import SpeechStreamError
 from speechstream.state import flatten, select, stack
 from speechstream.tts.codec import CodecDecoder, CodecEncoder
 
-torch = pytest.importorskip("torch", reason="the networks that the graphs are compared with need torch")
+torch = pytest.importorskip(
+    "torch", reason="the networks that the graphs are compared with need torch"
+)
 pytest.importorskip("onnxscript", reason="the export needs onnxscript")
 from speechstream.export.codec import export_codec  # noqa: E402
 from speechstream.nn.mimi import Mimi, MimiConfig  # noqa: E402
@@ -19,11 +21,25 @@ from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig  # noqa: E4
 from speechstream.nn.transformer import TransformerConfig  # noqa: E402
 
 CONFIGS = {
-    "mimi": MimiConfig(480, SEANetConfig(dim=8, filters=2, ratios=(3, 2)),
-                       TransformerConfig(dim=8, layers=1, heads=2, feedforward=8, context=9, layer_scale=0.5),
-                       levels=3, bins=16, code_dim=4),
-    "small": SmallCodecConfig(sample_rate=800, hop=8, stride=2, mels=6, fine_dim=8,
-                              decoder_blocks=1, levels=8, bins=16, code_dim=4),
+    "mimi": MimiConfig(
+        480,
+        SEANetConfig(dim=8, filters=2, ratios=(3, 2)),
+        TransformerConfig(dim=8, layers=1, heads=2, feedforward=8, context=9, layer_scale=0.5),
+        levels=3,
+        bins=16,
+        code_dim=4,
+    ),
+    "small": SmallCodecConfig(
+        sample_rate=800,
+        hop=8,
+        stride=2,
+        mels=6,
+        fine_dim=8,
+        decoder_blocks=1,
+        levels=8,
+        bins=16,
+        code_dim=4,
+    ),
 }
 FRAMES = 30  # more than one block of the offline call, and (at two a frame) than the transformer's context
 
@@ -37,19 +53,31 @@ def codec(request, tmp_path_factory):
     encoder, decoder = export_codec(network, tmp_path_factory.mktemp(request.param))
     audio = torch.randn(2, 1, FRAMES * config.frame_size)
     codes = network.encode(audio)
-    return (config, CodecEncoder(encoder), CodecDecoder(decoder), audio.numpy(), codes.numpy(),
-            network.decode(codes).numpy())
+    return (
+        config,
+        CodecEncoder(encoder),
+        CodecDecoder(decoder),
+        audio.numpy(),
+        codes.numpy(),
+        network.decode(codes).numpy(),
+    )
 
 
 def test_the_graphs_give_what_the_network_gives(codec):
     config, encoder, decoder, audio, codes, sound = codec
-    assert (decoder.frame_size, decoder.levels, decoder.delay) == (config.frame_size, config.levels, config.delay)
+    assert (decoder.frame_size, decoder.levels, decoder.delay) == (
+        config.frame_size,
+        config.levels,
+        config.delay,
+    )
     np.testing.assert_array_equal(encoder(audio), codes)
     np.testing.assert_allclose(decoder(codes), sound, atol=1e-4)
     encoding, decoding, coded, decoded, at = encoder.init_state(2), decoder.init_state(2), [], [], 0
     for size in (1, 0, 2, 13, 1, 13):
-        c, encoding = encoder.step(audio[..., at * config.frame_size:(at + size) * config.frame_size], encoding)
-        y, decoding = decoder.step(codes[..., at:at + size], decoding)
+        c, encoding = encoder.step(
+            audio[..., at * config.frame_size : (at + size) * config.frame_size], encoding
+        )
+        y, decoding = decoder.step(codes[..., at : at + size], decoding)
         coded.append(c)
         decoded.append(y)
         at += size
@@ -65,10 +93,12 @@ def test_unsynchronised_streams_share_a_step(codec):
     kept = {n: a.copy() for n, a in flatten(both).items()}
     y, after = decoder.step(np.stack([codes[0, :, 12:15], codes[1, :, :3]]), both)
     n = config.frame_size
-    np.testing.assert_allclose(y[0], sound[0, :, 12 * n:15 * n], atol=1e-4)
-    np.testing.assert_allclose(y[1], sound[1, :, :3 * n], atol=1e-4)
+    np.testing.assert_allclose(y[0], sound[0, :, 12 * n : 15 * n], atol=1e-4)
+    np.testing.assert_allclose(y[1], sound[1, :, : 3 * n], atol=1e-4)
     assert select(after, 0).frames.tolist() == [15]
-    assert all(np.array_equal(kept[n], a) for n, a in flatten(both).items())  # a step changes nothing it was given
+    assert all(
+        np.array_equal(kept[n], a) for n, a in flatten(both).items()
+    )  # a step changes nothing it was given
 
 
 def test_blocks_of_any_length(codec):
@@ -77,11 +107,13 @@ def test_blocks_of_any_length(codec):
     sound = audio[0, 0, :-3]
     while at < len(sound):
         size = int(rng.integers(0, 40))
-        got.append(stream.push(sound[at:at + size]))
+        got.append(stream.push(sound[at : at + size]))
         at += size
     got = np.concatenate([*got, stream.finish()], -1)
     assert got.shape == codes[0].shape
-    np.testing.assert_array_equal(got[:, :-1], codes[0, :, :-1])  # the last frame ends in silence here
+    np.testing.assert_array_equal(
+        got[:, :-1], codes[0, :, :-1]
+    )  # the last frame ends in silence here
 
 
 def test_fewer_levels_and_wrong_input(codec):
@@ -89,8 +121,11 @@ def test_fewer_levels_and_wrong_input(codec):
     fewer, absent = codes[:, :2], codes.copy()
     absent[:, 2:] = -1
     np.testing.assert_array_equal(decoder(fewer), decoder(absent))
-    for wrong, message in ((codes[0], "expected integer codes"), (codes.astype(np.float32), "expected integer codes"),
-                           (codes + config.bins, f"codes go from 0 to {config.bins - 1}")):
+    for wrong, message in (
+        (codes[0], "expected integer codes"),
+        (codes.astype(np.float32), "expected integer codes"),
+        (codes + config.bins, f"codes go from 0 to {config.bins - 1}"),
+    ):
         with pytest.raises(ValueError, match=message):
             decoder.step(wrong, decoder.init_state(2))
     with pytest.raises(ValueError, match="stream\\(\\) takes blocks of any length"):
@@ -106,5 +141,5 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_no_torch():
-    code = "import sys, speechstream.tts.codec, speechstream.tts.piper; sys.exit('torch' in sys.modules)"
+    code = "import sys, speechstream.tts.codec, speechstream.tts.piper.network; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

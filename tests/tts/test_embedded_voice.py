@@ -11,15 +11,15 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 import speechstream as ss
 from speechstream.audio.resample import Resampler
-from speechstream.tts.prosody import loudness, pitch
+from speechstream.audio.pitch import loudness, pitch
 
-SAID = {"The train leaves at a quarter past nine.": "the train leaves at a quarter past nine",
-        "Did Maria find the yellow umbrella on Monday?": "did maria find the yellow umbrella on monday",
-        "It costs $14.50, or 3% more than last year.":
-            "it costs fourteen dollars and fifty cents or three percent more than last year",
-        "Dr. Brown lives at 221 Baker St. in London.":
-            "doctor brown lives at two hundred twenty one baker street in london",
-        "Thank you very much, and see you tomorrow!": "thank you very much and see you tomorrow"}
+SAID = {
+    "The train leaves at a quarter past nine.": "the train leaves at a quarter past nine",
+    "Did Maria find the yellow umbrella on Monday?": "did maria find the yellow umbrella on monday",
+    "It costs $14.50, or 3% more than last year.": "it costs fourteen dollars and fifty cents or three percent more than last year",
+    "Dr. Brown lives at 221 Baker St. in London.": "doctor brown lives at two hundred twenty one baker street in london",
+    "Thank you very much, and see you tomorrow!": "thank you very much and see you tomorrow",
+}
 PITCH_HZ = {"af_heart": (160, 240), "am_michael": (85, 150)}
 
 
@@ -42,7 +42,9 @@ def test_it_is_understood(tts, voice):
     asr, normal, wrong, words = ss.Recognizer.load(), EnglishTextNormalizer(), 0, 0
     for text, spoken in SAID.items():
         pcm = np.concatenate([c.pcm for c in say(tts, [text], voice=voice)])
-        heard = asr.transcribe(Resampler(tts.sample_rate, 16000)(pcm[None])[0], sample_rate=16000).text
+        heard = asr.transcribe(
+            Resampler(tts.sample_rate, 16000)(pcm[None])[0], sample_rate=16000
+        ).text
         a, b = normal(spoken).split(), normal(heard).split()
         wrong, words = wrong + distance(a, b), words + len(a)
     assert words > 30 and wrong <= 0.2 * words
@@ -76,7 +78,9 @@ def test_the_text_may_come_in_any_pieces(tts):
     for _ in range(2):
         cuts = np.sort(rng.choice(np.arange(1, len(text)), 20, replace=False))
         pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)])]
-        np.testing.assert_allclose(np.concatenate([c.pcm for c in say(tts, pieces)]), whole, atol=1e-4)
+        np.testing.assert_allclose(
+            np.concatenate([c.pcm for c in say(tts, pieces)]), whole, atol=1e-4
+        )
 
 
 def test_blocks_of_any_size_give_the_same_sound(tts):
@@ -85,7 +89,9 @@ def test_blocks_of_any_size_give_the_same_sound(tts):
     try:
         for blocks in ((1,), (3,), (1000,)):
             tts._voice.blocks = blocks
-            np.testing.assert_allclose(np.concatenate([c.pcm for c in say(tts, [text])]), whole, atol=1e-4)
+            np.testing.assert_allclose(
+                np.concatenate([c.pcm for c in say(tts, [text])]), whole, atol=1e-4
+            )
     finally:
         tts._voice.blocks = usual
 
@@ -96,17 +102,29 @@ def test_speed_and_words(tts):
     lengths = [sum(len(c.pcm) for c in chunks) for chunks in (usual, slow)]
     assert lengths[1] / lengths[0] == pytest.approx(1 / 0.7, rel=0.1)
     words = [w for c in usual for w in c.words]
-    assert [text[w.first:w.last].strip("?") for w in words] == text.strip("?").split()
+    assert [text[w.first : w.last].strip("?") for w in words] == text.strip("?").split()
     assert all(a.end <= b.start + 1e-6 for a, b in zip(words, words[1:]))
 
 
 def test_one_command(tmp_path):
     out = tmp_path / "out.wav"
-    run = subprocess.run([sys.executable, "-m", "speechstream", "say", "Good morning, everyone.", "-o", str(out)],
-                         capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-m", "speechstream", "say", "Good morning, everyone.", "-o", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     pcm, rate = soundfile.read(out)
     assert rate == 24000 and 0.8 < len(pcm) / rate < 4
-    run = subprocess.run([sys.executable, "-m", "speechstream", "voices"], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-m", "speechstream", "voices"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert run.returncode == 0 and all(name in run.stdout for name in PITCH_HZ)
-    assert json.loads((ss.bundle.embedded("tts") / "bundle.json").read_text())["card"]["licence"] == "Apache-2.0"
+    assert (
+        json.loads((ss.bundle.embedded("tts") / "bundle.json").read_text())["card"]["licence"]
+        == "Apache-2.0"
+    )

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from speechstream.errors import SpeechStreamError
-from speechstream.tts import piper_voice
-from speechstream.tts.piper import Latents
+from speechstream.tts.piper import voice as piper_voice
+from speechstream.tts.piper.network import Latents
 from speechstream.tts.synthesizer import Chunk, Synthesizer, installed_voices
 
 ROOT = Path(__file__).parents[2]
 VOICE = ROOT / "tests" / "fixtures" / "tts" / "tiny-voice"
-TEXT = "Well, it was Dr. Smith who paid $3.50. \"Why?\" she asked, and nobody knew the answer to that question at all."
+TEXT = 'Well, it was Dr. Smith who paid $3.50. "Why?" she asked, and nobody knew the answer to that question at all.'
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_any_pieces_give_the_sound_of_the_whole(tts, seed):
         at, chunks = 0, []
         while at < len(data):
             count = int(rng.integers(1, 20))
-            s.push(data[at:at + count])
+            s.push(data[at : at + count])
             at += count
         s.end()
         chunks = list(s)
@@ -93,9 +93,20 @@ def test_blocks_meet_without_steps(tts):
 
 def test_timings_refer_to_the_text(tts):
     chunk = tts.synthesize(TEXT)
-    assert [TEXT[w.first:w.last] for w in chunk.words][:9] == [
-        "Well", "it", "was", "Dr.", "Smith", "who", "paid", "$3.50", "$3.50"]
-    assert all(a.end <= b.start + 1e-9 and a.start < a.end for a, b in zip(chunk.words, chunk.words[1:]))
+    assert [TEXT[w.first : w.last] for w in chunk.words][:9] == [
+        "Well",
+        "it",
+        "was",
+        "Dr.",
+        "Smith",
+        "who",
+        "paid",
+        "$3.50",
+        "$3.50",
+    ]
+    assert all(
+        a.end <= b.start + 1e-9 and a.start < a.end for a, b in zip(chunk.words, chunk.words[1:])
+    )
     assert chunk.words[-1].end <= len(chunk.pcm) / tts.sample_rate
     for w in chunk.words:  # the phonemes of a word lie in it
         inside = [p for p in chunk.phonemes if w.start - 1e-9 <= p.start and p.end <= w.end + 1e-9]
@@ -108,13 +119,16 @@ def test_speed_and_breaks_change_the_length(tts):
     with_break = tts.synthesize("A quick test <break time='1500ms'/> of speed.")
     gap = with_break.words[3].start - with_break.words[2].end
     assert 1.5 <= gap < 1.9
-    quiet = with_break.pcm[int((with_break.words[2].end + 0.4) * 8000):][:8000]
+    quiet = with_break.pcm[int((with_break.words[2].end + 0.4) * 8000) :][:8000]
     assert not quiet.any()
 
 
 def test_markup_changes_loudness_and_can_be_left_out(tts):
-    plain, loud = tts.synthesize("Hello there."), tts.synthesize("<prosody volume='+6dB'>Hello there.</prosody>")
-    ratio = np.std(loud.pcm[:len(plain.pcm)]) / np.std(plain.pcm)
+    plain, loud = (
+        tts.synthesize("Hello there."),
+        tts.synthesize("<prosody volume='+6dB'>Hello there.</prosody>"),
+    )
+    ratio = np.std(loud.pcm[: len(plain.pcm)]) / np.std(plain.pcm)
     assert 1.8 < ratio < 2.1  # 6 dB are a factor of 1.995
     text = "a <break time='2s'/> b"
     read = tts.synthesize(text)
@@ -193,8 +207,12 @@ def test_a_stream_left_behind_leaves_no_thread(tts):
 
 
 def test_wrong_use_is_one_sentence(tts, tmp_path):
-    for options, message in (({"voice": "nobody"}, "no speaker 'nobody'; it has one, two"), ({"speed": 9}, "speed goes"),
-                             ({"pitch": True}, "pitch goes"), ({"patience_s": 0}, "above 0")):
+    for options, message in (
+        ({"voice": "nobody"}, "no speaker 'nobody'; it has one, two"),
+        ({"speed": 9}, "speed goes"),
+        ({"pitch": True}, "pitch goes"),
+        ({"patience_s": 0}, "above 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             tts.stream(**options)
     with tts.stream() as s:
@@ -209,10 +227,23 @@ def test_wrong_use_is_one_sentence(tts, tmp_path):
         Synthesizer.load(tmp_path)
 
 
-HOSTILE = {"empty": "", "blank": " \n\t ", "marks": "?!... --- ,,,", "long": "x" * 20_000, "emoji": "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467",
-           "scripts": "Привет мир, 你好, مرحبا, hello", "control": "a\x00b\x07c\x1b[31md", "bytes": b"\xff\xfe hello \xc3",
-           "tags": "<speak><prosody rate='fast'>never closed <break", "brackets": "[[[[ ]] ]] [[", "surrogate": "a\ud800b",
-           "entity": "&#0; &#1114112; &amp;", "nested": "<p>" * 200 + "hi", "digits": "9" * 3000, "accents": "a" + "\u0301" * 3000}
+HOSTILE = {
+    "empty": "",
+    "blank": " \n\t ",
+    "marks": "?!... --- ,,,",
+    "long": "x" * 20_000,
+    "emoji": "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "scripts": "Привет мир, 你好, مرحبا, hello",
+    "control": "a\x00b\x07c\x1b[31md",
+    "bytes": b"\xff\xfe hello \xc3",
+    "tags": "<speak><prosody rate='fast'>never closed <break",
+    "brackets": "[[[[ ]] ]] [[",
+    "surrogate": "a\ud800b",
+    "entity": "&#0; &#1114112; &amp;",
+    "nested": "<p>" * 200 + "hi",
+    "digits": "9" * 3000,
+    "accents": "a" + "\u0301" * 3000,
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -290,8 +321,14 @@ def test_piper_speaks_our_phonemes_with_exact_timings(piper, tmp_path):
 
 def test_our_phonemes_as_espeak_writes_them():
     # espeak-ng 1.51 en-us: "bird", "better", "happy", "chair", "now"
-    for ours, theirs in (("b\u02c8\u025c\u0279d", "b\u02c8\u025c\u02d0d"), ("b\u02c8\u025b\u027e\u0259\u0279", "b\u02c8\u025b\u027e\u025a"), ("h\u02c8\u00e6pi", "h\u02c8\u00e6pi"),
-                         ("\u02a7\u02c8\u025b\u0279", "t\u0283\u02c8\u025b\u0279"), ("n\u02c8W", "n\u02c8a\u028a"), ("s\u02c8i", "s\u02c8i\u02d0")):
+    for ours, theirs in (
+        ("b\u02c8\u025c\u0279d", "b\u02c8\u025c\u02d0d"),
+        ("b\u02c8\u025b\u027e\u0259\u0279", "b\u02c8\u025b\u027e\u025a"),
+        ("h\u02c8\u00e6pi", "h\u02c8\u00e6pi"),
+        ("\u02a7\u02c8\u025b\u0279", "t\u0283\u02c8\u025b\u0279"),
+        ("n\u02c8W", "n\u02c8a\u028a"),
+        ("s\u02c8i", "s\u02c8i\u02d0"),
+    ):
         assert "".join(piper_voice.to_ipa(ours)) == theirs
 
 
@@ -300,5 +337,5 @@ def test_other_languages_go_to_espeak(piper, monkeypatch, tmp_path):
     monkeypatch.setattr(FakePiper, "phonemize", lambda self, text: text.lower(), raising=False)
     text = "Guten <break time='1s'/> Tag, Welt."
     chunk = Synthesizer(piper_voice.PiperSpeech(tmp_path / "x.onnx")).synthesize(text)
-    assert [text[w.first:w.last] for w in chunk.words] == ["Guten", "Tag,", "Welt."]
+    assert [text[w.first : w.last] for w in chunk.words] == ["Guten", "Tag,", "Welt."]
     assert chunk.words[1].start - chunk.words[0].end >= 1.0

@@ -1,0 +1,108 @@
+"""Beam search where the greedy hypothesis was in doubt, and only there.
+
+A greedy decoder is right wherever it is sure. So its hypothesis is kept, and from the first token that it was not sure
+of a few hypotheses compete; when all but the greedy one have fallen far behind, it stands again up to its next doubt.
+Of clear speech next to nothing is searched; of an unfamiliar voice nearly all is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generator
+
+import numpy as np
+
+from speechstream.asr.whisper.memory import Decode, Memory, keep
+from speechstream.asr.search import log_softmax
+from speechstream.asr.whisper.networks import DecoderState
+
+if TYPE_CHECKING:
+    from speechstream.asr.whisper.attention import AttentionDecoder, Hypothesis
+
+DOUBT = 0.7  # probability below which a greedy token is in doubt
+BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is dropped
+
+
+def refine(
+    decoder: "AttentionDecoder",
+    greedy: "Hypothesis",
+    memory: Memory,
+    state: DecoderState,
+    limit: int,
+    end: float,
+    final: bool,
+    until: int,
+) -> Generator:
+    """A hypothesis at least as probable, its end included, and the decoder's state after reading it.
+
+    greedy: the whole hypothesis, of which the first `greedy.stable` tokens stand. state: after reading all of it but,
+    perhaps, the last token. end: the probability with which it ended there, of interest where no more audio follows.
+    until: tokens from this one on are not doubted yet.
+    """
+    v, kept = decoder.vocabulary, greedy.stable
+    doubts = [
+        i
+        for i, p in enumerate([*greedy.probabilities, end if final else 1.0])
+        if kept <= i < until and p < DOUBT
+    ]
+    if not doubts:
+        return greedy, state
+    whole, at = state, doubts[0]
+    open_ = [(0.0, _prefix(greedy, at))]
+    # greedy itself is among the candidates, also where its tokens fall out of the beam
+    finished = [(float(np.log([*greedy.probabilities[at:], end]).sum()), greedy, whole)]
+    state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
+    most = min(decoder.beam, v.end)  # continuations looked at, beside the end
+    while open_ and open_[0][0] > max(
+        f[0] for f in finished
+    ):  # else nothing open can become more probable
+        said, state = yield Decode(np.array(feed, np.int64), memory, state, len(feed[0]) - 1)
+        logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
+        options = sorted(
+            (
+                (score + logp[b, t], b, int(t))
+                for b, (score, _) in enumerate(open_)
+                for t in np.argpartition(-logp[b], most)[: most + 1]
+            ),
+            reverse=True,
+        )
+        longer, parents = [], []
+        for score, b, token in options:
+            h = open_[b][1]
+            if score < options[0][0] - BEHIND or len(longer) == decoder.beam:
+                break
+            if token == v.end and logp[b].argmax() != v.end:
+                continue  # a hypothesis that would rather go on does not end: short ones are too probable
+            if token == v.end or len(h.tokens) >= limit or decoder.loops(h.tokens, token):
+                read = DecoderState(
+                    state.keys[b : b + 1], state.values[b : b + 1], state.tokens[b : b + 1]
+                )
+                finished.append((score, h, read))
+                continue
+            row = said.alignment[b, -1, : memory.frames].copy()
+            longer.append((score, h.and_then(token, float(np.exp(logp[b, token])), row)))
+            parents.append(b)
+        open_ = longer
+        n = len(open_[0][1].tokens) if open_ else 0
+        if len(open_) == 1 and len(finished) == 1 and open_[0][1].tokens == greedy.tokens[:n]:
+            at = next((i for i in doubts if i >= n), None)
+            if at is None:
+                return greedy, whole
+            score = open_[0][0] + float(np.log(greedy.probabilities[n:at]).sum())
+            open_ = [(score, _prefix(greedy, at))]
+            state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
+            continue
+        state = DecoderState(state.keys[parents], state.values[parents], state.tokens[parents])
+        feed = [[h.tokens[-1]] for _, h in open_]
+    _, best, read = max(finished, key=lambda f: f[0])
+    best.cut(max(decoder.once(best), kept))
+    return best, read
+
+
+def _prefix(h: "Hypothesis", n: int) -> "Hypothesis":
+    return type(h)(h.tokens[:n], h.probabilities[:n], h.rows[:n], h.stable)
+
+
+def _reread(state: DecoderState, context: list[int]) -> tuple[DecoderState, list[list[int]]]:
+    """The state before the last token of a context, and that token to read."""
+    state = keep(state, len(context) - 1)
+    return state, [context[int(state.tokens[0]) :]]

@@ -1,0 +1,66 @@
+"""The CTC head as a recogniser's decoder: one search over the confirmed frames, a trial run over the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generator
+
+from speechstream.asr import search
+from speechstream.asr.whisper.memory import Memory
+from speechstream.asr.ctc import Greedy, PrefixBeam
+from speechstream.events import Word
+from speechstream.asr.whisper.networks import Engine
+from speechstream.errors import SpeechStreamError
+
+FRAME_S = 0.04  # two encoder frames
+
+
+@dataclass
+class CtcHypothesis:
+    state: Any  # the search's, after the confirmed frames
+    stable: list[search.Token] = field(default_factory=list)
+    unstable: list[search.Token] = field(default_factory=list)
+
+
+class CtcDecoder:
+    """Greedy (beam 1) or prefix beam search. The trial run needs no undoing: a search state is a value."""
+
+    def __init__(self, path: Path, beam: int = 1):
+        try:
+            table = json.loads(Path(path).read_text())["model"]["vocab"]
+            self.pieces = sorted(table, key=table.get)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SpeechStreamError(f"{path} is not a table of CTC pieces: {error}") from error
+        self.search = Greedy() if beam == 1 else PrefixBeam(beam)
+
+    def init_state(self, engine: Engine) -> CtcHypothesis:
+        return CtcHypothesis(self.search.init_state(1))
+
+    def extend(
+        self, h: CtcHypothesis, memory: Memory, final: bool
+    ) -> Generator[Any, Any, CtcHypothesis]:
+        """Bring a hypothesis up to date with its memory; the engine is never asked anything."""
+        yield from ()
+        done, known = int(h.state.frames[0]), memory.confirmed // 2
+        tokens, state = self.search.step(memory.ctc[:, done:known], h.state)
+        stable = h.stable + tokens[0]
+        if final:
+            tokens, state = self.search.finish(state)
+            return CtcHypothesis(state, stable + tokens[0])
+        trial, after = self.search.step(memory.ctc[:, known : memory.frames // 2], state)
+        return CtcHypothesis(state, stable, trial[0] + self.search.pending(after)[0])
+
+    def text(self, h: CtcHypothesis) -> tuple[str, str]:
+        """The stable and the unstable part; a word whose pieces are not all settled is not stable."""
+        words = search.words(h.stable + h.unstable, self.pieces, FRAME_S)
+        settled = len(search.words(h.stable, self.pieces, FRAME_S))
+        if h.unstable and not self.pieces[h.unstable[0].token].startswith(search.WORD_START):
+            settled -= 1
+        settled = max(settled, 0)
+        return " ".join(w.text for w in words[:settled]), " ".join(w.text for w in words[settled:])
+
+    def words(self, h: CtcHypothesis) -> list[Word]:
+        """The words of the stable part, in seconds from the segment's start."""
+        return list(search.words(h.stable, self.pieces, FRAME_S))

@@ -1,0 +1,217 @@
+"""The onnxruntime engine: one session a graph, one thread by default, no spinning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, EncoderState, Joint
+from speechstream.errors import SpeechStreamError
+
+# The decoder's past is padded on the left to a multiple of this many rows. onnxruntime sums a softmax in blocks of 64:
+# with the padding every row is summed alike whatever it shares a batch with, so a stream in a batch equals the stream
+# alone to the bit (a difference in the last place would be magnified by the rounding of activations to eight bits).
+PAST_ROWS = 64
+MAX_LEFT = 1 << 15  # frames of the encoder's cache: eleven minutes
+SCORES = 64  # and of the encoder's cache so much is read that a row of scores has a multiple of this length
+
+
+def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tuple[str, ...] = ()):
+    """Open an ONNX file, `without` some of onnxruntime's rewritings.
+
+    Raises SpeechStreamError where it is damaged, or where the device is not to be had.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # two spinners burn half a core for nothing
+    options.log_severity_level = 4  # what goes wrong is raised too
+    providers = ["CPUExecutionProvider"]
+    if device != "cpu":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise SpeechStreamError(
+                f"device {device!r} needs onnxruntime-gpu: pip uninstall onnxruntime, then "
+                "pip install speechstream[gpu]"
+            )
+        providers.insert(0, "CUDAExecutionProvider")
+    try:
+        return ort.InferenceSession(
+            str(path), options, providers=providers, disabled_optimizers=list(without)
+        )
+    except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base class
+        raise SpeechStreamError(
+            f"{path} is not a usable ONNX graph: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+class OnnxEngine:
+    """`encoder.onnx` and `decoder.onnx` of a bundle."""
+
+    name = "onnx"
+
+    def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu"):
+        self.encoder = session(Path(folder) / "encoder.onnx", threads, device)
+        # a product with a factor misses the way that onnxruntime has for a single row, a token's attention
+        self.decoder = session(
+            Path(folder) / "decoder.onnx", threads, device, ("MatMulScaleFusion",)
+        )
+        try:
+            self.joint = _joint(Path(folder) / "model.safetensors")
+            self._encoder_like = _zeros(self.encoder, EncoderState)
+            self._decoder_like = _zeros(self.decoder, DecoderState)
+            self.left = int(self.encoder.get_modelmeta().custom_metadata_map.get("left", 0))
+            if self.left > MAX_LEFT:
+                raise ValueError(f"a cache of {self.left} frames")
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            MemoryError,
+        ) as error:
+            raise SpeechStreamError(
+                f"the model in {folder} is damaged: its graphs and weights do not fit together "
+                f"({(str(error) or type(error).__name__).splitlines()[0][:200]})"
+            ) from error
+        if not self.left or "rows" not in {i.name for i in self.decoder.get_inputs()}:
+            raise SpeechStreamError(
+                f"the graphs in {folder} were exported by another version of speechstream; export "
+                "the model again"
+            )
+        for name in ("keys", "values"):
+            like = self._encoder_like[name]
+            self._encoder_like[name] = np.zeros(
+                (*like.shape[:3], self.left, like.shape[4]), like.dtype
+            )
+
+    def encoder_state(self, batch: int = 1) -> EncoderState:
+        return EncoderState(**{n: np.repeat(a, batch, 0) for n, a in self._encoder_like.items()})
+
+    def filled(self, frames: int) -> slice:
+        return slice(0, min(frames, self.left))
+
+    def encode(
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+    ) -> tuple[Encoded, EncoderState]:
+        """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
+        c = (mel.shape[2] - 1) // 2
+        used = min(-(-(c + int(state.frames.max())) // SCORES) * SCORES - c, self.left)
+        *encoded, keys, values = _run(
+            self.encoder,
+            {
+                "mel": mel,
+                "state.mel": state.mel,
+                **_layers("state.keys", state.keys[:, :, :, :used]),
+                **_layers("state.values", state.values[:, :, :, :used]),
+                "state.frames": state.frames,
+            },
+        )
+        if keep is not None and keep < c:
+            encoded = [a[:, :, :, :keep] for a in encoded[:2]] + [
+                a[:, : keep // 2] for a in encoded[2:]
+            ]
+            c, mel = keep, mel[:, :, : 2 * keep + 1]
+        n = min(c, self.left)
+        for b, frames in enumerate(state.frames.tolist()):
+            at, new = (frames + c - n) % self.left, slice(c - n, c)
+            first = min(n, self.left - at)  # what does not fit behind goes to the front
+            for ring, rows in (
+                (state.keys[b], keys[b, :, :, new]),
+                (state.values[b], values[b, :, :, new]),
+            ):
+                ring[:, :, at : at + first], ring[:, :, : n - first] = (
+                    rows[:, :, :first],
+                    rows[:, :, first:],
+                )
+        history = np.concatenate([state.mel, mel[:, :, :-1]], axis=2)[:, :, -2:]
+        return Encoded(*encoded), EncoderState(history, state.keys, state.values, state.frames + c)
+
+    def decoder_state(self, batch: int = 1) -> DecoderState:
+        return DecoderState(**{n: np.repeat(a, batch, 0) for n, a in self._decoder_like.items()})
+
+    def decode(self, tokens, keys, values, mask, state, first=0):
+        pad = -state.keys.shape[3] % PAST_ROWS
+        *said, new_keys, new_values = _run(
+            self.decoder,
+            {
+                "tokens": tokens,
+                "rows": np.arange(first, tokens.shape[1]),
+                **_layers("memory_keys", keys),
+                **_layers("memory_values", values),
+                "mask": mask,
+                **_layers("state.keys", _padded(state.keys, pad)),
+                **_layers("state.values", _padded(state.values, pad)),
+                "state.tokens": state.tokens,
+            },
+        )
+        return Decoded(*said), DecoderState(
+            np.concatenate([state.keys, new_keys], 3),
+            np.concatenate([state.values, new_values], 3),
+            state.tokens + tokens.shape[1],
+        )
+
+
+def _run(graph, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    try:
+        return graph.run(None, feed)
+    except Exception as error:  # of a graph that is not the one its bundle speaks of; see `session`
+        raise SpeechStreamError(
+            f"the model's graphs cannot be run: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+def _joint(path: Path) -> Joint | None:
+    """The gate's last layers from a bundle's weights; None where it has no gate."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError(f"{path.name} is no safetensors file")
+        header = json.loads(f.read(size))
+        if "gate.out.weight" not in header:
+            return None
+        arrays = []
+        for name in ("gate.looked.weight", "gate.out.weight", "gate.out.bias"):
+            begin, end = header[name]["data_offsets"]
+            f.seek(8 + size + begin)
+            arrays.append(
+                np.frombuffer(f.read(end - begin), np.float32).reshape(header[name]["shape"])
+            )
+    return Joint(arrays[0].T, arrays[1][0], float(arrays[2][0]))
+
+
+def _layers(name: str, a: np.ndarray) -> dict[str, np.ndarray]:
+    """(B, layers, ...) as one input for each layer; of a single stream they are views, which onnxruntime reads in place."""
+    return {f"{name}.{i}": a[:, i] for i in range(a.shape[1])}
+
+
+def _padded(a: np.ndarray, rows: int) -> np.ndarray:
+    """The past (B, layers, H, S, Dh) with so many rows of zeros before it; stored layer by layer, as a graph takes it."""
+    B, layers, H, S, Dh = a.shape
+    out = np.zeros((layers, B, H, rows + S, Dh), a.dtype).swapaxes(0, 1)
+    out[:, :, :, rows:] = a
+    return out
+
+
+def _zeros(graph, kind) -> dict[str, np.ndarray]:
+    """An empty state for one stream, its shapes read from the graph; dynamic lengths start at zero."""
+    shapes = {i.name: i for i in graph.get_inputs()}
+    out = {}
+    for name in kind.__dataclass_fields__:
+        layers = sum(n.startswith(f"state.{name}.") for n in shapes)
+        node = shapes.get(f"state.{name}.0" if layers else f"state.{name}")
+        if node is None:
+            raise SpeechStreamError(
+                f"the graph has no input 'state.{name}': it was exported for another runner"
+            )
+        shape = [n if isinstance(n, int) else 0 for n in node.shape[1:]]
+        shape = [1, layers, *shape] if layers else [1, *shape]
+        out[name] = np.zeros(shape, np.int64 if "int64" in node.type else np.float32)
+    return out

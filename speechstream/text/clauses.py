@@ -1,0 +1,444 @@
+"""Text as it arrives, in clauses that are safe to speak.
+
+    stream = TextStream()
+    state = stream.init_state()
+    for piece in pieces:                       # str or bytes, split anywhere
+        clauses, state = stream.step(piece, state)
+    clauses, state = stream.finish(state)
+
+A clause leaves as soon as nothing that may still arrive can change it: `3.14`, `Dr. Smith`, `U.S.`, URLs, times,
+ellipses and markup are never cut, and every decision looks at most a word or a tag ahead. Any splitting of the input
+gives the clauses of the whole text. The first clause of a text is allowed to be shorter, for the sake of latency, and
+text without any punctuation or space leaves after a bounded number of characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from dataclasses import dataclass, field, replace
+
+from speechstream.text import ssml
+
+NEVER_END = frozenset(
+    "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
+    "mme mlle mt vs e.g i.e cf viz approx ca resp incl".split()
+)
+BEFORE_NUMBER = frozenset("no nos art sec p pp ch fig figs vol vols pt eq ed".split())
+MONTHS_AND_DAYS = frozenset(
+    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat "
+    "sun".split()
+)
+MAY_END = (
+    frozenset(
+        "inc ltd co corp jr sr al st ave blvd rd ln hwy dept est bros sq apt ext min max gal ft lb lbs oz "
+        "phd etc".split()
+    )
+    | MONTHS_AND_DAYS
+)
+STARTERS = frozenset(
+    "the a an this that these those it he she we they i you there here his her its our their my your but and or so if "
+    "when while after before although however meanwhile then now what who why how where which in on at for with from "
+    "by as one some many most all each every not yes please let first second finally next another both since because "
+    "until once do does did is are was were would can could should it's he's she's they're we're i'm".split()
+)
+CONJUNCTIONS = frozenset(
+    "and but or so because which that who whom whose when while where if though although unless "
+    "with without for to in on at from by as into after before than through about like".split()
+)
+ENDERS = ".!?\u2026"
+FULL_WIDTH = (
+    "\u3002\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965"  # end a sentence without a space after them
+)
+SOFT = ",;:\u2014\u2013\uff0c\u3001\uff1b\uff1a\u060c"
+CLOSERS = "\"')]}\u201d\u2019\u00bb"
+OPENERS = "\"'([{\u201c\u2018\u00ab"
+MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
+MAX_WORD = 12  # letters of the next word that one decision looks at
+PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
+MAX_CLAUSE = 4000  # characters of a clause with all its markup
+JOINERS = "\u200d\ufe0f\u20e3"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Where clauses may end, in visible characters. The first clause of a text has its own, smaller limits."""
+
+    markup: bool = True  # read SSML and [[phonemes]]; otherwise `<` and `[` are text
+    first_soft: int = 12  # first clause: may end at a comma from here on
+    first_phrase: int = 48  # ... before a conjunction or preposition from here on
+    first_hard: int = 90  # ... at any space from here on
+    soft: int = 80  # later clauses: the same three
+    phrase: int = 160
+    hard: int = 240
+    longest: int = 320  # a clause ends here even inside a word
+
+    def __post_init__(self):
+        if (
+            not 0 < self.first_soft <= self.first_phrase <= self.first_hard <= self.longest
+            or not 0 < self.soft <= self.phrase <= self.hard <= self.longest
+        ):
+            raise ValueError(
+                f"clause limits must grow from soft over phrase and hard to longest, given {self}"
+            )
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A stretch of the text that is spoken in one go.
+
+    `text` is as written, markup included, and equals `whole_text[start:end]` (characters since the stream began).
+    `kind` says why it ended: "sentence", "paragraph", "clause" (a comma or the like), "phrase" (between two words),
+    "cut" (inside a word) or "end". `stack` holds the markup open where it begins.
+    """
+
+    text: str
+    start: int
+    end: int
+    kind: str
+    stack: tuple[ssml.Open, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextState:
+    """What a text stream remembers: a value of a few hundred characters at most, comparable and serialisable."""
+
+    text: str = ""  # characters not yet given out
+    offset: int = 0  # where they begin in the whole text
+    undecoded: bytes = b""  # an incomplete UTF-8 sequence
+    surrogate: str = ""  # the first half of a split surrogate pair
+    stack: tuple[ssml.Open, ...] = field(default=())  # open markup
+    first: bool = True  # nothing has been spoken yet
+
+
+class TextStream:
+    """Cuts text that arrives in pieces into clauses. Holds no state of its own; see the module's example."""
+
+    def __init__(self, config: TextConfig | None = None):
+        self.config = config or TextConfig()
+
+    def init_state(self) -> TextState:
+        """The state of a stream that has seen nothing."""
+        return TextState()
+
+    def step(self, piece: str | bytes, state: TextState) -> tuple[list[Clause], TextState]:
+        """Take a piece (any length, str or UTF-8 bytes cut anywhere) and give out the clauses that are now safe.
+
+        Invalid UTF-8 becomes U+FFFD, as `bytes.decode(errors="replace")` has it. Raises ValueError for other types.
+        """
+        text, state = _decode(piece, state)
+        return self._cut(replace(state, text=state.text + text), final=False)
+
+    def flush(self, state: TextState) -> tuple[list[Clause], TextState]:
+        """Give out all that is pending up to the last space, without waiting (for a writer who has paused)."""
+        clauses, state = self._cut(state, final=False)
+        space = max((i for i, c in enumerate(state.text) if c.isspace()), default=-1)
+        head = state.text[: space + 1]
+        if not head.strip() or (self.config.markup and ("<" in head or "[[" in head)):
+            return clauses, state
+        more, rest = self._cut(replace(state, text=head), final=True)
+        return clauses + more, replace(
+            rest, text=state.text[space + 1 :], offset=state.offset + space + 1
+        )
+
+    def finish(self, state: TextState) -> tuple[list[Clause], TextState]:
+        """The text has ended: give out what is left."""
+        text, state = _decode(b"", state, final=True)
+        return self._cut(replace(state, text=state.text + text), final=True)
+
+    def __call__(self, text: str | bytes) -> list[Clause]:
+        """The clauses of a whole text, offline."""
+        first, state = self.step(text, self.init_state())
+        return first + self.finish(state)[0]
+
+    def _cut(self, state: TextState, final: bool) -> tuple[list[Clause], TextState]:
+        text, at, stack, first = state.text, 0, state.stack, state.first
+        clauses = []
+        while True:
+            while at < len(text) and text[at].isspace():
+                at += 1
+            if at == len(text):
+                break
+            found = _Scan(text, at, final, first, self.config).run()
+            if found is None:
+                break
+            end, kind, stack_after, spoken = found[0], found[1], stack, found[3]
+            for tag in found[2]:
+                stack_after = ssml.push(stack_after, tag)
+            clauses.append(Clause(text[at:end], state.offset + at, state.offset + end, kind, stack))
+            at, stack, first = end, stack_after, first and not spoken
+        return clauses, replace(
+            state, text=text[at:], offset=state.offset + at, stack=stack, first=first
+        )
+
+
+class _Wait(Exception):
+    """More characters are needed before the next decision."""
+
+
+class _Scan:
+    """Finds the end of the clause that begins at `start`."""
+
+    def __init__(self, text: str, start: int, final: bool, first: bool, config: TextConfig):
+        self.text, self.start, self.final, self.config = text, start, final, config
+        self.limits = (
+            (config.first_soft, config.first_phrase, config.first_hard)
+            if first
+            else (config.soft, config.phrase, config.hard)
+        )
+
+    def run(self) -> tuple[int, str, list[ssml.Tag], bool] | None:
+        """(end, kind, tags inside, whether a letter or digit is in it), or None to wait."""
+        self.tags: list[ssml.Tag] = []
+        self.spoken = False
+        try:
+            end, kind = self._find()
+        except _Wait:  # never on final text
+            return None
+        return end, kind, self.tags, self.spoken
+
+    def _find(self) -> tuple[int, str]:
+        text, at, size = self.text, self.start, 0
+        soft, phrase, hard = self.limits
+        longest, space = self.config.longest, None
+        while at < len(text):
+            c = text[at]
+            if at - self.start >= MAX_CLAUSE:
+                return at, "cut"
+            if size < longest:  # plain letters, many at once
+                plain = PLAIN.match(text, at, min(len(text), at + longest - size)).end()
+                if plain > at:
+                    self.spoken = self.spoken or any(map(str.isalnum, text[at:plain]))
+                    size, at = size + plain - at, plain
+                    continue
+            if self.config.markup and c in "<[":
+                after, ends = self._markup(at)
+                if after > at:
+                    size += 1
+                    at = after
+                    if ends and self.spoken:
+                        return at, ends
+                    continue
+            if size >= longest and (size >= longest + MAX_RUN or not _joined(c)):
+                if space is None:
+                    return at, "cut"
+                self.tags = self.tags[: space[1]]
+                return space[0], "phrase"
+            if c in FULL_WIDTH:
+                return self._after(at + 1, FULL_WIDTH + CLOSERS), "sentence"
+            if c in ENDERS:
+                run = self._after(at, ENDERS)
+                end = self._after(run, CLOSERS)
+                if self._blank(end) and self._ends(at, run, end):
+                    return end, "sentence"
+                if self._blank(end) and run - at > 1 and size >= soft:
+                    return end, "clause"
+                size += end - at
+                at = end
+                continue
+            if c == "\n":
+                kind = self._newline(at)
+                if kind:
+                    return at + 1, kind
+            if c in SOFT and size >= soft and self._soft(at):
+                return at + 1, "clause"
+            if (
+                c.isspace()
+                and size >= phrase
+                and not text[at - 1].isspace()
+                and self._phrase(at, size >= hard)
+            ):
+                return at, "phrase"
+            if c.isspace() and size >= soft:
+                space = at, len(self.tags)
+            self.spoken = self.spoken or c.isalnum()
+            size += 1
+            at += 1
+        if self.final:
+            return len(text), "end"
+        raise _Wait
+
+    def _look(self, at: int) -> str:
+        """The character at `at`; "" past the end of a finished text."""
+        if at < len(self.text):
+            return self.text[at]
+        if self.final:
+            return ""
+        raise _Wait
+
+    def _after(self, at: int, characters: str) -> int:
+        """Past a run of these characters, of which at most MAX_RUN are looked at."""
+        end = at
+        while end < at + MAX_RUN and self._look(end) and self._look(end) in characters:
+            end += 1
+        return end
+
+    def _blank(self, at: int) -> bool:
+        c = self._look(at)
+        return not c or c.isspace() or (self.config.markup and c == "<")
+
+    def _next(self, at: int) -> int:
+        """Where the next word begins: past blanks, at most MAX_RUN of them."""
+        end = at
+        while end < at + MAX_RUN and self._look(end).isspace():
+            end += 1
+        return end
+
+    def _word(self, at: int) -> str:
+        """The word that begins at `at` or after an opening quote there, up to MAX_WORD letters of it."""
+        begin = at
+        while at < begin + 4 and self._look(at) and self._look(at) in OPENERS:
+            at += 1
+        end = at
+        while (
+            end < at + MAX_WORD
+            and self._look(end)
+            and (self._look(end).isalpha() or self._look(end) in "'\u2019")
+        ):
+            end += 1
+        return self.text[at:end].replace("\u2019", "'")
+
+    def _markup(self, at: int) -> tuple[int, str]:
+        """Past the markup at `at` (or `at` itself if it is text), and the kind of clause end it makes, if any."""
+        found = ssml.match(self.text, at, self.final)
+        if found is None:
+            raise _Wait
+        tag, end = found
+        if tag is None:
+            return at, ""
+        if tag.name in ssml.ATOMS and not tag.close and not tag.empty:
+            content = ssml.closing(self.text, end, tag.name, self.final)
+            if content is None:
+                raise _Wait
+            if content[0] >= 0:
+                self.spoken = True
+                return content[1], ""
+            return end, ""
+        self.tags.append(tag)
+        if tag.name == "phonemes":
+            self.spoken = True
+        if tag.name == "break" and ssml.seconds(tag) >= 0.2:
+            return end, "clause"
+        if tag.close and tag.name in ("s", "p", "speak"):
+            return end, "sentence" if tag.name == "s" else "paragraph"
+        return end, ""
+
+    def _ends(self, at: int, run: int, end: int) -> bool:
+        """Whether the punctuation text[at:run], with closing quotes up to `end`, ends a sentence."""
+        marks = self.text[at:run]
+        if "!" in marks or "?" in marks:
+            return True
+        begin = at
+        while (
+            begin > self.start
+            and at - begin < 24
+            and not self.text[begin - 1].isspace()
+            and self.text[begin - 1] not in OPENERS + "-/>"
+        ):
+            begin -= 1
+        token = self.text[begin:at]
+        lower = token.lower()
+        listed = token.isdigit() and not self.text[self.start : begin].strip(
+            OPENERS + " \n"
+        )  # "1. Buy milk"
+        initials = re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,3}", token)
+        if marks == ".":
+            if listed or lower in NEVER_END:
+                return not self._look(self._next(end))
+            if lower not in BEFORE_NUMBER and lower not in MAY_END and not initials:
+                return True  # an ordinary word: no need to see what follows
+        word = self._next(end)
+        if "\n\n" in self.text[end:word] or not self._look(word):
+            return True
+        if (
+            marks != "."
+        ):  # an ellipsis: a sentence ends only if the next word looks like a beginning
+            return not self._look(word).islower()
+        if lower in BEFORE_NUMBER:
+            return not self._look(word).isdigit()
+        if lower in MONTHS_AND_DAYS and (token.islower() or self._look(word).isdigit()):
+            return token.islower()
+        if lower in ("etc", "al") and self._look(word).isupper():
+            return True
+        following = self._word(word)
+        return following[:1].isupper() and following.lower() in STARTERS
+
+    def _newline(self, at: int) -> str:
+        """A blank line or a list item ends a paragraph; a single newline is a space."""
+        if not self.spoken:
+            return ""
+        word = at
+        while word < at + MAX_RUN and self._look(word).isspace():
+            word += 1
+            if "\n" in self.text[at + 1 : word]:
+                return "paragraph"
+        head = self._look(word)
+        if head and head in "-*\u2022#" and (head == "#" or self._look(word + 1).isspace()):
+            return "paragraph"
+        if head.isdigit():
+            digits = word
+            while digits < word + 3 and self._look(digits).isdigit():
+                digits += 1
+            if (
+                self._look(digits)
+                and self._look(digits) in ".)"
+                and self._look(digits + 1).isspace()
+            ):
+                return "paragraph"
+        return ""
+
+    def _soft(self, at: int) -> bool:
+        """Whether the comma (or the like) at `at` may end a clause: not in 1,000, 10:30 or May 5, 2024."""
+        if self.text[at] in "\uff0c\u3001\uff1b\uff1a\u060c":
+            return True
+        if self.text[at] == "\u2014":
+            return not self._look(at + 1).isdigit()
+        if not self._look(at + 1).isspace():
+            return False
+        following = self._look(self._next(at + 1))
+        return bool(following) and not following.isdigit()
+
+    def _phrase(self, at: int, force: bool) -> bool:
+        """Whether the clause may end at this space: before a conjunction, or (`force`) before any ordinary word."""
+        word = self._next(at)
+        following, before = self._look(word), self.text[at - 1]
+        if not following or before in ".$" or before.isdigit() or not following.isalpha():
+            return False
+        text = self._word(word)
+        if text.lower() in CONJUNCTIONS:
+            previous = self.text[max(self.start, at - 24) : at].split()
+            return bool(previous) and previous[-1].lower() not in CONJUNCTIONS
+        return force and following.islower()
+
+
+def _joined(c: str) -> bool:
+    """Whether a character belongs to the one before it, as accents and joiners do."""
+    return c in JOINERS or unicodedata.combining(c) > 0
+
+
+def _decode(piece: str | bytes, state: TextState, final: bool = False) -> tuple[str, TextState]:
+    """Characters of a piece: UTF-8 across pieces, and surrogate pairs that were split between two strings."""
+    if isinstance(piece, str):
+        text = state.surrogate
+        if (
+            state.undecoded and piece
+        ):  # a string after half a character: that half can never be completed
+            text += "\ufffd"
+            state = replace(state, undecoded=b"")
+        text, held = text + piece, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, held = text[:-1], text[-1]
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return text, replace(state, surrogate=held)
+    if not isinstance(piece, (bytes, bytearray, memoryview)):
+        raise ValueError(
+            f"text comes as str or as UTF-8 bytes, given {type(piece).__name__}: decode it first"
+        )
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(state.undecoded + bytes(piece), final)
+    if state.surrogate and (text or final):
+        text = "\ufffd" + text
+        state = replace(state, surrogate="")
+    return text, replace(state, undecoded=decoder.getstate()[0])

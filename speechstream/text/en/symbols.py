@@ -1,0 +1,154 @@
+"""Punctuation, mathematical and other symbols, and emoji."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from speechstream.text.en import numbers, numerals
+from speechstream.text.en import tables as t
+from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
+
+MARKS = {
+    "\u3002": ".",
+    "\uff61": ".",
+    "\u06d4": ".",
+    "\u0964": ".",
+    "\u0965": ".",
+    "\u061f": "?",
+    "\u060c": ",",
+    "\u061b": ";",
+    "\u3001": ",",
+    "\u2015": "\u2014",
+    "(": ",",
+    ")": ",",
+    "\u2013": "\u2014",
+    "\u00bf": "",
+    "\u00a1": "",
+}
+SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
+
+
+class Symbols:
+    """The part of a reading (`speechstream.text.en.normalise`) that reads what is neither a letter nor a digit."""
+
+    def _symbol(self, at: int, c: str) -> int:
+        text = self.text
+        after = text[at + 1 : at + 2]
+        spaced = (at == 0 or text[at - 1].isspace()) and (not after or after.isspace())
+        if EMOJI.match(c) and c not in t.SYMBOLS and c not in "\u2605\u2606":
+            return self._emoji(at)
+        if c in ".!?\u2026":
+            m = re.compile(r"[.!?\u2026]+").match(text, at)
+            mark = (
+                "?"
+                if "?" in m[0]
+                else "!"
+                if "!" in m[0]
+                else "\u2026"
+                if len(m[0]) > 1 or c == "\u2026"
+                else "."
+            )
+            if m[0] == "." and after.isalnum() and at and text[at - 1].isalnum():
+                self._say("dot" if text[at - 1].isdigit() or after.islower() else ".", at, at + 1)
+            else:
+                self.out.append(Word(mark, at, m.end(), "punct"))
+            return m.end()
+        mark = MARKS.get(c, c)
+        if c == "-" and (spaced or after == "-"):
+            m = re.compile(r"-+").match(text, at)
+            numbers_around = (
+                spaced
+                and re.search(r"\d\s$", text[max(0, at - 2) : at])
+                and re.match(r"\s[\d(]", text[at + 1 : at + 3])
+            )
+            self._say("minus", at, m.end()) if numbers_around else self.out.append(
+                Word("\u2014", at, m.end(), "punct")
+            )
+            return m.end()
+        if mark and mark in PUNCTUATION:
+            if mark == ":" and not (not after or after.isspace() or after in "\"'(\u201c"):
+                return at + 1
+            self.out.append(Word(mark, at, at + 1, "punct"))
+            return at + 1
+        if c in "<>" and spaced:
+            self._say("less than" if c == "<" else "greater than", at, at + 1)
+        elif c == "/":
+            digits = at and text[at - 1].isdigit() and after.isdigit()
+            both = (
+                re.search(r"(?:^|\s)(?:and|he|his)$", text[max(0, at - 5) : at].lower())
+                and after.isalpha()
+            )
+            if digits or (not both and (after.isalnum() or spaced)):
+                self._say("over" if digits else "slash", at, at + 1)
+        elif c == "*" and spaced and self.out and after:
+            self._say("times", at, at + 1)
+        elif c == "^" and after:
+            m = re.compile(r"\^\s?([-\u2212]?\d{1,6})").match(text, at)
+            self._say(
+                numerals.exponent(m[1].replace("\u2212", "-")) if m else "to the power of",
+                at,
+                m.end() if m else at + 1,
+            )
+            return m.end() if m else at + 1
+        elif c in "~\u223c" and after.isdigit():
+            self._say("about", at, at + 1)
+        elif c == "\\" and after.isalnum():
+            self._say("backslash", at, at + 1)
+        elif c in t.CURRENCIES:
+            self._say(numbers.plural(t.CURRENCIES[c][0]), at, at + 1)
+        elif c in t.SYMBOLS:
+            self._say(t.SYMBOLS[c], at, at + 1)
+        elif c == "\ufffd" or unicodedata.category(c) in ("Mn", "Mc", "Me"):
+            pass
+        elif (
+            unicodedata.category(c) == "No"
+            and unicodedata.numeric(c, -1) >= 0
+            and unicodedata.numeric(c) % 1 == 0
+        ):
+            self._say(numbers.cardinal(int(unicodedata.numeric(c))), at, at + 1)
+        elif unicodedata.category(c) == "Lo":
+            return self._foreign(at, at + 1)
+        return at + 1
+
+    def _emoji(self, at: int) -> int:
+        """One emoji with its skin tones and joined parts, named once; flags by their letters."""
+        text, end = self.text, at + 1
+        names = [text[at]]
+        while end < len(text):
+            if text[end] in SKINS or text[end] in "\ufe0f\u20e3":
+                end += 1
+            elif text[end] == "\u200d" and end + 1 < len(text):
+                names.append(text[end + 1])
+                end += 2
+            elif (
+                "\U0001f1e6" <= text[end] <= "\U0001f1ff"
+                and "\U0001f1e6" <= text[end - 1] <= "\U0001f1ff"
+                and end == at + 1
+            ):
+                names.append(text[end])
+                end += 1
+            else:
+                break
+        while (
+            text[end : end + 1] == text[at] and text[at] not in SKINS
+        ):  # a row of the same is said once
+            end += 1
+        if self.config.emoji == "skip":
+            return end
+        if "\U0001f1e6" <= text[at] <= "\U0001f1ff":
+            self._say(
+                ["flag", "of"] + ["".join(chr(ord(c) - 0x1F1E6 + 65) for c in names)], at, end
+            )
+            return end
+        for c in names:
+            if c in SKINS or c in "\u2640\u2642":
+                continue
+            name = t.EMOJI_NAMES.get(c) or unicodedata.name(c, "").lower()
+            name = (
+                re.sub(r"\b(?:sign|symbol|emoji|black|heavy|white)\b|[^a-z ]", " ", name)
+                if c not in t.EMOJI_NAMES
+                else name
+            )
+            self._say([w for w in name.split() if w], at, end)
+        return end
