@@ -1,21 +1,59 @@
-"""What a recogniser says while it listens. Times are seconds from the start of the stream."""
+"""What streams say: one vocabulary for recognition, synthesis, captions, files and sockets.
+
+Times are seconds from the start of the stream. Events are frozen values; `to_json` and `from_json` are
+their one JSON form (`transcribe -f jsonl`, snapshots, Ray, sockets).
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Word:
-    text: str  # as written: case, punctuation
+    """A word that was heard or spoken.
+
+    text: as written, with case and punctuation. confidence: 0 to 1, the least probability among its
+    tokens; None for spoken words. span: where it stands in the text that was pushed, [first, last)
+    in characters (a number gives several words with one span); None for words that were heard.
+    """
+
+    text: str
     start: float
     end: float
-    confidence: float  # 0 to 1: the least probability among its tokens
+    confidence: float | None = None
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Phoneme:
+    """A sound, or a stress mark or punctuation, of synthesised speech."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class SpeechStarted:
+    """Somebody began to speak."""
+
+    time: float  # where speech began
+    decided: float  # how much of the stream had been heard when that was decided
 
 
 @dataclass(frozen=True)
 class Partial:
-    """The sentence so far. `stable` only ever grows until its `Final`; `unstable` may change or vanish."""
+    """The sentence so far. `stable` only grows until its `Final`; `unstable` may change or vanish."""
 
     stable: str
     unstable: str
@@ -44,7 +82,27 @@ class Endpoint:
     decided: float  # how much of the stream had been heard when that was decided
 
 
-Event = Partial | Final | Endpoint
+@dataclass(frozen=True)
+class Audio:
+    """Synthesised sound: mono float32 `pcm` that begins `start` seconds into the stream.
+
+    words and phonemes are those that begin in it; they may end in a later block.
+    """
+
+    pcm: np.ndarray
+    start: float
+    words: tuple[Word, ...] = ()
+    phonemes: tuple[Phoneme, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of a stream that could not go on. Other streams are not affected."""
+
+    message: str
+
+
+Event = SpeechStarted | Partial | Final | Endpoint | Audio | Failed
 
 
 @dataclass(frozen=True)
@@ -61,3 +119,115 @@ class Transcript:
     @property
     def words(self) -> tuple[Word, ...]:
         return tuple(w for s in self.segments for w in s.words)
+
+
+_NAMES: dict[type, str] = {
+    SpeechStarted: "speech_started",
+    Partial: "partial",
+    Final: "final",
+    Endpoint: "endpoint",
+    Audio: "audio",
+    Failed: "failed",
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """An event as an object of JSON values: its "type" and its fields. Sound is base64 of 32-bit floats."""
+    fields: dict[str, Any] = {"type": _NAMES[type(event)], **vars(event)}
+    if isinstance(event, Audio):
+        fields["pcm"] = base64.b64encode(event.pcm.astype("<f4").tobytes()).decode()
+        fields["phonemes"] = [dict(vars(p)) for p in event.phonemes]
+    if isinstance(event, (Final, Audio)):
+        fields["words"] = [word_to_json(w) for w in event.words]
+    return fields
+
+
+def word_to_json(word: Word) -> dict[str, Any]:
+    """A word as JSON values, without what it does not have."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(word).items()
+        if value is not None
+    }
+
+
+def from_json(value: Any) -> Event:
+    """What `to_json` was given. Raises ValueError for anything else."""
+    kind = _field(value, "type", str)
+    readers: dict[str, Callable[[Any], Event]] = {
+        "speech_started": lambda v: SpeechStarted(_seconds(v, "time"), _seconds(v, "decided")),
+        "partial": lambda v: Partial(
+            _field(v, "stable", str), _field(v, "unstable", str), _seconds(v, "time")
+        ),
+        "final": lambda v: Final(
+            _field(v, "text", str), _words(v), _seconds(v, "start"), _seconds(v, "end")
+        ),
+        "endpoint": lambda v: Endpoint(_seconds(v, "time"), _seconds(v, "decided")),
+        "audio": lambda v: Audio(_pcm(v), _seconds(v, "start"), _words(v), _phonemes(v)),
+        "failed": lambda v: Failed(_field(v, "message", str)),
+    }
+    if kind not in readers:
+        raise ValueError(f"{kind[:40]!r} is no type of event; expected one of {', '.join(readers)}")
+    return readers[kind](value)
+
+
+def _words(value: Mapping[str, Any]) -> tuple[Word, ...]:
+    return tuple(_word(w) for w in _field(value, "words", list))
+
+
+def _word(value: Any) -> Word:
+    span = value.get("span") if isinstance(value, Mapping) else None
+    if span is not None:
+        first, last = _pair(span)
+        span = (first, last)
+    confidence = None
+    if isinstance(value, Mapping) and value.get("confidence") is not None:
+        confidence = _seconds(value, "confidence")
+    return Word(
+        _field(value, "text", str),
+        _seconds(value, "start"),
+        _seconds(value, "end"),
+        confidence,
+        span,
+    )
+
+
+def _phonemes(value: Mapping[str, Any]) -> tuple[Phoneme, ...]:
+    return tuple(
+        Phoneme(_field(p, "text", str), _seconds(p, "start"), _seconds(p, "end"))
+        for p in _field(value, "phonemes", list)
+    )
+
+
+def _pcm(value: Mapping[str, Any]) -> np.ndarray:
+    try:
+        data = base64.b64decode(_field(value, "pcm", str), validate=True)
+    except binascii.Error as error:
+        raise ValueError("an event's sound is not base64") from error
+    if len(data) % 4:
+        raise ValueError(f"an event's sound has {len(data)} bytes, which are no 32-bit floats")
+    return np.frombuffer(data, "<f4").astype(np.float32)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 2
+        or not all(type(n) is int and n >= 0 for n in value)
+    ):
+        raise ValueError(f"an event's span is {str(value)[:40]}, expected two whole numbers")
+    return value[0], value[1]
+
+
+def _field(value: Any, name: str, kind: type[T]) -> T:
+    found = value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(found, kind):
+        raise ValueError(f"an event's {name!r} is {str(found)[:40]!r}, expected {kind.__name__}")
+    return found
+
+
+def _seconds(value: Any, name: str) -> float:
+    found = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+        raise ValueError(f"an event's {name!r} is {str(found)[:40]!r}, expected a number")
+    return float(found)

@@ -14,17 +14,24 @@ Nothing here imports torch: tensors are recognised by their methods.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import re
-from typing import Any, Iterator, Sequence, TypeVar
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from speechstream.errors import SpeechStreamError
 
 S = TypeVar("S")
 
-_DTYPE = re.compile(r"[<|][biuf][1248]")  # what `to_bytes` writes, little endian
+FORMAT, VERSION = "speechstream-state", 1
+MAX_COUNT = 1 << 53  # samples, frames: what JSON can say exactly
 
 
 def fields(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -117,52 +124,236 @@ def describe(state: Any) -> str:
     return "\n".join(lines + [f"{nbytes(state):,} bytes, {batch_size(state)} stream(s)"])
 
 
-def to_bytes(state: Any) -> bytes:
-    """Serialise a state: the length of a JSON header (8 bytes), the header, the raw arrays (little endian)."""
-    header, blobs = [], []
-    for name, a in fields(state):
-        a = np.ascontiguousarray(a if isinstance(a, np.ndarray) else a.detach().cpu().numpy())
-        header.append({"name": name, "shape": a.shape, "dtype": a.dtype.str})
-        blobs.append(a.tobytes())
-    head = json.dumps(header).encode()
-    return len(head).to_bytes(8, "little") + head + b"".join(blobs)
+def to_bytes(
+    state: Any, about: Mapping[str, Any] | None = None, fp16_caches: bool = False
+) -> bytes:
+    """Serialise a state as safetensors, its plain values and `about` as JSON in the metadata.
 
-
-def from_bytes(data: bytes, like: S) -> S:
-    """Read what `to_bytes` wrote into numpy arrays. `like` gives the structure, dtypes and shapes past the batch axis.
-
-    Raises SpeechStreamError where the bytes are not such a state: nothing in them is executed.
+    A state is a dataclass of arrays, numbers, texts, None, tuples and further such dataclasses. With
+    `fp16_caches`, fields declared by `cache()` are stored in 16 bits and read back as 32.
     """
+    arrays: dict[str, np.ndarray] = {}
+    values = _dump(state, "", arrays, fp16_caches)
+    content = json.dumps({"about": dict(about or {}), "values": values}, allow_nan=False)
+    digest = _digest(content, arrays)
+    metadata = {"format": FORMAT, "version": str(VERSION), "sha256": digest, "content": content}
+    return safetensors.numpy.save(arrays, metadata)
+
+
+def from_bytes(data: bytes, kind: type[S], opaque: Mapping[str, Any] | None = None) -> S:
+    """Read what `to_bytes` wrote of a `kind`; nothing in the bytes is executed.
+
+    Every value is checked against its field's type and declared range. opaque: types, or example
+    states, for fields whose declared type is Any, by their dotted names. Raises SpeechStreamError.
+    """
+    values, _, arrays = _unpack(data)
     try:
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
-        offset, arrays = 8 + size, {}
-        for h in header:
-            shape = tuple(int(n) for n in h["shape"])
-            if (
-                not _DTYPE.fullmatch(h["dtype"]) or min(shape, default=0) < 0
-            ):  # numpy would parse far more than a name
-                raise ValueError(h)
-            dtype = np.dtype(h["dtype"])
-            count = int(np.prod(shape))
-            arrays[h["name"]] = np.frombuffer(data, dtype, count, offset).reshape(shape).copy()
-            offset += count * dtype.itemsize
-        if offset != len(data):
-            raise ValueError("trailing bytes")
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        left = dict(arrays)
+        state: S = _load(values, kind, "", left, opaque or {}, {})
+        if left:
+            raise ValueError(f"nothing takes its array {next(iter(left))!r}")
+    except (ValueError, KeyError, TypeError) as error:
         raise SpeechStreamError(
-            f"not a stream state, or a truncated one ({len(data)} bytes)"
+            f"this snapshot holds no {kind.__name__} that could be: {error}"
         ) from error
-    for name, a in fields(like):
-        got = arrays.get(name)
-        expected = str(a.dtype).removeprefix("torch.")
-        if got is None or got.shape[1:] != tuple(a.shape[1:]) or str(got.dtype) != expected:
-            found = "nothing" if got is None else f"{got.dtype}{got.shape}"
+    return state
+
+
+def about_bytes(data: bytes) -> dict[str, Any]:
+    """The `about` that `to_bytes` was given. Raises SpeechStreamError."""
+    return _unpack(data)[1]
+
+
+def bounded(least: int, most: int = MAX_COUNT, **options: Any) -> Any:
+    """A field of whole numbers, or an array of them, within [least, most]; checked by `from_bytes`."""
+    return dataclasses.field(metadata={"range": (least, most)}, **options)
+
+
+def cache(**options: Any) -> Any:
+    """A field that holds caches which `to_bytes` may store in 16 bits."""
+    return dataclasses.field(metadata={"cache": True}, **options)
+
+
+def _unpack(data: bytes) -> tuple[Any, dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        data = bytes(memoryview(data))
+        size = int.from_bytes(data[:8], "little")
+        if size > len(data):
+            raise ValueError("truncated")
+        head = json.loads(data[8 : 8 + size])
+        metadata = head["__metadata__"]
+        if metadata["format"] != FORMAT:
+            raise ValueError("another format")
+        version = metadata["version"]
+        if version != str(VERSION):
             raise SpeechStreamError(
-                f"this state is of another model: {name} is {found}, "
-                f"expected {expected}{tuple(a.shape)}"
+                f"this snapshot has version {version[:20]}, expected {VERSION}; resume it with the "
+                "release of speechstream that took it"
             )
-    return unflatten(like, arrays)
+        arrays = safetensors.numpy.load(data)
+        content = metadata["content"]
+        if _digest(content, arrays) != metadata["sha256"]:
+            raise ValueError("altered")
+        found = json.loads(content)
+        return found["values"], found["about"], arrays
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise SpeechStreamError(
+            f"not the snapshot of a stream, or a damaged one ({_size(data)}); take it again"
+        ) from error
+
+
+def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256(content.encode())
+    for name in sorted(arrays):
+        a = arrays[name]
+        sha.update(f"{name} {a.dtype.str} {a.shape}".encode())
+        sha.update(np.ascontiguousarray(a).tobytes())
+    return sha.hexdigest()
+
+
+def _dump(
+    value: Any, name: str, arrays: dict[str, np.ndarray], half: bool, cached: bool = False
+) -> Any:
+    """A value as JSON. Its arrays go to `arrays` under dotted names, and their names in their places."""
+    if dataclasses.is_dataclass(value):
+        return {
+            f.name: _dump(
+                getattr(value, f.name),
+                f"{name}.{f.name}".lstrip("."),
+                arrays,
+                half,
+                cached or bool(f.metadata.get("cache")),
+            )
+            for f in dataclasses.fields(value)
+        }
+    if isinstance(value, tuple):
+        return [_dump(v, f"{name}.{i}", arrays, half, cached) for i, v in enumerate(value)]
+    if hasattr(value, "__array__") and not np.isscalar(value):
+        a = np.ascontiguousarray(
+            value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+        )
+        a = a.astype(a.dtype.newbyteorder("<"), copy=False).reshape(np.shape(value))
+        if half and cached and a.dtype == np.float32:
+            a = a.clip(-65504, 65504).astype(np.float16)  # its largest number rather than infinity
+        arrays[name] = a
+        return name
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"{name} is {type(value).__name__}, which no state may hold")
+
+
+def _load(
+    value: Any,
+    kind: Any,
+    name: str,
+    arrays: dict[str, np.ndarray],
+    opaque: Mapping[str, Any],
+    declared: Mapping[str, Any],
+) -> Any:
+    """A value of the declared type. Arrays that were taken leave `arrays`. Raises ValueError."""
+    if kind is Any:
+        kind = opaque.get(name)
+        if kind is None:
+            raise ValueError(f"{name} is of no type that is known here")
+    if not isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _load_like(value, kind, name, arrays)
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _load(
+            value, next(o for o in options if o is not type(None)), name, arrays, opaque, declared
+        )
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        members = {f.name: f for f in dataclasses.fields(kind)}
+        if not isinstance(value, dict) or set(value) != set(members):
+            raise ValueError(f"{name or 'it'} has not the fields of a {kind.__name__}")
+        return kind(
+            **{
+                n: _load(value[n], hints[n], f"{name}.{n}".lstrip("."), arrays, opaque, f.metadata)
+                for n, f in members.items()
+            }
+        )
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is {str(value)[:40]}, expected a list")
+        if len(options) == 2 and options[1] is Ellipsis:
+            options = (options[0],) * len(value)
+        if len(options) != len(value):
+            raise ValueError(f"{name} has {len(value)} parts, expected {len(options)}")
+        return tuple(
+            _load(v, o, f"{name}.{i}", arrays, opaque, declared)
+            for i, (v, o) in enumerate(zip(value, options))
+        )
+    if kind is np.ndarray:
+        return _load_array(value, name, arrays, declared)
+    return _load_plain(value, kind, name, declared)
+
+
+def _load_plain(value: Any, kind: Any, name: str, declared: Mapping[str, Any]) -> Any:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind not in (bool, int, float, str) or type(value) is not kind:
+        raise ValueError(f"{name} is {str(value)[:40]}, expected {getattr(kind, '__name__', kind)}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, expected a finite number")
+    least, most = declared.get("range", (0, MAX_COUNT))
+    if kind is int and not least <= value <= most:
+        raise ValueError(f"{name} is {str(value)[:40]}, expected {least} to {most}")
+    return value
+
+
+def _load_array(
+    value: Any, name: str, arrays: dict[str, np.ndarray], declared: Mapping[str, Any]
+) -> np.ndarray:
+    if value != name or name not in arrays:
+        raise ValueError(f"its array {name!r} is missing")
+    a = arrays.pop(name)
+    if a.dtype == np.float16 and declared.get("cache"):
+        a = a.astype(np.float32)
+    if a.dtype.kind == "f" and not declared.get("infinite") and not np.isfinite(a).all():
+        raise ValueError(f"{name} holds a number that is not finite")
+    if np.isnan(a).any() if a.dtype.kind == "f" else False:
+        raise ValueError(f"{name} holds NaN")
+    least, most = declared.get("range", (-MAX_COUNT, MAX_COUNT))
+    if a.dtype.kind in "iu" and a.size and (a.min() < least or a.max() > most):
+        raise ValueError(f"{name} is out of the range {least} to {most}")
+    return a
+
+
+def _load_like(value: Any, like: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """A network's state, of which `like` gives the structure, dtypes and shapes past the batch axis."""
+    found = {}
+    for n, a in fields(like):
+        got = arrays.pop(f"{name}.{n}", None)
+        expected = np.dtype(str(a.dtype).removeprefix("torch."))
+        if got is not None and got.dtype == np.float16:
+            got = got.astype(expected)
+        if got is None or got.dtype != expected or got.shape != tuple(a.shape):
+            has = "nothing" if got is None else f"{got.dtype}{list(got.shape)}"
+            raise ValueError(f"{name}.{n} is {has}, expected {expected}{list(a.shape)}")
+        if got.dtype.kind == "f" and not np.isfinite(got).all():
+            raise ValueError(f"{name}.{n} holds a number that is not finite")
+        if got.dtype.kind in "iu" and got.size and (got.min() < 0 or got.max() > MAX_COUNT):
+            raise ValueError(f"{name}.{n} is out of range")
+        found[n] = got
+    return unflatten(like, found)
+
+
+def _size(data: Any) -> str:
+    return (
+        f"{len(data)} bytes"
+        if isinstance(data, (bytes, bytearray, memoryview))
+        else type(data).__name__
+    )
 
 
 def _concatenate(arrays: list) -> Any:
