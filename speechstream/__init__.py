@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Recognizer": "asr.recognizer",
+    "SpeechStarted": "events",
     "Partial": "events",
     "Final": "events",
     "Endpoint": "events",

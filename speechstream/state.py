@@ -276,9 +276,12 @@ def _load(
         members = {f.name: f for f in dataclasses.fields(kind)}
         if not isinstance(value, dict) or set(value) != set(members):
             raise ValueError(f"{name or 'it'} has not the fields of a {kind.__name__}")
+        kept = {"cache": True} if declared.get("cache") else {}
         return kind(
             **{
-                n: _load(value[n], hints[n], f"{name}.{n}".lstrip("."), arrays, opaque, f.metadata)
+                n: _load(
+                    value[n], hints[n], f"{name}.{n}".lstrip("."), arrays, opaque, kept | f.metadata
+                )
                 for n, f in members.items()
             }
         )
@@ -340,8 +343,8 @@ def _load_like(value: Any, like: Any, name: str, arrays: dict[str, np.ndarray]) 
         if got is None or got.dtype != expected or got.shape != tuple(a.shape):
             has = "nothing" if got is None else f"{got.dtype}{list(got.shape)}"
             raise ValueError(f"{name}.{n} is {has}, expected {expected}{list(a.shape)}")
-        if got.dtype.kind == "f" and not np.isfinite(got).all():
-            raise ValueError(f"{name}.{n} holds a number that is not finite")
+        if got.dtype.kind == "f" and np.isnan(got).any():
+            raise ValueError(f"{name}.{n} holds NaN")
         if got.dtype.kind in "iu" and got.size and (got.min() < 0 or got.max() > MAX_COUNT):
             raise ValueError(f"{name}.{n} is out of range")
         found[n] = got

@@ -95,7 +95,7 @@ def fastconformer(folder: Path, weights: str) -> Path:
     import torch
 
     from speechstream.audio.nemo_mel import NemoMelConfig
-    from speechstream.convert.nemo import Imported
+    from speechstream.nn.checkpoints import Checkpoint
     from speechstream.export.fastconformer import (
         describe_model,
         export_fastconformer,
@@ -108,7 +108,7 @@ def fastconformer(folder: Path, weights: str) -> Path:
     torch.manual_seed(0)
     pieces = tuple(("\u2581" if i % 2 else "") + f"t{i}" for i in range(1024))
     model = FastConformer(FastConformerConfig(ConformerConfig(), len(pieces))).eval()
-    one = Imported(model, NemoMelConfig(), pieces, None)
+    one = Checkpoint(model, NemoMelConfig(), pieces, None)
     b = write_fastconformer(
         one, folder, {"name": f"17 x 512, {weights}", "licence": "none"}, graphs=False
     )

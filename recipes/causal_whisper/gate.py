@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from data import Utterances, batches, collate
 from graft import read
-from speechstream.asr.whisper.timing import token_spans
+from speechstream.asr.timing import token_spans
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import Gate, looked, pairs
 from train import ALIGNMENT_HEADS, CHANCES, CHUNKS, FLOOR, Labels, fitting

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speechstream import bundle
-from speechstream.export.bundle import read_whisper
+from speechstream.nn.checkpoints import read_whisper
 
 
 STEPS = 1000  # that a bundle is taken to have behind it: the running average has its full length

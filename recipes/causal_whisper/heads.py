@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from speechstream import bundle
-from speechstream.asr.whisper.timing import token_spans
+from speechstream.asr.timing import token_spans
 from speechstream.asr.whisper.vocabulary import Vocabulary
-from speechstream.export.bundle import read_whisper
+from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper
 from data import Utterances, collate
 from train import FLOOR, Labels

@@ -21,7 +21,7 @@ from torch import Tensor
 from prepare import RATE
 from speechstream import bundle
 from speechstream.audio.features import LogMel
-from speechstream.export.bundle import read_whisper
+from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper
 
 DIMS = 64

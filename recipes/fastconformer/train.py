@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from prepare import LOG_MEL
 from data import PHONES, SLOTS, augment, loader
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.convert.nemo import Imported
+from speechstream.nn.checkpoints import Checkpoint
 from speechstream.export.fastconformer import write_fastconformer
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
@@ -329,7 +329,7 @@ def main() -> None:
     if rank == 0:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(a.tokenizer))
         tokens = tuple(tokenizer.id_to_piece(i) for i in range(c["vocab"]))
-        one = Imported(
+        one = Checkpoint(
             ema.eval(),
             NemoMelConfig(features=c["encoder"]["features"], **LOG_MEL),
             tokens,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from speechstream.events import Word
+from speechstream.state import MAX_COUNT, flatten
 
 WORD_START = "▁"  # begins a piece that begins a word (SentencePiece's mark)
 
@@ -99,3 +101,18 @@ def check_log_probs(log_probs: np.ndarray, lengths: np.ndarray | None, streams: 
             "log_probs must be log probabilities (at most 0, no NaN); apply log_softmax to logits first"
         )
     return n
+
+
+def check_state(state: Any, top: int, capacity: int = 0) -> None:
+    """Raises ValueError where a search's state names a piece above `top` or is longer than its capacity."""
+    highest = {"tokens": top, "token": top, "length": capacity}
+    for name, a in flatten(state).items():
+        most = highest.get(name.rpartition(".")[2], MAX_COUNT)
+        if a.dtype.kind == "i" and ((a < 0) | (a > most)).any():
+            raise ValueError(f"its search.{name} is out of range")
+
+
+def check_tokens(tokens: Sequence[Token], top: int) -> None:
+    """Raises ValueError for pieces above `top`."""
+    if any(t.token > top for t in tokens):
+        raise ValueError("its pieces are out of range")

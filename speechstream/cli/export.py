@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def for_sherpa(args: argparse.Namespace, weights: "Weights") -> int:
-    from speechstream.export.fastconformer import read_fastconformer
+    from speechstream.nn.checkpoints import read_fastconformer
     from speechstream.export.sherpa import write_sherpa
 
     if args.check is not None:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from speechstream.audio.nemo_mel import NemoMelConfig, mel_filters
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.checkpoints import Checkpoint, build, first_line
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig
@@ -73,17 +74,7 @@ HEAD_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Imported:
-    """A converted checkpoint."""
-
-    model: FastConformer  # in evaluation mode, float32
-    features: NemoMelConfig
-    tokens: tuple[str, ...]  # the vocabulary by id; a leading U+2581 stands for a space
-    tokenizer: bytes | None  # the SentencePiece model, None for characters
-
-
-def load_nemo(path: str | Path) -> Imported:
+def load_nemo(path: str | Path) -> Checkpoint:
     """Read a .nemo file. Raises SpeechStreamError for what is not one, is damaged, or uses what is not supported."""
     config, weights, files = read_archive(path)
     try:
@@ -102,11 +93,6 @@ def load_nemo(path: str | Path) -> Imported:
             f"{path}: the configuration lacks or misstates {first_line(error)}; "
             f"expected that of a NeMo FastConformer recogniser"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, as part of a sentence."""
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def read_archive(path: str | Path) -> tuple[dict, dict[str, Tensor], dict[str, bytes]]:
@@ -244,7 +230,7 @@ def _load_weights(path: str | Path, data: bytes) -> dict[str, Tensor]:
     return weights
 
 
-def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -> Imported:
+def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -> Checkpoint:
     """NeMo's configuration and weights to our network. Raises ValueError or KeyError for what does not fit."""
     weights = dict(weights)
     fb = weights.pop("preprocessor.featurizer.fb", None)
@@ -271,7 +257,7 @@ def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -
         if fb.shape[-2:] != ours.shape or not np.allclose(fb.float().numpy(), ours, atol=tolerance):
             raise ValueError("its mel filters are not those its configuration describes")
     tokenizer = (config.get("tokenizer") or {}).get("model_path")
-    return Imported(
+    return Checkpoint(
         model, features, tokens, files.get(tokenizer.removeprefix("nemo:")) if tokenizer else None
     )
 
@@ -507,46 +493,3 @@ def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, part in parts.items():
         out[key] = torch.cat([part["q"], part["k"], part["v"]])
     return out
-
-
-def build(config: FastConformerConfig, weights: dict[str, Tensor]) -> FastConformer:
-    """The network with exactly these weights, in evaluation mode. Raises ValueError where names or shapes differ."""
-    check_sizes(config, weights)
-    model = FastConformer(config)
-    expected = set(model.state_dict())
-    model.load_state_dict({k: v.float() for k, v in weights.items() if k in expected}, strict=False)
-    return model.eval()
-
-
-def check_sizes(config: FastConformerConfig, weights: dict[str, Tensor]) -> None:
-    """Raise ValueError unless the weights are those of this network, before it is made: a false size must cost nothing."""
-    for what, count, pattern in (
-        ("encoder", config.encoder.layers, r"encoder\.layers\.(\d+)\..*"),
-        (
-            "predictor",
-            config.predictor.layers if config.predictor else 1,
-            r"predictor\.lstm\.weight_ih_l(\d+)",
-        ),
-    ):
-        found = {m[1] for key in weights if (m := re.fullmatch(pattern, key))}
-        if count != len(found) and (found or count != 1):
-            raise ValueError(
-                f"its weights do not fit its configuration: {len(found)} layers of the {what}, "
-                f"expected {count}"
-            )
-    with torch.device("meta"):
-        state = FastConformer(config).state_dict()
-    expected = {
-        k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")
-    }
-    given = {k: tuple(v.shape) for k, v in weights.items() if not k.endswith("num_batches_tracked")}
-    if expected != given:
-        name = sorted(expected.items() ^ given.items())[0][0]
-        raise ValueError(
-            f"its weights do not fit its configuration: {name} is {given.get(name, 'missing')}, "
-            f"expected {expected.get(name, 'nothing of this name')} (or has another name here)"
-        )
-    for name, value in weights.items():
-        if name in expected and not (value.is_floating_point() and torch.isfinite(value).all()):
-            what = "NaN or infinity" if value.is_floating_point() else value.dtype
-            raise ValueError(f"its weights are damaged: {name} holds {what}")

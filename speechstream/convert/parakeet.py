@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.convert.nemo import Imported, build, first_line, rename
+from speechstream.convert.nemo import rename
+from speechstream.nn.checkpoints import Checkpoint, build, first_line
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformerConfig
@@ -55,7 +56,7 @@ NEMO_NAMES = (  # pattern of the port, NeMo's name
 )
 
 
-def load_parakeet(folder: str | Path) -> Imported:
+def load_parakeet(folder: str | Path) -> Checkpoint:
     """Read a checkpoint folder. Raises SpeechStreamError for what is not one, is damaged, or is not supported."""
     folder = Path(folder)
     try:
@@ -63,7 +64,9 @@ def load_parakeet(folder: str | Path) -> Imported:
         model = build(
             network_config(config, _lookaheads(folder)), rename(nemo_names(_weights(folder)))
         )
-        return Imported(model, _features(folder, config), _tokens(folder, model.config.vocab), None)
+        return Checkpoint(
+            model, _features(folder, config), _tokens(folder, model.config.vocab), None
+        )
     except FileNotFoundError as error:
         name = Path(error.filename or "model.safetensors").name  # safetensors does not say which
         raise SpeechStreamError(

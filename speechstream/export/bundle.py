@@ -14,23 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from onnx import numpy_helper
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from speechstream import bundle
 from speechstream.export.quantize import (
     INT8,
     Weights,
-    dequantize_blocks,
-    dequantize_channels,
     quantize_graph,
 )
 from speechstream.export.whisper import export_whisper
-from speechstream.nn.whisper import Whisper, WhisperConfig
+from speechstream.nn.whisper import Whisper
 
 SMALL = 1024  # bytes; what is smaller stays in the graph
-STORED = [f.name for f in dataclasses.fields(Weights)]  # in the configuration of a bundle
 LARGE = 1 << 20  # a constant of the graph itself is never this large
 
 
@@ -72,38 +68,6 @@ def write_whisper(
         card=card,
         files=["model.safetensors", "encoder.onnx", "decoder.onnx", "vocabulary.json", "ctc.json"],
     )
-
-
-def read_whisper(b: "bundle.Bundle") -> Whisper:
-    """The torch network of a bundle, its codes expanded to fp32."""
-    fields = {k: v for k, v in b.config.items() if k not in STORED}
-    fields["alignment_heads"] = tuple(tuple(h) for h in fields["alignment_heads"])
-    model = Whisper(WhisperConfig(**fields))
-    tensors = load_file(b.path / "model.safetensors")
-    state = {}
-    for name, a in tensors.items():
-        if name.endswith(".codes"):
-            name = name.removesuffix(".codes")
-            a = _expand(name, a, tensors[name + ".scales"], b.config["bits"])
-        elif name.endswith(".scales"):
-            continue
-        if name.endswith(".T"):
-            name, a = name.removesuffix(".T"), a.T
-        if (
-            name == "encoder.conv2.weight" and a.ndim == 2
-        ):  # as a matrix, `export.whisper.Downsampling`
-            a = a.reshape(len(a), 3, -1).transpose(0, 2, 1)
-        state[name] = torch.from_numpy(np.ascontiguousarray(a))
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def _expand(name: str, codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """Codes back to fp32, in the orientation that their name tells."""
-    if codes.ndim == 3:  # blocks, stored (N, K / block, bytes) whatever the name
-        weight = dequantize_blocks(codes, scales, bits)
-        return weight.T if name.endswith(".T") else weight
-    return dequantize_channels(codes, scales, axis=1 if name.endswith(".T") else 0)
 
 
 def _share(graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from speechstream import bundle
-from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.convert.nemo import Imported, build, first_line
-from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import IN_PLACE, encoder_graph, stream_start
 from speechstream.export.onnx import describe
 from speechstream.export.quantize import FP32, Weights
 from speechstream.export.transducer import joiner_graph, predictor_graph
-from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.nn.checkpoints import Checkpoint
+from speechstream.nn.fastconformer import FastConformer
 
 ARCHITECTURE = "fastconformer"
 
@@ -59,7 +56,7 @@ def export_fastconformer(
     return graphs
 
 
-def describe_model(one: Imported) -> dict[str, Any]:
+def describe_model(one: Checkpoint) -> dict[str, Any]:
     """What a runner must know of a model: features, chunks (encoder frames), blank, durations (TDT), tokens by id."""
     e, joiner = one.model.config.encoder, one.model.config.joiner
     return {
@@ -74,7 +71,7 @@ def describe_model(one: Imported) -> dict[str, Any]:
 
 
 def write_fastconformer(
-    one: Imported, folder: Path, card: dict, graphs: bool = True
+    one: Checkpoint, folder: Path, card: dict, graphs: bool = True
 ) -> bundle.Bundle:
     """Write weights, tokens, tokenizer and, of a streaming model, fp32 graphs as a bundle. card: name and licence."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,38 +89,3 @@ def write_fastconformer(
             files.append(f"{name}.onnx")
     config = {"network": one.model.config.to_dict(), "features": dataclasses.asdict(one.features)}
     return bundle.write(folder, "asr", ARCHITECTURE, config, card, files)
-
-
-def read_fastconformer(path: Path | str) -> Imported:
-    """The torch network of a bundle. Raises SpeechStreamError where it is not the bundle of a FastConformer."""
-    b = bundle.load(path)
-    if b.architecture != ARCHITECTURE:
-        raise SpeechStreamError(
-            f"the bundle {path} holds a {b.architecture}, expected a {ARCHITECTURE}"
-        )
-    try:
-        config = FastConformerConfig.from_dict(b.config["network"])
-        model = build(config, load_file(b.file("model.safetensors")))
-        tokens = tuple(json.loads(b.file("tokens.json").read_text()))
-        features = NemoMelConfig(**b.config["features"])
-        if len(tokens) != config.vocab or not all(isinstance(t, str) for t in tokens):
-            raise ValueError(f"tokens.json does not hold {config.vocab} texts")
-        if features.features != config.encoder.features:
-            raise ValueError(
-                f"{features.features} mel bins for an encoder that takes {config.encoder.features}"
-            )
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        RuntimeError,
-        MemoryError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
-        raise SpeechStreamError(
-            f"the bundle {path} does not fit together: {first_line(error)}"
-        ) from error
-    tokenizer = b.file("tokenizer.model").read_bytes() if "tokenizer.model" in b.files else None
-    return Imported(model, features, tokens, tokenizer)

@@ -18,6 +18,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from speechstream.nn.checkpoints import dequantize_blocks, dequantize_channels  # noqa: F401  the inverses, of readers
+
 DOMAIN = "com.microsoft"
 SMALLEST = 16_384  # weights below this many elements stay as they are
 SMALLEST_BLOCK = 16  # of MatMulNBits
@@ -62,11 +64,6 @@ def quantize_channels(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.nda
     return np.rint(weight / np.expand_dims(scales, 1 - axis)).astype(np.int8), scales
 
 
-def dequantize_channels(codes: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """The inverse of `quantize_channels`."""
-    return codes.astype(np.float32) * np.expand_dims(scales, 1 - axis)
-
-
 def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """weight (N, K), K a multiple of block, to codes (N, K / block, block * bits / 8) uint8 and scales (N, K / block) float32.
 
@@ -84,14 +81,6 @@ def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarr
     if bits == 4:
         codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
     return codes, scales.astype(np.float32)
-
-
-def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse of `quantize_blocks`: (N, K) float32."""
-    if bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
-    blocks = (codes.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
-    return blocks.reshape(blocks.shape[0], -1)
 
 
 def quantize_graph(

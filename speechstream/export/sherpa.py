@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.convert.nemo import Imported
+from speechstream.nn.checkpoints import Checkpoint
 from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import RINGS, encoder_step, longest, stream_start
 from speechstream.export.fastconformer import describe_model
@@ -35,7 +35,7 @@ BELOW = 0.3  # log(e + guard) - log guard of energies below the floor: their mea
 
 
 def sherpa_graphs(
-    one: Imported, chunk: int | None = None, weights: Weights = FP32
+    one: Checkpoint, chunk: int | None = None, weights: Weights = FP32
 ) -> dict[str, onnx.ModelProto]:
     """Graphs by file name, for chunks of so many encoder frames (None: its default), as sherpa-onnx names things.
 
@@ -76,7 +76,7 @@ def sherpa_graphs(
     return graphs
 
 
-def _encoder(one: Imported, chunk: int | None, weights: Weights, head: str) -> onnx.ModelProto:
+def _encoder(one: Checkpoint, chunk: int | None, weights: Weights, head: str) -> onnx.ModelProto:
     """head: "ctc" for log probabilities (B, c, vocab + 1), "transducer" for what the joiner takes, (B, D, c)."""
     model, c = one.model, one.model.config.encoder
     chunk, lead = chunk or c.lookaheads[0] + 1, model.encoder.lead
@@ -222,7 +222,7 @@ def _joiner(model: FastConformer, weights: Weights) -> onnx.ModelProto:
 
 
 def write_sherpa(
-    one: Imported, folder: str | Path, chunk: int | None = None, weights: Weights = FP32
+    one: Checkpoint, folder: str | Path, chunk: int | None = None, weights: Weights = FP32
 ) -> list[Path]:
     """Write the graphs and tokens.txt for sherpa-onnx and return the graphs' paths.
 

@@ -23,9 +23,9 @@ from speechstream.export.fastconformer import (
     ARCHITECTURE,
     describe_model,
     export_fastconformer,
-    read_fastconformer,
 )
 from speechstream.export.onnx import describe, export_step
+from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
 from speechstream.state import flatten
@@ -68,7 +68,7 @@ def open_source(path: str | Path) -> Source:
             b,
         )
     if b.architecture == "causal-whisper":
-        from speechstream.export.bundle import read_whisper
+        from speechstream.nn.checkpoints import read_whisper
 
         model, about = read_whisper(b), _about_whisper(b)
         return Source(

@@ -3,7 +3,8 @@
     encoder = Graph("model/encoder.onnx")
     state = encoder.init_state(batch=2)
     out, state = encoder.step({"features": x, "lengths": n}, state)      # out: {"encoded": ..., "ctc": ...}
-    out, state = encoder.advance({"features": x, "lengths": n}, state)   # the same, and the old state is used up
+    slots = encoder.slots()                                             # or states that stay in place:
+    out = slots.step([slots.open()], {"features": x, "lengths": n})
 
 The graphs come from `speechstream export`. A state is a frozen dataclass of arrays, streams first, so that
 `speechstream.state` stacks, selects and stores it.
@@ -16,14 +17,15 @@ import json
 import math
 import re
 import reprlib
-import weakref
 from pathlib import Path
-from typing import Any, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from speechstream.asr.whisper.onnx import session
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.slots import Rows
 from speechstream.state import flatten, unflatten
 
 KEY, VERSION = "speechstream", 1  # in the graph's metadata, and the version read here
@@ -57,7 +59,6 @@ class Graph:
         self.in_place = (
             [f["name"] for f in self.about["state"] if f.get("in_place")] if device == "cpu" else []
         )
-        self._bound: dict[int, _Bound] = {}  # by the id of a state's first array
         self._start = {f["name"]: f for f in self.about["state"]}
         for name, f in self._start.items():
             axes = takes.get(f"state.{name}")
@@ -128,7 +129,7 @@ class Graph:
         self, inputs: Mapping[str, np.ndarray], state: Any = None
     ) -> tuple[dict[str, np.ndarray], Any]:
         """Run the graph: its outputs by name, and the new state. Raises ValueError for inputs that do not fit."""
-        self._check(inputs)
+        self.check(inputs)
         fields = flatten(state) if state is not None else {}
         try:
             out = self.session.run(
@@ -136,78 +137,104 @@ class Graph:
                 {**inputs, **{f"state.{n}": a for n, a in fields.items()}},
             )
         except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise self._unfit(error) from error
+            raise self.unfit(error) from error
         n = len(self.outputs)
         new = unflatten(state, dict(zip(fields, out[n:]))) if fields else None
         return dict(zip(self.outputs, out[:n])), new
 
-    def advance(
-        self, inputs: Mapping[str, np.ndarray], state: Any
-    ) -> tuple[dict[str, np.ndarray], Any]:
-        """The same numbers as `step`, but the new state lies where `state` did, which must not be used again.
+    def slots(self) -> GraphSlots:
+        """States of many streams that stay in place: see `speechstream.runtime.slots`."""
+        return GraphSlots(self)
 
-        This saves the copy of all keys and values, and telling onnxruntime of every array anew. It is for graphs that
-        read all of a field before they write any of it, marked "in_place" in their metadata; others are stepped.
-        Raises ValueError for inputs that do not fit.
-        """
-        if not self.in_place:
-            return self.step(inputs, state)
-        self._check(inputs)
-        fields = flatten(state)
-        shapes = [a.shape for a in inputs.values()]
-        bound = self._bound.get(id(fields[self.in_place[0]]))
-        if (
-            bound is None
-            or bound.shapes != shapes
-            or any(bound.state.get(n) is not a for n, a in fields.items())
-        ):
-            try:
-                bound = _Bound(self, inputs, fields)
-            except Exception as error:  # onnxruntime's own exceptions have no common base
-                raise self._unfit(error) from error
-            first = bound.state[self.in_place[0]]
-            if id(first) not in self._bound:
-                weakref.finalize(first, self._bound.pop, id(first), None).atexit = False
-            self._bound[id(first)] = bound
-            state = unflatten(state, bound.state)
-            bound.state = weakref.WeakValueDictionary(bound.state)
-        try:
-            return bound.run(inputs), state
-        except Exception as error:
-            raise self._unfit(error) from error
-
-    def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
+    def check(self, inputs: Mapping[str, np.ndarray]) -> None:
         if sorted(inputs) != sorted(self.inputs):
             raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
 
-    def _unfit(self, error: Exception) -> ValueError:
+    def unfit(self, error: Exception) -> ValueError:
         return ValueError(
             f"{self.path.name} cannot be run on these inputs: {str(error).splitlines()[0][:300]}"
         )
 
 
+class GraphSlots:
+    """`Slots` of a graph. Where it reads all of a field before it writes any of it ("in_place" in its metadata), the
+    new state is written where the old one lay; otherwise it is copied there.
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self._rows = Rows(graph.init_state())
+        self._next = 0
+        self._bound: dict[tuple, _Bound] = {}  # by rows and shapes of inputs
+        self._generation = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def open(self) -> int:
+        slot, self._next = self._next, self._next + 1
+        self._rows.open(slot)
+        return slot
+
+    def close(self, slot: int) -> None:
+        self._rows.close(slot)
+
+    def read(self, slot: int) -> Any:
+        return self._rows.read(slot)
+
+    def write(self, slot: int, state: Any) -> None:
+        self._rows.write(slot, state)
+
+    def step(self, slots: Sequence[int], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph for these streams. Raises ValueError for inputs that do not fit."""
+        self.graph.check(inputs)
+        order, rows = self._rows.gather(slots)
+        if order != sorted(order):
+            inputs = {n: a[order] for n, a in inputs.items()}
+        out = self._run(inputs, rows)
+        if order != sorted(order):
+            back = np.argsort(order)
+            out = {n: a[back] for n, a in out.items()}
+        return out
+
+    def _run(self, inputs: Mapping[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
+        state = self._rows.view(rows)
+        if not self.graph.in_place:
+            out, new = self.graph.step(inputs, state)
+            for a, b in zip(flatten(state).values(), flatten(new).values()):
+                a[:] = b
+            return out
+        if self._generation != self._rows.generation:  # the arrays are others now
+            self._bound, self._generation = {}, self._rows.generation
+        key = rows.start, rows.stop, *(a.shape for a in inputs.values())
+        try:
+            if key not in self._bound:
+                self._bound[key] = _Bound(self.graph, inputs, flatten(state))
+            return self._bound[key].run(inputs)
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise self.graph.unfit(error) from error
+
+
 class _Bound:
-    """A state and what onnxruntime has been told of it: where each field lies, and that its successor goes there too."""
+    """Rows of states and what onnxruntime has been told of them: where each field lies, and that its successor goes there."""
 
     def __init__(
         self, graph: Graph, inputs: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]
     ):
-        self.graph, self.shapes = graph, [a.shape for a in inputs.values()]
-        own = {
-            n: a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C")
-            for n, a in state.items()
-        }
+        self.graph, self.state = graph, state
         self.inputs = {n: np.array(a, order="C") for n, a in inputs.items()}
-        self.apart = {n: np.empty_like(a) for n, a in own.items() if n not in graph.in_place}
+        self.apart = {n: np.empty_like(a) for n, a in state.items() if n not in graph.in_place}
         self.binding = graph.session.io_binding()
-        for n, a in [*self.inputs.items(), *((f"state.{n}", a) for n, a in own.items())]:
+        named = {**self.inputs, **{f"state.{n}": a for n, a in state.items()}}
+        for n, a in named.items():
             self.binding.bind_input(n, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
         for n in graph.outputs:
             self.binding.bind_output(n)
-        for n, a in own.items():
-            a = self.apart.get(n, a)
-            self.binding.bind_output(f"new.{n}", "cpu", 0, a.dtype, a.shape, a.ctypes.data)
-        self.state: Mapping[str, np.ndarray] = own
+        for n, a in state.items():
+            target = self.apart.get(n, a)
+            self.binding.bind_output(
+                f"new.{n}", "cpu", 0, target.dtype, target.shape, target.ctypes.data
+            )
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for n, a in inputs.items():

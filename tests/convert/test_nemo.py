@@ -15,7 +15,8 @@ from speechstream.audio.nemo_mel import NemoMel
 from speechstream.cli import main
 from speechstream.convert.nemo import load_nemo, read_archive
 from speechstream.errors import SpeechStreamError
-from speechstream.export.fastconformer import read_fastconformer, write_fastconformer
+from speechstream.export.fastconformer import write_fastconformer
+from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.nn.fastconformer import FastConformerConfig
 
 CASES = {"hybrid": (13, 6, 1, 0), "rnnt": (3, 0), "ctc": (2,), "tdt": (-1,)}

@@ -22,7 +22,7 @@ from speechstream.cli import main
 from speechstream.runtime.graph import Graph
 from speechstream.errors import SpeechStreamError
 from speechstream.export.check import Row, compare, made_up_speech, table
-from speechstream.export.fastconformer import read_fastconformer
+from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.export.quantize import FORMS
 from speechstream.export.sherpa import BELOW, FLOOR
 from speechstream.export.standalone import Source, export, open_source

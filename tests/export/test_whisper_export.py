@@ -15,7 +15,8 @@ from speechstream.asr.whisper.networks import DecoderState
 from speechstream.asr.whisper.torch import TorchEngine
 from speechstream.errors import SpeechStreamError
 from speechstream.export import bundle as export_bundle
-from speechstream.export.bundle import read_whisper, write_whisper
+from speechstream.export.bundle import write_whisper
+from speechstream.nn.checkpoints import read_whisper
 from speechstream.export.quantize import FP32, INT4, INT8, INT8_BLOCKS, quantize_graph
 from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from speechstream.export.fastconformer import read_fastconformer
+from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.nn.transducer import transducer_loss
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "fastconformer"

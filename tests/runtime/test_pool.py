@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from speechstream.asr import snapshot
 from speechstream.asr.whisper.attention import AttentionDecoder, Hypothesis
-from speechstream.asr.whisper.memory import Decode, Memory
+from speechstream.asr.whisper.cache import Decode, Memory
 from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis
 from speechstream.asr.whisper.transducer import GatedDecoder
 from speechstream.events import Endpoint, Final, Partial

@@ -10,7 +10,7 @@ import torch
 from speechstream.asr import snapshot
 from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.convert.nemo import Imported
+from speechstream.nn.checkpoints import Checkpoint
 from speechstream.errors import SpeechStreamError
 from speechstream.export.fastconformer import write_fastconformer
 from speechstream.export.standalone import export, open_source
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         write_fastconformer(
-            Imported(model, NemoMelConfig(features=16), tokens, None),
+            Checkpoint(model, NemoMelConfig(features=16), tokens, None),
             root / name,
             {"name": "tiny", "licence": "none"},
         )

@@ -6,16 +6,14 @@ Shapes: features (B, subsampling * chunk, mels); encoded (B, chunk, dim); ctc (B
 
 from __future__ import annotations
 
-import threading
-import weakref
-from typing import Any, Protocol, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from speechstream.bundle import Bundle
 from speechstream.runtime.graph import Graph
+from speechstream.runtime.slots import Slots
 from speechstream.errors import SpeechStreamError
-from speechstream.state import flatten, select, stack, unflatten
 
 
 class Networks(Protocol):
@@ -24,10 +22,13 @@ class Networks(Protocol):
     def encoder_state(self, batch: int = 1) -> Any: ...
 
     def encode(
-        self, x: np.ndarray, lengths: np.ndarray, states: Sequence[Any]
-    ) -> tuple[dict[str, np.ndarray], list]:
+        self, x: np.ndarray, lengths: np.ndarray, state: Any
+    ) -> tuple[dict[str, np.ndarray], Any]:
         """One block of each of B streams, of which lengths (B,) frames count: "encoded", "ctc" where there is such a
-        head, and the new states. The states given must not be used again."""
+        head, and the new state. The state given is not changed."""
+
+    def slots(self) -> Slots:
+        """Encoder states that stay in place, stepped with "features" and "lengths"."""
 
     def encode_whole(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Whole utterances x (B, frames, mels) through an encoder that cannot be streamed."""
@@ -61,16 +62,14 @@ class OnnxNetworks:
             ):
                 raise SpeechStreamError(f"{graph.path} is no FastConformer's {name}")
         self.encoder = graphs["encoder"]
-        self.seats = Seats(self.encoder)
         self.predictor, self.joiner = graphs.get("predictor"), graphs.get("joiner")
         self.encoder_state = self.encoder.init_state
 
-    def encode(self, x, lengths, states):
-        inputs = {"features": x, "lengths": lengths}
-        if len(states) == 1:
-            out, state = self.encoder.advance(inputs, states[0])
-            return out, [state]
-        return self.seats.advance(inputs, states, x.shape[1] // self.encoder.about["subsampling"])
+    def encode(self, x, lengths, state):
+        return self.encoder.step({"features": x, "lengths": lengths}, state)
+
+    def slots(self) -> Slots:
+        return self.encoder.slots()
 
     def encode_whole(self, x):
         raise ValueError("an exported encoder takes a block at a time")
@@ -84,64 +83,3 @@ class OnnxNetworks:
 
     def join(self, encoded, predicted):
         return self.joiner.step({"encoded": encoded, "predicted": predicted})[0]["scores"]
-
-
-class Seats(threading.local):
-    """Where streams that are encoded together have their states side by side, as a batch wants them: of each thread.
-
-    A stream keeps a state of its own and is copied to a seat when it comes; while the same streams come again, only
-    what a chunk has changed is copied, back to each stream.
-    """
-
-    def __init__(self, graph: Graph):
-        self.graph = graph
-        self.rings = [n for n in graph.in_place if n.startswith(("keys.", "values."))]
-        self.fields: dict[str, np.ndarray] = {}
-        self.state: Any = None  # of the first seats, as many as the last batch had
-        self.seated: list[
-            tuple
-        ] = []  # of each seat: a stream's first ring (a weak reference), and its frames so far
-
-    def advance(
-        self, inputs: dict[str, np.ndarray], states: Sequence[Any], chunk: int
-    ) -> tuple[dict, list]:
-        """`Graph.advance` for several streams of one batch, each with a state of its own. chunk: frames of a block."""
-        if not self.rings:
-            out, state = self.graph.step(inputs, stack(states))
-            return out, [select(state, i) for i in range(len(states))]
-        own = [flatten(s) for s in states]
-        order, begun = self._seat(own), [int(f["frames"][0]) for f in own]
-        if self.state is None or len(self.state.frames) != len(states):
-            self.state = unflatten(states[0], {n: a[: len(states)] for n, a in self.fields.items()})
-        seats = flatten(self.state)
-        out, _ = self.graph.advance({n: a[order] for n, a in inputs.items()}, self.state)
-        for seat, i in enumerate(order):
-            for n, a in own[i].items():
-                if n in self.rings:
-                    rows = np.arange(begun[i], begun[i] + chunk) % a.shape[2]
-                    a[0][:, rows] = seats[n][seat][:, rows]
-                else:
-                    a[0] = seats[n][seat]
-            self.seated[seat] = weakref.ref(own[i][self.rings[0]]), begun[i] + chunk
-        back = np.argsort(order)
-        return {n: a[back] for n, a in out.items()}, list(states)
-
-    def _seat(self, own: list[dict[str, np.ndarray]]) -> list[int]:
-        """Put every stream on one of the first seats: which stream has each of them."""
-        count, first = len(own), self.rings[0]
-        if count > len(self.seated):  # room to grow: what is not used costs nothing
-            self.fields = {
-                n: np.zeros((2 * count, *a.shape[1:]), a.dtype) for n, a in own[0].items()
-            }
-            self.seated, self.state = [(lambda: None, 0)] * (2 * count), None
-        waiting = {(id(f[first]), int(f["frames"][0])): i for i, f in enumerate(own)}
-        order: list[Any] = [None] * count
-        for seat, (stream, frames) in enumerate(self.seated[:count]):
-            if stream() is not None:
-                order[seat] = waiting.pop((id(stream()), frames), None)
-        for seat in range(count):
-            if order[seat] is None:
-                _, order[seat] = waiting.popitem()
-                for n, a in self.fields.items():
-                    a[seat] = own[order[seat]][n][0]
-        return order

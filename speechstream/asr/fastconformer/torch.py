@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.fastconformer import FastConformer
-from speechstream.state import flatten, select, stack, unflatten
+from speechstream.runtime.torch import TorchSlots
+from speechstream.state import flatten, unflatten
 
 
 class TorchNetworks:
@@ -26,12 +29,18 @@ class TorchNetworks:
         return _numpy(self.model.encoder.init_state(batch))
 
     @torch.inference_mode()
-    def encode(self, x, lengths, states):
-        y, state = self.model.encoder.step(
-            self._in(x), self._state(stack(states)), self._in(lengths)
-        )
-        state = _numpy(state)
-        return self._heads(y), [select(state, i) for i in range(len(states))]
+    def encode(self, x, lengths, state):
+        y, state = self.model.encoder.step(self._in(x), self._state(state), self._in(lengths))
+        return self._heads(y), _numpy(state)
+
+    def slots(self) -> TorchSlots:
+        return TorchSlots(self._step, self.model.encoder.init_state(1), self.device)
+
+    def _step(
+        self, inputs: dict[str, torch.Tensor], state: Any
+    ) -> tuple[dict[str, np.ndarray], Any]:
+        y, state = self.model.encoder.step(inputs["features"], state, inputs["lengths"])
+        return self._heads(y), state
 
     @torch.inference_mode()
     def encode_whole(self, x):

@@ -7,47 +7,44 @@ Of clear speech next to nothing is searched; of an unfamiliar voice nearly all i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generator
-
 import numpy as np
 
-from speechstream.asr.whisper.memory import Decode, Memory, keep
+from speechstream.asr.whisper.cache import truncate
+from speechstream.asr.whisper.incremental import Draft, IncrementalDecoder, Memory, non_repeating
 from speechstream.asr.search import log_softmax
 from speechstream.asr.whisper.networks import DecoderState
-
-if TYPE_CHECKING:
-    from speechstream.asr.whisper.attention import AttentionDecoder, Hypothesis
+from speechstream.runtime.requests import Work
 
 DOUBT = 0.7  # probability below which a greedy token is in doubt
 BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is dropped
 
 
 def refine(
-    decoder: "AttentionDecoder",
-    greedy: "Hypothesis",
+    decoder: IncrementalDecoder,
+    greedy: Draft,
     memory: Memory,
     state: DecoderState,
     limit: int,
     end: float,
     final: bool,
     until: int,
-) -> Generator:
+) -> Work[tuple[Draft, DecoderState]]:
     """A hypothesis at least as probable, its end included, and the decoder's state after reading it.
 
     greedy: the whole hypothesis, of which the first `greedy.stable` tokens stand. state: after reading all of it but,
     perhaps, the last token. end: the probability with which it ended there, of interest where no more audio follows.
     until: tokens from this one on are not doubted yet.
     """
-    v, kept = decoder.vocabulary, greedy.stable
+    v, n_stable = decoder.vocabulary, greedy.stable
     doubts = [
         i
         for i, p in enumerate([*greedy.probabilities, end if final else 1.0])
-        if kept <= i < until and p < DOUBT
+        if n_stable <= i < until and p < DOUBT
     ]
     if not doubts:
         return greedy, state
     whole, at = state, doubts[0]
-    open_ = [(0.0, _prefix(greedy, at))]
+    open_ = [(0.0, greedy.prefix(at))]
     # greedy itself is among the candidates, also where its tokens fall out of the beam
     finished = [(float(np.log([*greedy.probabilities[at:], end]).sum()), greedy, whole)]
     state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
@@ -55,7 +52,7 @@ def refine(
     while open_ and open_[0][0] > max(
         f[0] for f in finished
     ):  # else nothing open can become more probable
-        said, state = yield Decode(np.array(feed, np.int64), memory, state, len(feed[0]) - 1)
+        said, state = yield memory.read(feed, state, len(feed[0]) - 1)
         logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
         options = sorted(
             (
@@ -79,7 +76,7 @@ def refine(
                 finished.append((score, h, read))
                 continue
             row = said.alignment[b, -1, : memory.frames].copy()
-            longer.append((score, h.and_then(token, float(np.exp(logp[b, token])), row)))
+            longer.append((score, h.extended(token, float(np.exp(logp[b, token])), row)))
             parents.append(b)
         open_ = longer
         n = len(open_[0][1].tokens) if open_ else 0
@@ -88,21 +85,17 @@ def refine(
             if at is None:
                 return greedy, whole
             score = open_[0][0] + float(np.log(greedy.probabilities[n:at]).sum())
-            open_ = [(score, _prefix(greedy, at))]
+            open_ = [(score, greedy.prefix(at))]
             state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
             continue
         state = DecoderState(state.keys[parents], state.values[parents], state.tokens[parents])
         feed = [[h.tokens[-1]] for _, h in open_]
     _, best, read = max(finished, key=lambda f: f[0])
-    best.cut(max(decoder.once(best), kept))
+    best.cut(max(non_repeating(best), n_stable))
     return best, read
-
-
-def _prefix(h: "Hypothesis", n: int) -> "Hypothesis":
-    return type(h)(h.tokens[:n], h.probabilities[:n], h.rows[:n], h.stable)
 
 
 def _reread(state: DecoderState, context: list[int]) -> tuple[DecoderState, list[list[int]]]:
     """The state before the last token of a context, and that token to read."""
-    state = keep(state, len(context) - 1)
+    state = truncate(state, len(context) - 1)
     return state, [context[int(state.tokens[0]) :]]

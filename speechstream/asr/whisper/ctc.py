@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generator
+from typing import Any
 
 from speechstream.asr import search
-from speechstream.asr.whisper.memory import Memory
+from speechstream.asr.whisper.incremental import Memory
 from speechstream.asr.ctc import Greedy, PrefixBeam
 from speechstream.events import Word
-from speechstream.asr.whisper.networks import Engine
+from speechstream.runtime.requests import Work
+from speechstream.asr.whisper.networks import DecoderState
 from speechstream.errors import SpeechStreamError
 
 FRAME_S = 0.04  # two encoder frames
 
 
-@dataclass
+@dataclass(frozen=True)
 class CtcHypothesis:
-    state: Any  # the search's, after the confirmed frames
-    stable: list[search.Token] = field(default_factory=list)
-    unstable: list[search.Token] = field(default_factory=list)
+    """state: of the search, after the confirmed frames."""
+
+    state: Any
+    stable: tuple[search.Token, ...] = ()
+    unstable: tuple[search.Token, ...] = ()
 
 
 class CtcDecoder:
     """Greedy (beam 1) or prefix beam search. The trial run needs no undoing: a search state is a value."""
+
+    head = "ctc"
 
     def __init__(self, path: Path, beam: int = 1):
         try:
@@ -35,22 +40,21 @@ class CtcDecoder:
             raise SpeechStreamError(f"{path} is not a table of CTC pieces: {error}") from error
         self.search = Greedy() if beam == 1 else PrefixBeam(beam)
 
-    def init_state(self, engine: Engine) -> CtcHypothesis:
+    def init_state(self, state: DecoderState) -> CtcHypothesis:
+        """A hypothesis that says nothing; the text model's state is not needed."""
         return CtcHypothesis(self.search.init_state(1))
 
-    def extend(
-        self, h: CtcHypothesis, memory: Memory, final: bool
-    ) -> Generator[Any, Any, CtcHypothesis]:
-        """Bring a hypothesis up to date with its memory; the engine is never asked anything."""
+    def extend(self, h: CtcHypothesis, memory: Memory, final: bool) -> Work[CtcHypothesis]:
+        """Bring a hypothesis up to date with its memory; no network is asked anything."""
         yield from ()
         done, known = int(h.state.frames[0]), memory.confirmed // 2
-        tokens, state = self.search.step(memory.ctc[:, done:known], h.state)
-        stable = h.stable + tokens[0]
+        tokens, state = self.search.step(memory.heads[:, done:known], h.state)
+        stable = (*h.stable, *tokens[0])
         if final:
             tokens, state = self.search.finish(state)
-            return CtcHypothesis(state, stable + tokens[0])
-        trial, after = self.search.step(memory.ctc[:, known : memory.frames // 2], state)
-        return CtcHypothesis(state, stable, trial[0] + self.search.pending(after)[0])
+            return CtcHypothesis(state, (*stable, *tokens[0]))
+        trial, after = self.search.step(memory.heads[:, known : memory.frames // 2], state)
+        return CtcHypothesis(state, stable, (*trial[0], *self.search.pending(after)[0]))
 
     def text(self, h: CtcHypothesis) -> tuple[str, str]:
         """The stable and the unstable part; a word whose pieces are not all settled is not stable."""

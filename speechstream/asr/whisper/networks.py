@@ -1,8 +1,4 @@
-"""What an engine offers: one model's networks as functions of numpy arrays and explicit state.
-
-The recogniser, the pool and the evaluation tools see nothing else of a model, so torch and onnxruntime are
-interchangeable under them.
-"""
+"""Whisper's networks as functions of numpy arrays and explicit state, whoever runs them."""
 
 from __future__ import annotations
 
@@ -58,34 +54,43 @@ class Decoded:
 class Joint:
     """The last layers of a transducer's gate (`speechstream.nn.whisper_heads.Gate`)."""
 
-    looked: np.ndarray  # (2, D)
+    attention: np.ndarray  # (2, D)
     out: np.ndarray  # (D,)
     bias: float
 
-    def __call__(self, audio: np.ndarray, text: np.ndarray, attention: np.ndarray) -> np.ndarray:
-        """Log odds (P,) that a token has been said by each of P pairs: audio (P, D), text (D,), attention (P, 2)."""
-        return np.tanh(audio + text + attention @ self.looked) @ self.out + self.bias
+    def __call__(self, audio: np.ndarray, text: np.ndarray, attended: np.ndarray) -> np.ndarray:
+        """Log odds (P,) that a token has been said by each of P pairs: audio (P, D), text (D,), attended (P, 2)."""
+        return np.tanh(audio + text + attended @ self.attention) @ self.out + self.bias
 
 
-class Engine(Protocol):
+class Networks(Protocol):
+    """Who runs the networks of one model: torch or onnxruntime, interchangeable."""
+
     name: str
     joint: Joint | None
 
-    def encoder_state(self, batch: int = 1) -> EncoderState: ...
+    def encoder_state(self, batch: int = 1) -> EncoderState:
+        """The states of streams that have heard nothing, in arrays of their own."""
 
     def encode(
         self, mel: np.ndarray, state: EncoderState, keep: int | None = None
     ) -> tuple[Encoded, EncoderState]:
-        """mel (B, mels, 2c + 1), the last frame look-ahead. An engine may reuse the arrays of the state it is given.
+        """mel (B, mels, 2c + 1), the last frame right context; `state` is not changed.
 
-        keep: of the c frames, how many are wanted and go into the state (an even number, or None for all); those after
-        them are look-ahead too.
+        keep: of the c frames, how many are wanted and go into the state (an even number, or None for
+        all); those after them are right context too.
         """
+
+    def encode_in_place(
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+    ) -> tuple[Encoded, EncoderState]:
+        """The same numbers, but the new keys and values lie where those of `state` did."""
 
     def filled(self, frames: int) -> slice:
         """The rows of a stream's encoder cache that are real after so many frames."""
 
-    def decoder_state(self, batch: int = 1) -> DecoderState: ...
+    def decoder_state(self, batch: int = 1) -> DecoderState:
+        """The states of streams that have read no token."""
 
     def decode(
         self,
@@ -96,6 +101,6 @@ class Engine(Protocol):
         state: DecoderState,
         first: int = 0,
     ) -> tuple[Decoded, DecoderState]:
-        """tokens (B, n) over a memory (B, layers, H, T, Dh) of which mask (B, T) is real; a memory of one stream (1, ...)
-        serves B hypotheses about it. Logits are of the tokens from `first` on.
+        """tokens (B, n) over a memory (B, layers, H, T, Dh) of which mask (B, T) is real; a memory of one
+        stream (1, ...) serves B hypotheses about it. Logits are of the tokens from `first` on.
         """

@@ -1,11 +1,11 @@
-"""The onnxruntime engine: one session a graph, one thread by default, no spinning."""
+"""Whisper's networks in onnxruntime: one session a graph."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
+import safetensors
 
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, EncoderState, Joint
 from speechstream.errors import SpeechStreamError
@@ -49,7 +49,7 @@ def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tu
         ) from error
 
 
-class OnnxEngine:
+class OnnxNetworks:
     """`encoder.onnx` and `decoder.onnx` of a bundle."""
 
     name = "onnx"
@@ -74,6 +74,7 @@ class OnnxEngine:
             AttributeError,
             ArithmeticError,
             MemoryError,
+            safetensors.SafetensorError,
         ) as error:
             raise SpeechStreamError(
                 f"the model in {folder} is damaged: its graphs and weights do not fit together "
@@ -99,7 +100,13 @@ class OnnxEngine:
     def encode(
         self, mel: np.ndarray, state: EncoderState, keep: int | None = None
     ) -> tuple[Encoded, EncoderState]:
-        """The cache is a ring that is written in place: the state given must not be used again (copy it to keep it)."""
+        own = EncoderState(state.mel, state.keys.copy(), state.values.copy(), state.frames)
+        return self.encode_in_place(mel, own, keep)
+
+    def encode_in_place(
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+    ) -> tuple[Encoded, EncoderState]:
+        """The cache is a ring: a frame lies in its number modulo the length."""
         c = (mel.shape[2] - 1) // 2
         used = min(-(-(c + int(state.frames.max())) // SCORES) * SCORES - c, self.left)
         *encoded, keys, values = _run(
@@ -170,21 +177,14 @@ def _joint(path: Path) -> Joint | None:
     """The gate's last layers from a bundle's weights; None where it has no gate."""
     if not path.is_file():
         return None
-    with open(path, "rb") as f:
-        size = int.from_bytes(f.read(8), "little")
-        if size > path.stat().st_size:
-            raise ValueError(f"{path.name} is no safetensors file")
-        header = json.loads(f.read(size))
-        if "gate.out.weight" not in header:
+    with safetensors.safe_open(path, framework="numpy") as f:
+        if "gate.out.weight" not in f.keys():
             return None
-        arrays = []
-        for name in ("gate.looked.weight", "gate.out.weight", "gate.out.bias"):
-            begin, end = header[name]["data_offsets"]
-            f.seek(8 + size + begin)
-            arrays.append(
-                np.frombuffer(f.read(end - begin), np.float32).reshape(header[name]["shape"])
-            )
-    return Joint(arrays[0].T, arrays[1][0], float(arrays[2][0]))
+        attention, out, bias = (
+            f.get_tensor(f"gate.{name}").astype(np.float32)
+            for name in ("looked.weight", "out.weight", "out.bias")
+        )
+    return Joint(attention.T, out[0], float(bias[0]))
 
 
 def _layers(name: str, a: np.ndarray) -> dict[str, np.ndarray]:

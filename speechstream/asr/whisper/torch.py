@@ -1,4 +1,4 @@
-"""The torch engine: the same bundle in plain torch, for comparison and for GPUs without onnxruntime-gpu."""
+"""Whisper's networks in torch: for comparison, and for GPUs without onnxruntime-gpu."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechstream.nn.whisper_heads import Gate
 from speechstream.state import flatten
 
 
-class TorchEngine:
+class TorchNetworks:
     """A `speechstream.nn.whisper.Whisper` behind the engines' interface."""
 
     name = "torch"
@@ -42,6 +42,11 @@ class TorchEngine:
         return Encoded(*(t.cpu().numpy() for t in (keys, values, *heads))), EncoderState(
             **_numpy(flatten(new))
         )
+
+    def encode_in_place(self, mel, state, keep=None):
+        encoded, new = self.encode(mel, state, keep)
+        state.keys[:], state.values[:] = new.keys, new.values
+        return encoded, EncoderState(new.mel, state.keys, state.values, new.frames)
 
     def filled(self, frames: int) -> slice:
         left = self.model.config.left

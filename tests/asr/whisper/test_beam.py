@@ -8,7 +8,7 @@ import pytest
 
 from speechstream.asr.whisper import beam
 from speechstream.asr.whisper.attention import AttentionDecoder
-from speechstream.asr.whisper.memory import Memory
+from speechstream.asr.whisper.cache import Memory
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from speechstream.asr.whisper.transducer import GatedDecoder
-from speechstream.asr.whisper.memory import Memory
+from speechstream.asr.whisper.cache import Memory
 from speechstream.asr.transducer import MAX_SYMBOLS
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, Joint

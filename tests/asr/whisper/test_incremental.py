@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from speechstream.asr.whisper.attention import FRAME_S, TOKENS_PER_S, AttentionDecoder
-from speechstream.asr.whisper.memory import Memory
+from speechstream.asr.whisper.cache import Memory
 from speechstream.events import Endpoint, Final, Partial
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.endpoint import EndpointRules

@@ -10,7 +10,7 @@ import pytest
 
 from speechstream import Recognizer
 from speechstream.asr.whisper.attention import table
-from speechstream.asr.whisper.timing import SMOOTHING, at_pauses, pauses, token_spans
+from speechstream.asr.timing import SMOOTHING, at_pauses, pauses, token_spans
 
 
 def stretches(lengths, noise=0.0, seed=0):

@@ -1,0 +1,373 @@
+"""A recognition stream as a value, and the pure core that steps it.
+
+Samples of any kind become 16 kHz mono; voice activity opens and closes segments; each segment is heard by
+the model's family, chunk by chunk. Everything is decided on a grid of 32 ms windows, heard some at a time
+where the latency allows, so the text does not depend on how the audio was cut into blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from speechstream import state as states
+from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
+from speechstream.asr.family import Family
+from speechstream.asr.timing import at_pauses, pauses
+from speechstream.audio.features import SAMPLE_RATE
+from speechstream.audio.resample import Resampler, ResamplerState
+from speechstream.audio.samples import to_mono
+from speechstream.audio.vad import WINDOW, Vad, VadState
+from speechstream.errors import SpeechStreamError
+from speechstream.events import Endpoint, Event, Final, Partial, SpeechStarted, Word
+from speechstream.runtime.requests import Work
+
+K = TypeVar("K")
+
+SHORTEST_WORD_S = 0.02
+MERGED = 32  # blocks of a segment's audio that are kept apart before they are put together
+MAX_RATE = 1 << 20  # Hz
+MAX_SEGMENT = 1 << 24  # samples at 16 kHz, 17 minutes: far beyond the longest segment
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of speech while it is heard."""
+
+    start: int  # sample of the stream, at 16 kHz
+    audio: tuple[np.ndarray, ...]  # all of it
+    shown: tuple[str, str]  # the stable and unstable text of the last Partial
+    decoding: Any  # the family's state
+
+    @property
+    def samples(self) -> int:
+        return sum(map(len, self.audio))
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """All that a recognition stream remembers. Samples are counted at 16 kHz."""
+
+    resampler: ResamplerState
+    vad: VadState
+    segmenter: SegmenterState
+    pending: np.ndarray  # (n,) samples that do not fill the next windows yet
+    recent: np.ndarray  # (n,) the last windows, for what precedes an onset
+    heard: int = 0  # samples judged so far, whole windows
+    received: int = 0  # samples that came
+    segment: Segment | None = None
+    finished: bool = False
+
+
+class RecognitionCore:
+    """Streams of one latency and sample rate on one model: `step(samples, state)` is pure.
+
+    family: the model; on resident caches a state is used up by a step that it is given to. digest: of the
+    model's bundle; states are taken up by the same model only.
+    """
+
+    def __init__(
+        self,
+        family: Family[Any],
+        vad: Vad,
+        rules: EndpointRules,
+        latency_ms: int | None,
+        sample_rate: int,
+        digest: str = "",
+    ):
+        self.family, self.vad, self.rules = family, vad, rules
+        self.latency_ms, self.mode, self.digest = latency_ms, family.mode(latency_ms), digest
+        self.resampler, self.segmenter = Resampler(sample_rate, SAMPLE_RATE), Segmenter(rules)
+        self.sample_rate = self.resampler.rate_in
+
+    def init_state(self) -> StreamState:
+        """A stream that has heard nothing."""
+        return StreamState(
+            self.resampler.init_state(),
+            self.vad.init_state(),
+            self.segmenter.init_state(),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.float32),
+        )
+
+    def step(
+        self, x: np.ndarray | None, state: StreamState
+    ) -> Work[tuple[list[Event], StreamState]]:
+        """Hear a block: any length, int16/int32/float, (n,) or (n, channels); None: no more comes.
+
+        Raises ValueError on NaN or a wrong shape, and for a stream that is finished.
+        """
+        if state.finished:
+            raise ValueError("this stream is finished; open another one")
+        events: list[Event] = []
+        if x is None:
+            heard, resampler = self.resampler.finish(state.resampler), state.resampler
+        else:
+            heard, resampler = self.resampler.step(to_mono(x)[None], state.resampler)
+        pending = np.concatenate([state.pending, heard[0]])
+        size = self.mode.vad_windows * WINDOW
+        state = replace(state, resampler=resampler, received=state.received + heard.shape[1])
+        whole = len(pending) // size * size
+        for at in range(0, whole, size):
+            state = yield from self._windows(pending[at : at + size], state, events)
+        pending = pending[whole:]
+        if x is None:
+            if len(pending):
+                rest = np.pad(pending, (0, -len(pending) % WINDOW))
+                state = yield from self._windows(rest, state, events)
+            if state.segment:
+                state = yield from self._close(state, state.segment, events, ended=False)
+        return events, replace(state, pending=pending.copy(), finished=x is None)
+
+    def busy(self, state: StreamState) -> bool:
+        """A step leaves no work."""
+        return False
+
+    def resume(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+        yield from ()
+        return [], state
+
+    def over(self, state: StreamState) -> bool:
+        return state.finished
+
+    def pieces(self, x: np.ndarray, seconds: float) -> list[np.ndarray]:
+        """A block checked and cut, so that each step is short."""
+        samples = to_mono(x)
+        size = max(int(seconds * self.sample_rate), 1)
+        return [samples[i : i + size] for i in range(0, len(samples), size)]
+
+    def seconds(self, x: np.ndarray) -> float:
+        """How long a block lasts."""
+        return len(x) / self.sample_rate
+
+    # States on resident caches and as values.
+
+    def resident(self) -> RecognitionCore:
+        """This core on caches that stay in place, for one owner."""
+        return self.on(self.family.resident())
+
+    def on(self, family: Family[Any]) -> RecognitionCore:
+        """This core on another runner of the same model."""
+        return RecognitionCore(
+            family, self.vad, self.rules, self.latency_ms, self.sample_rate, self.digest
+        )
+
+    def read(self, state: StreamState) -> StreamState:
+        """The state as a value."""
+        if state.segment is None:
+            return state
+        decoding = self.family.read(state.segment.decoding)
+        return replace(state, segment=replace(state.segment, decoding=decoding))
+
+    def write(self, state: StreamState) -> StreamState:
+        """A state as this core steps it, from a value."""
+        if state.segment is None:
+            return state
+        decoding = self.family.write(state.segment.decoding)
+        return replace(state, segment=replace(state.segment, decoding=decoding))
+
+    def close(self, state: StreamState) -> None:
+        """The state is not used again."""
+        if state.segment is not None:
+            self.family.close(state.segment.decoding)
+
+    def pausing(self, state: StreamState) -> bool:
+        """Whether nobody speaks: the state is small."""
+        return state.segment is None
+
+    @staticmethod
+    def joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
+        """Blocks of `pieces` as one."""
+        return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+    def to_bytes(self, state: StreamState, fp16_caches: bool = False) -> bytes:
+        """A state that is a value, for `from_bytes` of a core on the same model, anywhere.
+
+        fp16_caches: half the bytes, and a text that may differ.
+        """
+        return states.to_bytes(state, self.about(), fp16_caches)
+
+    def from_bytes(self, data: bytes) -> StreamState:
+        """What `to_bytes` was given. Raises SpeechStreamError for other bytes, and those of another model."""
+        return self.unpack(data, StreamState)
+
+    def unpack(self, data: bytes, kind: type[K], name: str = "") -> K:
+        """A value of that kind with a state of this core in its field `name` (none: it is the state itself)."""
+        about, known = states.about_bytes(data), self.about()
+        if about != known:
+            was = {k: v for k, v in about.items() if known.get(k) != v}
+            now = {k: known.get(k) for k in was}
+            raise SpeechStreamError(
+                f"this snapshot is of {str(was)[:200]}, and cannot be resumed by {str(now)[:200]}"
+            )
+        decoding = f"{name}.segment.decoding".lstrip(".")
+        declared: dict[str, Any] = {name: StreamState, "queue": np.ndarray}
+        for field, of in self.family.declared(self.mode).items():
+            declared[f"{decoding}.{field}".rstrip(".")] = of
+        value = states.from_bytes(data, kind, declared)
+        try:
+            self._check(getattr(value, name) if name else value)
+        except ValueError as error:
+            raise SpeechStreamError(
+                f"this snapshot holds no stream that could have been: {error}"
+            ) from error
+        return value
+
+    @staticmethod
+    def kind(data: bytes) -> tuple[int | None, int]:
+        """Latency and sample rate of the stream that a snapshot holds. Raises SpeechStreamError."""
+        about = states.about_bytes(data)
+        latency_ms, sample_rate = about.get("latency_ms"), about.get("sample_rate")
+        if latency_ms is not None and type(latency_ms) is not int:
+            raise SpeechStreamError(
+                "this snapshot holds no recognition stream: it names no latency"
+            )
+        if type(sample_rate) is not int or not 1 <= sample_rate <= MAX_RATE:
+            raise SpeechStreamError("this snapshot holds no recognition stream: it names no rate")
+        return latency_ms, sample_rate
+
+    def about(self) -> dict[str, Any]:
+        """What must agree between a state that is left and the core that takes it up: JSON values."""
+        return {
+            **self.family.identity(),
+            "model": self.digest,
+            "latency_ms": self.latency_ms,
+            "sample_rate": self.sample_rate,
+        }
+
+    def _check(self, state: StreamState) -> None:
+        """Raises ValueError where no stream can have come to this state."""
+        like = self.init_state()
+        for name in ("resampler", "vad"):
+            for (field, a), (_, b) in zip(
+                states.fields(getattr(state, name)), states.fields(getattr(like, name))
+            ):
+                if a.shape != b.shape or a.dtype != b.dtype:
+                    raise ValueError(f"its {name}.{field} is {a.dtype}{list(a.shape)}")
+        remaining = int(self.resampler.remaining(state.resampler)[0])
+        if not 0 <= remaining <= self.resampler.latency_s * SAMPLE_RATE + 1:
+            raise ValueError("its resampler has lost count")
+        if not 0 <= int(state.vad.filled[0]) < WINDOW:
+            raise ValueError("its windows do not add up")
+        for name in ("pending", "recent"):
+            a = getattr(state, name)
+            if a.ndim != 1 or a.dtype != np.float32:
+                raise ValueError(f"its {name} is {a.dtype}{list(a.shape)}")
+        size = self.mode.vad_windows * WINDOW
+        late = len(state.pending) >= size and not state.finished
+        if late or len(state.recent) > min(state.heard, self._kept()):
+            raise ValueError("its windows do not add up")
+        if (s := state.segment) is not None:
+            if any(a.ndim != 1 or a.dtype != np.float32 for a in s.audio):
+                raise ValueError("its audio is no audio")
+            if s.samples > MAX_SEGMENT or not s.start <= state.heard or s.samples > state.heard:
+                raise ValueError("its segment is longer than the stream")
+            self.family.check(s.decoding, s.samples, self.mode)
+
+    # One step.
+
+    def _kept(self) -> int:
+        return WINDOW * (3 + round(self.rules.before_s / WINDOW_S))
+
+    def _windows(
+        self, group: np.ndarray, state: StreamState, events: list[Event]
+    ) -> Work[StreamState]:
+        p, vad = self.vad.step(group[None], state.vad)
+        state = replace(state, vad=vad)
+        for speech, window in zip(p[0].tolist(), group.reshape(-1, WINDOW)):
+            state = yield from self._window(window, speech, state, events)
+        return state
+
+    def _window(
+        self, window: np.ndarray, speech: float, state: StreamState, events: list[Event]
+    ) -> Work[StreamState]:
+        heard = state.heard + WINDOW
+        what, segmenter = self.segmenter.step(speech, state.segmenter)
+        recent = np.concatenate([state.recent, window])[-self._kept() :]
+        state = replace(state, heard=heard, segmenter=segmenter, recent=recent)
+        if what == "open":
+            start = max(segmenter.opened * WINDOW, heard - len(recent))
+            state = replace(state, segment=self._open(start))
+            window = recent[len(recent) - (heard - start) :]
+            events.append(
+                SpeechStarted(round(start / SAMPLE_RATE, 3), round(heard / SAMPLE_RATE, 3))
+            )
+        if state.segment is None:
+            return state
+        segment = yield from self._feed(window, state.segment)
+        state = replace(state, segment=segment)
+        if what == "close":
+            return (yield from self._close(state, segment, events, ended=True))
+        shown = self.family.text(segment.decoding)
+        if shown != segment.shown and any(c.isalnum() for part in shown for c in part):
+            events.append(Partial(*shown, round(heard / SAMPLE_RATE, 3)))
+            state = replace(state, segment=replace(segment, shown=shown))
+        if segment.samples > self.rules.longest_s * SAMPLE_RATE:
+            return (yield from self._cut(state, segment, events))
+        return state
+
+    def _open(self, start: int) -> Segment:
+        return Segment(start, (), ("", ""), self.family.open(self.mode))
+
+    def _feed(self, x: np.ndarray, segment: Segment) -> Work[Segment]:
+        audio = (*segment.audio, x)
+        if len(audio) > MERGED:
+            audio = (np.concatenate(audio),)
+        decoding = yield from self.family.feed(x, segment.decoding, self.mode)
+        return replace(segment, audio=audio, decoding=decoding)
+
+    def _close(
+        self, state: StreamState, segment: Segment, events: list[Event], ended: bool
+    ) -> Work[StreamState]:
+        decoding = yield from self.family.finish(segment.decoding, self.mode)
+        segment = replace(segment, decoding=decoding)
+        silent = state.segmenter.run * WINDOW if ended else 0
+        spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
+        self._say(segment, events, self._words(segment, spoken), spoken)
+        self.family.close(decoding)
+        if ended:
+            events.append(Endpoint(round(spoken, 3), round(state.heard / SAMPLE_RATE, 3)))
+        return replace(state, segment=None)
+
+    def _cut(self, state: StreamState, segment: Segment, events: list[Event]) -> Work[StreamState]:
+        """A segment grew too long: end it after its last stable word, and go on from there."""
+        words, stable = self._words(segment), self.family.text(segment.decoding)[0]
+        while len(words) > 1 and " ".join(w.text for w in words[:-1]).startswith(stable):
+            words.pop()  # a last word that was not said to be stable may go on
+        if not words:  # offline nothing has been decoded yet; the last word may be broken off
+            decoding = yield from self.family.finish(segment.decoding, self.mode)
+            segment = replace(segment, decoding=decoding)
+            words = self._words(segment)
+            words = words[:-1] or words
+        at = int(words[-1].end * SAMPLE_RATE) if words else state.heard
+        audio = np.concatenate(segment.audio)[at - segment.start :]
+        self._say(segment, events, words, at / SAMPLE_RATE)
+        self.family.close(segment.decoding)
+        segment = yield from self._feed(audio, self._open(at))
+        return replace(state, segment=segment)
+
+    def _words(self, segment: Segment, spoken_until: float | None = None) -> list[Word]:
+        """The stable words, in seconds from the start of the stream; none ends after `spoken_until`."""
+        words, offset = self.family.words(segment.decoding), segment.start / SAMPLE_RATE
+        latest = np.inf if spoken_until is None else spoken_until - offset
+        spans = [(w.start, max(min(w.end, latest), w.start + SHORTEST_WORD_S)) for w in words]
+        if spans:
+            spans = at_pauses(spans, pauses(np.concatenate(segment.audio)))
+        return [
+            Word(
+                w.text,
+                round(start + offset, 3),
+                round(end + offset, 3),
+                round(w.confidence or 0, 3),
+            )
+            for w, (start, end) in zip(words, spans)
+        ]
+
+    def _say(self, segment: Segment, events: list[Event], words: list[Word], end: float) -> None:
+        text = " ".join(w.text for w in words)
+        if any(c.isalnum() for c in text):
+            start = round(segment.start / SAMPLE_RATE, 3)
+            events.append(Final(text, tuple(words), start, round(end, 3)))

@@ -1,0 +1,289 @@
+"""Incremental decoding with a text model: a draft that is verified, a stable part that only grows.
+
+Each time more audio is known, the previous hypothesis is read back in one call as a draft; its tokens stand
+as far as the decoder would choose them again, and greedy decoding goes on from there (so an unchanged
+hypothesis costs one call). A word becomes stable once it ended `margin_s` before the end of the confirmed
+audio and another word follows it; its tokens and their keys and values are then never computed again,
+hence never retracted.
+
+The algorithm knows nothing of the model but `TextModel`. What differs between decoders is when a token may
+be said (`accept`) and when it stands (`settled`): see `attention` and `gate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from speechstream.asr.timing import token_spans
+from speechstream.asr.whisper.cache import Cache, Decode, Runner, truncate
+from speechstream.asr.whisper.networks import Decoded, DecoderState
+from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.events import Word
+from speechstream.runtime.requests import Work
+from speechstream.state import bounded, cache
+
+FRAME_S = 0.02
+MAX_TOKENS_PER_S = 9  # nobody speaks faster; what exceeds it is a loop
+REPEATED = 8  # tokens in a row that were written before, of the same sound: it is read once more
+SAME_ATTENTION = 0.8  # correlation from which two tokens' attention is to the same sound
+STICKY = 1.0  # a drafted token is replaced by one at least so many nats more probable: less flicker
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What has been encoded of a segment, as a decoder sees it, and how it asks for it to be read.
+
+    Frames up to `confirmed` will not change; those after it come from the quick pass. checked: frames that
+    were confirmed when the hypothesis was last verified. heads: what the decoder's head says of each pair of
+    frames, (1, frames // 2, D), where it has one.
+    """
+
+    runner: Runner
+    cache: Cache
+    frames: int
+    confirmed: int
+    checked: int
+    heads: np.ndarray | None
+
+    def has_news(self, final: bool) -> bool:
+        """Whether more has been confirmed since the last time, or nothing more will be."""
+        return final or self.confirmed > self.checked
+
+    def read(self, tokens: list[list[int]], state: DecoderState, first: int = 0) -> Decode:
+        """The request to read these tokens of each hypothesis after `state`."""
+        return Decode(
+            self.runner, self.cache, np.array(tokens, np.int64), state, self.frames, first
+        )
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Tokens of one segment, of which the first `stable` are final.
+
+    rows: the decoder's attention when it chose each, (frames,). cache: of the prompt and the stable tokens
+    but the last. pair: of frames, in which a transducer said the last stable token.
+    """
+
+    tokens: tuple[int, ...] = bounded(0, 1 << 20, default=())
+    probabilities: tuple[float, ...] = ()
+    rows: tuple[np.ndarray, ...] = ()
+    stable: int = 0
+    cache: DecoderState | None = cache(default=None)
+    pair: int = 0
+
+
+@dataclass
+class Draft:
+    """A hypothesis while one step works on it."""
+
+    tokens: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
+    stable: int = 0
+    pairs: list[int] = field(default_factory=list)  # of the new tokens, after the last stable one's
+
+    def cut(self, n: int) -> None:
+        """Forget what follows the first n tokens."""
+        del self.tokens[n:], self.probabilities[n:], self.rows[n:]
+
+    def append(self, token: int, probability: float, row: np.ndarray) -> None:
+        self.tokens.append(token)
+        self.probabilities.append(probability)
+        self.rows.append(row)
+
+    def prefix(self, n: int) -> Draft:
+        return Draft(self.tokens[:n], self.probabilities[:n], self.rows[:n], self.stable)
+
+    def extended(self, token: int, probability: float, row: np.ndarray) -> Draft:
+        out = self.prefix(len(self.tokens))
+        out.append(token, probability, row)
+        return out
+
+
+class TextModel(Protocol):
+    """A decoder as the algorithm sees it: Whisper's, a gated one, a language model."""
+
+    vocabulary: Vocabulary
+
+    def init_state(self) -> DecoderState:
+        """Before the first token of the prompt."""
+
+    def step(self, tokens: np.ndarray, state: DecoderState, memory: Memory) -> Decode:
+        """The request to read tokens (B, n): logits, hidden states, alignment (or None), and the state."""
+
+
+class IncrementalDecoder:
+    """The algorithm; one instance serves all streams, each with its `Hypothesis`."""
+
+    head: str | None = None  # of the encoder, that this decoder listens to
+    repeats = True  # whether the decoder may read the same sound again
+
+    def __init__(self, vocabulary: Vocabulary, margin_s: float = 0.5):
+        self.vocabulary, self.margin_s = vocabulary, margin_s
+
+    def init_state(self, state: DecoderState) -> Hypothesis:
+        """A hypothesis that says nothing. state: the text model's, before the first token."""
+        return Hypothesis(cache=state)
+
+    def accept(
+        self, d: Draft, n: int, token: int, said: Decoded, at: int, memory: Memory, final: bool
+    ) -> bool:
+        """Whether the token that output n predicts, row `at` of the alignment, is said now; else all wait."""
+        raise TypeError("a decoder says when a token is said")
+
+    def settled(self, d: Draft, memory: Memory) -> int:
+        """How many tokens are in words that ended well before the end of the confirmed audio."""
+        raise TypeError("a decoder says when a token stands")
+
+    def choose(self, logits: np.ndarray, draft: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The best token of each row and its probability; a drafted one stays unless another is clearly better."""
+        logits = logits[:, : self.vocabulary.end + 1]  # what lies beyond starts transcripts
+        best = logits.argmax(-1)
+        for n, token in enumerate(draft[: len(best)]):
+            if logits[n, token] > logits[n, best[n]] - STICKY:
+                best[n] = token
+        chosen = logits[np.arange(len(best)), best]
+        return best, 1 / np.exp(logits - chosen[:, None]).sum(-1)
+
+    def rescore(
+        self, d: Draft, memory: Memory, state: DecoderState, limit: int, end: float, final: bool
+    ) -> Work[tuple[Draft, DecoderState]]:
+        """A chance to search again before words become stable."""
+        yield from ()
+        return d, state
+
+    def extend(self, h: Hypothesis, memory: Memory, final: bool) -> Work[Hypothesis]:
+        """Bring a hypothesis up to date with its memory. final: no more audio follows, all becomes stable."""
+        v, n_stable = self.vocabulary, h.stable
+        verify = memory.has_news(final)
+        # keys of stable tokens recall where the sound ended when they were read: they are read anew
+        before = truncate(h.cache, 0) if verify else h.cache
+        new = Draft(
+            list(h.tokens[:n_stable]),
+            list(h.probabilities[:n_stable]),
+            list(h.rows[:n_stable]),
+            n_stable,
+            [h.pair],
+        )
+        draft = list(h.tokens[n_stable:])
+        limit = int(memory.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
+        state, end = yield from self._draft_and_verify(
+            new, draft, before, memory, final, verify, limit
+        )
+        pair = h.pair
+        if verify:
+            new, state = yield from self.rescore(new, memory, state, limit, end, final)
+            settled = len(new.tokens) if final else max(n_stable, self.settled(new, memory))
+            if settled > n_stable and len(new.pairs) > settled - n_stable:
+                pair = new.pairs[settled - n_stable]
+            new.stable = settled
+        return Hypothesis(
+            tuple(new.tokens),
+            tuple(new.probabilities),
+            tuple(new.rows),
+            new.stable,
+            truncate(state, len(v.prompt) + new.stable - 1),
+            pair,
+        )
+
+    def _draft_and_verify(
+        self,
+        new: Draft,
+        draft: list[int],
+        state: DecoderState,
+        memory: Memory,
+        final: bool,
+        verify: bool,
+        limit: int,
+    ) -> Work[tuple[DecoderState, float]]:
+        """Read the draft, keep what would be chosen again, go on greedily: the state, and the end's probability."""
+        v, n_stable = self.vocabulary, new.stable
+        context = v.prompt + new.tokens
+        n_cached = int(state.tokens[0])
+        feed = context[n_cached:] + draft
+        first = len(context) - n_cached - 1  # this output predicts the first new token
+        dated = not verify
+        while True:
+            said, state = yield memory.read([feed], state, first)
+            if not dated:  # what is stable is dated anew
+                stable_rows = said.alignment[0, len(v.prompt) - 1 : first]
+                new.rows = [row[: memory.frames].copy() for row in stable_rows]
+                dated = True
+            best, probability = self.choose(said.logits[0], [] if verify else draft)
+            for n, token in enumerate(best.tolist()):
+                if not self.accept(new, n, token, said, first + n, memory, final):
+                    return state, float(probability[n])
+                if len(new.tokens) >= limit or self.loops(new.tokens, token):
+                    return state, 1.0
+                row = said.alignment[0, first + n, : memory.frames].copy()
+                new.append(token, float(probability[n]), row)
+                if self.repeats and (kept := non_repeating(new)) < len(new.tokens):
+                    new.cut(max(kept, n_stable))
+                    return state, 1.0
+                if n >= len(draft) or token != draft[n]:
+                    break
+            # the last token has been chosen but not read
+            state = truncate(state, len(v.prompt) + len(new.tokens) - 1)
+            feed, first, draft = new.tokens[-1:], 0, []
+
+    def text(self, h: Hypothesis) -> tuple[str, str]:
+        """The stable and the unstable part."""
+        tokens = list(h.tokens)
+        return self.vocabulary.text(tokens[: h.stable]), self.vocabulary.text(tokens[h.stable :])
+
+    def words(self, h: Hypothesis) -> list[Word]:
+        """The words of the stable part, in seconds from the segment's start."""
+        tokens, out = list(h.tokens[: h.stable]), []
+        spans = token_spans(attention_table(h.rows)) * FRAME_S  # the unstable ones have their share
+        for a, b in self.vocabulary.words(tokens):
+            if text := self.vocabulary.text(tokens[a:b]):
+                confidence = min(h.probabilities[a:b])
+                out.append(Word(text, float(spans[a, 0]), float(spans[b - 1, 1]), confidence))
+        return out
+
+    def loops(self, tokens: list[int], token: int) -> bool:
+        """Whether the token would complete the fourth copy in a row of the same one to eight tokens."""
+        tail = tokens[-31:] + [token]
+        for k in range(1, 9):
+            if len(tail) >= 4 * k:
+                copies = {
+                    tuple(tail[len(tail) - (j + 1) * k : len(tail) - j * k]) for j in range(4)
+                }
+                if len(copies) == 1:
+                    return True
+        return False
+
+
+def non_repeating(d: Draft) -> int:
+    """How many tokens stand before the decoder began to read the same sound again: all of them, as a rule.
+
+    A speaker may repeat a sentence, but the attention then goes on; in a loop it goes back.
+    """
+    n, tail = len(d.tokens), d.tokens[-REPEATED:]
+    for lag in range(3, n - REPEATED + 1):
+        if d.tokens[n - REPEATED - lag : n - lag] != tail:
+            continue
+        w = attention_table(d.rows)
+        w -= w.mean(0)  # every token looks at some frames
+        a, b = w[n - REPEATED :], w[n - REPEATED - lag : n - lag]
+        if (a * b).sum() > SAME_ATTENTION * max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-9):
+            w = w.clip(0)
+            centroid = w @ np.arange(w.shape[1]) / (w.sum(1) + 1e-9)
+            begin = n - REPEATED  # the copy may begin with a token or two that differ
+            for i in range(max(begin - 2, 1), begin):
+                if centroid[i - 1] - centroid[i] > 0.5 / FRAME_S:
+                    return i
+            return begin
+    return n
+
+
+def attention_table(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Attention rows of different ages as one array (n, T): a row knows nothing of frames that came after it."""
+    out = np.zeros((len(rows), max((len(r) for r in rows), default=0)), np.float32)
+    for line, row in zip(out, rows):
+        line[: len(row)] = row
+    return out

@@ -1,0 +1,51 @@
+"""The one table of what can be run, by architecture: the only place that chooses by it.
+
+Entries name functions by "module:name", imported when they are first used, so that the table stands below
+all of them. Another family registers itself: `register(Architecture("mine", "asr", "mypackage.mine:load"))`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from speechstream.errors import SpeechStreamError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """name: in the bundle. task: "asr" or "tts". loader: opens a bundle as a family or a voice."""
+
+    name: str
+    task: str
+    loader: str
+
+    @property
+    def load(self) -> Any:
+        """The loader itself."""
+        module, _, name = self.loader.partition(":")
+        return getattr(import_module(module), name)
+
+
+_TABLE: dict[str, Architecture] = {}
+
+
+def register(architecture: Architecture) -> None:
+    """Add an architecture, or put another one in its place."""
+    _TABLE[architecture.name] = architecture
+
+
+def find(name: str, task: str) -> Architecture:
+    """The architecture of that name. Raises SpeechStreamError for one that is not known for the task."""
+    found = _TABLE.get(name)
+    if found is None or found.task != task:
+        known = ", ".join(a.name for a in _TABLE.values() if a.task == task)
+        raise SpeechStreamError(
+            f"{name!r} is no architecture for {task} that this version knows; it knows {known}"
+        )
+    return found
+
+
+register(Architecture("causal-whisper", "asr", "speechstream.asr.whisper.family:load"))
+register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.family:load"))

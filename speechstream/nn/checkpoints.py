@@ -1,0 +1,162 @@
+"""Networks from disk: what a bundle holds, as torch modules; and a converted checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_numpy
+from safetensors.torch import load_file
+from torch import Tensor
+
+from speechstream import bundle
+from speechstream.audio.nemo_mel import NemoMelConfig
+from speechstream.bundle import Bundle
+from speechstream.errors import SpeechStreamError
+from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.nn.whisper import Whisper, WhisperConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A FastConformer with what is needed to run it."""
+
+    model: FastConformer  # in evaluation mode, float32
+    features: NemoMelConfig
+    tokens: tuple[str, ...]  # the vocabulary by id; a leading U+2581 stands for a space
+    tokenizer: bytes | None  # the SentencePiece model, None for characters
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as part of a sentence."""
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def read_whisper(b: Bundle) -> Whisper:
+    """The torch network of a bundle, its codes expanded to fp32."""
+    known = {f.name for f in dataclasses.fields(WhisperConfig)}
+    fields = {k: v for k, v in b.config.items() if k in known}  # the others are of the stored form
+    fields["alignment_heads"] = tuple(tuple(h) for h in fields["alignment_heads"])
+    model = Whisper(WhisperConfig(**fields))
+    tensors = load_numpy(b.path / "model.safetensors")
+    state = {}
+    for name, a in tensors.items():
+        if name.endswith(".codes"):
+            name = name.removesuffix(".codes")
+            a = _expand(name, a, tensors[name + ".scales"], b.config["bits"])
+        elif name.endswith(".scales"):
+            continue
+        if name.endswith(".T"):
+            name, a = name.removesuffix(".T"), a.T
+        if (
+            name == "encoder.conv2.weight" and a.ndim == 2
+        ):  # as a matrix, `export.whisper.Downsampling`
+            a = a.reshape(len(a), 3, -1).transpose(0, 2, 1)
+        state[name] = torch.from_numpy(np.ascontiguousarray(a))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _expand(name: str, codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """Codes back to fp32, in the orientation that their name tells."""
+    if codes.ndim == 3:  # blocks, stored (N, K / block, bytes) whatever the name
+        weight = dequantize_blocks(codes, scales, bits)
+        return weight.T if name.endswith(".T") else weight
+    return dequantize_channels(codes, scales, axis=1 if name.endswith(".T") else 0)
+
+
+def read_fastconformer(path: Path | str) -> Checkpoint:
+    """The torch network of a bundle. Raises SpeechStreamError where it is not the bundle of a FastConformer."""
+    b = bundle.load(path)
+    if b.architecture != "fastconformer":
+        raise SpeechStreamError(
+            f"the bundle {path} holds a {b.architecture}, expected a fastconformer"
+        )
+    try:
+        config = FastConformerConfig.from_dict(b.config["network"])
+        model = build(config, load_file(b.file("model.safetensors")))
+        tokens = tuple(json.loads(b.file("tokens.json").read_text(encoding="utf-8")))
+        features = NemoMelConfig(**b.config["features"])
+        if len(tokens) != config.vocab or not all(isinstance(t, str) for t in tokens):
+            raise ValueError(f"tokens.json does not hold {config.vocab} texts")
+        if features.features != config.encoder.features:
+            raise ValueError(
+                f"{features.features} mel bins for an encoder that takes {config.encoder.features}"
+            )
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
+        raise SpeechStreamError(
+            f"the bundle {path} does not fit together: {first_line(error)}"
+        ) from error
+    tokenizer = b.file("tokenizer.model").read_bytes() if "tokenizer.model" in b.files else None
+    return Checkpoint(model, features, tokens, tokenizer)
+
+
+def build(config: FastConformerConfig, weights: dict[str, Tensor]) -> FastConformer:
+    """The network with exactly these weights, in evaluation mode. Raises ValueError where names or shapes differ."""
+    check_sizes(config, weights)
+    model = FastConformer(config)
+    expected = set(model.state_dict())
+    model.load_state_dict({k: v.float() for k, v in weights.items() if k in expected}, strict=False)
+    return model.eval()
+
+
+def check_sizes(config: FastConformerConfig, weights: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the weights are those of this network, before it is made: a false size must cost nothing."""
+    for what, count, pattern in (
+        ("encoder", config.encoder.layers, r"encoder\.layers\.(\d+)\..*"),
+        (
+            "predictor",
+            config.predictor.layers if config.predictor else 1,
+            r"predictor\.lstm\.weight_ih_l(\d+)",
+        ),
+    ):
+        found = {m[1] for key in weights if (m := re.fullmatch(pattern, key))}
+        if count != len(found) and (found or count != 1):
+            raise ValueError(
+                f"its weights do not fit its configuration: {len(found)} layers of the {what}, "
+                f"expected {count}"
+            )
+    with torch.device("meta"):
+        state = FastConformer(config).state_dict()
+    expected = {
+        k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")
+    }
+    given = {k: tuple(v.shape) for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    if expected != given:
+        name = sorted(expected.items() ^ given.items())[0][0]
+        raise ValueError(
+            f"its weights do not fit its configuration: {name} is {given.get(name, 'missing')}, "
+            f"expected {expected.get(name, 'nothing of this name')} (or has another name here)"
+        )
+    for name, value in weights.items():
+        if name in expected and not (value.is_floating_point() and torch.isfinite(value).all()):
+            what = "NaN or infinity" if value.is_floating_point() else value.dtype
+            raise ValueError(f"its weights are damaged: {name} holds {what}")
+
+
+def dequantize_channels(codes: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+    """The inverse of `quantize_channels`."""
+    return codes.astype(np.float32) * np.expand_dims(scales, 1 - axis)
+
+
+def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """The inverse of `quantize_blocks`: (N, K) float32."""
+    if bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
+    blocks = (codes.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
+    return blocks.reshape(blocks.shape[0], -1)
