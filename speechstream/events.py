@@ -11,9 +11,10 @@ import binascii
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 
@@ -144,11 +145,12 @@ def to_json(event: Event) -> dict[str, Any]:
 
 def word_to_json(word: Word) -> dict[str, Any]:
     """A word as JSON values, without what it does not have."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(word).items()
-        if value is not None
-    }
+    found: dict[str, Any] = {"word": word.text, "start": word.start, "end": word.end}
+    if word.confidence is not None:
+        found["confidence"] = word.confidence
+    if word.span is not None:
+        found["span"] = list(word.span)
+    return found
 
 
 def from_json(value: Any) -> Event:
@@ -184,7 +186,7 @@ def _word(value: Any) -> Word:
     if isinstance(value, Mapping) and value.get("confidence") is not None:
         confidence = _seconds(value, "confidence")
     return Word(
-        _field(value, "text", str),
+        _field(value, "word", str),
         _seconds(value, "start"),
         _seconds(value, "end"),
         confidence,
@@ -200,6 +202,8 @@ def _phonemes(value: Mapping[str, Any]) -> tuple[Phoneme, ...]:
 
 
 def _pcm(value: Mapping[str, Any]) -> np.ndarray:
+    import numpy as np  # the command line's help needs events, and no numpy
+
     try:
         data = base64.b64decode(_field(value, "pcm", str), validate=True)
     except binascii.Error as error:

@@ -135,13 +135,19 @@ def to_bytes(
     arrays: dict[str, np.ndarray] = {}
     values = _dump(state, "", arrays, fp16_caches)
     content = json.dumps({"about": dict(about or {}), "values": values}, allow_nan=False)
-    digest = _digest(content, arrays)
-    metadata = {"format": FORMAT, "version": str(VERSION), "sha256": digest, "content": content}
-    return safetensors.numpy.save(arrays, metadata)
+    # one entry: the order of several is not said, and equal states have equal bytes
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "sha256": _digest(content, arrays),
+        "content": content,
+    }
+    data: bytes = safetensors.numpy.save(arrays, {"speechstream": json.dumps(head)})
+    return data
 
 
-def from_bytes(data: bytes, kind: type[S], opaque: Mapping[str, Any] | None = None) -> S:
-    """Read what `to_bytes` wrote of a `kind`; nothing in the bytes is executed.
+def from_bytes(data: bytes, kind: type[S] | S, opaque: Mapping[str, Any] | None = None) -> S:
+    """Read what `to_bytes` wrote of a `kind`, a type or an example state; nothing in the bytes is executed.
 
     Every value is checked against its field's type and declared range. opaque: types, or example
     states, for fields whose declared type is Any, by their dotted names. Raises SpeechStreamError.
@@ -154,7 +160,7 @@ def from_bytes(data: bytes, kind: type[S], opaque: Mapping[str, Any] | None = No
             raise ValueError(f"nothing takes its array {next(iter(left))!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise SpeechStreamError(
-            f"this snapshot holds no {kind.__name__} that could be: {error}"
+            f"this snapshot holds no {_name(kind)} that could be: {error}"
         ) from error
     return state
 
@@ -180,15 +186,13 @@ def _unpack(data: bytes) -> tuple[Any, dict[str, Any], dict[str, np.ndarray]]:
         size = int.from_bytes(data[:8], "little")
         if size > len(data):
             raise ValueError("truncated")
-        head = json.loads(data[8 : 8 + size])
-        metadata = head["__metadata__"]
+        metadata = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["speechstream"])
         if metadata["format"] != FORMAT:
             raise ValueError("another format")
-        version = metadata["version"]
-        if version != str(VERSION):
+        if metadata["version"] != VERSION:
             raise SpeechStreamError(
-                f"this snapshot has version {version[:20]}, expected {VERSION}; resume it with the "
-                "release of speechstream that took it"
+                f"this snapshot has version {str(metadata['version'])[:20]}, expected {VERSION}; "
+                "resume it with the release of speechstream that took it"
             )
         arrays = safetensors.numpy.load(data)
         content = metadata["content"]
@@ -336,19 +340,25 @@ def _load_like(value: Any, like: Any, name: str, arrays: dict[str, np.ndarray]) 
     """A network's state, of which `like` gives the structure, dtypes and shapes past the batch axis."""
     found = {}
     for n, a in fields(like):
-        got = arrays.pop(f"{name}.{n}", None)
+        got = arrays.pop(f"{name}.{n}".lstrip("."), None)
         expected = np.dtype(str(a.dtype).removeprefix("torch."))
         if got is not None and got.dtype == np.float16:
             got = got.astype(expected)
         if got is None or got.dtype != expected or got.shape != tuple(a.shape):
             has = "nothing" if got is None else f"{got.dtype}{list(got.shape)}"
-            raise ValueError(f"{name}.{n} is {has}, expected {expected}{list(a.shape)}")
+            raise ValueError(
+                f"{name}.{n}".lstrip(".") + f" is {has}, expected {expected}{list(a.shape)}"
+            )
         if got.dtype.kind == "f" and np.isnan(got).any():
             raise ValueError(f"{name}.{n} holds NaN")
         if got.dtype.kind in "iu" and got.size and (got.min() < 0 or got.max() > MAX_COUNT):
             raise ValueError(f"{name}.{n} is out of range")
         found[n] = got
     return unflatten(like, found)
+
+
+def _name(kind: Any) -> str:
+    return str(getattr(kind, "__name__", type(kind).__name__))
 
 
 def _size(data: Any) -> str:

@@ -14,7 +14,7 @@ WITHOUT_TORCH = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "transformers", "librosa", "onnx", "onnxscript", "safetensors", "soxr"):
+        if name.split(".")[0] in ("torch", "transformers", "librosa", "onnx", "onnxscript", "soxr"):
             raise AssertionError(f"the light floor imported {name}")
 sys.meta_path.insert(0, Refuse())
 """

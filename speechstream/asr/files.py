@@ -1,7 +1,7 @@
 """Many recordings through one recogniser, one thread a core.
 
 onnxruntime and numpy let other threads run while they compute, so the threads share the model's weights and each core
-is busy with recordings of its own: one at a time, or `recognizer.family.batch_size` of them through a pool where a batch is faster
+is busy with recordings of its own: one at a time, or `recognizer.batch_size` of them through a pool where a batch is faster
 than its streams in turn. A FastConformer hears files in chunks, and is; whole segments, as Whisper hears files, fill a
 core alone (a pool saves 9% of the work at 16 recordings at once).
 """
@@ -54,7 +54,7 @@ def transcribe_many(
 
 def _results(work: "_Work", jobs: int) -> Iterator:
     # each of several threads takes a share of the files at hand, so that none has a full pool while another has none
-    width = max(1, min(work.recognizer.family.batch_size, -(-len(work.results) // max(jobs, 1))))
+    width = max(1, min(work.recognizer.batch_size, -(-len(work.results) // max(jobs, 1))))
     run = work.in_turn if width == 1 else lambda: work.at_once(width)
     for i in range(jobs):
         Thread(target=run, name=f"transcribe-{i}").start()

@@ -152,6 +152,11 @@ class Recognizer:
         """Milliseconds that a live stream may have; empty for a model that hears whole utterances only."""
         return self.family.latencies
 
+    @property
+    def batch_size(self) -> int:
+        """Recordings that a core transcribes faster together than one after the other."""
+        return self.family.batch_size
+
     def core(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> RecognitionCore:
         """The pure core of such streams: `events, state = drive(core.step(samples, state))`."""
         return RecognitionCore(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import html
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from speechstream.events import Event, Final, Partial
+from speechstream.events import Event, Final, Partial, to_json, word_to_json
 from speechstream.cli.captions import Caption, captions, timestamp
 from speechstream.errors import SpeechStreamError
 
@@ -97,8 +97,10 @@ class JsonLines(Writer):
         self._name = name
 
     def event(self, event: Event) -> None:
-        fields = _words(asdict(event)) if isinstance(event, Final) else asdict(event)
-        self._line(_json({"type": type(event).__name__.lower(), "file": self._name, **fields}))
+        fields = to_json(event)
+        if isinstance(event, Final):
+            fields |= _segment(event)
+        self._line(_json({"type": fields.pop("type"), "file": self._name, **fields}))
 
 
 class Json(Writer):
@@ -113,7 +115,7 @@ class Json(Writer):
 
     def event(self, event: Event) -> None:
         if isinstance(event, Final):
-            self._documents[-1]["segments"].append(_words(asdict(event)))
+            self._documents[-1]["segments"].append(_segment(event))
 
     def end(self, duration: float) -> None:
         document = self._documents[-1]
@@ -221,20 +223,18 @@ class Live(Writer):
         super().close()
 
 
-def _words(final: dict) -> dict:
+def _segment(final: Final) -> dict[str, Any]:
     """A Final as JSON, times to the millisecond."""
     return {
-        "start": round(final["start"], 3),
-        "end": round(final["end"], 3),
-        "text": final["text"],
+        "start": round(final.start, 3),
+        "end": round(final.end, 3),
+        "text": final.text,
         "words": [
             {
-                "word": w["text"],
-                "start": round(w["start"], 3),
-                "end": round(w["end"], 3),
-                "confidence": round(w["confidence"], 3),
+                name: round(v, 3) if isinstance(v, float) else v
+                for name, v in word_to_json(w).items()
             }
-            for w in final["words"]
+            for w in final.words
         ],
     }
 

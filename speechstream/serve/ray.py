@@ -30,15 +30,13 @@ import time
 import uuid
 from collections import Counter, deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
 from speechstream.audio.samples import to_mono
 from speechstream.errors import SpeechStreamError
-
-if TYPE_CHECKING:
-    from speechstream.events import Event, Transcript
+from speechstream.events import Event, Failed, Transcript, from_json, to_json
 
 SNAPSHOT_S = 2.0  # seconds of audio between two snapshots in pauses, where they are small
 LONGEST_S = 10.0  # and within speech, where they have 2.5 MB a second: what a new replica must hear again at most
@@ -259,9 +257,6 @@ class _Streams:
 
     def hear(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer requests of several sessions, one each, as one batch."""
-        from speechstream.asr.snapshot import dump_events
-        from speechstream.runtime.pool import Failed
-
         sids: list[Any] = []
         staying = {asked["session"] for asked in requests}
         for asked in requests:
@@ -287,7 +282,7 @@ class _Streams:
             )
             answers.append(
                 {
-                    "events": dump_events(events),
+                    "events": [to_json(e) for e in events],
                     "snapshot": self.pool.snapshot(sid) if due else None,
                     "pid": os.getpid(),
                     "replica": self.name,
@@ -361,8 +356,6 @@ class Session:
         return self._hear(None)
 
     def _hear(self, block: np.ndarray | None) -> "list[Event]":
-        from speechstream.asr.snapshot import load_events
-
         if self._finished:
             raise ValueError("this stream is finished; open another one")
         before, fresh = len(self._since), [] if block is None else [block]
@@ -389,7 +382,7 @@ class Session:
         if "error" in answer:
             self._finished = True
             raise SpeechStreamError(answer["error"])
-        events = load_events(answer["events"])[skip:]
+        events = [from_json(e) for e in answer["events"]][skip:]
         self.pid = answer["pid"]
         if answer["replica"] != self._replica:
             self._replica = answer["replica"]

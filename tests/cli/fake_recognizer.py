@@ -60,7 +60,7 @@ class Stream:
 
 class Recognizer:
     latencies = (80, 160, 320, 640, 1280)
-    together = 1
+    batch_size = 1
     card = {}
 
     @classmethod
