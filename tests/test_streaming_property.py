@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechstream.audio import LogMel, Resampler, Vad
+from speechstream.runtime.session import load_vad
+from speechstream.audio import LogMel, Resampler
 from speechstream.audio.nemo_mel import NemoMel
 from speechstream.nn.conformer import ConformerConfig, ConformerEncoder
 from speechstream.nn.mimi import Mimi, MimiConfig
@@ -332,7 +333,7 @@ PARTS = {
     "resampler 48 to 16": lambda: Samples(Resampler(48000, 16000)),
     "resampler 44.1 to 16": lambda: Samples(Resampler(44100, 16000)),
     "resampler 8 to 16": lambda: Samples(Resampler(8000, 16000)),
-    "voice activity": lambda: Samples(Vad()),
+    "voice activity": lambda: Samples(load_vad()),
     "Whisper encoder": whisper,
     "FastConformer encoder": conformer,
     "LSTM predictor": lambda: predictor("lstm"),

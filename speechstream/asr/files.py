@@ -10,18 +10,33 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Callable, Iterator, Sequence
+from typing import Any, Protocol
 
-from speechstream.events import Failed, Final, Transcript
-from speechstream.audio.io import Blocks, blocks
+from speechstream.audio.io import blocks
+from speechstream.audio.recording import Blocks
 from speechstream.errors import SpeechStreamError
+from speechstream.events import Failed, Final, Transcript
 
-if TYPE_CHECKING:
-    from speechstream.asr.recognizer import Recognizer
+
+class Transcriber(Protocol):
+    """What is needed of a recogniser."""
+
+    batch_size: int
+
+    def transcribe(
+        self,
+        audio: str | Path,
+        *,
+        latency_ms: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Transcript: ...
+
+    def pool(self, slots: int) -> Any: ...
 
 
 class Stopped(Exception):
@@ -34,7 +49,7 @@ def cores() -> int:
 
 
 def transcribe_many(
-    recognizer: "Recognizer",
+    recognizer: Transcriber,
     files: Sequence[str | Path],
     jobs: int | None = None,
     latency_ms: int | None = None,
@@ -84,7 +99,7 @@ class _Work:
 
     def __init__(
         self,
-        recognizer: "Recognizer",
+        recognizer: Transcriber,
         files: list,
         latency_ms: int | None,
         progress: Callable[[float], None] | None,

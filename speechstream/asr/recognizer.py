@@ -17,11 +17,11 @@ from speechstream.asr.stream import RecognitionCore, StreamState
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.io import blocks
 from speechstream.audio.samples import to_mono
-from speechstream.audio.vad import Vad
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Event, Final, Transcript
 from speechstream.runtime.pool import Pool
 from speechstream.runtime.requests import drive
+from speechstream.runtime.session import load_vad
 
 ARRAY_BLOCK_S = 10  # an array is heard in pieces of this length
 
@@ -118,7 +118,7 @@ class Recognizer:
     ):
         self.family, self.rules = family, rules or EndpointRules()
         self.card, self.digest = card or {}, digest
-        self._vad = Vad()
+        self._vad = load_vad()
 
     @classmethod
     def load(

@@ -6,8 +6,8 @@ Frames are counted from the start of the stream. A span [start, end) is in frame
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np

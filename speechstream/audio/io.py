@@ -17,43 +17,17 @@ from typing import BinaryIO, Iterator
 import numpy as np
 
 from speechstream.audio import integrity
+from speechstream.audio.pcm import wav_blocks
+from speechstream.audio.recording import MAX_RATE, MIN_RATE, Blocks
 from speechstream.audio.samples import to_mono
 from speechstream.errors import SpeechStreamError
 
-MIN_RATE, MAX_RATE = 1000, 768_000  # Hz; a rate outside is a damaged header, not a recording
 _NO_FRAMES = (
     7  # libsndfile's code for an MP3 without a usable frame; its text speaks of something else
 )
 _SEEK_FAILED = (
     39  # libsndfile's code at the end of a FLAC file whose header does not tell its length
 )
-
-
-class Blocks:
-    """An iterator of mono float32 blocks (n,) of one recording.
-
-    rate: samples per second; duration: seconds, or None where the header does not tell.
-    Close it, or use it in a `with`, when it is not read to its end.
-    """
-
-    def __init__(self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None):
-        self.rate, self.duration, self._blocks = rate, duration, blocks
-
-    def __iter__(self) -> "Blocks":
-        return self
-
-    def __next__(self) -> np.ndarray:
-        return next(self._blocks)
-
-    def __enter__(self) -> "Blocks":
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the file. Iteration ends."""
-        self._blocks.close()
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, int]:
@@ -83,9 +57,7 @@ def blocks(
         name = name or os.fspath(path)
         data, source = _map(Path(path), name), os.fspath(path)
     if is_unfinished_wav(data[: 1 << 16], len(data)):
-        from speechstream.audio.stream import stream_blocks
-
-        return stream_blocks(io.BytesIO(data[:]), name=name)
+        return wav_blocks(io.BytesIO(data[12:]), name)
     if data[:3] == b"ID3" or integrity.mpeg_frame(data[:4]):
         if integrity.mpeg_start(data) is not None and not integrity.mpeg_length_known(data):
             source = integrity.UnguessedLength(data)

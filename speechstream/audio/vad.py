@@ -7,8 +7,8 @@ the last 64 samples of the one before, and carries an LSTM from window to window
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +19,13 @@ HIDDEN = 128
 MAX_WINDOWS = 512  # windows in one run, 16 s: bounds the memory of an offline call
 
 MODEL = Path(__file__).with_name("silero_vad.onnx")
+
+
+class Network(Protocol):
+    """Silero's graph, run by whoever has a session for it."""
+
+    def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """input (n, 576), h and c (1, 1, 128) to probabilities (n,), h and c."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class VadState:
 class Vad:
     """Speech probabilities of 16 kHz audio.
 
-        vad = Vad()
+        vad = load_vad()                          # of speechstream.runtime.session
         state = vad.init_state(batch=1)
         p, state = vad.step(x, state)      # x (B, n) float32, any n; p (B, k), one for each window completed
         p = vad(x)                         # a whole recording, its last window filled up with silence
@@ -53,8 +60,8 @@ class Vad:
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self):
-        self._session = _session()
+    def __init__(self, network: Network):
+        self._network = network
 
     def init_state(self, batch: int = 1) -> VadState:
         """The state before the first sample, for `batch` streams."""
@@ -116,18 +123,6 @@ class Vad:
         h, c, p = h.reshape(1, 1, HIDDEN), c.reshape(1, 1, HIDDEN), []
         for begin in range(0, len(windows), MAX_WINDOWS):
             part = np.ascontiguousarray(windows[begin : begin + MAX_WINDOWS])
-            probabilities, h, c = self._session.run(None, {"input": part, "h": h, "c": c})
+            probabilities, h, c = self._network.run(None, {"input": part, "h": h, "c": c})
             p.append(probabilities)
         return np.concatenate(p), h[0, 0], c[0, 0]
-
-
-@lru_cache(maxsize=1)
-def _session():
-    """The network, once for the process: it holds no state of its own and may be run from several threads."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return ort.InferenceSession(MODEL, options, providers=["CPUExecutionProvider"])

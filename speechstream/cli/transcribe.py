@@ -378,7 +378,8 @@ def read_ahead(blocks: Iterable, interrupts: Interrupts) -> Iterator:
 
 def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
     """Standard input as blocks, and their rate."""
-    from speechstream.audio.stream import raw_blocks, stream_blocks
+    from speechstream.audio.pcm import raw_blocks
+    from speechstream.audio.stream import stream_blocks
 
     stream = _Stdin()
     if raw:
@@ -399,8 +400,8 @@ def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
 def parse_raw(text: str) -> tuple[int, str, int]:
     """RATE[:DTYPE[:CHANNELS]]."""
     rate, dtype, channels, *rest = [*text.split(":"), *("", "", "")[text.count(":") :]]
-    from speechstream.audio.io import MAX_RATE, MIN_RATE
-    from speechstream.audio.stream import raw_blocks
+    from speechstream.audio.recording import MAX_RATE, MIN_RATE
+    from speechstream.audio.pcm import raw_blocks
 
     try:
         layout = int(rate), dtype or "int16", int(channels or 1)

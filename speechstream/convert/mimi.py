@@ -305,20 +305,14 @@ def _load(model: Mimi, weights: Mapping[str, Tensor], file: Path) -> Mimi:
 
 
 def main() -> None:
-    """Convert a checkpoint to a folder of ours, with the ONNX graphs of both directions."""
-    from speechstream.export.codec import export_codec
-
+    """Convert a checkpoint to a folder of ours; `speechstream export FOLDER` makes its ONNX graphs."""
     parser = argparse.ArgumentParser(description="convert a Mimi checkpoint")
     parser.add_argument(
         "source", help="a .safetensors file, or a folder with one and its config.json"
     )
     parser.add_argument("target", help="the folder to write")
-    parser.add_argument(
-        "--levels", type=int, default=None, help="code levels the ONNX encoder gives (default: all)"
-    )
     args = parser.parse_args()
-    model = load_mimi(args.source)
-    export_codec(model, save_mimi(model, args.target), levels=args.levels)
+    save_mimi(load_mimi(args.source), args.target)
 
 
 if __name__ == "__main__":

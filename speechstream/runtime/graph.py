@@ -17,14 +17,14 @@ import json
 import math
 import re
 import reprlib
-from pathlib import Path
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from speechstream.asr.whisper.onnx import session
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.session import open_session
 from speechstream.runtime.slots import Rows
 from speechstream.state import flatten, unflatten
 
@@ -45,7 +45,7 @@ class Graph:
         self.path = Path(path)
         if not self.path.is_file():
             raise SpeechStreamError(f"{path}: no such file")
-        self.session = session(path, threads, device)
+        self.session = open_session(path, threads, device)
         try:
             self.about = self._about()
             takes = {i.name: i.shape for i in self.session.get_inputs()}

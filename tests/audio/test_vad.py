@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechstream.audio import Vad, read
+from speechstream.runtime.session import load_vad
+from speechstream.audio import read
 from speechstream.state import select, stack, to_bytes
 
 
 @pytest.fixture(scope="module")
 def vad():
-    return Vad()
+    return load_vad()
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechstream.bundle import Bundle
+from speechstream.errors import SpeechStreamError
 from speechstream.runtime.graph import Graph
 from speechstream.runtime.slots import Slots
-from speechstream.errors import SpeechStreamError
 
 
 class Networks(Protocol):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from speechstream.asr.search import log_softmax
 from speechstream.asr.whisper.cache import truncate
 from speechstream.asr.whisper.incremental import Draft, IncrementalDecoder, Memory, non_repeating
-from speechstream.asr.search import log_softmax
 from speechstream.asr.whisper.networks import DecoderState
 from speechstream.runtime.requests import Work
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from speechstream.asr import search
-from speechstream.asr.whisper.incremental import Memory
 from speechstream.asr.ctc import Greedy, PrefixBeam
-from speechstream.events import Word
-from speechstream.runtime.requests import Work
+from speechstream.asr.whisper.incremental import Memory
 from speechstream.asr.whisper.networks import DecoderState
 from speechstream.errors import SpeechStreamError
+from speechstream.events import Word
+from speechstream.runtime.requests import Work
 
 FRAME_S = 0.04  # two encoder frames
 

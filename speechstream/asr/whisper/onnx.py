@@ -9,6 +9,7 @@ import safetensors
 
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, EncoderState, Joint
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.session import open_session
 
 # The decoder's past is padded on the left to a multiple of this many rows. onnxruntime sums a softmax in blocks of 64:
 # with the padding every row is summed alike whatever it shares a batch with, so a stream in a batch equals the stream
@@ -18,46 +19,15 @@ MAX_LEFT = 1 << 15  # frames of the encoder's cache: eleven minutes
 SCORES = 64  # and of the encoder's cache so much is read that a row of scores has a multiple of this length
 
 
-def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tuple[str, ...] = ()):
-    """Open an ONNX file, `without` some of onnxruntime's rewritings.
-
-    Raises SpeechStreamError where it is damaged, or where the device is not to be had.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # two spinners burn half a core for nothing
-    options.log_severity_level = 4  # what goes wrong is raised too
-    providers = ["CPUExecutionProvider"]
-    if device != "cpu":
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise SpeechStreamError(
-                f"device {device!r} needs onnxruntime-gpu: pip uninstall onnxruntime, then "
-                "pip install speechstream[gpu]"
-            )
-        providers.insert(0, "CUDAExecutionProvider")
-    try:
-        return ort.InferenceSession(
-            str(path), options, providers=providers, disabled_optimizers=list(without)
-        )
-    except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base class
-        raise SpeechStreamError(
-            f"{path} is not a usable ONNX graph: {str(error).splitlines()[0][:200]}"
-        ) from error
-
-
 class OnnxNetworks:
     """`encoder.onnx` and `decoder.onnx` of a bundle."""
 
     name = "onnx"
 
     def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu"):
-        self.encoder = session(Path(folder) / "encoder.onnx", threads, device)
+        self.encoder = open_session(Path(folder) / "encoder.onnx", threads, device)
         # a product with a factor misses the way that onnxruntime has for a single row, a token's attention
-        self.decoder = session(
+        self.decoder = open_session(
             Path(folder) / "decoder.onnx", threads, device, ("MatMulScaleFusion",)
         )
         try:

@@ -1,0 +1,63 @@
+"""The one place that makes an onnxruntime session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from speechstream.audio.vad import MODEL, Vad
+from speechstream.errors import SpeechStreamError
+
+DEVICES = ("cpu", "cuda")
+
+
+def open_session(
+    model: str | os.PathLike[str] | bytes,
+    threads: int = 1,
+    device: str = "cpu",
+    disabled_optimizers: Sequence[str] = (),
+) -> Any:
+    """Open an ONNX file, or the bytes of one: `threads` for one computation, no spinning.
+
+    disabled_optimizers: those of onnxruntime's rewritings that this graph must not have. Raises ValueError
+    for a wrong number of threads or an unknown device, SpeechStreamError where the graph is damaged, or the
+    device is not to be had.
+    """
+    import onnxruntime as ort
+
+    if type(threads) is not int or threads < 1:
+        raise ValueError(f"threads must be 1 or more, got {threads!r}")
+    name, _, number = device.partition(":")
+    if name not in DEVICES or (number and not number.isdecimal()):
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # two spinners burn half a core for nothing
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # what goes wrong is raised too
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if name != "cpu":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise SpeechStreamError(
+                f"device {device!r} needs onnxruntime-gpu: pip uninstall onnxruntime, then "
+                "pip install speechstream[gpu]"
+            )
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
+    path = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        return ort.InferenceSession(
+            path, options, providers=providers, disabled_optimizers=list(disabled_optimizers)
+        )
+    except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base class
+        what = "these bytes are" if isinstance(path, bytes) else f"{path} is"
+        raise SpeechStreamError(
+            f"{what} not a usable ONNX graph: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def load_vad() -> Vad:
+    """The voice activity detector, once for the process: it has no state and serves all threads."""
+    return Vad(open_session(MODEL))
