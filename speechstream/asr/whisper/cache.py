@@ -262,18 +262,17 @@ class Resident:
         return slot
 
     def encode(self, requests: Sequence[Encode]) -> list[tuple[Encoded, int]]:
-        first = requests[0]
-        table = self._passes[first.index]
-        order, rows = table.gather([r.cache for r in requests])
-        state = table.view(rows)
-        mel = np.concatenate([requests[i].mel for i in order])
-        encoded, new = self.networks.encode_in_place(mel, state, first.keep)
-        state.mel[:], state.frames[:] = new.mel, new.frames
+        table = self._passes[requests[0].index]
         out: list = [None] * len(requests)
-        for row, i in enumerate(order):
-            r, one = requests[i], _row(encoded, row)
-            self._memories[r.cache].put(r.at, one.keys, one.values)
-            out[i] = one, r.cache
+        for members, rows in table.runs([r.cache for r in requests]):
+            state = table.view(rows)
+            mel = np.concatenate([requests[i].mel for i in members])
+            encoded, new = self.networks.encode_in_place(mel, state, requests[0].keep)
+            state.mel[:], state.frames[:] = new.mel, new.frames
+            for row, i in enumerate(members):
+                r, one = requests[i], _row(encoded, row)
+                self._memories[r.cache].put(r.at, one.keys, one.values)
+                out[i] = one, r.cache
         return out
 
     def decode(self, requests: Sequence[Decode]) -> list[tuple[Decoded, DecoderState]]:
