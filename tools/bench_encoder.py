@@ -41,7 +41,7 @@ from speechstream.export.graph import Writer  # noqa: E402
 from speechstream.export.quantize import FORMS  # noqa: E402
 from speechstream.nn.conformer import ConformerConfig  # noqa: E402
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig  # noqa: E402
-from speechstream.state import flatten  # noqa: E402
+from speechstream.state import flatten, select  # noqa: E402
 
 FRAME_MS = 80
 FRAMES_HEARD = 200  # of the streams measured: caches are full
@@ -122,7 +122,11 @@ def ours(c: ConformerConfig, weights: str, half: bool, folder: Path) -> Step:
             ),
             "lengths": np.full(batch, c.subsampling * chunk),
         }
-        return lambda: graph.advance(feed, state)
+        slots = graph.slots()
+        opened = [slots.open() for _ in range(batch)]
+        for i, slot in enumerate(opened):
+            slots.write(slot, select(state, i))
+        return lambda: slots.step(opened, feed)
 
     return step
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.session import open_session
 
 OFFLINE_FRAMES = 25  # frames an offline call hands to the graph at a time: its attention is square in this number
 Array = np.ndarray
@@ -29,22 +29,13 @@ class _Codec:
 
     direction: str
 
-    def __init__(
-        self, model: str | Path | bytes, threads: int = 1, providers: list[str] | None = None
-    ) -> None:
+    def __init__(self, model: str | Path | bytes, threads: int = 1, device: str = "cpu") -> None:
         """`model` is a graph's path or its bytes, `threads` how many onnxruntime may use for one step.
 
         Raises SpeechStreamError where the file is not such a graph.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = open_session(model, threads, device)
         try:
-            model = model if isinstance(model, bytes) else str(model)
-            self.session = ort.InferenceSession(
-                model, options, providers=providers or ["CPUExecutionProvider"]
-            )
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["speechstream"])
             if about.get("architecture") != "codec":
                 raise KeyError("architecture")
@@ -52,8 +43,10 @@ class _Codec:
             raise SpeechStreamError(
                 "this ONNX file is no codec graph; speechstream.export.codec makes them"
             ) from None
-        except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise SpeechStreamError(f"cannot open the codec graph: {error}") from error
+        except ValueError as error:
+            raise SpeechStreamError(
+                "cannot open the codec graph: its metadata is damaged"
+            ) from error
         if about["direction"] != self.direction:
             raise SpeechStreamError(
                 f"this graph is to {about['direction']}, not to {self.direction}"

@@ -26,7 +26,7 @@ from typing import Iterator
 
 import numpy as np
 
-from speechstream import bundle
+from speechstream import bundle, models
 from speechstream.errors import SpeechStreamError
 from speechstream.text.en.phonemes import Utterance
 from speechstream.text.clauses import TextConfig, TextStream
@@ -89,24 +89,17 @@ class Synthesizer:
         Raises SpeechStreamError where it cannot be used.
         """
         if path is None:
-            if "tts" not in bundle.EMBEDDED:
-                raise SpeechStreamError(
-                    "this version has no voice of its own yet; give the path of a voice, such as a "
-                    "Piper voice's .onnx file"
-                )
             path = bundle.embedded("tts")
         path = _find(path)
         if path.is_dir() and (path / bundle.INDEX).exists():
-            from speechstream.tts.blockwise.voice import Blockwise
-
-            return cls(Blockwise(path, threads, device))
-        if path.suffix == ".onnx" or (path / "config.json").is_file():
-            from speechstream.tts.piper.voice import PiperSpeech
-
-            return cls(PiperSpeech(path, threads))
-        raise SpeechStreamError(
-            f"{path} is no voice: expected the folder of a bundle, or a Piper voice's .onnx file"
-        )
+            architecture = bundle.load(path).architecture
+        elif path.suffix == ".onnx" or (path / "config.json").is_file():
+            architecture = "piper"
+        else:
+            raise SpeechStreamError(
+                f"{path} is no voice: expected the folder of a bundle, or a Piper voice's .onnx file"
+            )
+        return cls(models.find(architecture, "tts").load(path, threads, device))
 
     @property
     def sample_rate(self) -> int:

@@ -125,7 +125,7 @@ def test_the_text_does_not_depend_on_who_runs_the_model(bundles, name, decoder):
     for latency in one.latencies:
         texts[latency] = one.transcribe(x, rate, latency).text
         assert other.transcribe(x, rate, latency).text == texts[latency]
-    first = one.frame_ms * one.chunks[0]
+    first = one.family.frame_ms * one.family.chunks[0]
     assert one.transcribe(x, rate).text == texts[first]
     stream, finals = one.stream(first, rate), []
     for block in np.split(x, np.sort(np.random.default_rng(0).integers(0, len(x), 40))):
@@ -248,10 +248,11 @@ def test_caches_in_sixteen_bits(bundles, graphs, tmp_path, capsys):
         "features": np.random.default_rng(0).standard_normal((1, 16, 16)).astype(np.float32),
         "lengths": np.array([16]),
     }
-    state, other = half.init_state(), half.init_state()
+    state, slots = half.init_state(), half.slots()
+    slot = slots.open()
     for _ in range(8):  # the ring comes round, in place as well as by value
         out, state = half.step(feed, state)
-        same, other = half.advance(feed, other)
+        same = slots.step([slot], feed)
         np.testing.assert_array_equal(out["encoded"], same["encoded"])
     codec = tmp_path / "codec"
     codec.mkdir()

@@ -289,7 +289,7 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, err
     close(got[0], want[0], error)
     close(got[1], want[1], error)
     close(got[2], want[2], error)
-    for n in ("looked", "out", "bias"):
+    for n in ("attention", "out", "bias"):
         np.testing.assert_array_equal(getattr(one.joint, n), getattr(other.joint, n))
 
 

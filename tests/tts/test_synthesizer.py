@@ -300,7 +300,7 @@ class FakePiper:
 def piper(monkeypatch):
     monkeypatch.setattr(Latents, "frames", property(lambda self: int(self.durations.sum())))
     fake = FakePiper()
-    monkeypatch.setattr(piper_voice.PiperVoice, "load", lambda path, threads=1: fake)
+    monkeypatch.setattr(piper_voice.PiperVoice, "load", lambda path, threads=1, device="cpu": fake)
     return fake
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.asr.whisper.onnx import session
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.session import open_session
 
 ARCHITECTURE = "blockwise-tts"
 FORMAT_KEYS = (
@@ -80,8 +80,8 @@ class Acoustic:
     def __init__(self, folder: str | Path, sub: int, threads: int = 1, device: str = "cpu") -> None:
         """`sub` is the number of sub-frames a codec frame. Raises SpeechStreamError where a graph cannot be used."""
         self.sub = sub
-        self._text = session(Path(folder) / "text.onnx", threads, device)
-        self._step = session(Path(folder) / "acoustic.onnx", threads, device)
+        self._text = open_session(Path(folder) / "text.onnx", threads, device)
+        self._step = open_session(Path(folder) / "acoustic.onnx", threads, device)
         self._fields = [i for i in self._step.get_inputs() if i.name.startswith("state.")]
         shape = self._step.get_inputs()[0].shape
         if shape[2] != sub or not self._fields:

@@ -50,7 +50,7 @@ class Blockwise:
             VoiceInfo(s["name"], "en-US", s.get("description", "")) for s in config["speakers"]
         )
         self.acoustic = Acoustic(model.path, self.sub, threads, device)
-        self.codec = CodecDecoder(model.file("codec.onnx"), threads)
+        self.codec = CodecDecoder(model.file("codec.onnx"), threads, device)
         if (self.codec.sample_rate, self.codec.frame_size) != (self.sample_rate, self.frame_size):
             raise SpeechStreamError(
                 f"the voice {folder} is damaged: its codec is of another rate than its model"

@@ -4,7 +4,7 @@ A sentence's latents are made at once, then turned into sound in windows. A wind
 see, so each is decoded with LEFT_CONTEXT and RIGHT_CONTEXT frames around it that are thrown away: what remains is the
 sound of the whole to about 80 dB, against audible clicks at 8 frames a side.
 
-    voice = PiperVoice.load("joe/")                      # a folder of speechstream.convert.piper, or the .onnx itself
+    voice = PiperVoice.load("joe/")                      # a folder of speechstream.tts.piper.split, or the .onnx itself
     for block in voice.stream(voice.phoneme_ids("həlˈoʊ wˈɜːld.")):
         speaker.write(block.pcm)
 
@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Iterable, Iterator, Sequence
 
 import numpy as np
-import onnxruntime as ort
 
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.session import open_session
 from speechstream.tts.piper.espeak import phonemize
+from speechstream.tts.piper.split import convert_piper
 
 LEFT_CONTEXT, RIGHT_CONTEXT = 29, 24  # frames of the decoder's reach that are heard
 FIRST_BLOCK, BLOCK = 24, 96  # frames a block: a short first one, for an early start
@@ -58,42 +59,31 @@ class Latents:
 class PiperVoice:
     """A Piper voice in two halves. Threads may share it: it holds nothing of an utterance."""
 
-    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+    def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu") -> None:
         """`folder` holds encoder.onnx, decoder.onnx, config.json. Raises SpeechStreamError where one is missing."""
         folder = Path(folder)
         for name in ("encoder.onnx", "decoder.onnx", "config.json"):
             if not (folder / name).is_file():
                 raise SpeechStreamError(
                     f"{folder} is no converted Piper voice: {name} is missing; convert the voice "
-                    f"with python -m speechstream.convert.piper VOICE.onnx FOLDER"
+                    f"with python -m speechstream.tts.piper.split VOICE.onnx FOLDER"
                 )
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = (
-            3  # these graphs carry unused weights, of which onnxruntime would warn
-        )
         self._encoder, self._decoder = (
-            ort.InferenceSession(
-                str(folder / f"{n}.onnx"), options, providers=["CPUExecutionProvider"]
-            )
-            for n in ("encoder", "decoder")
+            open_session(folder / f"{n}.onnx", threads, device) for n in ("encoder", "decoder")
         )
         self.sample_rate: int = self.config["audio"]["sample_rate"]
         self.speakers: dict[str, int] = self.config.get("speaker_id_map") or {}
         self._ids: dict[str, list[int]] = self.config["phoneme_id_map"]
 
     @classmethod
-    def load(cls, path: str | Path, threads: int = 1) -> PiperVoice:
+    def load(cls, path: str | Path, threads: int = 1, device: str = "cpu") -> PiperVoice:
         """Load a converted folder, or split a voice's .onnx on the fly (which needs the `onnx` package)."""
         if Path(path).is_dir():
-            return cls(path, threads)
-        from speechstream.convert.piper import convert_piper  # torch is not needed there
+            return cls(path, threads, device)
 
         with tempfile.TemporaryDirectory(prefix="speechstream-piper-") as folder:
-            return cls(convert_piper(path, folder), threads)
+            return cls(convert_piper(path, folder), threads, device)
 
     def phonemize(self, text: str) -> str:
         """Text to IPA in the voice's language. Raises SpeechStreamError where no phonemiser is installed."""

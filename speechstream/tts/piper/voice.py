@@ -59,10 +59,10 @@ def to_ipa(phonemes: str) -> list[str]:
 class PiperSpeech:
     """A Piper voice for the synthesizer."""
 
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
-        """`path` is a folder of `speechstream.convert.piper`, or a voice's .onnx beside its .json (which needs
+    def __init__(self, path: str | Path, threads: int = 1, device: str = "cpu") -> None:
+        """`path` is a folder of `speechstream.tts.piper.split`, or a voice's .onnx beside its .json (which needs
         `onnx`)."""
-        self.piper = PiperVoice.load(path, threads)
+        self.piper = PiperVoice.load(path, threads, device)
         config = self.piper.config
         self.sample_rate, self.card = (
             self.piper.sample_rate,
