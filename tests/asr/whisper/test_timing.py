@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from speechstream import Recognizer
-from speechstream.asr.whisper.attention import table
+from speechstream.asr.whisper.incremental import attention_table as table
 from speechstream.asr.timing import SMOOTHING, at_pauses, pauses, token_spans
 
 
