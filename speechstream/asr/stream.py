@@ -166,7 +166,7 @@ class RecognitionCore:
         """A state as this core steps it, from a value."""
         if state.segment is None:
             return state
-        decoding = self.family.write(state.segment.decoding)
+        decoding = self.family.write(state.segment.decoding, self.mode)
         return replace(state, segment=replace(state.segment, decoding=decoding))
 
     def close(self, state: StreamState) -> None:

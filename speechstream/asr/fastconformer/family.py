@@ -311,7 +311,7 @@ class FastConformerFamily:
             return segment
         return replace(segment, cache=self.runner.slots.read(segment.cache))
 
-    def write(self, segment: ConformerSegment) -> ConformerSegment:
+    def write(self, segment: ConformerSegment, mode: Mode) -> ConformerSegment:
         if not isinstance(self.runner, Resident) or segment.waiting is None:
             return segment
         slots: Slots = self.runner.slots

@@ -104,7 +104,7 @@ class WhisperFamily:
     def open(self, mode: Mode) -> WhisperSegment:
         passes = len(mode.chunks)
         return WhisperSegment(
-            self.runner.open(passes),
+            self.runner.open(mode.chunks),
             self.decoder.init_state(self.networks.decoder_state()),
             self.features.init_state(),
             np.zeros((self.features.mels, 0), np.float32),
@@ -154,10 +154,10 @@ class WhisperFamily:
             return segment
         return replace(segment, cache=self.runner.read(segment.cache))
 
-    def write(self, segment: WhisperSegment) -> WhisperSegment:
+    def write(self, segment: WhisperSegment, mode: Mode) -> WhisperSegment:
         if not isinstance(self.runner, Resident):
             return segment
-        return replace(segment, cache=self.runner.write(segment.cache))
+        return replace(segment, cache=self.runner.write(segment.cache, mode.chunks))
 
     # One step.
 

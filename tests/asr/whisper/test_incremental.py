@@ -8,7 +8,7 @@ import pytest
 from speechstream.asr.whisper.attention import FRAME_S, AttentionDecoder
 from speechstream.asr.whisper.incremental import MAX_TOKENS_PER_S
 from tests.asr.whisper.heard import Heard
-from speechstream.events import Endpoint, Final, Partial
+from speechstream.events import Endpoint, Final, Partial, SpeechStarted
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.asr.whisper.vocabulary import Vocabulary
@@ -127,18 +127,26 @@ def test_verified_drafts_equal_greedy_decoding(vocabulary, seed):
         h = extend(decoder, engine, old, memory)
         assert (list(old.tokens), old.stable) == kept  # a hypothesis is a value
         assert list(h.tokens) == greedy(speech, memory, list(old.tokens)[: old.stable])
-        assert h.stable >= old.stable and list(h.tokens)[: old.stable] == list(old.tokens)[: old.stable]
+        assert (
+            h.stable >= old.stable
+            and list(h.tokens)[: old.stable] == list(old.tokens)[: old.stable]
+        )
         assert len(list(h.tokens)) == len(h.rows) == len(h.probabilities)
         assert h.cache.tokens.tolist() == [len(PROMPT) + h.stable - 1]
         if h.stable > old.stable:  # whole words: another one follows
             assert vocabulary.opens_word[list(h.tokens)[h.stable]]
         stable, _ = decoder.text(h)
         assert stable.startswith(decoder.text(old)[0])
-        changes += list(old.tokens)[old.stable :] != list(h.tokens)[old.stable : len(list(old.tokens))]
+        changes += (
+            list(old.tokens)[old.stable :] != list(h.tokens)[old.stable : len(list(old.tokens))]
+        )
     assert changes > 5 and h.stable > len(speech.truth) // 2
     before = h
     h = extend(decoder, engine, h, memory, final=True)
-    assert h.stable == len(list(h.tokens)) and list(h.tokens)[: before.stable] == list(before.tokens)[: before.stable]
+    assert (
+        h.stable == len(list(h.tokens))
+        and list(h.tokens)[: before.stable] == list(before.tokens)[: before.stable]
+    )
     assert list(h.tokens)[: before.stable] == [
         t for t, _, _ in speech.truth[: before.stable]
     ]  # stable is what was said
@@ -210,9 +218,9 @@ def test_a_sentence_that_is_said_again_is_written_again(vocabulary):
     )
     decoder, memory = AttentionDecoder(vocabulary), Heard()
     hear(memory, 360)
-    assert (
-        extend(decoder, engine, decoder.init_state(engine.decoder_state()), memory, final=True).tokens == cycle * 2
-    )
+    assert extend(
+        decoder, engine, decoder.init_state(engine.decoder_state()), memory, final=True
+    ).tokens == tuple(cycle * 2)
 
 
 @pytest.mark.parametrize("frames", [2, 100, 700])
@@ -263,13 +271,12 @@ def test_memory_keeps_what_it_was_told():
             )
         assert memory.frames == at + 16 and memory.confirmed == (at + 16) // 64 * 64
         c = memory.confirmed
-        for got, expected in ((memory.keys, keys), (memory.values, values)):
+        for got, expected in ((memory.memory.keys, keys), (memory.memory.values, values)):
             np.testing.assert_array_equal(got[:, :, :, :c], expected[:, :, :, :c])
             np.testing.assert_array_equal(
                 got[:, :, :, c : at + 16], expected[:, :, :, c : at + 16] + 1
             )
         np.testing.assert_array_equal(memory.ctc[:, : c // 2], ctc[:, : c // 2])
-        assert memory.mask().sum() == at + 16
 
 
 # A whole recogniser, of which only the networks are pretended ---------------------------------------------------------
@@ -426,7 +433,8 @@ def test_noise_that_never_ends_is_cut_and_says_nothing(asr, latency_ms):
     if latency_ms is None:
         assert asr.transcribe(sound, 16000).segments == ()
     else:
-        assert listen(asr, sound, latency_ms) == []
+        events = listen(asr, sound, latency_ms)
+        assert events and all(isinstance(e, SpeechStarted) for e in events)
 
 
 def test_streams_do_not_know_each_other(asr):
