@@ -344,7 +344,7 @@ def _load_like(value: Any, like: Any, name: str, arrays: dict[str, np.ndarray]) 
         expected = np.dtype(str(a.dtype).removeprefix("torch."))
         if got is not None and got.dtype == np.float16:
             got = got.astype(expected)
-        if got is None or got.dtype != expected or got.shape != tuple(a.shape):
+        if got is None or got.dtype != expected or got.shape[1:] != tuple(a.shape[1:]):
             has = "nothing" if got is None else f"{got.dtype}{list(got.shape)}"
             raise ValueError(
                 f"{name}.{n}".lstrip(".") + f" is {has}, expected {expected}{list(a.shape)}"
