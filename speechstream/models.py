@@ -49,3 +49,5 @@ def find(name: str, task: str) -> Architecture:
 
 register(Architecture("causal-whisper", "asr", "speechstream.asr.whisper.family:load"))
 register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.family:load"))
+register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
+register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))

@@ -136,7 +136,7 @@ def test_fewer_levels_and_wrong_input(codec):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nothing")
-    with pytest.raises(SpeechStreamError, match="cannot open the codec graph"):
+    with pytest.raises(SpeechStreamError, match="not a usable ONNX graph"):
         CodecDecoder(tmp_path / "x.onnx")
 
 
