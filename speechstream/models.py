@@ -15,7 +15,7 @@ from speechstream.errors import SpeechStreamError
 
 @dataclass(frozen=True)
 class Architecture:
-    """name: in the bundle. task: "asr" or "tts". loader: opens a bundle as a family, or a path as a voice."""
+    """name: in the bundle. task: "asr" or "tts". loader: opens a bundle as a family or a voice."""
 
     name: str
     task: str
@@ -49,5 +49,5 @@ def find(name: str, task: str) -> Architecture:
 
 register(Architecture("causal-whisper", "asr", "speechstream.asr.whisper.family:load"))
 register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.family:load"))
-register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:Blockwise"))
-register(Architecture("piper", "tts", "speechstream.tts.piper.voice:PiperSpeech"))
+register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
+register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))

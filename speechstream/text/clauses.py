@@ -106,7 +106,7 @@ class TextState:
 
     text: str = ""  # characters not yet given out
     offset: int = 0  # where they begin in the whole text
-    undecoded: bytes = b""  # an incomplete UTF-8 sequence
+    undecoded: tuple[int, ...] = ()  # bytes of an incomplete UTF-8 sequence
     surrogate: str = ""  # the first half of a split surrogate pair
     stack: tuple[ssml.Open, ...] = field(default=())  # open markup
     first: bool = True  # nothing has been spoken yet
@@ -425,7 +425,7 @@ def _decode(piece: str | bytes, state: TextState, final: bool = False) -> tuple[
             state.undecoded and piece
         ):  # a string after half a character: that half can never be completed
             text += "\ufffd"
-            state = replace(state, undecoded=b"")
+            state = replace(state, undecoded=())
         text, held = text + piece, ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, held = text[:-1], text[-1]
@@ -437,8 +437,8 @@ def _decode(piece: str | bytes, state: TextState, final: bool = False) -> tuple[
             f"text comes as str or as UTF-8 bytes, given {type(piece).__name__}: decode it first"
         )
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(state.undecoded + bytes(piece), final)
+    text = decoder.decode(bytes(state.undecoded) + bytes(piece), final)
     if state.surrogate and (text or final):
         text = "\ufffd" + text
         state = replace(state, surrogate="")
-    return text, replace(state, undecoded=decoder.getstate()[0])
+    return text, replace(state, undecoded=tuple(decoder.getstate()[0]))

@@ -10,15 +10,14 @@ Mimi and the small codec of the embedded voices. States are values: `speechstrea
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from speechstream import state as states
 from speechstream.errors import SpeechStreamError
-from speechstream.runtime.session import open_session
+from speechstream.runtime.graph import Graph
 
 OFFLINE_FRAMES = 25  # frames an offline call hands to the graph at a time: its attention is square in this number
 Array = np.ndarray
@@ -29,40 +28,25 @@ class _Codec:
 
     direction: str
 
-    def __init__(self, model: str | Path | bytes, threads: int = 1, device: str = "cpu") -> None:
-        """`model` is a graph's path or its bytes, `threads` how many onnxruntime may use for one step.
+    def __init__(self, path: str | Path, threads: int = 1, device: str = "cpu") -> None:
+        """`threads`: how many onnxruntime may use for one step.
 
-        Raises SpeechStreamError where the file is not such a graph.
+        Raises SpeechStreamError where the file is not such a graph, or the device is not to be had.
         """
-        self.session = open_session(model, threads, device)
-        try:
-            about = json.loads(self.session.get_modelmeta().custom_metadata_map["speechstream"])
-            if about.get("architecture") != "codec":
-                raise KeyError("architecture")
-        except KeyError:
+        self.graph = Graph(path, threads, device)
+        about = self.graph.about
+        if about.get("architecture") != "codec":
             raise SpeechStreamError(
-                "this ONNX file is no codec graph; speechstream.export.codec makes them"
-            ) from None
-        except ValueError as error:
-            raise SpeechStreamError(
-                "cannot open the codec graph: its metadata is damaged"
-            ) from error
-        if about["direction"] != self.direction:
-            raise SpeechStreamError(
-                f"this graph is to {about['direction']}, not to {self.direction}"
+                f"{path} is no codec graph; speechstream.export.codec makes them"
             )
+        if about["direction"] != self.direction:
+            raise SpeechStreamError(f"{path} is to {about['direction']}, not to {self.direction}")
         self.sample_rate: int = about["sample_rate"]
         self.frame_size: int = about["frame_size"]  # samples
         self.delay: int = about["delay"]  # samples by which decoded sound lags the original
         self.channels: int = about["channels"]
         self.levels: int = about["levels"]
         self.bins: int = about["bins"]
-        self._fields: list[dict[str, Any]] = about["state"]
-        names = [f["name"].replace(".", "_") for f in self._fields]
-        self._state = dataclasses.make_dataclass(
-            f"{type(self).__name__}State", [(n, Array) for n in names], frozen=True
-        )
-        self._input = self.session.get_inputs()[0].name
 
     @property
     def frame_rate(self) -> float:
@@ -71,15 +55,15 @@ class _Codec:
 
     def init_state(self, batch: int = 1) -> Any:
         """The state of `batch` streams that have seen nothing: a frozen dataclass of arrays, streams first."""
-        return self._state(*(np.zeros((batch, *f["shape"]), f["dtype"]) for f in self._fields))
+        return self.graph.init_state(batch)
 
     def _run(self, x: Array, state: Any) -> tuple[Array, Any]:
-        arrays = [getattr(state, f.name) for f in dataclasses.fields(self._state)]
-        if len(x) != len(arrays[0]):
-            raise ValueError(f"{len(x)} streams of input, but a state of {len(arrays[0])}")
-        feed = {f"state.{f['name']}": a for f, a in zip(self._fields, arrays)}
-        y, *new = self.session.run(None, {self._input: np.ascontiguousarray(x), **feed})
-        return y, self._state(*new)
+        if len(x) != states.batch_size(state):
+            raise ValueError(
+                f"{len(x)} streams of input, but a state of {states.batch_size(state)}"
+            )
+        out, state = self.graph.step({self.graph.inputs[0]: np.ascontiguousarray(x)}, state)
+        return out[self.graph.outputs[0]], state
 
 
 class CodecDecoder(_Codec):

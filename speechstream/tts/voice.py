@@ -1,14 +1,18 @@
-"""What the synthesizer asks of a voice, whatever is inside: see `Blockwise` (embedded voices) and `PiperSpeech`."""
+"""What a stream asks of a voice, whatever is inside: `tts.blockwise` and `tts.piper` are such families."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Iterator, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from speechstream.text.en.phonemes import Utterance
+from speechstream.runtime.requests import Work
 from speechstream.text.clauses import Clause
+from speechstream.text.utterance import Utterance
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Controls:
     energy: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.voice is not None and not isinstance(self.voice, str):
+            raise ValueError(f"voice is a speaker's name; got {self.voice!r}")
         for name, low, high in (
             ("speed", 0.25, 4.0),
             ("pitch", -12.0, 12.0),
@@ -46,41 +52,57 @@ class VoiceInfo:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """An utterance being spoken: when each of its N symbols begins, and when the last ends, in seconds (N + 1,) from
-    its first sample; and its sound, mono float32 blocks that are made when they are asked for."""
+class Block:
+    """A stretch of an utterance's sound: mono float32 samples, and what is known of its timing by now.
 
+    starts: (k,) seconds from the utterance's first sample at which its next symbols begin. An utterance of N
+    symbols has N + 1 of them, the last is its end. A voice that plans ahead gives all with the first block, another
+    a few with each; what it leaves out ends with the utterance.
+    """
+
+    pcm: np.ndarray
     starts: np.ndarray
-    blocks: Iterator[np.ndarray]
 
 
-class Speaking(Protocol):
-    """One stream of a voice. Used by one thread at a time."""
-
-    def speak(self, utterance: Utterance) -> Spoken:
-        """Speak what follows. The blocks must be used up before the next call."""
-
-    def rest(self) -> None:
-        """The stream has had to wait for text: the next block is wanted soon."""
-
-    def finish(self) -> np.ndarray:
-        """What the voice still holds when the stream ends, mono float32."""
-
-
-class Voice(Protocol):
-    """A voice that any number of threads and streams may share."""
+class Voice(Protocol[S]):
+    """A voice that any number of threads and streams may share. A stream's state S is a value."""
 
     sample_rate: int  # Hz of its sound
     speakers: tuple[VoiceInfo, ...]
+    digest: str  # of its model: states are taken up by the same model only
 
     def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
         """Text to symbols. `markup`: whether SSML and [[phonemes]] are read, or text like any other."""
 
-    def start(self, controls: Controls) -> Speaking:
-        """A new stream. Raises ValueError for a speaker or a control that this voice has not."""
+    def check_controls(self, controls: Controls) -> None:
+        """Raises ValueError for a speaker or a control that this voice has not."""
+
+    def init_state(self) -> S:
+        """A stream that has said nothing."""
+
+    def begin(self, utterance: Utterance, controls: Controls, state: S) -> Work[S]:
+        """Take up the next utterance; the one before is over."""
+
+    def speaking(self, state: S) -> bool:
+        """Whether there is another block of the utterance."""
+
+    def block(self, state: S) -> Work[tuple[Block, S]]:
+        """The next block of the utterance. Its sound may be empty."""
+
+    def rest(self, state: S) -> S:
+        """All has been said and no text is there: the next block is wanted soon."""
+
+    def finish(self, controls: Controls, state: S) -> Work[tuple[np.ndarray, S]]:
+        """The stream ends: what the voice still holds, mono float32."""
+
+    def declared(self) -> Mapping[str, Any]:
+        """The state's type under "", and example states for its fields of type Any by their names."""
+
+    def check_state(self, state: S, utterance: Utterance | None) -> None:
+        """Raises ValueError where no stream that speaks this utterance (None: nothing) can have come to a state."""
 
 
-def find_speaker(speakers: tuple[VoiceInfo, ...], name: str | None) -> int:
+def speaker_number(speakers: tuple[VoiceInfo, ...], name: str | None) -> int:
     """A speaker's number. Raises ValueError for an unknown name."""
     names = [s.name for s in speakers]
     if name is None:

@@ -80,7 +80,7 @@ def test_utf8_may_be_cut_anywhere_and_be_wrong(run, tmp_path):
     (tmp_path / "t.txt").write_bytes("Caf\u00e9 au lait, na\u00efve.".encode() + b"\xff\xfe ok.")
     done = run("-f", tmp_path / "t.txt", "-o", tmp_path / "a.wav", "--timings", tmp_path / "t.json")
     assert done.returncode == 0
-    words = json.loads((tmp_path / "t.json").read_text())["words"]
+    words = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["words"]
     assert len(words) == 5 and words[0]["text"].lower().startswith("caf")
     assert all(set(w) == {"text", "start", "end", "first", "last"} for w in words)
 
@@ -90,7 +90,7 @@ def test_captions_show_the_text_as_written(run, tmp_path, suffix):
     assert (
         run(TEXT, "-o", tmp_path / "a.wav", "--timings", tmp_path / f"t.{suffix}").returncode == 0
     )
-    text = (tmp_path / f"t.{suffix}").read_text()
+    text = (tmp_path / f"t.{suffix}").read_text(encoding="utf-8")
     assert (
         "Hello there, this costs $5. And this is the end." in " ".join(text.split())
         and "-->" in text
@@ -167,7 +167,7 @@ def test_voices_lists_what_is_installed(real_cli, tmp_path):
         '{"espeak": {"voice": "de"}, "audio": {"quality": "low"}}'
     )
     (tmp_path / "bad.onnx").write_bytes(b"")
-    (tmp_path / "bad.onnx.json").write_text("{")
+    (tmp_path / "bad.onnx.json").write_text("{", encoding="utf-8")
     done = real_cli(
         "voices",
         env={**real_cli.environment, "SPEECHSTREAM_VOICES": str(tmp_path), "HOME": str(tmp_path)},

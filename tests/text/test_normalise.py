@@ -11,7 +11,7 @@ from speechstream.text.en.normalise import Normaliser, NormaliserConfig
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "tts"
 CASES = [
     line.split("\t")
-    for line in (FIXTURES / "normalise.tsv").read_text().splitlines()
+    for line in (FIXTURES / "normalise.tsv").read_text(encoding="utf-8").splitlines()
     if line[:1] != "#"
 ]
 

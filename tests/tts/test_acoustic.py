@@ -80,7 +80,7 @@ def test_exported_graphs_equal_the_network(networks):
         torch.randint(1, 40, (1, 17), generator=torch.Generator().manual_seed(1)),
         torch.tensor([1]),
     )
-    plan = runner.plan(ids[0].numpy(), 1)
+    plan = runner.encode(ids[0].numpy(), 1)
     with torch.no_grad():
         encodings, prosody = model.text(ids, speaker)
         expected = model(x)

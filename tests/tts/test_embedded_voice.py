@@ -84,16 +84,16 @@ def test_the_text_may_come_in_any_pieces(tts):
 
 
 def test_blocks_of_any_size_give_the_same_sound(tts):
-    text, usual = list(SAID)[1], tts._voice.blocks
+    text, usual = list(SAID)[1], tts.voice.blocks
     whole = np.concatenate([c.pcm for c in say(tts, [text])])
     try:
         for blocks in ((1,), (3,), (1000,)):
-            tts._voice.blocks = blocks
+            tts.voice.blocks = blocks
             np.testing.assert_allclose(
                 np.concatenate([c.pcm for c in say(tts, [text])]), whole, atol=1e-4
             )
     finally:
-        tts._voice.blocks = usual
+        tts.voice.blocks = usual
 
 
 def test_speed_and_words(tts):
@@ -102,7 +102,7 @@ def test_speed_and_words(tts):
     lengths = [sum(len(c.pcm) for c in chunks) for chunks in (usual, slow)]
     assert lengths[1] / lengths[0] == pytest.approx(1 / 0.7, rel=0.1)
     words = [w for c in usual for w in c.words]
-    assert [text[w.first : w.last].strip("?") for w in words] == text.strip("?").split()
+    assert [text[slice(*w.span)].strip("?") for w in words] == text.strip("?").split()
     assert all(a.end <= b.start + 1e-6 for a, b in zip(words, words[1:]))
 
 
@@ -125,6 +125,6 @@ def test_one_command(tmp_path):
     )
     assert run.returncode == 0 and all(name in run.stdout for name in PITCH_HZ)
     assert (
-        json.loads((ss.bundle.embedded("tts") / "bundle.json").read_text())["card"]["licence"]
+        json.loads((ss.bundle.embedded("tts") / "bundle.json").read_text(encoding="utf-8"))["card"]["licence"]
         == "Apache-2.0"
     )

@@ -3,7 +3,7 @@
     front = FrontEnd()
     for clause in clauses:                       # from `TextStream`
         for utterance in front(clause):
-            utterance.ids                        # int64 symbols for the acoustic model
+            front.encode(utterance.phonemes)     # int64 symbols for the acoustic model
             utterance.words                      # each with its place in the original text and among the symbols
 
 **Inventory.** The symbols are those of the misaki G2P that Kokoro-82M was trained on, one character each.
@@ -29,6 +29,7 @@ import numpy as np
 
 from speechstream.text.en import homographs, lexicon, numbers
 from speechstream.text import ssml
+from speechstream.text.en.ipa import to_ipa
 from speechstream.text.en.normalise import (
     ATOM,
     PUNCTUATION,
@@ -38,6 +39,7 @@ from speechstream.text.en.normalise import (
     tidy,
 )
 from speechstream.text.clauses import Clause, TextConfig, TextStream
+from speechstream.text.utterance import SpokenWord, Utterance
 
 PAD = "_"
 STRESS = "\u02c8\u02cc"
@@ -149,53 +151,6 @@ EMPHASIS = {
 }  # speed, decibels
 
 
-@dataclass(frozen=True)
-class SpokenWord:
-    """One spoken word: `text[start:end]` of the whole original text is what it stands for (a number gives several words
-    with the same place), and symbols `first` to `last` (exclusive) of its utterance are its sounds."""
-
-    text: str
-    phonemes: str
-    start: int
-    end: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What the acoustic model is given for one clause, or part of one.
-
-    The arrays have one entry a symbol (N of them): `speed` is a factor, `pitch` is in semitones, `volume` in decibels.
-    `pauses` are (symbol index, seconds): silence before that symbol, or at the end where the index is N.
-    `warnings` say in a sentence each what could not be spoken.
-    """
-
-    phonemes: str
-    words: tuple[SpokenWord, ...]
-    start: int  # place of the clause in the whole text
-    end: int
-    kind: str  # how the clause ended, see `Clause`
-    pauses: tuple[tuple[int, float], ...]
-    speed: np.ndarray
-    pitch: np.ndarray
-    volume: np.ndarray
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def ids(self) -> np.ndarray:
-        """The symbols as int64 (N,)."""
-        return encode(self.phonemes)
-
-    @property
-    def word_of(self) -> np.ndarray:
-        """int64 (N,): the index in `words` each symbol belongs to, -1 for marks and spaces."""
-        out = np.full(len(self.phonemes), -1, np.int64)
-        for i, w in enumerate(self.words):
-            out[w.first : w.last] = i
-        return out
-
-
 def encode(phonemes: str) -> np.ndarray:
     """Symbols to int64 ids (N,). Raises ValueError for a character outside the inventory."""
     unknown = sorted(set(phonemes) - set(SYMBOL_ID))
@@ -258,6 +213,8 @@ class FrontEnd:
     `{"word": "phonemes"}`, go before the dictionary's. Raises ValueError for such an entry outside the inventory.
     """
 
+    symbols = SYMBOLS
+
     def __init__(
         self,
         config: NormaliserConfig | None = None,
@@ -276,6 +233,14 @@ class FrontEnd:
         self.normaliser = Normaliser(
             config, known=lambda w: w.lower() in self.user or self.lexicon.known(w)
         )
+
+    def encode(self, phonemes: str) -> np.ndarray:
+        """Symbols to int64 ids (N,). Raises ValueError for a character outside the inventory."""
+        return encode(phonemes)
+
+    def ipa(self, phonemes: str) -> list[str]:
+        """Symbols as espeak-ng writes them, one string (perhaps empty) for each."""
+        return to_ipa(phonemes)
 
     def speak(self, text: str | bytes) -> list[Utterance]:
         """The utterances of a whole text, offline: `TextStream` and `__call__` in one."""

@@ -1,10 +1,10 @@
 """Run an exported acoustic model with numpy and onnxruntime alone, and spread symbols over frames.
 
     model = Acoustic(folder, sub=4)
-    plan = model.plan(ids, speaker)                     # encodings and prosody of one clause
-    counts = sub_frames(plan.log_durations, speed)      # 10 ms each
-    frames = model.frames(plan, counts)                 # (T, sub, features)
-    codes, state = model.step(frames[None, :4], state)  # (1, levels, 4)
+    encoding = model.encode(ids, speaker)                # one clause
+    counts = sub_frames(encoding.log_durations, speed)   # 10 ms each
+    plan = model.plan(encoding, counts)
+    codes, state = model.step(plan.frames(0, 4), state)  # (1, levels, 4)
 
 The graphs come from `speechstream.export.acoustic`. What a stream remembers is in its state, so streams and threads
 may share a model, and `speechstream.state` stacks and selects states.
@@ -12,7 +12,7 @@ may share a model, and `speechstream.state` stacks and selects states.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.errors import SpeechStreamError
-from speechstream.runtime.session import open_session
+from speechstream.tts.graphs import VoiceGraph
 
 ARCHITECTURE = "blockwise-tts"
 FORMAT_KEYS = (
@@ -36,7 +36,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Plan:
+class Encoding:
     """What the text encoder makes of N symbols of a clause: encodings (N, dim), logarithms of durations in sub-frames,
     pitch and energy (N,) in units of the speaker's spread."""
 
@@ -44,6 +44,26 @@ class Plan:
     log_durations: Array
     pitch: Array
     energy: Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decoder's input for one utterance of S sub-frames, T = S / sub frames: encodings (N, dim) of its symbols,
+    each sub-frame's symbol (S,) int64, and scalars (S, 4) of `regulate`."""
+
+    encodings: Array
+    index: Array
+    scalars: Array
+    sub: int
+
+    def __len__(self) -> int:
+        return len(self.index) // self.sub
+
+    def frames(self, begin: int, end: int) -> Array:
+        """Frames (1, up to end - begin, sub, features) float32."""
+        at = slice(begin * self.sub, end * self.sub)
+        rows = np.concatenate([self.encodings[self.index[at]], self.scalars[at]], 1)
+        return rows.reshape(1, -1, self.sub, rows.shape[1])
 
 
 def sub_frames(log_durations: Array, speed: Array | float = 1.0) -> Array:
@@ -80,38 +100,31 @@ class Acoustic:
     def __init__(self, folder: str | Path, sub: int, threads: int = 1, device: str = "cpu") -> None:
         """`sub` is the number of sub-frames a codec frame. Raises SpeechStreamError where a graph cannot be used."""
         self.sub = sub
-        self._text = open_session(Path(folder) / "text.onnx", threads, device)
-        self._step = open_session(Path(folder) / "acoustic.onnx", threads, device)
-        self._fields = [i for i in self._step.get_inputs() if i.name.startswith("state.")]
-        shape = self._step.get_inputs()[0].shape
-        if shape[2] != sub or not self._fields:
+        self._text = VoiceGraph(Path(folder) / "text.onnx", threads, device)
+        self._decoder = VoiceGraph(Path(folder) / "acoustic.onnx", threads, device)
+        shape = self._decoder.session.get_inputs()[0].shape
+        if shape[2] != sub or self._decoder.init_state() is None:
             raise SpeechStreamError(
                 f"{folder}/acoustic.onnx takes frames {shape}, not of {sub} sub-frames with a "
                 "state; export the model again"
             )
-        names = [i.name.removeprefix("state.").replace(".", "_") for i in self._fields]
-        self._state = dataclasses.make_dataclass(
-            "AcousticState", [(n, Array) for n in names], frozen=True
-        )
 
     def init_state(self, batch: int = 1) -> Any:
         """The decoder's state of `batch` streams that have said nothing: a frozen dataclass of arrays."""
-        return self._state(
-            *(
-                np.zeros([batch, *i.shape[1:]], np.int64 if "int64" in i.type else np.float32)
-                for i in self._fields
-            )
-        )
+        return self._decoder.init_state(batch)
 
-    def plan(self, ids: Array, speaker: int) -> Plan:
+    def encode(self, ids: Array, speaker: int) -> Encoding:
         """Encode the symbols (N,) of one clause for a speaker's number."""
-        encodings, prosody = self._text.run(
-            None, {"ids": np.asarray(ids, np.int64)[None], "speaker": np.array([speaker], np.int64)}
-        )
-        return Plan(encodings[0], *prosody[0].T)
+        return self.encode_many(np.asarray(ids)[None], [speaker])[0]
 
-    def frames(self, plan: Plan, counts: Array) -> Array:
-        """The decoder's input (T, sub, features) for sub-frames of each symbol that make whole frames.
+    def encode_many(self, ids: Array, speakers: Sequence[int]) -> list[Encoding]:
+        """Encode clauses of equal length (B, N), each for its speaker."""
+        inputs = {"ids": np.asarray(ids, np.int64), "speaker": np.asarray(speakers, np.int64)}
+        out, _ = self._text.step(inputs)
+        return [Encoding(e, *p.T) for e, p in zip(out["encodings"], out["prosody"])]
+
+    def plan(self, encoding: Encoding, counts: Array) -> Plan:
+        """What the decoder is given for sub-frames of each symbol (N,) that make whole frames.
 
         Raises ValueError where they do not.
         """
@@ -120,14 +133,10 @@ class Acoustic:
                 f"{counts.sum()} sub-frames are no whole number of frames of {self.sub}; make the last "
                 "symbol longer"
             )
-        index, scalars = regulate(counts, plan.pitch, plan.energy)
-        rows = np.concatenate([plan.encodings[index], scalars], 1)
-        return rows.reshape(-1, self.sub, rows.shape[1])
+        index, scalars = regulate(counts, encoding.pitch, encoding.energy)
+        return Plan(encoding.encodings, index, scalars, self.sub)
 
     def step(self, frames: Array, state: Any) -> tuple[Array, Any]:
         """The next frames (B, T, sub, features) to codes int64 (B, levels, T), and the new state. T >= 1."""
-        feed = {i.name: a for i, a in zip(self._fields, dataclasses.astuple(state))}
-        codes, *new = self._step.run(
-            None, {"frames": np.ascontiguousarray(frames, np.float32), **feed}
-        )
-        return codes, self._state(*new)
+        out, state = self._decoder.step({"frames": np.ascontiguousarray(frames, np.float32)}, state)
+        return out["codes"], state

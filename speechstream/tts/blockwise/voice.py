@@ -2,52 +2,74 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.requests import Work
+from speechstream.text.clauses import Clause
+from speechstream.text.languages import front_end
+from speechstream.text.utterance import Utterance
+from speechstream.tts.blockwise import requests
 from speechstream.tts.blockwise.acoustic import (
-    ARCHITECTURE,
     FORMAT_KEYS,
     Acoustic,
+    Encoding,
     Plan,
     sub_frames,
 )
 from speechstream.tts.codec import CodecDecoder
-from speechstream.text.en.phonemes import SYMBOLS, FrontEnd, Utterance
-from speechstream.text.clauses import Clause
-from speechstream.tts.voice import Controls, Spoken, VoiceInfo, find_speaker
+from speechstream.tts.voice import Block, Controls, VoiceInfo, speaker_number
 
 PITCH_UNIT = 4.0  # semitones, and
 ENERGY_UNIT = 6.0  # decibels: what 1 is to the acoustic model
 LEAD_SUB_FRAMES = 10  # before the first sound of an utterance, at most: 100 ms
 PAD_ID = 0  # the symbol of silence at both ends of an utterance
+LANGUAGE = "en-US"  # of bundles that do not name one
+
+
+def load(model: bundle.Bundle, threads: int = 1, device: str = "cpu") -> Blockwise:
+    """Open a bundle of `speechstream.export.acoustic`."""
+    return Blockwise(model, threads, device)
+
+
+@dataclass(frozen=True)
+class BlockwiseState:
+    """One stream of an embedded voice. The networks' states have the stream as their first axis, of length 1."""
+
+    decoder: Any
+    codec: Any
+    early: int  # samples of the codec's delay that are still to be dropped
+    blocks: int = 0  # since the stream last had to wait for text
+    plan: Plan | None = None  # of the utterance that is spoken
+    at: int = 0  # its next frame
+    starts: np.ndarray | None = None  # (N + 1,) of its symbols, until they are given out
 
 
 class Blockwise:
     """A voice from a bundle of `speechstream.export.acoustic`."""
 
-    def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu") -> None:
-        """Raises SpeechStreamError where the bundle is damaged or holds another kind of model."""
-        model = bundle.load(folder)
-        if model.architecture != ARCHITECTURE:
-            raise SpeechStreamError(
-                f"{folder} is a bundle for {model.task} ({model.architecture}), not a voice"
-            )
-        missing = [key for key in FORMAT_KEYS if key not in model.config]
-        if missing or model.config["symbols"] != "".join(SYMBOLS)[: len(model.config["symbols"])]:
+    def __init__(self, model: bundle.Bundle, threads: int = 1, device: str = "cpu") -> None:
+        """Raises SpeechStreamError where the bundle is damaged, or the device is not to be had."""
+        folder = model.path
+        self.card, self.digest, config = model.card, model.digest, model.config
+        language = config.get("language", LANGUAGE)
+        self._front = {markup: front_end(language, markup) for markup in (True, False)}
+        missing = [key for key in FORMAT_KEYS if key not in config]
+        symbols = "".join(self._front[True].symbols)
+        if missing or not config["symbols"] or not symbols.startswith(config["symbols"]):
             raise SpeechStreamError(
                 f"the voice {folder} was made for another version of the phonemes"
                 + (f" (it lacks {', '.join(missing)})" if missing else "")
             )
-        self.card, config = model.card, model.config
         self.sample_rate, self.frame_size = int(config["sample_rate"]), int(config["frame_size"])
         self.sub, self.blocks = int(config["sub"]), tuple(int(b) for b in config["blocks"])
         self.speakers = tuple(
-            VoiceInfo(s["name"], "en-US", s.get("description", "")) for s in config["speakers"]
+            VoiceInfo(s["name"], language, s.get("description", "")) for s in config["speakers"]
         )
         self.acoustic = Acoustic(model.path, self.sub, threads, device)
         self.codec = CodecDecoder(model.file("codec.onnx"), threads, device)
@@ -55,74 +77,114 @@ class Blockwise:
             raise SpeechStreamError(
                 f"the voice {folder} is damaged: its codec is of another rate than its model"
             )
-        self._front = {markup: FrontEnd(markup=markup) for markup in (True, False)}
+        # one value for all streams that have said nothing
+        self._start = BlockwiseState(
+            self.acoustic.init_state(), self.codec.init_state(), self.codec.delay
+        )
 
     def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
         return self._front[markup](clause)
 
-    def start(self, controls: Controls) -> "_Speaking":
-        return _Speaking(self, find_speaker(self.speakers, controls.voice), controls)
+    def check_controls(self, controls: Controls) -> None:
+        speaker_number(self.speakers, controls.voice)
+
+    def init_state(self) -> BlockwiseState:
+        return self._start
+
+    def begin(
+        self, utterance: Utterance, controls: Controls, state: BlockwiseState
+    ) -> Work[BlockwiseState]:
+        ids = np.concatenate([[PAD_ID], self._front[True].encode(utterance.phonemes), [PAD_ID]])
+        speaker = speaker_number(self.speakers, controls.voice)
+        encoding: Encoding = yield requests.Plan(self.acoustic, ids, speaker)
+        plan, counts = self.plan(encoding, utterance, controls)
+        starts = np.cumsum(counts)[: len(utterance.phonemes) + 1] * (
+            self.frame_size / self.sub / self.sample_rate
+        )
+        return replace(state, plan=plan, at=0, starts=starts) if len(plan) else state
+
+    def speaking(self, state: BlockwiseState) -> bool:
+        return state.plan is not None
+
+    def block(self, state: BlockwiseState) -> Work[tuple[Block, BlockwiseState]]:
+        plan = state.plan
+        if plan is None:
+            raise ValueError("no utterance is spoken: begin one")
+        end = state.at + self.blocks[min(state.blocks, len(self.blocks) - 1)]
+        starts = np.zeros(0) if state.starts is None else state.starts
+        pcm, state = yield from self._sound(plan.frames(state.at, end), state)
+        over = end >= len(plan)
+        return Block(pcm, starts), replace(
+            state,
+            blocks=state.blocks + 1,
+            plan=None if over else plan,
+            at=0 if over else end,
+            starts=None,
+        )
+
+    def rest(self, state: BlockwiseState) -> BlockwiseState:
+        return replace(state, blocks=0)
+
+    def finish(
+        self, controls: Controls, state: BlockwiseState
+    ) -> Work[tuple[np.ndarray, BlockwiseState]]:
+        frames = -(-self.codec.delay // self.frame_size)
+        if not frames:
+            return np.zeros(0, np.float32), state
+        speaker = speaker_number(self.speakers, controls.voice)
+        silence: Encoding = yield requests.Plan(self.acoustic, np.array([PAD_ID]), speaker)
+        plan = self.acoustic.plan(silence, np.array([frames * self.sub]))
+        pcm, state = yield from self._sound(plan.frames(0, frames), state)
+        return pcm[: self.codec.delay], state
 
     def plan(
-        self, utterance: Utterance, speaker: int, controls: Controls
+        self, encoding: Encoding, utterance: Utterance, controls: Controls
     ) -> tuple[Plan, np.ndarray]:
         """What is spoken and how long: the plan of the symbols with a silence at both ends, and sub-frames of each that
         make whole codec frames together."""
-        ids = np.concatenate([[PAD_ID], utterance.ids, [PAD_ID]])
-        plan = self.acoustic.plan(ids, speaker)
         pitch = np.pad(utterance.pitch + controls.pitch, 1, mode="edge") / PITCH_UNIT
-        plan = Plan(
-            plan.encodings,
-            plan.log_durations,
-            plan.pitch + pitch,
-            plan.energy + controls.energy / ENERGY_UNIT,
+        encoding = replace(
+            encoding,
+            pitch=encoding.pitch + pitch,
+            energy=encoding.energy + controls.energy / ENERGY_UNIT,
         )
         counts = sub_frames(
-            plan.log_durations, np.pad(utterance.speed * controls.speed, 1, mode="edge")
+            encoding.log_durations, np.pad(utterance.speed * controls.speed, 1, mode="edge")
         )
         counts[0] = min(counts[0], LEAD_SUB_FRAMES)
         counts[-1] += -counts.sum() % self.sub
-        return plan, counts
+        return self.acoustic.plan(encoding, counts), counts
 
+    def declared(self) -> Mapping[str, Any]:
+        return {"": BlockwiseState, "decoder": self._start.decoder, "codec": self._start.codec}
 
-class _Speaking:
-    """One stream of an embedded voice: the decoder's and the codec's states."""
+    def check_state(self, state: BlockwiseState, utterance: Utterance | None) -> None:
+        if state.early > self.codec.delay:
+            raise ValueError("more of its sound is early than the codec's delay")
+        if (utterance is None) != (state.plan is None):
+            raise ValueError("its plan is of no utterance")
+        if state.plan is None or utterance is None:
+            return
+        plan, count = state.plan, len(utterance.phonemes) + 2
+        self._front[True].encode(utterance.phonemes)
+        frames = len(plan)
+        shapes = (frames * self.sub,), (frames * self.sub, 4)
+        if (plan.index.shape, plan.scalars.shape, plan.sub) != (*shapes, self.sub):
+            raise ValueError("its plan has no whole frames")
+        kinds = plan.encodings.dtype, plan.scalars.dtype, plan.index.dtype
+        if kinds != (np.float32, np.float32, np.int64) or plan.encodings.shape[:-1] != (count,):
+            raise ValueError("its plan is of another utterance")
+        if plan.index.min() < 0 or plan.index.max() >= count or state.at >= frames:
+            raise ValueError("its plan does not add up")
+        if state.starts is not None and state.starts.shape != (count - 1,):
+            raise ValueError("its plan's times do not add up")
 
-    def __init__(self, voice: Blockwise, speaker: int, controls: Controls) -> None:
-        self.voice, self.speaker, self.controls = voice, speaker, controls
-        self._decoder, self._codec = voice.acoustic.init_state(), voice.codec.init_state()
-        self._early = voice.codec.delay  # samples of the codec's delay that are still to be dropped
-        self._block = 0
-
-    def speak(self, utterance: Utterance) -> Spoken:
-        plan, counts = self.voice.plan(utterance, self.speaker, self.controls)
-        starts = np.cumsum(counts)[: len(utterance.phonemes) + 1] * (
-            self.voice.frame_size / self.voice.sub / self.voice.sample_rate
-        )
-        return Spoken(starts, self._blocks(self.voice.acoustic.frames(plan, counts)))
-
-    def rest(self) -> None:
-        self._block = 0
-
-    def finish(self) -> np.ndarray:
-        silence = self.voice.acoustic.plan(np.array([PAD_ID]), self.speaker)
-        frames = -(-self.voice.codec.delay // self.voice.frame_size)
-        if not frames:
-            return np.zeros(0, np.float32)
-        x = self.voice.acoustic.frames(silence, np.array([frames * self.voice.sub]))
-        return self._sound(x)[: self.voice.codec.delay]
-
-    def _blocks(self, frames: np.ndarray) -> Iterator[np.ndarray]:
-        at, sizes = 0, self.voice.blocks
-        while at < len(frames):
-            size = sizes[min(self._block, len(sizes) - 1)]
-            yield self._sound(frames[at : at + size])
-            at, self._block = at + size, self._block + 1
-
-    def _sound(self, frames: np.ndarray) -> np.ndarray:
-        codes, self._decoder = self.voice.acoustic.step(frames[None], self._decoder)
-        audio, self._codec = self.voice.codec.step(codes, self._codec)
+    def _sound(
+        self, frames: np.ndarray, state: BlockwiseState
+    ) -> Work[tuple[np.ndarray, BlockwiseState]]:
+        codes, decoder = yield requests.AcousticStep(self.acoustic, frames, state.decoder)
+        audio, codec = yield requests.CodecStep(self.codec, codes, state.codec)
         pcm = audio[0, 0]
-        early = min(self._early, len(pcm))
-        self._early -= early
-        return pcm[early:]
+        early = min(state.early, len(pcm))
+        state = replace(state, decoder=decoder, codec=codec, early=state.early - early)
+        return pcm[early:], state

@@ -1,18 +1,28 @@
 """Phonemes from espeak-ng, where the user has installed it: never a dependency, for it is GPL-3.0.
 
+`EspeakFrontEnd` reads with it the languages that have no front end of ours.
+
 `piper-phonemize` is used where it is installed, else the library that `espeakng-loader` brings, called through ctypes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import html
 import importlib
 import re
 import threading
+from collections.abc import Callable
+
+import numpy as np
 
 from speechstream.errors import SpeechStreamError
+from speechstream.text import ssml
+from speechstream.text.clauses import Clause
+from speechstream.text.utterance import SpokenWord, Utterance
 
 MARKS = ".,;:!?"  # kept between the phonemes: the voices were trained with them
+SOFT_MARKS = re.compile(r"[.,;:!?…—]")
 _AUDIO_RETRIEVAL, _NO_EXIT, _UTF8, _IPA = 1, 0x8000, 1, 2  # of espeak-ng's speak_lib.h
 _lock = threading.Lock()  # the library has one global voice
 _library: ctypes.CDLL | None = None
@@ -84,3 +94,79 @@ def _load() -> ctypes.CDLL:
             raise SpeechStreamError("espeak-ng did not start: its data files were not found")
         _library = library
     return _library
+
+
+class EspeakFrontEnd:
+    """Clauses to espeak-ng's phonemes, markup taken out. phonemize: text to IPA."""
+
+    def __init__(self, phonemize: Callable[[str], str], markup: bool):
+        self.phonemize, self.markup = phonemize, markup
+
+    def ipa(self, phonemes: str) -> list[str]:
+        """The symbols themselves."""
+        return list(phonemes)
+
+    def __call__(self, clause: Clause) -> list[Utterance]:
+        """The utterance of a clause, or none where nothing is to be spoken."""
+        text, places, pauses = _visible(clause, self.markup)
+        found = [m for m in re.finditer(r"\S+", text)]
+        sounds = self.phonemize(text).split()
+        if len(sounds) != len(found):  # espeak-ng has joined or split words: ask for each by itself
+            sounds = [self.phonemize(m[0]).replace(" ", "") for m in found]
+        phonemes, words, breaks = "", [], []
+        for m, sound in zip(found, sounds):
+            while pauses and pauses[0][0] <= m.start():
+                breaks.append((len(phonemes), pauses.pop(0)[1]))
+            if not sound:
+                continue
+            phonemes += " " if phonemes else ""
+            words.append(
+                SpokenWord(
+                    m[0],
+                    sound,
+                    places[m.start()],
+                    places[m.end() - 1] + 1,
+                    len(phonemes),
+                    len(phonemes) + len(sound),
+                )
+            )
+            phonemes += sound
+        breaks += [(len(phonemes), seconds) for _, seconds in pauses]
+        if not SOFT_MARKS.sub("", phonemes).strip() and not breaks:
+            return []
+        ones = np.ones(len(phonemes), np.float32)
+        return [
+            Utterance(
+                phonemes,
+                tuple(words),
+                clause.start,
+                clause.end,
+                clause.kind,
+                tuple(breaks),
+                ones,
+                0 * ones,
+                0 * ones,
+            )
+        ]
+
+
+def _visible(clause: Clause, markup: bool) -> tuple[str, list[int], list[tuple[int, float]]]:
+    """A clause without its markup, the place of each character in the whole text, and (index, seconds) of breaks."""
+    text, out, places, pauses, at = clause.text, [], [], [], 0
+    while at < len(text):
+        tag, end = (ssml.match(text, at, True) if markup and text[at] in "<[" else None) or (
+            None,
+            at,
+        )
+        if tag is None:
+            entity = ssml.ENTITY.match(text, at) if markup else None
+            piece = html.unescape(entity[0]) if entity else text[at]
+            end = entity.end() if entity else at + 1
+        else:
+            piece = " "
+            if tag.name == "break":
+                pauses.append((len(out), ssml.seconds(tag)))
+        out += piece
+        places += [clause.start + at] * len(piece)
+        at = end
+    return "".join(out), places, pauses

@@ -14,6 +14,7 @@ Phonemes come from the caller (IPA, as espeak-ng writes it) or, where the user h
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import unicodedata
@@ -27,7 +28,6 @@ import numpy as np
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.session import open_session
 from speechstream.tts.piper.espeak import phonemize
-from speechstream.tts.piper.split import convert_piper
 
 LEFT_CONTEXT, RIGHT_CONTEXT = 29, 24  # frames of the decoder's reach that are heard
 FIRST_BLOCK, BLOCK = 24, 96  # frames a block: a short first one, for an early start
@@ -46,21 +46,21 @@ class PiperBlock:
 class Latents:
     """What the first half of a voice makes of phonemes: all that the decoder needs, and the timing."""
 
-    arrays: dict[
-        str, np.ndarray
-    ]  # "z" (1, C, T), and the speaker's conditioning where there is one
-    durations: np.ndarray  # (ids,) frames of each phoneme id
+    z: np.ndarray  # (1, C, T) float32
+    others: tuple[np.ndarray, ...]  # the speaker's conditioning where there is one
+    durations: np.ndarray  # (ids,) int64 frames of each phoneme id
 
     @property
     def frames(self) -> int:
-        return self.arrays["z"].shape[-1]
+        return int(self.z.shape[-1])
 
 
 class PiperVoice:
     """A Piper voice in two halves. Threads may share it: it holds nothing of an utterance."""
 
     def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu") -> None:
-        """`folder` holds encoder.onnx, decoder.onnx, config.json. Raises SpeechStreamError where one is missing."""
+        """`folder` holds encoder.onnx, decoder.onnx, config.json. Raises SpeechStreamError where one is missing,
+        or the device is not to be had."""
         folder = Path(folder)
         for name in ("encoder.onnx", "decoder.onnx", "config.json"):
             if not (folder / name).is_file():
@@ -72,6 +72,13 @@ class PiperVoice:
         self._encoder, self._decoder = (
             open_session(folder / f"{n}.onnx", threads, device) for n in ("encoder", "decoder")
         )
+        self._others = [
+            o.name for o in self._encoder.get_outputs() if o.name not in ("z", "durations")
+        ]
+        sha = hashlib.sha256()
+        for name in ("config.json", "encoder.onnx", "decoder.onnx"):
+            sha.update((folder / name).read_bytes())
+        self.digest = sha.hexdigest()
         self.sample_rate: int = self.config["audio"]["sample_rate"]
         self.speakers: dict[str, int] = self.config.get("speaker_id_map") or {}
         self._ids: dict[str, list[int]] = self.config["phoneme_id_map"]
@@ -81,6 +88,7 @@ class PiperVoice:
         """Load a converted folder, or split a voice's .onnx on the fly (which needs the `onnx` package)."""
         if Path(path).is_dir():
             return cls(path, threads, device)
+        from speechstream.tts.piper.split import convert_piper  # torch is not needed there
 
         with tempfile.TemporaryDirectory(prefix="speechstream-piper-") as folder:
             return cls(convert_piper(path, folder), threads, device)
@@ -134,9 +142,8 @@ class PiperVoice:
         }
         if any(i.name == "sid" for i in self._encoder.get_inputs()):
             feed["sid"] = np.asarray([self._speaker(speaker)], np.int64)
-        names = [o.name for o in self._encoder.get_outputs()]
-        arrays = dict(zip(names, self._encoder.run(names, feed)))
-        return Latents(arrays, arrays.pop("durations").reshape(-1).astype(np.int64))
+        z, durations, *others = self._encoder.run(["z", "durations", *self._others], feed)
+        return Latents(z, tuple(others), durations.reshape(-1).astype(np.int64))
 
     def decode(
         self,
@@ -154,7 +161,8 @@ class PiperVoice:
         if start == stop:
             return np.zeros(0, np.float32)
         begin, end = max(0, start - left), min(latents.frames, stop + right)
-        feed = dict(latents.arrays, z=np.ascontiguousarray(latents.arrays["z"][..., begin:end]))
+        feed = dict(zip(self._others, latents.others))
+        feed["z"] = np.ascontiguousarray(latents.z[..., begin:end])
         pcm = self._decoder.run(["audio"], feed)[0].reshape(-1)
         hop = len(pcm) // (end - begin)
         return pcm[(start - begin) * hop : (stop - begin) * hop]

@@ -1,59 +1,71 @@
-"""Piper voices behind the synthesizer's interface.
+"""Piper voices as streams speak them.
 
-English voices are given our own phonemes, turned into espeak-ng's way of writing them: nothing under the GPL is
-needed, and numbers, homographs and markup are read as by the embedded voices. Other languages are phonemised by
-espeak-ng, where the user has installed it (`speechstream.tts.piper.espeak`).
+Voices of a language with a front end of ours are given its phonemes, turned into espeak-ng's way of writing them:
+nothing under the GPL is needed, and numbers, homographs and markup are read as by the embedded voices. Other languages
+are phonemised by espeak-ng, where the user has installed it (`speechstream.tts.piper.espeak`).
 """
 
 from __future__ import annotations
 
-import html
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator
+from typing import Any, cast
 
 import numpy as np
 
-from speechstream.text import ssml
-from speechstream.text.en.phonemes import FrontEnd, SpokenWord, Utterance
-from speechstream.tts.piper.network import BLOCK, FIRST_BLOCK, Latents, PiperVoice
+from speechstream.runtime.requests import Work
 from speechstream.text.clauses import Clause
-from speechstream.tts.voice import Controls, Spoken, VoiceInfo, find_speaker
-
-IPA = {
-    "A": "eɪ",
-    "I": "aɪ",
-    "O": "oʊ",
-    "W": "aʊ",
-    "Y": "ɔɪ",
-    "i": "iː",
-    "u": "uː",
-    "ɑ": "ɑː",
-    "ɔ": "ɔː",
-    "ɜ": "ɜː",
-    "ʧ": "tʃ",
-    "ʤ": "dʒ",
-    "ᵊ": "ə",
-    "—": ",",
-    "…": ".",
-}
-MARKS = re.compile(r"[.,;:!?…—]")
+from speechstream.text.languages import front_end, speaks
+from speechstream.text.utterance import Utterance
+from speechstream.tts.piper.espeak import EspeakFrontEnd
+from speechstream.tts.piper.network import BLOCK, FIRST_BLOCK, Latents, PiperVoice
+from speechstream.tts.voice import Block, Controls, VoiceInfo, speaker_number
 
 
-def to_ipa(phonemes: str) -> list[str]:
-    """Our symbols as espeak-ng writes American English, one string (perhaps empty) for each symbol."""
-    out = []
-    for i, c in enumerate(phonemes):
-        before, after = phonemes[i - 1 : i], phonemes[i + 1 : i + 2]
-        if c == "ɹ" and before in ("ɜ", "ə"):
-            out.append("")  # written as one with the vowel: ɜː, ɚ
-        elif c == "ə" and after == "ɹ":
-            out.append("ɚ")
-        elif c == "i" and not before.strip("ˈˌ") == "" and (not after or not after.isalpha()):
-            out.append("i")  # the short one at the end of "happy"
-        else:
-            out.append(IPA.get(c, c))
-    return out
+def load(path: str | Path, threads: int = 1, device: str = "cpu") -> PiperSpeech:
+    """Open a folder of `speechstream.tts.piper.split`, or a voice's .onnx beside its .json."""
+    return PiperSpeech(path, threads, device)
+
+
+@dataclass(frozen=True)
+class PiperState:
+    """One stream of a Piper voice. Its noise is in the latents, so what follows from a state is determined."""
+
+    first: bool = True  # the next block is wanted soon
+    latents: Latents | None = None  # of the utterance that is spoken
+    at: int = 0  # its next frame
+    starts: np.ndarray | None = None  # (N + 1,) int64 frames of its symbols, until they are given out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Phoneme ids to latents. Answered alone: the graph takes one utterance at a time."""
+
+    piper: PiperVoice
+    ids: tuple[int, ...]
+    speed: float
+    speaker: int
+    key = None
+    rank = 0
+
+    def run(self) -> Latents:
+        return self.piper.latents(self.ids, speed=self.speed, speaker=self.speaker)
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Frames `start` to `stop` of latents to sound. Answered alone: the graph takes one utterance at a time."""
+
+    piper: PiperVoice
+    latents: Latents
+    start: int
+    stop: int
+    key = None
+    rank = 1
+
+    def run(self) -> np.ndarray:
+        return self.piper.decode(self.latents, self.start, self.stop)
 
 
 class PiperSpeech:
@@ -61,144 +73,104 @@ class PiperSpeech:
 
     def __init__(self, path: str | Path, threads: int = 1, device: str = "cpu") -> None:
         """`path` is a folder of `speechstream.tts.piper.split`, or a voice's .onnx beside its .json (which needs
-        `onnx`)."""
+        `onnx`). Raises SpeechStreamError where it cannot be used, or the device is not to be had."""
         self.piper = PiperVoice.load(path, threads, device)
         config = self.piper.config
-        self.sample_rate, self.card = (
-            self.piper.sample_rate,
-            {"name": config.get("dataset", Path(path).stem)},
-        )
+        self.sample_rate, self.digest = self.piper.sample_rate, self.piper.digest
+        self.card = {"name": config.get("dataset", Path(path).stem)}
         language = config.get("language", {}).get("code") or config.get("espeak", {}).get(
             "voice", "en-us"
         )
+        language = language.replace("_", "-")
         quality = config.get("audio", {}).get("quality", "")
-        names = sorted(self.piper.speakers, key=self.piper.speakers.get) or [
+        ids = self.piper.speakers
+        names = sorted(ids, key=lambda n: ids[n]) or [
             str(i) for i in range(config.get("num_speakers", 1))
         ]
         if len(names) == 1:
             names = [config.get("dataset") or Path(path).stem]
-        self.speakers = tuple(
-            VoiceInfo(n, language.replace("_", "-"), f"Piper {quality}".strip()) for n in names
-        )
-        self.english = language.lower().startswith("en")
-        self._front = (
-            {markup: FrontEnd(markup=markup) for markup in (True, False)} if self.english else None
-        )
+        self.speakers = tuple(VoiceInfo(n, language, f"Piper {quality}".strip()) for n in names)
+        self._front = {
+            markup: front_end(language, markup)
+            if speaks(language)
+            else EspeakFrontEnd(self.piper.phonemize, markup)
+            for markup in (True, False)
+        }
 
     def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
-        return self._front[markup](clause) if self._front else self._espeak(clause, markup)
+        return self._front[markup](clause)
 
-    def start(self, controls: Controls) -> "_Speaking":
+    def check_controls(self, controls: Controls) -> None:
         if controls.pitch or controls.energy:
             raise ValueError("a Piper voice has no control of pitch or energy; leave them at 0")
-        return _Speaking(self, find_speaker(self.speakers, controls.voice), controls)
+        speaker_number(self.speakers, controls.voice)
 
-    def _espeak(self, clause: Clause, markup: bool) -> list[Utterance]:
-        """A clause in another language: its words with espeak-ng's phonemes, markup taken out."""
-        text, places, pauses = _visible(clause, markup)
-        found = [m for m in re.finditer(r"\S+", text)]
-        sounds = self.piper.phonemize(text).split()
-        if len(sounds) != len(found):  # espeak-ng has joined or split words: ask for each by itself
-            sounds = [self.piper.phonemize(m[0]).replace(" ", "") for m in found]
-        phonemes, words, breaks = "", [], []
-        for m, sound in zip(found, sounds):
-            while pauses and pauses[0][0] <= m.start():
-                breaks.append((len(phonemes), pauses.pop(0)[1]))
-            if not sound:
-                continue
-            phonemes += " " if phonemes else ""
-            words.append(
-                SpokenWord(
-                    m[0],
-                    sound,
-                    places[m.start()],
-                    places[m.end() - 1] + 1,
-                    len(phonemes),
-                    len(phonemes) + len(sound),
-                )
-            )
-            phonemes += sound
-        breaks += [(len(phonemes), seconds) for _, seconds in pauses]
-        if not MARKS.sub("", phonemes).strip() and not breaks:
-            return []
-        ones = np.ones(len(phonemes), np.float32)
-        return [
-            Utterance(
-                phonemes,
-                tuple(words),
-                clause.start,
-                clause.end,
-                clause.kind,
-                tuple(breaks),
-                ones,
-                0 * ones,
-                0 * ones,
-            )
-        ]
+    def init_state(self) -> PiperState:
+        return PiperState()
 
+    def begin(
+        self, utterance: Utterance, controls: Controls, state: PiperState
+    ) -> Work[PiperState]:
+        ids, owner = self._ids(utterance)
+        speed = controls.speed * (float(np.mean(utterance.speed)) if len(utterance.speed) else 1.0)
+        speaker = speaker_number(self.speakers, controls.voice)
+        latents = cast(
+            Latents, (yield Plan(self.piper, tuple(ids), min(max(speed, 0.1), 10.0), speaker))
+        )
+        ends = np.cumsum(latents.durations)
+        # a symbol begins where the last id of those before it ends; one without ids has no length
+        count = len(utterance.phonemes)
+        last = np.searchsorted(np.asarray(owner), np.arange(count + 1), side="left")
+        starts = np.where(last > 0, ends[np.maximum(last - 1, 0)], 0)
+        return replace(state, latents=latents, at=0, starts=starts) if latents.frames else state
 
-class _Speaking:
-    """One stream of a Piper voice. Nothing is carried from one utterance to the next."""
+    def speaking(self, state: PiperState) -> bool:
+        return state.latents is not None
 
-    def __init__(self, voice: PiperSpeech, speaker: int, controls: Controls) -> None:
-        self.voice, self.speaker, self.controls, self._first = voice, speaker, controls, True
+    def block(self, state: PiperState) -> Work[tuple[Block, PiperState]]:
+        latents = state.latents
+        if latents is None:
+            raise ValueError("no utterance is spoken: begin one")
+        stop = min(state.at + (FIRST_BLOCK if state.first else BLOCK), latents.frames)
+        pcm = cast(np.ndarray, (yield Decode(self.piper, latents, state.at, stop)))
+        starts = np.zeros(0)
+        if state.starts is not None:
+            starts = state.starts * (len(pcm) / (stop - state.at)) / self.sample_rate
+        over = stop >= latents.frames
+        return Block(pcm, starts), PiperState(
+            False, None if over else latents, 0 if over else stop
+        )
 
-    def speak(self, utterance: Utterance) -> Spoken:
-        piper = self.voice.piper
-        symbols = to_ipa(utterance.phonemes) if self.voice.english else list(utterance.phonemes)
-        ids, owner = piper.phoneme_ids("")[:2], [-1, -1]  # beginning and its pad
+    def rest(self, state: PiperState) -> PiperState:
+        return replace(state, first=True)
+
+    def finish(
+        self, controls: Controls, state: PiperState
+    ) -> Work[tuple[np.ndarray, PiperState]]:
+        yield from ()
+        return np.zeros(0, np.float32), state
+
+    def declared(self) -> Mapping[str, Any]:
+        return {"": PiperState}
+
+    def check_state(self, state: PiperState, utterance: Utterance | None) -> None:
+        if (utterance is None) != (state.latents is None):
+            raise ValueError("its latents are of no utterance")
+        if state.latents is None or utterance is None:
+            return
+        if state.latents.z.ndim != 3 or state.at >= state.latents.frames:
+            raise ValueError("its latents do not add up")
+        if state.starts is not None and state.starts.shape != (len(utterance.phonemes) + 1,):
+            raise ValueError("its latents' times do not add up")
+
+    def _ids(self, utterance: Utterance) -> tuple[list[int], list[int]]:
+        """Phoneme ids, and the symbol that each belongs to (-1 before the first)."""
+        symbols = self._front[True].ipa(utterance.phonemes)
+        ids, owner = self.piper.phoneme_ids("")[:2], [-1, -1]  # beginning and its pad
         for i, symbol in enumerate(symbols):
-            inner = piper.phoneme_ids(symbol, strict=False)[2:-1]
+            inner = self.piper.phoneme_ids(symbol, strict=False)[2:-1]
             ids += inner
             owner += [i] * len(inner)
-        ids += piper.phoneme_ids("")[2:]
+        ids += self.piper.phoneme_ids("")[2:]
         owner += [len(symbols)] * (len(ids) - len(owner))
-        speed = (
-            float(np.mean(utterance.speed)) * self.controls.speed
-            if len(utterance.speed)
-            else self.controls.speed
-        )
-        latents = piper.latents(ids, speed=min(max(speed, 0.1), 10.0), speaker=self.speaker)
-        first = FIRST_BLOCK if self._first else BLOCK
-        self._first = False
-        pcm = piper.decode(latents, 0, first)
-        hop = len(pcm) / max(min(first, latents.frames), 1)
-        ends = np.cumsum(latents.durations) * hop / self.voice.sample_rate
-        # a symbol begins where the last id of those before it ends; one without ids has no length
-        last = np.searchsorted(np.asarray(owner), np.arange(len(symbols) + 1), side="left")
-        starts = np.where(last > 0, ends[np.maximum(last - 1, 0)], 0.0)
-        return Spoken(starts, self._blocks(latents, pcm, first))
-
-    def rest(self) -> None:
-        self._first = True
-
-    def finish(self) -> np.ndarray:
-        return np.zeros(0, np.float32)
-
-    def _blocks(self, latents: Latents, pcm: np.ndarray, at: int) -> Iterator[np.ndarray]:
-        yield pcm
-        while at < latents.frames:
-            yield self.voice.piper.decode(latents, at, at + BLOCK)
-            at += BLOCK
-
-
-def _visible(clause: Clause, markup: bool) -> tuple[str, list[int], list[tuple[int, float]]]:
-    """A clause without its markup, the place of each character in the whole text, and (index, seconds) of breaks."""
-    text, out, places, pauses, at = clause.text, [], [], [], 0
-    while at < len(text):
-        tag, end = (ssml.match(text, at, True) if markup and text[at] in "<[" else None) or (
-            None,
-            at,
-        )
-        if tag is None:
-            entity = ssml.ENTITY.match(text, at) if markup else None
-            piece = html.unescape(entity[0]) if entity else text[at]
-            end = entity.end() if entity else at + 1
-        else:
-            piece = " "
-            if tag.name == "break":
-                pauses.append((len(out), ssml.seconds(tag)))
-        out += piece
-        places += [clause.start + at] * len(piece)
-        at = end
-    return "".join(out), places, pauses
+        return ids, owner

@@ -1,0 +1,58 @@
+"""Text front ends by language: the only way from outside to what is particular to one.
+
+    front = front_end("en-US")
+    for utterance in front(clause): front.encode(utterance.phonemes)
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+
+from speechstream.errors import SpeechStreamError
+from speechstream.text.clauses import Clause
+from speechstream.text.utterance import Utterance
+
+_FRONT_ENDS = {"en": "speechstream.text.en.phonemes:FrontEnd"}
+
+
+class FrontEnd(Protocol):
+    """Clauses to symbols. It remembers nothing, so one serves any number of streams and threads."""
+
+    symbols: tuple[str, ...]  # its inventory; an index is a symbol's id, and new ones are put at the end
+
+    def __call__(self, clause: Clause) -> list[Utterance]:
+        """The utterances of a clause; none where nothing is to be spoken."""
+
+    def encode(self, phonemes: str) -> np.ndarray:
+        """Symbols to int64 ids (N,). Raises ValueError for those outside the inventory."""
+
+    def ipa(self, phonemes: str) -> list[str]:
+        """Symbols as espeak-ng writes them, one string (perhaps empty) for each."""
+
+
+def speaks(language: str) -> bool:
+    """Whether there is a front end for a language tag, such as "en-US" or "de"."""
+    return _primary(language) in _FRONT_ENDS
+
+
+@lru_cache(maxsize=8)
+def front_end(language: str, markup: bool = True) -> FrontEnd:
+    """The front end of a language tag. markup: whether it reads SSML and [[phonemes]].
+
+    Raises SpeechStreamError for a language that has none.
+    """
+    if not speaks(language):
+        raise SpeechStreamError(
+            f"text in {language!r} cannot be read; there are front ends for {', '.join(_FRONT_ENDS)}"
+        )
+    module, _, name = _FRONT_ENDS[_primary(language)].partition(":")
+    made: FrontEnd = getattr(import_module(module), name)(markup=markup)
+    return made
+
+
+def _primary(language: str) -> str:
+    return language.replace("_", "-").partition("-")[0].lower()
