@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 import soundfile
 
-from sentences import transcripts, written
+from recipes.blockwise_tts.sentences import transcripts, written
 from speechstream.text.en.phonemes import FrontEnd, Utterance, kokoro_ids
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ from pathlib import Path
 from speechstream.export.bundle import write_whisper
 from speechstream.export.quantize import FP32, INT8
 from speechstream.nn.whisper import Whisper, WhisperConfig
-from train import ALIGNMENT_HEADS, load
+from recipes.causal_whisper.train import ALIGNMENT_HEADS, load
 
 CARD = {
     "name": "causal-whisper-base",

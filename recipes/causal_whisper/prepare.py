@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from data import extract
+from recipes.causal_whisper.data import extract
 
 if __name__ == "__main__":
     data, out = Path(sys.argv[1]), Path(sys.argv[2])

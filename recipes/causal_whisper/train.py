@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from speechstream.convert.whisper import load_whisper
 from speechstream.nn.whisper import Whisper
-from data import RAW_FLOOR, Utterances, batches, collate
-from text import words
+from recipes.causal_whisper.data import RAW_FLOOR, Utterances, batches, collate
+from recipes.causal_whisper.text import words
 
 FLOOR = -0.75  # the deployed floor, (log10 energy + 4) / 4 at log10 energy = -7
 CHUNKS = [

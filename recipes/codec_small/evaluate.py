@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from data import Speech
-from losses import SpectralLoss
+from recipes.codec_small.data import Speech
+from recipes.codec_small.losses import SpectralLoss
 from safetensors.torch import load_file
 
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig

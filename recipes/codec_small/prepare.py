@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from data import pack
+from recipes.codec_small.data import pack
 
 
 def main(arguments: list[str] | None = None) -> None:

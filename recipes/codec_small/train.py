@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from codes import fit_codes
-from data import Speech
-from losses import Discriminators, SpectralLoss
+from recipes.codec_small.codebook_init import fit_codes
+from recipes.codec_small.data import Speech
+from recipes.codec_small.losses import Discriminators, SpectralLoss
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

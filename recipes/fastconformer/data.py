@@ -13,7 +13,7 @@ from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader, Dataset
 
-from prepare import LOG_MEL, RATE, normalise
+from recipes.fastconformer.prepare import LOG_MEL, RATE, normalise
 from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 
 FRAME_S = 0.08  # of the encoder

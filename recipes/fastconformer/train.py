@@ -26,8 +26,8 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from prepare import LOG_MEL
-from data import PHONES, SLOTS, augment, loader
+from recipes.fastconformer.prepare import LOG_MEL
+from recipes.fastconformer.data import PHONES, SLOTS, augment, loader
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.export.fastconformer import write_fastconformer

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from measure import distance
+from recipes.g2p.measure import distance
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-"  # 0 is padding
 VOWELS = "AIOWYiuæɑɔəɛɜɪʊʌᵻᵊ"

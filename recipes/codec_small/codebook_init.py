@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from data import FULL_SCALE, Speech
+from recipes.codec_small.data import FULL_SCALE, Speech
 from torch import Tensor
 
 from speechstream.nn.seanet import Tails

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from data import Utterances, batches, collate
-from decode import greedy
-from graft import read
+from recipes.causal_whisper.data import Utterances, batches, collate
+from recipes.causal_whisper.greedy import greedy
+from recipes.causal_whisper.merge_checkpoints import read
 from speechstream.asr import search
 from speechstream.asr.ctc import Greedy
 from speechstream.asr.whisper.ctc import CtcDecoder

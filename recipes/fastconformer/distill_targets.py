@@ -18,7 +18,7 @@ import torch
 from lhotse import CutSet
 from torch import Tensor
 
-from prepare import RATE
+from recipes.fastconformer.prepare import RATE
 from speechstream import bundle
 from speechstream.audio.features import LogMel
 from speechstream.export.bundle import read_whisper

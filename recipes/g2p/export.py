@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from measure import distance
+from recipes.g2p.measure import distance
 from speechstream.text.en.lexicon import Network
 
 

@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data import Utterances, batches, collate
-from graft import read
+from recipes.causal_whisper.data import Utterances, batches, collate
+from recipes.causal_whisper.merge_checkpoints import read
 from speechstream.asr.whisper.timing import token_spans
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import Gate, looked, pairs
-from train import ALIGNMENT_HEADS, CHANCES, CHUNKS, FLOOR, Labels, fitting
+from recipes.causal_whisper.train import ALIGNMENT_HEADS, CHANCES, CHUNKS, FLOOR, Labels, fitting
 
 BEFORE, AFTER = (
     10,

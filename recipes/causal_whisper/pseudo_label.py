@@ -19,8 +19,8 @@ from librosa.sequence import dtw
 from tokenizers import Tokenizer
 
 from speechstream.convert.whisper import load_whisper
-from data import Utterances, batches, collate
-from text import is_cased, sentence
+from recipes.causal_whisper.data import Utterances, batches, collate
+from recipes.causal_whisper.text import is_cased, sentence
 
 MARKS = [",", ".", "?", "!", ";"]
 TAIL = 100  # mel frames of silence after each utterance
