@@ -26,7 +26,7 @@ from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
-from _scoring import Errors, count_errors, english_normaliser  # noqa: E402
+from _scoring import Errors, count_errors, english_normaliser
 
 FLOOR, TAIL = (
     -0.75,

@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+from recipes.causal_whisper.train import ALIGNMENT_HEADS, load
 from speechstream.export.bundle import write_whisper
 from speechstream.export.quantize import FP32, INT8
 from speechstream.nn.whisper import Whisper, WhisperConfig
-from recipes.causal_whisper.train import ALIGNMENT_HEADS, load
 
 CARD = {
     "name": "causal-whisper-base",

@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from speechstream import bundle
 from speechstream.export.bundle import read_whisper
 
-
 STEPS = 1000  # that a bundle is taken to have behind it: the running average has its full length
 
 

@@ -18,9 +18,9 @@ import torch
 from librosa.sequence import dtw
 from tokenizers import Tokenizer
 
-from speechstream.convert.whisper import load_whisper
 from recipes.causal_whisper.data import Utterances, batches, collate
 from recipes.causal_whisper.text import is_cased, sentence
+from speechstream.convert.whisper import load_whisper
 
 MARKS = [",", ".", "?", "!", ";"]
 TAIL = 100  # mel frames of silence after each utterance

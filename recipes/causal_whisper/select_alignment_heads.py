@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recipes.causal_whisper.data import Utterances, collate
+from recipes.causal_whisper.train import FLOOR, Labels
 from speechstream import bundle
 from speechstream.asr.whisper.timing import token_spans
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.export.bundle import read_whisper
 from speechstream.nn.whisper import Whisper
-from recipes.causal_whisper.data import Utterances, collate
-from recipes.causal_whisper.train import FLOOR, Labels
 
 CHUNK = 128  # frames: words are confirmed, and dated, from chunks of 2560 ms
 TAIL = 100  # mel frames of silence after each utterance

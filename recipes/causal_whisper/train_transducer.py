@@ -1,20 +1,18 @@
-"""Train the transducer's gate of a finished run, and nothing else: minutes on one core.
+"""Train the transducer's blank model of a finished run, and nothing else: minutes on one core.
 
-    python gate.py work/frozen --vocabulary work/vocabulary --tokenizer BASE/tokenizer.json --features work/features/train \\
-        --labels work/labels.jsonl
+    python -m recipes.causal_whisper.train_transducer work/frozen --vocabulary work/vocabulary \\
+        --tokenizer BASE/tokenizer.json --features work/features/train --labels work/labels.jsonl
 
-A transducer's likelihood, summed over all alignments, cannot teach this gate. Its prediction network hears the audio:
-it knows at the first frame that there are tokens to come, and the most likely path emits them all at once, there or in
-the last silence. So the time comes from the decoder itself: its alignment heads' attention to the whole utterance says by
-which pair of frames a token has been heard, and the gate is taught to say so, for each token and each pair near it.
-Half of the utterances are cut at a chunk's end, as a stream is: there the attention knows less than it did of the whole.
+The gate is the complement of HAT's blank probability: has token u been said by pair of frames t? A transducer's
+likelihood, summed over all alignments, cannot teach it. The prediction network attends to the audio: at the first
+frame it already knows that tokens will come, and the most likely path emits them all at once, there or in the last
+silence. So the target comes from the attention of the decoder's alignment heads to the whole utterance, which says by
+which pair of frames a token has been said; the gate is trained on each token and each pair near it. Half of the
+utterances are cut at a chunk's end, as in a stream, where the attention has less to go by.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +20,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from recipes.causal_whisper.data import Utterances, batches, collate
+from recipes.causal_whisper.data import FLOOR, Labels, Utterances, batches, collate
 from recipes.causal_whisper.merge_checkpoints import read
+from recipes.causal_whisper.train import CONFIG, draw_chunk, fitting
+from recipes.common.args import parser, read_config
+from recipes.common.checkpoint import save_json, save_tensors, select_prefix
+from recipes.common.logging import report
+from recipes.common.schedule import warmup_cosine
 from speechstream.asr.whisper.timing import token_spans
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import Gate, looked, pairs
-from recipes.causal_whisper.train import ALIGNMENT_HEADS, CHANCES, CHUNKS, FLOOR, Labels, fitting
-
-BEFORE, AFTER = (
-    10,
-    25,
-)  # pairs before a token's turn comes and after it has passed that are all looked at
-ELSEWHERE = 0.03  # of all other pairs
-WIDTH = 256
-BATCH = 6  # utterances
-RATE = 2e-3
 
 
 @dataclass
 class Example:
-    """What the gate is given of an utterance, or of its beginning, and the pair in which each of U tokens has been said."""
+    """The gate's input for an utterance or its beginning, and the pair of frames in which each of its U tokens ends."""
 
     features: Tensor  # (T, width)
     hidden: Tensor  # (U + 1, width) after u tokens
@@ -57,8 +50,10 @@ def said_in(alignment: np.ndarray) -> np.ndarray:
     return (token_spans(alignment)[:, 1] - 1) // 2
 
 
-def gate_loss(gate: Gate, examples: list[Example], rng: np.random.Generator) -> Tensor:
-    """Binary cross-entropy of "token u has been said by pair t", averaged over the cells (t, u) that are looked at.
+def gate_loss(
+    gate: Gate, examples: list[Example], config: dict, rng: np.random.Generator
+) -> Tensor:
+    """Binary cross-entropy of "token u has been said by pair t", averaged over the cells (t, u) that are scored.
 
     What follows the last token has not been said in any pair.
     """
@@ -66,8 +61,8 @@ def gate_loss(gate: Gate, examples: list[Example], rng: np.random.Generator) -> 
     for e in examples:
         t, end = np.arange(len(e.features) // 2), len(e.features)
         turn, due = np.append(0, e.said)[:, None], np.append(e.said, end)[:, None]
-        near = ((t >= turn - BEFORE) & (t <= due + AFTER)) | (
-            rng.random((len(due), len(t))) < ELSEWHERE
+        near = ((t >= turn - config["before"]) & (t <= due + config["after"])) | (
+            rng.random((len(due), len(t))) < config["elsewhere"]
         )
         u, t = (torch.from_numpy(i) for i in near.nonzero())
         audio, text = gate.audio(pairs(e.features[None].float())[0]), gate.text(e.hidden.float())
@@ -78,15 +73,19 @@ def gate_loss(gate: Gate, examples: list[Example], rng: np.random.Generator) -> 
 
 @torch.no_grad()
 def examples(
-    model: Whisper, labels: Labels, utterances: Utterances, hours: float, rng: np.random.Generator
+    model: Whisper, labels: Labels, utterances: Utterances, config: dict, rng: np.random.Generator
 ) -> list[Example]:
-    """So many hours of the labelled utterances, each once, in chunks as they are drawn in `train.py`."""
+    """`transducer.hours` of the labelled utterances, each once, in chunks drawn as `train.py` draws them."""
     known = [i for i, r in enumerate(utterances.rows) if r["audio"] in labels.rows]
     known = [known[i] for i in rng.permutation(len(known))]
     heard = np.cumsum([utterances.rows[i]["frames"] for i in known])
-    known, out = known[: int(np.searchsorted(heard, hours * 360_000)) + 1], []
-    for group in batches([utterances.rows[i]["frames"] + 60 for i in known], 7000, rng):
-        chosen, chunk = [known[g] for g in group], CHUNKS[rng.choice(len(CHUNKS), p=CHANCES)]
+    known, out = (
+        known[: int(np.searchsorted(heard, config["transducer"]["hours"] * 360_000)) + 1],
+        [],
+    )
+    frames = [utterances.rows[i]["frames"] + 60 for i in known]
+    for group in batches(frames, config["batch_frames"], rng):
+        chosen, chunk = [known[g] for g in group], draw_chunk(config, rng)
         mel, lengths = collate(
             [utterances.mel(i) for i in chosen],
             [FLOOR] * len(chosen),
@@ -135,92 +134,71 @@ def example(
     return Example(features[:frames].half(), hidden.half(), alignment.half(), said)
 
 
-def fit(gate: Gate, data: list[Example], steps: int, rng: np.random.Generator) -> None:
+def fit(gate: Gate, data: list[Example], config: dict, rng: np.random.Generator) -> None:
+    """Train for `steps`; `config` is the configuration's `transducer`."""
     with (
         torch.no_grad()
-    ):  # attention is few numbers among many, and decides: its weights begin large and learn fast
+    ):  # the attention is few inputs among many, and decides: large weights, a high rate
         gate.looked.weight.mul_(4)
         gate.audio.bias.sub_(gate.looked.weight[:, 0] / 2)
+    others = [*gate.audio.parameters(), *gate.text.parameters(), *gate.out.parameters()]
     groups = [
-        {
-            "params": [*gate.audio.parameters(), *gate.text.parameters(), *gate.out.parameters()],
-            "peak": RATE,
-        },
-        {"params": list(gate.looked.parameters()), "peak": 4 * RATE},
+        {"params": others, "peak": config["lr"]},
+        {"params": list(gate.looked.parameters()), "peak": 4 * config["lr"]},
     ]
-    optimiser, log, order = (
-        torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01),
-        [],
-        [],
-    )
+    optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    size, steps, recent, order = config["batch"], config["steps"], [], []
     for step in range(steps):
         for group in groups:
-            group["lr"] = (
-                group["peak"]
-                * min(1.0, (step + 1) / 20)
-                * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-            )
-        order = (
-            order
-            if len(order) >= BATCH
-            else rng.permutation(np.arange(max(len(data), BATCH)) % len(data)).tolist()
-        )
-        loss = gate_loss(gate, [data[order.pop()] for _ in range(BATCH)], rng)
+            group["lr"] = group["peak"] * warmup_cosine(step, config["warmup"], step / steps, 0.02)
+        if len(order) < size:
+            order = rng.permutation(np.arange(max(len(data), size)) % len(data)).tolist()
+        loss = gate_loss(gate, [data[order.pop()] for _ in range(size)], config, rng)
         loss.backward()
         nn.utils.clip_grad_norm_(gate.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        log.append(float(loss.detach()))
+        recent.append(float(loss.detach()))
         if (step + 1) % 50 == 0:
-            print(f"{step + 1} {np.mean(log[-50:]):.3f}", flush=True)
+            report(step=step + 1, loss=float(np.mean(recent[-50:])))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--labels", type=Path, required=True)
-    parser.add_argument("--hours", type=float, default=1.5, help="of speech, drawn at random")
-    parser.add_argument("--steps", type=int, default=600, help=f"of {BATCH} utterances")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    rng, began = np.random.default_rng(0), time.time()
-    weights, config, _ = read(args.run)
-    config |= {"alignment_heads": ALIGNMENT_HEADS, "gate_width": WIDTH}
-    model = Whisper(WhisperConfig(**config)).requires_grad_(False)
-    average = {
-        n.removeprefix("average."): w for n, w in weights.items() if n.startswith("average.")
-    }
+def main(arguments: list[str] | None = None) -> None:
+    p = parser(__doc__)
+    p.add_argument("run", type=Path)
+    p.add_argument("--vocabulary", type=Path, required=True)
+    p.add_argument("--tokenizer", required=True)
+    p.add_argument("--features", type=Path, required=True)
+    p.add_argument("--labels", type=Path, required=True)
+    p.add_argument("--config", type=Path, default=CONFIG)
+    args = p.parse_args(arguments)
+    config = read_config(args.config)
+    torch.manual_seed(config["seed"])
+    rng, began = np.random.default_rng(config["seed"]), time.time()
+    weights, sizes, _ = read(args.run)
+    heads = tuple(map(tuple, config["alignment_heads"]))
+    sizes |= {"alignment_heads": heads, "gate_width": config["transducer"]["width"]}
+    model = Whisper(WhisperConfig(**sizes)).requires_grad_(False)
+    average = fitting(select_prefix(weights, "average."), model)
     model.load_state_dict(
-        {n: w for n, w in fitting(average, model).items() if not n.startswith("gate.")},
-        strict=False,
+        {n: w for n, w in average.items() if not n.startswith("gate.")}, strict=False
     )
-    data = examples(
-        model,
-        Labels(args.labels, args.vocabulary, args.tokenizer),
-        Utterances(args.features),
-        args.hours,
-        rng,
-    )
-    print(f"{len(data)} utterances in {time.time() - began:.0f} s", flush=True)
+    labels = Labels(args.labels, args.vocabulary, args.tokenizer)
+    data = examples(model, labels, Utterances(args.features), config, rng)
+    report(utterances=len(data), seconds=time.time() - began)
     gate = model.gate.requires_grad_(True)
-    fit(gate, data, args.steps, rng)
+    fit(gate, data, config["transducer"], rng)
     weights = load_file(args.run / "checkpoint.safetensors")  # as it is now
     weights |= {
         f"{part}.gate.{n}": p.detach().clone()
         for part in ("student", "average")
         for n, p in gate.named_parameters()
     }
-    save_file(
+    save_tensors(
         {n: w for n, w in weights.items() if not n.startswith("adam.") or ".gate." not in n},
-        args.run / "new.safetensors",
+        args.run / "checkpoint.safetensors",
     )
-    (args.run / "new.safetensors").rename(args.run / "checkpoint.safetensors")
-    (args.run / "config.json").write_text(json.dumps(config))
+    save_json(sizes, args.run / "config.json")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ def update(average: nn.Module, model: nn.Module, decay: float, buffers: bool = F
 
     With `buffers`, those of floating point are averaged too and the others copied; else they are left alone.
     """
-    for a, p in zip(average.parameters(), model.parameters(), strict=True):
-        a.lerp_(p, 1 - decay)
-    if buffers:
-        for a, b in zip(average.buffers(), model.buffers(), strict=True):
-            a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+    if not buffers:
+        for a, p in zip(average.parameters(), model.parameters(), strict=True):
+            a.lerp_(p, 1 - decay)
+        return
+    for a, b in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
