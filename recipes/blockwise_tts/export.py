@@ -1,4 +1,4 @@
-"""Make a bundle of trained networks: python export.py RUN/model CODEC OUT --name NAME.
+"""Make a bundle of trained networks: python -m recipes.blockwise_tts.export RUN/model CODEC OUT --name NAME.
 
 The bundle runs on onnxruntime alone: `speechstream say --voice OUT "Hello"`.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from recipes.codec_small.evaluate import load
-
 from speechstream.export.acoustic import export_voice
 from speechstream.export.quantize import Weights
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel

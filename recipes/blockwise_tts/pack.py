@@ -1,4 +1,4 @@
-"""Turn teacher speech into arrays to train on: python pack.py CODEC OUT MANIFEST... (OUT/data.safetensors,
+"""Turn teacher speech into arrays to train on: python -m recipes.blockwise_tts.pack CODEC OUT MANIFEST... (OUT/data.safetensors,
 OUT/index.json).
 
 Each clause is cut to a short silence at both ends, its sounds are measured (sub-frames of 10 ms, pitch, loudness), and
@@ -19,10 +19,9 @@ import torch
 from safetensors.numpy import save_file
 
 from recipes.codec_small.evaluate import load
-
-from speechstream.tts.blockwise.voice import ENERGY_UNIT, PITCH_UNIT
-from speechstream.text.en.phonemes import encode
 from speechstream.audio.pitch import loudness, pitch
+from speechstream.text.en.phonemes import encode
+from speechstream.tts.blockwise.voice import ENERGY_UNIT, PITCH_UNIT
 
 TEACHER_FRAME = 600  # samples at 24 kHz
 LEAD_S, SILENT_DB = (

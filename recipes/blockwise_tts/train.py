@@ -1,4 +1,4 @@
-"""Train the acoustic model and the depth-wise decoder: python train.py DATA OUT [--config config.yaml] [--minutes M].
+"""Train the acoustic model and the depth-wise decoder: python -m recipes.blockwise_tts.train DATA OUT [--config config.yaml] [--minutes M].
 
 DATA is what pack.py wrote. One pass predicts durations, pitch and energy of every symbol, and the codes of every frame
 from the true ones of them (FastSpeech 2's training). The budget is wall-clock time over all starts, shared by warm-up
@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
-from speechstream.tts.blockwise.acoustic import regulate
 from speechstream.text.en.phonemes import SYMBOLS
+from speechstream.tts.blockwise.acoustic import regulate
 
 HERE = Path(__file__).parent
 CLIP = 1.0  # norm of the gradient

@@ -1,4 +1,4 @@
-"""Pack the recordings of one or more manifests: python prepare.py OUT MANIFEST... (see data.py)."""
+"""Pack the recordings of one or more manifests: python -m recipes.codec_small.prepare OUT MANIFEST... (see data.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Train the small codec: python train.py DATA OUT [--config config.yaml] [--steps N].
+"""Train the small codec: python -m recipes.codec_small.train DATA OUT [--config config.yaml] [--steps N].
 
-First come the codes, in closed form (codes.py). They stay as they are, so a model can be trained to predict them while
+First come the codes, in closed form (codebook_init.py). They stay as they are, so a model can be trained to predict them while
 the decoder learns: in the first stage the pitch, in the second the sound by spectral distances, with the measured pitch
 in place of its own, in the third with discriminators too. The state
 of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from recipes.codec_small.codebook_init import fit_codes
-from recipes.codec_small.data import Speech
-from recipes.codec_small.losses import Discriminators, SpectralLoss
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from recipes.codec_small.codebook_init import fit_codes
+from recipes.codec_small.data import Speech
+from recipes.codec_small.losses import Discriminators, SpectralLoss
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 HERE = Path(__file__).parent

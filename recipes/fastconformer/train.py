@@ -1,7 +1,7 @@
 """Train a FastConformer with CTC and a transducer: one look-ahead drawn for each batch, the same on all processes.
 
-    torchrun --nproc-per-node 8 train.py large.yaml DATA/train.jsonl.gz DATA/train.model RUN
-    python train.py small.yaml DATA/train.jsonl.gz DATA/train.model RUN          # one process
+    torchrun --nproc-per-node 8 -m recipes.fastconformer.train large.yaml DATA/train.jsonl.gz DATA/train.model RUN
+    python -m recipes.fastconformer.train small.yaml DATA/train.jsonl.gz DATA/train.model RUN          # one process
 
 Start it again with the same RUN to go on from its last checkpoint. RUN/bundle holds the averaged (EMA) network.
 """
@@ -26,8 +26,8 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recipes.fastconformer.prepare import LOG_MEL
 from recipes.fastconformer.data import PHONES, SLOTS, augment, loader
+from recipes.fastconformer.prepare import LOG_MEL
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import Imported
 from speechstream.export.fastconformer import write_fastconformer

@@ -1,6 +1,6 @@
 """Pack the dictionary and measure the network.
 
-    python build.py --work work --out speechstream/text/en/data
+    python -m recipes.g2p.export --work work --out speechstream/text/en/data
 
 Writes lexicon.bin and copies g2p.npz; prints sizes and the held-out error rates as the shipped int8 network has them.
 """

@@ -1,6 +1,6 @@
 """Train the letter-to-sound network: letters through residual convolutions, two CTC frames a letter.
 
-    python train.py --work work --minutes 30
+    python -m recipes.g2p.train --work work --minutes 30
 
 Writes work/g2p.npz (int8 weights with one scale an output channel) and prints the phone error rate of the held-out words.
 """
