@@ -1,48 +1,23 @@
-"""Pack the dictionary and measure the network.
+"""Pack the dictionary beside the trained network.
 
     python -m recipes.g2p.export --work work --out speechstream/text/en/data
 
-Writes lexicon.bin and copies g2p.npz; prints sizes and the held-out error rates as the shipped int8 network has them.
+Writes lexicon.bin, copies g2p.npz, and prints their sizes.
 """
 
 import argparse
 import json
 import pathlib
-import re
 import shutil
 import zlib
-
-import numpy as np
-
-from recipes.g2p.measure import distance
-from speechstream.text.en.lexicon import Network
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--measure", action="store_true")
     args = parser.parse_args()
     words = json.loads((args.work / "words.json").read_text())
-    split = json.loads((args.work / "split.json").read_text())
-    network = Network(dict(np.load(args.work / "g2p.npz")))
-    for name in ("random", "family") if args.measure else ():
-        for source in ("gold", "silver", "cmu", None):
-            items = [w for w in split[name] if source in (None, words[w]["s"])]
-            errors = count = wrong = 0
-            for w in items:
-                hyp = re.findall("[ˈˌ]?.", network(w))
-                ref = re.findall("[ˈˌ]?.", words[w]["p"])
-                e = distance(hyp, ref)
-                errors, count, wrong = errors + e, count + len(ref), wrong + (e > 0)
-            print(
-                name,
-                source or "all",
-                len(items),
-                f"PER {100 * errors / count:.2f}% WER {100 * wrong / len(items):.2f}%",
-                flush=True,
-            )
     kept = {}
     for w, e in words.items():
         p = e["p"]
