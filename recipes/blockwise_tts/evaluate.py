@@ -15,12 +15,12 @@ from tools import evaluate_tts
 SENTENCES = Path(__file__).parent / "heldout.txt"
 
 
-def main(arguments: list[str] | None = None) -> int | None:
+def main(arguments: list[str] | None = None) -> None:
     p = parser(__doc__)
     p.add_argument("voice", type=Path)
     args, rest = p.parse_known_args(arguments)
-    return evaluate_tts.main([f"ours={args.voice}", "--sentences", str(SENTENCES), *rest])
+    evaluate_tts.main([f"ours={args.voice}", "--sentences", str(SENTENCES), *rest])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -13,12 +13,12 @@ from recipes.common.args import parser
 from tools import evaluate_asr
 
 
-def main(arguments: list[str] | None = None) -> int | None:
+def main(arguments: list[str] | None = None) -> None:
     p = parser(__doc__)
     p.add_argument("run", type=Path)
     args, rest = p.parse_known_args(arguments)
-    return evaluate_asr.main(["--model", str(args.run / "bundle"), *rest])
+    evaluate_asr.main(["--model", str(args.run / "bundle"), *rest])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
