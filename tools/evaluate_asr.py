@@ -3,7 +3,7 @@
     python -m tools.evaluate_asr --manifest dev.jsonl --dates dates.jsonl --json report.json --picture wer.png
 
 The manifest has a JSON line for each recording: `audio` (a path, relative to the manifest), `text`, `source`. A file of
-dates, as recipes/causal_whisper/dates.py writes it, has `audio`, `words` (or `text`) and `ends`, the seconds at which
+dates, as recipes.causal_whisper.align writes it, has `audio`, `words` (or `text`) and `ends`, the seconds at which
 each word ends; latencies and word ends are measured where it knows the recording. Recordings are fed as a live stream
 would be, in blocks of 20 ms, and a virtual clock follows the audio: a word's latency is the audio heard when it was
 first shown, less the word's end; "with compute" adds the time the computer took, and what it was behind. Word errors
