@@ -4,7 +4,7 @@ All run in one process on the same random weights, one after the other in turns,
 falls on all alike. Reported for each: the median and the least milliseconds a frame, and the process's CPU time a frame,
 which other programs disturb less. The difference of the outputs is checked first.
 
-    python tools/bench_codec.py [--frames 60] [--threads 1] [--levels 32] [--graphs FOLDER] [--json FILE]
+    python -m tools.bench_codec [--frames 60] [--threads 1] [--levels 32] [--graphs FOLDER] [--json FILE]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Milliseconds a FastConformer encoder takes for a chunk, ours and others', on one thread: a table and a picture.
 
-    python tools/bench_encoder.py                               # 17 x 512, left 70, chunks of 80, 160, 560, 1120 ms
-    python tools/bench_encoder.py --batch 1 8 --weights fp32 int8 --picture encoder.png --keep /var/tmp/graphs
+    python -m tools.bench_encoder                               # 17 x 512, left 70, chunks of 80, 160, 560, 1120 ms
+    python -m tools.bench_encoder --batch 1 8 --weights fp32 int8 --picture encoder.png --keep /var/tmp/graphs
 
 Weights are random: speed does not depend on them. Rows, each where it can be had:
 
@@ -22,7 +22,6 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse  # noqa: E402
 import itertools  # noqa: E402
-import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -33,7 +32,6 @@ import onnxruntime as ort  # noqa: E402
 import torch  # noqa: E402
 from onnxruntime.quantization import quantize_dynamic  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from speechstream.runtime.graph import Graph  # noqa: E402
 from speechstream.asr.whisper.onnx import session  # noqa: E402
 from speechstream.export.fastconformer import export_fastconformer  # noqa: E402

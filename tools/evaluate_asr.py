@@ -1,9 +1,9 @@
 """Word error rate, emission latency, word times, speed and memory of a recogniser, by set and by latency.
 
-    python tools/evaluate_asr.py --manifest dev.jsonl --dates dates.jsonl --json report.json --picture wer.png
+    python -m tools.evaluate_asr --manifest dev.jsonl --dates dates.jsonl --json report.json --picture wer.png
 
 The manifest has a JSON line for each recording: `audio` (a path, relative to the manifest), `text`, `source`. A file of
-dates, as recipes/causal_whisper/dates.py writes it, has `audio`, `words` (or `text`) and `ends`, the seconds at which
+dates, as recipes.causal_whisper.align writes it, has `audio`, `words` (or `text`) and `ends`, the seconds at which
 each word ends; latencies and word ends are measured where it knows the recording. Recordings are fed as a live stream
 would be, in blocks of 20 ms, and a virtual clock follows the audio: a word's latency is the audio heard when it was
 first shown, less the word's end; "with compute" adds the time the computer took, and what it was behind. Word errors
@@ -94,7 +94,7 @@ def read_manifest(
     path: Path, dates: Path | None = None, limit: int | None = None, seed: int = 0
 ) -> list[Utterance]:
     """The recordings with a reference; of each set at most `limit`, drawn by `seed`."""
-    from _scoring import key
+    from tools._scoring import key
 
     known = {}
     for line in open(dates) if dates else ():
@@ -142,8 +142,9 @@ def stream_one(
 ) -> Result:
     """Feed a recording block by block, `tail_s` of silence after it, and note what is shown when."""
     import numpy as np
-    from speechstream.events import Endpoint, Final, Partial
+
     from speechstream.audio.io import read
+    from speechstream.events import Endpoint, Final, Partial
 
     samples, rate = read(u.path)
     audio_s = len(samples) / rate
@@ -253,6 +254,7 @@ def faster_whisper_all(folder: Path, utterances: list[Utterance], threads: int) 
             "the faster-whisper baseline needs its package: pip install faster-whisper"
         ) from error
     import numpy as np
+
     from speechstream.audio.io import read
     from speechstream.audio.resample import Resampler
 
@@ -284,7 +286,7 @@ def faster_whisper_all(folder: Path, utterances: list[Utterance], threads: int) 
 
 def timings(r: Result, into: Timings) -> None:
     """Add one recording's word timings."""
-    from _scoring import first_shown, key, matches
+    from tools._scoring import first_shown, key, matches
 
     if not r.utterance.ends:
         return
@@ -309,7 +311,8 @@ def timings(r: Result, into: Timings) -> None:
 def summarise(results: list[Result], normalise: Callable[[str], str]) -> dict[str, dict]:
     """The figures of each set, and of all of them together. Rates are fractions, times milliseconds."""
     import numpy as np
-    from _scoring import Errors, count_errors
+
+    from tools._scoring import Errors, count_errors
 
     out = {}
     for name in [*dict.fromkeys(r.utterance.set for r in results), "all"]:
@@ -433,7 +436,7 @@ def read_baseline(path: Path) -> tuple[str, dict]:
 
 def timeline_words(r: Result) -> list[dict]:
     """The words of one result for the timeline picture."""
-    from _scoring import first_shown, key, matches
+    from tools._scoring import first_shown, key, matches
 
     final = [(w, end) for w, end in r.words if key(w)]
     said = [key(w) for w, _ in final]
@@ -550,7 +553,7 @@ def evaluate(
             (latency, results, busy, resource.getrusage(who).ru_maxrss / 1024)
         )  # KiB; the highest so far
         print(f"{latency}: done", file=sys.stderr)
-    from _scoring import english_normaliser
+    from tools._scoring import english_normaliser
 
     normalise = english_normaliser()
     report: dict = {
@@ -604,12 +607,12 @@ def main(arguments: list[str] | None = None) -> None:
 def draw(args: argparse.Namespace, report: dict, results: dict[str, list[Result]]) -> None:
     """The pictures that were asked for."""
     if args.picture:
-        from _pictures import wer_against_latency
+        from tools._pictures import wer_against_latency
 
         wer_against_latency(report, args.picture)
     if args.timeline:
-        from _pictures import timeline
         from speechstream.audio.io import read
+        from tools._pictures import timeline
 
         live = [n for n in ("320", *results) if n in results and n != "offline"]
         rows = [

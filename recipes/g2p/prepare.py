@@ -1,6 +1,6 @@
 """Build the pronunciation pairs the lexicon and the G2P network are made of.
 
-    python prepare.py --misaki misaki/data --cmudict cmudict.dict --out work
+    python -m recipes.g2p.prepare --misaki misaki/data --cmudict cmudict.dict --out work
 
 Reads misaki's American English lexica (us_gold.json, us_silver.json; Apache-2.0) and CMUdict (BSD style licence), turns
 CMUdict's ARPAbet into misaki's symbols, and writes words.json: {word: {"p": pronunciation or dict by part of speech,

@@ -28,6 +28,7 @@ from speechstream.export.sherpa import BELOW, FLOOR
 from speechstream.export.standalone import Source, export, open_source
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten, select, stack
+from tools.make_tiny_voice import SPEAKERS, tiny
 
 REPO = Path(__file__).parents[2]
 FIXTURES = REPO / "tests" / "fixtures"
@@ -478,10 +479,7 @@ def test_a_codec_is_exported_and_checked(tmp_path, capsys):
         assert Graph(tmp_path / "out" / f"{name}.onnx").about["architecture"] == "codec"
 
 
-def test_a_voice_is_exported_and_checked(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(REPO / "tools"))
-    from make_tiny_voice import SPEAKERS, tiny
-
+def test_a_voice_is_exported_and_checked(tmp_path):
     from speechstream.export.acoustic import describe_voice, voice_graphs
 
     model, codec = tiny()
