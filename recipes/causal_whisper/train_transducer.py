@@ -30,7 +30,7 @@ from recipes.common.args import parser, read_config
 from recipes.common.checkpoint import save_json, save_tensors, select_prefix
 from recipes.common.logging import report
 from recipes.common.schedule import warmup_cosine
-from speechstream.asr.whisper.timing import token_spans
+from speechstream.asr.timing import token_spans
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import Gate, looked, pairs
 
