@@ -17,8 +17,8 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
-from typing import Iterator
 
 import torch
 from torch import Tensor

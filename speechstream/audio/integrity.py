@@ -12,8 +12,8 @@ import re
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 # "data : 95680 (should be 47818)" in libsndfile's log: a chunk that promises more bytes than the file has left.
 _PROMISE = re.compile(

@@ -9,9 +9,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.signals import Interrupted, Interrupts
@@ -315,8 +316,8 @@ class Timings:
                 json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
             )
             return
-        from speechstream.events import Final
         from speechstream.cli.formats import WRITERS
+        from speechstream.events import Final
 
         words = written(self.words, text)
         writer = WRITERS[self.path.suffix.lower()[1:]](self.path, False)

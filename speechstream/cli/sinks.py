@@ -103,7 +103,7 @@ class Pipe(_Held):
     def __init__(self, rate: int, path: Path | None, raw: bool) -> None:
         super().__init__(rate)
         if path is not None:
-            self._out = open(path, "wb")  # noqa: SIM115 (closed in _end)
+            self._out = open(path, "wb")
         elif sys.stdout is None:
             raise SpeechStreamError("standard output is closed; give a file with -o")
         else:

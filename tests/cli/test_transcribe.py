@@ -168,7 +168,7 @@ def test_a_full_standard_output_is_one_sentence(cli, wav):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     wav()
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         done = cli("transcribe", "a.wav", stdout=full)
     assert (
         done.returncode == 2

@@ -341,7 +341,7 @@ def test_reference_gradient_of_the_pruned_loss_by_finite_differences():
 
 def test_reference_gradients_of_the_steps_by_finite_differences():
     """The streaming steps have a gradient by the reference, which their calls take where one is needed."""
-    make = lambda *s: torch.randn(*s, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    make = lambda *s: torch.randn(*s, dtype=torch.float64, requires_grad=True)
     frames, n = torch.tensor([1, 9]), torch.tensor([2, 1])
     assert torch.autograd.gradcheck(
         lambda *x: dispatch.attention_step(*x[:5], frames, n, bias=RelativeBias(*x[5:])),

@@ -43,7 +43,7 @@ def encoder(config, seed=0):
     torch.manual_seed(seed)
     net = ConformerEncoder(config)
     with torch.no_grad():
-        for name, parameter in net.named_parameters():
+        for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return net.eval()
 

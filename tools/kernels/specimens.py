@@ -7,7 +7,8 @@ of a kernel shows there.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import triton
 
@@ -45,7 +46,7 @@ class Specimen:
 
 
 def pointers(names: str, dtype: str) -> dict[str, str]:
-    return {n: f"*{dtype}" for n in names.split()}
+    return dict.fromkeys(names.split(), f"*{dtype}")
 
 
 def attention(

@@ -35,7 +35,7 @@ def start(args: list[str], log: Path, tune: bool) -> subprocess.Popen:
     """A process that writes to a file: a full pipe would stop it."""
     env = dict(os.environ) if tune else os.environ | {"SPEECHSTREAM_TUNE": "0"}
     return subprocess.Popen(
-        args, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env, start_new_session=True
+        args, stdout=log.open("w", encoding="utf-8"), stderr=subprocess.STDOUT, env=env, start_new_session=True
     )
 
 
@@ -176,7 +176,7 @@ def main() -> int:
         from tools.kernels import benchmarks
 
         lines = benchmarks.run(args.part, args.device, args.plot, time.monotonic() + args.seconds)
-        Path(args.out or os.devnull).write_text("\n".join(lines) + "\n")
+        Path(args.out or os.devnull).write_text("\n".join(lines) + "\n", encoding="utf-8")
         return 0
     begun = time.monotonic()
     head = [
@@ -194,7 +194,7 @@ def main() -> int:
     def write(lines: list[str]) -> None:
         if args.out:
             seconds = f"Time of the whole call: {time.monotonic() - begun:.0f} s."
-            Path(args.out).write_text("\n".join([*lines, seconds]) + "\n")
+            Path(args.out).write_text("\n".join([*lines, seconds]) + "\n", encoding="utf-8")
 
     plot = Path(args.out).with_suffix(".svg").absolute() if args.out else None
     limit = float("inf") if args.device == "cpu" else 1.0

@@ -88,13 +88,16 @@ class Lexicon:
         ends = np.flatnonzero(np.frombuffer(table, np.uint8) == 10)
         self.starts = np.concatenate([[0], ends[:-1] + 1])
         self._guess = lru_cache(4096)(self._guess)
+        self._entry = lru_cache(16384)(self._search)
 
     def __contains__(self, word: str) -> bool:
         return self.entry(word) is not None
 
-    @lru_cache(16384)
     def entry(self, word: str) -> str | dict[str, str] | None:
         """The dictionary's entry for exactly this spelling, or None."""
+        return self._entry(word)
+
+    def _search(self, word: str) -> str | dict[str, str] | None:
         key, low, high = word.encode() + b"\t", 0, len(self.starts)
         while low < high:
             middle = (low + high) // 2
