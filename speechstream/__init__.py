@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from speechstream._lazy import attributes
 
-if (
-    TYPE_CHECKING
-):  # for editors and type checkers; at run time `_HOMES` below says where a name lives
+# For editors and type checkers; at run time `_HOMES` says where a name lives.
+if TYPE_CHECKING:
     from speechstream.asr.recognizer import Recognizer as Recognizer
     from speechstream.audio.device import (
         devices as devices,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -11,10 +13,36 @@ from pathlib import Path
 
 import pytest
 
+ALL = "all"
+SLOW: dict[str, str | tuple[str, ...]] = {}
+NEEDS_TORCH = re.compile(
+    r"^\s*(import|from) (torch|transformers|librosa|speechstream\.(nn|kernels|convert|export))\b",
+    re.M,
+)
+
 ASOUNDRC = """
 pcm.!default { type pulse }
 ctl.!default { type pulse }
 """
+
+
+@functools.cache
+def _needs_torch(module: Path) -> bool:
+    return bool(NEEDS_TORCH.search(module.read_text(encoding="utf-8")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Markers that follow from where a test lives, what its module imports, and how long it was seen to take."""
+    here = Path(__file__).parent
+    for item in items:
+        folder, name = item.path.relative_to(here), getattr(item, "originalname", item.name)
+        if _needs_torch(item.path) or folder.parts[0] in ("kernels", "nn", "recipes"):
+            item.add_marker("torch")
+        if "pulse_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("sound")
+        slow = SLOW.get(folder.as_posix(), ())
+        if slow == ALL or name in slow:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

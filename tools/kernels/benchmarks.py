@@ -1,8 +1,8 @@
 """Kernels against fair baselines: CUDA graphs on preallocated caches, medians of replays, bytes and their rate.
 
-Called by `tools.kernels.verify_gpu`. A time is that of a whole step: RoPE, append and attention. Percentages are of the copy
-bandwidth measured in the same run. Inputs are random; several layers' caches are used in turn where one would fit
-in the L2 cache.
+Called by `tools.kernels.verify_gpu`. A time is that of a whole step: RoPE, append and attention. Percentages
+are of the copy bandwidth measured in the same run. Inputs are random; several layers' caches are used in turn where
+one would fit in the L2 cache.
 """
 
 from __future__ import annotations
