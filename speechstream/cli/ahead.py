@@ -47,7 +47,9 @@ class Ahead:
         with (
             ExitStack() as after
         ):  # Ray writes into the standard output when a worker dies: only transcripts belong there
-            after.enter_context(redirect_stdout(after.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            after.enter_context(
+                redirect_stdout(after.enter_context(open(os.devnull, "w", encoding="utf-8")))
+            )
             after.callback(leave)
             jobs = min(jobs or cluster_cores(), len(names))
             if options["path"]:

@@ -226,12 +226,8 @@ class Source(threading.Thread):
             name="read-text", daemon=True
         )  # a read that waits must not keep the process alive
         self.stream, self.args = stream, args
-        self.text, self._keep, self._stopped, self._error = (
-            "",
-            args.timings is not None,
-            False,
-            None,
-        )
+        self.text, self._keep, self._stopped = "", args.timings is not None, False
+        self._error: Exception | None = None
 
     def run(self) -> None:
         try:
@@ -334,7 +330,8 @@ def written(words: list, text: str) -> list:
     """Spoken words as they stand in the text, with the marks after them: "$5" for "five dollars"."""
     from speechstream.events import Word
 
-    out, last = [], -1
+    out: list = []
+    last = -1
     for w in words:
         if out and w.first < last:  # another word of the same number
             out[-1] = Word(out[-1].text, out[-1].start, max(w.end, out[-1].end), 1.0)
