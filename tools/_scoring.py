@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
@@ -28,7 +28,7 @@ class Errors:
         """Word error rate, a fraction (infinite where something was said of an empty reference)."""
         return self.total / self.words if self.words else float("inf") if self.total else 0.0
 
-    def __add__(self, other: "Errors") -> "Errors":
+    def __add__(self, other: Errors) -> Errors:
         return Errors(
             self.words + other.words,
             self.substitutions + other.substitutions,

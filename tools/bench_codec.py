@@ -16,8 +16,8 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import onnxruntime
@@ -37,7 +37,7 @@ def machine(threads: int) -> dict:
     if Path("/proc/cpuinfo").is_file():
         names = [
             line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
             if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu

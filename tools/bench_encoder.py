@@ -20,26 +20,26 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
-import argparse  # noqa: E402
-import itertools  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Callable  # noqa: E402
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import onnxruntime as ort  # noqa: E402
-import torch  # noqa: E402
-from onnxruntime.quantization import quantize_dynamic  # noqa: E402
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnxruntime.quantization import quantize_dynamic
 
-from speechstream.runtime.graph import Graph  # noqa: E402
-from speechstream.asr.whisper.onnx import session  # noqa: E402
-from speechstream.export.fastconformer import export_fastconformer  # noqa: E402
-from speechstream.export.graph import Writer  # noqa: E402
-from speechstream.export.quantize import FORMS  # noqa: E402
-from speechstream.nn.conformer import ConformerConfig  # noqa: E402
-from speechstream.nn.fastconformer import FastConformer, FastConformerConfig  # noqa: E402
-from speechstream.state import flatten, select  # noqa: E402
+from speechstream.asr.whisper.onnx import session
+from speechstream.export.fastconformer import export_fastconformer
+from speechstream.export.graph import Writer
+from speechstream.export.quantize import FORMS
+from speechstream.nn.conformer import ConformerConfig
+from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.runtime.graph import Graph
+from speechstream.state import flatten, select
 
 FRAME_MS = 80
 FRAMES_HEARD = 200  # of the streams measured: caches are full
@@ -240,7 +240,7 @@ def hugging_face(c: ConformerConfig) -> Step:
             x,
             past_key_values=cache,
             padding_cache=padding,
-            use_cache=True,  # noqa: E731
+            use_cache=True,
             num_lookahead_tokens=chunk - 1,
         )
         with torch.inference_mode():

@@ -14,17 +14,17 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import argparse  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import tempfile
+import time
+from pathlib import Path
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from speechstream import bundle  # noqa: E402
-from speechstream.asr.recognizer import SAMPLE_RATE, Recognizer  # noqa: E402
-from speechstream.audio.io import blocks  # noqa: E402
-from speechstream.audio.resample import Resampler  # noqa: E402
+from speechstream import bundle
+from speechstream.asr.recognizer import SAMPLE_RATE, Recognizer
+from speechstream.audio.io import blocks
+from speechstream.audio.resample import Resampler
 
 BLOCK = SAMPLE_RATE // 50
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -93,13 +93,13 @@ def fastconformer(folder: Path, weights: str) -> Path:
     import torch
 
     from speechstream.audio.nemo_mel import NemoMelConfig
-    from speechstream.nn.checkpoints import Checkpoint
     from speechstream.export.fastconformer import (
         describe_model,
         export_fastconformer,
         write_fastconformer,
     )
     from speechstream.export.quantize import FORMS
+    from speechstream.nn.checkpoints import Checkpoint
     from speechstream.nn.conformer import ConformerConfig
     from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 

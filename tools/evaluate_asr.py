@@ -20,9 +20,10 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any
 
 BLOCK_S = 0.02
 LATENCIES = ("80", "160", "320", "640", "1280", "offline")
@@ -97,7 +98,7 @@ def read_manifest(
     from tools._scoring import key
 
     known = {}
-    for line in open(dates) if dates else ():
+    for line in open(dates, encoding="utf-8") if dates else ():
         row = json.loads(line)
         said = row["words"] if "words" in row else row["text"].split()
         if row.get("ends") is None:
@@ -108,7 +109,7 @@ def read_manifest(
             )
         known[row["audio"]] = tuple((key(w), float(e)) for w, e in zip(said, row["ends"]) if key(w))
     sets: dict[str, list[Utterance]] = {}
-    for line in open(path):
+    for line in open(path, encoding="utf-8"):
         row = json.loads(line)
         if row.get("text") is not None:
             name = set_name(row.get("source") or "unnamed")
@@ -428,7 +429,7 @@ def markdown(report: dict) -> str:
 
 def read_baseline(path: Path) -> tuple[str, dict]:
     """A reference by set: a report of this tool that has one, or {"set name": word error rate in per cent}."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     if "baseline" in content:
         return content.get("baseline_name", path.stem), content["baseline"]
     return path.stem, {name: {"wer": float(wer) / 100} for name, wer in content.items()}

@@ -32,9 +32,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from speechstream.audio.pitch import loudness, pitch  # noqa: E402
-from speechstream.errors import SpeechStreamError  # noqa: E402
-from speechstream.tts.synthesizer import Synthesizer  # noqa: E402
+from speechstream.audio.pitch import loudness, pitch
+from speechstream.errors import SpeechStreamError
+from speechstream.tts.synthesizer import Synthesizer
 from tools._scoring import Errors, alignment, english_normaliser
 
 WORDS = {
@@ -55,7 +55,7 @@ class Speech:
     pcm: np.ndarray
     seams: np.ndarray
     phonemes: tuple
-    cost: "Cost"
+    cost: Cost
 
 
 class Cost:

@@ -24,11 +24,11 @@ from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
 
-import triton  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
-from tools.kernels.specimens import Specimen, specimens  # noqa: E402
+from tools.kernels.specimens import Specimen, specimens
 
 ARCHES = (80, 90, 100)
 FAST = (
@@ -80,7 +80,7 @@ def inspect(compiled) -> dict:
             subprocess.run(
                 [CUOBJDUMP, *flags, f.name],
                 check=True,
-                capture_output=True,  # noqa: E731
+                capture_output=True,
                 text=True,
             ).stdout
         )

@@ -40,7 +40,7 @@ class Said:
 
 def resident_mb() -> float:
     """Memory of this process now, not its peak."""
-    with open("/proc/self/statm") as f:
+    with open("/proc/self/statm", encoding="utf-8") as f:
         return int(f.read().split()[1]) * resource.getpagesize() / 2**20
 
 
@@ -66,7 +66,7 @@ def main() -> int:
     args = parser.parse_args()
     from speechstream import Final, Recognizer
 
-    rows = [json.loads(line) for line in open(args.manifest)]
+    rows = [json.loads(line) for line in open(args.manifest, encoding="utf-8")]
     asr, rng, normal = (
         Recognizer.load(args.model, beam=args.beam),
         random.Random(args.seed),

@@ -53,7 +53,7 @@ class Batch:
     scalars: Tensor  # (B, T * sub, 4)
     codes: Tensor  # (B, levels, T), ABSENT past the end
 
-    def to(self, device: str) -> "Batch":
+    def to(self, device: str) -> Batch:
         return Batch(*(getattr(self, n).to(device) for n in self.__dataclass_fields__))
 
 

@@ -221,7 +221,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     aligner, aligned, seen = Aligner(), 0, 0
-    with open(args.manifest) as lines, open(args.out, "w") as out:
+    with (
+        open(args.manifest, encoding="utf-8") as lines,
+        open(args.out, "w", encoding="utf-8") as out,
+    ):
         for row in map(json.loads, lines):
             if not row["text"]:
                 continue

@@ -21,7 +21,7 @@ RAW_FLOOR = -10.0  # Whisper's own clamp: keeps what any later floor needs
 
 
 def read_manifest(path: Path) -> list[dict]:
-    with open(path) as lines:
+    with open(path, encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -39,7 +39,7 @@ def extract(manifest: Path, out: Path) -> None:
         rows.append({**row, "start": at, "frames": len(mel)})
         at += len(mel)
     np.save(out.with_suffix(".npy"), np.concatenate(parts))
-    with open(out.with_suffix(".jsonl"), "w") as f:
+    with open(out.with_suffix(".jsonl"), "w", encoding="utf-8") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)
 
 
@@ -81,7 +81,11 @@ class Labels:
         self.ids, self.end, self.prompt = trimmed["ids"], trimmed["end"], trimmed["prompt"]
         self.tokenizer = Tokenizer.from_file(tokenizer)
         self.small = Tokenizer.from_file(str(vocabulary / "ctc.json"))
-        self.rows = {(r := json.loads(line))["audio"]: r for line in open(path)} if path else {}
+        self.rows = (
+            {(r := json.loads(line))["audio"]: r for line in open(path, encoding="utf-8")}
+            if path
+            else {}
+        )
 
     def tokens(self, audio: str, count: int | None = None) -> list[int]:
         text = " ".join(self.rows[audio]["text"].replace('"', "").split()[:count])

@@ -136,7 +136,7 @@ def main() -> None:
     spoken = [i for i, r in enumerate(utterances.rows) if r["text"]]
     todo = [i for i in spoken if re.match(args.only, utterances.rows[i]["audio"])]
     groups = batches([utterances.rows[i]["frames"] + TAIL for i in todo], 12_000)
-    with open(args.out, "w") as f:
+    with open(args.out, "w", encoding="utf-8") as f:
 
         def write(audio: str, text: str, times: list[float] | None) -> None:
             known = alignments.get(audio, {}).get("ends")

@@ -124,7 +124,7 @@ class Utterances(Dataset):
         x, targets, path, phones, teacher = zip(*rows)
         pad = lambda rows, value=0: torch.nn.utils.rnn.pad_sequence(
             rows, batch_first=True, padding_value=value
-        )  # noqa: E731
+        )
         return {
             "x": pad(x),
             "frames": torch.tensor([len(m) for m in x]),

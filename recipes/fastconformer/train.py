@@ -30,8 +30,8 @@ from recipes.common.schedule import warmup_cosine
 from recipes.fastconformer.data import PHONES, SLOTS, augment, loader
 from recipes.fastconformer.prepare import LOG_MEL
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.nn.checkpoints import Checkpoint
 from speechstream.export.fastconformer import write_fastconformer
+from speechstream.nn.checkpoints import Checkpoint
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig, transducer_loss

@@ -108,12 +108,12 @@ def evaluate(model, items):
                 errors, wrong, count = errors + e, wrong + (e > 0), count + len(ref)
                 bare += distance([u[-1] for u in hyp], [u[-1] for u in ref])
     model.train()
-    return dict(
-        per=round(100 * errors / count, 2),
-        per_no_stress=round(100 * bare / count, 2),
-        wer=round(100 * wrong / len(items), 2),
-        words=len(items),
-    )
+    return {
+        "per": round(100 * errors / count, 2),
+        "per_no_stress": round(100 * bare / count, 2),
+        "wer": round(100 * wrong / len(items), 2),
+        "words": len(items),
+    }
 
 
 def main(arguments=None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,13 +19,13 @@ class Blocks:
     def __init__(self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None):
         self.rate, self.duration, self._blocks = rate, duration, blocks
 
-    def __iter__(self) -> "Blocks":
+    def __iter__(self) -> Blocks:
         return self
 
     def __next__(self) -> np.ndarray:
         return next(self._blocks)
 
-    def __enter__(self) -> "Blocks":
+    def __enter__(self) -> Blocks:
         return self
 
     def __exit__(self, *exc) -> None:

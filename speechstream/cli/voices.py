@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from speechstream.cli import tell
 from speechstream.errors import SpeechStreamError
@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     )
 
     if args.voice is not None:
-        for speaker in Synthesizer.load(args.voice).speakers:
-            print(f"{speaker.name}  {speaker.language}  {speaker.description}".rstrip())
+        for voice in Synthesizer.load(args.voice).speakers:
+            print(f"{voice.name}  {voice.language}  {voice.description}".rstrip())
         return 0
     found = [("", bundle.embedded("tts"))] if "tts" in bundle.EMBEDDED else []
     found += list(installed_voices().items())
@@ -67,5 +67,5 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
     )
     about = f"Piper {config.get('audio', {}).get('quality', '')}".strip()
     speakers = config.get("speaker_id_map") or {}
-    for name in sorted(speakers, key=speakers.get) or [""]:
+    for name in sorted(speakers, key=lambda name: speakers[name]) or [""]:
         yield name, language, about

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechstream.events import Final, Transcript
 from speechstream.asr.files import cores, transcribe_many
 from speechstream.asr.recognizer import Recognizer
 from speechstream.errors import SpeechStreamError
+from speechstream.events import Final, Transcript
 
 
 class Slow:

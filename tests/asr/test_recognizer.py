@@ -9,9 +9,9 @@ import soundfile as sf
 from rapidfuzz.distance.Levenshtein import distance as edits
 
 from speechstream import Recognizer
-from speechstream.events import Endpoint, Final, Partial, Transcript
 from speechstream.audio import Resampler, read
 from speechstream.errors import SpeechStreamError
+from speechstream.events import Endpoint, Final, Partial, Transcript
 
 
 @pytest.fixture(scope="session")

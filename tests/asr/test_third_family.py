@@ -106,7 +106,9 @@ class Loudness:
             raise ValueError("its letters are out of range")
 
 
-def load(b: bundle.Bundle, engine: str, device: str, threads: int, decoder: Any, beam: Any) -> Loudness:
+def load(
+    b: bundle.Bundle, engine: str, device: str, threads: int, decoder: Any, beam: Any
+) -> Loudness:
     return Loudness()
 
 

@@ -19,14 +19,14 @@ from speechstream.asr.ctc import Greedy
 from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.nemo_mel import NemoMel
 from speechstream.cli import main
-from speechstream.runtime.graph import Graph
 from speechstream.errors import SpeechStreamError
 from speechstream.export.check import Row, compare, made_up_speech, table
-from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.export.quantize import FORMS
 from speechstream.export.sherpa import BELOW, FLOOR
 from speechstream.export.standalone import Source, export, open_source
+from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
+from speechstream.runtime.graph import Graph
 from speechstream.state import flatten, select, stack
 from tools.make_tiny_voice import SPEAKERS, tiny
 
@@ -196,7 +196,7 @@ def test_a_graph_runs_unsynchronised_streams_together(graphs):
     block = lambda: {
         "features": rng.standard_normal((1, 16, 16)).astype(np.float32),
         "lengths": np.array([16]),
-    }  # noqa
+    }
     late = encoder.step(block(), encoder.init_state(1))[1]
     a, b = block(), block()
     both, state = encoder.step(

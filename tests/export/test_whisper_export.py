@@ -10,15 +10,15 @@ import torch
 from safetensors.numpy import load_file
 
 from speechstream import bundle
-from speechstream.asr.whisper.onnx import OnnxNetworks
 from speechstream.asr.whisper.networks import DecoderState
+from speechstream.asr.whisper.onnx import OnnxNetworks
 from speechstream.asr.whisper.torch import TorchNetworks
 from speechstream.errors import SpeechStreamError
 from speechstream.export import bundle as export_bundle
 from speechstream.export.bundle import write_whisper
-from speechstream.nn.checkpoints import read_whisper
 from speechstream.export.quantize import FP32, INT4, INT8, INT8_BLOCKS, quantize_graph
 from speechstream.export.whisper import export_whisper
+from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import pairs
 from speechstream.state import flatten, select, stack, unflatten

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 pytest.importorskip("soundfile")
-from recipes.causal_whisper import train_transducer  # noqa: E402
-from recipes.common.args import read_config  # noqa: E402
-from speechstream.nn.whisper_heads import Gate, looked, pairs  # noqa: E402
+from recipes.causal_whisper import train_transducer
+from recipes.common.args import read_config
+from speechstream.nn.whisper_heads import Gate, looked, pairs
 
 
 def staircase(ends, frames, last=None):

@@ -8,8 +8,13 @@ import soundfile
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from recipes.codec_small import data as recordings  # noqa: E402
-from recipes.codec_small import evaluate, losses, prepare, train
+from recipes.codec_small import (
+    data as recordings,
+    evaluate,
+    losses,
+    prepare,
+    train,
+)
 
 CONFIG = {
     "codec": {

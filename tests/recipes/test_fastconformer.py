@@ -14,8 +14,12 @@ import torch.nn.functional as F
 import yaml
 
 pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
-from recipes.fastconformer import data as batches  # noqa: E402
-from recipes.fastconformer import distill_targets, prepare, train
+from recipes.fastconformer import (
+    data as batches,
+    distill_targets,
+    prepare,
+    train,
+)
 from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.nn.transducer import transducer_loss
 

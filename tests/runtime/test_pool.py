@@ -229,7 +229,7 @@ def test_a_snapshot_goes_on_in_another_process(tiny, speech, tmp_path, kind, dec
     data = pool.snapshot(sid)
     assert pool.snapshot(sid) == data
     path = tmp_path / "moved"
-    for rest, finished in ((x[len(x) // 2 :], False),):
+    for rest, _finished in ((x[len(x) // 2 :], False),):
         path.write_bytes(pickle.dumps({"snapshot": data, "rest": rest}))
         script = RESUME.format(
             repo=str(Path(__file__).parents[2]),

@@ -35,7 +35,9 @@ class PiperState:
     first: bool = True  # the next block is wanted soon
     latents: Latents | None = None  # of the utterance that is spoken
     at: int = 0  # its next frame
-    starts: np.ndarray | None = None  # (N + 1,) int64 frames of its symbols, until they are given out
+    starts: np.ndarray | None = (
+        None  # (N + 1,) int64 frames of its symbols, until they are given out
+    )
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,12 @@ class PiperSpeech:
         if state.starts is not None:
             starts = state.starts * (len(pcm) / (stop - state.at)) / self.sample_rate
         over = stop >= latents.frames
-        return Block(pcm, starts), PiperState(
-            False, None if over else latents, 0 if over else stop
-        )
+        return Block(pcm, starts), PiperState(False, None if over else latents, 0 if over else stop)
 
     def rest(self, state: PiperState) -> PiperState:
         return replace(state, first=True)
 
-    def finish(
-        self, controls: Controls, state: PiperState
-    ) -> Work[tuple[np.ndarray, PiperState]]:
+    def finish(self, controls: Controls, state: PiperState) -> Work[tuple[np.ndarray, PiperState]]:
         yield from ()
         return np.zeros(0, np.float32), state
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from speechstream.asr.whisper.cache import Memory as Written
-from speechstream.asr.whisper.cache import SegmentCache, Values
+from speechstream.asr.whisper.cache import Memory as Written, SegmentCache, Values
 from speechstream.asr.whisper.incremental import Memory
 from speechstream.runtime.requests import drive
 

@@ -1,17 +1,17 @@
 """Beam search against trying every transcript, with a decoder of random opinions."""
 
 import itertools
-from dataclasses import replace
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from speechstream.asr.whisper import beam
 from speechstream.asr.whisper.attention import AttentionDecoder
-from tests.asr.whisper.heard import Heard
-from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded
+from speechstream.asr.whisper.vocabulary import Vocabulary
+from tests.asr.whisper.heard import Heard
 
 END, PROMPT, LONGEST = 4, [5, 6], 5
 

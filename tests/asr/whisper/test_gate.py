@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from speechstream.asr.whisper.gate import GatedDecoder
-from tests.asr.whisper.heard import Heard
 from speechstream.asr.transducer import MAX_SYMBOLS
-from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.asr.whisper.gate import GatedDecoder
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, Joint
+from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.errors import SpeechStreamError
+from tests.asr.whisper.heard import Heard
 
 WORDS, TAILS, END, PROMPT = 30, 10, 40, [41, 42]  # 30 pieces open a word, 10 continue one
 JOINT = Joint(np.zeros((2, 1), np.float32), np.ones(1, np.float32), 0.0)

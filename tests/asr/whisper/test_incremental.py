@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from speechstream.asr.whisper.attention import FRAME_S, AttentionDecoder
-from speechstream.asr.whisper.incremental import MAX_TOKENS_PER_S
-from tests.asr.whisper.heard import Heard
-from speechstream.events import Endpoint, Final, Partial, SpeechStarted
-from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.endpoint import EndpointRules
-from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.asr.recognizer import Recognizer
+from speechstream.asr.whisper.attention import FRAME_S, AttentionDecoder
 from speechstream.asr.whisper.cache import Values
 from speechstream.asr.whisper.family import WhisperFamily
+from speechstream.asr.whisper.incremental import MAX_TOKENS_PER_S
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, EncoderState
+from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.events import Endpoint, Final, Partial, SpeechStarted
+from tests.asr.whisper.heard import Heard
 
 WORDS, TAILS, END, PROMPT = 30, 10, 40, [41, 42]  # 30 pieces open a word, 10 continue one
 
@@ -123,7 +123,7 @@ def test_verified_drafts_equal_greedy_decoding(vocabulary, seed):
     while memory.frames < 900:
         hear(memory, 16)
         old = h
-        kept = list(list(old.tokens)), old.stable
+        kept = list(old.tokens), old.stable
         h = extend(decoder, engine, old, memory)
         assert (list(old.tokens), old.stable) == kept  # a hypothesis is a value
         assert list(h.tokens) == greedy(speech, memory, list(old.tokens)[: old.stable])
