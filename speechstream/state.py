@@ -146,7 +146,7 @@ def to_bytes(
     return data
 
 
-def from_bytes(data: bytes, kind: type[S] | S, opaque: Mapping[str, Any] | None = None) -> S:
+def from_bytes(data: bytes, kind: Any, opaque: Mapping[str, Any] | None = None) -> Any:
     """Read what `to_bytes` wrote of a `kind`, a type or an example state; nothing in the bytes is executed.
 
     Every value is checked against its field's type and declared range. opaque: types, or example
@@ -155,7 +155,7 @@ def from_bytes(data: bytes, kind: type[S] | S, opaque: Mapping[str, Any] | None 
     values, _, arrays = _unpack(data)
     try:
         left = dict(arrays)
-        state: S = _load(values, kind, "", left, opaque or {}, {})
+        state = _load(values, kind, "", left, opaque or {}, {})
         if left:
             raise ValueError(f"nothing takes its array {next(iter(left))!r}")
     except (ValueError, KeyError, TypeError) as error:

@@ -207,9 +207,10 @@ class RecognitionCore:
         declared: dict[str, Any] = {name: StreamState, "queue": np.ndarray}
         for field, of in self.family.declared(self.mode).items():
             declared[f"{decoding}.{field}".rstrip(".")] = of
-        value = states.from_bytes(data, kind, declared)
+        value: K = states.from_bytes(data, kind, declared)
         try:
-            self._check(getattr(value, name) if name else value)
+            whole: Any = value
+            self._check(getattr(whole, name) if name else whole)
         except ValueError as error:
             raise SpeechStreamError(
                 f"this snapshot holds no stream that could have been: {error}"

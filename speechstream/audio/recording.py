@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -16,7 +16,9 @@ class Blocks:
     Close it, or use it in a `with`, when it is not read to its end.
     """
 
-    def __init__(self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None):
+    def __init__(
+        self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None
+    ):
         self.rate, self.duration, self._blocks = rate, duration, blocks
 
     def __iter__(self) -> Blocks:
@@ -33,4 +35,5 @@ class Blocks:
 
     def close(self) -> None:
         """Release the file. Iteration ends."""
-        self._blocks.close()
+        if isinstance(self._blocks, Generator):
+            self._blocks.close()

@@ -137,7 +137,8 @@ class Memory:
     """Keys and values for cross-attention of one segment, (1, layers, H, T, Dh), written in place."""
 
     def __init__(self, keys: np.ndarray | None = None, values: np.ndarray | None = None):
-        self.keys = self.values = None
+        self.keys: Any = None  # (1, layers, H, at least T, Dh)
+        self.values: Any = None
         self.frames = 0
         self.version = 0  # changes with every write
         if keys is not None and values is not None:
@@ -146,7 +147,7 @@ class Memory:
     def put(self, at: int, keys: np.ndarray, values: np.ndarray) -> None:
         """Write frames from `at` on: new ones, or in the place of those of a quicker pass."""
         end = at + keys.shape[3]
-        if self.keys is None or self.values is None or end > self.keys.shape[3]:
+        if self.keys is None or end > self.keys.shape[3]:
             size = -(-end // BLOCK_FRAMES) * BLOCK_FRAMES
             old = self.keys, self.values
             self.keys, self.values = (
@@ -353,7 +354,9 @@ def _decode(
         past[0][i, :, :, known - read :] = r.state.keys[0]
         past[1][i, :, :, known - read :] = r.state.values[0]
     before, first = np.concatenate([r.state.tokens for r in asked]), min(r.first for r in asked)
-    said, new = networks.decode(tokens, keys, values, mask, DecoderState(*past, before), first)
+    said, new = networks.decode(
+        tokens, keys, values, mask, DecoderState(past[0], past[1], before), first
+    )
     out = []
     for i, r in enumerate(asked):
         n = r.tokens.shape[1]
