@@ -25,6 +25,7 @@ from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from speechstream import models
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.session import open_session
 from speechstream.tts.piper.espeak import phonemize
@@ -88,8 +89,7 @@ class PiperVoice:
         """Load a converted folder, or split a voice's .onnx on the fly (which needs the `onnx` package)."""
         if Path(path).is_dir():
             return cls(path, threads, device)
-        from speechstream.convert.piper import convert_piper  # torch is not needed there
-
+        convert_piper = models.find("piper", "tts").convert
         with tempfile.TemporaryDirectory(prefix="speechstream-piper-") as folder:
             return cls(convert_piper(path, folder), threads, device)
 
