@@ -136,7 +136,7 @@ def seams(speeches: list[Speech], rate: int) -> dict:
 
 def block_size(tts: Synthesizer, text: str) -> float | None:
     """Largest difference between the usual blocks and one block of everything, for voices that have block sizes."""
-    voice = tts._voice
+    voice = tts.voice
     if not hasattr(voice, "blocks"):
         return None
     usual, sizes = speak(tts, text).pcm, voice.blocks
@@ -157,7 +157,7 @@ def against_teacher(speeches: list[Speech], rate: int, manifest: Path, voices: l
     for k, speech in enumerate(speeches):
         parts = rows.get(k, [])
         symbols = [p for row in parts for p in row["phonemes"] if p != " "]
-        if symbols != [p.phoneme for p in speech.phonemes] or any(
+        if symbols != [p.text for p in speech.phonemes] or any(
             r["speaker"] not in voices for r in parts
         ):
             continue

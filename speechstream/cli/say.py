@@ -74,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--plain", action="store_true", help="read no SSML and no [[phonemes]]: all of it is text")
     add(
         "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the network runs; default: cpu",
+    )
+    add(
+        "--output-device",
         metavar="DEVICE",
         help="play on this loudspeaker: a number or a part of a name, see 'speechstream devices'",
     )
@@ -85,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     with Interrupts() as interrupts:
         try:
             with interrupts.at_once():
-                synthesizer, speaker = load(args.voice)
+                synthesizer, speaker = load(args.voice, args.device)
                 stream = open_stream(synthesizer, speaker, args)
             return speak(stream, args, interrupts)
         except Interrupted:
@@ -125,26 +131,20 @@ def check_folder(path: str) -> None:
         raise SpeechStreamError(f"{path} cannot be written: {Path(path).parent} is no folder")
 
 
-def load(voice: str | None) -> tuple[Any, str | None]:
+def load(voice: str | None, device: str) -> tuple[Any, str | None]:
     """The synthesizer, and the name of its speaker."""
-    from speechstream import bundle
     from speechstream.tts.synthesizer import Synthesizer
 
-    if voice is None and "tts" not in bundle.EMBEDDED:
-        raise SpeechStreamError(
-            "this version has no voice of its own yet; give one with --voice, such as a Piper voice's "
-            ".onnx file"
-        )
     path, _, name = (
         (voice or "").partition("#")
         if voice and not os.path.exists(voice)
         else (voice or "", "", "")
     )
-    if "tts" in bundle.EMBEDDED and not name and not os.path.exists(path):
-        embedded = Synthesizer.load()
+    if not name and not os.path.exists(path):
+        embedded = Synthesizer.load(device=device)
         if voice is None or path in embedded.voices:
             return embedded, path or None
-    return Synthesizer.load(path), name or None
+    return Synthesizer.load(path, device=device), name or None
 
 
 def open_stream(synthesizer: Any, speaker: str | None, args: argparse.Namespace) -> Any:
@@ -212,7 +212,7 @@ def open_sink(rate: int, args: argparse.Namespace, cost_s: float, block_s: float
     from speechstream.cli.sinks import Loudspeaker, Pipe, SoundFile  # help comes without numpy
 
     if args.output is None:
-        return Loudspeaker(rate, args.device, cost_s, block_s)
+        return Loudspeaker(rate, args.output_device, cost_s, block_s)
     if args.output == "-" or args.raw:
         return Pipe(rate, None if args.output == "-" else Path(args.output), args.raw)
     return SoundFile(rate, Path(args.output))
@@ -296,17 +296,16 @@ class Timings:
             return
         if self.path.suffix.lower() == ".json":
 
-            def rounded(items: list) -> list:
-                return [
-                    {k: round(v, 4) if isinstance(v, float) else v for k, v in vars(i).items()}
-                    for i in items
-                ]
+            from speechstream.events import word_to_json
+
+            def rounded(item: dict[str, Any]) -> dict[str, Any]:
+                return {k: round(v, 4) if isinstance(v, float) else v for k, v in item.items()}
 
             document = {
                 "duration": round(duration, 4),
                 "sample_rate": rate,
-                "words": rounded(self.words),
-                "phonemes": rounded(self.phonemes),
+                "words": [rounded(word_to_json(w)) for w in self.words],
+                "phonemes": [rounded(vars(p)) for p in self.phonemes],
             }
             self.path.write_text(
                 json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
@@ -333,13 +332,14 @@ def written(words: list, text: str) -> list:
     out: list = []
     last = -1
     for w in words:
-        if out and w.first < last:  # another word of the same number
+        first, end = w.span
+        if out and first < last:  # another word of the same number
             out[-1] = Word(out[-1].text, out[-1].start, max(w.end, out[-1].end), 1.0)
             continue
-        last = w.last
+        last = end
         while last < len(text) and text[last] in MARKS:
             last += 1
-        out.append(Word(text[w.first : last], w.start, w.end, 1.0))
+        out.append(Word(text[first:last], w.start, w.end, 1.0))
     return out
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Iterator
 
 from speechstream.cli import tell
 from speechstream.errors import SpeechStreamError
@@ -22,31 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from speechstream import bundle
-    from speechstream.tts.synthesizer import (
-        VOICES_FOLDER,
-        VOICES_VARIABLE,
-        Synthesizer,
-        installed_voices,
-    )
+    from speechstream.tts.synthesizer import Synthesizer, installed_voices
 
     if args.voice is not None:
-        for voice in Synthesizer.load(args.voice).speakers:
-            print(f"{voice.name}  {voice.language}  {voice.description}".rstrip())
+        for info in Synthesizer.load(args.voice).speakers:
+            print(f"{info.name}  {info.language}  {info.description}".rstrip())
         return 0
-    found = [("", bundle.embedded("tts"))] if "tts" in bundle.EMBEDDED else []
-    found += list(installed_voices().items())
-    for name, path in found:
+    for name, path in [("", bundle.embedded("tts")), *installed_voices().items()]:
         try:
             for speaker, language, about in described(path):
                 label = "#".join(filter(None, (name, speaker)))
                 print(f"{label:24}  {language:6}  {about}".rstrip())
         except (OSError, ValueError, KeyError, TypeError, SpeechStreamError) as error:
             tell(f"{path} is no usable voice: {error}")
-    if not found:
-        tell(
-            f"no voice is installed; put Piper voices (.onnx with .onnx.json) or bundles into {VOICES_FOLDER}, or into the "
-            f"folder that {VOICES_VARIABLE} names, or give say --voice a path"
-        )
     return 0
 
 
@@ -57,8 +45,9 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
         document = json.loads(index.read_text(encoding="utf-8"))
         if document.get("task") != "tts":
             raise ValueError(f"it is a bundle for {document.get('task')}")
-        for speaker in document["config"]["speakers"]:
-            yield speaker["name"], "en-US", speaker.get("description", "")
+        config = document["config"]
+        for speaker in config["speakers"]:
+            yield speaker["name"], config.get("language", "en-US"), speaker.get("description", "")
         return
     file = path / "config.json" if path.is_dir() else path.with_name(path.name + ".json")
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -67,5 +56,5 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
     )
     about = f"Piper {config.get('audio', {}).get('quality', '')}".strip()
     speakers = config.get("speaker_id_map") or {}
-    for name in sorted(speakers, key=lambda name: speakers[name]) or [""]:
+    for name in sorted(speakers, key=speakers.get) or [""]:
         yield name, language, about

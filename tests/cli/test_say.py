@@ -81,8 +81,8 @@ def test_utf8_may_be_cut_anywhere_and_be_wrong(run, tmp_path):
     done = run("-f", tmp_path / "t.txt", "-o", tmp_path / "a.wav", "--timings", tmp_path / "t.json")
     assert done.returncode == 0
     words = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["words"]
-    assert len(words) == 5 and words[0]["text"].lower().startswith("caf")
-    assert all(set(w) == {"text", "start", "end", "first", "last"} for w in words)
+    assert len(words) == 5 and words[0]["word"].lower().startswith("caf")
+    assert all(set(w) == {"word", "start", "end", "span"} for w in words)
 
 
 @pytest.mark.parametrize("suffix", ["srt", "vtt"])
@@ -202,7 +202,7 @@ def test_it_is_heard_through_a_sound_server(real_cli, pulse_server, tmp_path):
     assert real_cli("say", "--voice", VOICE, TEXT, "-o", tmp_path / "a.wav").returncode == 0
     expected, _ = sf.read(tmp_path / "a.wav", dtype="float32")
     recorder = pulse_server.record(tmp_path / "heard.wav", rate=RATE)
-    done = real_cli("say", "--voice", VOICE, "--device", "default", TEXT, env=environment)
+    done = real_cli("say", "--voice", VOICE, "--output-device", "default", TEXT, env=environment)
     time.sleep(0.5)
     recorder.terminate()
     recorder.wait(10)
@@ -225,7 +225,7 @@ def test_what_was_played_is_recognised(real_cli, pulse_server, tmp_path):
     environment = reachable(real_cli, pulse_server)
     recorder = pulse_server.record(tmp_path / "heard.wav", rate=16000)
     done = real_cli(
-        "say", "--device", "default", "The train leaves at a quarter past nine.", env=environment
+        "say", "--output-device", "default", "The train leaves at a quarter past nine.", env=environment
     )
     time.sleep(0.5)
     recorder.terminate()

@@ -19,12 +19,13 @@ import json
 import tempfile
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from speechstream import models
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.session import open_session
 from speechstream.tts.piper.espeak import phonemize
@@ -88,8 +89,7 @@ class PiperVoice:
         """Load a converted folder, or split a voice's .onnx on the fly (which needs the `onnx` package)."""
         if Path(path).is_dir():
             return cls(path, threads, device)
-        from speechstream.tts.piper.split import convert_piper  # torch is not needed there
-
+        convert_piper = models.find("piper", "tts").convert
         with tempfile.TemporaryDirectory(prefix="speechstream-piper-") as folder:
             return cls(convert_piper(path, folder), threads, device)
 
