@@ -225,7 +225,11 @@ def test_what_was_played_is_recognised(real_cli, pulse_server, tmp_path):
     environment = reachable(real_cli, pulse_server)
     recorder = pulse_server.record(tmp_path / "heard.wav", rate=16000)
     done = real_cli(
-        "say", "--output-device", "default", "The train leaves at a quarter past nine.", env=environment
+        "say",
+        "--output-device",
+        "default",
+        "The train leaves at a quarter past nine.",
+        env=environment,
     )
     time.sleep(0.5)
     recorder.terminate()

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from speechstream.asr.fastconformer.blocks import Blocks
-from speechstream.asr.fastconformer.onnx import Seats
 from speechstream.export.conformer import in_order, stream_start
 from speechstream.export.fastconformer import export_fastconformer
 from speechstream.nn.conformer import ConformerConfig
@@ -123,11 +122,8 @@ def test_a_state_in_place_gives_the_numbers_of_the_pure_step(position, tmp_path)
     graph = export_fastconformer(network(position, "lstm"))["encoder"]
     (tmp_path / "encoder.onnx").write_bytes(graph.SerializeToString())
     encoder, rng = Graph(tmp_path / "encoder.onnx"), np.random.default_rng(0)
-    seats, own, pure = (
-        Seats(encoder),
-        [encoder.init_state(1) for _ in range(5)],
-        [encoder.init_state(1)] * 5,
-    )
+    slots, pure = encoder.slots(), [encoder.init_state(1)] * 5
+    own = [slots.open() for _ in range(5)]
     assert len(encoder.in_place) == 2 * 3 + 3
     given = []
     for i in range(60):
@@ -138,17 +134,17 @@ def test_a_state_in_place_gives_the_numbers_of_the_pure_step(position, tmp_path)
             "lengths": np.full(len(who), 8 * chunk),
         }
         feed["lengths"][0] -= i == 59
-        if len(who) == 1:
-            out, own[who[0]] = encoder.advance(feed, own[who[0]])
-        else:
-            out, new = seats.advance(feed, [own[w] for w in who], chunk)
-            for w, state in zip(who, new):
-                own[w] = state
+        if i % 13 == 12:  # one moves to another slot
+            gone = own[int(who[0])]
+            own[int(who[0])] = slots.open()
+            slots.write(own[int(who[0])], slots.read(gone))
+            slots.close(gone)
+        out = slots.step([own[w] for w in who], feed)
         for j, w in enumerate(who):
             expected, pure[w] = encoder.step({n: a[j : j + 1] for n, a in feed.items()}, pure[w])
             given.append((out["ctc"][j], expected["ctc"][0]))
             for name, a in flatten(pure[w]).items():
-                np.testing.assert_allclose(flatten(own[w])[name], a, atol=1e-6)
+                np.testing.assert_allclose(flatten(slots.read(own[w]))[name], a, atol=1e-6)
     for ours, expected in given:  # what was given stays as it was
         np.testing.assert_allclose(ours, expected, atol=1e-5)
     with pytest.raises(
@@ -158,5 +154,3 @@ def test_a_state_in_place_gives_the_numbers_of_the_pure_step(position, tmp_path)
             {"features": np.zeros((1, 64, 16), np.float32), "lengths": np.array([64])},
             encoder.init_state(1),
         )
-    del own, seats, new, state
-    assert not encoder._bound

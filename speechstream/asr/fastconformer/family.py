@@ -359,6 +359,8 @@ class FastConformerFamily:
         for name, a in flatten(segment.cache).items():
             if a.dtype.kind == "f" and not np.isfinite(a).all():
                 raise ValueError(f"its encoder's {name} holds a number that is not finite")
+            if a.dtype.kind == "i" and (a < 0).any():
+                raise ValueError(f"its encoder's {name} is out of range")
 
 
 def _live(s: ConformerSegment) -> BlockState:
