@@ -1,11 +1,12 @@
-"""One door to every kernel: tensors on a GPU go to the kernels, all others to `kernels.reference`.
+"""One door to every kernel: tensors on a GPU go to the kernels, all others to `reference`.
 
     from speechstream.kernels import dispatch
     y = dispatch.chunked_attention(q, k, v, chunk=16, left=256, lengths=lengths)
 
-SPEECHSTREAM_KERNELS says otherwise, and `using` does for a block of code: "auto" (the rule above), "off" (always the
-reference), "interpret" (CPU tensors run the kernels in Triton's interpreter: slow, for tests; it must be chosen
-before triton is first imported). The kernels take fp32, fp16 and bf16; other dtypes, and calls that need a gradient
+`using` says otherwise for a block of code, in the thread or task that enters it, and SPEECHSTREAM_KERNELS, read when
+this module is imported, for the process: "auto" (the rule above), "off" (always the reference), "interpret" (CPU tensors
+run the kernels in Triton's interpreter: slow, for tests; needs TRITON_INTERPRET=1 in the environment before triton is
+first imported). Nothing here writes to the environment. The kernels take fp32, fp16 and bf16; other dtypes, and calls that need a gradient
 which a kernel does not have (the streaming steps), take the reference.
 """
 
@@ -16,9 +17,9 @@ import functools
 import importlib
 import importlib.util
 import os
-import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import ModuleType
-from typing import Iterator
 
 import torch
 from torch import Tensor
@@ -53,32 +54,34 @@ __all__ = [
 MODES = ("auto", "off", "interpret")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD = 256  # widest head the attention kernels keep in registers
-_mode = os.environ.get("SPEECHSTREAM_KERNELS", "auto")
+DEFAULT_MODE = os.environ.get("SPEECHSTREAM_KERNELS", "auto")
+_mode: ContextVar[str] = ContextVar("speechstream_kernels", default=DEFAULT_MODE)
 
 
 @contextlib.contextmanager
 def using(mode: str) -> Iterator[None]:
-    """Choose how the calls within run: "auto", "off" or "interpret". Raises ValueError for another word."""
-    global _mode
+    """Choose how the calls within run: "auto", "off" or "interpret". Raises ValueError for another word.
+
+    It holds for the thread or asyncio task that enters it; threads that are started within begin with the default.
+    """
     _check(mode in MODES, f"mode {mode!r} is not one of {', '.join(MODES)}")
-    before, _mode = _mode, mode
+    token = _mode.set(mode)
     try:
         yield
     finally:
-        _mode = before
+        _mode.reset(token)
 
 
 def uses_kernel(*tensors: Tensor | None, gradient: bool = False) -> bool:
     """Whether a call on these tensors goes to a kernel. gradient: whether that kernel has one."""
     given = [t for t in tensors if t is not None]
-    _check(
-        _mode in MODES, f"SPEECHSTREAM_KERNELS is {_mode!r}; it must be one of {', '.join(MODES)}"
-    )
-    if _mode == "off" or given[0].dtype not in DTYPES:
+    mode = _mode.get()
+    _check(mode in MODES, f"SPEECHSTREAM_KERNELS is {mode!r}; it must be one of {', '.join(MODES)}")
+    if mode == "off" or given[0].dtype not in DTYPES:
         return False
     if not gradient and torch.is_grad_enabled() and any(t.requires_grad for t in given):
         return False
-    return given[0].is_cuda and _triton() or _mode == "interpret"
+    return given[0].is_cuda and _triton() or mode == "interpret"
 
 
 @functools.cache
@@ -87,15 +90,14 @@ def _triton() -> bool:
 
 
 def _kernel(name: str) -> ModuleType:
-    """A kernel module, imported when first needed; in the interpreter where the mode says so."""
-    if _mode == "interpret":
-        if "triton" not in sys.modules:
-            os.environ["TRITON_INTERPRET"] = "1"
-        elif not importlib.import_module("speechstream.kernels.launch").INTERPRETED:
-            raise ValueError(
-                "triton was imported to compile for a GPU; to interpret kernels set TRITON_INTERPRET=1 "
-                "before anything imports triton"
-            )
+    """A kernel module, imported when first needed."""
+    if _mode.get() == "interpret":
+        launch = importlib.import_module("speechstream.kernels.launch")
+        _check(
+            launch.INTERPRETED,
+            "triton was imported to compile for a GPU; to interpret kernels set TRITON_INTERPRET=1 "
+            "before anything imports triton",
+        )
     return importlib.import_module(f"speechstream.kernels.{name}")
 
 

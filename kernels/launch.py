@@ -7,7 +7,7 @@ program, in numpy. It knows no bf16 arithmetic, so kernels take UPCAST and compu
 from __future__ import annotations
 
 import os
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import triton

@@ -286,7 +286,7 @@ def pooled_conv_step(
 
     slots: (B,) all different; frames: (S,) frames consumed, by slot. Rows of frames before the first count as zero.
     """
-    (B, c, _), (_, R, _), past = x.shape, pool.shape, weight.shape[1] - 1
+    (_, c, _), (_, R, _), past = x.shape, pool.shape, weight.shape[1] - 1
     p, slot = frames[slots].long(), slots.long()
     old = p[:, None] - past + torch.arange(past, device=x.device)  # frame numbers
     state = (pool[slot[:, None], old % R] * (old >= 0)[..., None]).transpose(1, 2)

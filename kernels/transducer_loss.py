@@ -184,7 +184,7 @@ def lattice_kernel(
         x = tl.where(u == 0, 0.0, -1e30)
         stay = band_row(blank, base, 0, u, starts, width, frames > 0, PRUNED)
         step = band_row(label, base, 0, u - 1, starts, width, frames > 0, PRUNED)
-        for t in range(0, frames):
+        for t in range(frames):
             more = t + 1 < frames  # the next row is on its way while this one is scanned
             next_stay = band_row(blank, base, t + 1, u, starts, width, more, PRUNED)
             next_step = band_row(label, base, t + 1, u - 1, starts, width, more, PRUNED)
@@ -203,7 +203,7 @@ def lattice_kernel(
         t = tl.maximum(frames - 1, 0)
         stay = band_row(blank, base, t, u, starts, width, frames > 0, PRUNED)
         step = band_row(label, base, t, u, starts, width, frames > 0, PRUNED)
-        for back in range(0, frames):
+        for back in range(frames):
             t = frames - 1 - back
             more = t > 0
             next_stay = band_row(blank, base, t - 1, u, starts, width, more, PRUNED)

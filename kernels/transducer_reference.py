@@ -71,7 +71,7 @@ def lattice_logprob(
         blank, label = (a.gather(2, u).masked_fill(~inside, MASKED) for a in (blank, label))
     U1 = blank.shape[2]
     u = torch.arange(U1, device=blank.device)
-    at = lambda x, n: x.gather(1, (n - u).clamp(0, T - 1).expand(B, 1, -1))[:, 0].masked_fill(  # noqa: E731
+    at = lambda x, n: x.gather(1, (n - u).clamp(0, T - 1).expand(B, 1, -1))[:, 0].masked_fill(
         (n - u < 0) | (n - u >= T), MASKED
     )  # x(n - u, u)
     alpha = [torch.where(u == 0, 0.0, MASKED).to(blank).expand(B, -1)]

@@ -1,7 +1,8 @@
 """Packages whose names are imported when they are first used (PEP 562)."""
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Callable
+from typing import Any
 
 
 def attributes(

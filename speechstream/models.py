@@ -68,6 +68,6 @@ register(
         "piper",
         "tts",
         "speechstream.tts.piper.voice:load",
-        converter="speechstream.convert.piper:convert_piper",  # needs onnx, and no torch
+        converter="speechstream.tts.piper.split:convert_piper",  # needs onnx, and no torch
     )
 )

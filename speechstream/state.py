@@ -146,7 +146,7 @@ def to_bytes(
     return data
 
 
-def from_bytes(data: bytes, kind: type[S] | S, opaque: Mapping[str, Any] | None = None) -> S:
+def from_bytes(data: bytes, kind: Any, opaque: Mapping[str, Any] | None = None) -> Any:
     """Read what `to_bytes` wrote of a `kind`, a type or an example state; nothing in the bytes is executed.
 
     Every value is checked against its field's type and declared range. opaque: types, or example
@@ -155,7 +155,7 @@ def from_bytes(data: bytes, kind: type[S] | S, opaque: Mapping[str, Any] | None 
     values, _, arrays = _unpack(data)
     try:
         left = dict(arrays)
-        state: S = _load(values, kind, "", left, opaque or {}, {})
+        state = _load(values, kind, "", left, opaque or {}, {})
         if left:
             raise ValueError(f"nothing takes its array {next(iter(left))!r}")
     except (ValueError, KeyError, TypeError) as error:
@@ -344,7 +344,7 @@ def _load_like(value: Any, like: Any, name: str, arrays: dict[str, np.ndarray]) 
         expected = np.dtype(str(a.dtype).removeprefix("torch."))
         if got is not None and got.dtype == np.float16:
             got = got.astype(expected)
-        if got is None or got.dtype != expected or got.shape != tuple(a.shape):
+        if got is None or got.dtype != expected or got.shape[1:] != tuple(a.shape[1:]):
             has = "nothing" if got is None else f"{got.dtype}{list(got.shape)}"
             raise ValueError(
                 f"{name}.{n}".lstrip(".") + f" is {has}, expected {expected}{list(a.shape)}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -11,10 +14,47 @@ from pathlib import Path
 
 import pytest
 
+ALL = "all"
+SLOW: dict[str, str | tuple[str, ...]] = {}
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+TORCH_FOLDERS = ("kernels", "nn", "recipes")
+NEEDS_TORCH = re.compile(
+    r"^\s*(import|from) (torch|transformers|librosa|onnx|recipes|tests\.tiny|speechstream\.(nn|kernels|convert|export))\b",
+    re.M,
+)
+
 ASOUNDRC = """
 pcm.!default { type pulse }
 ctl.!default { type pulse }
 """
+
+
+@functools.cache
+def _needs_torch(module: Path) -> bool:
+    return bool(NEEDS_TORCH.search(module.read_text(encoding="utf-8")))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without torch the tests that need it are not looked at, so that the light ones run anywhere."""
+    if HAS_TORCH:
+        return None
+    if collection_path.is_dir():
+        return collection_path.name in TORCH_FOLDERS or None
+    return (collection_path.suffix == ".py" and _needs_torch(collection_path)) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Markers that follow from where a test lives, what its module imports, and how long it was seen to take."""
+    here = Path(__file__).parent
+    for item in items:
+        folder, name = item.path.relative_to(here), getattr(item, "originalname", item.name)
+        if _needs_torch(item.path) or folder.parts[0] in TORCH_FOLDERS:
+            item.add_marker("torch")
+        if "pulse_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("sound")
+        slow = SLOW.get(folder.as_posix(), ())
+        if slow == ALL or name in slow:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

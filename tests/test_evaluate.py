@@ -3,19 +3,13 @@
 import functools
 import json
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from speechstream.events import Endpoint, Final, Partial, Transcript, Word
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
-import _scoring  # noqa: E402
-import evaluate_asr  # noqa: E402
+from tools import _scoring, evaluate_asr
 
 RATE = 16_000
 DURATION = 3.0
@@ -325,6 +319,7 @@ def test_first_shown_does_not_take_a_later_word_for_an_earlier_one():
 def test_normaliser_is_whispers():
     """Against the port in transformers, which is given the same table of spellings."""
     from importlib.resources import files
+
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     table = json.loads((files("whisper_normalizer") / "normalizers" / "english.json").read_text())

@@ -1,5 +1,6 @@
 """The light floor stays light: what a user runs never imports torch, and importing the package imports nothing."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import speechstream
+from speechstream import audio
 
 REPO = Path(__file__).parents[1]
 WITHOUT_TORCH = """
@@ -59,7 +61,7 @@ def test_every_public_name_is_there_without_torch():
     )
     assert set(speechstream.__all__) <= set(dir(speechstream))
     with pytest.raises(AttributeError, match="'Recogniser'"):
-        speechstream.Recogniser
+        _ = speechstream.Recogniser
 
 
 @pytest.mark.parametrize("package", ["audio", "asr", "cli"])
@@ -77,5 +79,14 @@ def test_a_file_is_transcribed_without_torch(fixtures_dir):
     assert "leisure to consider how much" in python(script, fixtures_dir / "austen_0870.flac")
 
 
-def test_the_version_is_that_of_the_package():
-    assert f'\nversion = "{speechstream.__version__}"\n' in (REPO / "pyproject.toml").read_text()
+def test_editors_and_type_checkers_see_every_lazy_name():
+    for package, homes in (
+        ("speechstream", speechstream._HOMES),
+        ("speechstream.audio", audio._HOMES),
+    ):
+        path = REPO.joinpath(*package.split("."), "__init__.py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        block = next(n for n in tree.body if isinstance(n, ast.If))
+        assert isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        seen = {a.asname: f"{n.module}.{a.name}" for n in block.body for a in n.names}
+        assert seen == {name: f"{package}.{home}.{name}" for name, home in homes.items()}

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechstream.runtime.session import load_vad
 from speechstream.audio import LogMel, Resampler
 from speechstream.audio.nemo_mel import NemoMel
 from speechstream.nn.conformer import ConformerConfig, ConformerEncoder
@@ -20,6 +19,7 @@ from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.nn.transducer import Predictor, PredictorConfig
 from speechstream.nn.transformer import TransformerConfig
 from speechstream.nn.whisper import Encoder, WhisperConfig
+from speechstream.runtime.session import load_vad
 from speechstream.state import batch_size, fields, select, stack
 from speechstream.text.clauses import TextStream
 

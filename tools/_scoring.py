@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
+
+from rapidfuzz.distance import Levenshtein
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Errors:
         """Word error rate, a fraction (infinite where something was said of an empty reference)."""
         return self.total / self.words if self.words else float("inf") if self.total else 0.0
 
-    def __add__(self, other: "Errors") -> "Errors":
+    def __add__(self, other: Errors) -> Errors:
         return Errors(
             self.words + other.words,
             self.substitutions + other.substitutions,
@@ -49,31 +52,15 @@ def alignment(
     open_end: the hypothesis is taken as the beginning of the reference, what follows in the reference is left out;
     of beginnings of equal cost the shortest.
     """
-    same = 0
-    while same < min(len(reference), len(hypothesis)) and reference[same] == hypothesis[same]:
-        same += 1
-    pairs: list[tuple[int | None, int | None]] = [(n, n) for n in range(same)]
-    a, b = reference[same:], hypothesis[same:]
-    cost = [list(range(len(b) + 1))]
-    for i, x in enumerate(a, 1):
-        row, above = [i], cost[-1]
-        for j, y in enumerate(b, 1):
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
-        cost.append(row)
-    i, j, back = len(a), len(b), []
     if open_end:
-        i = min(range(len(a) + 1), key=lambda n: cost[n][j])
-    while i or j:
-        if i and j and cost[i][j] == cost[i - 1][j - 1] + (a[i - 1] != b[j - 1]):
-            i, j = i - 1, j - 1
-            back.append((same + i, same + j))
-        elif i and cost[i][j] == cost[i - 1][j] + 1:
-            i -= 1
-            back.append((same + i, None))
-        else:
-            j -= 1
-            back.append((None, same + j))
-    return pairs + back[::-1]
+        costs = [Levenshtein.distance(reference[:n], hypothesis) for n in range(len(reference) + 1)]
+        reference = reference[: costs.index(min(costs))]
+    pairs: list[tuple[int | None, int | None]] = []
+    for edit in Levenshtein.opcodes(reference, hypothesis):
+        a = range(edit.src_start, edit.src_end)
+        b = range(edit.dest_start, edit.dest_end)
+        pairs += itertools.zip_longest(a, b)
+    return pairs
 
 
 def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Errors:

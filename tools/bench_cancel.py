@@ -1,6 +1,6 @@
 """Time from a cancel to silence at the output of a sound server: the callback's ring, the device's buffer and all.
 
-    python tools/bench_cancel.py [--trials 10] [--voice VOICE] [--json FILE]
+    python -m tools.bench_cancel [--trials 10] [--voice VOICE] [--json FILE]
 
 Starts a PulseAudio of its own with a sink that goes nowhere, and records what arrives in that sink. Measured, each in
 a process of its own: `stream.cancel()` with `speaker.cancel()` from another thread (api), and a Ctrl-C to

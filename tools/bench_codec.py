@@ -4,7 +4,7 @@ All run in one process on the same random weights, one after the other in turns,
 falls on all alike. Reported for each: the median and the least milliseconds a frame, and the process's CPU time a frame,
 which other programs disturb less. The difference of the outputs is checked first.
 
-    python tools/bench_codec.py [--frames 60] [--threads 1] [--levels 32] [--graphs FOLDER] [--json FILE]
+    python -m tools.bench_codec [--frames 60] [--threads 1] [--levels 32] [--graphs FOLDER] [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import onnxruntime
@@ -37,7 +37,7 @@ def machine(threads: int) -> dict:
     if Path("/proc/cpuinfo").is_file():
         names = [
             line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
             if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu

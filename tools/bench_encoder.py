@@ -1,7 +1,7 @@
 """Milliseconds a FastConformer encoder takes for a chunk, ours and others', on one thread: a table and a picture.
 
-    python tools/bench_encoder.py                               # 17 x 512, left 70, chunks of 80, 160, 560, 1120 ms
-    python tools/bench_encoder.py --batch 1 8 --weights fp32 int8 --picture encoder.png --keep /var/tmp/graphs
+    python -m tools.bench_encoder                               # 17 x 512, left 70, chunks of 80, 160, 560, 1120 ms
+    python -m tools.bench_encoder --batch 1 8 --weights fp32 int8 --picture encoder.png --keep /var/tmp/graphs
 
 Weights are random: speed does not depend on them. Rows, each where it can be had:
 
@@ -20,28 +20,26 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
-import argparse  # noqa: E402
-import itertools  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Callable  # noqa: E402
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import onnxruntime as ort  # noqa: E402
-import torch  # noqa: E402
-from onnxruntime.quantization import quantize_dynamic  # noqa: E402
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnxruntime.quantization import quantize_dynamic
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from speechstream.runtime.graph import Graph  # noqa: E402
-from speechstream.asr.whisper.onnx import session  # noqa: E402
-from speechstream.export.fastconformer import export_fastconformer  # noqa: E402
-from speechstream.export.graph import Writer  # noqa: E402
-from speechstream.export.quantize import FORMS  # noqa: E402
-from speechstream.nn.conformer import ConformerConfig  # noqa: E402
-from speechstream.nn.fastconformer import FastConformer, FastConformerConfig  # noqa: E402
-from speechstream.state import flatten  # noqa: E402
+from speechstream.asr.whisper.onnx import session
+from speechstream.export.fastconformer import export_fastconformer
+from speechstream.export.graph import Writer
+from speechstream.export.quantize import FORMS
+from speechstream.nn.conformer import ConformerConfig
+from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.runtime.graph import Graph
+from speechstream.state import flatten, select
 
 FRAME_MS = 80
 FRAMES_HEARD = 200  # of the streams measured: caches are full
@@ -122,7 +120,11 @@ def ours(c: ConformerConfig, weights: str, half: bool, folder: Path) -> Step:
             ),
             "lengths": np.full(batch, c.subsampling * chunk),
         }
-        return lambda: graph.advance(feed, state)
+        slots = graph.slots()
+        opened = [slots.open() for _ in range(batch)]
+        for i, slot in enumerate(opened):
+            slots.write(slot, select(state, i))
+        return lambda: slots.step(opened, feed)
 
     return step
 
@@ -238,7 +240,7 @@ def hugging_face(c: ConformerConfig) -> Step:
             x,
             past_key_values=cache,
             padding_cache=padding,
-            use_cache=True,  # noqa: E731
+            use_cache=True,
             num_lookahead_tokens=chunk - 1,
         )
         with torch.inference_mode():

@@ -1,8 +1,8 @@
 """How many live streams one core serves, and what a batch gains: printed as ratios against one stream alone.
 
-    python tools/bench_streams.py                         # the embedded model
-    python tools/bench_streams.py --fastconformer fp32 int8  # a 17 x 512 FastConformer of random weights, fp32 and int8
-    python tools/bench_streams.py --model BUNDLE --latency 160 640 --streams 1 8 32 --seconds 8 [FILE ...]
+    python -m tools.bench_streams                         # the embedded model
+    python -m tools.bench_streams --fastconformer fp32 int8  # a 17 x 512 FastConformer of random weights, fp32 and int8
+    python -m tools.bench_streams --model BUNDLE --latency 160 640 --streams 1 8 32 --seconds 8 [FILE ...]
 
 Every stream is pushed the same recordings, each from another place, in blocks of 20 ms, and the pool is stepped after
 every block: real time's order of events as fast as the core can. Streams per core = seconds of audio heard by all
@@ -14,19 +14,17 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import argparse  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import tempfile
+import time
+from pathlib import Path
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from speechstream import bundle  # noqa: E402
-from speechstream.asr.recognizer import SAMPLE_RATE, Recognizer  # noqa: E402
-from speechstream.audio.io import blocks  # noqa: E402
-from speechstream.audio.resample import Resampler  # noqa: E402
+from speechstream import bundle
+from speechstream.asr.recognizer import SAMPLE_RATE, Recognizer
+from speechstream.audio.io import blocks
+from speechstream.audio.resample import Resampler
 
 BLOCK = SAMPLE_RATE // 50
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -95,13 +93,13 @@ def fastconformer(folder: Path, weights: str) -> Path:
     import torch
 
     from speechstream.audio.nemo_mel import NemoMelConfig
-    from speechstream.nn.checkpoints import Checkpoint
     from speechstream.export.fastconformer import (
         describe_model,
         export_fastconformer,
         write_fastconformer,
     )
     from speechstream.export.quantize import FORMS
+    from speechstream.nn.checkpoints import Checkpoint
     from speechstream.nn.conformer import ConformerConfig
     from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 

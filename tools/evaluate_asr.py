@@ -1,9 +1,9 @@
 """Word error rate, emission latency, word times, speed and memory of a recogniser, by set and by latency.
 
-    python tools/evaluate_asr.py --manifest dev.jsonl --dates dates.jsonl --json report.json --picture wer.png
+    python -m tools.evaluate_asr --manifest dev.jsonl --dates dates.jsonl --json report.json --picture wer.png
 
 The manifest has a JSON line for each recording: `audio` (a path, relative to the manifest), `text`, `source`. A file of
-dates, as recipes/causal_whisper/dates.py writes it, has `audio`, `words` (or `text`) and `ends`, the seconds at which
+dates, as recipes.causal_whisper.align writes it, has `audio`, `words` (or `text`) and `ends`, the seconds at which
 each word ends; latencies and word ends are measured where it knows the recording. Recordings are fed as a live stream
 would be, in blocks of 20 ms, and a virtual clock follows the audio: a word's latency is the audio heard when it was
 first shown, less the word's end; "with compute" adds the time the computer took, and what it was behind. Word errors
@@ -20,9 +20,10 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any
 
 BLOCK_S = 0.02
 LATENCIES = ("80", "160", "320", "640", "1280", "offline")
@@ -94,10 +95,10 @@ def read_manifest(
     path: Path, dates: Path | None = None, limit: int | None = None, seed: int = 0
 ) -> list[Utterance]:
     """The recordings with a reference; of each set at most `limit`, drawn by `seed`."""
-    from _scoring import key
+    from tools._scoring import key
 
     known = {}
-    for line in open(dates) if dates else ():
+    for line in open(dates, encoding="utf-8") if dates else ():
         row = json.loads(line)
         said = row["words"] if "words" in row else row["text"].split()
         if row.get("ends") is None:
@@ -108,7 +109,7 @@ def read_manifest(
             )
         known[row["audio"]] = tuple((key(w), float(e)) for w, e in zip(said, row["ends"]) if key(w))
     sets: dict[str, list[Utterance]] = {}
-    for line in open(path):
+    for line in open(path, encoding="utf-8"):
         row = json.loads(line)
         if row.get("text") is not None:
             name = set_name(row.get("source") or "unnamed")
@@ -142,8 +143,9 @@ def stream_one(
 ) -> Result:
     """Feed a recording block by block, `tail_s` of silence after it, and note what is shown when."""
     import numpy as np
-    from speechstream.events import Endpoint, Final, Partial
+
     from speechstream.audio.io import read
+    from speechstream.events import Endpoint, Final, Partial
 
     samples, rate = read(u.path)
     audio_s = len(samples) / rate
@@ -253,6 +255,7 @@ def faster_whisper_all(folder: Path, utterances: list[Utterance], threads: int) 
             "the faster-whisper baseline needs its package: pip install faster-whisper"
         ) from error
     import numpy as np
+
     from speechstream.audio.io import read
     from speechstream.audio.resample import Resampler
 
@@ -284,7 +287,7 @@ def faster_whisper_all(folder: Path, utterances: list[Utterance], threads: int) 
 
 def timings(r: Result, into: Timings) -> None:
     """Add one recording's word timings."""
-    from _scoring import first_shown, key, matches
+    from tools._scoring import first_shown, key, matches
 
     if not r.utterance.ends:
         return
@@ -309,7 +312,8 @@ def timings(r: Result, into: Timings) -> None:
 def summarise(results: list[Result], normalise: Callable[[str], str]) -> dict[str, dict]:
     """The figures of each set, and of all of them together. Rates are fractions, times milliseconds."""
     import numpy as np
-    from _scoring import Errors, count_errors
+
+    from tools._scoring import Errors, count_errors
 
     out = {}
     for name in [*dict.fromkeys(r.utterance.set for r in results), "all"]:
@@ -425,7 +429,7 @@ def markdown(report: dict) -> str:
 
 def read_baseline(path: Path) -> tuple[str, dict]:
     """A reference by set: a report of this tool that has one, or {"set name": word error rate in per cent}."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     if "baseline" in content:
         return content.get("baseline_name", path.stem), content["baseline"]
     return path.stem, {name: {"wer": float(wer) / 100} for name, wer in content.items()}
@@ -433,7 +437,7 @@ def read_baseline(path: Path) -> tuple[str, dict]:
 
 def timeline_words(r: Result) -> list[dict]:
     """The words of one result for the timeline picture."""
-    from _scoring import first_shown, key, matches
+    from tools._scoring import first_shown, key, matches
 
     final = [(w, end) for w, end in r.words if key(w)]
     said = [key(w) for w, _ in final]
@@ -550,7 +554,7 @@ def evaluate(
             (latency, results, busy, resource.getrusage(who).ru_maxrss / 1024)
         )  # KiB; the highest so far
         print(f"{latency}: done", file=sys.stderr)
-    from _scoring import english_normaliser
+    from tools._scoring import english_normaliser
 
     normalise = english_normaliser()
     report: dict = {
@@ -604,12 +608,12 @@ def main(arguments: list[str] | None = None) -> None:
 def draw(args: argparse.Namespace, report: dict, results: dict[str, list[Result]]) -> None:
     """The pictures that were asked for."""
     if args.picture:
-        from _pictures import wer_against_latency
+        from tools._pictures import wer_against_latency
 
         wer_against_latency(report, args.picture)
     if args.timeline:
-        from _pictures import timeline
         from speechstream.audio.io import read
+        from tools._pictures import timeline
 
         live = [n for n in ("320", *results) if n in results and n != "offline"]
         rows = [

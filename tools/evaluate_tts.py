@@ -1,7 +1,7 @@
 """Measure voices: is the speech understood, does it follow its teacher, are the seams clean, how soon and how fast is
 it.
 
-    python tools/evaluate_tts.py ours=voice/ joe=en_US-joe-medium.onnx --sentences recipes/blockwise_tts/heldout.txt \\
+    python -m tools.evaluate_tts ours=voice/ joe=en_US-joe-medium.onnx --sentences recipes/blockwise_tts/heldout.txt \\
         --whisper faster-whisper-base/ --own --teacher teacher/test.jsonl --out report/
 
 Each NAME=VOICE is a bundle or a Piper voice; the first one is the one that is judged, all are measured in the same
@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +32,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from _scoring import Errors, alignment, english_normaliser  # noqa: E402
-
-from speechstream.errors import SpeechStreamError  # noqa: E402
-from speechstream.audio.pitch import loudness, pitch  # noqa: E402
-from speechstream.tts.synthesizer import Synthesizer  # noqa: E402
+from speechstream.audio.pitch import loudness, pitch
+from speechstream.errors import SpeechStreamError
+from speechstream.tts.synthesizer import Synthesizer
+from tools._scoring import Errors, alignment, english_normaliser
 
 WORDS = {
     5: "The train leaves at noon.",
@@ -58,7 +55,7 @@ class Speech:
     pcm: np.ndarray
     seams: np.ndarray
     phonemes: tuple
-    cost: "Cost"
+    cost: Cost
 
 
 class Cost:
@@ -534,9 +531,8 @@ def recordings(manifest: Path, count: int) -> tuple[list[str], list[tuple[np.nda
 
 def through_codec(folder: Path, pcm: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     """A recording encoded and decoded, its delay taken out."""
-    from speechstream.tts.codec import CodecDecoder, CodecEncoder
-
     from speechstream.audio.resample import Resampler
+    from speechstream.tts.codec import CodecDecoder, CodecEncoder
 
     encoder, decoder = CodecEncoder(folder / "encoder.onnx"), CodecDecoder(folder / "decoder.onnx")
     if encoder.sample_rate != rate:

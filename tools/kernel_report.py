@@ -1,8 +1,8 @@
 """Compile every kernel for several GPUs on a machine without one, and judge the machine code.
 
-    python tools/kernel_report.py                        # sm_80, sm_90, sm_100; exits with 1 where a gate fails
-    python tools/kernel_report.py --fast                 # sm_90, the kernels that decide the speed: the tests run this
-    python tools/kernel_report.py --arch 90 --only attention_step --all-configs
+    python -m tools.kernel_report                        # sm_80, sm_90, sm_100; exits with 1 where a gate fails
+    python -m tools.kernel_report --fast                 # sm_90, the kernels that decide the speed: the tests run this
+    python -m tools.kernel_report --arch 90 --only attention_step --all-configs
 
 For each kernel: registers a thread, spills (bytes of stack or local memory and LDL/STL instructions), shared memory,
 how wide the loads from global memory are (share of the loaded bytes a thread moves 16 bytes at a time, 8, or less),
@@ -23,13 +23,12 @@ import tempfile
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import triton  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
-from tools.kernels.specimens import Specimen, specimens  # noqa: E402
+from tools.kernels.specimens import Specimen, specimens
 
 ARCHES = (80, 90, 100)
 FAST = (
@@ -81,7 +80,7 @@ def inspect(compiled) -> dict:
             subprocess.run(
                 [CUOBJDUMP, *flags, f.name],
                 check=True,
-                capture_output=True,  # noqa: E731
+                capture_output=True,
                 text=True,
             ).stdout
         )

@@ -3,7 +3,7 @@
 The file holds the weights under moshi's names, an input, and what moshi made of it: codes and audio in one call, and
 codes and audio frame by frame with its streaming state.
 
-    python tools/make_mimi_goldens.py [TARGET]
+    python -m tools.make_mimi_goldens [TARGET]
 """
 
 from __future__ import annotations

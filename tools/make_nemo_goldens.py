@@ -2,7 +2,7 @@
 
 Needs `nemo_toolkit[asr]` (written with 3.0.0), which the package itself never does:
 
-    python tools/make_nemo_goldens.py tests/fixtures/nemo
+    python -m tools.make_nemo_goldens tests/fixtures/nemo
 
 Each model gives NAME.nemo (two of them gzipped, as old releases are) and NAME.npz. In the npz, per look-ahead R
 (frames) of a cache-aware model:

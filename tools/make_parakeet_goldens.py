@@ -2,7 +2,7 @@
 
 Needs `transformers` (written with 5.23.0), which the package itself never does:
 
-    python tools/make_parakeet_goldens.py tests/fixtures/parakeet
+    python -m tools.make_parakeet_goldens tests/fixtures/parakeet
 
 Each folder holds config.json, model.safetensors, preprocessor_config.json, a tokenizer.json reduced to its vocabulary,
 and golden.npz: `mel`, `lengths`, `encoder` (per look-ahead R of the streaming model `encoder_R`), `logits`.

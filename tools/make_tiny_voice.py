@@ -1,4 +1,4 @@
-"""Make the tiny voice of the tests: random weights, 8 kHz, a real bundle. python tools/make_tiny_voice.py FOLDER
+"""Make the tiny voice of the tests: random weights, 8 kHz, a real bundle. python -m tools.make_tiny_voice FOLDER
 
 It says nothing, but every graph and every state has the form that a trained voice has.
 """

@@ -1,6 +1,6 @@
 """What is no speech must give no words: minutes of silence, noise and music through a live stream.
 
-python tools/noise_asr.py --minutes 10
+python -m tools.noise_asr --minutes 10
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hours of speech through one stream: does memory stay flat, does a chunk's time, and is any text lost?
 
-    python tools/soak_asr.py --manifest dev.jsonl --hours 10
+    python -m tools.soak_asr --manifest dev.jsonl --hours 10
 
 Recordings of the manifest follow each other in random order, with pauses of 0.1 to 10 s between them (so that some run
 together and some do not), in blocks of 100 ms through one stream. Every half hour of audio a line tells the resident
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from _scoring import Errors, count_errors, english_normaliser
+from tools._scoring import Errors, count_errors, english_normaliser
 
 RATE = 16_000
 REPORT_S = 1800
@@ -40,7 +40,7 @@ class Said:
 
 def resident_mb() -> float:
     """Memory of this process now, not its peak."""
-    with open("/proc/self/statm") as f:
+    with open("/proc/self/statm", encoding="utf-8") as f:
         return int(f.read().split()[1]) * resource.getpagesize() / 2**20
 
 
@@ -66,7 +66,7 @@ def main() -> int:
     args = parser.parse_args()
     from speechstream import Final, Recognizer
 
-    rows = [json.loads(line) for line in open(args.manifest)]
+    rows = [json.loads(line) for line in open(args.manifest, encoding="utf-8")]
     asr, rng, normal = (
         Recognizer.load(args.model, beam=args.beam),
         random.Random(args.seed),

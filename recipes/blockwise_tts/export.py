@@ -1,4 +1,4 @@
-"""Make a bundle of trained networks: python export.py RUN/model CODEC OUT --name NAME.
+"""Make a bundle of trained networks: python -m recipes.blockwise_tts.export RUN/model CODEC OUT --name NAME.
 
 The bundle runs on onnxruntime alone: `speechstream say --voice OUT "Hello"`.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-sys.path.append(str(Path(__file__).parents[1] / "codec_small"))
-from evaluate import load  # noqa: E402
-
-from speechstream.export.acoustic import export_voice  # noqa: E402
-from speechstream.export.quantize import Weights  # noqa: E402
-from speechstream.nn.acoustic import AcousticConfig, AcousticModel  # noqa: E402
+from recipes.codec_small.evaluate import load
+from speechstream.export.acoustic import export_voice
+from speechstream.export.quantize import Weights
+from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 
 
 def main(arguments: list[str] | None = None) -> None:

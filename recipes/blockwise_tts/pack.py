@@ -1,4 +1,4 @@
-"""Turn teacher speech into arrays to train on: python pack.py CODEC OUT MANIFEST... (OUT/data.safetensors,
+"""Turn teacher speech into arrays to train on: python -m recipes.blockwise_tts.pack CODEC OUT MANIFEST... (OUT/data.safetensors,
 OUT/index.json).
 
 Each clause is cut to a short silence at both ends, its sounds are measured (sub-frames of 10 ms, pitch, loudness), and
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import zlib
 from pathlib import Path
 
@@ -19,12 +18,10 @@ import soundfile
 import torch
 from safetensors.numpy import save_file
 
-sys.path.append(str(Path(__file__).parents[1] / "codec_small"))
-from evaluate import load  # noqa: E402
-
-from speechstream.tts.blockwise.voice import ENERGY_UNIT, PITCH_UNIT  # noqa: E402
-from speechstream.text.en.phonemes import encode  # noqa: E402
-from speechstream.audio.pitch import loudness, pitch  # noqa: E402
+from recipes.codec_small.evaluate import load
+from speechstream.audio.pitch import loudness, pitch
+from speechstream.text.en.phonemes import encode
+from speechstream.tts.blockwise.voice import ENERGY_UNIT, PITCH_UNIT
 
 TEACHER_FRAME = 600  # samples at 24 kHz
 LEAD_S, SILENT_DB = (

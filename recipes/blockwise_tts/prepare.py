@@ -1,4 +1,4 @@
-"""Make teacher speech: python prepare.py MODEL.onnx VOICES OUT [--manifest FILE...] [--hours 1.5].
+"""Make teacher speech: python -m recipes.blockwise_tts.prepare MODEL.onnx VOICES OUT [--manifest FILE...] [--hours 1.5].
 
 MODEL.onnx is Kokoro-82M (Apache-2.0) as ONNX with the inputs tokens, style and speed, VOICES a folder of its style
 vectors (af_heart.bin: float32 [510, 1, 256]). Every clause that our own text front end makes of the texts is spoken by
@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 import soundfile
 
-from sentences import transcripts, written
+from recipes.blockwise_tts.sentences import transcripts, written
 from speechstream.text.en.phonemes import FrontEnd, Utterance, kokoro_ids
 
 HERE = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""Train the acoustic model and the depth-wise decoder: python train.py DATA OUT [--config config.yaml] [--minutes M].
+"""Train the acoustic model and the depth-wise decoder: python -m recipes.blockwise_tts.train DATA OUT [--config config.yaml] [--minutes M].
 
 DATA is what pack.py wrote. One pass predicts durations, pitch and energy of every symbol, and the codes of every frame
 from the true ones of them (FastSpeech 2's training). The budget is wall-clock time over all starts, shared by warm-up
@@ -8,10 +8,7 @@ and cosine decay; starting again with the same OUT goes on where it stopped. OUT
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import math
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,12 +18,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recipes.common import ema
+from recipes.common.checkpoint import (
+    optimiser_state,
+    restore_optimiser,
+    save_json,
+    save_tensors,
+    select_prefix,
+    with_prefix,
+)
+from recipes.common.schedule import warmup_cosine
+from recipes.common.seeding import seed_step, step_rng
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
-from speechstream.tts.blockwise.acoustic import regulate
 from speechstream.text.en.phonemes import SYMBOLS
+from speechstream.tts.blockwise.acoustic import regulate
 
 HERE = Path(__file__).parent
 CLIP = 1.0  # norm of the gradient
@@ -45,7 +53,7 @@ class Batch:
     scalars: Tensor  # (B, T * sub, 4)
     codes: Tensor  # (B, levels, T), ABSENT past the end
 
-    def to(self, device: str) -> "Batch":
+    def to(self, device: str) -> Batch:
         return Batch(*(getattr(self, n).to(device) for n in self.__dataclass_fields__))
 
 
@@ -82,7 +90,7 @@ class Clauses:
 
     def random(self, step: int, size: int, seed: int) -> Batch:
         """The training batch of a step: it depends on the seed and the step alone."""
-        rng = np.random.default_rng((seed, step))
+        rng = step_rng(seed, step)
         return self.batch([self.stretch(int(i)) for i in rng.choice(self.split[False], size)])
 
     def batch(self, stretches: list[list[int]]) -> Batch:
@@ -185,7 +193,7 @@ class Run:
         self.model.depth.set_codebooks(data.codebooks)
         self.model.to(self.device)
         self.codebooks = data.codebooks.to(self.device)
-        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.average = ema.start(self.model).eval()
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01
         )
@@ -196,14 +204,10 @@ class Run:
     def train_step(self) -> dict[str, float]:
         """One step; returns the losses."""
         c = self.config
-        done = min(self.seconds / (60 * c["minutes"]), 1.0)
-        rate = (
-            c["rate"]
-            * min(1.0, (self.step + 1) / c["warmup"])
-            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        )
+        progress = self.seconds / (60 * c["minutes"])
+        rate = c["rate"] * warmup_cosine(self.step, c["warmup"], progress, 0.02)
         self.optimiser.param_groups[0]["lr"] = rate
-        torch.manual_seed(c["seed"] + 1 + self.step)
+        seed_step(c["seed"], self.step)
         self.model.train()
         with self._autocast():
             batch = self.data.random(self.step, c["batch"], c["seed"]).to(self.device)
@@ -217,9 +221,7 @@ class Run:
         self.optimiser.step()
         self.step += 1
         keep = min(c["average"], self.step / (self.step + 10))
-        with torch.no_grad():
-            for a, b in zip(self.average.parameters(), self.model.parameters()):
-                a.lerp_(b, 1 - keep)
+        ema.update(self.average, self.model, keep)
         return {"rate": rate, **{k: float(v.detach()) for k, v in parts.items()}}
 
     @torch.no_grad()
@@ -245,57 +247,37 @@ class Run:
     def save(self) -> None:
         """Write everything; a broken-off save leaves the one before."""
         self.out.mkdir(parents=True, exist_ok=True)
-        names = {p: n for n, p in self.model.named_parameters()}
-        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
-        tensors |= {f"average.{n}": t for n, t in self.average.state_dict().items()}
-        tensors |= {
-            f"{key}.{names[p]}": s[key]
-            for p, s in self.optimiser.state.items()
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        write(tensors, self.out / f"training-{self.step}.safetensors")
+        tensors = with_prefix(self.model.state_dict(), "model.")
+        tensors |= with_prefix(self.average.state_dict(), "average.")
+        tensors |= optimiser_state(self.optimiser, self.model)
+        save_tensors(tensors, self.out / f"training-{self.step}.safetensors")
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "file": f"training-{self.step}.safetensors",
         }
-        (self.out / "state.tmp").write_text(json.dumps(state))
-        os.replace(self.out / "state.tmp", self.out / "state.json")
+        save_json(state, self.out / "state.json")
         for old in self.out.glob("training-*.safetensors"):
             if old.name != state["file"]:
                 old.unlink()
         folder = self.out / "model"
         folder.mkdir(exist_ok=True)
-        write(self.average.state_dict(), folder / "model.safetensors")
+        save_tensors(self.average.state_dict(), folder / "model.safetensors")
         about = {
             "config": self.model.config.to_dict(),
             "speakers": self.data.index["speakers"],
             "step": self.step,
             "minutes": round(self.seconds / 60, 1),
         }
-        (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+        save_json(about, folder / "config.json", indent=1)
 
     def _resume(self) -> None:
         state = json.loads((self.out / "state.json").read_text())
         tensors = load_file(self.out / state["file"], device=self.device)
         for prefix, module in (("model.", self.model), ("average.", self.average)):
-            module.load_state_dict(
-                {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            )
-        for name, p in self.model.named_parameters():
-            if f"exp_avg.{name}" in tensors:
-                self.optimiser.state[p] = {
-                    "step": torch.tensor(float(state["step"])),
-                    "exp_avg": tensors[f"exp_avg.{name}"],
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
-                }
+            module.load_state_dict(select_prefix(tensors, prefix))
+        restore_optimiser(self.optimiser, self.model, tensors, state["step"])
         self.step, self.seconds = state["step"], state["seconds"]
-
-
-def write(tensors: dict[str, Tensor], path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
-    os.replace(temporary, path)
 
 
 def main(arguments: list[str] | None = None) -> Run:

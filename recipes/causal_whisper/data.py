@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from recipes.causal_whisper.text import words
 from speechstream.audio.features import SAMPLE_RATE, LogMel
 
+FLOOR = (
+    -0.75
+)  # what the deployed model hears of silence: (log10 energy + 4) / 4 at log10 energy = -7
 RAW_FLOOR = -10.0  # Whisper's own clamp: keeps what any later floor needs
 
 
 def read_manifest(path: Path) -> list[dict]:
-    with open(path) as lines:
+    with open(path, encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -34,7 +39,7 @@ def extract(manifest: Path, out: Path) -> None:
         rows.append({**row, "start": at, "frames": len(mel)})
         at += len(mel)
     np.save(out.with_suffix(".npy"), np.concatenate(parts))
-    with open(out.with_suffix(".jsonl"), "w") as f:
+    with open(out.with_suffix(".jsonl"), "w", encoding="utf-8") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)
 
 
@@ -48,6 +53,47 @@ class Utterances:
     def mel(self, i: int) -> np.ndarray:
         row = self.rows[i]
         return np.asarray(self.frames[row["start"] : row["start"] + row["frames"]], np.float32)
+
+
+class Merged:
+    """Several sets of utterances as one."""
+
+    def __init__(self, sources: list[tuple[Utterances, int]]):
+        self.sources = sources
+        self.rows = [u.rows[i] for u, i in sources]
+
+    @classmethod
+    def of(cls, paths: list[Path]) -> Merged:
+        sets = [Utterances(path) for path in paths]
+        return cls([(u, i) for u in sets for i in range(len(u.rows))])
+
+    def mel(self, i: int) -> np.ndarray:
+        utterances, n = self.sources[i]
+        return utterances.mel(n)
+
+
+class Labels:
+    """Token ids of each utterance, whole or cut after its first n words."""
+
+    def __init__(self, path: Path | None, vocabulary: Path, tokenizer: str):
+        trimmed = json.loads((vocabulary / "vocabulary.json").read_text())
+        self.row = {original: i for i, original in enumerate(trimmed["ids"])}
+        self.ids, self.end, self.prompt = trimmed["ids"], trimmed["end"], trimmed["prompt"]
+        self.tokenizer = Tokenizer.from_file(tokenizer)
+        self.small = Tokenizer.from_file(str(vocabulary / "ctc.json"))
+        self.rows = (
+            {(r := json.loads(line))["audio"]: r for line in open(path, encoding="utf-8")}
+            if path
+            else {}
+        )
+
+    def tokens(self, audio: str, count: int | None = None) -> list[int]:
+        text = " ".join(self.rows[audio]["text"].replace('"', "").split()[:count])
+        ids = self.tokenizer.encode(" " + text, add_special_tokens=False).ids if text else []
+        return self.prompt + [self.row[i] for i in ids if i in self.row] + [self.end]
+
+    def ctc(self, audio: str) -> list[int]:
+        return self.small.encode(" ".join(words(self.rows[audio]["text"]))).ids
 
 
 def collate(mels: list[np.ndarray], floors: list[float], tail: int) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
+from safetensors.torch import load_file
+
+from recipes.causal_whisper.train import CONFIG
+from recipes.common.args import read_config
+from recipes.common.checkpoint import select_prefix
 from speechstream.export.bundle import write_whisper
 from speechstream.export.quantize import FP32, INT8
 from speechstream.nn.whisper import Whisper, WhisperConfig
-from train import ALIGNMENT_HEADS, load
 
 CARD = {
     "name": "causal-whisper-base",
@@ -31,9 +35,9 @@ CARD = {
 def read_run(run: Path, part: str = "average.") -> Whisper:
     """The network of a training run: its running average, or with part "student." the last iterate."""
     config = json.loads((run / "config.json").read_text())
-    config["alignment_heads"] = ALIGNMENT_HEADS
+    config["alignment_heads"] = tuple(map(tuple, read_config(CONFIG)["alignment_heads"]))
     model = Whisper(WhisperConfig(**config))
-    model.load_state_dict(load(run / "checkpoint.safetensors", part))
+    model.load_state_dict(select_prefix(load_file(run / "checkpoint.safetensors"), part))
     return model.eval()
 
 

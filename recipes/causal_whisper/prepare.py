@@ -1,13 +1,26 @@
-"""Log-mel features of the manifests (train.jsonl, unlabelled.jsonl, dev.jsonl): DATA to OUT."""
+"""Log-mel features of the manifests train.jsonl, unlabelled.jsonl and dev.jsonl.
 
-import sys
+python -m recipes.causal_whisper.prepare DATA work/features
+"""
+
+from __future__ import annotations
+
 from pathlib import Path
 
-from data import extract
+from recipes.causal_whisper.data import extract
+from recipes.common.args import parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    p = parser(__doc__)
+    p.add_argument("data", type=Path)
+    p.add_argument("out", type=Path)
+    args = p.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in ("dev", "unlabelled", "train"):
+        extract(args.data / f"{name}.jsonl", args.out / name)
+        print(name, flush=True)
+
 
 if __name__ == "__main__":
-    data, out = Path(sys.argv[1]), Path(sys.argv[2])
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("dev", "unlabelled", "train"):
-        extract(data / f"{name}.jsonl", out / name)
-        print(name, flush=True)
+    main()

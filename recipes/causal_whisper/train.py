@@ -9,14 +9,16 @@ The student begins as a copy of the offline model. Each batch draws one chunk si
   as it is (`--decoder-lr 0`), its divergence from what it says of the offline encoder's features takes the place of half of it;
 - CTC on pairs of frames, its gradient kept from the encoder: a fresh head's would drown the other two.
 
-The transducer's gate is trained afterwards, see `gate.py`.
+The transducer's blank model is trained afterwards, by `train_transducer.py`.
+
+    python -m recipes.causal_whisper.train --checkpoint BASE --tokenizer BASE/tokenizer.json --vocabulary VOCABULARY \
+        --features FEATURES/train --labels labels.jsonl --out RUN
 
 The budget is wall-clock time, shared by warm-up and cosine decay; a killed run continues from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -27,53 +29,27 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recipes.causal_whisper.data import FLOOR, RAW_FLOOR, Labels, Merged, batches, collate
+from recipes.common import ema
+from recipes.common.args import parser, read_config
+from recipes.common.checkpoint import (
+    optimiser_state,
+    restore_optimiser,
+    save_json,
+    save_tensors,
+    select_prefix,
+    with_prefix,
+)
+from recipes.common.logging import Means, report
+from recipes.common.schedule import warmup_cosine
 from speechstream.convert.whisper import load_whisper
 from speechstream.nn.whisper import Whisper
-from data import RAW_FLOOR, Utterances, batches, collate
-from text import words
 
-FLOOR = -0.75  # the deployed floor, (log10 energy + 4) / 4 at log10 energy = -7
-CHUNKS = [
-    4,
-    8,
-    16,
-    32,
-    64,
-    128,
-    None,
-]  # 80, 160, 320, 640, 1280 ms; 2560 ms confirms words; offline
-CHANCES = [0.06, 0.12, 0.14, 0.14, 0.12, 0.22, 0.20]
-ALIGNMENT_HEADS = (
-    (3, 1),
-    (3, 3),
-    (4, 1),
-    (5, 1),
-)  # (layer, head): they tell word ends best, see heads.py
-IGNORE = -100
-
-
-class Labels:
-    """Token ids of each utterance, whole or cut after its first n words."""
-
-    def __init__(self, path: Path | None, vocabulary: Path, tokenizer: str):
-        trimmed = json.loads((vocabulary / "vocabulary.json").read_text())
-        self.row = {original: i for i, original in enumerate(trimmed["ids"])}
-        self.ids, self.end, self.prompt = trimmed["ids"], trimmed["end"], trimmed["prompt"]
-        self.tokenizer = Tokenizer.from_file(tokenizer)
-        self.small = Tokenizer.from_file(str(vocabulary / "ctc.json"))
-        self.rows = {(r := json.loads(line))["audio"]: r for line in open(path)} if path else {}
-
-    def tokens(self, audio: str, count: int | None = None) -> list[int]:
-        text = " ".join(self.rows[audio]["text"].replace('"', "").split()[:count])
-        ids = self.tokenizer.encode(" " + text, add_special_tokens=False).ids if text else []
-        return self.prompt + [self.row[i] for i in ids if i in self.row] + [self.end]
-
-    def ctc(self, audio: str) -> list[int]:
-        return self.small.encode(" ".join(words(self.rows[audio]["text"]))).ids
+CONFIG = Path(__file__).parent / "config.yaml"
+IGNORE = -100  # a token without loss
 
 
 def augment(mel: Tensor, lengths: Tensor, rng: np.random.Generator) -> Tensor:
@@ -111,10 +87,6 @@ def augment(mel: Tensor, lengths: Tensor, rng: np.random.Generator) -> Tensor:
     return out
 
 
-def load(path: Path, prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
-
-
 def fitting(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Those of the weights that the network has in the same shape: a head may change, all else must be there."""
     own = network.state_dict()
@@ -126,102 +98,81 @@ def fitting(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]
 class Run:
     """Everything a checkpoint holds: student, its average, Adam's moments, steps and seconds spent."""
 
-    def __init__(self, args: argparse.Namespace, labels: Labels):
-        self.folder, self.args = args.out, args
-        self.folder.mkdir(parents=True, exist_ok=True)
-        base = load_whisper(args.checkpoint, left=args.left)
+    def __init__(self, checkpoint: str, out: Path, labels: Labels, config: dict):
+        self.folder, self.config = out, config
+        base = load_whisper(checkpoint, left=config["left"])
         self.teacher = copy.deepcopy(base.encoder).bfloat16().requires_grad_(False)
-        config = dataclasses.replace(
+        sizes = dataclasses.replace(
             base.config,
             vocabulary=len(labels.ids),
             ctc_vocabulary=labels.small.get_vocab_size(),
-            ctc_width=args.ctc_width,
-            ctc_blocks=args.ctc_blocks,
-            alignment_heads=ALIGNMENT_HEADS,
+            ctc_width=config["ctc"]["width"],
+            ctc_blocks=config["ctc"]["blocks"],
+            alignment_heads=tuple(map(tuple, config["alignment_heads"])),
         )
-        self.student = Whisper(config)
+        self.student = Whisper(sizes)
         weights = base.state_dict()
-        weights["decoder.token_embedding.weight"] = weights["decoder.token_embedding.weight"][
-            labels.ids
-        ]
+        embedding = "decoder.token_embedding.weight"
+        weights[embedding] = weights[embedding][labels.ids]
         self.student.load_state_dict(weights, strict=False)
-        self.student.encoder.requires_grad_(args.lr > 0)
-        self.student.decoder.requires_grad_(args.decoder_lr > 0)
-        self.average = copy.deepcopy(self.student).requires_grad_(False)
+        self.student.encoder.requires_grad_(config["lr"] > 0)
+        self.student.decoder.requires_grad_(config["decoder_lr"] > 0)
+        self.average = ema.start(self.student)
         groups = [
-            {"params": list(self.student.encoder.parameters()), "peak": args.lr},
-            {"params": list(self.student.decoder.parameters()), "peak": args.decoder_lr},
-            {"params": list(self.student.ctc.parameters()), "peak": 1e-3},
+            {"params": list(part.parameters()), "peak": config[rate]}
+            for part, rate in zip(self._parts(), ("lr", "decoder_lr", "ctc_lr"))
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config["weight_decay"]
+        )
         self.step, self.seconds = 0, 0.0
-        (self.folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-        if (self.folder / "state.json").exists():
-            self.resume()
+        save_json(dataclasses.asdict(sizes), out / "config.json")
+        if (out / "state.json").exists():
+            self._resume()
 
-    def moments(self) -> dict[str, Tensor]:
-        names = {p: n for n, p in self.student.named_parameters()}
-        return {
-            f"{key}.{names[p]}": s[key]
-            for p, s in self.optimiser.state.items()
-            for key in ("exp_avg", "exp_avg_sq")
-        }
+    def _parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.student.encoder, self.student.decoder, self.student.ctc
 
     def save(self) -> None:
-        parts = {
-            "student.": self.student.state_dict(),
-            "average.": self.average.state_dict(),
-            "adam.": self.moments(),
-        }
-        save_file(
-            {p + k: v.contiguous() for p, d in parts.items() for k, v in d.items()},
-            self.folder / "new.safetensors",
-        )
-        (self.folder / "new.safetensors").rename(self.folder / "checkpoint.safetensors")
-        (self.folder / "state.json").write_text(
-            json.dumps({"step": self.step, "seconds": self.seconds})
-        )
+        tensors = with_prefix(self.student.state_dict(), "student.")
+        tensors |= with_prefix(self.average.state_dict(), "average.")
+        tensors |= with_prefix(optimiser_state(self.optimiser, self.student), "adam.")
+        save_tensors(tensors, self.folder / "checkpoint.safetensors")
+        save_json({"step": self.step, "seconds": self.seconds}, self.folder / "state.json")
 
-    def resume(self) -> None:
-        path = self.folder / "checkpoint.safetensors"
+    def _resume(self) -> None:
+        tensors = load_file(self.folder / "checkpoint.safetensors")
         for network, prefix in ((self.student, "student."), (self.average, "average.")):
-            network.load_state_dict(fitting(load(path, prefix), network), strict=False)
-        moments = load(path, "adam.")
+            weights = fitting(select_prefix(tensors, prefix), network)
+            network.load_state_dict(weights, strict=False)
         state = json.loads((self.folder / "state.json").read_text())
         self.step, self.seconds = state["step"], state["seconds"]
-        for name, p in self.student.named_parameters():
-            if f"exp_avg.{name}" in moments and moments[f"exp_avg.{name}"].shape == p.shape:
-                self.optimiser.state[p] = {
-                    "step": torch.tensor(float(self.step)),
-                    "exp_avg": moments[f"exp_avg.{name}"],
-                    "exp_avg_sq": moments[f"exp_avg_sq.{name}"],
-                }
-
-    def schedule(self) -> None:
-        part = min(1.0, self.seconds / (60 * self.args.minutes))
-        scale = min(1.0, (self.step + 1) / 40) * (
-            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * scale
+        moments = select_prefix(tensors, "adam.")
+        restore_optimiser(self.optimiser, self.student, moments, self.step)
 
     def update(self, loss: Tensor) -> float:
-        self.schedule()
+        """One step of the optimiser; returns the norm of the encoder's gradient."""
+        c = self.config
+        progress = self.seconds / (60 * c["minutes"])
+        scale = warmup_cosine(self.step, c["warmup"], progress, c["lr_floor"])
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * scale
         loss.backward()
+        # each part by itself: their scales differ by decades
         norm, *_ = [
-            float(
-                nn.utils.clip_grad_norm_(part.parameters(), 1.0)
-            )  # each its own: scales differ by decades
-            for part in (self.student.encoder, self.student.decoder, self.student.ctc)
+            float(nn.utils.clip_grad_norm_(part.parameters(), c["clip"])) for part in self._parts()
         ]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        keep = min(0.995, 1 - 1 / (1 + self.step / 5))  # a short memory at first
-        with torch.no_grad():
-            for a, p in zip(self.average.parameters(), self.student.parameters()):
-                a.lerp_(p, 1 - keep)
+        decay = min(c["ema"], 1 - 1 / (1 + self.step / 5))  # a short memory at first
+        ema.update(self.average, self.student, decay)
         return norm
+
+
+def draw_chunk(config: dict, rng: np.random.Generator) -> int | None:
+    """A batch's chunk in encoder frames, or None for the whole utterance."""
+    return config["chunks"][rng.choice(len(config["chunks"]), p=config["chunk_probabilities"])]
 
 
 def ctc_loss(
@@ -240,10 +191,10 @@ def ctc_loss(
 
 
 def losses(
-    run: Run, labels: Labels, utterances: Utterances, group: list[int], rng: np.random.Generator
+    run: Run, labels: Labels, utterances: Merged, group: list[int], rng: np.random.Generator
 ) -> tuple[dict[str, Tensor], int | None]:
     """The three losses of one batch and the chunk that was drawn."""
-    chunk = CHUNKS[rng.choice(len(CHUNKS), p=CHANCES)]
+    chunk = draw_chunk(run.config, rng)
     mels = [utterances.mel(i) for i in group]
     tail = int(rng.integers(20, 100)) // 2 * 2
     batch, lengths = collate(mels, [FLOOR] * len(mels), tail)
@@ -266,7 +217,7 @@ def losses(
         if known
         else {}
     )
-    if not run.args.lr:  # the CTC head alone
+    if not run.config["lr"]:  # the CTC head alone
         return out, chunk
 
     clean, _ = collate(mels, [max(RAW_FLOOR / 4 + 1, m.max() - 2) for m in mels], tail)
@@ -281,7 +232,9 @@ def losses(
         visible, rows = lengths[known].clone(), []
         for n, b in enumerate(known):
             ends, count = labels.rows[audio[b]]["ends"], None
-            if ends and chunk is not None and rng.random() < 0.4:  # cut at a chunk's end
+            if (
+                ends and chunk is not None and rng.random() < run.config["cut_probability"]
+            ):  # cut at a chunk's end
                 cut = chunk * int(rng.integers(1, 2 + int(lengths[b]) // chunk))
                 cut = max(cut, 25) // chunk * chunk or chunk
                 if cut < lengths[b]:
@@ -296,13 +249,13 @@ def losses(
         with torch.autocast("cpu", torch.bfloat16):
             mask = torch.arange(features.shape[1]) < visible[:, None]
             read = features[known]
-            share = run.args.decoder_share
+            share = run.config["decoder_share"]
             read = share * read + (1 - share) * read.detach()
             logits = run.student.decoder(tokens[:, :-1], read, mask).float()
         out["decoder"] = F.cross_entropy(
             logits.flatten(0, 1), target_tokens.flatten(), ignore_index=IGNORE
         )
-        if not run.args.decoder_lr:
+        if not run.config["decoder_lr"]:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 wanted = run.student.decoder(tokens[:, :-1], target[known], mask).float()
             scored = target_tokens != IGNORE
@@ -311,92 +264,56 @@ def losses(
     return out, chunk
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="offline Whisper")
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--features", type=Path, nargs="+", required=True)
-    parser.add_argument("--labels", type=Path, help="without: distillation alone")
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument(
-        "--lr",
-        type=float,
-        default=2e-4,
-        help="of the encoder; 0 trains the CTC head and nothing else",
-    )
-    parser.add_argument("--decoder-lr", type=float, default=4e-5)
-    parser.add_argument(
-        "--decoder-share",
-        type=float,
-        default=0.1,
-        help="share of the decoder's gradient that reaches the "
-        "encoder: in full it is fifty times the distillation's",
-    )
-    parser.add_argument("--ctc-width", type=int, default=512, help="hidden units of the CTC head")
-    parser.add_argument("--ctc-blocks", type=int, default=2, help="of the CTC head")
-    parser.add_argument("--left", type=int, default=400)
-    parser.add_argument("--frames", type=int, default=7000, help="mel frames in a batch")
-    parser.add_argument("--report", type=int, default=20, help="steps between lines")
-    args = parser.parse_args()
-    torch.manual_seed(0)
+def main(arguments: list[str] | None = None) -> None:
+    p = parser(__doc__)
+    p.add_argument("--checkpoint", required=True, help="offline Whisper")
+    p.add_argument("--tokenizer", required=True)
+    p.add_argument("--features", type=Path, nargs="+", required=True)
+    p.add_argument("--labels", type=Path, help="without: distillation alone")
+    p.add_argument("--vocabulary", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--config", type=Path, default=CONFIG)
+    for name in ("minutes", "lr", "decoder-lr", "decoder-share"):
+        p.add_argument(f"--{name}", type=float, help="instead of the configuration's")
+    p.add_argument("--batch-frames", type=int, help="instead of the configuration's")
+    args = p.parse_args(arguments)
+    names = ("minutes", "lr", "decoder_lr", "decoder_share", "batch_frames")
+    config = read_config(args.config, **{name: getattr(args, name) for name in names})
+    torch.manual_seed(config["seed"])
     labels = Labels(args.labels, args.vocabulary, args.tokenizer)
-    run = Run(args, labels)
-    sources = [
-        (u, i) for path in args.features for u in [Utterances(path)] for i in range(len(u.rows))
-    ]
-    merged = Merged(sources)
-    rng = np.random.default_rng(run.step)
-    weights, log, saved = (
-        {"distil": 1.0, "decoder": 1.0, "imitation": 1.0, "ctc": 0.2},
-        {},
-        time.time(),
-    )
-    if not args.decoder_lr:
-        weights["decoder"] = 0.5
+    train(Run(args.checkpoint, args.out, labels, config), labels, Merged.of(args.features))
+
+
+def train(run: Run, labels: Labels, utterances: Merged) -> None:
+    """Steps until the budget is spent."""
+    config, means, saved = run.config, Means(), time.time()
+    rng, budget = np.random.default_rng(run.step), 60 * config["minutes"]
+    weights = config["weights"]
+    if not config["decoder_lr"]:
+        weights = weights | {"decoder": config["frozen_decoder_weight"]}
+    frames = [row["frames"] + 60 for row in utterances.rows]
     run.student.train()
-    while run.seconds < 60 * args.minutes:
-        for group in batches([r["frames"] + 60 for r in merged.rows], args.frames, rng):
+    while run.seconds < budget:
+        for group in batches(frames, config["batch_frames"], rng):
             began = time.time()
-            parts, chunk = losses(run, labels, merged, group, rng)
-            norm = run.update(sum(weights[k] * v for k, v in parts.items()))
-            run.seconds += time.time() - began
-            for k, v in parts.items():
-                log.setdefault(k, []).append(float(v.detach()))
-            log.setdefault("audio", []).append(sum(merged.rows[i]["frames"] for i in group) / 100)
-            log.setdefault("wall", []).append(time.time() - began)
-            log.setdefault("norm", []).append(norm)
-            if run.step % args.report == 0:
-                m = {k: np.mean(v) for k, v in log.items()}
-                print(
-                    f"{run.step} {run.seconds / 60:.1f}min "
-                    + " ".join(
-                        f"{k} {m[k]:.3f}"
-                        for k in ("distil", "decoder", "imitation", "ctc", "norm")
-                        if k in m
-                    )
-                    + f" x{m['audio'] / m['wall']:.1f} rt",
-                    flush=True,
-                )
-                log = {}
-            if time.time() - saved > 240 or run.seconds >= 60 * args.minutes:
+            parts, chunk = losses(run, labels, utterances, group, rng)
+            norm = run.update(sum(weights[name] * loss for name, loss in parts.items()))
+            took = time.time() - began
+            run.seconds += took
+            audio = sum(utterances.rows[i]["frames"] for i in group) / 100
+            means.add(
+                **{name: float(loss.detach()) for name, loss in parts.items()},
+                norm=norm,
+                audio_s=audio,
+                wall_s=took,
+            )
+            if run.step % config["report_every"] == 0:
+                report(step=run.step, minutes=run.seconds / 60, **means.take())
+            if time.time() - saved > config["save_seconds"] or run.seconds >= budget:
                 run.save()
                 saved = time.time()
-            if run.seconds >= 60 * args.minutes:
+            if run.seconds >= budget:
                 break
-
-
-class Merged:
-    """Several sets of utterances as one."""
-
-    def __init__(self, sources: list[tuple[Utterances, int]]):
-        self.sources = sources
-        self.rows = [u.rows[i] for u, i in sources]
-
-    def mel(self, i: int) -> np.ndarray:
-        utterances, n = self.sources[i]
-        return utterances.mel(n)
 
 
 if __name__ == "__main__":

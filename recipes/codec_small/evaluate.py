@@ -1,4 +1,4 @@
-"""Measure a trained codec on the held-out utterances: python evaluate.py DATA CODEC [--wav FOLDER] [--onnx FOLDER].
+"""Measure a trained codec on the held-out utterances: python -m recipes.codec_small.evaluate DATA CODEC [--wav FOLDER] [--onnx FOLDER].
 
 Prints spectral distances and the error of the coded log-mels for several numbers of levels, how evenly the codes are
 used, how well the pitch is found again, and how far streamed frames are from the offline call. --wav writes originals
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from data import Speech
-from losses import SpectralLoss
 from safetensors.torch import load_file
 
+from recipes.codec_small.data import Speech
+from recipes.codec_small.losses import SpectralLoss
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 

@@ -1,4 +1,4 @@
-"""Pack the recordings of one or more manifests: python prepare.py OUT MANIFEST... (see data.py)."""
+"""Pack the recordings of one or more manifests: python -m recipes.codec_small.prepare OUT MANIFEST... (see data.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from data import pack
+from recipes.codec_small.data import pack
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Train the small codec: python train.py DATA OUT [--config config.yaml] [--steps N].
+"""Train the small codec: python -m recipes.codec_small.train DATA OUT [--config config.yaml] [--steps N].
 
-First come the codes, in closed form (codes.py). They stay as they are, so a model can be trained to predict them while
+First come the codes, in closed form (codebook_init.py). They stay as they are, so a model can be trained to predict them while
 the decoder learns: in the first stage the pitch, in the second the sound by spectral distances, with the measured pitch
 in place of its own, in the third with discriminators too. The state
 of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import yaml
-from codes import fit_codes
-from data import Speech
-from losses import Discriminators, SpectralLoss
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recipes.codec_small.codebook_init import fit_codes
+from recipes.codec_small.data import Speech
+from recipes.codec_small.losses import Discriminators, SpectralLoss
+from recipes.common.checkpoint import save_tensors, select_prefix
+from recipes.common.seeding import seed_step
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 HERE = Path(__file__).parent
@@ -82,9 +83,7 @@ class Trainer:
         )
         for optimiser in self.optimisers.values():
             optimiser.param_groups[0]["lr"] = rate
-        torch.manual_seed(
-            config["seed"] + 1 + self.step
-        )  # what is random in a step depends on the step alone
+        seed_step(config["seed"], self.step)
         x, pitch = (t.to(self.device) for t in self.data.batch(self.step, config["batch"]))
         report = (
             self._pitch(x, pitch)
@@ -173,18 +172,13 @@ class Trainer:
                     for key, value in state.items()
                 }
         tensors["step"] = torch.tensor(self.step)
-        temporary = self.out / "training.tmp"
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
-        os.replace(temporary, self.out / "training.safetensors")
+        save_tensors(tensors, self.out / "training.safetensors")
         folder = self.out / "codec"
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(
             json.dumps(self.codec.config.to_dict(), indent=2) + "\n"
         )
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in self.codec.state_dict().items()},
-            folder / "model.safetensors",
-        )
+        save_tensors(self.codec.state_dict(), folder / "model.safetensors")
 
     def resume(self) -> bool:
         """Take up a saved state, if there is one."""
@@ -193,13 +187,7 @@ class Trainer:
             return False
         tensors = load_file(file, device=self.device)
         for name, module in self.modules.items():
-            module.load_state_dict(
-                {
-                    n.removeprefix(f"{name}."): t
-                    for n, t in tensors.items()
-                    if n.startswith(f"{name}.")
-                }
-            )
+            module.load_state_dict(select_prefix(tensors, f"{name}."))
             state: dict[int, dict[str, Tensor]] = {}
             for n, t in tensors.items():
                 if n.startswith(f"optimiser.{name}."):

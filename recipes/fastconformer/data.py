@@ -13,7 +13,7 @@ from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader, Dataset
 
-from prepare import LOG_MEL, RATE, normalise
+from recipes.fastconformer.prepare import LOG_MEL, RATE, normalise
 from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 
 FRAME_S = 0.08  # of the encoder
@@ -37,7 +37,7 @@ def encoder_frames(frames: int) -> int:
 class Utterances(Dataset):
     """A batch of cuts to features (B, T, mels), frames (B,), targets (B, U) and tokens (B,), and by the alignment, -1
     where there is none, the token or blank of each encoder frame (B, N), and its phones (B, N, SLOTS). `teacher`
-    (B, N, SLOTS, dims) is what teach.py has stored, NaN where there is nothing; dims is 0 where it has not run.
+    (B, N, SLOTS, dims) is what distill_targets.py has stored, NaN where there is nothing; dims is 0 where it has not run.
 
     Utterances without text, or with more tokens than encoder frames, which CTC cannot align, are left out. A token is
     due `delay` frames after the first one that has heard it whole.
@@ -124,7 +124,7 @@ class Utterances(Dataset):
         x, targets, path, phones, teacher = zip(*rows)
         pad = lambda rows, value=0: torch.nn.utils.rnn.pad_sequence(
             rows, batch_first=True, padding_value=value
-        )  # noqa: E731
+        )
         return {
             "x": pad(x),
             "frames": torch.tensor([len(m) for m in x]),
@@ -178,7 +178,7 @@ def loader(
     if c["teacher_weight"] and data.taught.shape[1] != c["teacher_dims"]:
         raise SystemExit(
             f"teacher_weight is {c['teacher_weight']}, and beside {manifest} are {data.taught.shape[1]} of "
-            f"{c['teacher_dims']} components of a teacher: run teach.py, or set it to 0"
+            f"{c['teacher_dims']} components of a teacher: run distill_targets.py, or set it to 0"
         )
     return DataLoader(data, sampler=Rest(sampler, skip), batch_size=None, num_workers=workers)
 

@@ -1,14 +1,14 @@
 """Manifests for training: any of three sources to OUT/NAME.jsonl.gz (Lhotse cuts), features, a SentencePiece model.
 
-    python prepare.py lines FOLDER/train.jsonl OUT/train      # JSON lines with audio (relative to the file) and text
-    python prepare.py lines FOLDER/train.jsonl OUT/train --dates dates.jsonl  # and their words' times and phones
-    python prepare.py librispeech FOLDER OUT/train --parts train-clean-100 train-clean-360
-    python prepare.py commonvoice FOLDER OUT/train --language en --parts train
-    python prepare.py tokens OUT/train --vocab 256            # OUT/train.model, after the manifest
-    python prepare.py features OUT/train                      # OUT/train.npy, 58 MB an hour: no audio is read again
+    python -m recipes.fastconformer.prepare lines FOLDER/train.jsonl OUT/train      # JSON lines with audio (relative to the file) and text
+    python -m recipes.fastconformer.prepare lines FOLDER/train.jsonl OUT/train --alignments alignments.jsonl  # and their words' times and phones
+    python -m recipes.fastconformer.prepare librispeech FOLDER OUT/train --parts train-clean-100 train-clean-360
+    python -m recipes.fastconformer.prepare commonvoice FOLDER OUT/train --language en --parts train
+    python -m recipes.fastconformer.prepare tokens OUT/train --vocab 256            # OUT/train.model, after the manifest
+    python -m recipes.fastconformer.prepare features OUT/train                      # OUT/train.npy, 58 MB an hour: no audio is read again
 
 A manifest made by any of Lhotse's own recipes serves as well, with its word and phone alignments where it has them.
-Dates are what recipes/causal_whisper/dates.py writes.
+Alignments are what recipes.causal_whisper.align writes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.recipes import prepare_commonvoice, prepare_librispeech
 from lhotse.supervision import AlignmentItem
 
+from recipes.common.alignment import read_alignments
 from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 
 RATE = 16000
@@ -53,10 +54,8 @@ def alignment(dated: dict) -> dict[str, list[AlignmentItem]]:
     return {"word": words, "phone": phones}
 
 
-def from_lines(path: Path, dates: Path | None) -> CutSet:
-    known = (
-        {(r := json.loads(line))["audio"]: alignment(r) for line in open(dates)} if dates else {}
-    )
+def from_lines(path: Path, alignments: Path | None) -> CutSet:
+    known = {audio: alignment(row) for audio, row in read_alignments(alignments).items()}
     cuts = []
     for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
@@ -110,7 +109,7 @@ def main() -> None:
     parser.add_argument("--language", default="en")
     parser.add_argument("--vocab", type=int, default=256)
     parser.add_argument(
-        "--dates", type=Path, help="JSON lines with the times of words, for `lines`"
+        "--alignments", type=Path, help="JSON lines with the times of words, for `lines`"
     )
     parser.add_argument("--mels", type=int, default=80)
     a = parser.parse_args()
@@ -136,7 +135,7 @@ def main() -> None:
         store_features(out, a.mels)
         return
     if a.source == "lines":
-        cuts = from_lines(a.paths[0], a.dates)
+        cuts = from_lines(a.paths[0], a.alignments)
     elif a.source == "librispeech":
         cuts = from_lhotse(prepare_librispeech(a.paths[0], dataset_parts=a.parts))
     else:

@@ -1,7 +1,7 @@
 """Train a FastConformer with CTC and a transducer: one look-ahead drawn for each batch, the same on all processes.
 
-    torchrun --nproc-per-node 8 train.py large.yaml DATA/train.jsonl.gz DATA/train.model RUN
-    python train.py small.yaml DATA/train.jsonl.gz DATA/train.model RUN          # one process
+    torchrun --nproc-per-node 8 -m recipes.fastconformer.train large.yaml DATA/train.jsonl.gz DATA/train.model RUN
+    python -m recipes.fastconformer.train small.yaml DATA/train.jsonl.gz DATA/train.model RUN          # one process
 
 Start it again with the same RUN to go on from its last checkpoint. RUN/bundle holds the averaged (EMA) network.
 """
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -26,11 +24,14 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from prepare import LOG_MEL
-from data import PHONES, SLOTS, augment, loader
+from recipes.common import ema
+from recipes.common.checkpoint import save_torch
+from recipes.common.schedule import warmup_cosine
+from recipes.fastconformer.data import PHONES, SLOTS, augment, loader
+from recipes.fastconformer.prepare import LOG_MEL
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.nn.checkpoints import Checkpoint
 from speechstream.export.fastconformer import write_fastconformer
+from speechstream.nn.checkpoints import Checkpoint
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig, transducer_loss
@@ -176,28 +177,8 @@ class Losses(nn.Module):
 
 def rate(step: int, c: dict) -> float:
     """Linear warm-up, then a cosine to zero."""
-    if step < c["warmup"]:
-        return c["rate"] * (step + 1) / c["warmup"]
-    return (
-        c["rate"]
-        * 0.5
-        * (
-            1
-            + math.cos(math.pi * min(1.0, (step - c["warmup"]) / max(1, c["steps"] - c["warmup"])))
-        )
-    )
-
-
-@torch.no_grad()
-def average(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    for a, b in zip(ema.state_dict().values(), model.state_dict().values()):
-        a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
-
-
-def save(path: Path, **parts) -> None:
-    """Write a checkpoint whole or not at all."""
-    torch.save(parts, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    progress = (step - c["warmup"]) / max(1, c["steps"] - c["warmup"])
+    return c["rate"] * warmup_cosine(step, c["warmup"], progress)
 
 
 def main() -> None:
@@ -235,9 +216,7 @@ def main() -> None:
         )
         if first:
             initialise(model, first["x"][:, : first["frames"].min()].to(device))
-    ema = (
-        copy.deepcopy(model).requires_grad_(False).train()
-    )  # in training mode: eval() would fold tables it must not
+    averaged = ema.start(model)  # in training mode: eval() would fold tables it must not
     losses = Losses(model, c).to(device)
     wrapped = DistributedDataParallel(losses) if world > 1 else losses
     optimiser = torch.optim.AdamW(
@@ -245,7 +224,7 @@ def main() -> None:
     )
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        losses.load_state_dict(saved["losses"]), ema.load_state_dict(saved["ema"])
+        losses.load_state_dict(saved["losses"]), averaged.load_state_dict(saved["ema"])
         optimiser.load_state_dict(saved["optimiser"])
         step, epoch, skip = saved["step"], saved["epoch"], saved["skip"]
     last, seconds, started = min(a.steps or c["steps"], c["steps"]), 0.0, time.monotonic()
@@ -290,7 +269,7 @@ def main() -> None:
                     f"step {step}: the gradient is not finite; lower the rate, or turn bf16 off"
                 )
             optimiser.step()
-            average(ema, model, min(c["ema"], (1 + step) / (10 + step)))
+            ema.update(averaged, model, min(c["ema"], (1 + step) / (10 + step)), buffers=True)
             step, seconds = step + 1, seconds + float(batch["frames"].sum()) / 100 * world
             if rank == 0 and (step == 1 or step % 20 == 0):
                 print(
@@ -309,10 +288,10 @@ def main() -> None:
                 )
             if step % c["save_every"] == 0 or step == last:
                 if rank == 0:
-                    save(
+                    save_torch(
                         checkpoint,
                         losses=losses.state_dict(),
-                        ema=ema.state_dict(),
+                        ema=averaged.state_dict(),
                         optimiser=optimiser.state_dict(),
                         step=step,
                         epoch=epoch,
@@ -330,7 +309,7 @@ def main() -> None:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(a.tokenizer))
         tokens = tuple(tokenizer.id_to_piece(i) for i in range(c["vocab"]))
         one = Checkpoint(
-            ema.eval(),
+            averaged.eval(),
             NemoMelConfig(features=c["encoder"]["features"], **LOG_MEL),
             tokens,
             a.tokenizer.read_bytes(),

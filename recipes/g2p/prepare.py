@@ -1,6 +1,6 @@
 """Build the pronunciation pairs the lexicon and the G2P network are made of.
 
-    python prepare.py --misaki misaki/data --cmudict cmudict.dict --out work
+    python -m recipes.g2p.prepare --misaki misaki/data --cmudict cmudict.dict --out work
 
 Reads misaki's American English lexica (us_gold.json, us_silver.json; Apache-2.0) and CMUdict (BSD style licence), turns
 CMUdict's ARPAbet into misaki's symbols, and writes words.json: {word: {"p": pronunciation or dict by part of speech,
@@ -13,45 +13,45 @@ import json
 import pathlib
 import re
 
-ARPA = dict(
-    AA="ɑ",
-    AE="æ",
-    AO="ɔ",
-    AW="W",
-    AY="I",
-    EH="ɛ",
-    EY="A",
-    IH="ɪ",
-    IY="i",
-    OW="O",
-    OY="Y",
-    UH="ʊ",
-    UW="u",
-    B="b",
-    CH="ʧ",
-    D="d",
-    DH="ð",
-    F="f",
-    G="ɡ",
-    HH="h",
-    JH="ʤ",
-    K="k",
-    L="l",
-    M="m",
-    N="n",
-    NG="ŋ",
-    P="p",
-    R="ɹ",
-    S="s",
-    SH="ʃ",
-    T="t",
-    TH="θ",
-    V="v",
-    W="w",
-    Y="j",
-    Z="z",
-    ZH="ʒ",
-)
+ARPA = {
+    "AA": "ɑ",
+    "AE": "æ",
+    "AO": "ɔ",
+    "AW": "W",
+    "AY": "I",
+    "EH": "ɛ",
+    "EY": "A",
+    "IH": "ɪ",
+    "IY": "i",
+    "OW": "O",
+    "OY": "Y",
+    "UH": "ʊ",
+    "UW": "u",
+    "B": "b",
+    "CH": "ʧ",
+    "D": "d",
+    "DH": "ð",
+    "F": "f",
+    "G": "ɡ",
+    "HH": "h",
+    "JH": "ʤ",
+    "K": "k",
+    "L": "l",
+    "M": "m",
+    "N": "n",
+    "NG": "ŋ",
+    "P": "p",
+    "R": "ɹ",
+    "S": "s",
+    "SH": "ʃ",
+    "T": "t",
+    "TH": "θ",
+    "V": "v",
+    "W": "w",
+    "Y": "j",
+    "Z": "z",
+    "ZH": "ʒ",
+}
 VOWELS = "AIOWYiuæɑɔəɛɜɪʊʌᵻᵊ"
 
 
@@ -126,8 +126,8 @@ def main():
     args = parser.parse_args()
     gold = json.loads((args.misaki / "us_gold.json").read_text())
     silver = json.loads((args.misaki / "us_silver.json").read_text())
-    words = {w: dict(p=p, s="silver") for w, p in silver.items()}
-    words.update({w: dict(p=p, s="gold") for w, p in gold.items()})
+    words = {w: {"p": p, "s": "silver"} for w, p in silver.items()}
+    words.update({w: {"p": p, "s": "gold"} for w, p in gold.items()})
     lower = {w.lower() for w in words}
     same = total = 0
     for line in args.cmudict.read_text().splitlines():
@@ -139,7 +139,7 @@ def main():
             total += 1
             same += gold[word] == p
         if word not in lower:
-            words[word] = dict(p=p, s="cmu")
+            words[word] = {"p": p, "s": "cmu"}
     print(f"CMUdict as converted equals gold on {same}/{total} shared words")
     test = {"random": [], "family": []}
     for w, e in words.items():

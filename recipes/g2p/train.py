@@ -1,11 +1,10 @@
 """Train the letter-to-sound network: letters through residual convolutions, two CTC frames a letter.
 
-    python train.py --work work --minutes 30
+    python -m recipes.g2p.train --work work --minutes 30
 
 Writes work/g2p.npz (int8 weights with one scale an output channel) and prints the phone error rate of the held-out words.
 """
 
-import argparse
 import json
 import pathlib
 import random
@@ -14,10 +13,12 @@ import time
 
 import numpy as np
 import torch
+from rapidfuzz.distance.Levenshtein import distance
 from torch import nn
 from torch.nn import functional as F
 
-from measure import distance
+from recipes.common import ema
+from recipes.common.args import parser, read_config
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-"  # 0 is padding
 VOWELS = "AIOWYiuæɑɔəɛɜɪʊʌᵻᵊ"
@@ -27,6 +28,7 @@ UNITS = (
 )  # 0 is CTC's blank
 SLOTS = 2  # CTC frames a letter
 UNIT_ID = {u: i for i, u in enumerate(UNITS)}
+CONFIG = pathlib.Path(__file__).parent / "config.yaml"
 SOURCES = {"gold": 0, "silver": 1, "cmu": 2}
 
 
@@ -106,24 +108,24 @@ def evaluate(model, items):
                 errors, wrong, count = errors + e, wrong + (e > 0), count + len(ref)
                 bare += distance([u[-1] for u in hyp], [u[-1] for u in ref])
     model.train()
-    return dict(
-        per=round(100 * errors / count, 2),
-        per_no_stress=round(100 * bare / count, 2),
-        wer=round(100 * wrong / len(items), 2),
-        words=len(items),
-    )
+    return {
+        "per": round(100 * errors / count, 2),
+        "per_no_stress": round(100 * bare / count, 2),
+        "wer": round(100 * wrong / len(items), 2),
+        "words": len(items),
+    }
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--blocks", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    rng = random.Random(0)
+def main(arguments=None):
+    p = parser(__doc__)
+    p.add_argument("--work", type=pathlib.Path, required=True)
+    p.add_argument("--config", type=pathlib.Path, default=CONFIG)
+    p.add_argument("--minutes", type=float, help="instead of the configuration's")
+    args = p.parse_args(arguments)
+    config = read_config(args.config, minutes=args.minutes)
+    torch.set_num_threads(config["threads"])
+    torch.manual_seed(config["seed"])
+    rng = random.Random(config["seed"])
     words = json.loads((args.work / "words.json").read_text())
     split = json.loads((args.work / "split.json").read_text())
     held = set(split["held"])
@@ -142,20 +144,26 @@ def main():
 
     items = [i for w in words if w not in held for i in [item(w)] if i]
     tests = {k: [i for w in split[k] for i in [item(w)] if i] for k in ("random", "family")}
-    model = G2P(blocks=args.blocks)
+    model = G2P(**config["network"])
     n = sum(p.numel() for p in model.parameters())
     print(f"{len(items)} words, {n} parameters", flush=True)
-    opt = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, betas=(0.9, 0.98))
-    ema = {k: v.clone() for k, v in model.state_dict().items()}
+    opt = torch.optim.AdamW(
+        model.parameters(), weight_decay=config["weight_decay"], betas=(0.9, 0.98)
+    )
+    average = ema.start(model)
     begin, step, epoch = time.time(), 0, 0
-    done = lambda: (time.time() - begin) / (60 * args.minutes)
+    done = lambda: (time.time() - begin) / (60 * config["minutes"])
     while done() < 1:
         total = 0.0
-        for batch in batches(items, 256, rng):
+        for batch in batches(items, config["batch"], rng):
             t = done()
             if t >= 1:
                 break
-            lr = 2e-3 * min(1, (step + 1) / 300) * (1 - t) ** 0.7
+            lr = (
+                config["lr"]
+                * min(1, (step + 1) / config["warmup"])
+                * (1 - t) ** config["decay_power"]
+            )
             for g in opt.param_groups:
                 g["lr"] = lr
             x, s = tensors(batch)
@@ -176,11 +184,9 @@ def main():
             opt.step()
             step += 1
             total = 0.99 * total + 0.01 * loss.item()
-            d = min(0.999, step / (step + 100))
+            d = min(config["ema"], step / (step + 100))
             if step % 4 == 0:
-                with torch.no_grad():
-                    for k, v in model.state_dict().items():
-                        ema[k].lerp_(v, 1 - d**4)
+                ema.update(average, model, d**4)
         epoch += 1
         print(
             epoch,
@@ -190,8 +196,8 @@ def main():
             evaluate(model, tests["random"]),
             flush=True,
         )
-        torch.save(ema, args.work / "ema.pt")
-    model.load_state_dict(ema)
+        torch.save(average.state_dict(), args.work / "ema.pt")
+    model.load_state_dict(average.state_dict())
     for k, v in tests.items():
         print("final", k, evaluate(model, v))
         gold = [i for i in v if i[2] == 0]

@@ -63,7 +63,7 @@ class Family(Protocol[S]):
     def read(self, segment: S) -> S:
         """The segment as a value."""
 
-    def write(self, segment: S) -> S:
+    def write(self, segment: S, mode: Mode) -> S:
         """A segment as this family runs it, from a value."""
 
     def identity(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def transcribe_many(
     return _results(_Work(recognizer, list(files), latency_ms, progress), min(jobs, len(files)))
 
 
-def _results(work: "_Work", jobs: int) -> Iterator:
+def _results(work: _Work, jobs: int) -> Iterator:
     # each of several threads takes a share of the files at hand, so that none has a full pool while another has none
     width = max(1, min(work.recognizer.batch_size, -(-len(work.results) // max(jobs, 1))))
     run = work.in_turn if width == 1 else lambda: work.at_once(width)

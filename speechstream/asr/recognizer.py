@@ -17,6 +17,7 @@ from speechstream.asr.stream import RecognitionCore, StreamState
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.io import blocks
 from speechstream.audio.samples import to_mono
+from speechstream.audio.vad import Vad
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Event, Final, Transcript
 from speechstream.runtime.pool import Pool
@@ -115,10 +116,11 @@ class Recognizer:
         rules: EndpointRules | None = None,
         card: dict[str, Any] | None = None,
         digest: str = "",
+        vad: Vad | None = None,
     ):
         self.family, self.rules = family, rules or EndpointRules()
         self.card, self.digest = card or {}, digest
-        self._vad = load_vad()
+        self._vad = vad or load_vad()
 
     @classmethod
     def load(

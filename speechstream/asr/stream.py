@@ -166,7 +166,7 @@ class RecognitionCore:
         """A state as this core steps it, from a value."""
         if state.segment is None:
             return state
-        decoding = self.family.write(state.segment.decoding)
+        decoding = self.family.write(state.segment.decoding, self.mode)
         return replace(state, segment=replace(state.segment, decoding=decoding))
 
     def close(self, state: StreamState) -> None:
@@ -207,9 +207,10 @@ class RecognitionCore:
         declared: dict[str, Any] = {name: StreamState, "queue": np.ndarray}
         for field, of in self.family.declared(self.mode).items():
             declared[f"{decoding}.{field}".rstrip(".")] = of
-        value = states.from_bytes(data, kind, declared)
+        value: K = states.from_bytes(data, kind, declared)
         try:
-            self._check(getattr(value, name) if name else value)
+            whole: Any = value
+            self._check(getattr(whole, name) if name else whole)
         except ValueError as error:
             raise SpeechStreamError(
                 f"this snapshot holds no stream that could have been: {error}"

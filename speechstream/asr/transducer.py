@@ -10,8 +10,9 @@ where B is any number of rows. The outputs are the tokens, blank, and for TDT (X
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 

@@ -4,7 +4,41 @@ Names are imported when they are first used: `import speechstream.audio` loads n
 onnxruntime.
 """
 
+from typing import TYPE_CHECKING
+
 from speechstream._lazy import attributes
+
+# For editors and type checkers; at run time `_HOMES` says where a name lives.
+if TYPE_CHECKING:
+    from speechstream.audio.device import (
+        Device as Device,
+        Microphone as Microphone,
+        devices as devices,
+        microphone as microphone,
+    )
+    from speechstream.audio.features import (
+        LogMel as LogMel,
+        LogMelState as LogMelState,
+    )
+    from speechstream.audio.io import (
+        Blocks as Blocks,
+        blocks as blocks,
+        read as read,
+    )
+    from speechstream.audio.resample import (
+        Resampler as Resampler,
+        ResamplerState as ResamplerState,
+    )
+    from speechstream.audio.samples import to_mono as to_mono
+    from speechstream.audio.speaker import Speaker as Speaker
+    from speechstream.audio.stream import (
+        raw_blocks as raw_blocks,
+        stream_blocks as stream_blocks,
+    )
+    from speechstream.audio.vad import (
+        Vad as Vad,
+        VadState as VadState,
+    )
 
 _HOMES = {
     "to_mono": "samples",

@@ -209,14 +209,14 @@ class Microphone:
         self._stream, self._stopped, self._ended = None, threading.Event(), threading.Event()
         self._warned, self._heard, self._done, self._reopened = 0, 0.0, False, 0
 
-    def __enter__(self) -> "Microphone":
+    def __enter__(self) -> Microphone:
         self.start()
         return self
 
     def __exit__(self, *exc) -> None:
         self.close()
 
-    def __iter__(self) -> "Microphone":
+    def __iter__(self) -> Microphone:
         return self
 
     def start(self) -> None:
@@ -302,7 +302,7 @@ class Microphone:
     def _check_alive(self) -> None:
         silent = time.monotonic() - self._heard
         if not self._ended.is_set() and silent <= self._stall_s:
-            return
+            return None
         if self._ended.is_set() and self._reopened < REOPENS:
             return self._reopen()
         self.close()

@@ -12,8 +12,8 @@ import re
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 # "data : 95680 (should be 47818)" in libsndfile's log: a chunk that promises more bytes than the file has left.
 _PROMISE = re.compile(
@@ -45,9 +45,9 @@ def fault(data, container: str, log: str, promised: int | None, decoded: int) ->
         if int(claim) > int(present) and int(claim) not in _UNKNOWN_SIZES:
             return f"its header promises {claim} bytes where {present} are left"
     if container == "OGG":
-        for sign, reason in _OGG_FAULTS:
+        for sign, fault in _OGG_FAULTS:
             if sign in log:
-                return reason
+                return fault
         if _ogg_streams(data) > 1:
             return "only the first of the streams chained in it was decoded"
     if container == "MP3" and (reason := _mp3_fault(data, decoded)):
@@ -138,7 +138,8 @@ def mpeg_length_known(data) -> bool:
 
 def _mp3_fault(data, decoded: int) -> str | None:
     """Follow the frames from first to last."""
-    position, total, known, info = mpeg_start(data), 0, {}, mpeg_length_known(data)
+    position, total, info = mpeg_start(data), 0, mpeg_length_known(data)
+    known: dict = {}
     while position is not None and position < len(data):
         header = bytes(data[position : position + 4])
         frame = known.get(header) or known.setdefault(header, mpeg_frame(header))

@@ -10,9 +10,10 @@ import errno
 import io
 import mmap
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO
 
 import numpy as np
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import BinaryIO, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -16,16 +16,18 @@ class Blocks:
     Close it, or use it in a `with`, when it is not read to its end.
     """
 
-    def __init__(self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None):
+    def __init__(
+        self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None
+    ):
         self.rate, self.duration, self._blocks = rate, duration, blocks
 
-    def __iter__(self) -> "Blocks":
+    def __iter__(self) -> Blocks:
         return self
 
     def __next__(self) -> np.ndarray:
         return next(self._blocks)
 
-    def __enter__(self) -> "Blocks":
+    def __enter__(self) -> Blocks:
         return self
 
     def __exit__(self, *exc) -> None:
@@ -33,4 +35,5 @@ class Blocks:
 
     def close(self) -> None:
         """Release the file. Iteration ends."""
-        self._blocks.close()
+        if isinstance(self._blocks, Generator):
+            self._blocks.close()

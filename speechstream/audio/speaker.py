@@ -77,7 +77,7 @@ class Speaker:
             finished_callback=self._ended.set,
         )
 
-    def __enter__(self) -> "Speaker":
+    def __enter__(self) -> Speaker:
         return self
 
     def __exit__(self, kind, *exc) -> None:

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line (without the program's name; None takes the process's own) and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if sys.stdout is None:  # closed by the caller
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(

@@ -6,8 +6,9 @@ import argparse
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.terminal import progress
@@ -46,7 +47,9 @@ class Ahead:
         with (
             ExitStack() as after
         ):  # Ray writes into the standard output when a worker dies: only transcripts belong there
-            after.enter_context(redirect_stdout(after.enter_context(open(os.devnull, "w"))))
+            after.enter_context(
+                redirect_stdout(after.enter_context(open(os.devnull, "w", encoding="utf-8")))
+            )
             after.callback(leave)
             jobs = min(jobs or cluster_cores(), len(names))
             if options["path"]:

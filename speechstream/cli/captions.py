@@ -8,8 +8,8 @@ they would only flash.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Iterator, Sequence
 
 from speechstream.events import Final, Word
 

@@ -100,9 +100,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def for_sherpa(args: argparse.Namespace, weights: "Weights") -> int:
-    from speechstream.nn.checkpoints import read_fastconformer
+def for_sherpa(args: argparse.Namespace, weights: Weights) -> int:
     from speechstream.export.sherpa import write_sherpa
+    from speechstream.nn.checkpoints import read_fastconformer
 
     if args.check is not None:
         raise SpeechStreamError("--check goes with --onnx")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import platform
+from collections.abc import Iterator
 from importlib import metadata
-from typing import Any, Iterator
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

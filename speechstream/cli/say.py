@@ -9,9 +9,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.signals import Interrupted, Interrupts
@@ -225,12 +226,8 @@ class Source(threading.Thread):
             name="read-text", daemon=True
         )  # a read that waits must not keep the process alive
         self.stream, self.args = stream, args
-        self.text, self._keep, self._stopped, self._error = (
-            "",
-            args.timings is not None,
-            False,
-            None,
-        )
+        self.text, self._keep, self._stopped = "", args.timings is not None, False
+        self._error: Exception | None = None
 
     def run(self) -> None:
         try:
@@ -314,8 +311,8 @@ class Timings:
                 json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
             )
             return
-        from speechstream.events import Final
         from speechstream.cli.formats import WRITERS
+        from speechstream.events import Final
 
         words = written(self.words, text)
         writer = WRITERS[self.path.suffix.lower()[1:]](self.path, False)
@@ -332,7 +329,8 @@ def written(words: list, text: str) -> list:
     """Spoken words as they stand in the text, with the marks after them: "$5" for "five dollars"."""
     from speechstream.events import Word
 
-    out, last = [], -1
+    out: list = []
+    last = -1
     for w in words:
         first, end = w.span
         if out and first < last:  # another word of the same number

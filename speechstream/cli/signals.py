@@ -6,8 +6,8 @@ A first signal asks: what has been heard is still decoded and written. A second 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 
 class Interrupted(BaseException):
@@ -26,7 +26,7 @@ class Interrupts:
         """As shells count: 128 and the signal's number. 0 without a signal."""
         return 0 if self.signal is None else 128 + self.signal
 
-    def __enter__(self) -> "Interrupts":
+    def __enter__(self) -> Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 self._previous[number] = signal.signal(number, self._handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class Pipe(_Held):
     def __init__(self, rate: int, path: Path | None, raw: bool) -> None:
         super().__init__(rate)
         if path is not None:
-            self._out = open(path, "wb")  # noqa: SIM115 (closed in _end)
+            self._out: BinaryIO = open(path, "wb")
         elif sys.stdout is None:
             raise SpeechStreamError("standard output is closed; give a file with -o")
         else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator, TextIO
+from typing import TextIO
 
 _UP, _CLEAR_DOWN, _DIM, _PLAIN = "\x1b[{}A", "\x1b[J", "\x1b[2m", "\x1b[0m"
 

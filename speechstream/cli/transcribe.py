@@ -8,10 +8,10 @@ import os
 import queue
 import sys
 import threading
-import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
 from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.ahead import Ahead, WorkersError
@@ -400,8 +400,8 @@ def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
 def parse_raw(text: str) -> tuple[int, str, int]:
     """RATE[:DTYPE[:CHANNELS]]."""
     rate, dtype, channels, *rest = [*text.split(":"), *("", "", "")[text.count(":") :]]
-    from speechstream.audio.recording import MAX_RATE, MIN_RATE
     from speechstream.audio.pcm import raw_blocks
+    from speechstream.audio.recording import MAX_RATE, MIN_RATE
 
     try:
         layout = int(rate), dtype or "int16", int(channels or 1)
@@ -411,7 +411,7 @@ def parse_raw(text: str) -> tuple[int, str, int]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not RATE[:DTYPE[:CHANNELS]], as in 16000:int16:1 ({error})"
-        )
+        ) from error
     return layout
 
 

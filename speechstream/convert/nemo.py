@@ -23,7 +23,6 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ from speechstream.audio.nemo_mel import NemoMelConfig, mel_filters
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.checkpoints import Checkpoint, build, first_line
 from speechstream.nn.conformer import ConformerConfig
-from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.nn.fastconformer import FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig
 
 MAX_MEMBERS = 1000

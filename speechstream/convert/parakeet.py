@@ -17,8 +17,8 @@ from torch import Tensor
 
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.convert.nemo import rename
-from speechstream.nn.checkpoints import Checkpoint, build, first_line
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.checkpoints import Checkpoint, build, first_line
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig

@@ -146,7 +146,7 @@ def _from_ctranslate2(data: bytes) -> dict[str, Tensor]:
         at += size
         return data[at - size : at].rstrip(b"\0").decode()
 
-    version, spec = number("I"), string()
+    _, spec = number("I"), string()
     if spec != "WhisperSpec":
         raise SpeechStreamError(
             f"this CTranslate2 file holds a {spec or 'nameless model'}, expected a WhisperSpec"

@@ -29,8 +29,8 @@ from speechstream.export.quantize import (
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten
-from speechstream.tts.blockwise.acoustic import ARCHITECTURE, FORMAT_KEYS
 from speechstream.text.en.phonemes import SYMBOLS
+from speechstream.tts.blockwise.acoustic import ARCHITECTURE, FORMAT_KEYS
 
 KEPT = "kept.safetensors"  # what training needs and no graph holds
 FOLDED = ("depth.level.weight", "depth.log_precision")  # the exporter has calculated with them

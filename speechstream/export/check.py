@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from speechstream.audio.io import blocks
 from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig
 from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
-from speechstream.runtime.graph import Graph
 from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import in_order
 from speechstream.export.standalone import VOICE, Source
+from speechstream.runtime.graph import Graph
 from speechstream.state import flatten
 from speechstream.tts.blockwise.acoustic import regulate
 

@@ -6,7 +6,7 @@ and use onnxruntime's fused operations (domain com.microsoft).
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx

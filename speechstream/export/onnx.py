@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx

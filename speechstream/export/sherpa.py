@@ -20,15 +20,14 @@ import numpy as np
 import onnx
 
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.nn.checkpoints import Checkpoint
 from speechstream.errors import SpeechStreamError
 from speechstream.export.conformer import RINGS, encoder_step, longest, stream_start
 from speechstream.export.fastconformer import describe_model
 from speechstream.export.graph import Writer
 from speechstream.export.quantize import FP32, Weights
 from speechstream.export.transducer import joiner_scores, predictor_step
+from speechstream.nn.checkpoints import Checkpoint
 from speechstream.nn.fastconformer import FastConformer
-
 
 FLOOR = 2.0**-23  # of an energy, float32's epsilon
 BELOW = 0.3  # log(e + guard) - log guard of energies below the floor: their mean square error in recordings is least

@@ -7,9 +7,10 @@ The inputs and outputs of a graph are the fields of its state, and its metadata 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import onnx
 import torch
@@ -25,8 +26,8 @@ from speechstream.export.fastconformer import (
     export_fastconformer,
 )
 from speechstream.export.onnx import describe, export_step
-from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.export.quantize import FP32, Weights, quantize_graph
+from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
 from speechstream.state import flatten
 from speechstream.tts.blockwise.acoustic import ARCHITECTURE as VOICE

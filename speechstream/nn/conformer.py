@@ -157,7 +157,8 @@ class Attention(nn.Module):
         )
         return self.pos(e).view(width, self.heads, self.dim_head).transpose(0, 1)
 
-    def _table(self, queries: int) -> Tensor:
+    def chunk_table(self, queries: int) -> Tensor:
+        """`position_table`, cut from the one that is kept where there is one."""
         if self.table is None:
             return self.position_table(queries)
         most = (self.table.shape[1] - self.left + 1) // 2
@@ -189,7 +190,7 @@ class Attention(nn.Module):
             keys, values = k[:, :, -self.left :], v[:, :, -self.left :]
         q, k, v = windows.split(q * self.dim_head**-0.5, k, v, self.left)
         if self.relative:
-            table = self._table(windows.queries)
+            table = self.chunk_table(windows.queries)
             scale = self.dim_head**-0.5
             scores = (q + self.bias_u * scale) @ k.transpose(-1, -2)
             scores = scores + skew((q + self.bias_v * scale) @ table.transpose(-1, -2), k.shape[2])
@@ -204,7 +205,7 @@ class Attention(nn.Module):
         left = self.left // w.chunk * w.chunk  # whole chunks, as in the masks of `Windows`
         bias = rope = None
         if self.relative:
-            table = self._table(w.chunk)[:, self.left - left :]
+            table = self.chunk_table(w.chunk)[:, self.left - left :]
             bias = dispatch.RelativeBias(table, self.bias_u[:, 0], self.bias_v[:, 0])
         else:
             rope = tuple(a[:, 0] for a in w.angles)
@@ -303,7 +304,7 @@ class Convolution(nn.Module):
         x = self.up(x)
         if not (offline or self.training) and dispatch.uses_kernel(x, past):
             y, past = dispatch.conv_step(
-                x, past, self.depthwise.weight[:, 0], self.depthwise.bias, *self._norm()
+                x, past, self.depthwise.weight[:, 0], self.depthwise.bias, *self.norm_as_kernel()
             )
             return self.down(y), past
         x = F.glu(x, dim=-1).transpose(1, 2)
@@ -319,7 +320,7 @@ class Convolution(nn.Module):
             x = self.norm(x).transpose(1, 2)
         return self.down(F.silu(x)), past
 
-    def _norm(self) -> tuple[str, Tensor, Tensor, float]:
+    def norm_as_kernel(self) -> tuple[str, Tensor, Tensor, float]:
         """The norm as the kernel takes it: a batch norm with its statistics is a scale and a shift."""
         n = self.norm
         if isinstance(n, nn.LayerNorm):

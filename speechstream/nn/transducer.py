@@ -186,7 +186,7 @@ def decoding_weights(predictor: Predictor, joiner: Joiner) -> dispatch.Transduce
             table.new_zeros(0, *s) for s in ((4 * c.dim, c.dim), (4 * c.dim, c.dim), (4 * c.dim,))
         )
     else:
-        part = lambda name, i: getattr(predictor.lstm, f"{name}_l{i}")  # noqa: E731
+        part = lambda name, i: getattr(predictor.lstm, f"{name}_l{i}")
         biases = [part("bias_ih", i) + part("bias_hh", i) for i in range(c.layers)]
         inputs = table @ part("weight_ih", 0).T + biases[0]
         recurrent = torch.stack([part("weight_hh", i) for i in range(c.layers)])

@@ -166,7 +166,7 @@ class CausalTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """All frames (B, T, dim) of new streams at once: attention over gathered windows, linear in T."""
-        c, (batch, count, _) = self.config, x.shape
+        c, (_, count, _) = self.config, x.shape
         if count == 0:
             return x
         block, past = min(count, c.context), c.context - 1

@@ -12,8 +12,8 @@ Parameter names are those of openai/whisper, so that its checkpoints load as the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F

@@ -36,6 +36,8 @@ def open_session(
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # two spinners burn half a core for nothing
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # without VNNI, products of uint8 and int8 saturate in 16 bits; this makes the weights uint8 there, which do not
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4  # what goes wrong is raised too
     providers: list[Any] = ["CPUExecutionProvider"]
     if name != "cpu":

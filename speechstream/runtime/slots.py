@@ -36,38 +36,37 @@ class Slots(Protocol):
 
 
 class Rows:
-    """States as rows of numpy arrays, which grow as slots are opened. like: the first state of one stream."""
+    """States as rows of numpy arrays, which grow as slots are opened. like: the first state of one stream.
+
+    The lowest free row is taken first, so that busy rows stay together.
+    """
 
     def __init__(self, like: Any):
         self._like = like
         self._first = flatten(like)
-        self._arrays = {n: np.empty((0, *a.shape[1:]), a.dtype) for n, a in self._first.items()}
+        self._arrays = {n: np.zeros((0, *a.shape[1:]), a.dtype) for n, a in self._first.items()}
         self._row: dict[int, int] = {}  # of each slot
-        self._slot: list[int] = []  # of each row that is used; the used ones come first
+        self._slot: list[int | None] = []  # of each row
         self.generation = 0  # changes when the rows have moved to other memory
 
     def __len__(self) -> int:
-        return len(self._slot)
+        return len(self._row)
 
     def open(self, slot: int) -> None:
         """Give a slot the row of a new stream."""
-        row = len(self._slot)
-        if row == len(next(iter(self._arrays.values()))):
-            self._grow(max(2 * row, 1))
-        self._row[slot] = row
-        self._slot.append(slot)
+        if None not in self._slot:
+            self._resize(max(2 * len(self._slot), 1))
+        row = self._slot.index(None)
+        self._row[slot], self._slot[row] = row, slot
         for n, a in self._arrays.items():
             a[row] = self._first[n][0]
 
     def close(self, slot: int) -> None:
-        """Free a row; the last one takes its place."""
-        row, last = self._row[slot], len(self._slot) - 1
-        if row != last:
-            self._swap(row, last)
-        self._slot.pop()
-        del self._row[slot]
-        if 4 * len(self._slot) <= len(next(iter(self._arrays.values()))):
-            self._grow(len(self._slot))  # memory goes back when most streams have gone
+        """Free a row. Where most are free, memory goes back."""
+        self._slot[self._row.pop(slot)] = None
+        used = max(self._row.values(), default=-1) + 1
+        if 4 * used <= len(self._slot):
+            self._resize(used)
 
     def read(self, slot: int) -> Any:
         """A copy of a slot's state."""
@@ -82,15 +81,30 @@ class Rows:
 
     def gather(self, slots: Sequence[int]) -> tuple[list[int], slice]:
         """Bring slots to neighbouring rows: which of them is in each row, and the rows."""
-        start = self._row[slots[0]] if len(slots) == 1 else 0
+        if len(slots) == 1:
+            row = self._row[slots[0]]
+            return [0], slice(row, row + 1)
         wanted = {slot: i for i, slot in enumerate(slots)}
-        if len(slots) > 1:
-            free = [row for row in range(len(slots)) if self._slot[row] not in wanted]
-            for slot in slots:
-                if self._row[slot] >= len(slots):
-                    self._swap(self._row[slot], free.pop())
-        rows = slice(start, start + len(slots))
-        return [wanted[slot] for slot in self._slot[rows]], rows
+        free = [row for row in range(len(slots)) if self._slot[row] not in wanted]
+        for slot in slots:
+            if self._row[slot] >= len(slots):
+                self._swap(self._row[slot], free.pop())
+        rows = slice(0, len(slots))
+        return [wanted[slot] for slot in self._slot[rows] if slot is not None], rows
+
+    def runs(self, slots: Sequence[int]) -> list[tuple[list[int], slice]]:
+        """The same without moving anything: stretches of neighbouring rows, and which of the slots are in them.
+
+        For states so large that moving one costs more than a batch gains.
+        """
+        out: list[tuple[list[int], slice]] = []
+        for row, i in sorted((self._row[slot], i) for i, slot in enumerate(slots)):
+            if out and out[-1][1].stop == row:
+                members, rows = out.pop()
+                out.append(([*members, i], slice(rows.start, row + 1)))
+            else:
+                out.append(([i], slice(row, row + 1)))
+        return out
 
     def view(self, rows: slice) -> Any:
         """The states in some rows as one: views, to be changed in place."""
@@ -100,10 +114,13 @@ class Rows:
         for x in self._arrays.values():
             x[[a, b]] = x[[b, a]]
         self._slot[a], self._slot[b] = self._slot[b], self._slot[a]
-        self._row[self._slot[a]], self._row[self._slot[b]] = a, b
+        for row in (a, b):
+            if (slot := self._slot[row]) is not None:
+                self._row[slot] = row
 
-    def _grow(self, size: int) -> None:
-        used, self.generation = len(self._slot), self.generation + 1
+    def _resize(self, size: int) -> None:
+        kept, self.generation = min(size, len(self._slot)), self.generation + 1
         for n, a in self._arrays.items():
             self._arrays[n] = np.zeros((size, *a.shape[1:]), a.dtype)
-            self._arrays[n][:used] = a[:used]
+            self._arrays[n][:kept] = a[:kept]
+        self._slot = self._slot[:kept] + [None] * (size - kept)

@@ -29,8 +29,9 @@ import socket
 import time
 import uuid
 from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ class _Transcriber:
     def __init__(self, options: dict[str, Any]):
         self.options, self.recognizer = options, None
 
-    def load(self) -> "int | SpeechStreamError":
+    def load(self) -> int | SpeechStreamError:
         """This process's number, once the model is loaded; the error where it cannot be."""
         from speechstream.asr.recognizer import Recognizer
 
@@ -121,7 +122,7 @@ class _Transcriber:
             return error
         return os.getpid()
 
-    def transcribe(self, file: str, latency_ms: int | None) -> "Transcript | SpeechStreamError":
+    def transcribe(self, file: str, latency_ms: int | None) -> Transcript | SpeechStreamError:
         try:
             return self.recognizer.transcribe(file, latency_ms=latency_ms)
         except SpeechStreamError as error:
@@ -160,7 +161,7 @@ class Archive:
 
     def transcribe(
         self, files: Sequence[str | Path], latency_ms: int | None = None
-    ) -> "Iterator[Transcript | SpeechStreamError]":
+    ) -> Iterator[Transcript | SpeechStreamError]:
         """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why.
 
         Raises SpeechStreamError where the workers cannot load the model.
@@ -341,21 +342,21 @@ class Session:
         self.pid: int | None = None  # of the process that answered last
         self.handovers = 0  # times that another replica took over
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *exception) -> None:
         self._finished = True
 
-    def push(self, block: np.ndarray) -> "list[Event]":
+    def push(self, block: np.ndarray) -> list[Event]:
         """Hear a block; its events. ValueError on NaN or a wrong shape."""
         return self._hear(to_mono(block))
 
-    def finish(self) -> "list[Event]":
+    def finish(self) -> list[Event]:
         """Hear the end of the stream."""
         return self._hear(None)
 
-    def _hear(self, block: np.ndarray | None) -> "list[Event]":
+    def _hear(self, block: np.ndarray | None) -> list[Event]:
         if self._finished:
             raise ValueError("this stream is finished; open another one")
         before, fresh = len(self._since), [] if block is None else [block]

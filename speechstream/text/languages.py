@@ -1,7 +1,7 @@
 """Text front ends by language: the only way from outside to what is particular to one.
 
-    front = front_end("en-US")
-    for utterance in front(clause): front.encode(utterance.phonemes)
+front = front_end("en-US")
+for utterance in front(clause): front.encode(utterance.phonemes)
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _FRONT_ENDS = {"en": "speechstream.text.en.phonemes:FrontEnd"}
 class FrontEnd(Protocol):
     """Clauses to symbols. It remembers nothing, so one serves any number of streams and threads."""
 
-    symbols: tuple[str, ...]  # its inventory; an index is a symbol's id, and new ones are put at the end
+    symbols: tuple[
+        str, ...
+    ]  # its inventory; an index is a symbol's id, and new ones are put at the end
 
     def __call__(self, clause: Clause) -> list[Utterance]:
         """The utterances of a clause; none where nothing is to be spoken."""

@@ -103,9 +103,7 @@ class SynthesisCore:
             clauses, text = self._text.finish(state.text)
         else:
             clauses, text = self._text.step(x, state.text)
-        state = replace(
-            state, text=text, clauses=state.clauses + tuple(clauses), ended=x is None
-        )
+        state = replace(state, text=text, clauses=state.clauses + tuple(clauses), ended=x is None)
         return (yield from self.resume(state))
 
     def flush(self, state: SpeakingState) -> Work[tuple[list[Event], SpeakingState]]:

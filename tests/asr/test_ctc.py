@@ -11,9 +11,12 @@ from speechstream.asr.ctc import Greedy, PrefixBeam, align, score
 from speechstream.asr.search import Token, log_softmax
 from speechstream.state import describe, from_bytes, nbytes, put, select, stack, to_bytes
 
-EXACT = dict(
-    beam=100, candidates=99, prune=np.inf, pending=8
-)  # no prefix of the tiny problems is ever dropped
+EXACT = {
+    "beam": 100,
+    "candidates": 99,
+    "prune": np.inf,
+    "pending": 8,
+}  # no prefix of the tiny problems is ever dropped
 
 
 def random_log_probs(seed, *shape, sharpness=1.5, blank=0.0):

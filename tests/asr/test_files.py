@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechstream.events import Final, Transcript
 from speechstream.asr.files import cores, transcribe_many
 from speechstream.asr.recognizer import Recognizer
 from speechstream.errors import SpeechStreamError
+from speechstream.events import Final, Transcript
 
 
 class Slow:
     """A recogniser whose first files take longest, and that knows how many it had in hand at a time."""
 
-    together = 1
+    batch_size = 1
 
     def __init__(self):
         self.lock, self.now, self.most, self.done = threading.Lock(), 0, 0, []
@@ -96,6 +96,22 @@ def fastconformer(fixtures_dir, tmp_path_factory):
     return Recognizer.load(folder)
 
 
+class Counting:
+    """Networks, and the sizes of their batches."""
+
+    def __init__(self, networks, rows):
+        self.networks, self.rows = networks, rows
+
+    def __getattr__(self, name):
+        return getattr(self.networks, name)
+
+    def slots(self):
+        slots, step = self.networks.slots(), None
+        step, rows = slots.step, self.rows
+        slots.step = lambda given, inputs: (rows.append(len(given)), step(given, inputs))[1]
+        return slots
+
+
 def test_recordings_share_a_pool_where_that_is_faster(fastconformer, fixtures_dir, tmp_path):
     x, _ = sf.read(fixtures_dir / "austen_0870.flac", dtype="float32")
     files, rng = [], np.random.default_rng(0)
@@ -106,11 +122,12 @@ def test_recordings_share_a_pool_where_that_is_faster(fastconformer, fixtures_di
     files[4:4] = [tmp_path / "missing.wav"]
     (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(100))
     files[13:13] = [tmp_path / "noise.wav"]
-    rows, encode = [], fastconformer.engine.encode
-    fastconformer.engine.encode = lambda x, *rest: (rows.append(len(x)), encode(x, *rest))[1]
+    rows, networks = [], fastconformer.family.networks
+    counting = Counting(networks, rows)
+    fastconformer.family.runner.networks = counting
     told = []
     got = list(transcribe_many(fastconformer, files, 2, progress=told.append))
-    fastconformer.engine.encode = encode
+    fastconformer.family.runner.networks = networks
     assert max(rows) > 4 and told == sorted(told)
     heard = 0.0
     for file, result in zip(files, got, strict=True):

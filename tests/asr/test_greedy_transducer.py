@@ -40,7 +40,7 @@ def plain(tables, x, durations, max_symbols):
     g, state = tables.predict(np.array([BLANK]), tables.init(1))
     found, t = [], 0
     while t < len(x):
-        for count in range(1, max_symbols + 1):
+        for _count in range(1, max_symbols + 1):
             scores = tables.join(x[t][None], g)[0]
             token = int(scores[: BLANK + 1].argmax())
             jump = (

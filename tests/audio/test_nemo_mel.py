@@ -57,6 +57,6 @@ def test_per_feature_normalisation():
 
 
 def test_config_errors():
-    for bad in (dict(hop=500), dict(window=600), dict(normalize="global"), dict(deviation=0.0)):
+    for bad in ({"hop": 500}, {"window": 600}, {"normalize": "global"}, {"deviation": 0.0}):
         with pytest.raises(ValueError, match="need|must"):
             NemoMelConfig(**bad)

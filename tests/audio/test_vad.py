@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechstream.runtime.session import load_vad
 from speechstream.audio import read
+from speechstream.runtime.session import load_vad
 from speechstream.state import select, stack, to_bytes
 
 

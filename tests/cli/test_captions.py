@@ -4,12 +4,11 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from speechstream.events import Final, Word
 from speechstream.cli.captions import LONGEST_S, captions, timestamp, wrap
 from speechstream.cli.formats import SubRip, WebVtt
+from speechstream.events import Final, Word
 
 
 def final(texts, starts, lengths):

@@ -65,7 +65,7 @@ def test_devices(monkeypatch, capsys):
         "loudspeakers (* is the default)\n"
         "    0  Built-in  (ALSA, 2 channels, 48000 Hz)\n"
     )
-    monkeypatch.setattr("speechstream.audio.device.devices", lambda: [])
+    monkeypatch.setattr("speechstream.audio.device.devices", list)
     assert main(["devices"]) == 0
     assert "no sound device" in capsys.readouterr().err
 

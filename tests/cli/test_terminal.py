@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 fcntl = pytest.importorskip("fcntl", reason="pseudo-terminals are a Unix thing")
-import termios  # noqa: E402
+import termios
 
-from speechstream.cli.terminal import Sentence  # noqa: E402
+from speechstream.cli.terminal import Sentence
 
 
 class Screen:

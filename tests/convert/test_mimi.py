@@ -22,23 +22,23 @@ from speechstream.nn.transformer import TransformerConfig
 GOLDEN = (
     Path(__file__).parent / "goldens" / "mimi_moshi.safetensors"
 )  # made by tools/make_mimi_goldens.py
-SIZES = dict(
-    hidden_size=32,
-    num_filters=4,
-    upsampling_ratios=[4, 3, 2],
-    codebook_size=64,
-    num_quantizers=6,
-    vector_quantization_hidden_dimension=16,
-    codebook_dim=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    intermediate_size=48,
-    sliding_window=7,
-    upsample_groups=32,
-    num_residual_layers=2,
-    layer_scale_initial_scale=0.7,
-)
+SIZES = {
+    "hidden_size": 32,
+    "num_filters": 4,
+    "upsampling_ratios": [4, 3, 2],
+    "codebook_size": 64,
+    "num_quantizers": 6,
+    "vector_quantization_hidden_dimension": 16,
+    "codebook_dim": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 48,
+    "sliding_window": 7,
+    "upsample_groups": 32,
+    "num_residual_layers": 2,
+    "layer_scale_initial_scale": 0.7,
+}
 
 
 @pytest.fixture(scope="module")

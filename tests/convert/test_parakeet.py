@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechstream.convert.parakeet import load_parakeet
 from speechstream.asr.recognizer import Recognizer
 from speechstream.cli import main
+from speechstream.convert.parakeet import load_parakeet
 from speechstream.errors import SpeechStreamError
 
 KINDS = ("ctc", "tdt", "streaming")

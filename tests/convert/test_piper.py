@@ -17,9 +17,9 @@ from speechstream.tts.piper import espeak
 from speechstream.tts.piper.network import PiperVoice
 
 onnx = pytest.importorskip("onnx", reason="splitting a voice needs onnx")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper
 
-from speechstream.convert.piper import convert_piper, split_graph  # noqa: E402
+from speechstream.tts.piper.split import convert_piper, split_graph
 
 SYMBOLS = {
     "_": [0],

@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,6 +18,7 @@ from speechstream.export.quantize import (
     quantize_channels,
     quantize_graph,
 )
+from speechstream.runtime.session import open_session
 
 K, N = 128, 160  # a weight of 20 480 elements: large enough to be quantised
 
@@ -77,9 +77,7 @@ def graph(nodes, arrays, inputs, outputs):
 
 def run(model, **inputs):
     onnx.checker.check_model(model)
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-        None, inputs
-    )
+    return open_session(model.SerializeToString()).run(None, inputs)
 
 
 @pytest.fixture(scope="module")

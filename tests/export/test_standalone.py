@@ -19,15 +19,16 @@ from speechstream.asr.ctc import Greedy
 from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.nemo_mel import NemoMel
 from speechstream.cli import main
-from speechstream.runtime.graph import Graph
 from speechstream.errors import SpeechStreamError
 from speechstream.export.check import Row, compare, made_up_speech, table
-from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.export.quantize import FORMS
 from speechstream.export.sherpa import BELOW, FLOOR
 from speechstream.export.standalone import Source, export, open_source
+from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
+from speechstream.runtime.graph import Graph
 from speechstream.state import flatten, select, stack
+from tools.make_tiny_voice import SPEAKERS, tiny
 
 REPO = Path(__file__).parents[2]
 FIXTURES = REPO / "tests" / "fixtures"
@@ -125,7 +126,7 @@ def test_the_text_does_not_depend_on_who_runs_the_model(bundles, name, decoder):
     for latency in one.latencies:
         texts[latency] = one.transcribe(x, rate, latency).text
         assert other.transcribe(x, rate, latency).text == texts[latency]
-    first = one.frame_ms * one.chunks[0]
+    first = one.family.frame_ms * one.family.chunks[0]
     assert one.transcribe(x, rate).text == texts[first]
     stream, finals = one.stream(first, rate), []
     for block in np.split(x, np.sort(np.random.default_rng(0).integers(0, len(x), 40))):
@@ -195,7 +196,7 @@ def test_a_graph_runs_unsynchronised_streams_together(graphs):
     block = lambda: {
         "features": rng.standard_normal((1, 16, 16)).astype(np.float32),
         "lengths": np.array([16]),
-    }  # noqa
+    }
     late = encoder.step(block(), encoder.init_state(1))[1]
     a, b = block(), block()
     both, state = encoder.step(
@@ -248,10 +249,11 @@ def test_caches_in_sixteen_bits(bundles, graphs, tmp_path, capsys):
         "features": np.random.default_rng(0).standard_normal((1, 16, 16)).astype(np.float32),
         "lengths": np.array([16]),
     }
-    state, other = half.init_state(), half.init_state()
+    state, slots = half.init_state(), half.slots()
+    slot = slots.open()
     for _ in range(8):  # the ring comes round, in place as well as by value
         out, state = half.step(feed, state)
-        same, other = half.advance(feed, other)
+        same = slots.step([slot], feed)
         np.testing.assert_array_equal(out["encoded"], same["encoded"])
     codec = tmp_path / "codec"
     codec.mkdir()
@@ -477,10 +479,7 @@ def test_a_codec_is_exported_and_checked(tmp_path, capsys):
         assert Graph(tmp_path / "out" / f"{name}.onnx").about["architecture"] == "codec"
 
 
-def test_a_voice_is_exported_and_checked(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(REPO / "tools"))
-    from make_tiny_voice import SPEAKERS, tiny
-
+def test_a_voice_is_exported_and_checked(tmp_path):
     from speechstream.export.acoustic import describe_voice, voice_graphs
 
     model, codec = tiny()

@@ -10,15 +10,15 @@ import torch
 from safetensors.numpy import load_file
 
 from speechstream import bundle
-from speechstream.asr.whisper.onnx import OnnxEngine
 from speechstream.asr.whisper.networks import DecoderState
-from speechstream.asr.whisper.torch import TorchEngine
+from speechstream.asr.whisper.onnx import OnnxNetworks
+from speechstream.asr.whisper.torch import TorchNetworks
 from speechstream.errors import SpeechStreamError
 from speechstream.export import bundle as export_bundle
 from speechstream.export.bundle import write_whisper
-from speechstream.nn.checkpoints import read_whisper
 from speechstream.export.quantize import FP32, INT4, INT8, INT8_BLOCKS, quantize_graph
 from speechstream.export.whisper import export_whisper
+from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import pairs
 from speechstream.state import flatten, select, stack, unflatten
@@ -60,7 +60,7 @@ def save(graphs, folder):
     for name, graph in graphs.items():
         onnx.checker.check_model(graph)
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
-    return OnnxEngine(folder)
+    return OnnxNetworks(folder)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_one_decoder_graph_serves_all_lengths_and_batches(model, engine, batch, 
         ).numpy()
     logits, alignment, text, state = decode(engine, memory, tokens, split, mask)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-    _, where, read, _ = decode(TorchEngine(model), memory, tokens, split, mask)
+    _, where, read, _ = decode(TorchNetworks(model), memory, tokens, split, mask)
     np.testing.assert_allclose(alignment, where, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(text, read, rtol=1e-4, atol=1e-4)
     assert state.tokens.tolist() == [9] * batch
@@ -179,7 +179,7 @@ def test_left_padded_streams_share_the_decoder(engine):
 
 
 def test_states_begin_alike_in_both_engines(model, engine):
-    other = TorchEngine(model)
+    other = TorchNetworks(model)
     for mine, theirs in (
         (engine.encoder_state(2), other.encoder_state(2)),
         (engine.decoder_state(2), other.decoder_state(2)),
@@ -279,7 +279,7 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, err
         else:
             steps = 7 if bits == 4 and "embedding" not in name else 127
             assert (np.abs(got - w) <= np.abs(w).max(1, keepdims=True) * 0.5001 / steps).all(), name
-    one, other = OnnxEngine(b.path), TorchEngine(network)
+    one, other = OnnxNetworks(b.path), TorchNetworks(network)
     x = mel(48, 2)
     memory, expected = encode(one, x, 16)[0], encode(other, x, 16)[0]
     for got, want in zip(memory, expected):
@@ -289,7 +289,7 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, err
     close(got[0], want[0], error)
     close(got[1], want[1], error)
     close(got[2], want[2], error)
-    for n in ("looked", "out", "bias"):
+    for n in ("attention", "out", "bias"):
         np.testing.assert_array_equal(getattr(one.joint, n), getattr(other.joint, n))
 
 
@@ -324,10 +324,10 @@ def test_a_graph_of_another_runner_is_refused(engine, tmp_path, graphs):
     save(graphs, tmp_path)
     (tmp_path / "encoder.onnx").write_bytes((tmp_path / "decoder.onnx").read_bytes())
     with pytest.raises(SpeechStreamError, match="no input 'state.mel'"):
-        OnnxEngine(tmp_path)
+        OnnxNetworks(tmp_path)
     (tmp_path / "encoder.onnx").write_bytes(b"not a graph")
     with pytest.raises(SpeechStreamError, match="not a usable ONNX graph") as caught:
-        OnnxEngine(tmp_path)
+        OnnxNetworks(tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -4,10 +4,10 @@ import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from speechstream.kernels import dispatch  # noqa: E402
+from speechstream.kernels import dispatch
 
 
 @pytest.fixture(autouse=True)

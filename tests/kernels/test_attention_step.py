@@ -44,7 +44,7 @@ def test_steps_equal_offline(mode, position, H, Hk, close):
         active = torch.tensor([step != 1, step >= 1, step in (0, 4)])  # who has audio in this step
         n = torch.where(active, (ends - frames).clamp(max=CHUNK), 0)
         at = (frames[:, None] + torch.arange(CHUNK)).clamp(max=T - 1)
-        take = lambda x: torch.stack([x[b, :, at[b]] for b in range(B)])  # noqa: E731
+        take = lambda x: torch.stack([x[b, :, at[b]] for b in range(B)])
         turn = rope and (rope[0][at], rope[1][at])
         new = take(q), take(k), take(v)
         with dispatch.using(mode):

@@ -63,7 +63,16 @@ def inputs(B, H, Hk, T, D, chunk, left, position, dtype=torch.float32, lengths=T
         angle = torch.arange(T, dtype=dtype)[:, None] * torch.rand(D // 2, dtype=dtype)
         rope = angle.cos(), angle.sin()
     n = torch.tensor([T, 1, 0, T - 1][:B]) if lengths else None
-    return dict(q=q, k=k, v=v, chunk=chunk, left=left, lengths=n, bias=bias, rope=rope)
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "chunk": chunk,
+        "left": left,
+        "lengths": n,
+        "bias": bias,
+        "rope": rope,
+    }
 
 
 CASES = [  # B, H, Hk, T, D, chunk, left, position

@@ -26,7 +26,7 @@ def test_who_runs_a_call():
 def test_reference_needs_no_triton():
     code = (
         "import sys, torch; sys.modules['triton'] = None\n"
-        "from kernels import dispatch\n"
+        "from speechstream.kernels import dispatch\n"
         "import speechstream.nn.conformer, speechstream.nn.transducer, speechstream.nn.whisper\n"
         "q = torch.ones(1, 1, 3, 4)\n"
         "print(dispatch.chunked_attention(q, q, q, 2, 1).sum().item())"

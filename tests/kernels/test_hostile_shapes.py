@@ -109,12 +109,12 @@ def test_attention_step(H, Hk, c, D, chunk, left, kind, lengths, dtype):
     rope, n = tuple(torch.randn(2, c, D // 2) for _ in range(2)), torch.tensor(lengths)
 
     def f(q, k, v, keys, values, *bias):
-        extra = dict(
-            lengths=n,
-            chunk=chunk,
-            bias=RelativeBias(*bias) if bias else None,
-            rope=rope if kind == "rope" else None,
-        )
+        extra = {
+            "lengths": n,
+            "chunk": chunk,
+            "bias": RelativeBias(*bias) if bias else None,
+            "rope": rope if kind == "rope" else None,
+        }
         pools = [
             torch.cat([x, x], 2)[:, :, : left + c + 1].repeat(2, 1, 1, 1)[:3].contiguous()
             for x in (keys, values)
@@ -341,7 +341,7 @@ def test_reference_gradient_of_the_pruned_loss_by_finite_differences():
 
 def test_reference_gradients_of_the_steps_by_finite_differences():
     """The streaming steps have a gradient by the reference, which their calls take where one is needed."""
-    make = lambda *s: torch.randn(*s, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    make = lambda *s: torch.randn(*s, dtype=torch.float64, requires_grad=True)
     frames, n = torch.tensor([1, 9]), torch.tensor([2, 1])
     assert torch.autograd.gradcheck(
         lambda *x: dispatch.attention_step(*x[:5], frames, n, bias=RelativeBias(*x[5:])),

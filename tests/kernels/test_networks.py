@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from speechstream.asr.transducer import GreedyTransducer
 from speechstream.kernels import dispatch
 from speechstream.kernels.reference import init_greedy
-from speechstream.asr.transducer import GreedyTransducer
 from speechstream.nn import conformer, transducer, whisper
 from speechstream.state import select, stack
 
@@ -90,7 +90,7 @@ def test_fastconformer_steps(name, frames, chunk, close, counted):
         for block, lengths in ((blocks[1], None), (blocks[2], torch.tensor([2 * frames, 2]))):
             y, state = net.step(block, state, lengths, chunk)
             out += [y[:1], y[1:, : 1 if lengths is not None else None]]
-        return out, [t for t in vars(select(state, [0])).values()]
+        return out, list(vars(select(state, [0])).values())
 
     plain = run()
     assert not counted

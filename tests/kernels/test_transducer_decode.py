@@ -21,7 +21,7 @@ def network(layers, durations, C=7, J=10, H=6):
             p.normal_()
         if not durations:
             output.bias[C - 1] += 8  # or it would never stop emitting
-        part = lambda name, n: getattr(lstm, f"{name}_l{n}")  # noqa: E731
+        part = lambda name, n: getattr(lstm, f"{name}_l{n}")
         fold = TransducerWeights(
             embedding.weight @ part("weight_ih", 0).T + part("bias_ih", 0) + part("bias_hh", 0),
             torch.stack([part("weight_hh", n) for n in range(layers)]),

@@ -43,7 +43,7 @@ def recursion(logp, target, T, blank):
 
 
 def problem(B, T, U, J, V, dtype=torch.float32):
-    make = lambda *s: torch.randn(*s, dtype=dtype, requires_grad=True)  # noqa: E731
+    make = lambda *s: torch.randn(*s, dtype=dtype, requires_grad=True)
     lengths, target_lengths = torch.tensor([T, 1, 0][:B]), torch.tensor([U, 1, U][:B])
     return (
         (make(B, T, J), make(B, U + 1, J), make(V, J), make(V)),
@@ -95,7 +95,7 @@ def test_kernel_gradients(B, T, U, J, V, both, close):
 def test_backward_in_several_blocks_is_the_same(close, monkeypatch):
     leaves, targets, n, m = problem(2, 6, 2, 4, 5)
     with dispatch.using("interpret"):
-        loss = lambda: dispatch.transducer_loss(*leaves, targets, n, m)  # noqa: E731
+        loss = lambda: dispatch.transducer_loss(*leaves, targets, n, m)
         whole = torch.autograd.grad(loss(), leaves)
         monkeypatch.setattr(
             dispatch._kernel("transducer_loss"), "GRADIENT_BYTES", 1

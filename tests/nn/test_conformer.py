@@ -43,7 +43,7 @@ def encoder(config, seed=0):
     torch.manual_seed(seed)
     net = ConformerEncoder(config)
     with torch.no_grad():
-        for name, parameter in net.named_parameters():
+        for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return net.eval()
 
@@ -274,14 +274,14 @@ def test_rotary_positions_stay_exact():
 @pytest.mark.parametrize(
     "change",
     [
-        dict(dim=15),
-        dict(kernel=4),
-        dict(position="absolute"),
-        dict(conv_norm="none"),
-        dict(left=None),
-        dict(causal=False),
-        dict(lookaheads=()),
-        dict(left=-1),
+        {"dim": 15},
+        {"kernel": 4},
+        {"position": "absolute"},
+        {"conv_norm": "none"},
+        {"left": None},
+        {"causal": False},
+        {"lookaheads": ()},
+        {"left": -1},
     ],
 )
 def test_config_errors(change):

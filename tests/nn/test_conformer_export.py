@@ -8,12 +8,12 @@ import torch
 
 from speechstream.asr.fastconformer.blocks import Blocks
 from speechstream.asr.fastconformer.onnx import Seats
-from speechstream.runtime.graph import Graph
 from speechstream.export.conformer import in_order, stream_start
 from speechstream.export.fastconformer import export_fastconformer
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig
+from speechstream.runtime.graph import Graph
 from speechstream.state import flatten, stack
 
 

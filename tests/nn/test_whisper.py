@@ -378,7 +378,7 @@ def test_left_padded_streams_equal_each_alone(model, text):
     more, _, _ = model.decoder.step(
         block[:, :1], after, keys, values
     )  # and once more, from the padded state
-    for b, n in enumerate(ages):
+    for b in range(len(ages)):
         expected, where, state = model.decoder.step(
             block[b : b + 1], alone[b], keys[b : b + 1], values[b : b + 1]
         )

@@ -1,8 +1,6 @@
 """The recipe of the block-wise voice at toy size: packing, training that resumes, a loss that falls, and the bundle."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from recipes.blockwise_tts import pack, sentences, train
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -49,21 +48,6 @@ CONFIG = {
 }
 
 
-def recipe(name, monkeypatch):
-    """A module of the recipe, under a name of its own: other recipes have modules of the same name."""
-    monkeypatch.syspath_prepend(str(RECIPES / "codec_small"))
-    monkeypatch.syspath_prepend(str(RECIPES / "blockwise_tts"))
-    for taken in ("evaluate", "data", "losses", "sentences", "prepare", "train"):
-        monkeypatch.delitem(sys.modules, taken, raising=False)
-    spec = importlib.util.spec_from_file_location(
-        f"blockwise_{name}", RECIPES / "blockwise_tts" / f"{name}.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
-
-
 def speech(folder, count=14):
     """A manifest of buzzing: 4 symbols, the first and the last frames silent."""
     rows, rng = [], np.random.default_rng(0)
@@ -88,7 +72,7 @@ def speech(folder, count=14):
 
 
 @pytest.fixture
-def packed(tmp_path, monkeypatch):
+def packed(tmp_path):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     codec = SmallCodec(CODEC)
@@ -98,9 +82,7 @@ def packed(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     save_file(codec.state_dict(), folder / "model.safetensors")
-    index = recipe("pack", monkeypatch).main(
-        [str(folder), str(tmp_path / "data"), str(speech(tmp_path / "speech"))]
-    )
+    index = pack.main([str(folder), str(tmp_path / "data"), str(speech(tmp_path / "speech"))])
     return tmp_path, index
 
 
@@ -121,9 +103,8 @@ def test_packing_keeps_symbols_and_frames_together(packed):
     assert arrays["codes"].shape == (2, frames) and arrays["codes"].max() < 8
 
 
-def test_training_resumes_and_learns(packed, monkeypatch):
+def test_training_resumes_and_learns(packed):
     folder, _ = packed
-    train = recipe("train", monkeypatch)
     data = train.Clauses(folder / "data", 1.0)
     once = train.Run(CONFIG, data, folder / "once")
     first = [once.train_step()["codes"] for _ in range(6)]
@@ -141,8 +122,7 @@ def test_training_resumes_and_learns(packed, monkeypatch):
     assert set(once.validate()) >= {"codes", "first_level"} or not data.split[True]
 
 
-def test_texts_are_many_and_none_is_held_out(monkeypatch, tmp_path):
-    sentences = recipe("sentences", monkeypatch)
+def test_texts_are_many_and_none_is_held_out(tmp_path):
     made = sentences.written(300)
     assert len(set(made)) == 300 and made == sentences.written(300)
     held = (RECIPES / "blockwise_tts" / "heldout.txt").read_text().splitlines()

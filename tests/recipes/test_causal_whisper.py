@@ -1,33 +1,13 @@
 """The causal Whisper recipe's own pieces: when a token has been heard, and the gate that learns it."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("soundfile")
-from speechstream.nn.whisper_heads import Gate, looked, pairs  # noqa: E402
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "causal_whisper"
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    """The recipe's module, which imports its neighbours by bare names as scripts do."""
-    neighbours = ("data", "decode", "graft", "text", "train", "gate")
-    before = {name: sys.modules.pop(name, None) for name in neighbours}
-    sys.path.insert(0, str(RECIPE))
-    try:
-        import gate
-
-        yield gate
-    finally:
-        sys.path.remove(str(RECIPE))
-        for name in neighbours:
-            sys.modules.pop(name, None)
-        sys.modules.update({name: module for name, module in before.items() if module})
+from recipes.causal_whisper import train_transducer
+from recipes.common.args import read_config
+from speechstream.nn.whisper_heads import Gate, looked, pairs
 
 
 def staircase(ends, frames, last=None):
@@ -39,26 +19,29 @@ def staircase(ends, frames, last=None):
     return a / a.sum(1, keepdims=True)
 
 
-def test_a_token_has_been_said_where_its_attention_ends(recipe):
+def test_a_token_has_been_said_where_its_attention_ends():
     ends = [10, 18, 40, 52, 60]
-    assert abs(recipe.said_in(staircase(ends, 60)) - (np.array(ends) - 1) // 2).max() <= 1
-    assert recipe.said_in(np.zeros((0, 8), np.float32)).shape == (0,)
+    assert abs(train_transducer.said_in(staircase(ends, 60)) - (np.array(ends) - 1) // 2).max() <= 1
+    assert train_transducer.said_in(np.zeros((0, 8), np.float32)).shape == (0,)
 
 
-def examples(recipe, hidden):
+def examples(hidden):
     out = []
     for ends, h in zip([[10, 18, 40, 52], [20, 30, 44]], hidden):
         alignment = torch.from_numpy(staircase([*ends, 60], 60, last=4))
         h = h[: len(ends) + 1].clone()
         h[-1] = 3.0  # nothing follows
-        out.append(recipe.Example(torch.zeros(60, 4), h, alignment, (np.array(ends) - 1) // 2))
+        out.append(
+            train_transducer.Example(torch.zeros(60, 4), h, alignment, (np.array(ends) - 1) // 2)
+        )
     return out
 
 
-def test_the_gate_learns_when_tokens_have_been_said(recipe):
+def test_the_gate_learns_when_tokens_have_been_said():
     torch.manual_seed(0)
-    gate, data = Gate(4, 32), examples(recipe, torch.randn(2, 5, 4))
-    recipe.fit(gate, data, 300, np.random.default_rng(0))
+    gate, data = Gate(4, 32), examples(torch.randn(2, 5, 4))
+    config = read_config(train_transducer.CONFIG)["transducer"] | {"steps": 300}
+    train_transducer.fit(gate, data, config, np.random.default_rng(0))
     for e in data:
         said = (
             gate(

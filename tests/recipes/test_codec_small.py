@@ -1,15 +1,21 @@
 """The small codec's recipe from manifest to measured codec: a few steps at toy sizes."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 torch = pytest.importorskip("torch", reason="training needs torch")
-RECIPE = Path(__file__).parents[2] / "recipes" / "codec_small"
+
+from recipes.codec_small import (
+    data as recordings,
+    evaluate,
+    losses,
+    prepare,
+    train,
+)
+
 CONFIG = {
     "codec": {
         "sample_rate": 8000,
@@ -43,23 +49,7 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    """The recipe's modules, which import each other by bare names as scripts do."""
-    names = ("data", "codes", "losses", "prepare", "train", "evaluate")
-    before = {n: sys.modules.pop(n, None) for n in names}
-    sys.path.insert(0, str(RECIPE))
-    try:
-        yield {n: __import__(n) for n in names}
-    finally:
-        sys.path.remove(str(RECIPE))
-        for name in names:
-            sys.modules.pop(name, None)
-            if before[name] is not None:
-                sys.modules[name] = before[name]
-
-
-@pytest.fixture(scope="module")
-def data(recipe, tmp_path_factory):
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speech")
     rng, rows = np.random.default_rng(0), []
     for i in range(60):
@@ -67,7 +57,7 @@ def data(recipe, tmp_path_factory):
         soundfile.write(folder / f"{i}.wav", 0.1 * rng.normal(size=3000 + i), rate)
         rows.append(json.dumps({"audio": f"{i}.wav", "speaker": None}))
     (folder / "m.jsonl").write_text("\n".join(rows))
-    recipe["prepare"].main(
+    prepare.main(
         [
             str(folder / "packed"),
             str(folder / "m.jsonl"),
@@ -80,11 +70,11 @@ def data(recipe, tmp_path_factory):
     return folder / "packed"
 
 
-def test_packed_samples_are_the_recordings(recipe, data):
+def test_packed_samples_are_the_recordings(data):
     index = json.loads((data / "index.json").read_text())
     assert index["below_min_rate"] == 1
     assert len(index["train"]) + len(index["held"]) == 59 and index["held"]
-    speech = recipe["data"].Speech(data, "train", 800, seed=0)
+    speech = recordings.Speech(data, "train", 800, seed=0)
     row = index["train"][3]
     pcm, _ = soundfile.read(data.parent / row["audio"])
     np.testing.assert_allclose(
@@ -97,11 +87,11 @@ def test_packed_samples_are_the_recordings(recipe, data):
     assert not torch.equal(speech.batch(5, 2)[0], speech.batch(6, 2)[0])
 
 
-def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
+def test_training_resumes_where_it_stopped(data, tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps(CONFIG))  # JSON is YAML
 
-    def train(out, steps):
-        return recipe["train"].main(
+    def run(out, steps):
+        return train.main(
             [
                 str(data),
                 str(tmp_path / out),
@@ -112,13 +102,13 @@ def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
             ]
         )
 
-    whole = train("whole", 7)
-    train("parts", 1)
-    train("parts", 3)  # stops in the stage of the sound
-    train("parts", 6)  # and in the adversarial one
-    parts = train("parts", 7)
+    whole = run("whole", 7)
+    run("parts", 1)
+    run("parts", 3)  # stops in the stage of the sound
+    run("parts", 6)  # and in the adversarial one
+    parts = run("parts", 7)
     assert whole.step == parts.step == 7
-    fresh = recipe["train"].Trainer(CONFIG, data, tmp_path / "none")
+    fresh = train.Trainer(CONFIG, data, tmp_path / "none")
     changed = 0
     for (name, a), b, c in zip(
         whole.codec.state_dict().items(),
@@ -130,7 +120,7 @@ def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
     assert changed > 10
     for a, b in zip(whole.judges.state_dict().values(), parts.judges.state_dict().values()):
         torch.testing.assert_close(a, b)
-    table = recipe["evaluate"].main(
+    table = evaluate.main(
         [
             str(data),
             str(tmp_path / "whole" / "codec"),
@@ -150,10 +140,10 @@ def test_training_resumes_where_it_stopped(recipe, data, tmp_path):
     assert soundfile.info(tmp_path / "wav" / "0000.codec.wav").samplerate == 8000
 
 
-def test_losses_vanish_for_equal_sound(recipe):
+def test_losses_vanish_for_equal_sound():
     torch.manual_seed(0)
     x = torch.randn(1, 1, 4000)
-    mel, stft = recipe["losses"].SpectralLoss(8000)(x, x)
+    mel, stft = losses.SpectralLoss(8000)(x, x)
     assert mel == 0 and stft == 0
-    judges = recipe["losses"].Discriminators(2, [128], [3])
+    judges = losses.Discriminators(2, [128], [3])
     assert judges.codec_loss(x, x)[1] == 0 and judges.codec_loss(x, x.flip(-1))[1] > 0

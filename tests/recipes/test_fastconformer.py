@@ -13,10 +13,17 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
+from recipes.fastconformer import (
+    data as batches,
+    distill_targets,
+    prepare,
+    train,
+)
 from speechstream.nn.checkpoints import read_fastconformer
 from speechstream.nn.transducer import transducer_loss
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "fastconformer"
+REPO = Path(__file__).parents[2]
 CONFIG = {
     "encoder": {
         "features": 16,
@@ -55,43 +62,34 @@ CONFIG = {
 }
 
 
-def run(*command):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPE.parents[1])}
+def run(module, *command):
+    return execute("-m", f"recipes.fastconformer.{module}", *command)
+
+
+def execute(*command):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=RECIPE, env=env, capture_output=True, text=True
+        [sys.executable, *map(str, command)], cwd=REPO, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@pytest.fixture
-def recipe(monkeypatch):
-    """The recipe's modules, which import each other by bare names as scripts do."""
-    pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
-    monkeypatch.syspath_prepend(str(RECIPE))
-    names = ("prepare", "data", "train", "teach")
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield {name: __import__(name) for name in names}
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-def test_paths_sum_to_the_transducer_loss(recipe):
+def test_paths_sum_to_the_transducer_loss():
     """Of one token in four frames there are four paths, and the loss is the sum over all of them."""
     torch.manual_seed(0)
-    network = recipe["train"].FastConformer(recipe["train"].network(CONFIG)).eval()
+    network = train.FastConformer(train.network(CONFIG)).eval()
     y, targets, blank = torch.randn(1, 4, 16), torch.tensor([[5]]), CONFIG["vocab"]
     predicted = network.predictor(targets)
     paths = [torch.full((1, 4), blank).index_fill_(1, torch.tensor([t]), 5) for t in range(4)]
-    each = torch.stack([recipe["train"].path_loss(network, y, predicted, p) for p in paths])
+    each = torch.stack([train.path_loss(network, y, predicted, p) for p in paths])
     whole = transducer_loss(
         network.joiner, y, predicted, targets, torch.tensor([4]), torch.tensor([1])
     )
     torch.testing.assert_close(-(-each).logsumexp(0), whole[0])
 
 
-def test_path_of_an_alignment_is_one_that_ctc_allows(recipe, tmp_path):
+def test_path_of_an_alignment_is_one_that_ctc_allows(tmp_path):
     """Tokens come in order, not before they have been heard, and the same one twice has a blank between."""
     dated = {
         "words": ["Too", "-", "too", "soon"],
@@ -102,7 +100,7 @@ def test_path_of_an_alignment_is_one_that_ctc_allows(recipe, tmp_path):
     from lhotse import SupervisionSegment
 
     segment = SupervisionSegment(
-        "0", "0", 0.0, 1.6, text="Too - too soon", alignment=recipe["prepare"].alignment(dated)
+        "0", "0", 0.0, 1.6, text="Too - too soon", alignment=prepare.alignment(dated)
     )
 
     class Letters:
@@ -115,7 +113,7 @@ def test_path_of_an_alignment_is_one_that_ctc_allows(recipe, tmp_path):
             pieces = ["▁" + w[0] if i == 0 else w[i] for w in text.split() for i in range(len(w))]
             return pieces if out_type is str else [ord(p[-1]) for p in pieces]
 
-    data = object.__new__(recipe["data"].Utterances)
+    data = object.__new__(batches.Utterances)
     data.tokenizer, data.delay = Letters(), 0
     cut = type("Cut", (), {"supervisions": [segment]})
     ids = Letters().encode("too too soon")
@@ -137,14 +135,14 @@ def test_path_of_an_alignment_is_one_that_ctc_allows(recipe, tmp_path):
         < 1e-3
     )
     assert (data.path(cut, ids, 11) == -1).all()  # ten letters and two blanks do not fit
-    phones, sound = data.phones(cut, 20).flatten().tolist(), recipe["data"].PHONES
+    phones, sound = data.phones(cut, 20).flatten().tolist(), batches.PHONES
     assert [phones[i] for i in (8, 9, 15, 16, 23, 24)] == [
         sound[p] for p in ("SIL", "T", "T", "UW", "UW", "T")
     ]
 
 
-def test_the_teacher_is_asked_of_the_frame_that_has_heard_the_sound(recipe):
-    data = object.__new__(recipe["data"].Utterances)
+def test_the_teacher_is_asked_of_the_frame_that_has_heard_the_sound():
+    data = object.__new__(batches.Utterances)
     data.taught = np.arange(60, dtype=np.float16).reshape(30, 2)
     rows = data.teacher(type("Cut", (), {"custom": {"teacher": [3, 9]}}), 5).flatten(0, 1).numpy()
     assert np.isnan(rows[:4]).all() and np.isnan(rows[13:]).all() and rows.shape == (20, 2)
@@ -157,13 +155,13 @@ def test_the_teacher_is_asked_of_the_frame_that_has_heard_the_sound(recipe):
     assert data.teacher(type("Cut", (), {"custom": None}), 3).isnan().all()
 
 
-def test_components_are_whitened_and_the_largest(recipe):
+def test_components_are_whitened_and_the_largest():
     rows = (
         torch.randn(500, 6, generator=torch.manual_seed(0))
         @ torch.randn(6, 6, generator=torch.manual_seed(1))
         + 3
     )
-    mean, turn = recipe["teach"].components(rows, 3)
+    mean, turn = distill_targets.components(rows, 3)
     made = (rows - mean) @ turn
     torch.testing.assert_close(made.T @ made / 500, torch.eye(3), atol=1e-4, rtol=0)
     left = rows - mean - made @ torch.linalg.pinv(turn)
@@ -173,7 +171,6 @@ def test_components_are_whitened_and_the_largest(recipe):
 
 
 def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
-    pytest.importorskip("lhotse", reason="the recipe reads Lhotse manifests")
     random, lines, dates = np.random.RandomState(0), [], []
     words = "the cat sat on a mat and saw a big red dog run up to it".split()
     for i in range(16):
@@ -197,14 +194,15 @@ def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     out = tmp_path / "out" / "train"
     assert "16 utterances" in run(
-        "prepare.py", "lines", tmp_path / "train.jsonl", out, "--dates", tmp_path / "dates.jsonl"
+        "prepare", "lines", tmp_path / "train.jsonl", out, "--alignments", tmp_path / "dates.jsonl"
     )
-    run("prepare.py", "features", out, "--mels", 16)
-    run("prepare.py", "tokens", out, "--vocab", 24)
+    run("prepare", "features", out, "--mels", 16)
+    run("prepare", "tokens", out, "--vocab", 24)
     untaught = subprocess.run(
         [
             sys.executable,
-            "train.py",
+            "-m",
+            "recipes.fastconformer.train",
             tmp_path / "config.yaml",
             f"{out}.jsonl.gz",
             f"{out}.model",
@@ -212,15 +210,15 @@ def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
             "--workers",
             "0",
         ],
-        cwd=RECIPE,
+        cwd=REPO,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(RECIPE.parents[1])},
+        env=os.environ | {"PYTHONPATH": str(REPO)},
     )
     assert untaught.returncode == 1 and untaught.stderr.splitlines()[-1].startswith(
         "teacher_weight is 0.5"
     )
-    run("teach.py", out, "--dims", 4)
+    run("distill_targets", out, "--dims", 4)
     taught = np.load(f"{out}.teacher.npy")
     assert (
         taught.shape[1] == 4
@@ -229,13 +227,14 @@ def test_two_processes_stopped_and_resumed_equal_one_run(tmp_path):
     assert np.isfinite(taught).all() and taught.std() > 0.5
     for name, stops in (("whole", [6]), ("parts", [2, 6])):
         for stop in stops:
-            run(
+            execute(
                 "-m",
                 "torch.distributed.run",
                 "--standalone",
                 "--nproc-per-node",
                 2,
-                "train.py",
+                "-m",
+                "recipes.fastconformer.train",
                 tmp_path / "config.yaml",
                 f"{out}.jsonl.gz",
                 f"{out}.model",

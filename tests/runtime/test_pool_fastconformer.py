@@ -10,10 +10,10 @@ import torch
 from speechstream.asr import snapshot
 from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.nemo_mel import NemoMelConfig
-from speechstream.nn.checkpoints import Checkpoint
 from speechstream.errors import SpeechStreamError
 from speechstream.export.fastconformer import write_fastconformer
 from speechstream.export.standalone import export, open_source
+from speechstream.nn.checkpoints import Checkpoint
 from speechstream.nn.conformer import ConformerConfig
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.transducer import JoinerConfig, PredictorConfig

@@ -168,7 +168,7 @@ def test_the_command_line_on_a_cluster(cluster, files, tmp_path):
     }
     plain = subprocess.run(command, capture_output=True, timeout=300, **there)
     with (
-        open(tmp_path / "stderr", "w+") as stderr,
+        open(tmp_path / "stderr", "w+", encoding="utf-8") as stderr,
         subprocess.Popen(
             [*command, "--ray", "--jobs", "2"], stdout=subprocess.PIPE, stderr=stderr, **there
         ) as spread,

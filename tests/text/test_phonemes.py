@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
+from speechstream.text.clauses import TextStream
 from speechstream.text.en import lexicon, phonemes
 from speechstream.text.en.phonemes import FrontEnd, decode, encode, from_ipa, kokoro_ids
-from speechstream.text.clauses import TextStream
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "tts"
 HOMOGRAPHS = [
@@ -148,7 +148,13 @@ def test_words_point_at_the_whole_text_and_at_their_symbols(front):
     text = 'Dr. Who? <emphasis level="strong">Pay</emphasis> $5 to [[həlˈO]] &amp; <sub alias="the web">WWW</sub>.'
     spoken = []
     for u in front.speak(text):
-        assert len(encode(u.phonemes)) == len(u.phonemes) == len(u.speed) == len(u.pitch) == len(u.volume)
+        assert (
+            len(encode(u.phonemes))
+            == len(u.phonemes)
+            == len(u.speed)
+            == len(u.pitch)
+            == len(u.volume)
+        )
         for i, w in enumerate(u.words):
             assert u.phonemes[w.first : w.last] == w.phonemes
             assert (u.word_of[w.first : w.last] == i).all()

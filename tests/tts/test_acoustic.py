@@ -1,6 +1,5 @@
 """The acoustic model: streamed and exported against the offline network, length regulation against closed forms."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ from speechstream.nn.depth import DepthDecoder
 from speechstream.state import select, stack
 from speechstream.tts.blockwise.acoustic import Acoustic, regulate, sub_frames
 from speechstream.tts.codec import CodecDecoder
+from tools.make_tiny_voice import MODEL, tiny
 
 ROOT = Path(__file__).parents[2]
 VOICE = ROOT / "tests" / "fixtures" / "tts" / "tiny-voice"
-sys.path.insert(0, str(ROOT / "tools"))
-from make_tiny_voice import MODEL, tiny  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ torch = pytest.importorskip(
     "torch", reason="the networks that the graphs are compared with need torch"
 )
 pytest.importorskip("onnxscript", reason="the export needs onnxscript")
-from speechstream.export.codec import export_codec  # noqa: E402
-from speechstream.nn.mimi import Mimi, MimiConfig  # noqa: E402
-from speechstream.nn.seanet import SEANetConfig  # noqa: E402
-from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig  # noqa: E402
-from speechstream.nn.transformer import TransformerConfig  # noqa: E402
+from speechstream.export.codec import export_codec
+from speechstream.nn.mimi import Mimi, MimiConfig
+from speechstream.nn.seanet import SEANetConfig
+from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
+from speechstream.nn.transformer import TransformerConfig
 
 CONFIGS = {
     "mimi": MimiConfig(

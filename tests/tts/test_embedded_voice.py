@@ -10,8 +10,8 @@ import soundfile
 from whisper_normalizer.english import EnglishTextNormalizer
 
 import speechstream as ss
-from speechstream.audio.resample import Resampler
 from speechstream.audio.pitch import loudness, pitch
+from speechstream.audio.resample import Resampler
 
 SAID = {
     "The train leaves at a quarter past nine.": "the train leaves at a quarter past nine",
@@ -33,7 +33,7 @@ def say(tts, pieces, **options):
         for piece in pieces:
             stream.push(piece)
         stream.end()
-        return [chunk for chunk in stream]
+        return list(stream)
 
 
 @pytest.mark.parametrize("voice", PITCH_HZ)
@@ -125,6 +125,8 @@ def test_one_command(tmp_path):
     )
     assert run.returncode == 0 and all(name in run.stdout for name in PITCH_HZ)
     assert (
-        json.loads((ss.bundle.embedded("tts") / "bundle.json").read_text(encoding="utf-8"))["card"]["licence"]
+        json.loads((ss.bundle.embedded("tts") / "bundle.json").read_text(encoding="utf-8"))["card"][
+            "licence"
+        ]
         == "Apache-2.0"
     )

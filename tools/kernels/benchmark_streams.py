@@ -33,7 +33,7 @@ class FastConformer:
     ) -> None:
         self.milliseconds = 80 * c
         dtype = torch.bfloat16 if device != "cpu" else torch.float32
-        make = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).to(dtype)  # noqa: E731
+        make = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).to(dtype)
         self.B, self.c, self.D, self.left, self.layers, H = (
             B,
             c,
@@ -120,7 +120,7 @@ class FastConformer:
                 F.conv2d(F.conv2d(x, depthwise, stride=2, padding=1, groups=x.shape[1]), pointwise)
             )
         x = x.transpose(1, 2).flatten(2) @ self.into.T
-        norm = lambda y: F.layer_norm(y, (D,), self.one, self.zero)  # noqa: E731
+        norm = lambda y: F.layer_norm(y, (D,), self.one, self.zero)
         for (up, down, qkv, proj, gate, taps, mix, up2, down2), (keys, values, conv) in zip(
             self.weights, self.pools
         ):
@@ -175,8 +175,8 @@ class CausalWhisper:
     ) -> None:
         self.milliseconds = 20 * c
         dtype = torch.bfloat16 if device != "cpu" else torch.float32
-        make = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).to(dtype)  # noqa: E731
-        cache = lambda *s: torch.zeros(*s, device=device, dtype=dtype)  # noqa: E731
+        make = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).to(dtype)
+        cache = lambda *s: torch.zeros(*s, device=device, dtype=dtype)
         self.B, self.c, self.D, self.H, self.left, self.tokens, self.text = (
             B,
             c,
@@ -188,7 +188,7 @@ class CausalWhisper:
         )
         self.mel, self.position = make(B, mels, 2 * c + 3), make(c, D)
         self.conv1, self.conv2 = make(D, mels, 3), make(D, D, 3)
-        matrices = lambda *shapes: [make(*s) for s in shapes]  # noqa: E731
+        matrices = lambda *shapes: [make(*s) for s in shapes]
         self.encoder = [matrices((3 * D, D), (D, D), (4 * D, D), (D, 4 * D)) for _ in range(layers)]
         self.rings = [
             (cache(B, H, left + c, D // H), cache(B, H, left + c, D // H)) for _ in range(layers)
@@ -226,8 +226,8 @@ class CausalWhisper:
         return x.view(self.B, self.c, D)
 
     def decode(self, features: Tensor) -> None:
-        norm = lambda y: F.layer_norm(y, (self.D,))  # noqa: E731
-        split = lambda y, n: y.unflatten(-1, (n, self.H, -1)).permute(2, 0, 3, 1, 4)  # noqa: E731
+        norm = lambda y: F.layer_norm(y, (self.D,))
+        split = lambda y, n: y.unflatten(-1, (n, self.H, -1)).permute(2, 0, 3, 1, 4)
         for (_, _, _, kv, *_), memory in zip(self.decoder, self.memory):
             memory[:, :, :, : self.c] = split(features @ kv.T, 2).transpose(0, 1)
         for n in range(self.tokens):

@@ -1,8 +1,8 @@
 """Kernels against fair baselines: CUDA graphs on preallocated caches, medians of replays, bytes and their rate.
 
-Called by `tools.kernels.verify_gpu`. A time is that of a whole step: RoPE, append and attention. Percentages are of the copy
-bandwidth measured in the same run. Inputs are random; several layers' caches are used in turn where one would fit
-in the L2 cache.
+Called by `tools.kernels.verify_gpu`. A time is that of a whole step: RoPE, append and attention. Percentages
+are of the copy bandwidth measured in the same run. Inputs are random; several layers' caches are used in turn where
+one would fit in the L2 cache.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import math
 import statistics
 import time
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ class Ring:
         self.B, self.c, self.left, self.ring, self.dtype = B, c, left, left + c, dtype
         one = 2 * B * H * self.ring * D * 2
         self.layers = max(1, min(16, (128 << 20) // one)) if device != "cpu" else 1
-        make = lambda *s: torch.randn(*s, device=device).to(dtype)  # noqa: E731
+        make = lambda *s: torch.randn(*s, device=device).to(dtype)
         self.q, self.k, self.v = (make(B, H, c, D) for _ in range(3))
         self.pools = [
             (make(B, H, self.ring, D), make(B, H, self.ring, D)) for _ in range(self.layers)
@@ -242,7 +242,7 @@ def steps(device: str, deadline: float, plot: str | None) -> list[str]:
         }
         best = min((t for t in others.values() if t), default=None)
         rate = ring.bytes / (ours * 1e-6) if ours else 0.0
-        show = lambda t: f"{t:.1f}" if t else "-"  # noqa: E731
+        show = lambda t: f"{t:.1f}" if t else "-"
         rows.append(
             [
                 B,
@@ -281,12 +281,12 @@ def draw(points: list[tuple[int, int, int, float]], path: str) -> None:
         zip(sorted({p[1] for p in points}), ("#3b6fb6", "#d1762b", "#3f8f4f", "#a83a3a"))
     )
     most = max(p[0] for p in points)
-    text = lambda x, y, words, more="": f'<text x="{x:.0f}" y="{y:.0f}" {more}>{words}</text>'  # noqa: E731
+    text = lambda x, y, words, more="": f'<text x="{x:.0f}" y="{y:.0f}" {more}>{words}</text>'
     parts = []
     for panel, left in enumerate(sorted({p[2] for p in points})):
         x0 = panel * (width + edge) + edge
-        x = lambda B: x0 + (width - edge) * math.log2(B) / max(1.0, math.log2(most))  # noqa: E731
-        y = lambda share: height - edge - (height - 2 * edge) * min(share, 1.1) / 1.1  # noqa: E731
+        x = lambda B: x0 + (width - edge) * math.log2(B) / max(1.0, math.log2(most))
+        y = lambda share: height - edge - (height - 2 * edge) * min(share, 1.1) / 1.1
         parts.append(
             text(x0, edge - 20, f"left = {left}: share of the copy bandwidth over streams")
         )
@@ -311,7 +311,7 @@ def draw(points: list[tuple[int, int, int, float]], path: str) -> None:
             ]
             parts.append(text(x0 + 75 * i, height - 6, f"c = {c}", f'fill="{colour}"'))
     panels = len({p[2] for p in points})
-    with open(path, "w") as f:
+    with open(path, "w", encoding="utf-8") as f:
         f.write(
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{panels * (width + edge) + edge}" height="{height}" '
             'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
@@ -373,7 +373,7 @@ def training_attention(device: str) -> list[str]:
 def transducer(device: str) -> list[str]:
     """Loss forward and backward, time and peak memory, against torchaudio on materialised logits."""
     B, T, U, V, J = (30, 700, 100, 500, 512) if device != "cpu" else (2, 4, 2, 5, 4)
-    make = lambda *s: torch.randn(*s, device=device).mul(0.3).requires_grad_()  # noqa: E731
+    make = lambda *s: torch.randn(*s, device=device).mul(0.3).requires_grad_()
     f, g, w, b, sf, sg = (
         make(B, T, J),
         make(B, U + 1, J),
@@ -440,7 +440,7 @@ def small_parts(device: str) -> list[str]:
     """Convolution step, depth-wise loop, codebook lookup, each against the reference in a graph."""
     real = device != "cpu"
     dtype = torch.bfloat16 if real else torch.float32
-    make = lambda *s: torch.randn(*s, device=device).to(dtype)  # noqa: E731
+    make = lambda *s: torch.randn(*s, device=device).to(dtype)
     B, D, K, c = (512, 512, 9, 16) if real else (1, 4, 3, 2)
     x, pool, weight = make(B, c, 2 * D), make(B, K - 1 + c, D), make(K, D).t()
     slots, frames = torch.arange(B, device=device).int(), torch.full((B,), 99, device=device).int()

@@ -7,7 +7,7 @@ poisoned with NaN before they are written; the judge is the reference in fp32 or
 from __future__ import annotations
 
 import warnings
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 
@@ -149,7 +149,7 @@ def check_step(
         )
         angle = torch.rand(B, c, D // 2, device=device) * 100
         rope = (angle.cos(), angle.sin()) if kind != "relative" else None
-        upcast = lambda x: x.cpu().to(torch.float32 if x.dtype == dtype else x.dtype, copy=True)  # noqa: E731
+        upcast = lambda x: x.cpu().to(torch.float32 if x.dtype == dtype else x.dtype, copy=True)
         want_pools, want_scales = (
             [upcast(x) for x in pools],
             [s if s is None else upcast(s) for s in scales],
@@ -222,7 +222,7 @@ def check_loss(device: str, full: bool, check: Checks) -> None:
         ((4, 150, 40, 512, 500), (2, 77, 130, 320, 1025)) if full else ((2, 4, 2, 4, 5),)
     ):
         for dtype in (torch.float32, torch.bfloat16) if full else (torch.float32,):
-            make = lambda *s: torch.randn(*s, device=device).mul(0.5).to(dtype).requires_grad_()  # noqa: E731
+            make = lambda *s: torch.randn(*s, device=device).mul(0.5).to(dtype).requires_grad_()
             leaves = [
                 make(B, T, J),
                 make(B, U + 1, J),
@@ -261,7 +261,7 @@ def check_loss(device: str, full: bool, check: Checks) -> None:
 def check_decode(device: str, full: bool, check: Checks) -> None:
     C, J, H, B, c = (1025, 640, 640, 32, 14) if full else (5, 6, 4, 2, 2)
     for layers, context, durations in ((1, 0, ()), (2, 0, (0, 1, 2, 3, 4)), (0, 2, ())):
-        make = lambda *s: torch.randn(*s, device=device) * s[-1] ** -0.5  # noqa: E731
+        make = lambda *s: torch.randn(*s, device=device) * s[-1] ** -0.5
         w = dispatch.TransducerWeights(
             make(context, C, H) * H**0.5 if context else make(C, 4 * H) * H**0.5,
             make(layers, 4 * H, H),
@@ -297,7 +297,7 @@ def check_decode(device: str, full: bool, check: Checks) -> None:
 
 def check_residual(device: str, full: bool, check: Checks) -> None:
     levels, D, F, C, B, T = (32, 512, 1024, 2048, 8, 100) if full else (2, 6, 8, 5, 2, 3)
-    make = lambda *s: torch.randn(*s, device=device) * s[-1] ** -0.5  # noqa: E731
+    make = lambda *s: torch.randn(*s, device=device) * s[-1] ** -0.5
     w = dispatch.DepthWeights(
         make(levels, D),
         make(levels, F, D),
@@ -320,13 +320,12 @@ def check_residual(device: str, full: bool, check: Checks) -> None:
 DTYPES = ("bfloat16", "float16", "float32")
 GROUPS: dict[str, tuple[Callable, dict]] = {  # name to check and its arguments
     **{
-        f"attention-{kind}-{dtype}": (check_attention, dict(kind=kind, dtype=dtype))
+        f"attention-{kind}-{dtype}": (check_attention, {"kind": kind, "dtype": dtype})
         for kind in ("none", "rope", "relative")
         for dtype in DTYPES
     },
     **{
-        f"step-{kind}": (check_step, dict(kind=kind))
-        for kind in ("rope", "relative", "int8", "fp8")
+        f"step-{kind}": (check_step, {"kind": kind}) for kind in ("rope", "relative", "int8", "fp8")
     },
     "conv": (check_conv, {}),
     "loss": (check_loss, {}),
@@ -334,7 +333,7 @@ GROUPS: dict[str, tuple[Callable, dict]] = {  # name to check and its arguments
     "residual": (check_residual, {}),
     "tuned-training": (check_training, {}),
     **{
-        f"tuned-step-{kind}": (check_step, dict(kind=kind, lengths=False))
+        f"tuned-step-{kind}": (check_step, {"kind": kind, "lengths": False})
         for kind in ("rope", "relative")
     },
 }

@@ -7,7 +7,8 @@ of a kernel shows there.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import triton
 
@@ -45,7 +46,7 @@ class Specimen:
 
 
 def pointers(names: str, dtype: str) -> dict[str, str]:
-    return {n: f"*{dtype}" for n in names.split()}
+    return dict.fromkeys(names.split(), f"*{dtype}")
 
 
 def attention(
@@ -57,9 +58,15 @@ def attention(
         | pointers("lengths", "i32")
         | {"scale": "fp32"}
     )
-    constants = dict(
-        D=64, HALF=32, ROPE=rope, RELATIVE=relative, LENGTHS=True, UPCAST=False, PRECISION="ieee"
-    )
+    constants = {
+        "D": 64,
+        "HALF": 32,
+        "ROPE": rope,
+        "RELATIVE": relative,
+        "LENGTHS": True,
+        "UPCAST": False,
+        "PRECISION": "ieee",
+    }
     return Specimen(name, kernel, types, constants, ATTENTION_STRIDES, **limits)
 
 
@@ -71,18 +78,18 @@ def step(name: str, kernel: Any, cache: str, rope: bool, relative: bool, **limit
         | pointers("key_pool value_pool", cache)
         | {"scale": "fp32"}
     )
-    constants = dict(
-        D=64,
-        HALF=32,
-        ROPE=rope,
-        RELATIVE=relative,
-        SCALED=cache != "bf16",
-        LENGTHS=True,
-        LINEAR=False,
-        TOP=127.0 if cache == "i8" else 448.0,
-        UPCAST=False,
-        PRECISION="ieee",
-    )
+    constants = {
+        "D": 64,
+        "HALF": 32,
+        "ROPE": rope,
+        "RELATIVE": relative,
+        "SCALED": cache != "bf16",
+        "LENGTHS": True,
+        "LINEAR": False,
+        "TOP": 127.0 if cache == "i8" else 448.0,
+        "UPCAST": False,
+        "PRECISION": "ieee",
+    }
     return Specimen(name, kernel, types, constants, ATTENTION_STRIDES + ("c", "ring"), **limits)
 
 
@@ -135,7 +142,7 @@ def specimens() -> Iterator[Specimen]:
         pointers("x pool weight bias norm_weight norm_bias out", "bf16")
         | pointers("slots frames lengths", "i32")
         | {"eps": "fp32"},
-        dict(D=512, K=9, BD=512, NORM="layer", BIAS=True, LENGTHS=True, swd=1),
+        {"D": 512, "K": 9, "BD": 512, "NORM": "layer", "BIAS": True, "LENGTHS": True, "swd": 1},
         ("sxb", "sxt", "sob", "sot", "swk", "c"),
         min_wide=0.7,
     )
@@ -150,7 +157,7 @@ def specimens() -> Iterator[Specimen]:
             | pointers("targets", "i64")
             | pointers("starts", "i32")
             | pointers("blank_out label_out normaliser_out", "fp32"),
-            dict(TANH=True, PRUNED=pruned, UPCAST=False, PRECISION="ieee"),
+            {"TANH": True, "PRUNED": pruned, "UPCAST": False, "PRECISION": "ieee"},
             ("seb", "set_", "spb", "spu", "J"),
             min_wide=0.7,
         )
@@ -158,14 +165,14 @@ def specimens() -> Iterator[Specimen]:
             f"transducer.lattice.{tag}",
             loss.lattice_kernel,
             lattice,
-            dict(PRUNED=pruned, BU=128),
+            {"PRUNED": pruned, "BU": 128},
             num_warps=1,
         )
         yield Specimen(
             f"transducer.lattice_gradient.{tag}",
             loss.lattice_gradient_kernel,
             lattice,
-            dict(PRUNED=pruned, BLOCK=512),
+            {"PRUNED": pruned, "BLOCK": 512},
         )
     yield Specimen(
         "transducer.logits_gradient",
@@ -173,7 +180,7 @@ def specimens() -> Iterator[Specimen]:
         pointers("logits", "bf16")
         | pointers("normaliser dblank dlabel", "fp32")
         | pointers("target", "i64"),
-        dict(BV=1024),
+        {"BV": 1024},
         ("V",),
         min_wide=0.7,
         num_warps=1,
@@ -191,7 +198,13 @@ def specimens() -> Iterator[Specimen]:
             f"transducer.greedy.{tag}",
             decode.greedy_kernel,
             pointers(weights, "bf16") | state,
-            dict(LAYERS=layers, CONTEXT=context, RECENT=1, DURATIONS=durations, TANH=False),
+            {
+                "LAYERS": layers,
+                "CONTEXT": context,
+                "RECENT": 1,
+                "DURATIONS": durations,
+                "TANH": False,
+            },
             ("seb", "set_", "J", "H"),
             min_wide=0.5,
         )
@@ -202,7 +215,7 @@ def specimens() -> Iterator[Specimen]:
         | pointers("noise scratch out", "fp32")
         | pointers("codes", "i32")
         | {"temperature": "fp32", "eps": "fp32"},
-        dict(NOISE=True, BD=512, BF=1024),
+        {"NOISE": True, "BD": 512, "BF": 1024},
         ("D", "F", "C"),
         min_wide=0.8,
     )
@@ -210,7 +223,7 @@ def specimens() -> Iterator[Specimen]:
         "rvq_lookup",
         residual.rvq_lookup_kernel,
         pointers("codebooks out", "bf16") | pointers("codes", "i32"),
-        dict(BD=256),
+        {"BD": 256},
         ("D", "C", "T"),
         min_wide=0.7,
     )

@@ -1,12 +1,12 @@
 """Check and measure every kernel on a GPU, in one call of under 8 minutes; writes a report and a plot.
 
-    python -m tools.kernels.verify_gpu --out kernels/RESULTS.md            # and RESULTS.svg beside it
-    python -m tools.kernels.verify_gpu --device cpu                        # a rehearsal at tiny shapes, in the interpreter
+    python -m tools.kernels.verify_gpu --out kernels/RESULTS.md     # and RESULTS.svg beside it
+    python -m tools.kernels.verify_gpu --device cpu                 # a rehearsal at tiny shapes, in the interpreter
 
-First the groups of `tools.kernels.gpu_checks`, side by side, one process each, which also fills Triton's compilation cache;
-with them compute-sanitizer, where it is installed, on the kernels that work in place. Then the parts of
-`tools.kernels.benchmarks`, one after the other, alone on the GPU. What fails, or does not end in its time, is recorded and
-the rest goes on. The report is written after each part, so a call that is cut off leaves what it has found.
+Run it at the top of a checkout. First the groups of `tools.kernels.gpu_checks`, side by side, one process each, which
+also fills Triton's compilation cache; with them compute-sanitizer, where it is installed, on the kernels that work in
+place. Then the parts of `tools.kernels.benchmarks`, one after the other, alone on the GPU. What fails, or does not end
+in its time, is recorded and the rest goes on. The report is written after each part, so a call that is cut off leaves what it has found.
 Exits with 1 where a check or a part failed.
 """
 
@@ -35,7 +35,11 @@ def start(args: list[str], log: Path, tune: bool) -> subprocess.Popen:
     """A process that writes to a file: a full pipe would stop it."""
     env = dict(os.environ) if tune else os.environ | {"SPEECHSTREAM_TUNE": "0"}
     return subprocess.Popen(
-        args, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env, start_new_session=True
+        args,
+        stdout=log.open("w", encoding="utf-8"),
+        stderr=subprocess.STDOUT,
+        env=env,
+        start_new_session=True,
     )
 
 
@@ -176,7 +180,7 @@ def main() -> int:
         from tools.kernels import benchmarks
 
         lines = benchmarks.run(args.part, args.device, args.plot, time.monotonic() + args.seconds)
-        Path(args.out or os.devnull).write_text("\n".join(lines) + "\n")
+        Path(args.out or os.devnull).write_text("\n".join(lines) + "\n", encoding="utf-8")
         return 0
     begun = time.monotonic()
     head = [
@@ -194,7 +198,7 @@ def main() -> int:
     def write(lines: list[str]) -> None:
         if args.out:
             seconds = f"Time of the whole call: {time.monotonic() - begun:.0f} s."
-            Path(args.out).write_text("\n".join([*lines, seconds]) + "\n")
+            Path(args.out).write_text("\n".join([*lines, seconds]) + "\n", encoding="utf-8")
 
     plot = Path(args.out).with_suffix(".svg").absolute() if args.out else None
     limit = float("inf") if args.device == "cpu" else 1.0

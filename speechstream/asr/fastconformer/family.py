@@ -267,7 +267,7 @@ class FastConformerFamily:
             tokens, state = yield request
         else:
             s = yield from self._hear(self.features.finish(s.features)[0].T, s, mode)
-            block, count = self._blocks(mode).finish(s.waiting)
+            block, count = self._blocks(mode).finish(_live(s))
             tokens, state = [], s.hypothesis.state
             if count:
                 tokens, cache, state = yield self._advance(block, count, s)
@@ -279,7 +279,7 @@ class FastConformerFamily:
             self.runner.close(segment.cache)
 
     def _hear(self, mel: np.ndarray, s: ConformerSegment, mode: Mode) -> Work[ConformerSegment]:
-        blocks, waiting = self._blocks(mode).push(mel, s.waiting)
+        blocks, waiting = self._blocks(mode).push(mel, _live(s))
         s = replace(s, waiting=waiting)
         for block in blocks:
             tokens, cache, state = yield self._advance(block, len(block), s)
@@ -311,7 +311,7 @@ class FastConformerFamily:
             return segment
         return replace(segment, cache=self.runner.slots.read(segment.cache))
 
-    def write(self, segment: ConformerSegment) -> ConformerSegment:
+    def write(self, segment: ConformerSegment, mode: Mode) -> ConformerSegment:
         if not isinstance(self.runner, Resident) or segment.waiting is None:
             return segment
         slots: Slots = self.runner.slots
@@ -361,6 +361,12 @@ class FastConformerFamily:
                 raise ValueError(f"its encoder's {name} holds a number that is not finite")
 
 
+def _live(s: ConformerSegment) -> BlockState:
+    if s.waiting is None:
+        raise ValueError("this segment is heard whole")
+    return s.waiting
+
+
 def _alike(what: str, state: Any, like: Any) -> None:
     for (name, a), b in zip(flatten(state).items(), flatten(like).values()):
         if a.shape != b.shape or a.dtype != b.dtype:
@@ -369,7 +375,7 @@ def _alike(what: str, state: Any, like: Any) -> None:
             raise ValueError(f"its {what}.{name} is out of range")
 
 
-def _try(b: Bundle, networks: OnnxNetworks, x: np.ndarray, vocab: int, durations: int) -> None:
+def _try(b: Bundle, networks: Networks, x: np.ndarray, vocab: int, durations: int) -> None:
     """Hear one chunk x, the longest. Raises SpeechStreamError where the graphs do not do what the bundle says of them."""
     try:
         out, _ = networks.encode(x, np.array([x.shape[1]]), networks.encoder_state())
@@ -378,7 +384,7 @@ def _try(b: Bundle, networks: OnnxNetworks, x: np.ndarray, vocab: int, durations
         ]
         if b.config["network"]["ctc"]:
             shapes.append((out["ctc"].shape[2], vocab + 1))
-        if networks.joiner is not None:
+        if durations or "joiner.onnx" in b.files:
             g, _ = networks.predict(np.array([vocab]), networks.predictor_state())
             shapes.append((networks.join(out["encoded"][:, 0], g).shape[1], vocab + 1 + durations))
         for found, expected in shapes:

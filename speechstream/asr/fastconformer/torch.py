@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.conformer_slots import EncoderSlots
 from speechstream.nn.fastconformer import FastConformer
-from speechstream.runtime.torch import TorchSlots
 from speechstream.state import flatten, unflatten
 
 
@@ -33,14 +31,8 @@ class TorchNetworks:
         y, state = self.model.encoder.step(self._in(x), self._state(state), self._in(lengths))
         return self._heads(y), _numpy(state)
 
-    def slots(self) -> TorchSlots:
-        return TorchSlots(self._step, self.model.encoder.init_state(1), self.device)
-
-    def _step(
-        self, inputs: dict[str, torch.Tensor], state: Any
-    ) -> tuple[dict[str, np.ndarray], Any]:
-        y, state = self.model.encoder.step(inputs["features"], state, inputs["lengths"])
-        return self._heads(y), state
+    def slots(self) -> EncoderSlots:
+        return EncoderSlots(self.model.encoder, self._heads)
 
     @torch.inference_mode()
     def encode_whole(self, x):

@@ -41,6 +41,7 @@ class SegmentCache:
 
 
 Cache = Any  # SegmentCache, or the number of a slot
+Chunks = tuple[int | None, ...]  # encoder frames that each pass takes at a time
 
 
 class Runner(Protocol):
@@ -48,8 +49,8 @@ class Runner(Protocol):
 
     networks: Networks
 
-    def open(self, passes: int) -> Cache:
-        """The cache of a segment that nothing has been heard of."""
+    def open(self, chunks: Chunks) -> Cache:
+        """The cache of a segment that nothing has been heard of; chunks: of its passes."""
 
     def close(self, cache: Cache) -> None:
         """It is not used again."""
@@ -136,7 +137,8 @@ class Memory:
     """Keys and values for cross-attention of one segment, (1, layers, H, T, Dh), written in place."""
 
     def __init__(self, keys: np.ndarray | None = None, values: np.ndarray | None = None):
-        self.keys = self.values = None
+        self.keys: Any = None  # (1, layers, H, at least T, Dh)
+        self.values: Any = None
         self.frames = 0
         self.version = 0  # changes with every write
         if keys is not None and values is not None:
@@ -145,7 +147,7 @@ class Memory:
     def put(self, at: int, keys: np.ndarray, values: np.ndarray) -> None:
         """Write frames from `at` on: new ones, or in the place of those of a quicker pass."""
         end = at + keys.shape[3]
-        if self.keys is None or self.values is None or end > self.keys.shape[3]:
+        if self.keys is None or end > self.keys.shape[3]:
             size = -(-end // BLOCK_FRAMES) * BLOCK_FRAMES
             old = self.keys, self.values
             self.keys, self.values = (
@@ -172,9 +174,9 @@ class Values:
     def __init__(self, networks: Networks):
         self.networks = networks
 
-    def open(self, passes: int) -> SegmentCache:
+    def open(self, chunks: Chunks) -> SegmentCache:
         empty = trimmed(self.networks, self.networks.encoder_state())
-        return SegmentCache((empty,) * passes, None, None)
+        return SegmentCache((empty,) * len(chunks), None, None)
 
     def close(self, cache: SegmentCache) -> None:
         """Nothing is held."""
@@ -222,58 +224,59 @@ class Resident:
 
     def __init__(self, networks: Networks):
         self.networks = networks
-        self._passes: list[Rows] = []  # encoder caches, one table of rows for each pass
+        # encoder caches: streams that take chunks of one length are neighbours, and a batch
+        self._tables: dict[tuple[int, int | None], Rows] = {}
         self._memories: dict[int, Memory] = {}
-        self._used: dict[int, int] = {}  # slot: how many passes it has
+        self._used: dict[int, list[Rows]] = {}  # slot: the tables of its passes
         self._batches: dict[tuple, _Batch] = {}  # by one token or several, and length
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._used)
 
-    def open(self, passes: int) -> int:
+    def open(self, chunks: Chunks) -> int:
         slot, self._next = self._next, self._next + 1
-        while len(self._passes) < passes:
-            self._passes.append(Rows(self.networks.encoder_state()))
-        for rows in self._passes[:passes]:
-            rows.open(slot)
-        self._memories[slot], self._used[slot] = Memory(), passes
+        for key in enumerate(chunks):
+            if key not in self._tables:
+                self._tables[key] = Rows(self.networks.encoder_state())
+            self._tables[key].open(slot)
+        self._memories[slot] = Memory()
+        self._used[slot] = [self._tables[key] for key in enumerate(chunks)]
         return slot
 
     def close(self, cache: int) -> None:
-        for rows in self._passes[: self._used.pop(cache)]:
+        for rows in self._used.pop(cache):
             rows.close(cache)
         del self._memories[cache]
 
     def read(self, slot: int) -> SegmentCache:
         """A copy of a slot's cache."""
         m = self._memories[slot]
-        encoders = (rows.read(slot) for rows in self._passes[: self._used[slot]])
+        encoders = (rows.read(slot) for rows in self._used[slot])
         keys = None if m.keys is None else m.keys[:, :, :, : m.frames].copy()
         values = None if m.values is None else m.values[:, :, :, : m.frames].copy()
         return SegmentCache(tuple(trimmed(self.networks, s) for s in encoders), keys, values)
 
-    def write(self, value: SegmentCache) -> int:
+    def write(self, value: SegmentCache, chunks: Chunks) -> int:
         """A new slot that holds this cache."""
-        slot = self.open(len(value.encoders))
-        for rows, state in zip(self._passes, value.encoders):
+        slot = self.open(chunks)
+        for rows, state in zip(self._used[slot], value.encoders):
             rows.write(slot, expanded(self.networks, state))
         self._memories[slot] = Memory(value.keys, value.values)
         return slot
 
     def encode(self, requests: Sequence[Encode]) -> list[tuple[Encoded, int]]:
-        first = requests[0]
-        table = self._passes[first.index]
-        order, rows = table.gather([r.cache for r in requests])
-        state = table.view(rows)
-        mel = np.concatenate([requests[i].mel for i in order])
-        encoded, new = self.networks.encode_in_place(mel, state, first.keep)
-        state.mel[:], state.frames[:] = new.mel, new.frames
+        table = self._used[requests[0].cache][requests[0].index]
         out: list = [None] * len(requests)
-        for row, i in enumerate(order):
-            r, one = requests[i], _row(encoded, row)
-            self._memories[r.cache].put(r.at, one.keys, one.values)
-            out[i] = one, r.cache
+        for members, rows in table.runs([r.cache for r in requests]):
+            state = table.view(rows)
+            mel = np.concatenate([requests[i].mel for i in members])
+            encoded, new = self.networks.encode_in_place(mel, state, requests[0].keep)
+            state.mel[:], state.frames[:] = new.mel, new.frames
+            for row, i in enumerate(members):
+                r, one = requests[i], _row(encoded, row)
+                self._memories[r.cache].put(r.at, one.keys, one.values)
+                out[i] = one, r.cache
         return out
 
     def decode(self, requests: Sequence[Decode]) -> list[tuple[Decoded, DecoderState]]:
@@ -351,7 +354,9 @@ def _decode(
         past[0][i, :, :, known - read :] = r.state.keys[0]
         past[1][i, :, :, known - read :] = r.state.values[0]
     before, first = np.concatenate([r.state.tokens for r in asked]), min(r.first for r in asked)
-    said, new = networks.decode(tokens, keys, values, mask, DecoderState(*past, before), first)
+    said, new = networks.decode(
+        tokens, keys, values, mask, DecoderState(past[0], past[1], before), first
+    )
     out = []
     for i, r in enumerate(asked):
         n = r.tokens.shape[1]

@@ -34,7 +34,7 @@ class CtcDecoder:
 
     def __init__(self, path: Path, beam: int = 1):
         try:
-            table = json.loads(Path(path).read_text())["model"]["vocab"]
+            table = json.loads(Path(path).read_text(encoding="utf-8"))["model"]["vocab"]
             self.pieces = sorted(table, key=table.get)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SpeechStreamError(f"{path} is not a table of CTC pieces: {error}") from error

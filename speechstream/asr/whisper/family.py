@@ -104,7 +104,7 @@ class WhisperFamily:
     def open(self, mode: Mode) -> WhisperSegment:
         passes = len(mode.chunks)
         return WhisperSegment(
-            self.runner.open(passes),
+            self.runner.open(mode.chunks),
             self.decoder.init_state(self.networks.decoder_state()),
             self.features.init_state(),
             np.zeros((self.features.mels, 0), np.float32),
@@ -154,10 +154,10 @@ class WhisperFamily:
             return segment
         return replace(segment, cache=self.runner.read(segment.cache))
 
-    def write(self, segment: WhisperSegment) -> WhisperSegment:
+    def write(self, segment: WhisperSegment, mode: Mode) -> WhisperSegment:
         if not isinstance(self.runner, Resident):
             return segment
-        return replace(segment, cache=self.runner.write(segment.cache))
+        return replace(segment, cache=self.runner.write(segment.cache, mode.chunks))
 
     # One step.
 
@@ -256,18 +256,26 @@ class WhisperFamily:
         _require(s.mel_start <= 2 * min(s.encoded) and max(s.encoded) <= frames // 2, "its chunks")
         _require(s.checked <= s.confirmed <= s.frames == max(s.encoded), "its memory")
         self._check_cache(s)
-        if self.decoder.head is None:
-            _require(s.heads is None, "its heads")
-        elif s.frames:
-            ok = s.heads is not None and s.heads.shape[:2] == (1, s.frames // 2)
-            _require(ok and s.heads.dtype == np.float32 and s.heads.ndim == 3, "its heads")
-            joint = self.networks.joint
-            if self.decoder.head == "gate" and joint is not None:
-                _require(s.heads.shape[2] == len(joint.out), "its heads")
+        self._check_heads(s.heads, s.frames)
         if isinstance(s.hypothesis, Hypothesis):
             self._check_hypothesis(s.hypothesis, s)
         else:
             self._check_search(s.hypothesis, s)
+
+    def _check_heads(self, heads: np.ndarray | None, frames: int) -> None:
+        if self.decoder.head is None or not frames:
+            _require(heads is None, "its heads")
+            return
+        joint = self.networks.joint
+        width = len(joint.out) if self.decoder.head == "gate" and joint is not None else None
+        _require(
+            heads is not None
+            and heads.ndim == 3
+            and heads.dtype == np.float32
+            and heads.shape[:2] == (1, frames // 2)
+            and width in (None, heads.shape[2]),
+            "its heads",
+        )
 
     def _check_cache(self, s: WhisperSegment) -> None:
         cache, like = s.cache, self.networks.encoder_state()
@@ -291,11 +299,14 @@ class WhisperFamily:
                 _require(a is not None and a.shape == shape and a.dtype == text.dtype, "its memory")
 
     def _check_hypothesis(self, h: Hypothesis, s: WhisperSegment) -> None:
-        v, like = self.decoder.vocabulary, self.networks.decoder_state()
+        decoder = self.decoder
+        if isinstance(decoder, CtcDecoder):
+            raise ValueError("its hypothesis is another decoder's")
+        v, like = decoder.vocabulary, self.networks.decoder_state()
         _require(len(h.tokens) == len(h.probabilities) == len(h.rows), "its hypothesis")
         _require(all(t < v.end for t in h.tokens) and h.stable <= len(h.tokens), "its tokens")
         rows = all(r.ndim == 1 and len(r) <= s.frames and r.dtype == np.float32 for r in h.rows)
-        _require(rows and h.pair <= s.frames // 2 and h.cache is not None, "its attention")
+        _require(rows and h.pair <= s.frames // 2, "its attention")
         read = int(h.cache.tokens[0]) if h.cache.tokens.shape == (1,) else -1
         _require(0 <= read <= len(v.prompt) + max(h.stable, 1) - 1, "its hypothesis")
         for name in ("keys", "values"):
@@ -304,10 +315,13 @@ class WhisperFamily:
             _require(a.shape == shape and a.dtype == b.dtype, "its decoder's cache")
 
     def _check_search(self, h: CtcHypothesis, s: WhisperSegment) -> None:
-        top = len(self.decoder.pieces) - 1
+        decoder = self.decoder
+        if not isinstance(decoder, CtcDecoder):
+            raise ValueError("its hypothesis is another decoder's")
+        top = len(decoder.pieces) - 1
         check_tokens((*h.stable, *h.unstable), top)
         _require(int(h.state.frames[0]) <= s.confirmed // 2, "its searched frames")
-        check_state(h.state, top, getattr(self.decoder.search, "capacity", 0))
+        check_state(h.state, top, getattr(decoder.search, "capacity", 0))
 
 
 def _ahead(mode: Mode, index: int) -> int:

@@ -44,7 +44,10 @@ class GatedDecoder(IncrementalDecoder):
         self, d: Draft, n: int, token: int, said: Decoded, at: int, memory: Memory, final: bool
     ) -> bool:
         pairs, row = memory.frames // 2, said.alignment[0, at, : memory.frames]
-        pair = self._next(memory.heads[0, :pairs], said.text[0, at], row, d.pairs)
+        heads = memory.heads
+        if heads is None or said.text is None:
+            raise ValueError("a transducer hears the encoder's gate, and this memory has none")
+        pair = self._next(heads[0, :pairs], said.text[0, at], row, d.pairs)
         goes_on = said.logits[0, n, : self.vocabulary.end + 1].argmax() != self.vocabulary.end
         if pair is None and goes_on:
             pair = self._missed(row, pairs, d.pairs[-1], final)

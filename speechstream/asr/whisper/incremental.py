@@ -68,11 +68,11 @@ class Hypothesis:
     but the last. pair: of frames, in which a transducer said the last stable token.
     """
 
+    cache: DecoderState = cache()
     tokens: tuple[int, ...] = bounded(0, 1 << 20, default=())
     probabilities: tuple[float, ...] = ()
     rows: tuple[np.ndarray, ...] = ()
     stable: int = 0
-    cache: DecoderState | None = cache(default=None)
     pair: int = 0
 
 
@@ -182,11 +182,11 @@ class IncrementalDecoder:
                 pair = new.pairs[settled - n_stable]
             new.stable = settled
         return Hypothesis(
+            truncate(state, len(v.prompt) + new.stable - 1),
             tuple(new.tokens),
             tuple(new.probabilities),
             tuple(new.rows),
             new.stable,
-            truncate(state, len(v.prompt) + new.stable - 1),
             pair,
         )
 

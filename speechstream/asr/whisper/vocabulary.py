@@ -22,7 +22,7 @@ class Vocabulary:
 
     def __init__(self, path: Path):
         try:
-            content = json.loads(Path(path).read_text())
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
             self.end, self.prompt = int(content["end"]), [int(i) for i in content["prompt"]]
             table = _bytes_of()
             self.pieces = [bytes(table[c] for c in p) for p in content["pieces"][: self.end]]
@@ -49,7 +49,7 @@ class Vocabulary:
 
     def _has_letter(self, ids: list[int], n: int) -> bool:
         """Whether the word that piece n opens holds a letter or digit: a lone dash is no word."""
-        for i in ids[n : n + 1] + [i for i in ids[n + 1 : n + 4]]:
+        for i in ids[n : n + 1] + list(ids[n + 1 : n + 4]):
             if i != ids[n] and self.opens_word[i]:
                 break
             if any(chr(b).isalnum() or b > 127 for b in self.pieces[i]):

@@ -483,7 +483,7 @@ SPECIAL = {
 }
 
 # Pronunciations the dictionary lacks, merged into its entries.
-EXTRA = {
+EXTRA: dict[str, str | dict[str, str]] = {
     "miz": "m\u02c8\u026az",
     "enth": "\u02c8\u025bn\u03b8",
     "lead": {"DEFAULT": "l\u02c8id", "METAL": "l\u02c8\u025bd"},

@@ -37,7 +37,7 @@ class Network:
 
     def __init__(self, arrays: dict[str, np.ndarray]):
         self.letters = arrays["letters"].astype(np.float32)
-        self.blocks = []
+        self.blocks: list = []
         while f"{len(self.blocks)}a.w" in arrays:
             i = len(self.blocks)
             self.blocks.append(
@@ -87,14 +87,17 @@ class Lexicon:
         self.table, self.network = table, network
         ends = np.flatnonzero(np.frombuffer(table, np.uint8) == 10)
         self.starts = np.concatenate([[0], ends[:-1] + 1])
-        self._guess = lru_cache(4096)(self._guess)
+        self._guessed = lru_cache(4096)(self._guess)
+        self._entry = lru_cache(16384)(self._search)
 
     def __contains__(self, word: str) -> bool:
         return self.entry(word) is not None
 
-    @lru_cache(16384)
     def entry(self, word: str) -> str | dict[str, str] | None:
         """The dictionary's entry for exactly this spelling, or None."""
+        return self._entry(word)
+
+    def _search(self, word: str) -> str | dict[str, str] | None:
         key, low, high = word.encode() + b"\t", 0, len(self.starts)
         while low < high:
             middle = (low + high) // 2
@@ -134,7 +137,7 @@ class Lexicon:
 
     def guess(self, word: str) -> str:
         """Pronunciation of a word the dictionary lacks: two known words run together, else the network."""
-        return self._guess(word.lower())
+        return self._guessed(word.lower())
 
     def _guess(self, word: str) -> str:
         if "'" not in word and 8 <= len(word) <= 24:

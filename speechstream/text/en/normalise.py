@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
-from speechstream.text.en import numbers, numerals
-from speechstream.text.en import tables as t
+from speechstream.text.en import numbers, numerals, tables as t
 from speechstream.text.en.scripts import Scripts
 from speechstream.text.en.spelling import Spelling
 from speechstream.text.en.symbols import Symbols
@@ -91,7 +90,7 @@ class _Reading(Spelling, Scripts, Symbols):
     ):
         self.text, self.config, self.known, self.warnings = text, config, known, warnings
         self.out: list[Word] = []
-        capitals = [w for w in re.findall(r"[A-Za-z]{2,}", text)]
+        capitals = re.findall(r"[A-Za-z]{2,}", text)
         self.shouting = len(capitals) >= 3 and sum(w.isupper() for w in capitals) > 0.6 * len(
             capitals
         )

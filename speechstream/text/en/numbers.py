@@ -14,16 +14,16 @@ TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 SCALES = ("", "thousand", "million", "billion", "trillion", "quadrillion", "quintillion")
 MAX_CARDINAL_DIGITS = 3 * len(SCALES)  # longer digit strings are read digit by digit
 
-IRREGULAR_ORDINALS = dict(
-    one="first",
-    two="second",
-    three="third",
-    five="fifth",
-    eight="eighth",
-    nine="ninth",
-    twelve="twelfth",
-)
-ROMAN = dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000)
+IRREGULAR_ORDINALS = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+}
+ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 
 
 def cardinal(n: int | str) -> list[str]:
@@ -78,19 +78,19 @@ def ordinal_word(word: str) -> str:
 
 def plural(word: str) -> str:
     """The plural of one number or unit word: twenty -> twenties, six -> sixes, foot -> feet."""
-    irregular = dict(
-        foot="feet",
-        inch="inches",
-        penny="pence",
-        yen="yen",
-        yuan="yuan",
-        rupee="rupees",
-        gross="gross",
-        stone="stone",
-        degree="degrees",
-        celsius="celsius",
-        fahrenheit="fahrenheit",
-    )
+    irregular = {
+        "foot": "feet",
+        "inch": "inches",
+        "penny": "pence",
+        "yen": "yen",
+        "yuan": "yuan",
+        "rupee": "rupees",
+        "gross": "gross",
+        "stone": "stone",
+        "degree": "degrees",
+        "celsius": "celsius",
+        "fahrenheit": "fahrenheit",
+    }
     if word.endswith("hertz"):
         return word
     if word in irregular:

@@ -7,10 +7,9 @@ A word in capitals (`"A M"`) is to be spelled, "," is a short pause. Rules are t
 from __future__ import annotations
 
 import re
-from typing import Callable
+from collections.abc import Callable
 
-from speechstream.text.en import numbers as n
-from speechstream.text.en import tables as t
+from speechstream.text.en import numbers as n, tables as t
 
 Piece = tuple[list[str], int, int]
 Read = "tuple[list[Piece], int] | None"
@@ -175,7 +174,7 @@ def month_year(m, before):
     return [([t.MONTH_OF[m[1].rstrip(".").lower()]], *m.span(1)), (n.year(int(m[3])), *m.span(3))]
 
 
-@rule(rf"(\d{{1,2}}):([0-5]\d)(?::([0-5]\d))?(?:\s?([ap])\.?m\b\.?)?(?!\w|:\d)", re.I)
+@rule(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:\s?([ap])\.?m\b\.?)?(?!\w|:\d)", re.I)
 def clock(m, before):
     hour, minute = int(m[1]), int(m[2])
     half = [m[4].upper(), "M"] if m[4] else []

@@ -27,8 +27,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from speechstream.text.en import homographs, lexicon, numbers
 from speechstream.text import ssml
+from speechstream.text.clauses import Clause, TextConfig, TextStream
+from speechstream.text.en import homographs, lexicon, numbers
 from speechstream.text.en.ipa import to_ipa
 from speechstream.text.en.normalise import (
     ATOM,
@@ -38,7 +39,6 @@ from speechstream.text.en.normalise import (
     Word,
     tidy,
 )
-from speechstream.text.clauses import Clause, TextConfig, TextStream
 from speechstream.text.utterance import SpokenWord, Utterance
 
 PAD = "_"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import numbers
-from speechstream.text.en import tables as t
+from speechstream.text.en import numbers, tables as t
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from speechstream.text.en import numbers, numerals
-from speechstream.text.en import tables as t
+from speechstream.text.en import numbers, numerals, tables as t
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
 
 MARKS = {

@@ -109,7 +109,7 @@ class EspeakFrontEnd:
     def __call__(self, clause: Clause) -> list[Utterance]:
         """The utterance of a clause, or none where nothing is to be spoken."""
         text, places, pauses = _visible(clause, self.markup)
-        found = [m for m in re.finditer(r"\S+", text)]
+        found = list(re.finditer(r"\S+", text))
         sounds = self.phonemize(text).split()
         if len(sounds) != len(found):  # espeak-ng has joined or split words: ask for each by itself
             sounds = [self.phonemize(m[0]).replace(" ", "") for m in found]

@@ -4,7 +4,7 @@ A sentence's latents are made at once, then turned into sound in windows. A wind
 see, so each is decoded with LEFT_CONTEXT and RIGHT_CONTEXT frames around it that are thrown away: what remains is the
 sound of the whole to about 80 dB, against audible clicks at 8 frames a side.
 
-    voice = PiperVoice.load("joe/")                      # a folder of speechstream.convert.piper, or the .onnx itself
+    voice = PiperVoice.load("joe/")                      # a folder of speechstream.tts.piper.split, or the .onnx itself
     for block in voice.stream(voice.phoneme_ids("həlˈoʊ wˈɜːld.")):
         speaker.write(block.pcm)
 
@@ -67,7 +67,7 @@ class PiperVoice:
             if not (folder / name).is_file():
                 raise SpeechStreamError(
                     f"{folder} is no converted Piper voice: {name} is missing; convert the voice "
-                    f"with python -m speechstream.convert.piper VOICE.onnx FOLDER"
+                    f"with python -m speechstream.tts.piper.split VOICE.onnx FOLDER"
                 )
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._encoder, self._decoder = (

@@ -24,7 +24,7 @@ from speechstream.tts.voice import Block, Controls, VoiceInfo, speaker_number
 
 
 def load(path: str | Path, threads: int = 1, device: str = "cpu") -> PiperSpeech:
-    """Open a folder of `speechstream.convert.piper`, or a voice's .onnx beside its .json."""
+    """Open a folder of `speechstream.tts.piper.split`, or a voice's .onnx beside its .json."""
     return PiperSpeech(path, threads, device)
 
 
@@ -35,7 +35,9 @@ class PiperState:
     first: bool = True  # the next block is wanted soon
     latents: Latents | None = None  # of the utterance that is spoken
     at: int = 0  # its next frame
-    starts: np.ndarray | None = None  # (N + 1,) int64 frames of its symbols, until they are given out
+    starts: np.ndarray | None = (
+        None  # (N + 1,) int64 frames of its symbols, until they are given out
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class PiperSpeech:
     """A Piper voice for the synthesizer."""
 
     def __init__(self, path: str | Path, threads: int = 1, device: str = "cpu") -> None:
-        """`path` is a folder of `speechstream.convert.piper`, or a voice's .onnx beside its .json (which needs
+        """`path` is a folder of `speechstream.tts.piper.split`, or a voice's .onnx beside its .json (which needs
         `onnx`). Raises SpeechStreamError where it cannot be used, or the device is not to be had."""
         self.piper = PiperVoice.load(path, threads, device)
         config = self.piper.config
@@ -137,16 +139,12 @@ class PiperSpeech:
         if state.starts is not None:
             starts = state.starts * (len(pcm) / (stop - state.at)) / self.sample_rate
         over = stop >= latents.frames
-        return Block(pcm, starts), PiperState(
-            False, None if over else latents, 0 if over else stop
-        )
+        return Block(pcm, starts), PiperState(False, None if over else latents, 0 if over else stop)
 
     def rest(self, state: PiperState) -> PiperState:
         return replace(state, first=True)
 
-    def finish(
-        self, controls: Controls, state: PiperState
-    ) -> Work[tuple[np.ndarray, PiperState]]:
+    def finish(self, controls: Controls, state: PiperState) -> Work[tuple[np.ndarray, PiperState]]:
         yield from ()
         return np.zeros(0, np.float32), state
 

@@ -2,15 +2,16 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from speechstream.asr.whisper import beam
 from speechstream.asr.whisper.attention import AttentionDecoder
-from speechstream.asr.whisper.cache import Memory
-from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded
+from speechstream.asr.whisper.vocabulary import Vocabulary
+from tests.asr.whisper.heard import Heard
 
 END, PROMPT, LONGEST = 4, [5, 6], 5
 
@@ -58,21 +59,21 @@ class Opinions:
 
 
 def run(vocabulary, engine, width, stable=()):
-    memory, decoder = Memory(), AttentionDecoder(vocabulary, beam=width)
+    memory, decoder = Heard(), AttentionDecoder(vocabulary, beam=width)
     memory.put(
         0,
         Encoded(*[np.zeros((1, 1, 1, 100, 1), np.float32)] * 2, np.zeros((1, 50, 3), np.float32)),
         True,
     )
-    h = decoder.init_state(engine)
-    h.tokens, h.stable = list(stable), len(stable)
-    h.probabilities, h.rows = [1.0] * len(stable), [np.ones(100, np.float32)] * len(stable)
-    work, answer = decoder.extend(h, memory, True), None
-    try:
-        while True:
-            answer = work.send(answer).run(engine)
-    except StopIteration as done:
-        return done.value
+    h = decoder.init_state(engine.decoder_state())
+    h = replace(
+        h,
+        tokens=tuple(stable),
+        stable=len(stable),
+        probabilities=(1.0,) * len(stable),
+        rows=(np.ones(100, np.float32),) * len(stable),
+    )
+    return memory.extend(decoder, engine, h, final=True)
 
 
 def log_probs(engine, prefix):
@@ -103,7 +104,7 @@ def test_a_wide_beam_finds_the_best_transcript(vocabulary, monkeypatch, seed, st
     assert scores[tuple(h.tokens)] == pytest.approx(max(scores.values()))
     for i, token in enumerate(h.tokens[len(stable) :], len(stable)):
         assert h.probabilities[i] == pytest.approx(
-            np.exp(log_probs(engine, h.tokens[:i])[token]), rel=1e-4
+            np.exp(log_probs(engine, list(h.tokens[:i]))[token]), rel=1e-4
         )
 
 

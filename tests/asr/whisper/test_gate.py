@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from speechstream.asr.whisper.transducer import GatedDecoder
-from speechstream.asr.whisper.cache import Memory
 from speechstream.asr.transducer import MAX_SYMBOLS
-from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.asr.whisper.gate import GatedDecoder
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, Joint
+from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.errors import SpeechStreamError
+from tests.asr.whisper.heard import Heard
 
 WORDS, TAILS, END, PROMPT = 30, 10, 40, [41, 42]  # 30 pieces open a word, 10 continue one
 JOINT = Joint(np.zeros((2, 1), np.float32), np.ones(1, np.float32), 0.0)
@@ -78,12 +78,7 @@ def hear(memory, frames, confirmed=True):
 
 
 def extend(decoder, engine, h, memory, final=False):
-    work, answer = decoder.extend(h, memory, final), None
-    try:
-        while True:
-            answer = work.send(answer).run(engine)
-    except StopIteration as done:
-        return done.value
+    return memory.extend(decoder, engine, h, final)
 
 
 def speech(seed, pairs):
@@ -105,39 +100,39 @@ def speech(seed, pairs):
 @pytest.mark.parametrize("blurred", [0, 20])
 def test_streaming_says_each_token_in_its_time(vocabulary, seed, blurred):
     script = speech(seed, 400)
-    decoder, engine, memory = GatedDecoder(vocabulary, JOINT), Scripted(script, blurred), Memory()
-    h, rng = decoder.init_state(engine), np.random.default_rng(seed)
+    decoder, engine, memory = GatedDecoder(vocabulary, JOINT), Scripted(script, blurred), Heard()
+    h, rng = decoder.init_state(engine.decoder_state()), np.random.default_rng(seed)
     while memory.frames < 800:
         hear(memory, 2 * int(rng.integers(1, 20)), confirmed=rng.random() < 0.4)
-        before, old = h.tokens[: h.stable], h
+        before, old = list(h.tokens)[: h.stable], h
         h = extend(decoder, engine, h, memory)
         assert (
-            old.tokens[: old.stable] == before == h.tokens[: old.stable]
+            list(old.tokens)[: old.stable] == before == list(h.tokens)[: old.stable]
         )  # a value, and what is stable stays
         assert (
-            len(h.tokens)
+            len(list(h.tokens))
             == len(h.rows)
             == len(h.probabilities)
             == sum(p < memory.frames // 2 for _, p in script)
         )
         right = [t for t, p in script if 2 * p < memory.frames - blurred]
-        assert h.tokens[: len(right)] == right
-        assert h.tokens[: h.stable] == [t for t, _ in script][: h.stable]
+        assert list(h.tokens)[: len(right)] == right
+        assert list(h.tokens)[: h.stable] == [t for t, _ in script][: h.stable]
         assert (
             h.stable == 0
             or script[h.stable - 1][1] * 0.04 + 0.04 <= memory.confirmed * 0.02 - 0.5 + 1e-9
         )
     hear(memory, 40)
     h = extend(decoder, engine, h, memory, final=True)
-    assert h.tokens == [t for t, _ in script] and h.stable == len(script)
-    text = vocabulary.text(h.tokens)
+    assert list(h.tokens) == [t for t, _ in script] and h.stable == len(script)
+    text = vocabulary.text(list(h.tokens))
     assert decoder.text(h) == (text, "") and " ".join(w.text for w in decoder.words(h)) == text
 
 
 def test_an_unchanged_hypothesis_costs_one_call(vocabulary):
-    decoder, engine, memory = GatedDecoder(vocabulary, JOINT), Scripted(speech(1, 60)), Memory()
+    decoder, engine, memory = GatedDecoder(vocabulary, JOINT), Scripted(speech(1, 60)), Heard()
     hear(memory, 200)
-    h = extend(decoder, engine, decoder.init_state(engine), memory)
+    h = extend(decoder, engine, decoder.init_state(engine.decoder_state()), memory)
     calls = engine.calls
     hear(memory, 20, confirmed=False)
     assert extend(decoder, engine, h, memory).tokens == h.tokens and engine.calls == calls + 1
@@ -147,11 +142,11 @@ def test_a_gate_that_stays_open_says_so_much_and_no_more(vocabulary):
     decoder, engine, memory = (
         GatedDecoder(vocabulary, JOINT),
         Scripted([(i % WORDS, 0) for i in range(999)]),
-        Memory(),
+        Heard(),
     )
     hear(memory, 4)
-    h = extend(decoder, engine, decoder.init_state(engine), memory, final=True)
-    assert len(h.tokens) <= 2 * MAX_SYMBOLS
+    h = extend(decoder, engine, decoder.init_state(engine.decoder_state()), memory, final=True)
+    assert len(list(h.tokens)) <= 2 * MAX_SYMBOLS
 
 
 def test_models_without_a_gate_are_refused(vocabulary):

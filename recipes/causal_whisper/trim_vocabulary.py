@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from text import sentence, words
+from recipes.causal_whisper.text import sentence, words
 
 SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
 
@@ -39,7 +39,7 @@ def main() -> None:
     }
     labels = [
         t if t != t.lower() and t != t.upper() else sentence(t)
-        for line in open(args.manifest)
+        for line in open(args.manifest, encoding="utf-8")
         if (t := json.loads(line)["text"])
     ]
     texts = (
@@ -55,7 +55,7 @@ def main() -> None:
     kept = {
         i for e in tokenizer.encode_batch(sorted(texts), add_special_tokens=False) for i in e.ids
     }
-    kept |= {i for i in range(256)}  # Whisper's first 256 ids are the single bytes
+    kept |= set(range(256))  # Whisper's first 256 ids are the single bytes
     special = [tokenizer.token_to_id(s) for s in SPECIAL]
     ids = sorted(kept - set(special)) + special
     pieces = [tokenizer.id_to_token(i) for i in ids]

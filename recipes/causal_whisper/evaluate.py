@@ -1,7 +1,7 @@
 """Word error rate of a run or a bundle, quickly: batched greedy decoding of whole utterances in bfloat16, by the
 decoder and by the CTC head.
 
-    python score.py work/run --vocabulary work/vocabulary --features work/features/dev --chunks 128 32 0 --every 2
+    python -m recipes.causal_whisper.evaluate work/run --vocabulary work/vocabulary --features work/features/dev --chunks 128 32 0 --every 2
 
 chunks: frames of 20 ms that the encoder hears at a time; 0 is offline. It compares trainings with each other; what users get
 is measured by tools/evaluate_asr.py.
@@ -11,27 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
 
-from data import Utterances, batches, collate
-from decode import greedy
-from graft import read
+from recipes.causal_whisper.data import FLOOR, Utterances, batches, collate
+from recipes.causal_whisper.greedy import greedy
+from recipes.causal_whisper.merge_checkpoints import read
 from speechstream.asr import search
 from speechstream.asr.ctc import Greedy
 from speechstream.asr.whisper.ctc import CtcDecoder
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.nn.whisper import Whisper, WhisperConfig
+from tools._scoring import Errors, count_errors, english_normaliser
 
-sys.path.append(str(Path(__file__).parents[2] / "tools"))
-from _scoring import Errors, count_errors, english_normaliser  # noqa: E402
-
-FLOOR, TAIL = (
-    -0.75,
-    60,
-)  # the deployed floor of the log-mels, and mel frames of silence after each utterance
+TAIL = 60  # mel frames of silence after each utterance
 
 
 def load(path: Path) -> Whisper:

@@ -18,9 +18,10 @@ import torch
 from librosa.sequence import dtw
 from tokenizers import Tokenizer
 
+from recipes.causal_whisper.data import Utterances, batches, collate
+from recipes.causal_whisper.text import is_cased, sentence
+from recipes.common.alignment import read_alignments
 from speechstream.convert.whisper import load_whisper
-from data import Utterances, batches, collate
-from text import is_cased, sentence
 
 MARKS = [",", ".", "?", "!", ";"]
 TAIL = 100  # mel frames of silence after each utterance
@@ -127,22 +128,18 @@ def main() -> None:
         "with; others get a capital, a full stop and no times",
     )
     parser.add_argument(
-        "--dates", type=Path, help="what dates.py wrote: it dates these utterances' words instead"
+        "--alignments", type=Path, help="from align.py: its word ends take the place of Whisper's"
     )
     args = parser.parse_args()
     utterances, labeller = Utterances(args.features), Labeller(args.checkpoint, args.tokenizer)
-    dates = (
-        {(r := json.loads(line))["audio"]: r["ends"] for line in open(args.dates)}
-        if args.dates
-        else {}
-    )
+    alignments = read_alignments(args.alignments)
     spoken = [i for i, r in enumerate(utterances.rows) if r["text"]]
     todo = [i for i in spoken if re.match(args.only, utterances.rows[i]["audio"])]
     groups = batches([utterances.rows[i]["frames"] + TAIL for i in todo], 12_000)
-    with open(args.out, "w") as f:
+    with open(args.out, "w", encoding="utf-8") as f:
 
         def write(audio: str, text: str, times: list[float] | None) -> None:
-            known = dates.get(audio)
+            known = alignments.get(audio, {}).get("ends")
             times = known if known and len(known) == len(text.split()) else times
             f.write(json.dumps({"audio": audio, "text": text, "ends": times}) + "\n")
 

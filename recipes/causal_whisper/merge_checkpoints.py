@@ -1,8 +1,8 @@
 """Begin a run with the encoder of one run and the decoder of another, moments of the encoder included.
 
-    python graft.py work/longer work/run --out work/frozen
+    python -m recipes.causal_whisper.merge_checkpoints work/longer work/run --out work/frozen
 
-Either may be a bundle instead, without moments: `graft.py BUNDLE BUNDLE --out work/again` goes on from the embedded weights
+Either may be a bundle instead, without moments: `merge_checkpoints BUNDLE BUNDLE --out work/again` goes on from the embedded weights
 (which are rounded to 8 bits) where no checkpoint was kept.
 
 A decoder learns its few hours of training text by heart long before the encoder has heard enough; then the decoder of
@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 
 from speechstream import bundle
 from speechstream.nn.checkpoints import read_whisper
-
 
 STEPS = 1000  # that a bundle is taken to have behind it: the running average has its full length
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from data import FULL_SCALE, Speech
 from torch import Tensor
 
+from recipes.codec_small.data import FULL_SCALE, Speech
 from speechstream.nn.seanet import Tails
 from speechstream.nn.small_codec import SmallCodec
 

@@ -1,7 +1,7 @@
 """What the encoder of a trained recogniser makes of each utterance, for a FastConformer to learn from.
 
-    python teach.py OUT/train                    # the embedded model's; after the manifest
-    python teach.py OUT/train --model BUNDLE
+    python -m recipes.fastconformer.distill_targets OUT/train                    # the embedded model's; after the manifest
+    python -m recipes.fastconformer.distill_targets OUT/train --model BUNDLE
 
 OUT/train.teacher.npy holds float16 (frames of 20 ms, DIMS): the features of the causal Whisper's encoder, the whole
 utterance heard at once, as their first DIMS principal components, each of mean 0 and deviation 1 (features of Whisper
@@ -18,7 +18,7 @@ import torch
 from lhotse import CutSet
 from torch import Tensor
 
-from prepare import RATE
+from recipes.fastconformer.prepare import RATE
 from speechstream import bundle
 from speechstream.audio.features import LogMel
 from speechstream.nn.checkpoints import read_whisper

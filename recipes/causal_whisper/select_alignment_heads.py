@@ -1,6 +1,6 @@
-"""Choose the cross-attention heads that tell when words end, by their error against dated references.
+"""Choose the cross-attention heads that tell when words end, by the error of their word ends against a forced alignment.
 
-    python heads.py BUNDLE --features work/features/train --labels work/labels.jsonl --dates work/dates.jsonl \
+    python -m recipes.causal_whisper.select_alignment_heads BUNDLE --features work/features/train --labels work/labels.jsonl --alignments work/alignments.jsonl \
         --vocabulary work/vocabulary --tokenizer BASE/tokenizer.json
 
 The heads that openai/whisper publishes were chosen on another encoder and by another measure. Here sets grow head by
@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from recipes.causal_whisper.data import FLOOR, Labels, Utterances, collate
+from recipes.common.alignment import read_alignments
 from speechstream import bundle
 from speechstream.asr.timing import token_spans
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper
-from data import Utterances, collate
-from train import FLOOR, Labels
 
 CHUNK = 128  # frames: words are confirmed, and dated, from chunks of 2560 ms
 TAIL = 100  # mel frames of silence after each utterance
@@ -74,11 +73,11 @@ def collect(args: argparse.Namespace) -> list[Dated]:
         Labels(args.labels, args.vocabulary, args.tokenizer),
         Utterances(args.features),
     )
-    dates = {(r := json.loads(line))["audio"]: r for line in open(args.dates)}
+    alignments = read_alignments(args.alignments)
     found, counts = [], {}
     for i in np.random.default_rng(0).permutation(len(utterances.rows)):
         audio = utterances.rows[i]["audio"]
-        corpus, row = str(Path(audio).parent), dates.get(audio)
+        corpus, row = str(Path(audio).parent), alignments.get(audio)
         if row is None or audio not in labels.rows or counts.get(corpus, 0) == args.utterances:
             continue
         tokens, skip = labels.tokens(audio), len(labels.prompt)
@@ -117,7 +116,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
-    for name in ("features", "labels", "dates", "vocabulary"):
+    for name in ("features", "labels", "alignments", "vocabulary"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--utterances", type=int, default=50, help="of each corpus")

@@ -1,10 +1,10 @@
-"""Date the words of references by forced alignment with pocketsphinx: when each begins and ends.
+"""Forced alignment with pocketsphinx: when each word of a reference begins and ends.
 
-    python dates.py DATA/dev.jsonl --out dates_dev.jsonl
+    python -m recipes.causal_whisper.align DATA/dev.jsonl --out alignments_dev.jsonl
 
 One JSON line an utterance: `audio`, `words` (as the reference writes them), `starts` and `ends` in seconds, `phones` (of
 each word, in ARPAbet, as it was heard), `score`.
-The acoustic model is pocketsphinx's own (en-us, in its wheel), so the dates owe nothing to the recogniser that is
+The acoustic model is pocketsphinx's own (en-us, in its wheel), so the times owe nothing to the recogniser that is
 trained or measured on them. Words outside its dictionary are pronounced by speechstream's front end for speech
 synthesis. Utterances whose alignment fails, or that fit badly, are left out.
 """
@@ -34,9 +34,104 @@ LONGEST_PHONE_S = (
 # Our symbols (those of misaki) as the phones of the acoustic model; pairs stand first.
 ARPABET = dict(
     zip(
-        "ɜɹ əɹ A I O W Y i u æ ɑ ɔ ɛ ɜ ɪ ʊ ʌ ə ɐ ᵊ ᵻ p b t d k ɡ ʧ ʤ ɾ ʔ f v s z h θ ð ʃ ʒ m n l w ŋ ɹ j".split(),
-        "ER ER EY AY OW AW OY IY UW AE AA AO EH ER IH UH AH AH AH AH IH "
-        "P B T D K G CH JH D T F V S Z HH TH DH SH ZH M N L W NG R Y".split(),
+        [
+            "ɜɹ",
+            "əɹ",
+            "A",
+            "I",
+            "O",
+            "W",
+            "Y",
+            "i",
+            "u",
+            "æ",
+            "ɑ",
+            "ɔ",
+            "ɛ",
+            "ɜ",
+            "ɪ",
+            "ʊ",
+            "ʌ",
+            "ə",
+            "ɐ",
+            "ᵊ",
+            "ᵻ",
+            "p",
+            "b",
+            "t",
+            "d",
+            "k",
+            "ɡ",
+            "ʧ",
+            "ʤ",
+            "ɾ",
+            "ʔ",
+            "f",
+            "v",
+            "s",
+            "z",
+            "h",
+            "θ",
+            "ð",
+            "ʃ",
+            "ʒ",
+            "m",
+            "n",
+            "l",
+            "w",
+            "ŋ",
+            "ɹ",
+            "j",
+        ],
+        [
+            "ER",
+            "ER",
+            "EY",
+            "AY",
+            "OW",
+            "AW",
+            "OY",
+            "IY",
+            "UW",
+            "AE",
+            "AA",
+            "AO",
+            "EH",
+            "ER",
+            "IH",
+            "UH",
+            "AH",
+            "AH",
+            "AH",
+            "AH",
+            "IH",
+            "P",
+            "B",
+            "T",
+            "D",
+            "K",
+            "G",
+            "CH",
+            "JH",
+            "D",
+            "T",
+            "F",
+            "V",
+            "S",
+            "Z",
+            "HH",
+            "TH",
+            "DH",
+            "SH",
+            "ZH",
+            "M",
+            "N",
+            "L",
+            "W",
+            "NG",
+            "R",
+            "Y",
+        ],
         strict=True,
     )
 )
@@ -53,7 +148,7 @@ def key(word: str) -> str:
 
 
 class Aligner:
-    """Words and samples to dates."""
+    """Words and samples to times."""
 
     def __init__(self):
         config = Config(lm=None, cmn="batch", loglevel="FATAL")
@@ -125,8 +220,11 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    aligner, dated, seen = Aligner(), 0, 0
-    with open(args.manifest) as lines, open(args.out, "w") as out:
+    aligner, aligned, seen = Aligner(), 0, 0
+    with (
+        open(args.manifest, encoding="utf-8") as lines,
+        open(args.out, "w", encoding="utf-8") as out,
+    ):
         for row in map(json.loads, lines):
             if not row["text"]:
                 continue
@@ -134,7 +232,7 @@ def main() -> None:
             found = aligner(words, read(args.manifest.parent / row["audio"]))
             if found:
                 starts, ends, phones, score = found
-                dated += 1
+                aligned += 1
                 out.write(
                     json.dumps(
                         {
@@ -150,8 +248,8 @@ def main() -> None:
                     + "\n"
                 )
             if seen % 100 == 0:
-                print(f"{dated} of {seen} dated", flush=True)
-    print(f"{dated} of {seen} dated")
+                print(f"{aligned} of {seen} aligned", flush=True)
+    print(f"{aligned} of {seen} aligned")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Take a voice's bundle apart, to train its networks further: python unpack.py BUNDLE OUT.
+"""Take a voice's bundle apart, to train its networks further: python -m recipes.blockwise_tts.from_bundle BUNDLE OUT.
 
-Writes OUT/codec and OUT/model, as the two train.py do: `recipes/codec_small/train.py DATA RUN --codec OUT/codec` trains
-the decoder on with the same codes, `train.py DATA RUN --model OUT/model` the acoustic model. Optimisers begin anew.
+Writes OUT/codec and OUT/model, as the two train.py do: `python -m recipes.codec_small.train DATA RUN --codec OUT/codec` trains
+the decoder on with the same codes, `python -m recipes.blockwise_tts.train DATA RUN --model OUT/model` the acoustic model. Optimisers begin anew.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A Piper voice is a VITS network (arXiv:2106.06103) in one graph, which gives no 
 at the latent `z`, one part makes the latents of the sentence and the other turns any window of them into sound.
 `speechstream.tts.piper.network` runs both.
 
-    python -m speechstream.convert.piper en_US-joe-medium.onnx joe/     # encoder.onnx, decoder.onnx, config.json
+    python -m speechstream.tts.piper.split en_US-joe-medium.onnx joe/     # encoder.onnx, decoder.onnx, config.json
 
 Needs the `onnx` package; the voice itself then runs on onnxruntime alone.
 """

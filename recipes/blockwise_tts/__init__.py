@@ -1,0 +1,1 @@
+"""The block-wise acoustic model of the embedded voice."""

@@ -1,0 +1,1 @@
+"""Whisper base made chunk-causal."""

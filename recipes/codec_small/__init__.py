@@ -1,0 +1,1 @@
+"""The small streaming codec of the embedded voice."""

@@ -1,0 +1,1 @@
+"""What several recipes need: checkpoints, averaging, schedules, seeds, logs, arguments."""

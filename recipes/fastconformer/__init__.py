@@ -1,0 +1,1 @@
+"""A cache-aware FastConformer with CTC and transducer heads, from scratch."""

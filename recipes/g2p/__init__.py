@@ -1,0 +1,1 @@
+"""The pronunciation lexicon and the letter-to-sound network."""
