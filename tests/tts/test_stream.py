@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio
@@ -212,7 +211,9 @@ def test_wrong_states_are_refused():
         replace(state, voice=replace(voice, plan=None)),
         replace(state, spoken=None),
         replace(state, finished=True),
-        replace(state, voice=replace(voice, plan=replace(voice.plan, index=voice.plan.index + 999))),
+        replace(
+            state, voice=replace(voice, plan=replace(voice.plan, index=voice.plan.index + 999))
+        ),
         replace(state, spoken=replace(state.spoken, words=99)),
     ):
         with pytest.raises(SpeechStreamError):
@@ -275,7 +276,9 @@ class _Late:
 def test_timings_may_come_with_their_blocks():
     core = SynthesisCore(_Late())
     events, state = whole(core, ["Hello there you."])
-    (utterance,) = [u for c in core._text("Hello there you.") for u in core.voice.utterances(c, True)]
+    (utterance,) = [
+        u for c in core._text("Hello there you.") for u in core.voice.utterances(c, True)
+    ]
     assert isinstance(utterance, Utterance)
     words = [w for e in events for w in e.words]
     assert [(w.start, w.end) for w in words] == [
