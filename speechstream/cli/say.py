@@ -295,7 +295,6 @@ class Timings:
         if self.path is None:
             return
         if self.path.suffix.lower() == ".json":
-
             from speechstream.events import word_to_json
 
             def rounded(item: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from speechstream.cli import tell
 from speechstream.errors import SpeechStreamError
@@ -56,5 +56,5 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
     )
     about = f"Piper {config.get('audio', {}).get('quality', '')}".strip()
     speakers = config.get("speaker_id_map") or {}
-    for name in sorted(speakers, key=speakers.get) or [""]:
+    for name in sorted(speakers, key=lambda n: speakers[n]) or [""]:
         yield name, language, about

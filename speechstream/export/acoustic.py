@@ -29,9 +29,10 @@ from speechstream.export.quantize import (
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten
-from speechstream.text.en.phonemes import SYMBOLS
+from speechstream.text.languages import symbols
 from speechstream.tts.blockwise.acoustic import ARCHITECTURE, FORMAT_KEYS
 
+SYMBOLS = symbols("en")  # of the voices that are exported
 KEPT = "kept.safetensors"  # what training needs and no graph holds
 FOLDED = ("depth.level.weight", "depth.log_precision")  # the exporter has calculated with them
 GRAPHS = ["text.onnx", "acoustic.onnx", "codec.onnx"]

@@ -20,33 +20,8 @@ import unicodedata
 from dataclasses import dataclass, field, replace
 
 from speechstream.text import ssml
+from speechstream.text.rules import rules_of
 
-NEVER_END = frozenset(
-    "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
-    "mme mlle mt vs e.g i.e cf viz approx ca resp incl".split()
-)
-BEFORE_NUMBER = frozenset("no nos art sec p pp ch fig figs vol vols pt eq ed".split())
-MONTHS_AND_DAYS = frozenset(
-    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat "
-    "sun".split()
-)
-MAY_END = (
-    frozenset(
-        "inc ltd co corp jr sr al st ave blvd rd ln hwy dept est bros sq apt ext min max gal ft lb lbs oz "
-        "phd etc".split()
-    )
-    | MONTHS_AND_DAYS
-)
-STARTERS = frozenset(
-    "the a an this that these those it he she we they i you there here his her its our their my your but and or so if "
-    "when while after before although however meanwhile then now what who why how where which in on at for with from "
-    "by as one some many most all each every not yes please let first second finally next another both since because "
-    "until once do does did is are was were would can could should it's he's she's they're we're i'm".split()
-)
-CONJUNCTIONS = frozenset(
-    "and but or so because which that who whom whose when while where if though although unless "
-    "with without for to in on at from by as into after before than through about like".split()
-)
 ENDERS = ".!?\u2026"
 FULL_WIDTH = (
     "\u3002\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965"  # end a sentence without a space after them
@@ -73,6 +48,7 @@ class TextConfig:
     phrase: int = 160
     hard: int = 240
     longest: int = 320  # a clause ends here even inside a word
+    language: str = "en"  # whose abbreviations and small words are known
 
     def __post_init__(self):
         if (
@@ -182,6 +158,7 @@ class _Scan:
 
     def __init__(self, text: str, start: int, final: bool, first: bool, config: TextConfig):
         self.text, self.start, self.final, self.config = text, start, final, config
+        self.rules = rules_of(config.language)
         self.limits = (
             (config.first_soft, config.first_phrase, config.first_hard)
             if first
@@ -344,9 +321,13 @@ class _Scan:
         )  # "1. Buy milk"
         initials = re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,3}", token)
         if marks == ".":
-            if listed or lower in NEVER_END:
+            if listed or lower in self.rules.never_end:
                 return not self._look(self._next(end))
-            if lower not in BEFORE_NUMBER and lower not in MAY_END and not initials:
+            if (
+                lower not in self.rules.before_number
+                and lower not in self.rules.may_end
+                and not initials
+            ):
                 return True  # an ordinary word: no need to see what follows
         word = self._next(end)
         if "\n\n" in self.text[end:word] or not self._look(word):
@@ -355,14 +336,14 @@ class _Scan:
             marks != "."
         ):  # an ellipsis: a sentence ends only if the next word looks like a beginning
             return not self._look(word).islower()
-        if lower in BEFORE_NUMBER:
+        if lower in self.rules.before_number:
             return not self._look(word).isdigit()
-        if lower in MONTHS_AND_DAYS and (token.islower() or self._look(word).isdigit()):
+        if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):
             return token.islower()
         if lower in ("etc", "al") and self._look(word).isupper():
             return True
         following = self._word(word)
-        return following[:1].isupper() and following.lower() in STARTERS
+        return following[:1].isupper() and following.lower() in self.rules.starters
 
     def _newline(self, at: int) -> str:
         """A blank line or a list item ends a paragraph; a single newline is a space."""
@@ -406,9 +387,9 @@ class _Scan:
         if not following or before in ".$" or before.isdigit() or not following.isalpha():
             return False
         text = self._word(word)
-        if text.lower() in CONJUNCTIONS:
+        if text.lower() in self.rules.conjunctions:
             previous = self.text[max(self.start, at - 24) : at].split()
-            return bool(previous) and previous[-1].lower() not in CONJUNCTIONS
+            return bool(previous) and previous[-1].lower() not in self.rules.conjunctions
         return force and following.islower()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,19 +41,29 @@ def speaks(language: str) -> bool:
     return _primary(language) in _FRONT_ENDS
 
 
+def symbols(language: str) -> tuple[str, ...]:
+    """The inventory of a language's front end, without its dictionaries. Raises SpeechStreamError."""
+    found: tuple[str, ...] = _class(language).symbols
+    return found
+
+
 @lru_cache(maxsize=8)
 def front_end(language: str, markup: bool = True) -> FrontEnd:
     """The front end of a language tag. markup: whether it reads SSML and [[phonemes]].
 
     Raises SpeechStreamError for a language that has none.
     """
+    made: FrontEnd = _class(language)(markup=markup)
+    return made
+
+
+def _class(language: str) -> Any:
     if not speaks(language):
         raise SpeechStreamError(
             f"text in {language!r} cannot be read; there are front ends for {', '.join(_FRONT_ENDS)}"
         )
     module, _, name = _FRONT_ENDS[_primary(language)].partition(":")
-    made: FrontEnd = getattr(import_module(module), name)(markup=markup)
-    return made
+    return getattr(import_module(module), name)
 
 
 def _primary(language: str) -> str:

@@ -84,7 +84,8 @@ class SynthesisCore:
         self.voice, self.controls, self.markup = voice, controls or Controls(), markup
         voice.check_controls(self.controls)
         self.sample_rate = voice.sample_rate
-        self._text = TextStream(TextConfig(markup=markup))
+        language = voice.speakers[0].language
+        self._text = TextStream(TextConfig(markup=markup, language=language))
 
     def init_state(self) -> SpeakingState:
         """A stream that has been given nothing."""
@@ -302,9 +303,10 @@ class SynthesisCore:
         declared: dict[str, Any] = {name: SpeakingState, "queue": tuple[Piece, ...]}
         for field, of in self.voice.declared().items():
             declared[f"{prefix}.{field}".rstrip(".")] = of
-        value = states.from_bytes(data, kind, declared)
+        value: K = states.from_bytes(data, kind, declared)
+        held: Any = getattr(value, name) if name else value
         try:
-            self._check(getattr(value, name) if name else value)
+            self._check(held)
         except ValueError as error:
             raise SpeechStreamError(
                 f"this snapshot holds no stream that could have been: {error}"

@@ -233,7 +233,8 @@ class SpeechSynthesis:
             if not core.busy(state):
                 patience = self._patience if core.pending(state) else None
                 heard = self._news.wait_for(
-                    lambda: self._pieces or self._ended or self._cancelled or self._flush, patience
+                    lambda: bool(self._pieces) or self._ended or self._cancelled or self._flush,
+                    patience,
                 )
             if self._cancelled:
                 return None

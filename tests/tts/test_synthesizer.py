@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio
+from speechstream.runtime.requests import drive
 from speechstream.text.en.ipa import to_ipa
 from speechstream.tts.piper import voice as piper_voice
 from speechstream.tts.piper.network import Latents
@@ -340,3 +342,35 @@ def test_other_languages_go_to_espeak(piper, monkeypatch, tmp_path):
     chunk = Synthesizer(piper_voice.PiperSpeech(tmp_path / "x.onnx")).synthesize(text)
     assert [text[slice(*w.span)] for w in chunk.words] == ["Guten", "Tag,", "Welt."]
     assert chunk.words[1].start - chunk.words[0].end >= 1.0
+
+
+def test_a_piper_stream_is_a_value_with_its_noise(piper, monkeypatch, tmp_path):
+    """What has been planned is not drawn again: a fork and a snapshot have the sound of the stream itself."""
+    rng = np.random.default_rng(0)
+    latents = FakePiper.latents
+
+    def noisy(self, *args, **options):
+        made = latents(self, *args, **options)
+        return replace(made, z=rng.normal(size=made.z.shape).astype(np.float32))
+
+    monkeypatch.setattr(FakePiper, "latents", noisy)
+    monkeypatch.setattr(
+        FakePiper,
+        "decode",
+        lambda self, made, start=0, stop=None: np.repeat(made.z[0, 0, start:stop], 10),
+    )
+    core = Synthesizer(piper_voice.PiperSpeech(tmp_path / "x.onnx")).core()
+    text = "One long sentence of many words that goes on for more than one block of frames, surely."
+    said, state = drive(core.step(text + " ", core.init_state()))
+    while state.voice.latents is None or state.voice.at == 0:
+        said, state = drive(core.resume(state))
+    ends = []
+    for start in (state, core.from_bytes(core.to_bytes(state)), state):
+        pcm = []
+        while start.spoken is not None:
+            more, start = drive(core.resume(start))
+            pcm += [e.pcm for e in more]
+        ends.append(np.concatenate(pcm))
+    assert len(ends[0]) and np.std(ends[0]) > 0.5
+    for other in ends[1:]:
+        np.testing.assert_array_equal(other, ends[0])

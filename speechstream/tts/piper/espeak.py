@@ -152,7 +152,10 @@ class EspeakFrontEnd:
 
 def _visible(clause: Clause, markup: bool) -> tuple[str, list[int], list[tuple[int, float]]]:
     """A clause without its markup, the place of each character in the whole text, and (index, seconds) of breaks."""
-    text, out, places, pauses, at = clause.text, [], [], [], 0
+    text, at = clause.text, 0
+    out: list[str] = []
+    places: list[int] = []
+    pauses: list[tuple[int, float]] = []
     while at < len(text):
         tag, end = (ssml.match(text, at, True) if markup and text[at] in "<[" else None) or (
             None,

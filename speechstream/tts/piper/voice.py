@@ -7,7 +7,7 @@ are phonemised by espeak-ng, where the user has installed it (`speechstream.tts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +54,9 @@ class Plan:
     def run(self) -> Latents:
         return self.piper.latents(self.ids, speed=self.speed, speaker=self.speaker)
 
+    def run_many(self, requests: Sequence[Plan]) -> list[Latents]:
+        return [r.run() for r in requests]
+
 
 @dataclass(frozen=True)
 class Decode:
@@ -68,6 +71,9 @@ class Decode:
 
     def run(self) -> np.ndarray:
         return self.piper.decode(self.latents, self.start, self.stop)
+
+    def run_many(self, requests: Sequence[Decode]) -> list[np.ndarray]:
+        return [r.run() for r in requests]
 
 
 class PiperSpeech:
