@@ -48,4 +48,5 @@ _HOMES = {
     "SpeechStreamError": "errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
-__getattr__, __dir__ = attributes(__name__, _HOMES)
+if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
+    __getattr__, __dir__ = attributes(__name__, _HOMES)

@@ -14,8 +14,64 @@ from pathlib import Path
 
 import pytest
 
+# What takes more than a second or two of a shared core: a test, all tests of a module, or all of a folder.
 ALL = "all"
-SLOW: dict[str, str | tuple[str, ...]] = {}
+SLOW: dict[str, str | tuple[str, ...]] = {
+    "asr/test_files.py": (
+        "test_recordings_share_a_pool_where_that_is_faster",
+        "test_the_embedded_model_hears_the_same_in_any_company",
+        "test_who_closes_a_pool_of_recordings_stops_it",
+    ),
+    "asr/test_recognizer.py": (
+        "test_any_type_gives_the_same_text",
+        "test_both_engines_write_the_same",
+        "test_readings_are_understood",
+        "test_streams_are_independent",
+        "test_the_tail_is_flushed",
+        "test_two_sentences_with_a_pause",
+    ),
+    "asr/whisper/test_timing.py": ("test_recordings_are_dated_as_forced_alignment_dates_them",),
+    "audio/test_features.py": (
+        "test_equals_librosa_on_speech",
+        "test_filters_are_librosas",
+    ),
+    "audio/test_pitch.py": ("test_a_human_voice_against_pyin",),
+    "audio/test_resample.py": ("test_a_sine_keeps_its_time_and_shape",),
+    "audio/test_samples.py": ("test_a_torch_tensor_is_an_array",),
+    "cli/test_captions.py": ("test_limits_and_order",),
+    "cli/test_end_to_end.py": ALL,
+    "cli/test_say.py": (
+        "test_a_pipe_gets_a_wav_that_players_accept",
+        "test_voices_lists_what_is_installed",
+        "test_voices_that_are_not_there",
+    ),
+    "convert/test_mimi.py": (
+        "test_equal_to_transformers",
+        "test_what_does_not_fit_is_named",
+    ),
+    "export": ALL,
+    "kernels/test_attention_step.py": ALL,
+    "kernels/test_chunked_attention.py": ("test_operator_is_well_formed",),
+    "kernels/test_conv_step.py": ("test_steps_equal_offline",),
+    "kernels/test_dispatch.py": ("test_reference_needs_no_triton",),
+    "kernels/test_kernel_report.py": ALL,
+    "kernels/test_networks.py": ALL,
+    "kernels/test_residual_decode.py": ("test_kernel_equals_reference",),
+    "kernels/test_transducer_decode.py": ALL,
+    "kernels/test_transducer_loss.py": ALL,
+    "kernels/test_verify_gpu.py": ALL,
+    "nn/test_whisper.py": ("test_the_position_table_is_whispers",),
+    "recipes": ALL,
+    "runtime": ALL,
+    "test_evaluate.py": (
+        "test_normaliser_is_whispers",
+        "test_report_tables_and_pictures",
+    ),
+    "test_imports.py": ("test_a_file_is_transcribed_without_torch",),
+    "test_packaging.py": ("test_the_wheel_has_one_top_level_name",),
+    "tts/test_codec.py": ("test_the_graphs_give_what_the_network_gives",),
+    "tts/test_embedded_voice.py": ("test_it_is_understood",),
+}
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 TORCH_FOLDERS = ("kernels", "nn", "recipes")
 NEEDS_TORCH = re.compile(
@@ -52,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("torch")
         if "pulse_server" in getattr(item, "fixturenames", ()):
             item.add_marker("sound")
-        slow = SLOW.get(folder.as_posix(), ())
+        slow = SLOW.get(folder.parts[0]) or SLOW.get(folder.as_posix(), ())
         if slow == ALL or name in slow:
             item.add_marker("slow")
 

@@ -60,4 +60,5 @@ _HOMES = {
     "LogMelState": "features",
 }
 __all__ = sorted(_HOMES)
-__getattr__, __dir__ = attributes(__name__, _HOMES)
+if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
+    __getattr__, __dir__ = attributes(__name__, _HOMES)
