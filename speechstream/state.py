@@ -351,7 +351,11 @@ def _load_like(value: Any, like: Any, name: str, arrays: dict[str, np.ndarray]) 
             )
         if got.dtype.kind == "f" and np.isnan(got).any():
             raise ValueError(f"{name}.{n} holds NaN")
-        if got.dtype.kind in "iu" and got.size and (got.min() < -MAX_COUNT or got.max() > MAX_COUNT):
+        if (
+            got.dtype.kind in "iu"
+            and got.size
+            and (got.min() < -MAX_COUNT or got.max() > MAX_COUNT)
+        ):
             raise ValueError(f"{name}.{n} is out of range")
         found[n] = got
     return unflatten(like, found)

@@ -16,9 +16,7 @@ class Blocks:
     Close it, or use it in a `with`, when it is not read to its end.
     """
 
-    def __init__(
-        self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None
-    ):
+    def __init__(self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None):
         self.rate, self.duration, self._blocks = rate, duration, blocks
 
     def __iter__(self) -> Blocks:
