@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Endpoint as Endpoint,
         Final as Final,
         Partial as Partial,
+        SpeechStarted as SpeechStarted,
         Transcript as Transcript,
         Word as Word,
     )
