@@ -51,9 +51,10 @@ def flatten(state: Any) -> dict[str, Any]:
 
 def unflatten(like: S, arrays: dict[str, Any], prefix: str = "") -> S:
     """Rebuild a state of the same structure as `like` from a flat dict. Raises ValueError where an array is missing."""
-    values = {}
-    for f in dataclasses.fields(like):
-        value, name = getattr(like, f.name), prefix + f.name
+    values: dict[str, Any] = {}
+    example: Any = like
+    for f in dataclasses.fields(example):
+        value, name = getattr(example, f.name), prefix + f.name
         if dataclasses.is_dataclass(value):
             values[f.name] = unflatten(value, arrays, name + ".")
         elif value is None:
@@ -62,7 +63,8 @@ def unflatten(like: S, arrays: dict[str, Any], prefix: str = "") -> S:
             values[f.name] = arrays[name]
         else:
             raise ValueError(f"state array {name!r} is missing; found {sorted(arrays)}")
-    return dataclasses.replace(like, **values)
+    rebuilt: S = dataclasses.replace(example, **values)
+    return rebuilt
 
 
 def stack(states: Sequence[S]) -> S:

@@ -26,7 +26,8 @@ from speechstream.events import Failed, Final, Transcript
 class Transcriber(Protocol):
     """What is needed of a recogniser."""
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int: ...
 
     def transcribe(
         self,
@@ -142,7 +143,8 @@ class _Work:
 
     def at_once(self, width: int) -> None:
         """A thread: up to `width` recordings through a pool, the next one as soon as one has ended."""
-        pool, heard = self.recognizer.pool(width), {}
+        pool = self.recognizer.pool(width)
+        heard: dict[int, _Open] = {}
         try:
             while self._fill(pool, heard, width):
                 for sid, one in list(heard.items()):

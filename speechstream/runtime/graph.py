@@ -93,7 +93,7 @@ class Graph:
                 "'speechstream export' made"
             )
         try:
-            about = json.loads(found)
+            about: dict[str, Any] = json.loads(found)
             if about["version"] != VERSION:
                 raise SpeechStreamError(
                     f"{self.path} is of version {about['version']!r}, and this speechstream reads "
@@ -165,7 +165,7 @@ class GraphSlots:
         self.graph = graph
         self._rows = Rows(graph.init_state())
         self._next = 0
-        self._bound: dict[tuple, _Bound] = {}  # by rows and shapes of inputs
+        self._bound: dict[tuple[Any, ...], _Bound] = {}  # by rows and shapes of inputs
         self._generation = 0
 
     def __len__(self) -> int:
@@ -249,7 +249,8 @@ class _Bound:
 def _initial(field: dict[str, Any]) -> np.ndarray:
     """One stream's first value, (1, ...)."""
     value = np.asarray(field["initial"], field["dtype"])
-    return np.broadcast_to(value, field["shape"])[None].copy()
+    first: np.ndarray = np.broadcast_to(value, field["shape"])[None].copy()
+    return first
 
 
 def _structure(arrays: dict[str, np.ndarray]) -> Any:

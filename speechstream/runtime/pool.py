@@ -173,11 +173,12 @@ class Pool:
     def waiting(self, sid: int) -> float:
         """Seconds of audio that were pushed to a stream and not heard yet: how late a server is."""
         one = self._find(sid)
-        return sum(one.core.seconds(x) for x in one.queue if x is not None)
+        return float(sum(one.core.seconds(x) for x in one.queue if x is not None))
 
     def pausing(self, sid: int) -> bool:
         """Whether a stream is between two stretches of speech, where its snapshot is small."""
-        return self._find(sid).core.pausing(self._find(sid).state)
+        one = self._find(sid)
+        return bool(one.core.pausing(one.state))
 
     def fork(self, sid: int) -> int:
         """Another stream that has been given the same. Raises SpeechStreamError where all slots are taken."""

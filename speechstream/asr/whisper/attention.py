@@ -48,4 +48,6 @@ class AttentionDecoder(IncrementalDecoder):
             return d, state
         # doubts about words that cannot become stable yet are left for when they can
         until = limit + 1 if final else self.settled(d, memory)
-        return (yield from beams.refine(self, d, memory, state, limit, end, final, until))
+        return (
+            yield from beams.refine(self, self.beam, d, memory, state, limit, end, final, until)
+        )

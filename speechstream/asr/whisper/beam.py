@@ -21,6 +21,7 @@ BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is 
 
 def refine(
     decoder: IncrementalDecoder,
+    beam: int,
     greedy: Draft,
     memory: Memory,
     state: DecoderState,
@@ -48,7 +49,7 @@ def refine(
     # greedy itself is among the candidates, also where its tokens fall out of the beam
     finished = [(float(np.log([*greedy.probabilities[at:], end]).sum()), greedy, whole)]
     state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
-    most = min(decoder.beam, v.end)  # continuations looked at, beside the end
+    most = min(beam, v.end)  # continuations looked at, beside the end
     while open_ and open_[0][0] > max(
         f[0] for f in finished
     ):  # else nothing open can become more probable
@@ -62,10 +63,11 @@ def refine(
             ),
             reverse=True,
         )
-        longer, parents = [], []
+        longer: list[tuple[float, Draft]] = []
+        parents: list[int] = []
         for score, b, token in options:
             h = open_[b][1]
-            if score < options[0][0] - BEHIND or len(longer) == decoder.beam:
+            if score < options[0][0] - BEHIND or len(longer) == beam:
                 break
             if token == v.end and logp[b].argmax() != v.end:
                 continue  # a hypothesis that would rather go on does not end: short ones are too probable
@@ -81,9 +83,10 @@ def refine(
         open_ = longer
         n = len(open_[0][1].tokens) if open_ else 0
         if len(open_) == 1 and len(finished) == 1 and open_[0][1].tokens == greedy.tokens[:n]:
-            at = next((i for i in doubts if i >= n), None)
-            if at is None:
+            later = [i for i in doubts if i >= n]
+            if not later:
                 return greedy, whole
+            at = later[0]
             score = open_[0][0] + float(np.log(greedy.probabilities[n:at]).sum())
             open_ = [(score, greedy.prefix(at))]
             state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
