@@ -15,25 +15,16 @@ from speechstream.errors import SpeechStreamError
 
 @dataclass(frozen=True)
 class Architecture:
-    """name: in the bundle. task: "asr" or "tts". loader: opens a bundle as a family or a voice. converter: makes a
-    folder that the loader opens from others' files, `converter(path, folder)`; none for most."""
+    """name: in the bundle. task: "asr" or "tts". loader: opens a bundle as a family or a voice."""
 
     name: str
     task: str
     loader: str
-    converter: str = ""
 
     @property
     def load(self) -> Any:
         """The loader itself."""
         return _resolved(self.loader)
-
-    @property
-    def convert(self) -> Any:
-        """The converter itself. Raises SpeechStreamError where there is none."""
-        if not self.converter:
-            raise SpeechStreamError(f"there is no other format of {self.name} that is read")
-        return _resolved(self.converter)
 
 
 _TABLE: dict[str, Architecture] = {}
@@ -63,11 +54,4 @@ def _resolved(place: str) -> Any:
 register(Architecture("causal-whisper", "asr", "speechstream.asr.whisper.family:load"))
 register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.family:load"))
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
-register(
-    Architecture(
-        "piper",
-        "tts",
-        "speechstream.tts.piper.voice:load",
-        converter="speechstream.tts.piper.split:convert_piper",  # needs onnx, and no torch
-    )
-)
+register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))

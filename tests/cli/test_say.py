@@ -145,11 +145,12 @@ def test_what_cannot_be_done_is_one_sentence(run, arguments, message, options):
     )
 
 
-def test_voices_that_are_not_there(real_cli, tmp_path):
+def test_voices_and_devices_that_are_not_there(real_cli, tmp_path):
     for arguments, message in (
         (["--voice", "nonesuch"], "there is no voice 'nonesuch'"),
         (["--voice", str(tmp_path)], "is no voice"),
         (["--voice", f"{VOICE}#three"], "no speaker 'three'; it has one, two"),
+        (["--voice", VOICE, "--device", "cuda"], "onnxruntime-gpu"),
     ):
         done = real_cli("say", *arguments, "Hello", "-o", tmp_path / "a.wav")
         assert (

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 
-from speechstream import models
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.session import open_session
 from speechstream.tts.piper.espeak import phonemize
@@ -89,7 +88,8 @@ class PiperVoice:
         """Load a converted folder, or split a voice's .onnx on the fly (which needs the `onnx` package)."""
         if Path(path).is_dir():
             return cls(path, threads, device)
-        convert_piper = models.find("piper", "tts").convert
+        from speechstream.tts.piper.split import convert_piper  # needs onnx
+
         with tempfile.TemporaryDirectory(prefix="speechstream-piper-") as folder:
             return cls(convert_piper(path, folder), threads, device)
 
