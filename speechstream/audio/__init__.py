@@ -21,10 +21,11 @@ if TYPE_CHECKING:
         LogMelState as LogMelState,
     )
     from speechstream.audio.io import (
-        Blocks as Blocks,
         blocks as blocks,
         read as read,
     )
+    from speechstream.audio.pcm import raw_blocks as raw_blocks
+    from speechstream.audio.recording import Blocks as Blocks
     from speechstream.audio.resample import (
         Resampler as Resampler,
         ResamplerState as ResamplerState,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from speechstream.audio.samples import to_mono as to_mono
     from speechstream.audio.speaker import Speaker as Speaker
     from speechstream.audio.stream import (
-        raw_blocks as raw_blocks,
         stream_blocks as stream_blocks,
     )
     from speechstream.audio.vad import (
