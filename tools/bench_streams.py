@@ -32,21 +32,30 @@ LATENCIES_MS = (160, 560, 640, 1120, 1280)  # those of them that a model has
 
 
 class Sizes:
-    """An engine, its calls and the requests in them."""
+    """Networks, their calls and the requests in them."""
 
-    def __init__(self, engine):
-        self.engine, self.calls, self.rows = engine, 0, 0
+    def __init__(self, networks):
+        self.networks, self.calls, self.rows = networks, 0, 0
 
     def __getattr__(self, name):
-        return getattr(self.engine, name)
+        return getattr(self.networks, name)
 
-    def encode(self, x, *rest):
-        self.calls, self.rows = self.calls + 1, self.rows + len(x)
-        return self.engine.encode(x, *rest)
+    def count(self, rows: int) -> None:
+        self.calls, self.rows = self.calls + 1, self.rows + rows
+
+    def encode_in_place(self, x, *rest):
+        self.count(len(x))
+        return self.networks.encode_in_place(x, *rest)
 
     def decode(self, tokens, *rest):
-        self.calls, self.rows = self.calls + 1, self.rows + len(tokens)
-        return self.engine.decode(tokens, *rest)
+        self.count(len(tokens))
+        return self.networks.decode(tokens, *rest)
+
+    def slots(self):
+        slots = self.networks.slots()
+        step = slots.step
+        slots.step = lambda given, inputs: (self.count(len(given)), step(given, inputs))[1]
+        return slots
 
 
 def speech(files: list[Path]) -> np.ndarray:
@@ -71,8 +80,9 @@ def alone(asr: Recognizer, sound: np.ndarray, latency: int) -> float:
 
 def together(asr: Recognizer, sounds: list[np.ndarray], latency: int) -> tuple[float, float]:
     """Seconds of work for all streams, and how many requests there were to a call."""
-    pool, sizes = asr.pool(len(sounds)), Sizes(asr.engine)
-    asr.engine = pool._batches.engine = sizes
+    runner = asr.family.runner
+    sizes = runner.networks = Sizes(runner.networks)
+    pool = asr.pool(len(sounds))
     try:
         begun = time.perf_counter()
         sids = [pool.open(latency) for _ in sounds]
@@ -85,7 +95,7 @@ def together(asr: Recognizer, sounds: list[np.ndarray], latency: int) -> tuple[f
         pool.step()
         return time.perf_counter() - begun, sizes.rows / max(sizes.calls, 1)
     finally:
-        asr.engine = sizes.engine
+        runner.networks = sizes.networks
 
 
 def fastconformer(folder: Path, weights: str) -> Path:
