@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechstream.kernels import dispatch, reference
-from tools.kernels.benchmarks import table, timed
+from tools.kernels.timing import table, timed
 
 MOST = 1 << 14  # streams; more are not tried
 

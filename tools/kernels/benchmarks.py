@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable
 
@@ -18,38 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechstream.kernels import dispatch, reference
+from tools.kernels import benchmark_streams
+from tools.kernels.timing import table, timed
 
 REPLAYS = 20
-
-
-def timed(f: Callable[[], object], device: str, inner: int = 1) -> float:
-    """Median microseconds of f (which does `inner` equal steps): graph replays on a GPU, a stopwatch on a CPU."""
-    if device == "cpu":
-        begun = time.perf_counter()
-        f()
-        return (time.perf_counter() - begun) * 1e6 / inner
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            f()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        f()
-    return _replay(graph.replay) / inner
-
-
-def _replay(f: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPLAYS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        f()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3)
-    return statistics.median(times)
 
 
 def timed_eager(f: Callable[[], object], device: str) -> float:
@@ -189,12 +160,6 @@ def flex_attention() -> Callable:
 def fused(f: Callable) -> Callable:
     """A baseline's part as torch.compile makes it, once for all shapes; as it is where nothing is measured."""
     return torch.compile(f, dynamic=True) if torch.cuda.is_available() else f
-
-
-def table(rows: list[list], head: str) -> list[str]:
-    columns = head.split(" | ")
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]
 
 
 def attempt(f: Callable[[], float]) -> float | None:
@@ -505,8 +470,6 @@ def small_parts(device: str) -> list[str]:
 
 def run(part: str, device: str, plot: str | None, deadline: float) -> list[str]:
     """One part of the benchmarks, as Markdown lines; what the deadline cuts off is said."""
-    from tools.kernels import benchmark_streams  # which imports this module
-
     torch.manual_seed(0)
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
