@@ -1,8 +1,11 @@
 """Streams in a pool against each stream alone: the same events, whatever the arrival, and from a snapshot on."""
 
+import gc
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +263,49 @@ def test_an_ended_stream_with_undelivered_events_can_be_moved(tiny, speech):
     said = pool.step()
     assert said[sid] == said[twin] == moved.step()[sid2] == alone(asr, clip)
     assert len(pool) == len(moved) == 0
+
+
+def test_a_stream_that_is_dropped_leaves_nothing_behind(tiny, speech):
+    """Its caches go at once, without the garbage collector and without `finish`."""
+    asr, (x, rate) = recognizer(tiny), speech
+    stream = asr.stream(160, rate)
+    stream.push(x[: 2 * rate])
+    assert stream.state.segment is not None
+    pool = asr.pool(1)
+    sid = pool.open(160, rate)
+    pool.push(sid, x[: 2 * rate])
+    pool.step()
+    gone = weakref.ref(stream), weakref.ref(pool)
+    gc.disable()
+    try:
+        del stream, pool
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_two_threads_cannot_push_to_one_stream(tiny, speech):
+    asr, (x, rate) = recognizer(tiny), speech
+    stream, errors = asr.stream(160, rate), []
+
+    class Slow(Counting):
+        def encode_in_place(self, mel, *rest):
+            inside.set()
+            assert go_on.wait(20)
+            return super().encode_in_place(mel, *rest)
+
+    inside, go_on = threading.Event(), threading.Event()
+    asr.family.runner.networks = Slow(asr.family.networks)
+    stream = asr.stream(160, rate)
+    first = threading.Thread(target=stream.push, args=(x[: 2 * rate],))
+    first.start()
+    assert inside.wait(20)
+    try:
+        stream.push(x[:10])
+    except SpeechStreamError as error:
+        errors.append(str(error))
+    go_on.set()
+    first.join()
+    assert len(errors) == 1 and "two threads" in errors[0]
+    stream.push(x[2 * rate : 3 * rate])  # and it goes on
+    assert stream.finish()
