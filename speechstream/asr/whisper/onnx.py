@@ -31,6 +31,8 @@ def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tu
         "session.intra_op.allow_spinning", "0"
     )  # two spinners burn half a core for nothing
     options.log_severity_level = 4  # what goes wrong is raised too
+    if not _exact(path):  # then int8 weights are read as uint8 where the processor has no VNNI
+        options.add_session_config_entry("session.x64quantprecision", "1")
     providers = ["CPUExecutionProvider"]
     if device != "cpu":
         if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -47,6 +49,15 @@ def session(path: str | Path, threads: int = 1, device: str = "cpu", without: tu
         raise SpeechStreamError(
             f"{path} is not a usable ONNX graph: {str(error).splitlines()[0][:200]}"
         ) from error
+
+
+def _exact(path: str | Path) -> bool:
+    """Whether a graph says, in its first field, that its sums fit into 16 bits: `speechstream.export.quantize.PRODUCER`."""
+    try:
+        with open(path, "rb") as f:
+            return b"speechstream exact" in f.read(64)
+    except OSError:  # `session` says so
+        return False
 
 
 class OnnxEngine:
