@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from speechstream.export.quantize import (
     DOMAIN,
     FP32,
+    PRODUCER,
     SMALLEST,
     Weights,
     quantize_blocks,
@@ -170,5 +171,5 @@ class Writer:
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
         return helper.make_model(
-            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="speechstream"
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER
         )

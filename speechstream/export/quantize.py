@@ -5,6 +5,11 @@ Eight bits: int8 weights with a scale an output channel, uint8 activations with 
 tensor: then a frame depends on the others in its chunk and batch, streaming differs from offline, and one outlier
 coarsens all.
 
+x86 processors without VNNI add the products of two neighbours along the input axis in 16 bits, and what is too large stays
+at 32 767: silently wrong. So codes of one sign that stand in such a pair add up to 128 at most (255 x 128 = 32 640), which
+makes the steps a quarter wider than those of all 255 codes, where 7-bit codes would double them, and the sums are exact
+on every processor. Graphs with such codes bear the producer's name `PRODUCER`; `saturating` proves it of any graph.
+
 Blocks: `MatMulNBits`, weights of 4 or 8 bits in blocks along the input axis with a scale each; activations are quantised
 block by block as well, inside. It reads weights as fast as memory gives them, so that it is the faster one for up to some
 seven rows, and the slower one from there on.
@@ -23,6 +28,8 @@ from speechstream.nn.checkpoints import dequantize_blocks, dequantize_channels  
 DOMAIN = "com.microsoft"
 SMALLEST = 16_384  # weights below this many elements stay as they are
 SMALLEST_BLOCK = 16  # of MatMulNBits
+PRODUCER = "speechstream exact"  # of graphs whose sums no processor saturates
+MOST = 128  # that two neighbouring codes of one sign add up to: 255 x 128 is less than 2^15
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,21 @@ FORMS = {"fp32": FP32, "int8": INT8, "int8-blocks": INT8_BLOCKS, "int4": INT4}
 
 
 def quantize_channels(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix to int8 codes of its shape and float32 scales, one for each index of `axis`: value = code x scale."""
-    scales = np.maximum(np.abs(weight).max(1 - axis), 1e-12).astype(np.float32) / 127
+    """A matrix to int8 codes of its shape and float32 scales, one for each index of `axis`: value = code x scale.
+
+    Neither a code nor, but for their rounding, two of one sign that are added in 16 bits are beyond 127.
+    """
+    largest = np.maximum(np.abs(weight).max(1 - axis), pair_sums(weight, axis))
+    scales = np.maximum(largest, 1e-12).astype(np.float32) / 127
     return np.rint(weight / np.expand_dims(scales, 1 - axis)).astype(np.int8), scales
+
+
+def pair_sums(weight: np.ndarray, axis: int) -> np.ndarray:
+    """Of each index of `axis`, the largest sum that weights 2i and 2i + 1 come to where those of the other sign count 0."""
+    rows = weight if axis == 0 else weight.T
+    rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    sums = [np.maximum(r[:, 0::2], 0) + np.maximum(r[:, 1::2], 0) for r in (rows, -rows)]
+    return np.maximum(*sums).max(1)
 
 
 def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +154,39 @@ def quantize_graph(
     graph.initializer.extend(kept)
     if not any(o.domain == DOMAIN for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    if not saturating(model):
+        model.producer_name = PRODUCER
     return model
+
+
+def saturating(model: onnx.ModelProto) -> list[str]:
+    """The integer products of a graph, by their outputs, that a processor without VNNI may get wrong, by arithmetic over
+    their weights: those with int8 weights of which two neighbours exceed `MOST`, or whose weights are not known.
+    Products of uint8 with uint8 weights are added in 32 bits everywhere."""
+    return _saturating(model.graph, {})
+
+
+def _saturating(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> list[str]:
+    tensors = outer | {t.name: t for t in graph.initializer}
+    made = {o: n for n in graph.node for o in n.output}
+    found = []
+    for node in graph.node:
+        for attribute in node.attribute:  # branches of an If
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found += _saturating(attribute.g, tensors)
+        if node.op_type not in _INTEGER_PRODUCTS:
+            continue
+        name, axis = node.input[_INTEGER_PRODUCTS[node.op_type]], 1
+        if name in made and made[name].op_type == "Transpose":
+            name, axis = made[name].input[0], 0
+        tensor = tensors.get(name)
+        if tensor is not None and tensor.data_type == TensorProto.UINT8:
+            continue
+        known = tensor is not None and len(tensor.dims) == 2
+        codes = numpy_helper.to_array(tensor).astype(np.int16) if known else None
+        if codes is None or pair_sums(codes, axis).max(initial=0) > MOST:
+            found.append(node.output[0])
+    return found
 
 
 def halve_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -180,6 +231,17 @@ _ACTIVATION = {
     "quant.zero": np.array(128, np.uint8),
     "quant.tiny": np.array(1e-9, np.float32),
     "quant.last": np.array([-1], np.int64),
+}
+
+
+_INTEGER_PRODUCTS = {  # and which of their inputs are the weights
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+    "ConvInteger": 1,
+    "QLinearMatMul": 3,
+    "QLinearConv": 3,
+    "QGemm": 3,
 }
 
 

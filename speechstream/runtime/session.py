@@ -11,6 +11,7 @@ from speechstream.audio.vad import MODEL, Vad
 from speechstream.errors import SpeechStreamError
 
 DEVICES = ("cpu", "cuda")
+EXACT = b"speechstream exact"  # the producer of graphs whose sums no processor saturates
 
 
 def open_session(
@@ -36,8 +37,8 @@ def open_session(
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # two spinners burn half a core for nothing
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # without VNNI, products of uint8 and int8 saturate in 16 bits; this makes the weights uint8 there, which do not
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not _is_exact(model):  # then int8 weights are read as uint8 where the processor has no VNNI
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4  # what goes wrong is raised too
     providers: list[Any] = ["CPUExecutionProvider"]
     if name != "cpu":
@@ -57,6 +58,17 @@ def open_session(
         raise SpeechStreamError(
             f"{what} not a usable ONNX graph: {str(error).splitlines()[0][:200]}"
         ) from error
+
+
+def _is_exact(model: str | os.PathLike[str] | bytes) -> bool:
+    """Whether a graph's first field says that its 8-bit sums fit into 16 bits (`export.quantize.PRODUCER`)."""
+    if isinstance(model, bytes):
+        return EXACT in model[:64]
+    try:
+        with open(model, "rb") as f:
+            return EXACT in f.read(64)
+    except OSError:  # said when the session is made
+        return False
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -9,14 +10,17 @@ from speechstream.export.quantize import (
     INT4,
     INT8,
     INT8_BLOCKS,
+    PRODUCER,
     SMALLEST,
     Weights,
     dequantize_blocks,
     dequantize_channels,
     halve_constants,
+    pair_sums,
     quantize_blocks,
     quantize_channels,
     quantize_graph,
+    saturating,
 )
 from speechstream.runtime.session import open_session
 
@@ -38,8 +42,12 @@ def test_channels_round_to_the_nearest_step(axis):
     error = np.abs(dequantize_channels(codes, scales, axis) - w)
     assert (error <= np.expand_dims(scales, 1 - axis) * 0.5001).all() and error.max() > 0
     largest = np.abs(w).max(1 - axis)
+    assert (largest <= scales * 127.001).all() and (pair_sums(codes.astype(int), axis) <= 128).all()
+    single = w.copy()  # where the neighbours are zero, nothing is wider than need be
+    single[(slice(None), slice(1, None, 2)) if axis == 0 else slice(1, None, 2)] = 0
+    codes, scales = quantize_channels(single, axis)
     np.testing.assert_allclose(
-        np.abs(dequantize_channels(codes, scales, axis)).max(1 - axis), largest, atol=1e-6
+        scales, np.maximum(np.abs(single).max(1 - axis), 1e-12) / 127, rtol=1e-6
     )
 
 
@@ -77,7 +85,9 @@ def graph(nodes, arrays, inputs, outputs):
 
 def run(model, **inputs):
     onnx.checker.check_model(model)
-    return open_session(model.SerializeToString()).run(None, inputs)
+    # by onnxruntime as it is: the graphs must be right wherever they are opened
+    providers = ["CPUExecutionProvider"]
+    return ort.InferenceSession(model.SerializeToString(), providers=providers).run(None, inputs)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +132,96 @@ def test_eight_bits_equal_integer_arithmetic(product):
     bound = step / 2 * np.abs(w).sum(0) + scales / 2 * (np.abs(x) + step).sum(-1, keepdims=True)
     assert (np.abs(y - x @ w) <= bound * 1.01 + 1e-6).all()
     assert not y[1, 2].any()
+
+
+def extremes():
+    """Weights (K, N), a column each: the worst that 16 bits can meet, one sign or two, neighbours or one apart."""
+    w = np.zeros((K, N), np.float32)
+    signs = np.random.default_rng(8).integers(-1, 2, (K, N - 6))
+    w[:, 6:] = signs * np.exp(np.random.default_rng(9).standard_normal(N - 6))
+    w[:, 0], w[:, 1] = 1, -1
+    w[0::2, 2], w[1::2, 2] = 1, -1
+    w[0::2, 3] = w[1::2, 4] = 1
+    w[:2, 5] = 1
+    return w
+
+
+LOUD = np.concatenate(
+    [np.ones((1, K)), -np.ones((1, K)), np.sign(np.random.default_rng(7).standard_normal((14, K)))]
+).astype(np.float32)  # all codes 255, all 1, and both mixed
+
+
+def test_the_worst_sums_are_exact():
+    w = extremes()
+    small = quantize_graph(
+        graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            {"w": w},
+            [("x", TensorProto.FLOAT, ["b", K])],
+            [("y", ["b", N])],
+        )
+    )
+    assert small.producer_name == PRODUCER and not saturating(small)
+    codes = numpy_helper.to_array(next(t for t in small.graph.initializer if t.name == "w.codes"))
+    # what 16 bits hold of each pair, whichever processor runs this test
+    pairs = 255 * np.maximum(codes, 0).astype(int).reshape(-1, 2, N).sum(1)
+    assert pairs.max() == 255 * 128 < 1 << 15 and np.abs(codes.astype(int)).max() == 127
+    for rows in (1, 2, 3, 16):
+        np.testing.assert_allclose(run(small, x=LOUD[:rows])[0], by_hand(LOUD[:rows], w), rtol=1e-5)
+
+
+def without_pairs(model):
+    """A quantised graph of one product `w` with the codes of older exports, all 255 of them."""
+    w, older = weights(), onnx.ModelProto.FromString(model.SerializeToString())
+    scales = np.abs(w).max(0) / np.float32(127)
+    arrays = {"w.codes": np.rint(w / scales).astype(np.int8), "w.scales": scales}
+    for t in older.graph.initializer:
+        if t.name in arrays:
+            t.CopyFrom(numpy_helper.from_array(arrays[t.name], t.name))
+    older.producer_name = "pytorch"
+    return older, arrays["w.codes"].astype(np.int64), scales
+
+
+def test_older_graphs_are_exact_in_our_runtime(product, tmp_path):
+    older, codes, scales = without_pairs(quantize_graph(product))
+    assert saturating(older) == ["y.columns"]
+    (tmp_path / "older.onnx").write_bytes(older.SerializeToString())
+    x = LOUD[None]
+    y = open_session(tmp_path / "older.onnx").run(None, {"x": x})[0]
+    expected = (x.astype(np.int64) * 127 @ codes) * (scales.astype(np.float64) / 127)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_may_saturate_is_told_from_the_weights_alone(product):
+    small = quantize_graph(product)
+    older, codes, _ = without_pairs(small)
+    unsigned = onnx.ModelProto.FromString(older.SerializeToString())
+    for t in unsigned.graph.initializer:
+        if t.name == "w.codes":
+            t.CopyFrom(numpy_helper.from_array((codes + 128).astype(np.uint8), t.name))
+    unknown = onnx.ModelProto.FromString(small.SerializeToString())
+    del unknown.graph.initializer[:]
+    branch = graph([], {}, [], [])
+    branch.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=older.graph))
+    told = [len(saturating(m)) for m in (small, older, unsigned, unknown, branch, product)]
+    assert told == [0, 1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("form", [INT8_BLOCKS, INT4])
+def test_the_worst_sums_of_blocks_are_exact(form):
+    w = extremes()
+    model = graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"w": w},
+        [("x", TensorProto.FLOAT, ["b", K])],
+        [("y", ["b", N])],
+    )
+    stored = dequantize_blocks(
+        *quantize_blocks(np.ascontiguousarray(w.T), form.bits, form.fits(K)), form.bits
+    ).T
+    for rows in (1, 2, 3, 16):
+        y = run(quantize_graph(model, form), x=LOUD[:rows])[0]
+        np.testing.assert_allclose(y, LOUD[:rows] @ stored, rtol=1e-4, atol=1e-3 * np.abs(w).max())
 
 
 @pytest.mark.parametrize("form", [INT8, INT8_BLOCKS, INT4])

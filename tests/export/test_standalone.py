@@ -21,7 +21,7 @@ from speechstream.audio.nemo_mel import NemoMel
 from speechstream.cli import main
 from speechstream.errors import SpeechStreamError
 from speechstream.export.check import Row, compare, made_up_speech, table
-from speechstream.export.quantize import FORMS
+from speechstream.export.quantize import FORMS, saturating
 from speechstream.export.sherpa import BELOW, FLOOR
 from speechstream.export.standalone import Source, export, open_source
 from speechstream.nn.checkpoints import read_fastconformer
@@ -297,6 +297,7 @@ def test_eight_bits_do_not_mix_rows_and_are_close(tmp_path):
     for form, tolerance in (("fp32", 1e-4), ("int8", 0.06), ("int8-blocks", 0.06), ("int4", 0.8)):
         graph = export_fastconformer(model, weights=FORMS[form])["encoder"]
         onnx.checker.check_model(graph)
+        assert not saturating(graph)
         (tmp_path / f"{form}.onnx").write_bytes(graph.SerializeToString())
         encoder = Graph(tmp_path / f"{form}.onnx")
         feed = {"features": x.numpy(), "lengths": np.array([16, 16])}
