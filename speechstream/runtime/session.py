@@ -37,7 +37,9 @@ def open_session(
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # two spinners burn half a core for nothing
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not _is_exact(model):  # then int8 weights are read as uint8 where the processor has no VNNI
+    # int8 weights are read as uint8 where the processor has no VNNI; older releases abort on shared weights
+    recent = tuple(int(n) for n in ort.__version__.split(".")[:2]) >= (1, 24)
+    if recent and not _is_exact(model):
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4  # what goes wrong is raised too
     providers: list[Any] = ["CPUExecutionProvider"]
