@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from speechstream.nn.checkpoints import dequantize_blocks, dequantize_channels  # noqa: F401  the inverses, of readers
+from speechstream.codes import dequantize_blocks, dequantize_channels  # noqa: F401  the inverses, of readers
 
 DOMAIN = "com.microsoft"
 SMALLEST = 16_384  # weights below this many elements stay as they are

@@ -18,6 +18,7 @@ from torch import Tensor
 from speechstream import bundle
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.bundle import Bundle
+from speechstream.codes import dequantize_blocks, dequantize_channels
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
 from speechstream.nn.whisper import Whisper, WhisperConfig
@@ -147,16 +148,3 @@ def check_sizes(config: FastConformerConfig, weights: dict[str, Tensor]) -> None
         if name in expected and not (value.is_floating_point() and torch.isfinite(value).all()):
             what = "NaN or infinity" if value.is_floating_point() else value.dtype
             raise ValueError(f"its weights are damaged: {name} holds {what}")
-
-
-def dequantize_channels(codes: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """The inverse of `quantize_channels`."""
-    return codes.astype(np.float32) * np.expand_dims(scales, 1 - axis)
-
-
-def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse of `quantize_blocks`: (N, K) float32."""
-    if bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
-    blocks = (codes.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
-    return blocks.reshape(blocks.shape[0], -1)

@@ -22,7 +22,7 @@ from speechstream.export.quantize import (
     quantize_graph,
     saturating,
 )
-from speechstream.runtime.session import open_session
+from speechstream.runtime.session import _is_exact, open_session
 
 K, N = 128, 160  # a weight of 20 480 elements: large enough to be quantised
 
@@ -182,10 +182,16 @@ def without_pairs(model):
     return older, arrays["w.codes"].astype(np.int64), scales
 
 
+@pytest.mark.skipif(
+    tuple(int(n) for n in ort.__version__.split(".")[:2]) < (1, 24),
+    reason="onnxruntime before 1.24 aborts on the option that makes them exact",
+)
 def test_older_graphs_are_exact_in_our_runtime(product, tmp_path):
     older, codes, scales = without_pairs(quantize_graph(product))
     assert saturating(older) == ["y.columns"]
     (tmp_path / "older.onnx").write_bytes(older.SerializeToString())
+    (tmp_path / "newer.onnx").write_bytes(quantize_graph(product).SerializeToString())
+    assert _is_exact(tmp_path / "newer.onnx") and not _is_exact(tmp_path / "older.onnx")
     x = LOUD[None]
     y = open_session(tmp_path / "older.onnx").run(None, {"x": x})[0]
     expected = (x.astype(np.int64) * 127 @ codes) * (scales.astype(np.float64) / 127)
@@ -208,7 +214,8 @@ def test_what_may_saturate_is_told_from_the_weights_alone(product):
 
 
 @pytest.mark.parametrize("form", [INT8_BLOCKS, INT4])
-def test_the_worst_sums_of_blocks_are_exact(form):
+def test_the_worst_sums_of_blocks_are_within_a_step(form):
+    """Activations may be rounded in another way on each processor; a sum that saturates is off by half."""
     w = extremes()
     model = graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -219,9 +226,10 @@ def test_the_worst_sums_of_blocks_are_exact(form):
     stored = dequantize_blocks(
         *quantize_blocks(np.ascontiguousarray(w.T), form.bits, form.fits(K)), form.bits
     ).T
+    bound = np.abs(LOUD) @ np.abs(stored) / 127 + 1e-4
     for rows in (1, 2, 3, 16):
         y = run(quantize_graph(model, form), x=LOUD[:rows])[0]
-        np.testing.assert_allclose(y, LOUD[:rows] @ stored, rtol=1e-4, atol=1e-3 * np.abs(w).max())
+        assert (np.abs(y - LOUD[:rows] @ stored) <= bound[:rows]).all()
 
 
 @pytest.mark.parametrize("form", [INT8, INT8_BLOCKS, INT4])
