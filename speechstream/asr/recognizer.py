@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Stream:
     @property
     def state(self) -> StreamState:
         """The stream as a value, which no later block changes."""
-        return self._core.read(self._state)
+        with self._alone():
+            return self._core.read(self._state)
 
     @property
     def finished(self) -> bool:
@@ -74,8 +76,10 @@ class Stream:
 
     def rollback(self, state: StreamState) -> None:
         """Go back to a state of this stream, or take up that of another one like it."""
-        self._core.close(self._state)
-        self._state, self._closed = self._core.write(state), False
+        with self._alone():
+            written = self._core.write(state)
+            self._core.close(self._state)
+            self._state, self._closed = written, False
 
     def to_bytes(self, fp16_caches: bool = False) -> bytes:
         """A snapshot for `Recognizer.resume`, in any process that has the same model.
@@ -87,13 +91,26 @@ class Stream:
     def _step(self, x: np.ndarray | None) -> list[Event]:
         if self._closed:
             raise ValueError("this stream is finished; open another one")
+        block = None if x is None else to_mono(x)
+        with self._alone():
+            try:
+                events, self._state = drive(self._core.step(block, self._state))
+            except (
+                BaseException
+            ):  # the caches are half a step on: go back to a state, or open another stream
+                self._closed = True
+                raise
+            return events
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raises SpeechStreamError where another thread is within a step."""
         if not self._lock.acquire(blocking=False):
             raise SpeechStreamError(
-                "two threads push to one stream; a stream is for one thread at a time, open one for each"
+                "two threads use one stream at once; a stream is for one thread at a time, open one for each"
             )
         try:
-            events, self._state = drive(self._core.step(x, self._state))
-            return events
+            yield
         finally:
             self._lock.release()
 

@@ -62,6 +62,18 @@ class StreamState:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What one step says, and the segments that it opens and closes.
+
+    A closed one is given back when the step has ended, so that the state before it stays whole if it fails.
+    """
+
+    events: list[Event]
+    opened: list[Any]
+    closed: list[Any]
+
+
 class RecognitionCore:
     """Streams of one latency and sample rate on one model: `step(samples, state)` is pure.
 
@@ -102,7 +114,20 @@ class RecognitionCore:
         """
         if state.finished:
             raise ValueError("this stream is finished; open another one")
-        events: list[Event] = []
+        step = _Step([], [], [])
+        try:
+            state = yield from self._step(x, state, step)
+        except (
+            BaseException
+        ):  # also where nobody waits for the answer: the state before is the one that holds
+            for decoding in step.opened:
+                self.family.close(decoding)
+            raise
+        for decoding in step.closed:
+            self.family.close(decoding)
+        return step.events, state
+
+    def _step(self, x: np.ndarray | None, state: StreamState, step: _Step) -> Work[StreamState]:
         if x is None:
             heard, resampler = self.resampler.finish(state.resampler), state.resampler
         else:
@@ -112,15 +137,15 @@ class RecognitionCore:
         state = replace(state, resampler=resampler, received=state.received + heard.shape[1])
         whole = len(pending) // size * size
         for at in range(0, whole, size):
-            state = yield from self._windows(pending[at : at + size], state, events)
+            state = yield from self._windows(pending[at : at + size], state, step)
         pending = pending[whole:]
         if x is None:
             if len(pending):
                 rest = np.pad(pending, (0, -len(pending) % WINDOW))
-                state = yield from self._windows(rest, state, events)
+                state = yield from self._windows(rest, state, step)
             if state.segment:
-                state = yield from self._close(state, state.segment, events, ended=False)
-        return events, replace(state, pending=pending.copy(), finished=x is None)
+                state = yield from self._close(state, state.segment, step, ended=False)
+        return replace(state, pending=pending.copy(), finished=x is None)
 
     def busy(self, state: StreamState) -> bool:
         """A step leaves no work."""
@@ -273,17 +298,15 @@ class RecognitionCore:
     def _kept(self) -> int:
         return WINDOW * (3 + round(self.rules.before_s / WINDOW_S))
 
-    def _windows(
-        self, group: np.ndarray, state: StreamState, events: list[Event]
-    ) -> Work[StreamState]:
+    def _windows(self, group: np.ndarray, state: StreamState, step: _Step) -> Work[StreamState]:
         p, vad = self.vad.step(group[None], state.vad)
         state = replace(state, vad=vad)
         for speech, window in zip(p[0].tolist(), group.reshape(-1, WINDOW)):
-            state = yield from self._window(window, speech, state, events)
+            state = yield from self._window(window, speech, state, step)
         return state
 
     def _window(
-        self, window: np.ndarray, speech: float, state: StreamState, events: list[Event]
+        self, window: np.ndarray, speech: float, state: StreamState, step: _Step
     ) -> Work[StreamState]:
         heard = state.heard + WINDOW
         what, segmenter = self.segmenter.step(speech, state.segmenter)
@@ -291,9 +314,9 @@ class RecognitionCore:
         state = replace(state, heard=heard, segmenter=segmenter, recent=recent)
         if what == "open":
             start = max(segmenter.opened * WINDOW, heard - len(recent))
-            state = replace(state, segment=self._open(start))
+            state = replace(state, segment=self._open(start, step))
             window = recent[len(recent) - (heard - start) :]
-            events.append(
+            step.events.append(
                 SpeechStarted(round(start / SAMPLE_RATE, 3), round(heard / SAMPLE_RATE, 3))
             )
         if state.segment is None:
@@ -301,17 +324,19 @@ class RecognitionCore:
         segment = yield from self._feed(window, state.segment)
         state = replace(state, segment=segment)
         if what == "close":
-            return (yield from self._close(state, segment, events, ended=True))
+            return (yield from self._close(state, segment, step, ended=True))
         shown = self.family.text(segment.decoding)
         if shown != segment.shown and any(c.isalnum() for part in shown for c in part):
-            events.append(Partial(*shown, round(heard / SAMPLE_RATE, 3)))
+            step.events.append(Partial(*shown, round(heard / SAMPLE_RATE, 3)))
             state = replace(state, segment=replace(segment, shown=shown))
         if segment.samples > self.rules.longest_s * SAMPLE_RATE:
-            return (yield from self._cut(state, segment, events))
+            return (yield from self._cut(state, segment, step))
         return state
 
-    def _open(self, start: int) -> Segment:
-        return Segment(start, (), ("", ""), self.family.open(self.mode))
+    def _open(self, start: int, step: _Step) -> Segment:
+        decoding = self.family.open(self.mode)
+        step.opened.append(decoding)
+        return Segment(start, (), ("", ""), decoding)
 
     def _feed(self, x: np.ndarray, segment: Segment) -> Work[Segment]:
         audio = (*segment.audio, x)
@@ -321,19 +346,19 @@ class RecognitionCore:
         return replace(segment, audio=audio, decoding=decoding)
 
     def _close(
-        self, state: StreamState, segment: Segment, events: list[Event], ended: bool
+        self, state: StreamState, segment: Segment, step: _Step, ended: bool
     ) -> Work[StreamState]:
         decoding = yield from self.family.finish(segment.decoding, self.mode)
         segment = replace(segment, decoding=decoding)
         silent = state.segmenter.run * WINDOW if ended else 0
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
-        self._say(segment, events, self._words(segment, spoken), spoken)
-        self.family.close(decoding)
+        self._say(segment, step, self._words(segment, spoken), spoken)
+        step.closed.append(decoding)
         if ended:
-            events.append(Endpoint(round(spoken, 3), round(state.heard / SAMPLE_RATE, 3)))
+            step.events.append(Endpoint(round(spoken, 3), round(state.heard / SAMPLE_RATE, 3)))
         return replace(state, segment=None)
 
-    def _cut(self, state: StreamState, segment: Segment, events: list[Event]) -> Work[StreamState]:
+    def _cut(self, state: StreamState, segment: Segment, step: _Step) -> Work[StreamState]:
         """A segment grew too long: end it after its last stable word, and go on from there."""
         words, stable = self._words(segment), self.family.text(segment.decoding)[0]
         while len(words) > 1 and " ".join(w.text for w in words[:-1]).startswith(stable):
@@ -345,9 +370,9 @@ class RecognitionCore:
             words = words[:-1] or words
         at = int(words[-1].end * SAMPLE_RATE) if words else state.heard
         audio = np.concatenate(segment.audio)[at - segment.start :]
-        self._say(segment, events, words, at / SAMPLE_RATE)
-        self.family.close(segment.decoding)
-        segment = yield from self._feed(audio, self._open(at))
+        self._say(segment, step, words, at / SAMPLE_RATE)
+        step.closed.append(segment.decoding)
+        segment = yield from self._feed(audio, self._open(at, step))
         return replace(state, segment=segment)
 
     def _words(self, segment: Segment, spoken_until: float | None = None) -> list[Word]:
@@ -367,8 +392,8 @@ class RecognitionCore:
             for w, (start, end) in zip(words, spans)
         ]
 
-    def _say(self, segment: Segment, events: list[Event], words: list[Word], end: float) -> None:
+    def _say(self, segment: Segment, step: _Step, words: list[Word], end: float) -> None:
         text = " ".join(w.text for w in words)
         if any(c.isalnum() for c in text):
             start = round(segment.start / SAMPLE_RATE, 3)
-            events.append(Final(text, tuple(words), start, round(end, 3)))
+            step.events.append(Final(text, tuple(words), start, round(end, 3)))

@@ -59,8 +59,9 @@ class _Open:
         """Take the answer, or the next input, and go on until the next request or the end of the step."""
         self.request = None
         try:
-            if isinstance(answer, Exception):
-                raise answer
+            if isinstance(answer, Exception) and self.work is not None:
+                self.request = self.work.throw(answer)
+                return
             if self.work is None:
                 if self.core.busy(self.state):
                     self.work = self.core.resume(self.state)
@@ -137,6 +138,8 @@ class Pool:
         """Drop a stream at once with all that it has not said yet. One that is gone may be closed again."""
         one = self._open.pop(sid, None)
         if one is not None:
+            if one.work is not None:
+                one.work.close()  # gives back what the step in progress has opened
             one.core.close(one.state)
 
     def step(self, budget_s: float | None = None) -> dict[int, list[Event]]:
@@ -187,6 +190,7 @@ class Pool:
         twin = self.open_core(one.core, one.core.read(one.state))
         self._open[twin].queue.extend(one.queue)
         self._open[twin].events, self._open[twin].ending = list(one.events), one.ending
+        self._open[twin].over = one.over
         return twin
 
     def snapshot(self, sid: int, fp16_caches: bool = False) -> bytes:
