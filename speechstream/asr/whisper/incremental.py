@@ -6,15 +6,14 @@ hypothesis costs one call). A word becomes stable once it ended `margin_s` befor
 audio and another word follows it; its tokens and their keys and values are then never computed again,
 hence never retracted.
 
-The algorithm knows nothing of the model but `TextModel`. What differs between decoders is when a token may
-be said (`accept`) and when it stands (`settled`): see `attention` and `gate`.
+What differs between decoders is when a token may be said (`accept`) and when it stands (`settled`): see
+`attention` and `gate`. The text model is Whisper's: its cross-attention is what `Memory.read` asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -102,18 +101,6 @@ class Draft:
         out = self.prefix(len(self.tokens))
         out.append(token, probability, row)
         return out
-
-
-class TextModel(Protocol):
-    """A decoder as the algorithm sees it: Whisper's, a gated one, a language model."""
-
-    vocabulary: Vocabulary
-
-    def init_state(self) -> DecoderState:
-        """Before the first token of the prompt."""
-
-    def step(self, tokens: np.ndarray, state: DecoderState, memory: Memory) -> Decode:
-        """The request to read tokens (B, n): logits, hidden states, alignment (or None), and the state."""
 
 
 class IncrementalDecoder:
