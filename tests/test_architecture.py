@@ -21,7 +21,7 @@ FLOORS = [
     {"bundle"},
     {"state"},
     {"events"},
-    {"errors", "_lazy", "codes"},
+    {"errors", "config", "_lazy", "codes"},
 ]
 HEIGHT = {name: -floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -132,7 +132,11 @@ class Chunks(Frames):
 
 def whisper():
     net = weights(
-        Encoder(WhisperConfig(mels=4, width=16, heads=2, encoder_layers=2, positions=30, left=12))
+        Encoder(
+            WhisperConfig(
+                n_mels=4, dim=16, heads=2, encoder_layers=2, positions=30, left_context=12
+            )
+        )
     )
     chunk = 4  # frames, of two mel frames each; a block here holds 8 mel frames, the look-ahead comes from the next
 
@@ -178,14 +182,14 @@ def conformer():
     net = weights(
         ConformerEncoder(
             ConformerConfig(
-                features=8,
+                n_mels=8,
                 dim=16,
                 layers=2,
                 heads=2,
                 ff_dim=24,
                 kernel=5,
                 subsampling_channels=4,
-                left=6,
+                left_context=6,
                 lookaheads=(1, 0),
             )
         )
@@ -220,9 +224,9 @@ def mimi(side):
     config = MimiConfig(
         sample_rate=480,
         seanet=SEANetConfig(dim=16, filters=2, ratios=(4, 3, 2), residual_layers=1),
-        transformer=TransformerConfig(dim=16, layers=2, heads=2, feedforward=24, context=9),
-        levels=3,
-        bins=16,
+        transformer=TransformerConfig(dim=16, layers=2, heads=2, ff_dim=24, left_context=9),
+        n_codebooks=3,
+        codebook_size=16,
         code_dim=8,
     )
     return codec(Mimi(config), config, side)
@@ -234,11 +238,11 @@ def small_codec(side):
         hop=8,
         overlap=4,
         stride=2,
-        mels=6,
+        n_mels=6,
         fine_dim=8,
         decoder_blocks=1,
-        levels=2,
-        bins=16,
+        n_codebooks=2,
+        codebook_size=16,
         code_dim=4,
     )
     return codec(SmallCodec(config), config, side)
@@ -269,7 +273,7 @@ def codec(net, config, side):
         return y[:, 0], state
 
     return Frames(
-        make=lambda g, n: torch.randint(config.bins, (n, config.levels), generator=g),
+        make=lambda g, n: torch.randint(config.codebook_size, (n, config.n_codebooks), generator=g),
         init=net.init_decoder_state,
         step=decode,
         offline=lambda x: net.decode(x.transpose(1, 2))[:, 0],

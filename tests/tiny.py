@@ -27,19 +27,19 @@ from speechstream.nn.whisper import Whisper, WhisperConfig
 REPO = Path(__file__).parents[1]
 MODEL = REPO / "speechstream" / "models" / "causal-whisper-base"
 CONFIG = WhisperConfig(
-    mels=8,
-    width=128,
+    n_mels=8,
+    dim=128,
     heads=2,
     encoder_layers=2,
     decoder_layers=2,
-    vocabulary=200,
+    vocab_size=200,
     text_context=448,
     positions=150,
-    left=40,
-    ctc_vocabulary=65,
-    ctc_width=128,
+    left_context=40,
+    ctc_vocab_size=65,
+    ctc_dim=128,
     ctc_blocks=1,
-    gate_width=64,
+    gate_dim=64,
     alignment_heads=((0, 1), (1, 0)),
 )
 
@@ -94,7 +94,7 @@ def recognizer(folder, kind="int8", decoder="attention"):
         if decoder == "transducer"
         else CtcDecoder(folder / "ctc.json", beam=4 if decoder == "beam" else 1)
     )
-    family = WhisperFamily(Values(engine), reader, LogMel(CONFIG.mels), 480, 160)
+    family = WhisperFamily(Values(engine), reader, LogMel(CONFIG.n_mels), 480, 160)
     rules = EndpointRules(silence_s=0.3, longest_s=3.0)
     return Recognizer(family, rules, {"name": "tiny"}, digest="tiny")
 

@@ -118,7 +118,7 @@ def ours(c: ConformerConfig, weights: str, half: bool, folder: Path) -> Step:
             a[:] = FRAMES_HEARD if name == "frames" else rng.standard_normal(a.shape)
         feed = {
             "features": rng.standard_normal(
-                (batch, c.subsampling * chunk, c.features), dtype=np.float32
+                (batch, c.subsampling * chunk, c.n_mels), dtype=np.float32
             ),
             "lengths": np.full(batch, c.subsampling * chunk),
         }
@@ -135,7 +135,7 @@ def nemo_encoder(c: ConformerConfig, chunk: int):
     from nemo.collections.asr.modules import ConformerEncoder
 
     encoder = ConformerEncoder(
-        feat_in=c.features,
+        feat_in=c.n_mels,
         n_layers=c.layers,
         d_model=c.dim,
         causal_downsampling=True,
@@ -145,7 +145,7 @@ def nemo_encoder(c: ConformerConfig, chunk: int):
         ff_expansion_factor=c.ff_dim // c.dim,
         n_heads=c.heads,
         xscaling=False,
-        att_context_size=[c.left, chunk - 1],
+        att_context_size=[c.left_context, chunk - 1],
         att_context_style="chunked_limited",
         conv_kernel_size=c.kernel,
         conv_norm_type="layer_norm",
@@ -171,8 +171,8 @@ def nemo(c: ConformerConfig) -> Step:
         encoder = nemo_encoder(c, chunk)
         frames, drop = nemo_sizes(encoder)
         cache = list(encoder.get_initial_cache_state(batch_size=batch))
-        cache[2] = torch.full_like(cache[2], c.left)
-        x, lengths = torch.randn(batch, c.features, frames), torch.full((batch,), frames)
+        cache[2] = torch.full_like(cache[2], c.left_context)
+        x, lengths = torch.randn(batch, c.n_mels, frames), torch.full((batch,), frames)
         return lambda: encoder.cache_aware_stream_step(
             processed_signal=x,
             processed_signal_length=lengths,
@@ -203,11 +203,11 @@ def nemo_onnx(c: ConformerConfig, folder: Path, bits: int) -> Step:
         frames = nemo_sizes(nemo_encoder(ConformerConfig(layers=1), chunk))[0]
         feed = {
             "audio_signal": np.random.default_rng(0).standard_normal(
-                (batch, c.features, frames), dtype=np.float32
+                (batch, c.n_mels, frames), dtype=np.float32
             ),
             "length": np.full(batch, frames),
-            "cache_last_channel_len": np.full(batch, c.left),
-            "cache_last_channel": np.zeros((batch, c.layers, c.left, c.dim), np.float32),
+            "cache_last_channel_len": np.full(batch, c.left_context),
+            "cache_last_channel": np.zeros((batch, c.layers, c.left_context, c.dim), np.float32),
             "cache_last_time": np.zeros((batch, c.layers, c.dim, c.kernel - 1), np.float32),
         }
         return lambda: one.run(None, {i.name: feed[i.name] for i in one.get_inputs()})
@@ -226,8 +226,8 @@ def hugging_face(c: ConformerConfig) -> Step:
         intermediate_size=c.ff_dim,
         conv_kernel_size=c.kernel,
         subsampling_conv_channels=c.subsampling_channels,
-        num_mel_bins=c.features,
-        sliding_window=c.left + 1,
+        num_mel_bins=c.n_mels,
+        sliding_window=c.left_context + 1,
         scale_input=False,
     )
     encoder = port.NemotronAsrStreamingEncoder(config).eval()
@@ -237,7 +237,7 @@ def hugging_face(c: ConformerConfig) -> Step:
             DynamicCache(config=config),
             port.NemotronAsrStreamingEncoderCausalConvPaddingCache(),
         )
-        x = torch.randn(batch, c.subsampling * chunk, c.features)
+        x = torch.randn(batch, c.subsampling * chunk, c.n_mels)
         run = lambda: encoder(
             x,
             past_key_values=cache,
@@ -246,7 +246,7 @@ def hugging_face(c: ConformerConfig) -> Step:
             num_lookahead_tokens=chunk - 1,
         )
         with torch.inference_mode():
-            for _ in range(-(-c.left // chunk)):
+            for _ in range(-(-c.left_context // chunk)):
                 run()
         return run
 
@@ -404,7 +404,7 @@ def main() -> None:
                 print(f"{name} is not installed here ({error.name}): left out")
         flops = 2.0 * sum(k * n for k, n in products(c))
         print(
-            f"{a.layers} x {a.dim}, left {c.left}, onnxruntime {ort.__version__}, torch {torch.__version__}, "
+            f"{a.layers} x {a.dim}, left {c.left_context}, onnxruntime {ort.__version__}, torch {torch.__version__}, "
             f"{flops / 1e9:.3f} GFLOP a frame in its products"
         )
         results = measure(steps, chunks, a.batch, a.rounds)

@@ -39,9 +39,9 @@ TAIL_S = {
 HELD_PERCENT = 3
 
 
-def clause(row: dict, pcm: np.ndarray, rate: int, sub: int, frame_size: int) -> dict | None:
+def clause(row: dict, pcm: np.ndarray, rate: int, subframes: int, frame_size: int) -> dict | None:
     """One clause cut and measured, or None where its sound and its symbols do not fit together."""
-    hop = frame_size // sub
+    hop = frame_size // subframes
     ids = np.concatenate([[0], encode(row["phonemes"]), [0]])
     ends = np.cumsum(row["frames"]) * TEACHER_FRAME
     if len(ends) != len(ids) or ends[-1] != len(pcm):
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("manifests", type=Path, nargs="+")
     args = parser.parse_args(arguments)
     codec = load(args.codec)
-    c, sub = codec.config, codec.config.stride
+    c, subframes = codec.config, codec.config.stride
     clauses, left_out = [], 0
     for manifest in args.manifests:
         for line in manifest.read_text(encoding="utf-8").splitlines():
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> dict:
             pcm, rate = soundfile.read(manifest.parent / row["audio"], dtype="float32")
             if rate != c.sample_rate:
                 raise SystemExit(f"{row['audio']} has {rate} Hz, the codec {c.sample_rate}")
-            made = clause(row, pcm, rate, sub, c.frame_size)
+            made = clause(row, pcm, rate, subframes, c.frame_size)
             left_out += made is None
             clauses += [made] if made else []
     names = sorted({x["speaker"] for x in clauses})
@@ -150,10 +150,10 @@ def main(arguments: list[str] | None = None) -> dict:
     index = {
         "rows": rows,
         "speakers": speakers,
-        "sub": sub,
+        "subframes": subframes,
         "frame_s": c.frame_size / c.sample_rate,
-        "levels": c.levels,
-        "bins": c.bins,
+        "levels": c.n_codebooks,
+        "bins": c.codebook_size,
         "code_dim": c.code_dim,
         "left_out": left_out,
     }

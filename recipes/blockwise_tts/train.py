@@ -49,8 +49,8 @@ class Batch:
     speaker: Tensor  # (C,)
     lengths: Tensor  # (C,) symbols
     prosody: Tensor  # (C, N, 3): log sub-frames, pitch, energy
-    gather: Tensor  # (B, T * sub): row of the flattened (C, N) that each sub-frame belongs to
-    scalars: Tensor  # (B, T * sub, 4)
+    gather: Tensor  # (B, T * subframes): row of the flattened (C, N) that each sub-frame belongs to
+    scalars: Tensor  # (B, T * subframes, 4)
     codes: Tensor  # (B, levels, T), ABSENT past the end
 
     def to(self, device: str) -> Batch:
@@ -95,7 +95,7 @@ class Clauses:
 
     def batch(self, stretches: list[list[int]]) -> Batch:
         """Collate stretches of clauses."""
-        a, sub = self.arrays, self.index["sub"]
+        a, subframes = self.arrays, self.index["subframes"]
         flat = [i for rows in stretches for i in rows]
         width = max(self.rows[i]["symbols"] for i in flat)
         longest = max(sum(self.rows[i]["frames"] for i in rows) for rows in stretches)
@@ -103,8 +103,8 @@ class Clauses:
             np.zeros((len(flat), width), np.int64),
             np.zeros((len(flat), width, 3), np.float32),
         )
-        gather = np.zeros((len(stretches), longest * sub), np.int64)
-        scalars = np.zeros((len(stretches), longest * sub, 4), np.float32)
+        gather = np.zeros((len(stretches), longest * subframes), np.int64)
+        scalars = np.zeros((len(stretches), longest * subframes, 4), np.float32)
         codes = np.full((len(stretches), a["codes"].shape[0], longest), ABSENT, np.int64)
         c = 0
         for b, rows in enumerate(stretches):
@@ -119,9 +119,9 @@ class Clauses:
                 index, values = regulate(counts, a["pitch"][part], a["energy"][part])
                 gather[b, at : at + len(index)] = c * width + index
                 scalars[b, at : at + len(index)] = values
-                codes[b, :, at // sub : at // sub + self.rows[i]["frames"]] = a["codes"][
-                    :, self.frames[i] : self.frames[i + 1]
-                ]
+                codes[b, :, at // subframes : at // subframes + self.rows[i]["frames"]] = a[
+                    "codes"
+                ][:, self.frames[i] : self.frames[i + 1]]
                 at, c = at + len(index), c + 1
         speaker = np.array([self.rows[i]["speaker"] for i in flat])
         lengths = np.array([self.rows[i]["symbols"] for i in flat])
@@ -140,7 +140,7 @@ def losses(
     errors = (predicted.float() - batch.prosody).square()[present].mean(0)
     rows = encodings.flatten(0, 1)[batch.gather]
     frames = torch.cat([rows, batch.scalars.to(rows.dtype)], -1).unflatten(
-        1, (-1, model.config.sub)
+        1, (-1, model.config.subframes)
     )
     hidden = model.hidden(frames)
     there = torch.nonzero(batch.codes[:, 0].flatten() >= 0)[:, 0]
@@ -184,12 +184,12 @@ class Run:
         sizes = {
             "symbols": len(SYMBOLS),
             "speakers": len(i["speakers"]),
-            "sub": i["sub"],
+            "subframes": i["subframes"],
             "groups": (i["levels"],),
-            "bins": i["bins"],
+            "codebook_size": i["bins"],
             "code_dim": i["code_dim"],
         }
-        self.model = AcousticModel(AcousticConfig(**{**sizes, **config["model"]}))
+        self.model = AcousticModel(AcousticConfig.from_dict({**sizes, **config["model"]}))
         self.model.depth.set_codebooks(data.codebooks)
         self.model.to(self.device)
         self.codebooks = data.codebooks.to(self.device)

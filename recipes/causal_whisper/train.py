@@ -100,13 +100,13 @@ class Run:
 
     def __init__(self, checkpoint: str, out: Path, labels: Labels, config: dict):
         self.folder, self.config = out, config
-        base = load_whisper(checkpoint, left=config["left"])
+        base = load_whisper(checkpoint, left_context=config["left_context"])
         self.teacher = copy.deepcopy(base.encoder).bfloat16().requires_grad_(False)
         sizes = dataclasses.replace(
             base.config,
-            vocabulary=len(labels.ids),
-            ctc_vocabulary=labels.small.get_vocab_size(),
-            ctc_width=config["ctc"]["width"],
+            vocab_size=len(labels.ids),
+            ctc_vocab_size=labels.small.get_vocab_size(),
+            ctc_dim=config["ctc"]["dim"],
             ctc_blocks=config["ctc"]["blocks"],
             alignment_heads=tuple(map(tuple, config["alignment_heads"])),
         )

@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     rng, began = np.random.default_rng(config["seed"]), time.time()
     weights, sizes, _ = read(args.run)
     heads = tuple(map(tuple, config["alignment_heads"]))
-    sizes |= {"alignment_heads": heads, "gate_width": config["transducer"]["width"]}
+    sizes |= {"alignment_heads": heads, "gate_dim": config["transducer"]["dim"]}
     model = Whisper(WhisperConfig(**sizes)).requires_grad_(False)
     average = fitting(select_prefix(weights, "average."), model)
     model.load_state_dict(

@@ -19,7 +19,7 @@ ROUNDS = 12
 def fit_codes(codec: SmallCodec, speech: Speech, seed: int) -> float:
     """Set the codec's mean, components and codebooks. Returns the mean absolute error they leave in the log-mels."""
     blocks = spectra(codec, speech)
-    codec.mean.copy_(blocks.unflatten(1, (-1, codec.config.mels)).mean((0, 1)))
+    codec.mean.copy_(blocks.unflatten(1, (-1, codec.config.n_mels)).mean((0, 1)))
     blocks = blocks - codec.mean.repeat(codec.config.stride)
     q = codec.quantizer
     values, vectors = torch.linalg.eigh((blocks.T @ blocks).double() / len(blocks))  # ascending

@@ -34,16 +34,16 @@ def evaluate(codec: SmallCodec, speech: Speech, count: int, wav: Path | None = N
     """The table of a codec over the first `count` held-out utterances."""
     c, loss = codec.config, SpectralLoss(codec.config.sample_rate)
     count = min(count, len(speech.rows))
-    used = torch.zeros(c.levels, c.bins)
-    levels = sorted({1, c.levels // 2, c.levels} - {0})
+    used = torch.zeros(c.n_codebooks, c.codebook_size)
+    levels = sorted({1, c.n_codebooks // 2, c.n_codebooks} - {0})
     sums, streamed = {k: [0.0, 0.0, 0.0] for k in levels}, 0.0
     voiced, cents = [], []
     for i in range(count):
         x = torch.from_numpy(speech.utterance(i)).reshape(1, 1, -1)
         padded = torch.nn.functional.pad(x, (0, c.delay + -(x.shape[-1] + c.delay) % c.frame_size))
         codes, blocks = codec.encode(padded), codec.latent(padded)
-        for level in range(c.levels):
-            used[level] += torch.bincount(codes[0, level], minlength=c.bins)
+        for level in range(c.n_codebooks):
+            used[level] += torch.bincount(codes[0, level], minlength=c.codebook_size)
         for k in levels:
             whole = codec.decode(codes[:, :k])
             y = whole[..., c.delay : c.delay + x.shape[-1]]
@@ -75,7 +75,7 @@ def evaluate(codec: SmallCodec, speech: Speech, count: int, wav: Path | None = N
     off = torch.cat(cents)
     return {
         "utterances": count,
-        "kbit_s": c.levels * math.log2(c.bins) * c.sample_rate / c.frame_size / 1000,
+        "kbit_s": c.n_codebooks * math.log2(c.codebook_size) * c.sample_rate / c.frame_size / 1000,
         "mel_stft_logmel_by_levels": {k: [round(v, 4) for v in row] for k, row in sums.items()},
         "voicing_right": round(float(torch.cat(voiced).mean()), 4),
         "pitch_error_cents_median_p90": [round(float(off.quantile(q)), 1) for q in (0.5, 0.9)]

@@ -38,7 +38,7 @@ class Trainer:
         self.config, self.out, self.step = config, out, 0
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(config["seed"])
-        c = SmallCodecConfig(**config["codec"])
+        c = SmallCodecConfig.from_dict(config["codec"])
         self.codec = SmallCodec(c).to(self.device)
         self.judges = Discriminators(**config["discriminator"]).to(self.device)
         self.loss = SpectralLoss(c.sample_rate).to(self.device)

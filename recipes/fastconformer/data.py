@@ -44,7 +44,7 @@ class Utterances(Dataset):
     """
 
     def __init__(self, manifest: str, tokenizer: str, features: int, delay: int):
-        self.mel, self.delay = NemoMel(NemoMelConfig(features=features, **LOG_MEL)), delay
+        self.mel, self.delay = NemoMel(NemoMelConfig(n_mels=features, **LOG_MEL)), delay
         stored = Path(manifest.removesuffix(".gz")).with_suffix(".npy")
         self.stored = np.load(stored, mmap_mode="r") if stored.exists() else None
         teacher = stored.with_suffix(".teacher.npy")
@@ -174,7 +174,7 @@ def loader(
         world_size=world,
     )
     sampler.set_epoch(epoch)
-    data = Utterances(manifest, tokenizer, c["encoder"]["features"], c["delay"])
+    data = Utterances(manifest, tokenizer, c["encoder"]["n_mels"], c["delay"])
     if c["teacher_weight"] and data.taught.shape[1] != c["teacher_dims"]:
         raise SystemExit(
             f"teacher_weight is {c['teacher_weight']}, and beside {manifest} are {data.taught.shape[1]} of "

@@ -87,7 +87,7 @@ def from_lhotse(parts: dict) -> CutSet:
 
 def store_features(path: Path, mels: int) -> None:
     """Write the features of all cuts in a row, float16, and each cut's place in them as its custom field `mel`."""
-    mel, parts, at = NemoMel(NemoMelConfig(features=mels, **LOG_MEL)), [], 0
+    mel, parts, at = NemoMel(NemoMelConfig(n_mels=mels, **LOG_MEL)), [], 0
     cuts = CutSet.from_file(f"{path}.jsonl.gz").to_eager()
     for cut in cuts:
         parts.append(mel(cut.resample(RATE).load_audio()[:1])[0].T.astype(np.float16))

@@ -30,6 +30,7 @@ from recipes.common.schedule import warmup_cosine
 from recipes.fastconformer.data import PHONES, SLOTS, augment, loader
 from recipes.fastconformer.prepare import LOG_MEL
 from speechstream.audio.nemo_mel import NemoMelConfig
+from speechstream.config import read
 from speechstream.export.fastconformer import write_fastconformer
 from speechstream.nn.checkpoints import Checkpoint
 from speechstream.nn.conformer import ConformerConfig
@@ -38,15 +39,21 @@ from speechstream.nn.transducer import JoinerConfig, PredictorConfig, transducer
 
 
 def network(c: dict) -> FastConformerConfig:
-    encoder = ConformerConfig(**{**c["encoder"], "lookaheads": tuple(c["encoder"]["lookaheads"])})
-    predictor = PredictorConfig(c["vocab"], **c["predictor"])
+    encoder = read(ConformerConfig, c["encoder"], "encoder")
+    predictor = read(
+        PredictorConfig, {"vocab_size": c["vocab_size"], **c["predictor"]}, "predictor"
+    )
     return FastConformerConfig(
         encoder,
-        c["vocab"],
+        c["vocab_size"],
         True,
         predictor,
         JoinerConfig(
-            c["vocab"], encoder.dim, predictor.dim, c["joiner_dim"], durations=tuple(c["durations"])
+            c["vocab_size"],
+            encoder.dim,
+            predictor.dim,
+            c["joiner_dim"],
+            durations=tuple(c["durations"]),
         ),
     )
 
@@ -82,7 +89,7 @@ def path_loss(model: FastConformer, y: Tensor, predicted: Tensor, path: Tensor) 
 
     A frame gives its token, if it has one, and then blank: T + U scores, where the sum over all paths needs T * U.
     """
-    blank, joiner = model.config.vocab, model.joiner
+    blank, joiner = model.config.vocab_size, model.joiner
     emits = (path >= 0) & (path != blank)
     before = emits.cumsum(1) - emits.long()  # tokens emitted before each frame
     encoded, predicted = joiner.project_encoder(y), joiner.project_predictor(predicted)
@@ -144,7 +151,7 @@ class Losses(nn.Module):
                 targets[free],
                 lengths[free],
                 tokens[free],
-                blank=m.config.vocab,
+                blank=m.config.vocab_size,
                 reduction="sum",
                 zero_infinity=True,
             )
@@ -307,10 +314,10 @@ def main() -> None:
             epoch, skip = epoch + 1, 0
     if rank == 0:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(a.tokenizer))
-        tokens = tuple(tokenizer.id_to_piece(i) for i in range(c["vocab"]))
+        tokens = tuple(tokenizer.id_to_piece(i) for i in range(c["vocab_size"]))
         one = Checkpoint(
             averaged.eval(),
-            NemoMelConfig(features=c["encoder"]["features"], **LOG_MEL),
+            NemoMelConfig(n_mels=c["encoder"]["n_mels"], **LOG_MEL),
             tokens,
             a.tokenizer.read_bytes(),
         )

@@ -21,7 +21,7 @@ STD_FLOOR = 1e-5  # added to the standard deviation by "per_feature"
 class NemoMelConfig:
     """The parameters of NeMo's AudioToMelSpectrogramPreprocessor that change its output in evaluation."""
 
-    features: int = 80
+    n_mels: int = 80
     sample_rate: int = 16000
     window: int = 400  # samples
     hop: int = 160  # samples
@@ -35,11 +35,11 @@ class NemoMelConfig:
     deviation: float = 1.0
 
     def __post_init__(self):
-        sizes = (self.features, self.sample_rate, self.window, self.hop, self.n_fft)
+        sizes = (self.n_mels, self.sample_rate, self.window, self.hop, self.n_fft)
         if (
             not all(type(n) is int for n in sizes)
             or self.n_fft > MAX_FFT
-            or not 0 < self.features <= self.n_fft
+            or not 0 < self.n_mels <= self.n_fft
             or self.sample_rate < 1
         ):
             raise ValueError(
@@ -104,7 +104,7 @@ class NemoMel:
         self.config = c = config
         self.window = np.hanning(c.window).astype(np.float32)
         self.filters = mel_filters(
-            c.features, c.n_fft, c.sample_rate, c.low, c.high or c.sample_rate / 2
+            c.n_mels, c.n_fft, c.sample_rate, c.low, c.high or c.sample_rate / 2
         )
 
     def init_state(self, batch: int = 1) -> NemoMelState:
@@ -177,7 +177,7 @@ class NemoMel:
     def _frames(self, x: np.ndarray, frames: int) -> np.ndarray:
         c = self.config
         if frames == 0:
-            return np.zeros((x.shape[0], c.features, 0), np.float32)
+            return np.zeros((x.shape[0], c.n_mels, 0), np.float32)
         cut = np.lib.stride_tricks.sliding_window_view(x, c.window, axis=1)[
             :, : frames * c.hop : c.hop
         ]

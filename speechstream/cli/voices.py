@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechstream.cli import tell
+from speechstream.config import Section, read, read_value
 from speechstream.errors import SpeechStreamError
+from speechstream.tts.blockwise.acoustic import VoiceConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             for speaker, language, about in described(path):
                 label = "#".join(filter(None, (name, speaker)))
                 print(f"{label:24}  {language:6}  {about}".rstrip())
-        except (OSError, ValueError, KeyError, TypeError, SpeechStreamError) as error:
+        except (OSError, ValueError, SpeechStreamError) as error:
             tell(f"{path} is no usable voice: {error}")
     return 0
 
@@ -42,19 +44,18 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
     """Speaker ("" for the only one), language and description, read without loading the networks."""
     index = path / "bundle.json"
     if index.is_file():
-        document = json.loads(index.read_text(encoding="utf-8"))
-        if document.get("task") != "tts":
-            raise ValueError(f"it is a bundle for {document.get('task')}")
-        config = document["config"]
-        for speaker in config["speakers"]:
-            yield speaker["name"], config.get("language", "en-US"), speaker.get("description", "")
+        document = Section(json.loads(index.read_text(encoding="utf-8")))
+        if document.raw("task") != "tts":
+            raise ValueError(f"it is a bundle for {document.raw('task')}")
+        voice = read(VoiceConfig, document.raw("config"), "config")
+        for speaker in voice.speakers:
+            yield speaker.name, voice.language, speaker.description
         return
     file = path / "config.json" if path.is_dir() else path.with_name(path.name + ".json")
-    config = json.loads(file.read_text(encoding="utf-8"))
-    language = (config.get("language", {}).get("code") or config["espeak"]["voice"]).replace(
-        "_", "-"
-    )
-    about = f"Piper {config.get('audio', {}).get('quality', '')}".strip()
-    speakers = config.get("speaker_id_map") or {}
+    piper = Section(json.loads(file.read_text(encoding="utf-8")))
+    code = piper.section("language").text("code", "") or piper.section("espeak").text("voice")
+    language = code.replace("_", "-")
+    about = f"Piper {piper.section('audio').text('quality', '')}".strip()
+    speakers = read_value(dict[str, int], piper.raw("speaker_id_map") or {}, "speaker_id_map")
     for name in sorted(speakers, key=lambda n: speakers[n]) or [""]:
         yield name, language, about

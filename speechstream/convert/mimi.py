@@ -112,8 +112,8 @@ def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
         dim=dim,
         layers=get("num_hidden_layers", 8),
         heads=heads,
-        feedforward=get("intermediate_size", 2048),
-        context=get("sliding_window", 250),
+        ff_dim=get("intermediate_size", 2048),
+        left_context=get("sliding_window", 250),
         max_period=float(rope.get("rope_theta", get("rope_theta", 10_000.0))),
         layer_scale=get("layer_scale_initial_scale", 0.01),
     )
@@ -176,7 +176,9 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
         ("acoustic", "rvq_rest", "acoustic_residual_vector_quantizer"),
     ):
         levels = (
-            config.semantic_levels if ours == "semantic" else config.levels - config.semantic_levels
+            config.n_semantic_codebooks
+            if ours == "semantic"
+            else config.n_codebooks - config.n_semantic_codebooks
         )
         prefix = f"quantizer.{short if moshi else long}."
         for side in ("input_proj", "output_proj"):

@@ -31,6 +31,7 @@ import yaml
 from torch import Tensor
 
 from speechstream.audio.nemo_mel import NemoMelConfig, mel_filters
+from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.checkpoints import Checkpoint, build, first_line
 from speechstream.nn.conformer import ConformerConfig
@@ -77,20 +78,10 @@ def load_nemo(path: str | Path) -> Checkpoint:
     """Read a .nemo file. Raises SpeechStreamError for what is not one, is damaged, or uses what is not supported."""
     config, weights, files = read_archive(path)
     try:
-        return convert(config, weights, files)
+        return convert(Section(config), weights, files)
     except ValueError as error:
-        raise SpeechStreamError(f"{path}: {first_line(error)}") from error
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        MemoryError,
-    ) as error:
         raise SpeechStreamError(
-            f"{path}: the configuration lacks or misstates {first_line(error)}; "
-            f"expected that of a NeMo FastConformer recogniser"
+            f"{path} is not supported, expected a NeMo FastConformer recogniser: {first_line(error)}"
         ) from error
 
 
@@ -229,22 +220,22 @@ def _load_weights(path: str | Path, data: bytes) -> dict[str, Tensor]:
     return weights
 
 
-def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -> Checkpoint:
-    """NeMo's configuration and weights to our network. Raises ValueError or KeyError for what does not fit."""
+def convert(config: Section, weights: dict[str, Tensor], files: dict[str, bytes]) -> Checkpoint:
+    """NeMo's configuration and weights to our network. Raises ValueError for what does not fit."""
     weights = dict(weights)
     fb = weights.pop("preprocessor.featurizer.fb", None)
     weights.pop("preprocessor.featurizer.window", None)
     tokens = vocabulary(config)
-    features = feature_config(config["preprocessor"])
-    if config["encoder"]["feat_in"] != features.features:
+    features = feature_config(config.section("preprocessor"))
+    taken = config.section("encoder").integer("feat_in")
+    if taken != features.n_mels:
         raise ValueError(
-            f"its encoder takes {config['encoder']['feat_in']!r} features, and its preprocessor gives "
-            f"{features.features}"
+            f"its encoder takes {taken} features, and its preprocessor gives {features.n_mels}"
         )
     model = build(network_config(config, len(tokens)), rename(weights))
     if fb is not None:
         ours = mel_filters(
-            features.features,
+            features.n_mels,
             features.n_fft,
             features.sample_rate,
             features.low,
@@ -255,29 +246,26 @@ def convert(config: dict, weights: dict[str, Tensor], files: dict[str, bytes]) -
         )  # a filter is at most about 0.05 high
         if fb.shape[-2:] != ours.shape or not np.allclose(fb.float().numpy(), ours, atol=tolerance):
             raise ValueError("its mel filters are not those its configuration describes")
-    tokenizer = (config.get("tokenizer") or {}).get("model_path")
-    return Checkpoint(
-        model, features, tokens, files.get(tokenizer.removeprefix("nemo:")) if tokenizer else None
-    )
+    tokenizer = config.section("tokenizer").text("model_path", "")
+    return Checkpoint(model, features, tokens, files.get(tokenizer.removeprefix("nemo:")))
 
 
-def vocabulary(config: dict) -> tuple[str, ...]:
+def vocabulary(config: Section) -> tuple[str, ...]:
     """The tokens by id, wherever this kind of model keeps them."""
     places = (
-        config.get("joint"),
-        (config.get("aux_ctc") or {}).get("decoder"),
-        config.get("decoder"),
+        config.section("joint"),
+        config.section("aux_ctc").section("decoder"),
+        config.section("decoder"),
     )
-    for found in [p.get("vocabulary") for p in places if p] + [config.get("labels")]:
+    for found in [p.raw("vocabulary") for p in places] + [config.raw("labels")]:
         if found:
             if not isinstance(found, list) or not all(
                 isinstance(token, (str, int, float)) for token in found
             ):
                 raise ValueError("its vocabulary is no list of texts")
             tokens = tuple(str(token) for token in found)
-            if (config.get("tokenizer") or {}).get(
-                "type"
-            ) == "wpe":  # WordPiece marks what goes on, not what begins
+            if config.section("tokenizer").raw("type") == "wpe":
+                # WordPiece marks what goes on, not what begins
                 tokens = tuple(
                     t.removeprefix("##") if t.startswith("##") else f"\u2581{t}" for t in tokens
                 )
@@ -287,130 +275,129 @@ def vocabulary(config: dict) -> tuple[str, ...]:
     )
 
 
-def network_config(config: dict, vocab: int) -> FastConformerConfig:
+def network_config(config: Section, vocab: int) -> FastConformerConfig:
     """NeMo's model_config.yaml as ours."""
-    encoder = encoder_config(config["encoder"])
-    joint, ctc = config.get("joint"), config.get("aux_ctc") is not None or not config.get("joint")
-    if not joint:
+    encoder = encoder_config(config.section("encoder"))
+    ctc = "aux_ctc" in config or "joint" not in config
+    if "joint" not in config:
         return FastConformerConfig(encoder, vocab, ctc)
-    for key in ("decoder", "joint"):
-        if not config[key]["_target_"].endswith((".RNNTDecoder", ".RNNTJoint")):
+    decoder, joint = config.section("decoder"), config.section("joint")
+    for part in (decoder, joint):
+        if not part.text("_target_").endswith((".RNNTDecoder", ".RNNTJoint")):
             raise ValueError(
-                f"its {key} is {config[key]['_target_']}, supported are RNNTDecoder and RNNTJoint"
+                f"its {part.name} is {part.text('_target_')}, supported are RNNTDecoder and RNNTJoint"
             )
-    net, prediction = joint["jointnet"], config["decoder"]["prednet"]
-    if not config["decoder"].get("blank_as_pad", True):
+    net, prediction = joint.section("jointnet"), decoder.section("prednet")
+    if not decoder.flag("blank_as_pad", True):
         raise ValueError(
             "its predictor has no embedding for blank (blank_as_pad: false), which is not supported"
         )
-    extra = joint.get("num_extra_outputs", 0)
-    durations = (
-        tuple(
-            (config.get("decoding") or {}).get("durations")
-            or ((config.get("loss") or {}).get("tdt_kwargs") or {}).get("durations")
-            or ()
-        )
-        if extra
-        else ()
-    )
+    extra, durations = joint.integer("num_extra_outputs", 0), ()
+    if extra:
+        places = (config.section("decoding"), config.section("loss").section("tdt_kwargs"))
+        durations = next((d for p in places if (d := p.integers("durations", ()))), ())
     if len(durations) != extra:
         raise ValueError(
             f"its joint network has {extra} duration outputs and its configuration {len(durations)}"
         )
-    dim = prediction["pred_hidden"]
+    dim = prediction.integer("pred_hidden")
     return FastConformerConfig(
         encoder,
         vocab,
         ctc,
-        PredictorConfig(vocab, dim, layers=prediction["pred_rnn_layers"]),
+        PredictorConfig(vocab, dim, layers=prediction.integer("pred_rnn_layers")),
         JoinerConfig(
-            vocab, encoder.dim, dim, net["joint_hidden"], net["activation"].lower(), durations
+            vocab,
+            encoder.dim,
+            dim,
+            net.integer("joint_hidden"),
+            net.text("activation").lower(),
+            durations,
         ),
     )
 
 
-def encoder_config(c: dict) -> ConformerConfig:
+def encoder_config(c: Section) -> ConformerConfig:
     """NeMo's `encoder` section as ours. Raises ValueError for options that are not supported, naming them."""
 
     def option(name, default, *allowed):
-        value = c.get(name, default)
+        value = c.raw(name, default)
         if value not in allowed:
             raise ValueError(
                 f"its encoder has {name}: {reprlib.repr(value)}, supported: {', '.join(map(repr, allowed))}"
             )
         return value
 
-    if not str(c.get("_target_", "")).endswith(".ConformerEncoder"):
+    if not c.text("_target_", "").endswith(".ConformerEncoder"):
         raise ValueError(
-            f"its encoder is {c.get('_target_')!r}, supported is NeMo's ConformerEncoder"
+            f"its encoder is {c.raw('_target_')!r}, supported is NeMo's ConformerEncoder"
         )
     option("subsampling", "striding", "dw_striding")
     option("self_attention_model", "rel_pos", "rel_pos")
     option("conv_context_style", "regular", "regular")
     option("reduction", None, None)
-    option("feat_out", -1, -1, c["d_model"])
+    dim = c.integer("d_model")
+    option("feat_out", -1, -1, dim)
     norm = option("conv_norm_type", "batch_norm", "batch_norm", "layer_norm")
     style = option(
         "att_context_style", "regular", "regular", "chunked_limited", "chunked_limited_with_rc"
     )
-    contexts = c.get("att_context_size") or [-1, -1]
-    contexts = contexts if isinstance(contexts[0], list) else [contexts]
-    whole = style == "chunked_limited_with_rc" or all(tuple(x) == (-1, -1) for x in contexts)
-    kernel, convolution = c.get("conv_kernel_size", 31), c.get("conv_context_size")
+    contexts = c.raw("att_context_size") or [-1, -1]
+    if isinstance(contexts, list) and not isinstance(contexts[0], list):
+        contexts = [contexts]
+    contexts = read_value(tuple[tuple[int, int], ...], contexts, "encoder.att_context_size")
+    whole = style == "chunked_limited_with_rc" or all(x == (-1, -1) for x in contexts)
+    kernel, convolution = c.integer("conv_kernel_size", 31), c.raw("conv_context_size")
+    causal_downsampling = c.flag("causal_downsampling", False)
     causal = convolution == "causal" or convolution == [kernel - 1, 0]
     if (
-        causal != c.get("causal_downsampling", False)
+        causal != causal_downsampling
         or causal == whole
         or (not causal and convolution not in (None, [kernel // 2, kernel // 2]))
     ):
         raise ValueError(
             f"its encoder has att_context_size {reprlib.repr(contexts)}, causal_downsampling "
-            f"{c.get('causal_downsampling', False)} and conv_context_size {convolution}; supported are "
+            f"{causal_downsampling} and conv_context_size {convolution}; supported are "
             f"cache-aware encoders (limited context, all causal) and whole-utterance ones (none causal)"
         )
     lefts, rights = {x[0] for x in contexts}, tuple(x[1] for x in contexts)
-    chunked = (
-        all(len(x) == 2 for x in contexts)
-        and len(lefts) == 1
-        and min(lefts) >= 0
-        and min(rights) >= 0
-    )
+    chunked = len(lefts) == 1 and min(lefts) >= 0 and min(rights) >= 0
     if not whole and not (chunked and (style != "regular" or not any(rights))):
         raise ValueError(
             f"its encoder has att_context_size {reprlib.repr(contexts)} with att_context_style {style}; "
             f"supported are chunks with one limited left context"
         )
+    channels = c.integer("subsampling_conv_channels", -1)
     return ConformerConfig(
-        features=c["feat_in"],
-        dim=c["d_model"],
-        layers=c["n_layers"],
-        heads=c["n_heads"],
-        ff_dim=c["d_model"] * c.get("ff_expansion_factor", 4),
+        n_mels=c.integer("feat_in"),
+        dim=dim,
+        layers=c.integer("n_layers"),
+        heads=c.integer("n_heads"),
+        ff_dim=dim * c.integer("ff_expansion_factor", 4),
         kernel=kernel,
-        subsampling=c.get("subsampling_factor", 4),
-        subsampling_channels=c["d_model"]
-        if c.get("subsampling_conv_channels", -1) == -1
-        else c["subsampling_conv_channels"],
-        left=None if whole else lefts.pop(),
+        subsampling=c.integer("subsampling_factor", 4),
+        subsampling_channels=dim if channels == -1 else channels,
+        left_context=None if whole else lefts.pop(),
         lookaheads=(0,) if whole else rights,
         causal=causal,
         position="relative",
         conv_norm=norm,
-        bias=c.get("use_bias", True),
-        scale_input=c.get("xscaling", True),
-        dropout=c.get("dropout", 0.1),
+        bias=c.flag("use_bias", True),
+        scale_input=c.flag("xscaling", True),
+        dropout=c.number("dropout", 0.1),
     )
 
 
-def feature_config(c: dict) -> NemoMelConfig:
+def feature_config(c: Section) -> NemoMelConfig:
     """NeMo's `preprocessor` section as ours."""
-    kind = c.get("_target_", "AudioToMelSpectrogramPreprocessor")
+    kind = c.text("_target_", "AudioToMelSpectrogramPreprocessor")
     if not kind.endswith("AudioToMelSpectrogramPreprocessor"):
         raise ValueError(
             f"its preprocessor is {kind}, supported is AudioToMelSpectrogramPreprocessor"
         )
     names = {"NA": "none", "None": "none", None: "none", "per_feature": "per_feature"}
-    normalize = names.get(c.get("normalize", "per_feature"))
+    given = c.raw("normalize", "per_feature")
+    normalize = names.get(given) if given is None or isinstance(given, str) else None
     unusual = [
         k
         for k, usual in {
@@ -422,33 +409,28 @@ def feature_config(c: dict) -> NemoMelConfig:
             "log_zero_guard_type": "add",
             "mel_norm": "slaney",
         }.items()
-        if c.get(k, usual) != usual
+        if c.raw(k, usual) != usual
     ]
-    if not isinstance(c.get("log_zero_guard_value", 0.0), (int, float)):
+    if not isinstance(c.raw("log_zero_guard_value", 0.0), (int, float)):
         unusual.append("log_zero_guard_value")
     if normalize is None or unusual:
-        named = ", ".join(f"{k}: {reprlib.repr(c.get(k))}" for k in unusual or ["normalize"])
+        named = ", ".join(f"{k}: {reprlib.repr(c.raw(k))}" for k in unusual or ["normalize"])
         raise ValueError(f"its preprocessor has {named}, which is not supported")
-    rate = c.get("sample_rate", 16000)
-    window = (
-        c["n_window_size"] if c.get("n_window_size") else int(c.get("window_size", 0.02) * rate)
-    )
-    hop = (
-        c["n_window_stride"]
-        if c.get("n_window_stride")
-        else int(c.get("window_stride", 0.01) * rate)
-    )
-    preemphasis = c.get("preemph", 0.97)
+    rate = c.integer("sample_rate", 16000)
+    window = c.integer("n_window_size", 0) or int(c.number("window_size", 0.02) * rate)
+    hop = c.integer("n_window_stride", 0) or int(c.number("window_stride", 0.01) * rate)
+    if not 0 < window < rate:
+        raise ValueError(f"its preprocessor has windows of {window} samples at {rate} Hz")
     return NemoMelConfig(
-        c.get("features", 64),
+        c.integer("features", 64),
         rate,
         window,
         hop,
-        c.get("n_fft") or 1 << (window - 1).bit_length(),
-        preemphasis or 0.0,
-        c.get("log_zero_guard_value", 2.0**-24),
-        c.get("lowfreq", 0),
-        c.get("highfreq"),
+        c.integer("n_fft", 0) or 1 << (window - 1).bit_length(),
+        0.0 if c.raw("preemph", 0.97) is None else c.number("preemph", 0.97),
+        c.number("log_zero_guard_value", 2.0**-24),
+        c.number("lowfreq", 0.0),
+        c.number("highfreq") if "highfreq" in c else None,
         normalize,
     )
 
@@ -463,10 +445,10 @@ def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             if qkv := re.fullmatch(r"self_attn\.linear_([qkv])", inner):
                 parts.setdefault(f"{prefix}att.qkv.{leaf}", {})[qkv[1]] = value
             elif bias := re.fullmatch(r"self_attn\.pos_bias_([uv])", layer[2]):
-                out[f"{prefix}att.bias_{bias[1]}"] = value[:, None]
+                out[f"{prefix}att.bias_{bias[1]}"] = value.unsqueeze(-2)
             elif inner in LAYER_NAMES:
                 linear = "pointwise" in inner and value.ndim == 3
-                out[f"{prefix}{LAYER_NAMES[inner]}.{leaf}"] = value[..., 0] if linear else value
+                out[f"{prefix}{LAYER_NAMES[inner]}.{leaf}"] = _as_linear(value) if linear else value
             else:
                 out[key] = value
         elif conv := re.fullmatch(r"encoder\.pre_encode\.conv\.(\d+)", stem):
@@ -480,7 +462,7 @@ def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             )
             out[f"encoder.subsampling.{kind}.{leaf}"] = value
         elif stem in HEAD_NAMES:
-            out[f"{HEAD_NAMES[stem]}.{leaf}"] = value[..., 0] if value.ndim == 3 else value
+            out[f"{HEAD_NAMES[stem]}.{leaf}"] = _as_linear(value)
         elif re.fullmatch(r"joint\.joint_net\.\d+", stem):
             out[f"joiner.out.{leaf}"] = value
         elif key not in (
@@ -490,5 +472,12 @@ def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         ):  # shared; computed
             out[key] = value
     for key, part in parts.items():
+        if set(part) != set("qkv") or len({p.shape for p in part.values()}) > 1:
+            raise ValueError(f"its weights are damaged: {key} is not of a query, a key and a value")
         out[key] = torch.cat([part["q"], part["k"], part["v"]])
     return out
+
+
+def _as_linear(value: Tensor) -> Tensor:
+    """The weight of a convolution of width 1 as a matrix."""
+    return value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from speechstream.audio.nemo_mel import NemoMelConfig
+from speechstream.config import Section, read_value
 from speechstream.convert.nemo import rename
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.checkpoints import Checkpoint, build, first_line
@@ -60,12 +62,12 @@ def load_parakeet(folder: str | Path) -> Checkpoint:
     """Read a checkpoint folder. Raises SpeechStreamError for what is not one, is damaged, or is not supported."""
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = Section(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         model = build(
             network_config(config, _lookaheads(folder)), rename(nemo_names(_weights(folder)))
         )
         return Checkpoint(
-            model, _features(folder, config), _tokens(folder, model.config.vocab), None
+            model, _features(folder, config), _tokens(folder, model.config.vocab_size), None
         )
     except FileNotFoundError as error:
         name = Path(error.filename or "model.safetensors").name  # safetensors does not say which
@@ -81,24 +83,15 @@ def load_parakeet(folder: str | Path) -> Checkpoint:
     ) as error:
         raise SpeechStreamError(f"{folder}: a damaged file ({first_line(error)})") from error
     except ValueError as error:
-        raise SpeechStreamError(f"{folder}: {first_line(error)}") from error
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        MemoryError,
-    ) as error:
         raise SpeechStreamError(
-            f"{folder}: the configuration lacks or misstates {first_line(error)}; expected that of "
-            f"a Parakeet or Nemotron streaming recogniser"
+            f"{folder} is not supported, expected a Parakeet or Nemotron streaming recogniser: "
+            f"{first_line(error)}"
         ) from error
 
 
-def network_config(c: dict, lookaheads: tuple[int, ...]) -> FastConformerConfig:
+def network_config(c: Section, lookaheads: tuple[int, ...]) -> FastConformerConfig:
     """The port's config.json as ours."""
-    kind, e = c["model_type"], c["encoder_config"]
+    kind, e = c.text("model_type"), c.section("encoder_config")
     if kind not in ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "nemotron_asr_streaming"):
         raise ValueError(
             f"its model type is {kind!r}; supported are parakeet_ctc, parakeet_rnnt, parakeet_tdt and "
@@ -106,48 +99,52 @@ def network_config(c: dict, lookaheads: tuple[int, ...]) -> FastConformerConfig:
         )
     streaming = kind == "nemotron_asr_streaming"
     if (
-        e.get("attention_bias", True) != e.get("convolution_bias", True)
-        or e.get("hidden_act", "silu") != "silu"
+        e.flag("attention_bias", True) != e.flag("convolution_bias", True)
+        or e.text("hidden_act", "silu") != "silu"
     ):
         raise ValueError(
             "its encoder mixes layers with and without bias, or has another activation than silu"
         )
-    if (e.get("subsampling_conv_kernel_size", 3), e.get("subsampling_conv_stride", 2)) != (3, 2):
+    convolution = (
+        e.integer("subsampling_conv_kernel_size", 3),
+        e.integer("subsampling_conv_stride", 2),
+    )
+    if convolution != (3, 2):
         raise ValueError(
             "its encoder subsamples with other convolutions than of width 3 and stride 2"
         )
     encoder = ConformerConfig(
-        features=e["num_mel_bins"],
-        dim=e["hidden_size"],
-        layers=e["num_hidden_layers"],
-        heads=e["num_attention_heads"],
-        ff_dim=e["intermediate_size"],
-        kernel=e["conv_kernel_size"],
-        subsampling=e["subsampling_factor"],
-        subsampling_channels=e["subsampling_conv_channels"],
-        left=e["sliding_window"] - 1 if streaming else None,
+        n_mels=e.integer("num_mel_bins"),
+        dim=e.integer("hidden_size"),
+        layers=e.integer("num_hidden_layers"),
+        heads=e.integer("num_attention_heads"),
+        ff_dim=e.integer("intermediate_size"),
+        kernel=e.integer("conv_kernel_size"),
+        subsampling=e.integer("subsampling_factor"),
+        subsampling_channels=e.integer("subsampling_conv_channels"),
+        left_context=e.integer("sliding_window") - 1 if streaming else None,
         lookaheads=lookaheads if streaming else (0,),
         causal=streaming,
         position="relative",
         conv_norm="layer_norm" if streaming else "batch_norm",
-        bias=e.get("attention_bias", True),
-        scale_input=e.get("scale_input", True),
-        dropout=e.get("dropout", 0.1),
+        bias=e.flag("attention_bias", True),
+        scale_input=e.flag("scale_input", True),
+        dropout=e.number("dropout", 0.1),
     )
-    vocab = c["vocab_size"] - 1
-    blank = c["pad_token_id"] if kind == "parakeet_ctc" else c["blank_token_id"]
+    vocab = c.integer("vocab_size") - 1
+    blank = c.integer("pad_token_id" if kind == "parakeet_ctc" else "blank_token_id")
     if blank != vocab:
         raise ValueError(f"its blank has the id {blank}, supported is the last one, {vocab}")
     if kind == "parakeet_ctc":
         return FastConformerConfig(encoder, vocab, ctc=True)
-    dim = c["decoder_hidden_size"]
-    durations = tuple(c["durations"]) if kind == "parakeet_tdt" else ()
+    dim = c.integer("decoder_hidden_size")
+    durations = c.integers("durations") if kind == "parakeet_tdt" else ()
     return FastConformerConfig(
         encoder,
         vocab,
         False,
-        PredictorConfig(vocab, dim, layers=c["num_decoder_layers"]),
-        JoinerConfig(vocab, encoder.dim, dim, dim, c.get("hidden_act", "relu"), durations),
+        PredictorConfig(vocab, dim, layers=c.integer("num_decoder_layers")),
+        JoinerConfig(vocab, encoder.dim, dim, dim, c.text("hidden_act", "relu"), durations),
     )
 
 
@@ -165,41 +162,47 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return load_file(folder / "model.safetensors")
+    found = Section(json.loads(index.read_text(encoding="utf-8")), index.name)
+    names = read_value(dict[str, str], found.raw("weight_map"), "weight_map")
     weights = {}
-    for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+    for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise ValueError(f"its index points outside the folder: {name!r}")
         weights |= load_file(folder / name)
     return weights
 
 
-def _settings(folder: Path) -> dict:
+def _settings(folder: Path) -> Section:
     """The processor's settings, wherever this version of transformers kept them."""
     found = {}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).exists():
-            read = json.loads((folder / name).read_text())
-            found |= read | read.get("feature_extractor", {})
-    return found
+            read = json.loads((folder / name).read_text(encoding="utf-8"))
+            found |= read_value(dict[str, Any], read, name)
+            extractor = Section(read, name).raw("feature_extractor")
+            found |= read_value(dict[str, Any], extractor or {}, f"{name}.feature_extractor")
+    return Section(found, "the processor's settings")
 
 
 def _lookaheads(folder: Path) -> tuple[int, ...]:
     s = _settings(folder)
-    rights = s.get("supported_num_lookahead_tokens") or LOOKAHEADS
-    first = s.get("default_num_lookahead_tokens", rights[0])
+    rights = s.integers("supported_num_lookahead_tokens", ()) or LOOKAHEADS
+    first = s.integer("default_num_lookahead_tokens", rights[0])
     return tuple(sorted(rights, key=lambda r: r != first))
 
 
-def _features(folder: Path, config: dict) -> NemoMelConfig:
+def _features(folder: Path, config: Section) -> NemoMelConfig:
     s = _settings(folder)
     return NemoMelConfig(
-        s.get("feature_size", config["encoder_config"]["num_mel_bins"]),
-        s.get("sampling_rate", 16000),
-        s.get("win_length", 400),
-        s.get("hop_length", 160),
-        s.get("n_fft", 512),
-        s.get("preemphasis", 0.97) or 0.0,
-        normalize="none" if config["model_type"] == "nemotron_asr_streaming" else "per_feature",
+        s.integer("feature_size", config.section("encoder_config").integer("num_mel_bins")),
+        s.integer("sampling_rate", 16000),
+        s.integer("win_length", 400),
+        s.integer("hop_length", 160),
+        s.integer("n_fft", 512),
+        0.0 if s.raw("preemphasis", 0.97) is None else s.number("preemphasis", 0.97),
+        normalize="none"
+        if config.text("model_type") == "nemotron_asr_streaming"
+        else "per_feature",
     )
 
 
@@ -207,14 +210,16 @@ def _tokens(folder: Path, vocab: int) -> tuple[str, ...]:
     """The tokens by id from tokenizer.json; ids without an entry are named by their number."""
     if not (folder / "tokenizer.json").exists():
         raise FileNotFoundError(2, "no such file", str(folder / "tokenizer.json"))
-    read = json.loads((folder / "tokenizer.json").read_text())
-    entries = read["model"]["vocab"]
-    pairs = (
-        entries.items() if isinstance(entries, dict) else ((e[0], i) for i, e in enumerate(entries))
+    read = Section(
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")), "tokenizer.json"
     )
-    by_id = {i: token for token, i in pairs} | {
-        t["id"]: t["content"] for t in read.get("added_tokens", [])
-    }
-    if not all(isinstance(token, str) for token in by_id.values()):
-        raise ValueError("its tokenizer.json has tokens that are no text")
+    entries = read.section("model").raw("vocab")
+    if isinstance(entries, dict):  # BPE: token to id; Unigram: [token, score] by id
+        by_id = {i: t for t, i in read_value(dict[str, int], entries, "model.vocab").items()}
+    else:
+        scored = read_value(tuple[tuple[str, float], ...], entries, "model.vocab")
+        by_id = {i: token for i, (token, _) in enumerate(scored)}
+    for n, added in enumerate(read.raw("added_tokens") or ()):
+        one = Section(added, f"tokenizer.json.added_tokens[{n}]")
+        by_id[one.integer("id")] = one.text("content")
     return tuple(by_id.get(i, f"<{i}>") for i in range(vocab))

@@ -26,8 +26,8 @@ ALIGNMENT_HEADS = {
 }
 
 
-def load_whisper(path: str | Path, left: int = 400) -> Whisper:
-    """Read a checkpoint file (or a folder that holds one) into a `Whisper` whose encoder keeps `left` frames.
+def load_whisper(path: str | Path, left_context: int = 400) -> Whisper:
+    """Read a checkpoint file (or a folder that holds one) into a `Whisper` whose encoder keeps `left_context` frames.
 
     Raises SpeechStreamError where the file is none of the three formats, truncated, or of another architecture.
     """
@@ -52,7 +52,7 @@ def load_whisper(path: str | Path, left: int = 400) -> Whisper:
             weights = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
         else:
             weights = _from_ctranslate2(path.read_bytes())
-        return _build({name: w.float() for name, w in weights.items()}, left)
+        return _build({name: w.float() for name, w in weights.items()}, left_context)
     except SpeechStreamError:
         raise
     except (
@@ -68,7 +68,7 @@ def load_whisper(path: str | Path, left: int = 400) -> Whisper:
         raise SpeechStreamError(f"{path} is not a readable Whisper checkpoint: {reason}") from error
 
 
-def _build(weights: dict[str, Tensor], left: int) -> Whisper:
+def _build(weights: dict[str, Tensor], left_context: int) -> Whisper:
     layers = [
         1 + max(int(m[1]) for name in weights if (m := re.match(rf"{part}\.blocks\.(\d+)\.", name)))
         for part in ("encoder", "decoder")
@@ -76,14 +76,14 @@ def _build(weights: dict[str, Tensor], left: int) -> Whisper:
     width, mels, _ = weights["encoder.conv1.weight"].shape
     vocabulary = weights["decoder.token_embedding.weight"].shape[0]
     config = WhisperConfig(
-        mels=mels,
-        width=width,
+        n_mels=mels,
+        dim=width,
         heads=width // 64,
         encoder_layers=layers[0],
         decoder_layers=layers[1],
-        vocabulary=vocabulary,
+        vocab_size=vocabulary,
         text_context=weights["decoder.positional_embedding"].shape[0],
-        left=left,
+        left_context=left_context,
         alignment_heads=ALIGNMENT_HEADS.get((layers[1], vocabulary), ()),
     )
     model = Whisper(config)

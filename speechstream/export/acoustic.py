@@ -1,7 +1,7 @@
 """Export the acoustic model as the two ONNX graphs that `speechstream.tts.blockwise.acoustic` runs without torch.
 
 `text.onnx`: `ids` (B, N) and `speaker` (B,) to `encodings` (B, N, dim) and `prosody` (B, N, 3).
-`acoustic.onnx`: `frames` (B, T, sub, features) and the state's fields to `codes` (B, levels, T) and the new fields.
+`acoustic.onnx`: `frames` (B, T, subframes, features) and the state's fields to `codes` (B, levels, T) and the new fields.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from speechstream import bundle
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import decoder_graph
 from speechstream.export.onnx import describe, export_step
@@ -30,7 +31,7 @@ from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.state import flatten
 from speechstream.text.languages import symbols
-from speechstream.tts.blockwise.acoustic import ARCHITECTURE, FORMAT_KEYS
+from speechstream.tts.blockwise.acoustic import ARCHITECTURE, VoiceConfig
 
 SYMBOLS = symbols("en")  # of the voices that are exported
 KEPT = "kept.safetensors"  # what training needs and no graph holds
@@ -64,13 +65,17 @@ def acoustic_graphs(
     graphs["acoustic"] = export_step(
         model,
         model.step,
-        {"frames": torch.zeros(2, 3, c.sub, c.features)},
+        {"frames": torch.zeros(2, 3, c.subframes, c.features)},
         state,
         ["codes"],
         dynamic,
     )
     describe(graphs["text"], {"graph": "text", **about})
-    describe(graphs["acoustic"], {"graph": "acoustic", **about, "sub": c.sub}, model.init_state(1))
+    describe(
+        graphs["acoustic"],
+        {"graph": "acoustic", **about, "subframes": c.subframes},
+        model.init_state(1),
+    )
     return graphs
 
 
@@ -107,10 +112,10 @@ def export_voice(
     not the one whose codes the model predicts.
     """
     c, k, target = model.config, codec.config, Path(target)
-    if (sum(c.groups), c.bins) != (k.levels, k.bins):
+    if (sum(c.groups), c.codebook_size) != (k.n_codebooks, k.codebook_size):
         raise ValueError(
-            f"the acoustic model predicts {sum(c.groups)} levels of {c.bins} codes, the codec has "
-            f"{k.levels} of {k.bins}"
+            f"the acoustic model predicts {sum(c.groups)} levels of {c.codebook_size} codes, the codec has "
+            f"{k.n_codebooks} of {k.codebook_size}"
         )
     if len(speakers) != c.speakers or c.symbols != len(SYMBOLS):
         raise ValueError(
@@ -124,8 +129,17 @@ def export_voice(
     kept |= {f"model.{n}": t for n, t in model.state_dict().items() if n in FOLDED}
     save_file({n: t.contiguous() for n, t in kept.items()}, target / KEPT)
     (target / KEPT).chmod(0o644)  # safetensors leaves it to its owner alone
-    values = (k.sample_rate, k.frame_size, c.sub, "".join(SYMBOLS), list(speakers), list(blocks))
-    config = {**dict(zip(FORMAT_KEYS, values)), "model": c.to_dict(), "codec": k.to_dict()}
+    config = {
+        "sample_rate": k.sample_rate,
+        "frame_size": k.frame_size,
+        "subframes": c.subframes,
+        "symbols": "".join(SYMBOLS),
+        "speakers": list(speakers),
+        "blocks": list(blocks),
+        "model": c.to_dict(),
+        "codec": k.to_dict(),
+    }
+    read(VoiceConfig, config)
     return bundle.write(target, "tts", ARCHITECTURE, config, card, [*GRAPHS, KEPT])
 
 
@@ -140,9 +154,10 @@ def read_voice(b: bundle.Bundle) -> tuple[AcousticModel, SmallCodec]:
     Raises SpeechStreamError where the bundle does not say what they are.
     """
     try:
+        about = read(VoiceConfig, b.config)
         model, codec = (
-            AcousticModel(AcousticConfig.from_dict(b.config["model"])),
-            SmallCodec(SmallCodecConfig.from_dict(b.config["codec"])),
+            AcousticModel(AcousticConfig.from_dict(about.model)),
+            SmallCodec(SmallCodecConfig.from_dict(about.codec)),
         )
         kept = load_file(b.file(KEPT))
         found = {name: _weights(onnx.load(b.file(name))) for name in GRAPHS}

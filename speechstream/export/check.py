@@ -202,7 +202,7 @@ def _whisper(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Ro
         return model.decoder.step(tokens, state, k.unbind(1), v.unbind(1), mask)
 
     prompt = np.array([source.about["prompt"]], np.int64)
-    tokens = np.random.default_rng(0).integers(0, model.config.vocabulary - 1, (8, 1, 1))
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size - 1, (8, 1, 1))
     rows += _side_by_side(
         graphs["decoder"],
         decode,
@@ -227,7 +227,7 @@ def _voice(source: Source, graphs: dict[str, Graph]) -> list[Row]:
         None,
         lambda out: said.append(torch.cat([out["encodings"], out["prosody"]], 2)[0]),
     )
-    heard, sub = said[0].numpy(), model.config.sub
+    heard, sub = said[0].numpy(), model.config.subframes
     counts = np.full(CLAUSE, sub)
     index, scalars = regulate(counts, *heard[:, -2:].T)
     frames = np.concatenate([heard[index, :-3], scalars], 1).reshape(1, CLAUSE, sub, -1)

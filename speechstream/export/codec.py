@@ -44,7 +44,7 @@ def codec_graphs(codec: nn.Module, levels: int | None = None) -> dict[str, onnx.
 def encoder_graph(codec: nn.Module, levels: int | None = None) -> onnx.ModelProto:
     """audio to the codes of so many levels (default: all)."""
     codec, c = codec.eval(), codec.config
-    levels = levels or c.levels
+    levels = levels or c.n_codebooks
 
     def encode(frames: Tensor, state: Any) -> tuple[Tensor, Any]:
         return codec.encode_step(frames.flatten(2), state, levels)
@@ -64,7 +64,7 @@ def encoder_graph(codec: nn.Module, levels: int | None = None) -> onnx.ModelProt
 def decoder_graph(codec: nn.Module) -> onnx.ModelProto:
     """codes of all levels to audio."""
     codec, c = codec.eval(), codec.config
-    codes = torch.zeros(2, c.levels, 3, dtype=torch.int64)
+    codes = torch.zeros(2, c.n_codebooks, 3, dtype=torch.int64)
     return _export(
         codec,
         codec.decode_step,
@@ -72,7 +72,7 @@ def decoder_graph(codec: nn.Module) -> onnx.ModelProto:
         codes,
         "audio",
         codec.init_decoder_state,
-        {"graph": "decoder", **_about(codec), "direction": "decode", "levels": c.levels},
+        {"graph": "decoder", **_about(codec), "direction": "decode", "levels": c.n_codebooks},
     )
 
 
@@ -83,7 +83,7 @@ def _about(codec: nn.Module) -> dict[str, Any]:
         "sample_rate": c.sample_rate,
         "frame_size": c.frame_size,
         "channels": codec.channels,
-        "bins": c.bins,
+        "bins": c.codebook_size,
         "delay": c.delay,
     }
 

@@ -55,7 +55,8 @@ def stream_start(encoder: ConformerEncoder, half: bool = False) -> dict[str, np.
     """
     c, torch_state = encoder.config, flatten(encoder.init_state(1))
     ring = np.zeros(
-        (1, c.heads, c.left + longest(c), c.dim // c.heads), np.float16 if half else np.float32
+        (1, c.heads, c.left_context + longest(c), c.dim // c.heads),
+        np.float16 if half else np.float32,
     )
     start = {f"{n}.layer{i}": ring for n in ("keys", "values") for i in range(c.layers)}
     start |= {
@@ -69,8 +70,8 @@ def stream_start(encoder: ConformerEncoder, half: bool = False) -> dict[str, np.
 def in_order(state: dict[str, np.ndarray], c: ConformerConfig) -> dict[str, np.ndarray]:
     """A graph's state as the network has it (`nn.conformer.EncoderState`): all layers together, oldest frames first."""
     out = {}
-    place = state["frames"][:, None] - c.left + np.arange(c.left)
-    rows = (place % (c.left + longest(c)))[:, None, :, None]
+    place = state["frames"][:, None] - c.left_context + np.arange(c.left_context)
+    rows = (place % (c.left_context + longest(c)))[:, None, :, None]
     for name in ("keys", "values"):
         layers = [np.take_along_axis(state[f"{name}.layer{i}"], rows, 2) for i in range(c.layers)]
         out[name] = np.stack(layers, 1)
@@ -91,7 +92,7 @@ def encoder_graph(
     half: keys and values are kept in 16 bits. Raises ValueError for an encoder that runs offline only.
     """
     c, start, w = model.encoder.config, stream_start(model.encoder, half), Writer(weights)
-    features = w.input("features", "float32", ["batch", "feature_frames", c.features])
+    features = w.input("features", "float32", ["batch", "feature_frames", c.n_mels])
     lengths = w.input("lengths", "int64", ["batch"])
     state = {
         n: w.input(f"state.{n}", str(a.dtype), ["batch", *a.shape[1:]]) for n, a in start.items()
@@ -240,7 +241,11 @@ def _stages(
 def _chunk(
     w: Writer, model: FastConformer, before: str, limit: str, batch: str, frames: str, half: bool
 ) -> _Chunk:
-    c, left, most = model.encoder.config, model.encoder.config.left, longest(model.encoder.config)
+    c, left, most = (
+        model.encoder.config,
+        model.encoder.config.left_context,
+        longest(model.encoder.config),
+    )
     ring = left + most
     first = w.op("Unsqueeze", before, w.const([1]))
     rows_of = {

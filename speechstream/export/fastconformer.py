@@ -64,7 +64,7 @@ def describe_model(one: Checkpoint) -> dict[str, Any]:
         "subsampling": e.subsampling,
         "lead": one.model.encoder.lead,
         "chunks": [r + 1 for r in e.lookaheads],
-        "blank": one.model.config.vocab,
+        "blank": one.model.config.vocab_size,
         "durations": list(joiner.durations) if joiner else [],
         "tokens": list(one.tokens),
     }

@@ -49,7 +49,7 @@ def sherpa_graphs(
     f, usual = one.features, NemoMelConfig()
     own = replace(
         usual,
-        features=f.features,
+        n_mels=f.n_mels,
         mean=f.mean,
         deviation=f.deviation,
         high=f.high if f.high == usual.sample_rate / 2 else None,
@@ -79,11 +79,15 @@ def _encoder(one: Checkpoint, chunk: int | None, weights: Weights, head: str) ->
     """head: "ctc" for log probabilities (B, c, vocab + 1), "transducer" for what the joiner takes, (B, D, c)."""
     model, c = one.model, one.model.config.encoder
     chunk, lead = chunk or c.lookaheads[0] + 1, model.encoder.lead
-    size, start, ring = chunk * c.subsampling, stream_start(model.encoder), c.left + longest(c)
+    size, start, ring = (
+        chunk * c.subsampling,
+        stream_start(model.encoder),
+        c.left_context + longest(c),
+    )
     cached = {n: a for n, a in start.items() if not n.startswith(RINGS) and n != "frames"}
-    sizes = [a[0].size for a in cached.values()] + [lead * c.features]
+    sizes = [a[0].size for a in cached.values()] + [lead * c.n_mels]
     width, w = c.dim // c.heads, Writer(weights)
-    x = w.input("audio_signal", "float32", ["batch", c.features, "feature_frames"])
+    x = w.input("audio_signal", "float32", ["batch", c.n_mels, "feature_frames"])
     w.input("length", "int64", ["batch"])
     pairs = w.input("cache_last_channel", "float32", ["batch", 2 * c.layers, ring, c.dim])
     packed = w.input("cache_last_time", "float32", ["batch", 1, 1, sum(sizes)])
@@ -116,7 +120,7 @@ def _encoder(one: Checkpoint, chunk: int | None, weights: Weights, head: str) ->
             f"{name}.layer{i}": w.op("Gather", whole, w.const(i), axis=1) for i in range(c.layers)
         }
     state["frames"] = frames
-    heard = w.op("Concat", w.op("Reshape", parts[-1], w.const([-1, lead, c.features])), x, axis=1)
+    heard = w.op("Concat", w.op("Reshape", parts[-1], w.const([-1, lead, c.n_mels])), x, axis=1)
     block = w.slice(heard, 0, size, 1)
     lengths = w.op("Expand", w.const([size]), w.op("Shape", frames))
     encoded, ctc, new = encoder_step(w, model, block, lengths, state, head == "ctc")

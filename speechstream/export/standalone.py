@@ -18,6 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from speechstream import bundle
+from speechstream.asr.whisper.ctc import read_pieces
+from speechstream.asr.whisper.vocabulary import Stored
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import BASIS, codec_graphs
 from speechstream.export.fastconformer import (
@@ -28,7 +31,8 @@ from speechstream.export.fastconformer import (
 from speechstream.export.onnx import describe, export_step
 from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.checkpoints import read_fastconformer
-from speechstream.nn.whisper import DecoderState, EncoderState, Whisper
+from speechstream.nn.configs import STORED_FORM
+from speechstream.nn.whisper import DecoderState, EncoderState, Whisper, WhisperConfig
 from speechstream.state import flatten
 from speechstream.tts.blockwise.acoustic import ARCHITECTURE as VOICE
 
@@ -158,13 +162,13 @@ def whisper_graphs(model: Whisper, about: dict[str, Any]) -> dict[str, onnx.Mode
     ) -> tuple:
         return model.decoder.step(tokens, s, keys.unbind(1), values.unbind(1), mask)
 
-    memory = torch.randn(2, c.decoder_layers, c.heads, 12, c.width // c.heads)
-    past = torch.randn(2, c.decoder_layers, c.heads, 5, c.width // c.heads)
+    memory = torch.randn(2, c.decoder_layers, c.heads, 12, c.dim // c.heads)
+    past = torch.randn(2, c.decoder_layers, c.heads, 5, c.dim // c.heads)
     start = model.encoder.init_state(2)
     encoder = export_step(
         model,
         encode,
-        {"mel": torch.randn(2, c.mels, 33)},
+        {"mel": torch.randn(2, c.n_mels, 33)},
         start,
         ["memory_keys", "memory_values", "ctc"],
         {
@@ -202,26 +206,25 @@ def whisper_graphs(model: Whisper, about: dict[str, Any]) -> dict[str, onnx.Mode
 
 def _about_whisper(b: bundle.Bundle) -> dict[str, Any]:
     try:
-        words = json.loads(b.file("vocabulary.json").read_text())
-        table = json.loads(b.file("ctc.json").read_text())["model"]["vocab"]
+        words = read(Stored, json.loads(b.file("vocabulary.json").read_text(encoding="utf-8")))
         return {
             "architecture": b.architecture,
-            "tokens": words["pieces"],
-            "prompt": words["prompt"],
-            "end": words["end"],
-            "ctc_tokens": sorted(table, key=table.get),
+            "tokens": list(words.pieces),
+            "prompt": list(words.prompt),
+            "end": words.end,
+            "ctc_tokens": read_pieces(b.file("ctc.json")),
             "blank": 0,
             "chunks": [4, 8, 16, 32, 64],
             "frame_ms": 20,
             "features": {
                 "kind": "whisper",
-                "features": b.config["mels"],
+                "features": read(WhisperConfig, b.config, besides=STORED_FORM).n_mels,
                 "sample_rate": 16000,
                 "n_fft": 400,
                 "hop": 160,
             },
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
 
 
@@ -230,23 +233,15 @@ def _codec(path: Path) -> Source:
     from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
     try:
-        data = json.loads((path / "config.json").read_text())
-        if "mels" in data and "hop" in data:
+        data = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if isinstance(data, dict) and {"n_mels", "hop"} <= set(data):
             from safetensors.torch import load_file
 
             model: nn.Module = SmallCodec(SmallCodecConfig.from_dict(data))
             model.load_state_dict(load_file(path / "model.safetensors"))
         else:
             model = load_mimi(path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch's
         raise SpeechStreamError(
             f"{path} is neither a bundle nor the folder of a codec: {str(error).splitlines()[0]}"
         ) from error

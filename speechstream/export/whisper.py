@@ -93,9 +93,9 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
     c = model.config
     like = model.encoder.init_state(2)
     names = layered("state.keys", layers) + layered("state.values", layers)
-    caches = {n: torch.zeros(2, c.heads, 7, c.width // c.heads) for n in names}
+    caches = {n: torch.zeros(2, c.heads, 7, c.dim // c.heads) for n in names}
     inputs = {
-        "mel": torch.randn(2, c.mels, 33),
+        "mel": torch.randn(2, c.n_mels, 33),
         "state.mel": like.mel,
         **caches,
         "state.frames": like.frames,
@@ -121,7 +121,9 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
         ["memory_keys", "memory_values", *heads, "chunk.keys", "chunk.values"],
         axes,
     )
-    graph.metadata_props.add(key="left", value=str(c.left))  # frames that the cache grows to
+    graph.metadata_props.add(
+        key="left", value=str(c.left_context)
+    )  # frames that the cache grows to
     return graph
 
 
@@ -129,7 +131,7 @@ def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:
     c = model.config
     past = layered("state.keys", layers) + layered("state.values", layers)
     memory = layered("memory_keys", layers) + layered("memory_values", layers)
-    like = torch.randn(4, c.heads, 12, c.width // c.heads)
+    like = torch.randn(4, c.heads, 12, c.dim // c.heads)
     inputs = {
         "tokens": torch.ones(4, 3, dtype=torch.int64),
         "rows": torch.tensor([1, 2]),

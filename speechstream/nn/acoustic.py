@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.config import read
 from speechstream.nn.depth import DepthDecoder
 from speechstream.nn.transformer import (
     CausalTransformer,
@@ -50,27 +51,27 @@ class AcousticConfig:
     dim: int = 256  # text encoder
     encoder_layers: int = 4
     encoder_heads: int = 4
-    encoder_feedforward: int = 768
+    encoder_ff_dim: int = 768
     kernel: int = 5  # symbols that a layer's convolution sees
     decoder_dim: int = 384
     decoder_layers: int = 6
     decoder_heads: int = 6
-    decoder_feedforward: int = 1024
-    context: int = 32  # frames that the decoder looks back
-    sub: int = 4  # sub-frames a codec frame
+    decoder_ff_dim: int = 1024
+    left_context: int = 32  # frames that the decoder looks back
+    subframes: int = 4  # sub-frames a codec frame
     groups: tuple[int, ...] = (12,)  # levels of the codec's quantisers
-    bins: int = 1024
+    codebook_size: int = 1024
     code_dim: int = 64
-    depth_width: int = 256
+    depth_dim: int = 256
     depth_blocks: int = 2
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(self.groups))  # from JSON it is a list
-        if self.symbols < 2 or self.speakers < 1 or self.sub < 1:
+        if self.symbols < 2 or self.speakers < 1 or self.subframes < 1:
             raise ValueError(
                 f"expected symbols >= 2, speakers >= 1, sub >= 1; got {self.symbols}, {self.speakers}, "
-                f"{self.sub}"
+                f"{self.subframes}"
             )
         if self.kernel % 2 == 0:
             raise ValueError(f"the text encoder's kernel must be odd; got {self.kernel}")
@@ -85,9 +86,9 @@ class AcousticConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> AcousticConfig:
-        """From what `to_dict` gave."""
-        return cls(**data)
+    def from_dict(cls, data: Any) -> AcousticConfig:
+        """From what `to_dict` gave. Raises ValueError for unknown or missing entries and wrong types."""
+        return read(cls, data)
 
 
 class TextLayer(nn.Module):
@@ -139,7 +140,7 @@ class AcousticModel(nn.Module):
             dim=c.dim,
             layers=c.encoder_layers,
             heads=c.encoder_heads,
-            feedforward=c.encoder_feedforward,
+            ff_dim=c.encoder_ff_dim,
             layer_scale=0.1,
         )
         self.symbol = nn.Embedding(c.symbols, c.dim)
@@ -147,21 +148,21 @@ class AcousticModel(nn.Module):
         self.encoder = nn.ModuleList(TextLayer(layer, c.kernel) for _ in range(c.encoder_layers))
         self.encoder_norm = nn.LayerNorm(c.dim)
         self.prosody = ProsodyPredictor(c.dim, c.dropout)
-        self.input = nn.Linear(c.sub * c.features, c.decoder_dim)
+        self.input = nn.Linear(c.subframes * c.features, c.decoder_dim)
         self.decoder = CausalTransformer(
             TransformerConfig(
                 dim=c.decoder_dim,
                 layers=c.decoder_layers,
                 heads=c.decoder_heads,
-                feedforward=c.decoder_feedforward,
-                context=c.context,
+                ff_dim=c.decoder_ff_dim,
+                left_context=c.left_context,
                 layer_scale=0.1,
             )
         )
         self.norm = nn.LayerNorm(c.decoder_dim)
         self.dropout = nn.Dropout(c.dropout)
         self.depth = DepthDecoder(
-            c.decoder_dim, c.groups, c.bins, c.code_dim, c.depth_width, c.depth_blocks
+            c.decoder_dim, c.groups, c.codebook_size, c.code_dim, c.depth_dim, c.depth_blocks
         )
         for embedding in (self.symbol, self.speaker):
             nn.init.normal_(embedding.weight, std=0.3)
@@ -209,9 +210,9 @@ class AcousticModel(nn.Module):
 
     def _input(self, frames: Tensor) -> Tensor:
         c = self.config
-        if frames.ndim != 4 or frames.shape[2:] != (c.sub, c.features):
+        if frames.ndim != 4 or frames.shape[2:] != (c.subframes, c.features):
             raise ValueError(
-                f"expected sub-frames (B, T, {c.sub}, {c.features}); got {tuple(frames.shape)}"
+                f"expected sub-frames (B, T, {c.subframes}, {c.features}); got {tuple(frames.shape)}"
             )
         return self.input(frames.flatten(2))
 

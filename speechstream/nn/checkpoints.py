@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -19,8 +18,10 @@ from speechstream import bundle
 from speechstream.audio.nemo_mel import NemoMelConfig
 from speechstream.bundle import Bundle
 from speechstream.codes import dequantize_blocks, dequantize_channels
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
-from speechstream.nn.fastconformer import FastConformer, FastConformerConfig
+from speechstream.nn.configs import STORED_FORM, FastConformerBundle, FastConformerConfig
+from speechstream.nn.fastconformer import FastConformer
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 
@@ -41,10 +42,7 @@ def first_line(error: Exception) -> str:
 
 def read_whisper(b: Bundle) -> Whisper:
     """The torch network of a bundle, its codes expanded to fp32."""
-    known = {f.name for f in dataclasses.fields(WhisperConfig)}
-    fields = {k: v for k, v in b.config.items() if k in known}  # the others are of the stored form
-    fields["alignment_heads"] = tuple(tuple(h) for h in fields["alignment_heads"])
-    model = Whisper(WhisperConfig(**fields))
+    model = Whisper(read(WhisperConfig, b.config, besides=STORED_FORM))
     tensors = load_numpy(b.path / "model.safetensors")
     state = {}
     for name, a in tensors.items():
@@ -80,26 +78,11 @@ def read_fastconformer(path: Path | str) -> Checkpoint:
             f"the bundle {path} holds a {b.architecture}, expected a fastconformer"
         )
     try:
-        config = FastConformerConfig.from_dict(b.config["network"])
+        about = read(FastConformerBundle, b.config, besides=STORED_FORM)
+        config, features = about.network, about.features
         model = build(config, load_file(b.file("model.safetensors")))
-        tokens = tuple(json.loads(b.file("tokens.json").read_text(encoding="utf-8")))
-        features = NemoMelConfig(**b.config["features"])
-        if len(tokens) != config.vocab or not all(isinstance(t, str) for t in tokens):
-            raise ValueError(f"tokens.json does not hold {config.vocab} texts")
-        if features.features != config.encoder.features:
-            raise ValueError(
-                f"{features.features} mel bins for an encoder that takes {config.encoder.features}"
-            )
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        RuntimeError,
-        MemoryError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
+        tokens = about.check_tokens(json.loads(b.file("tokens.json").read_text(encoding="utf-8")))
+    except (ValueError, SafetensorError) as error:
         raise SpeechStreamError(
             f"the bundle {path} does not fit together: {first_line(error)}"
         ) from error
@@ -132,8 +115,13 @@ def check_sizes(config: FastConformerConfig, weights: dict[str, Tensor]) -> None
                 f"its weights do not fit its configuration: {len(found)} layers of the {what}, "
                 f"expected {count}"
             )
-    with torch.device("meta"):
-        state = FastConformer(config).state_dict()
+    try:
+        with torch.device("meta"):
+            state = FastConformer(config).state_dict()
+    except RuntimeError as error:  # torch's, of sizes whose product overflows
+        raise ValueError(
+            f"its configuration claims impossible sizes: {first_line(error)}"
+        ) from error
     expected = {
         k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")
     }

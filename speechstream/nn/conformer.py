@@ -12,7 +12,6 @@ values, the inputs of the convolutions, and one frame for each convolution of th
 from __future__ import annotations
 
 import math
-import reprlib
 from dataclasses import dataclass
 
 import torch
@@ -20,89 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechstream.kernels import dispatch
+from speechstream.nn.configs import ConformerConfig
 from speechstream.nn.position import relative_embedding, rotary_angles, rotary_cycles, rotate, skew
 from speechstream.nn.subsampling import ConvSubsampling
 
-MAX_FRAMES = 4096  # of context, which a stream's caches have: five minutes
 BLOCK = 64  # queries to a window offline: windows of L + BLOCK keys cost little and copy each key about twice
-
-
-@dataclass(frozen=True)
-class ConformerConfig:
-    """Shape of a FastConformer encoder. The defaults are the 17 x 512 "large" of the paper (114 M parameters)."""
-
-    features: int = 80  # mel bins
-    dim: int = 512
-    layers: int = 17
-    heads: int = 8
-    ff_dim: int = 2048
-    kernel: int = 9  # of the depthwise convolution
-    subsampling: int = 8
-    subsampling_channels: int = 256
-    left: int | None = 70  # frames of left context; None: the whole utterance, offline only
-    lookaheads: tuple[int, ...] = (
-        13,
-        6,
-        1,
-        0,
-    )  # frames of right context the weights are trained for; first: default
-    causal: bool = True  # causal convolutions; False: symmetric ones, offline only
-    position: str = "rope"  # or "relative" (Transformer-XL)
-    conv_norm: str = "layer_norm"  # or "batch_norm"
-    bias: bool = True  # in the linear layers and convolutions of the blocks
-    scale_input: bool = False  # multiply the subsampled input by sqrt(dim)
-    dropout: float = 0.1
-
-    def __post_init__(self):
-        sizes = (
-            self.features,
-            self.dim,
-            self.layers,
-            self.heads,
-            self.ff_dim,
-            self.kernel,
-            self.subsampling,
-            self.subsampling_channels,
-        )
-        frames = (*self.lookaheads, *(() if self.left is None else (self.left,)))
-        if not all(type(n) is int and n > 0 for n in sizes) or not all(
-            type(n) is int for n in frames
-        ):
-            raise ValueError(
-                f"sizes and frames must be whole numbers, the sizes positive; got {reprlib.repr((*sizes, *frames))}"
-            )
-        if not all(isinstance(flag, bool) for flag in (self.causal, self.bias, self.scale_input)):
-            raise ValueError(
-                f"causal, bias and scale_input must be true or false, got {self.causal!r}, {self.bias!r}, "
-                f"{self.scale_input!r}"
-            )
-        if max(frames, default=0) > MAX_FRAMES:
-            raise ValueError(
-                f"left and lookaheads can be {MAX_FRAMES} frames at most, got {max(frames)}"
-            )
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, got {self.kernel}")
-        if self.position not in ("rope", "relative"):
-            raise ValueError(f"position must be 'rope' or 'relative', got {self.position!r}")
-        if self.conv_norm not in ("layer_norm", "batch_norm"):
-            raise ValueError(
-                f"conv_norm must be 'layer_norm' or 'batch_norm', got {self.conv_norm!r}"
-            )
-        if (self.left is None) == self.causal:
-            raise ValueError(
-                "a causal encoder needs `left`, one with symmetric convolutions needs left=None; "
-                f"got left={self.left}, causal={self.causal}"
-            )
-        if self.causal and (self.left < 0 or not self.lookaheads or min(self.lookaheads) < 0):
-            raise ValueError(
-                f"left and lookaheads must be frames >= 0, got {self.left} and {self.lookaheads}"
-            )
-
-    @property
-    def streaming(self) -> bool:
-        return self.causal
 
 
 @dataclass(frozen=True)
@@ -135,7 +56,11 @@ class Attention(nn.Module):
 
     def __init__(self, c: ConformerConfig):
         super().__init__()
-        self.heads, self.dim_head, self.left = c.heads, c.dim // c.heads, c.left or 0
+        self.heads, self.dim_head, self.left_context = (
+            c.heads,
+            c.dim // c.heads,
+            c.left_context or 0,
+        )
         self.qkv = nn.Linear(c.dim, 3 * c.dim, bias=c.bias)
         self.out = nn.Linear(c.dim, c.dim, bias=c.bias)
         self.relative = c.position == "relative"
@@ -147,9 +72,9 @@ class Attention(nn.Module):
 
     def position_table(self, queries: int) -> Tensor:
         """Projected embeddings (H, L + 2 * queries - 1, Dh) of the distances, from last query to oldest key on."""
-        width = self.left + 2 * queries - 1
+        width = self.left_context + 2 * queries - 1
         e = relative_embedding(
-            self.left + queries - 1,
+            self.left_context + queries - 1,
             width,
             self.pos.in_features,
             self.pos.weight.device,
@@ -161,10 +86,10 @@ class Attention(nn.Module):
         """`position_table`, cut from the one that is kept where there is one."""
         if self.table is None:
             return self.position_table(queries)
-        most = (self.table.shape[1] - self.left + 1) // 2
+        most = (self.table.shape[1] - self.left_context + 1) // 2
         if not torch.compiler.is_exporting() and queries > most:
             return self.position_table(queries)
-        rows = torch.arange(self.left + 2 * queries - 1, device=self.table.device) + (
+        rows = torch.arange(self.left_context + 2 * queries - 1, device=self.table.device) + (
             most - queries
         )
         return self.table.index_select(1, rows)  # not a slice: the exporter must see its length
@@ -186,9 +111,9 @@ class Attention(nn.Module):
         if not self.relative:
             q, k = rotate(q, *windows.angles), rotate(k, *windows.angles)
         k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-        if self.left:
-            keys, values = k[:, :, -self.left :], v[:, :, -self.left :]
-        q, k, v = windows.split(q * self.dim_head**-0.5, k, v, self.left)
+        if self.left_context:
+            keys, values = k[:, :, -self.left_context :], v[:, :, -self.left_context :]
+        q, k, v = windows.split(q * self.dim_head**-0.5, k, v, self.left_context)
         if self.relative:
             table = self.chunk_table(windows.queries)
             scale = self.dim_head**-0.5
@@ -202,10 +127,10 @@ class Attention(nn.Module):
 
     def _by_kernel(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, w: Windows):
         """The same on a GPU: the output (B, H, N, Dh) and the new cache, which an offline pass does not make."""
-        left = self.left // w.chunk * w.chunk  # whole chunks, as in the masks of `Windows`
+        left = self.left_context // w.chunk * w.chunk  # whole chunks, as in the masks of `Windows`
         bias = rope = None
         if self.relative:
-            table = self.chunk_table(w.chunk)[:, self.left - left :]
+            table = self.chunk_table(w.chunk)[:, self.left_context - left :]
             bias = dispatch.RelativeBias(table, self.bias_u[:, 0], self.bias_v[:, 0])
         else:
             rope = tuple(a[:, 0] for a in w.angles)
@@ -373,7 +298,7 @@ class ConformerEncoder(nn.Module):
         super().__init__()
         self.config = c = config
         self.subsampling = ConvSubsampling(
-            c.features, c.dim, c.subsampling_channels, c.subsampling, c.causal
+            c.n_mels, c.dim, c.subsampling_channels, c.subsampling, c.causal
         )
         self.layers = nn.ModuleList(ConformerLayer(c) for _ in range(c.layers))
         self.lead = self.subsampling.lead
@@ -411,7 +336,9 @@ class ConformerEncoder(nn.Module):
     def _state(self, batch: int) -> EncoderState:
         c, like = self.config, self.subsampling.out.weight
         options = {"device": like.device, "dtype": like.dtype}
-        cache = torch.zeros(batch, c.layers, c.heads, c.left or 0, c.dim // c.heads, **options)
+        cache = torch.zeros(
+            batch, c.layers, c.heads, c.left_context or 0, c.dim // c.heads, **options
+        )
         history = self.subsampling.init_history(batch, **options)
         return EncoderState(
             keys=cache,
@@ -446,9 +373,9 @@ class ConformerEncoder(nn.Module):
         chunk: int | None,
         offline: bool = False,
     ):
-        if x.ndim != 3 or x.shape[2] != self.config.features:
+        if x.ndim != 3 or x.shape[2] != self.config.n_mels:
             raise ValueError(
-                f"a block must be (streams, frames, {self.config.features}), got {tuple(x.shape)}"
+                f"a block must be (streams, frames, {self.config.n_mels}), got {tuple(x.shape)}"
             )
         if not torch.compiler.is_exporting() and (
             x.shape[1] == 0 or x.shape[1] % self.config.subsampling
@@ -484,7 +411,7 @@ class ConformerEncoder(nn.Module):
             limit,
             x.shape[1],
             chunk,
-            self.config.left,
+            self.config.left_context,
             self.cycles,
             x.dtype,
             offline,
@@ -507,9 +434,9 @@ class ConformerEncoder(nn.Module):
         zero. Training draws one look-ahead of `config.lookaheads` per batch.
         """
         c = self.config
-        if x.ndim != 3 or x.shape[2] != c.features or x.shape[1] == 0:
+        if x.ndim != 3 or x.shape[2] != c.n_mels or x.shape[1] == 0:
             raise ValueError(
-                f"features must be (utterances, frames, {c.features}), got {tuple(x.shape)}"
+                f"features must be (utterances, frames, {c.n_mels}), got {tuple(x.shape)}"
             )
         if lookahead is not None and (lookahead < 0 or not c.streaming):
             raise ValueError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.config import read
 from speechstream.nn.quantizer import SplitResidualVectorQuantizer
 from speechstream.nn.seanet import DownConv1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails
 from speechstream.nn.transformer import CausalTransformer, TransformerConfig, TransformerState
@@ -31,9 +32,9 @@ class MimiConfig:
     seanet: SEANetConfig = field(default_factory=SEANetConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     stride: int = 2  # transformer frames (25 Hz) per codec frame (12.5 Hz)
-    levels: int = 32
-    semantic_levels: int = 1
-    bins: int = 2048
+    n_codebooks: int = 32
+    n_semantic_codebooks: int = 1
+    codebook_size: int = 2048
     code_dim: int = 256
 
     def __post_init__(self) -> None:
@@ -58,16 +59,9 @@ class MimiConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> MimiConfig:
-        """From what `to_dict` gave."""
-        seanet = dict(data["seanet"], ratios=tuple(data["seanet"]["ratios"]))
-        return cls(
-            **dict(
-                data,
-                seanet=SEANetConfig(**seanet),
-                transformer=TransformerConfig(**data["transformer"]),
-            )
-        )
+    def from_dict(cls, data: Any) -> MimiConfig:
+        """From what `to_dict` gave. Raises ValueError for unknown or missing entries and wrong types."""
+        return read(cls, data)
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class Mimi(nn.Module):
         self.encoder_transformer = CausalTransformer(c.transformer)
         self.downsample = DownConv1d(dim, dim, c.stride, bias=False)
         self.quantizer = SplitResidualVectorQuantizer(
-            c.levels, c.bins, c.code_dim, dim, c.semantic_levels
+            c.n_codebooks, c.codebook_size, c.code_dim, dim, c.n_semantic_codebooks
         )
         # a transposed convolution of each channel by itself, kernel 2 * stride: (stretch 0 or 1, sample, channel)
         self.upsample = nn.Parameter(torch.full((2, c.stride, dim), 0.5))
@@ -206,7 +200,11 @@ class Mimi(nn.Module):
 
     def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
         return torch.zeros(
-            audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device
+            audio.shape[0],
+            levels or self.config.n_codebooks,
+            0,
+            dtype=torch.int64,
+            device=audio.device,
         )
 
     def _no_audio(self, codes: Tensor) -> Tensor:
@@ -222,8 +220,8 @@ class Mimi(nn.Module):
 
     def _check_codes(self, codes: Tensor) -> None:
         c = self.config
-        if codes.ndim != 3 or not c.semantic_levels <= codes.shape[1] <= c.levels:
+        if codes.ndim != 3 or not c.n_semantic_codebooks <= codes.shape[1] <= c.n_codebooks:
             raise ValueError(
-                f"expected codes (B, {c.semantic_levels} to {c.levels} levels, T); got "
+                f"expected codes (B, {c.n_semantic_codebooks} to {c.n_codebooks} levels, T); got "
                 f"{tuple(codes.shape)}"
             )

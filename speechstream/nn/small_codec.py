@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.config import read
 from speechstream.nn.harmonic import PitchTrack, SourceFilter
 from speechstream.nn.quantizer import ResidualVectorQuantizer
 from speechstream.nn.seanet import CausalConv1d, Tails
@@ -37,7 +38,7 @@ class SmallCodecConfig:
     hop: int = 240  # samples of a fine frame (10 ms)
     overlap: int = 4  # hops a Fourier window covers
     stride: int = 4  # fine frames a codec frame (40 ms)
-    mels: int = 100
+    n_mels: int = 100
     fine_dim: int = 256  # channels of the decoder's blocks, at the fine rate
     expansion: int = 3  # a block's inner width over its outer one
     kernel: int = 7
@@ -45,17 +46,17 @@ class SmallCodecConfig:
     pitch_dim: int = 128  # channels of the blocks that find the pitch
     pitch_blocks: int = 4
     lookahead: int = 2  # fine frames that they see beyond the one whose pitch they tell
-    levels: int = 8
-    bins: int = 1024
+    n_codebooks: int = 8
+    codebook_size: int = 1024
     code_dim: int = 64
     lowest_hz: float = 55.0  # of the pitch's scale
     octaves: float = 3.3  # from there to the highest
 
     def __post_init__(self) -> None:
-        if self.overlap < 2 or self.hop % 2 or self.levels < 1 or self.lookahead < 1:
+        if self.overlap < 2 or self.hop % 2 or self.n_codebooks < 1 or self.lookahead < 1:
             raise ValueError(
                 f"expected overlap >= 2, an even hop, levels >= 1, lookahead >= 1; got {self.overlap}, "
-                f"{self.hop}, {self.levels}, {self.lookahead}"
+                f"{self.hop}, {self.n_codebooks}, {self.lookahead}"
             )
 
     @property
@@ -66,7 +67,7 @@ class SmallCodecConfig:
     @property
     def block_dim(self) -> int:
         """Numbers of one codec frame's log-mel spectra."""
-        return self.stride * self.mels
+        return self.stride * self.n_mels
 
     @property
     def window(self) -> int:
@@ -83,9 +84,9 @@ class SmallCodecConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> SmallCodecConfig:
-        """From what `to_dict` gave."""
-        return cls(**data)
+    def from_dict(cls, data: Any) -> SmallCodecConfig:
+        """From what `to_dict` gave. Raises ValueError for unknown or missing entries and wrong types."""
+        return read(cls, data)
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,11 @@ class SmallCodec(nn.Module):
     def __init__(self, config: SmallCodecConfig = SmallCodecConfig()) -> None:
         super().__init__()
         c = self.config = config
-        self.encoder = nn.ModuleDict({"mel": LogMel(c.sample_rate, c.hop, c.overlap, c.mels)})
-        self.register_buffer("mean", torch.zeros(c.mels))
-        self.quantizer = ResidualVectorQuantizer(c.levels, c.bins, c.code_dim, c.block_dim)
+        self.encoder = nn.ModuleDict({"mel": LogMel(c.sample_rate, c.hop, c.overlap, c.n_mels)})
+        self.register_buffer("mean", torch.zeros(c.n_mels))
+        self.quantizer = ResidualVectorQuantizer(
+            c.n_codebooks, c.codebook_size, c.code_dim, c.block_dim
+        )
         self.decoder = nn.ModuleDict(
             {
                 "features": Features(c, c.fine_dim, c.decoder_blocks),
@@ -267,7 +270,11 @@ class SmallCodec(nn.Module):
 
     def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
         return torch.zeros(
-            audio.shape[0], levels or self.config.levels, 0, dtype=torch.int64, device=audio.device
+            audio.shape[0],
+            levels or self.config.n_codebooks,
+            0,
+            dtype=torch.int64,
+            device=audio.device,
         )
 
     def _check_audio(self, audio: Tensor) -> None:
@@ -278,7 +285,7 @@ class SmallCodec(nn.Module):
             )
 
     def _check_codes(self, codes: Tensor) -> None:
-        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.config.levels:
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.config.n_codebooks:
             raise ValueError(
-                f"expected codes (B, 1 to {self.config.levels} levels, T); got {tuple(codes.shape)}"
+                f"expected codes (B, 1 to {self.config.n_codebooks} levels, T); got {tuple(codes.shape)}"
             )

@@ -16,49 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from speechstream.kernels import dispatch
+from speechstream.nn.configs import JoinerConfig, PredictorConfig
 
 ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-
-
-@dataclass(frozen=True)
-class PredictorConfig:
-    """vocab: tokens without blank, which has the id `vocab`. context: tokens a stateless predictor sees."""
-
-    vocab: int
-    dim: int = 640
-    kind: str = "lstm"  # or "stateless" (Ghodsi et al. 2020)
-    layers: int = 1  # of the LSTM
-    context: int = 2
-    dropout: float = 0.1
-
-    def __post_init__(self):
-        if self.kind not in ("lstm", "stateless"):
-            raise ValueError(f"a predictor is 'lstm' or 'stateless', got {self.kind!r}")
-        if min(self.vocab, self.dim, self.layers, self.context) < 1:
-            raise ValueError(f"vocab, dim, layers and context must be positive, got {self}")
-
-
-@dataclass(frozen=True)
-class JoinerConfig:
-    """durations: frames a TDT joiner may advance by, () for RNN-T. Outputs: vocab tokens, blank, then durations."""
-
-    vocab: int
-    encoder_dim: int
-    predictor_dim: int = 640
-    dim: int = 640
-    activation: str = "relu"
-    durations: tuple[int, ...] = ()
-    dropout: float = 0.1
-
-    def __post_init__(self):
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
-            )
-        if any(d < 0 for d in self.durations) or (self.durations and max(self.durations) < 1):
-            raise ValueError(
-                f"durations must be frames >= 0, one of them positive; got {self.durations}"
-            )
 
 
 @dataclass(frozen=True)
@@ -78,8 +38,8 @@ class Predictor(nn.Module):
     def __init__(self, config: PredictorConfig):
         super().__init__()
         self.config = c = config
-        self.blank = c.vocab
-        self.embed = nn.Embedding(c.vocab + 1, c.dim, padding_idx=self.blank)
+        self.blank = c.vocab_size
+        self.embed = nn.Embedding(c.vocab_size + 1, c.dim, padding_idx=self.blank)
         if c.kind == "lstm":
             self.lstm = nn.LSTM(
                 c.dim, c.dim, c.layers, batch_first=True, dropout=c.dropout if c.layers > 1 else 0.0
@@ -141,10 +101,10 @@ class Joiner(nn.Module):
     def __init__(self, config: JoinerConfig):
         super().__init__()
         self.config = c = config
-        self.blank = c.vocab
+        self.blank = c.vocab_size
         self.encoder = nn.Linear(c.encoder_dim, c.dim)
         self.predictor = nn.Linear(c.predictor_dim, c.dim)
-        self.out = nn.Linear(c.dim, c.vocab + 1 + len(c.durations))
+        self.out = nn.Linear(c.dim, c.vocab_size + 1 + len(c.durations))
         self.dropout = nn.Dropout(c.dropout)
 
     def project_encoder(self, x: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ class TransformerConfig:
     dim: int = 512
     layers: int = 8
     heads: int = 8
-    feedforward: int = 2048
-    context: int = 250
+    ff_dim: int = 2048
+    left_context: int = 250
     max_period: float = 10_000.0
     layer_scale: float = 0.01
 
@@ -36,13 +36,13 @@ class TransformerConfig:
             raise ValueError(
                 f"dim must be a multiple of twice the heads; got dim {self.dim}, heads {self.heads}"
             )
-        if self.context < 2:
-            raise ValueError(f"context must be at least 2 frames; got {self.context}")
+        if self.left_context < 2:
+            raise ValueError(f"left_context must be at least 2 frames; got {self.left_context}")
 
 
 @dataclass(frozen=True)
 class TransformerState:
-    """The past of each stream: L = context - 1 keys and values a layer, and how many frames it has consumed.
+    """The past of each stream: L = left_context - 1 keys and values a layer, and how many frames it has consumed.
 
     Slot j holds position frames - L + j; slots of negative position are empty.
     """
@@ -90,8 +90,8 @@ class TransformerLayer(nn.Module):
         self.out = nn.Linear(config.dim, config.dim, bias=False)
         self.scale1 = nn.Parameter(torch.full((config.dim,), config.layer_scale))
         self.norm2 = nn.LayerNorm(config.dim, eps=1e-5)
-        self.up = nn.Linear(config.dim, config.feedforward, bias=False)
-        self.down = nn.Linear(config.feedforward, config.dim, bias=False)
+        self.up = nn.Linear(config.dim, config.ff_dim, bias=False)
+        self.down = nn.Linear(config.ff_dim, config.dim, bias=False)
         self.scale2 = nn.Parameter(torch.full((config.dim,), config.layer_scale))
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +123,7 @@ class CausalTransformer(nn.Module):
             batch,
             c.layers,
             c.heads,
-            c.context - 1,
+            c.left_context - 1,
             c.dim // c.heads,
             dtype=p.dtype,
             device=p.device,
@@ -134,7 +134,7 @@ class CausalTransformer(nn.Module):
 
     def step(self, x: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Take (B, T, dim) after what `state` has seen; return as many frames and the new state."""
-        c, past, count = self.config, self.config.context - 1, x.shape[1]
+        c, past, count = self.config, self.config.left_context - 1, x.shape[1]
         offset = torch.arange(count, device=x.device)
         slot = torch.arange(past, device=x.device)
         cos, sin = rotary_table(state.frames.unsqueeze(1) + offset, c.dim // c.heads, c.max_period)
@@ -144,7 +144,7 @@ class CausalTransformer(nn.Module):
         filled = slot >= past - state.frames.unsqueeze(1)
         seen = (in_reach & filled.unsqueeze(1)).unsqueeze(1)  # (B, 1, T, L)
         back = offset.unsqueeze(1) - offset.unsqueeze(0)
-        recent = (back >= 0) & (back < c.context)  # (T, T)
+        recent = (back >= 0) & (back < c.left_context)  # (T, T)
         bias = torch.cat([_bias(seen, x), _bias(recent, x).expand(x.shape[0], 1, count, count)], -1)
         new_keys, new_values = [], []
         for i, layer in enumerate(self.layers):
@@ -169,7 +169,7 @@ class CausalTransformer(nn.Module):
         c, (_, count, _) = self.config, x.shape
         if count == 0:
             return x
-        block, past = min(count, c.context), c.context - 1
+        block, past = min(count, c.left_context), c.left_context - 1
         blocks = -(-count // block)
         cos, sin = rotary_table(
             torch.arange(count, device=x.device), c.dim // c.heads, c.max_period
@@ -179,7 +179,7 @@ class CausalTransformer(nn.Module):
             past + block, device=x.device
         )
         visible = (
-            (key >= 0) & (key <= query) & (query - key < c.context)
+            (key >= 0) & (key <= query) & (query - key < c.left_context)
         )  # (blocks, block, past + block)
         for layer in self.layers:
             q, k, v = layer.project(x, cos, sin)

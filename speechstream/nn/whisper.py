@@ -27,23 +27,23 @@ FRAME_MS = 20  # one encoder frame: two mel frames of 10 ms
 
 @dataclass(frozen=True)
 class WhisperConfig:
-    """The size of a network. Defaults are those of `base`; `left` and `positions` count encoder frames of 20 ms."""
+    """The size of a network. Defaults are those of `base`; `left_context` and `positions` count encoder frames of 20 ms."""
 
-    mels: int = 80
-    width: int = 512
+    n_mels: int = 80
+    dim: int = 512
     heads: int = 8
     encoder_layers: int = 6
     decoder_layers: int = 6
-    vocabulary: int = 51865
+    vocab_size: int = 51865
     text_context: int = 448
     positions: int = 1500  # the clock: 30 s
-    left: int = 400  # frames of left context before a chunk: 8 s
-    ctc_vocabulary: int = 0  # pieces of the CTC head, blank included; 0 for none
-    ctc_width: int = 0  # of the CTC head's hidden layers; 0 for a single linear layer
+    left_context: int = 400  # frames of left context before a chunk: 8 s
+    ctc_vocab_size: int = 0  # pieces of the CTC head, blank included; 0 for none
+    ctc_dim: int = 0  # of the CTC head's hidden layers; 0 for a single linear layer
     ctc_blocks: int = (
         0  # of the CTC head that look at neighbouring pairs of frames; 0 for a plain hidden layer
     )
-    gate_width: int = 0  # of the transducer's gate; 0 for none
+    gate_dim: int = 0  # of the transducer's gate; 0 for none
     alignment_heads: tuple[
         tuple[int, int], ...
     ] = ()  # (layer, head) of the decoder whose cross-attention tells time
@@ -69,13 +69,13 @@ class DecoderState:
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
 
     def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, H, T, Dh)
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -88,17 +88,15 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, cross: bool = False):
+    def __init__(self, dim: int, heads: int, cross: bool = False):
         super().__init__()
-        self.attn = Attention(width, heads)
-        self.attn_ln = nn.LayerNorm(width)
+        self.attn = Attention(dim, heads)
+        self.attn_ln = nn.LayerNorm(dim)
         if cross:
-            self.cross_attn = Attention(width, heads)
-            self.cross_attn_ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-        self.mlp_ln = nn.LayerNorm(width)
+            self.cross_attn = Attention(dim, heads)
+            self.cross_attn_ln = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.mlp_ln = nn.LayerNorm(dim)
 
 
 def sinusoids(length: int, channels: int) -> Tensor:
@@ -114,7 +112,7 @@ def by_layer(a: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 class Encoder(nn.Module):
-    """Log-mel frames (B, mels, M) at 10 ms to features (B, T, width) at 20 ms.
+    """Log-mel frames (B, mels, M) at 10 ms to features (B, T, dim) at 20 ms.
 
     Frame t reads mel frames 2t-2 .. 2t+2, so T frames need M = 2T + 1 mel frames: one of look-ahead (10 ms).
     """
@@ -122,26 +120,26 @@ class Encoder(nn.Module):
     def __init__(self, config: WhisperConfig):
         super().__init__()
         self.config = config
-        self.conv1 = nn.Conv1d(config.mels, config.width, 3)
-        self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=2)
-        self.register_buffer("positional_embedding", sinusoids(config.positions, config.width))
+        self.conv1 = nn.Conv1d(config.n_mels, config.dim, 3)
+        self.conv2 = nn.Conv1d(config.dim, config.dim, 3, stride=2)
+        self.register_buffer("positional_embedding", sinusoids(config.positions, config.dim))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads) for _ in range(config.encoder_layers)
+            Block(config.dim, config.heads) for _ in range(config.encoder_layers)
         )
-        self.ln_post = nn.LayerNorm(config.width)
+        self.ln_post = nn.LayerNorm(config.dim)
 
     def init_state(self, batch: int = 1) -> EncoderState:
         c, w = self.config, self.conv1.weight
-        cache = w.new_zeros(batch, c.encoder_layers, c.heads, c.left, c.width // c.heads)
+        cache = w.new_zeros(batch, c.encoder_layers, c.heads, c.left_context, c.dim // c.heads)
         return EncoderState(
-            mel=w.new_zeros(batch, c.mels, 2),
+            mel=w.new_zeros(batch, c.n_mels, 2),
             keys=cache,
             values=cache.clone(),
             frames=torch.zeros(batch, dtype=torch.int64, device=w.device),
         )
 
     def subsample(self, mel: Tensor, history: Tensor, frames: Tensor) -> Tensor:
-        """Convolutions and positions: mel (B, mels, 2c+1) after two frames of history, to (B, c, width)."""
+        """Convolutions and positions: mel (B, mels, 2c+1) after two frames of history, to (B, c, dim)."""
         x = F.gelu(
             self.conv1(torch.cat([history, mel], dim=2))
         )  # (B, D, 2c+1): conv1 frames -1 .. 2c-1
@@ -158,7 +156,7 @@ class Encoder(nn.Module):
     def chunk(
         self, mel: Tensor, state: EncoderState, attend: Callable = step_attention
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`step` without the new cache: features (B, c, width) and this chunk's own keys and values, (B, layers, H, c, Dh).
+        """`step` without the new cache: features (B, c, dim) and this chunk's own keys and values, (B, layers, H, c, Dh).
 
         attend: `step_attention`, or one that knows the cache in another order.
         """
@@ -180,12 +178,12 @@ class Encoder(nn.Module):
         """One chunk: mel (B, mels, 2c+1), c >= 0, the last frame being look-ahead that the next chunk begins with again.
 
         keep: how many of the c frames the chunk has (None: all); those after them are look-ahead as well, heard by the
-        chunk and encoded again with the next. Returns features (B, keep, width) and the new state. Pure. Raises
+        chunk and encoded again with the next. Returns features (B, keep, dim) and the new state. Pure. Raises
         ValueError for another shape.
         """
         self._check(mel, state.frames.shape[0])
         if mel.shape[2] == 1:  # nothing yet
-            return mel.new_zeros(mel.shape[0], 0, self.config.width), state
+            return mel.new_zeros(mel.shape[0], 0, self.config.dim), state
         x, keys, values = self.chunk(mel, state)
         c = x.shape[1] if keep is None else keep
         cached = (
@@ -205,7 +203,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """The whole utterance under the mask of `chunk` frames (None: full attention, Whisper itself).
 
-        mel (B, mels, 2T+1); lengths (B,) in frames; start (B,): clock position of the first frame. Returns (B, T, width).
+        mel (B, mels, 2T+1); lengths (B,) in frames; start (B,): clock position of the first frame. Returns (B, T, dim).
         """
         B = mel.shape[0]
         self._check(mel, B)
@@ -221,14 +219,16 @@ class Encoder(nn.Module):
             )
         for block in self.blocks:
             q, k, v = block.attn.qkv(block.attn_ln(x))
-            x = x + block.attn.merge(chunked_attention(q, k, v, chunk, self.config.left, lengths))
+            x = x + block.attn.merge(
+                chunked_attention(q, k, v, chunk, self.config.left_context, lengths)
+            )
             x = x + block.mlp(block.mlp_ln(x))
         return self.ln_post(x)
 
     def _check(self, mel: Tensor, batch: int) -> None:
-        if mel.ndim != 3 or mel.shape[:2] != (batch, self.config.mels) or mel.shape[2] % 2 == 0:
+        if mel.ndim != 3 or mel.shape[:2] != (batch, self.config.n_mels) or mel.shape[2] % 2 == 0:
             raise ValueError(
-                f"mel must be ({batch}, {self.config.mels}, 2c + 1) for c frames of features and one mel "
+                f"mel must be ({batch}, {self.config.n_mels}, 2c + 1) for c frames of features and one mel "
                 f"frame of look-ahead, got {tuple(mel.shape)}"
             )
 
@@ -239,22 +239,22 @@ class Decoder(nn.Module):
     def __init__(self, config: WhisperConfig):
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
-        self.positional_embedding = nn.Parameter(torch.zeros(config.text_context, config.width))
+        self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.positional_embedding = nn.Parameter(torch.zeros(config.text_context, config.dim))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, cross=True) for _ in range(config.decoder_layers)
+            Block(config.dim, config.heads, cross=True) for _ in range(config.decoder_layers)
         )
-        self.ln = nn.LayerNorm(config.width)
+        self.ln = nn.LayerNorm(config.dim)
 
     def init_state(self, batch: int = 1) -> DecoderState:
         c = self.config
-        empty = self.ln.weight.new_zeros(batch, c.decoder_layers, c.heads, 0, c.width // c.heads)
+        empty = self.ln.weight.new_zeros(batch, c.decoder_layers, c.heads, 0, c.dim // c.heads)
         return DecoderState(
             empty, empty, torch.zeros(batch, dtype=torch.int64, device=empty.device)
         )
 
     def memory(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-attention keys and values of features (B, T, width): two of (B, layers, H, T, Dh), each frame its own."""
+        """Cross-attention keys and values of features (B, T, dim): two of (B, layers, H, T, Dh), each frame its own."""
         k = [b.cross_attn.split(b.cross_attn.key(features)) for b in self.blocks]
         v = [b.cross_attn.split(b.cross_attn.value(features)) for b in self.blocks]
         return torch.stack(k, 1), torch.stack(v, 1)
@@ -284,7 +284,7 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor, DecoderState]:
         """Read `tokens` (B, n) after those in `state`, over a memory of `keys`, `values` (B, layers, H, T, Dh).
 
-        mask (B, T): True where a memory frame may be read. Returns the last hidden states (B, n, width), the mean
+        mask (B, T): True where a memory frame may be read. Returns the last hidden states (B, n, dim), the mean
         cross-attention of the alignment heads (B, n, T) and the new state. Pure.
         """
         hidden, average, new_keys, new_values = self.chunk(tokens, state, keys, values, mask)
@@ -344,13 +344,13 @@ class Decoder(nn.Module):
         return self.ln(x), average, torch.stack(new_keys, 1), torch.stack(new_values, 1)
 
     def forward(self, tokens: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, S, vocabulary) of a whole token sequence over features (B, T, width): training and scoring."""
+        """Logits (B, S, vocabulary) of a whole token sequence over features (B, T, dim): training and scoring."""
         return self.logits(self.hidden(tokens, features, mask)[0])
 
     def hidden(
         self, tokens: Tensor, features: Tensor, mask: Tensor | None = None, align: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """What `forward` takes the logits of, (B, S, width); with `align`, the alignment heads' mean attention (B, S, T),
+        """What `forward` takes the logits of, (B, S, dim); with `align`, the alignment heads' mean attention (B, S, T),
         without gradient."""
         alignment = []
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
@@ -384,21 +384,21 @@ class Whisper(nn.Module):
         self.decoder = Decoder(c)
         self.ctc = None
         if c.ctc_blocks:
-            self.ctc = CtcHead(c.width, c.ctc_width, c.ctc_vocabulary, c.ctc_blocks)
-        elif c.ctc_width:
+            self.ctc = CtcHead(c.dim, c.ctc_dim, c.ctc_vocab_size, c.ctc_blocks)
+        elif c.ctc_dim:
             self.ctc = nn.Sequential(
-                nn.Linear(2 * c.width, c.ctc_width),
+                nn.Linear(2 * c.dim, c.ctc_dim),
                 nn.GELU(),
-                nn.Linear(c.ctc_width, c.ctc_vocabulary),
+                nn.Linear(c.ctc_dim, c.ctc_vocab_size),
             )
-        elif c.ctc_vocabulary:
-            self.ctc = nn.Linear(2 * c.width, c.ctc_vocabulary)
-        self.gate = Gate(c.width, c.gate_width) if c.gate_width else None
+        elif c.ctc_vocab_size:
+            self.ctc = nn.Linear(2 * c.dim, c.ctc_vocab_size)
+        self.gate = Gate(c.dim, c.gate_dim) if c.gate_dim else None
 
     def ctc_log_probs(
         self, features: Tensor, lengths: Tensor | None = None, chunk: int | None = None
     ) -> Tensor:
-        """Features (B, T, width) to CTC log-probabilities (B, T // 2, pieces): pairs of frames, 40 ms each.
+        """Features (B, T, dim) to CTC log-probabilities (B, T // 2, pieces): pairs of frames, 40 ms each.
 
         lengths (B,) in frames, and the chunk that they were encoded in (None: all at once): the head's convolutions
         end where it ends.

@@ -18,11 +18,13 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.session import open_session
 from speechstream.runtime.slots import Rows
@@ -33,6 +35,34 @@ _FIELD = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 _TYPES = {"float32": "float", "float64": "double"}  # onnxruntime's names of numpy's types
 _LARGEST = 1 << 30  # bytes of one stream's state
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
+
+
+@dataclass(frozen=True)
+class StateField:
+    """One line of a graph's table of states. shape: past the batch axis; initial: one number, or all of them."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    initial: Any
+    in_place: bool = False
+
+    def __post_init__(self) -> None:
+        if (
+            not _FIELD.fullmatch(self.name)
+            or self.dtype not in _DTYPES
+            or min(self.shape, default=0) < 0
+        ):
+            raise ValueError(f"no state can be {self.name!r} {self.dtype}{list(self.shape)}")
+
+    @property
+    def nbytes(self) -> int:
+        return int(math.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def start(self) -> np.ndarray:
+        """One stream's first value, (1, ...)."""
+        first = np.broadcast_to(np.asarray(self.initial, self.dtype), self.shape)
+        return np.array(first[None])
 
 
 class Graph:
@@ -48,6 +78,7 @@ class Graph:
         self.session = open_session(path, threads, device)
         try:
             self.about = self._about()
+            fields = self._fields()
             takes = {i.name: i.shape for i in self.session.get_inputs()}
             kinds = {
                 v.name: v.type for v in [*self.session.get_inputs(), *self.session.get_outputs()]
@@ -56,31 +87,25 @@ class Graph:
             raise SpeechStreamError(f"{path} is damaged: its names are no text") from error
         self.inputs = [i.name for i in self.session.get_inputs() if not i.name.startswith("state.")]
         self.outputs = [o.name for o in self.session.get_outputs() if not o.name.startswith("new.")]
-        self.in_place = (
-            [f["name"] for f in self.about["state"] if f.get("in_place")] if device == "cpu" else []
-        )
-        self._start = {f["name"]: f for f in self.about["state"]}
-        for name, f in self._start.items():
+        self.in_place = [f.name for f in fields if f.in_place] if device == "cpu" else []
+        start = {f.name: f for f in fields}
+        for name, f in start.items():
             axes = takes.get(f"state.{name}")
-            kind = f"tensor({_TYPES.get(f['dtype'], f['dtype'])})"
+            kind = f"tensor({_TYPES.get(f.dtype, f.dtype)})"
             alike = kinds.get(f"state.{name}") == kinds.get(f"new.{name}") == kind
             if (
                 axes is None
                 or not alike
-                or len(axes) != 1 + len(f["shape"])
-                or any(isinstance(n, int) and n != m for n, m in zip(axes[1:], f["shape"]))
+                or len(axes) != 1 + len(f.shape)
+                or any(isinstance(n, int) and n != m for n, m in zip(axes[1:], f.shape))
             ):
                 raise SpeechStreamError(
                     f"{path} is damaged: its table of states does not fit its inputs and outputs, "
                     f"at {reprlib.repr(name)}"
                 )
         try:
-            self._like = (
-                _structure({n: _initial(f) for n, f in self._start.items()})
-                if self._start
-                else None
-            )
-        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            self._like = _structure({n: f.start() for n, f in start.items()}) if start else None
+        except (ValueError, TypeError, OverflowError) as error:  # of values that are no such array
             raise SpeechStreamError(
                 f"{path} is damaged: its table of states does not say how they begin"
             ) from error
@@ -94,28 +119,29 @@ class Graph:
             )
         try:
             about: dict[str, Any] = json.loads(found)
-            if about["version"] != VERSION:
+            if not isinstance(about, dict) or not isinstance(about.get("state"), list):
+                raise ValueError("no table of states")
+            if about.get("version") != VERSION:
                 raise SpeechStreamError(
-                    f"{self.path} is of version {about['version']!r}, and this speechstream reads "
+                    f"{self.path} is of version {about.get('version')!r}, and this speechstream reads "
                     f"version {VERSION}; export it again"
                 )
-            for f in about["state"]:
-                if (
-                    not _FIELD.fullmatch(f["name"])
-                    or f["dtype"] not in _DTYPES
-                    or not all(type(n) is int and n >= 0 for n in f["shape"])
-                ):
-                    raise ValueError(f["name"])
-            if (
-                sum(math.prod(f["shape"]) * np.dtype(f["dtype"]).itemsize for f in about["state"])
-                > _LARGEST
-            ):
-                raise ValueError("too large")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # RecursionError: nested without end
             raise SpeechStreamError(
                 f"{self.path} is damaged: its metadata is not that of an exported graph"
             ) from error
         return about
+
+    def _fields(self) -> list[StateField]:
+        try:
+            fields = [read(StateField, f, f"state[{i}]") for i, f in enumerate(self.about["state"])]
+            if sum(f.nbytes for f in fields) > _LARGEST:
+                raise ValueError("too large")
+        except ValueError as error:
+            raise SpeechStreamError(
+                f"{self.path} is damaged: its metadata is not that of an exported graph"
+            ) from error
+        return fields
 
     def init_state(self, batch: int = 1) -> Any:
         """The state of `batch` streams that have heard nothing; None for a graph without state."""
@@ -244,13 +270,6 @@ class _Bound:
             self.state[n][:] = a
         values = self.binding.get_outputs()
         return {n: v.numpy().copy() for n, v in zip(self.graph.outputs, values)}
-
-
-def _initial(field: dict[str, Any]) -> np.ndarray:
-    """One stream's first value, (1, ...)."""
-    value = np.asarray(field["initial"], field["dtype"])
-    first: np.ndarray = np.broadcast_to(value, field["shape"])[None].copy()
-    return first
 
 
 def _structure(arrays: dict[str, np.ndarray]) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from speechstream import state as states
+from speechstream.config import Section
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.graph import Graph
 
@@ -34,19 +35,24 @@ class _Codec:
         Raises SpeechStreamError where the file is not such a graph, or the device is not to be had.
         """
         self.graph = Graph(path, threads, device)
-        about = self.graph.about
-        if about.get("architecture") != "codec":
+        about = Section(self.graph.about)
+        if about.raw("architecture") != "codec":
             raise SpeechStreamError(
                 f"{path} is no codec graph; speechstream.export.codec makes them"
             )
-        if about["direction"] != self.direction:
-            raise SpeechStreamError(f"{path} is to {about['direction']}, not to {self.direction}")
-        self.sample_rate: int = about["sample_rate"]
-        self.frame_size: int = about["frame_size"]  # samples
-        self.delay: int = about["delay"]  # samples by which decoded sound lags the original
-        self.channels: int = about["channels"]
-        self.levels: int = about["levels"]
-        self.bins: int = about["bins"]
+        if about.raw("direction") != self.direction:
+            raise SpeechStreamError(
+                f"{path} is to {about.raw('direction')}, not to {self.direction}"
+            )
+        try:
+            self.sample_rate = about.integer("sample_rate")
+            self.frame_size = about.integer("frame_size")  # samples
+            self.delay = about.integer("delay")  # samples by which decoded sound lags the original
+            self.channels = about.integer("channels")
+            self.levels = about.integer("levels")
+            self.bins = about.integer("bins")
+        except ValueError as error:
+            raise SpeechStreamError(f"{path} is damaged: in its metadata, {error}") from error
 
     @property
     def frame_rate(self) -> float:

@@ -19,7 +19,7 @@ def test_filters_equal_librosa():
 
 def test_frame_equals_its_formula():
     """One frame written out: pre-emphasis, the window around sample 160 m, a plain Fourier sum, filters, logarithm."""
-    config = NemoMelConfig(features=20)
+    config = NemoMelConfig(n_mels=20)
     x = np.random.RandomState(0).standard_normal(2000)
     y = x - 0.97 * np.concatenate([[0], x[:-1]])
     m, n = 5, np.arange(400)
@@ -28,13 +28,13 @@ def test_frame_equals_its_formula():
     power = np.abs((cut * np.exp(-2j * np.pi * bins * n / 512)).sum(1)) ** 2
     expected = np.log(mel_filters(20, 512, 16000, 0.0, 8000.0) @ power + 2.0**-24)
     np.testing.assert_allclose(NemoMel(config)(x[None])[0, :, m], expected, atol=1e-4)
-    config = NemoMelConfig(features=20, mean=-12.0, deviation=4.0)
+    config = NemoMelConfig(n_mels=20, mean=-12.0, deviation=4.0)
     np.testing.assert_allclose(NemoMel(config)(x[None])[0, :, m], (expected + 12) / 4, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 159, 160, 161, 399, 1000, 4807])
 def test_stream_equals_offline(samples):
-    mel, random = NemoMel(NemoMelConfig(features=12)), np.random.RandomState(samples)
+    mel, random = NemoMel(NemoMelConfig(n_mels=12)), np.random.RandomState(samples)
     x = random.standard_normal((2, samples)).astype(np.float32)
     state, parts = mel.init_state(2), []
     for block in np.split(x, sorted(random.randint(0, samples + 1, 9)), axis=1):
@@ -46,7 +46,7 @@ def test_stream_equals_offline(samples):
 
 
 def test_per_feature_normalisation():
-    mel = NemoMel(NemoMelConfig(features=12, normalize="per_feature"))
+    mel = NemoMel(NemoMelConfig(n_mels=12, normalize="per_feature"))
     y = mel(np.random.RandomState(1).standard_normal((1, 8000)))
     np.testing.assert_allclose(y.mean(2), 0, atol=1e-5)
     np.testing.assert_allclose(y.std(2, ddof=1), 1, atol=1e-3)

@@ -118,11 +118,11 @@ def golden():
             dim=t["d_model"],
             layers=t["num_layers"],
             heads=t["num_heads"],
-            feedforward=t["dim_feedforward"],
-            context=t["context"],
+            ff_dim=t["dim_feedforward"],
+            left_context=t["context"],
         ),
-        levels=q["n_q"],
-        bins=q["bins"],
+        n_codebooks=q["n_q"],
+        codebook_size=q["bins"],
         code_dim=q["dimension"],
     )
     weights = {n.removeprefix("weights."): a for n, a in arrays.items() if n.startswith("weights.")}
@@ -180,10 +180,10 @@ def test_our_own_folder(tmp_path):
     torch.manual_seed(1)
     config = MimiConfig(
         seanet=SEANetConfig(dim=8, filters=2, ratios=(2, 2)),
-        levels=3,
-        bins=4,
+        n_codebooks=3,
+        codebook_size=4,
         code_dim=4,
-        transformer=TransformerConfig(dim=8, layers=1, heads=2, feedforward=8, context=4),
+        transformer=TransformerConfig(dim=8, layers=1, heads=2, ff_dim=8, left_context=4),
     )
     codec = Mimi(config).eval()
     again = load_mimi(save_mimi(codec, tmp_path / "ours"))

@@ -148,7 +148,7 @@ def test_tokens_and_tokenizer(imported):
     one = imported["hybrid"][0]
     processor = sentencepiece.SentencePieceProcessor(model_proto=one.tokenizer)
     assert one.tokens == tuple(processor.id_to_piece(i) for i in range(len(one.tokens)))
-    assert len(one.tokens) == one.model.config.vocab == 40
+    assert len(one.tokens) == one.model.config.vocab_size == 40
 
 
 def test_config_survives_json(imported):

@@ -51,7 +51,7 @@ def test_encoder_equals_transformers(imported, kind, lookahead):
 def test_streamed_encoder_equals_transformers(imported, lookahead):
     one, golden = imported["streaming"]
     encoder, x = one.model.encoder, torch.from_numpy(golden["mel"][:1])
-    assert encoder.config.lookaheads == (13, 6, 1, 0) and encoder.config.left == 14
+    assert encoder.config.lookaheads == (13, 6, 1, 0) and encoder.config.left_context == 14
     size, outputs, state = 8 * (lookahead + 1), [], encoder.init_state(1)
     for block in F.pad(x, (0, 0, encoder.lead, 0)).split(size, dim=1):
         n = block.shape[1]
@@ -78,7 +78,7 @@ def test_heads_equal_transformers(imported):
 def test_tokens_and_features(imported):
     for kind in KINDS:
         one = imported[kind][0]
-        assert one.tokens[3] == "\u2581t3" and len(one.tokens) == one.model.config.vocab == 20
+        assert one.tokens[3] == "\u2581t3" and len(one.tokens) == one.model.config.vocab_size == 20
         assert one.features.normalize == ("none" if kind == "streaming" else "per_feature")
 
 

@@ -12,14 +12,14 @@ from speechstream.errors import SpeechStreamError
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 CONFIG = WhisperConfig(
-    mels=8,
-    width=64,
+    n_mels=8,
+    dim=64,
     heads=1,
     encoder_layers=2,
     decoder_layers=1,
-    vocabulary=60,
+    vocab_size=60,
     text_context=12,
-    left=30,
+    left_context=30,
 )
 INT8, INT16, FLOAT16, BFLOAT16 = 1, 2, 4, 5
 
@@ -50,8 +50,8 @@ def test_openai(model, tmp_path):
         for n, w in model.state_dict().items()
     }
     torch.save({"dims": {"n_mels": 8}, "model_state_dict": half}, tmp_path / "tiny.pt")
-    same_weights(load_whisper(tmp_path / "tiny.pt", left=30), model)
-    same_weights(load_whisper(tmp_path, left=30), model)  # the folder will do
+    same_weights(load_whisper(tmp_path / "tiny.pt", left_context=30), model)
+    same_weights(load_whisper(tmp_path, left_context=30), model)  # the folder will do
 
 
 def test_hugging_face(model, tmp_path):
@@ -102,7 +102,7 @@ def ctranslate2(model, kind):
     out = {}
 
     def layer(name, *linears):
-        zero = torch.zeros(CONFIG.width)
+        zero = torch.zeros(CONFIG.dim)
         out[name + "/weight"] = torch.cat([m.weight for m in linears])
         out[name + "/bias"] = torch.cat([zero if m.bias is None else m.bias for m in linears])
 
@@ -174,7 +174,7 @@ def ctranslate2(model, kind):
 )
 def test_ctranslate2(model, kind, steps, tmp_path):
     (tmp_path / "model.bin").write_bytes(ctranslate2(model, kind))
-    got = load_whisper(tmp_path, left=30)
+    got = load_whisper(tmp_path, left_context=30)
     if steps is None:
         same_weights(got, model, rtol=2**-7, atol=0)
         return

@@ -179,7 +179,7 @@ def test_graphs_hold_no_paths_and_say_how_they_are_run(graphs):
         assert (
             about["tokens"] == one["tokens"]
             and about["blank"] == 40
-            and about["features"]["features"] == 16
+            and about["features"]["n_mels"] == 16
         )
         assert {f"state.{f['name']}" for f in about["state"]} == {
             i.name for i in model.graph.input if i.name.startswith("state.")
@@ -277,14 +277,14 @@ def test_eight_bits_do_not_mix_rows_and_are_close(tmp_path):
     model = FastConformer(
         FastConformerConfig(
             ConformerConfig(
-                features=16,
+                n_mels=16,
                 dim=128,
                 layers=1,
                 heads=2,
                 ff_dim=256,
                 kernel=5,
                 subsampling_channels=8,
-                left=14,
+                left_context=14,
                 lookaheads=(1, 0),
             ),
             8,
@@ -367,7 +367,7 @@ for path in sys.argv[3:]:
 
 def missed(model, frames, said, times):
     """How much each decision that led to these tokens, each with its frame, falls short of the best one's score."""
-    blank, out = model.config.vocab, []
+    blank, out = model.config.vocab_size, []
     g, state = model.predictor.step(torch.tensor([blank]), model.predictor.init_state(1))
     for t, x in enumerate(frames):
         here = [token for token, time in zip(said, times) if time == t]
@@ -455,11 +455,11 @@ def test_a_codec_is_exported_and_checked(tmp_path, capsys):
         sample_rate=800,
         hop=8,
         stride=2,
-        mels=6,
+        n_mels=6,
         fine_dim=8,
         decoder_blocks=1,
-        levels=4,
-        bins=16,
+        n_codebooks=4,
+        codebook_size=16,
         code_dim=4,
     )
     codec = SmallCodec(config).eval()
@@ -502,7 +502,7 @@ def test_a_voice_is_exported_and_checked(tmp_path):
     assert acoustic.about["speakers"] == [s["name"] for s in SPEAKERS]
     frames = (
         np.random.default_rng(0)
-        .standard_normal((1, 9, model.config.sub, model.config.features))
+        .standard_normal((1, 9, model.config.subframes, model.config.features))
         .astype(np.float32)
     )
     whole = acoustic.step({"frames": frames}, acoustic.init_state())[0]["codes"]
@@ -600,7 +600,7 @@ DAMAGE = {
     "tokens not JSON": lambda f: (f / "tokens.json").write_bytes(b"\xff\xfe["),
     "no network": lambda f: edit(f, lambda c: c.pop("network")),
     "features": lambda f: edit(f, lambda c: c["features"].update(hop=-1)),
-    "bins": lambda f: edit(f, lambda c: c["features"].update(features=7)),
+    "bins": lambda f: edit(f, lambda c: c["features"].update(n_mels=7)),
     "no look-aheads": lambda f: edit(f, lambda c: c["network"]["encoder"].update(lookaheads=[])),
     "a look-ahead below zero": lambda f: edit(
         f, lambda c: c["network"]["encoder"].update(lookaheads=[-1])
@@ -608,7 +608,7 @@ DAMAGE = {
     "no heads": lambda f: edit(f, lambda c: c["network"].update(ctc=False, joiner=None)),
     "durations": lambda f: edit(f, lambda c: c["network"]["joiner"].update(durations=[-1, 0])),
     "another vocabulary": lambda f: (
-        edit(f, lambda c: c["network"].update(vocab=2)),
+        edit(f, lambda c: c["network"].update(vocab_size=2)),
         (f / "tokens.json").write_text('["a", "b"]'),
     ),
     "another subsampling": lambda f: edit(

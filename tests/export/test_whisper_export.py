@@ -32,19 +32,19 @@ from speechstream.nn.whisper_heads import pairs
 from speechstream.state import flatten, select, stack, unflatten
 
 CONFIG = WhisperConfig(
-    mels=8,
-    width=128,
+    n_mels=8,
+    dim=128,
     heads=2,
     encoder_layers=2,
     decoder_layers=2,
-    vocabulary=200,
+    vocab_size=200,
     text_context=40,
     positions=40,
-    left=20,
-    ctc_vocabulary=65,
-    ctc_width=128,
+    left_context=20,
+    ctc_vocab_size=65,
+    ctc_dim=128,
     ctc_blocks=1,
-    gate_width=64,
+    gate_dim=64,
     alignment_heads=((0, 1), (1, 0)),
 )
 CARD = {"name": "tiny", "licence": "CC0"}
@@ -79,7 +79,7 @@ def engine(graphs, tmp_path_factory):
 def mel(frames, batch, seed=0):
     return (
         np.random.default_rng(seed)
-        .standard_normal((batch, CONFIG.mels, 2 * frames + 1))
+        .standard_normal((batch, CONFIG.n_mels, 2 * frames + 1))
         .astype(np.float32)
     )
 
@@ -145,8 +145,8 @@ def test_unsynchronised_streams_share_the_encoder(engine):
 @pytest.mark.parametrize("batch, split", [(1, [9]), (2, [4, 1, 4]), (3, [1] * 9)])
 def test_one_decoder_graph_serves_all_lengths_and_batches(model, engine, batch, split):
     rng = np.random.default_rng(batch)
-    features = rng.standard_normal((batch, 13 + batch, CONFIG.width)).astype(np.float32)
-    tokens = rng.integers(0, CONFIG.vocabulary, (batch, 9))
+    features = rng.standard_normal((batch, 13 + batch, CONFIG.dim)).astype(np.float32)
+    tokens = rng.integers(0, CONFIG.vocab_size, (batch, 9))
     mask = np.arange(13 + batch) < rng.integers(3, 13, (batch, 1))
     with torch.no_grad():
         memory = [m.numpy() for m in model.decoder.memory(torch.from_numpy(features))]
@@ -254,7 +254,7 @@ def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, we
 def write(model, graphs, tmp_path_factory):
     """`write_whisper` on graphs exported once."""
     source = tmp_path_factory.mktemp("vocabulary")
-    pieces = [f"\u0120w{i}" for i in range(CONFIG.vocabulary)]
+    pieces = [f"\u0120w{i}" for i in range(CONFIG.vocab_size)]
     (source / "vocabulary.json").write_text(
         json.dumps({"pieces": pieces, "end": 190, "prompt": [191], "merges": ["x"]})
     )
@@ -349,15 +349,15 @@ def test_a_network_without_a_ctc_head_is_refused():
         export_whisper(
             Whisper(
                 WhisperConfig(
-                    mels=8,
-                    width=8,
+                    n_mels=8,
+                    dim=8,
                     heads=1,
                     encoder_layers=1,
                     decoder_layers=1,
-                    vocabulary=9,
+                    vocab_size=9,
                     text_context=4,
                     positions=8,
-                    left=4,
+                    left_context=4,
                 )
             )
         )

@@ -12,7 +12,7 @@ from speechstream.nn import conformer, transducer, whisper
 from speechstream.state import select, stack
 
 CONFIG = conformer.ConformerConfig(
-    features=8,
+    n_mels=8,
     dim=16,
     layers=2,
     heads=2,
@@ -20,7 +20,7 @@ CONFIG = conformer.ConformerConfig(
     kernel=3,
     subsampling=2,
     subsampling_channels=4,
-    left=5,
+    left_context=5,
     lookaheads=(1, 2),
     dropout=0.0,
 )
@@ -30,10 +30,10 @@ VARIANTS = {
         CONFIG, position="relative", scale_input=True
     ),  # left is no multiple of a chunk
     "batch_norm": dataclasses.replace(
-        CONFIG, position="relative", conv_norm="batch_norm", bias=False, left=4
+        CONFIG, position="relative", conv_norm="batch_norm", bias=False, left_context=4
     ),
-    "no left": dataclasses.replace(CONFIG, left=0),
-    "whole": dataclasses.replace(CONFIG, left=None, causal=False, position="relative"),
+    "no left": dataclasses.replace(CONFIG, left_context=0),
+    "whole": dataclasses.replace(CONFIG, left_context=None, causal=False, position="relative"),
 }
 
 
@@ -119,7 +119,9 @@ def test_fastconformer_gradients(name, close, counted):
 def test_causal_whisper(close, counted):
     """Offline, and in steps in which one stream is a step ahead of the other; the last chunk is shorter."""
     net = whisper.Encoder(
-        whisper.WhisperConfig(mels=4, width=16, heads=2, encoder_layers=2, positions=20, left=6)
+        whisper.WhisperConfig(
+            n_mels=4, dim=16, heads=2, encoder_layers=2, positions=20, left_context=6
+        )
     )
     mel, lengths = torch.randn(2, 4, 23), torch.tensor([11, 5])
 

@@ -17,14 +17,14 @@ from speechstream.nn.subsampling import ConvSubsampling
 from speechstream.state import fields, put, select, stack
 
 CONFIG = ConformerConfig(
-    features=16,
+    n_mels=16,
     dim=16,
     layers=2,
     heads=2,
     ff_dim=32,
     kernel=5,
     subsampling_channels=4,
-    left=14,
+    left_context=14,
     lookaheads=(13, 6, 1, 0),
 )
 VARIANTS = {
@@ -34,7 +34,7 @@ VARIANTS = {
         CONFIG, position="relative", conv_norm="batch_norm", bias=False, subsampling=4
     ),
     "uneven": dataclasses.replace(
-        CONFIG, left=5, lookaheads=(2, 3)
+        CONFIG, left_context=5, lookaheads=(2, 3)
     ),  # left is no multiple of a chunk
 }
 
@@ -63,7 +63,7 @@ def reference(net, x, chunk):
     n, width = len(x), c.dim // c.heads
     index = torch.arange(n)
     age = index[:, None] // chunk - index // chunk
-    mask = (age >= 0) & (age <= c.left // chunk)
+    mask = (age >= 0) & (age <= c.left_context // chunk)
     for layer in net.layers:
         x = x + layer.ff1(layer.norm_ff1(x)) / 2
         q, k, v = layer.att.qkv(layer.norm_att(x)).split(c.dim, dim=-1)
@@ -205,7 +205,9 @@ def test_lookahead_is_what_a_frame_hears():
 def test_batch_with_lengths_equals_each_alone():
     for config in (
         CONFIG,
-        dataclasses.replace(CONFIG, left=None, causal=False, lookaheads=(0,), position="relative"),
+        dataclasses.replace(
+            CONFIG, left_context=None, causal=False, lookaheads=(0,), position="relative"
+        ),
     ):
         net = encoder(config)
         x, lengths = torch.randn(3, 150, 16), torch.tensor([150, 73, 8])
@@ -278,10 +280,10 @@ def test_rotary_positions_stay_exact():
         {"kernel": 4},
         {"position": "absolute"},
         {"conv_norm": "none"},
-        {"left": None},
+        {"left_context": None},
         {"causal": False},
         {"lookaheads": ()},
-        {"left": -1},
+        {"left_context": -1},
     ],
 )
 def test_config_errors(change):

@@ -19,14 +19,14 @@ from speechstream.state import flatten, stack
 def network(position, kind):
     torch.manual_seed(0)
     encoder = ConformerConfig(
-        features=16,
+        n_mels=16,
         dim=16,
         layers=2,
         heads=2,
         ff_dim=32,
         kernel=5,
         subsampling_channels=4,
-        left=14,
+        left_context=14,
         lookaheads=(6, 1, 0),
         position=position,
     )

@@ -14,7 +14,7 @@ from speechstream.state import flatten
 def test_any_schedule_equals_the_pure_step(position, norm):
     torch.manual_seed(3)
     config = ConformerConfig(
-        features=8,
+        n_mels=8,
         dim=16,
         heads=2,
         layers=2,
@@ -23,7 +23,7 @@ def test_any_schedule_equals_the_pure_step(position, norm):
         subsampling_channels=4,
         position=position,
         conv_norm=norm,
-        left=6,
+        left_context=6,
         lookaheads=(1, 2),
         causal=True,
     )

@@ -23,10 +23,10 @@ CONFIG = MimiConfig(
     sample_rate=480,
     seanet=SEANetConfig(dim=16, filters=2, ratios=(4, 3, 2), residual_layers=2),
     transformer=TransformerConfig(
-        dim=16, layers=2, heads=2, feedforward=24, context=9, layer_scale=0.5
+        dim=16, layers=2, heads=2, ff_dim=24, left_context=9, layer_scale=0.5
     ),
-    levels=5,
-    bins=32,
+    n_codebooks=5,
+    codebook_size=32,
     code_dim=8,
 )
 FRAME = CONFIG.frame_size
@@ -105,7 +105,7 @@ def test_unsynchronised_streams_share_a_batch(codec):
 
 def test_a_state_is_a_value(codec):
     torch.manual_seed(6)
-    codes = torch.randint(CONFIG.bins, (2, CONFIG.levels, 6))
+    codes = torch.randint(CONFIG.codebook_size, (2, CONFIG.n_codebooks, 6))
     _, state = codec.decode_step(codes, codec.init_decoder_state(2))
     kept = {name: a.clone() for name, a in flatten(state).items()}
     one, _ = codec.decode_step(codes[..., :2], state)
@@ -126,9 +126,9 @@ def from_bytes_torch(data, like):
 
 def test_the_end_is_filled_up_and_the_wrong_shape_refused(codec):
     audio = torch.randn(1, 1, 2 * FRAME + 1)
-    assert codec.encode(audio).shape == (1, CONFIG.levels, 3)
+    assert codec.encode(audio).shape == (1, CONFIG.n_codebooks, 3)
     assert codec(audio).shape == audio.shape
-    assert codec.encode(audio[..., :0]).shape == (1, CONFIG.levels, 0)
+    assert codec.encode(audio[..., :0]).shape == (1, CONFIG.n_codebooks, 0)
     with pytest.raises(ValueError, match="multiple of 48 samples"):
         codec.encode_step(audio, codec.init_encoder_state())
     with pytest.raises(ValueError, match="1 to 5 levels"):
@@ -138,7 +138,7 @@ def test_the_end_is_filled_up_and_the_wrong_shape_refused(codec):
 def test_the_defaults_are_kyutais():
     config = MimiConfig()
     assert (config.frame_size, config.sample_rate / config.frame_size) == (1920, 12.5)
-    assert config.seanet.hop == 960 and config.levels == 32
+    assert config.seanet.hop == 960 and config.n_codebooks == 32
     assert MimiConfig.from_dict(config.to_dict()) == config
 
 
@@ -180,7 +180,7 @@ def test_attention_against_a_plain_mask():
     """The gathered windows give what a dense band mask gives."""
     torch.manual_seed(8)
     config = TransformerConfig(
-        dim=16, layers=1, heads=2, feedforward=16, context=5, layer_scale=1.0
+        dim=16, layers=1, heads=2, ff_dim=16, left_context=5, layer_scale=1.0
     )
     model = CausalTransformer(config).eval().requires_grad_(False)
     x = torch.randn(2, 23, 16)

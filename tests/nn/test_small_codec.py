@@ -13,11 +13,11 @@ CONFIG = SmallCodecConfig(
     sample_rate=800,
     hop=8,
     stride=3,
-    mels=6,
+    n_mels=6,
     fine_dim=8,
     decoder_blocks=2,
-    levels=9,
-    bins=16,
+    n_codebooks=9,
+    codebook_size=16,
     code_dim=4,
 )
 FRAME, REACH = CONFIG.frame_size, CONFIG.window - CONFIG.hop
@@ -63,7 +63,7 @@ def test_steps_equal_the_whole(codec, seed):
 
 def test_unsynchronised_streams_share_a_batch(codec):
     torch.manual_seed(4)
-    codes = torch.randint(CONFIG.bins, (3, CONFIG.levels, 20))
+    codes = torch.randint(CONFIG.codebook_size, (3, CONFIG.n_codebooks, 20))
     whole = codec.decode(codes)
     ages = (0, 3, 11)
     state = stack(
@@ -84,7 +84,7 @@ def test_unsynchronised_streams_share_a_batch(codec):
 def test_mel_of_numpys_fourier_transform():
     torch.manual_seed(5)
     x = torch.randn(1, 10 * CONFIG.hop)
-    got = LogMel(CONFIG.sample_rate, CONFIG.hop, CONFIG.overlap, CONFIG.mels).step(
+    got = LogMel(CONFIG.sample_rate, CONFIG.hop, CONFIG.overlap, CONFIG.n_mels).step(
         x, Tails(torch.zeros(1, REACH))
     )
     padded = np.concatenate([np.zeros(REACH), x[0].numpy()])
@@ -93,7 +93,7 @@ def test_mel_of_numpys_fourier_transform():
         np.abs(np.fft.rfft(padded[t * CONFIG.hop :][: CONFIG.window] * window)) for t in range(10)
     ]
     spectra = np.sqrt(np.square(spectra) + ROUNDING * np.square(window).sum())
-    mel = spectra @ mel_filters(CONFIG.sample_rate, CONFIG.window, CONFIG.mels).numpy().T
+    mel = spectra @ mel_filters(CONFIG.sample_rate, CONFIG.window, CONFIG.n_mels).numpy().T
     np.testing.assert_allclose(got[0].numpy(), np.log(mel + LOG_FLOOR), atol=1e-4)
 
 
@@ -148,7 +148,7 @@ def test_the_pitch_is_that_of_the_sound(codec):
 
 def test_it_only_looks_back(codec):
     torch.manual_seed(7)
-    codes = torch.randint(CONFIG.bins, (1, CONFIG.levels, 8))
+    codes = torch.randint(CONFIG.codebook_size, (1, CONFIG.n_codebooks, 8))
     other = codes.clone()
     other[..., 5:] = 0
     a, b = codec.decode(codes), codec.decode(other)
@@ -158,7 +158,9 @@ def test_it_only_looks_back(codec):
 def test_the_defaults():
     config = SmallCodecConfig()
     assert (
-        config.sample_rate / config.frame_size == 25 and config.levels >= 8 and config.delay == 1200
+        config.sample_rate / config.frame_size == 25
+        and config.n_codebooks >= 8
+        and config.delay == 1200
     )
     assert SmallCodecConfig.from_dict(config.to_dict()) == config
     decoder = SmallCodec().decoder

@@ -10,16 +10,16 @@ from speechstream.nn.whisper import DecoderState, Encoder, Whisper, WhisperConfi
 from speechstream.state import fields, flatten, select, stack
 
 CONFIG = WhisperConfig(
-    mels=8,
-    width=24,
+    n_mels=8,
+    dim=24,
     heads=3,
     encoder_layers=2,
     decoder_layers=2,
-    vocabulary=40,
+    vocab_size=40,
     text_context=32,
     positions=40,
-    left=20,
-    ctc_vocabulary=7,
+    left_context=20,
+    ctc_vocab_size=7,
     alignment_heads=((0, 1), (1, 0), (1, 2)),
 )
 
@@ -40,7 +40,7 @@ def model():
 def sound(frames, batch=1, seed=0):
     """Mel frames for so many encoder frames, the one of look-ahead included."""
     return torch.randn(
-        batch, CONFIG.mels, 2 * frames + 1, generator=torch.Generator().manual_seed(seed)
+        batch, CONFIG.n_mels, 2 * frames + 1, generator=torch.Generator().manual_seed(seed)
     )
 
 
@@ -98,7 +98,7 @@ def pair():
         if parameter is not theirs.model.encoder.embed_positions.weight:
             parameter.add_(0.1 * torch.randn_like(parameter))
     ours = Whisper(
-        dataclasses.replace(CONFIG, vocabulary=50, positions=60, ctc_vocabulary=0)
+        dataclasses.replace(CONFIG, vocab_size=50, positions=60, ctc_vocab_size=0)
     ).eval()
     ours.requires_grad_(False)
 
@@ -173,7 +173,7 @@ def test_steps_equal_the_whole_under_the_same_mask(model, chunk, frames):
     mel = sound(frames, batch=2, seed=chunk)
     whole = model.encoder(mel, chunk=chunk)
     y, state = stream(model.encoder, mel, chunk)
-    assert y.shape == (2, frames, CONFIG.width)
+    assert y.shape == (2, frames, CONFIG.dim)
     torch.testing.assert_close(y, whole, rtol=1e-5, atol=1e-5)
     assert state.frames.tolist() == [frames, frames]
     assert {n: a.shape for n, a in fields(state)} == {
@@ -244,7 +244,7 @@ def test_an_empty_block_changes_nothing(model):
     mel = sound(8)
     _, state = model.encoder.step(mel, model.encoder.init_state())
     y, after = model.encoder.step(mel[:, :, -1:], state)
-    assert y.shape == (1, 0, CONFIG.width)
+    assert y.shape == (1, 0, CONFIG.dim)
     assert all(torch.equal(a, flatten(state)[n]) for n, a in fields(after))
 
 

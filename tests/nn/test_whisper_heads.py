@@ -10,19 +10,19 @@ from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import Gate, looked
 
 CONFIG = WhisperConfig(
-    mels=8,
-    width=24,
+    n_mels=8,
+    dim=24,
     heads=3,
     encoder_layers=1,
     decoder_layers=2,
-    vocabulary=40,
+    vocab_size=40,
     text_context=32,
     positions=40,
-    left=20,
-    ctc_vocabulary=7,
-    ctc_width=16,
+    left_context=20,
+    ctc_vocab_size=7,
+    ctc_dim=16,
     ctc_blocks=2,
-    gate_width=12,
+    gate_dim=12,
     alignment_heads=((0, 1), (1, 2)),
 )
 
@@ -35,7 +35,7 @@ def model():
 
 @pytest.mark.parametrize("chunk", [2, 6, 16])
 def test_chunks_of_the_ctc_head_stand_alone(model, chunk):
-    x = torch.randn(2, 37, CONFIG.width)
+    x = torch.randn(2, 37, CONFIG.dim)
     whole = model.ctc_log_probs(x, chunk=chunk)
     apart = torch.cat([model.ctc_log_probs(part) for part in x.split(chunk, 1)], 1)
     torch.testing.assert_close(whole, apart)
@@ -45,7 +45,7 @@ def test_chunks_of_the_ctc_head_stand_alone(model, chunk):
 
 
 def test_padding_does_not_reach_the_ctc_head(model):
-    x, lengths = torch.randn(2, 40, CONFIG.width), torch.tensor([40, 26])
+    x, lengths = torch.randn(2, 40, CONFIG.dim), torch.tensor([40, 26])
     got = model.ctc_log_probs(x, lengths)
     torch.testing.assert_close(got[1:, :13], model.ctc_log_probs(x[1:, :26]))
     torch.testing.assert_close(got[:1], model.ctc_log_probs(x[:1]))
@@ -53,7 +53,7 @@ def test_padding_does_not_reach_the_ctc_head(model):
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 3])
 def test_the_ctc_head_of_next_to_nothing(model, frames):
-    assert model.ctc_log_probs(torch.randn(1, frames, CONFIG.width)).shape == (1, frames // 2, 7)
+    assert model.ctc_log_probs(torch.randn(1, frames, CONFIG.dim)).shape == (1, frames // 2, 7)
 
 
 def test_the_gate_by_its_formula(model):
@@ -78,7 +78,7 @@ def test_what_was_looked_at():
 
 
 def test_hidden_states_and_attention_of_training_are_those_of_decoding(model):
-    tokens, features = torch.randint(0, 40, (2, 6)), torch.randn(2, 11, CONFIG.width)
+    tokens, features = torch.randint(0, 40, (2, 6)), torch.randn(2, 11, CONFIG.dim)
     mask = torch.arange(11) < torch.tensor([[11], [7]])
     hidden, alignment = model.decoder.hidden(tokens, features, mask, align=True)
     keys, values = model.decoder.memory(features)
@@ -89,7 +89,7 @@ def test_hidden_states_and_attention_of_training_are_those_of_decoding(model):
 
 
 def test_networks_without_a_gate_are_as_they_were():
-    plain = Whisper(dataclasses.replace(CONFIG, ctc_blocks=0, gate_width=0))
+    plain = Whisper(dataclasses.replace(CONFIG, ctc_blocks=0, gate_dim=0))
     assert plain.gate is None and {n for n in plain.state_dict() if n.startswith("ctc.")} == {
         "ctc.0.weight",
         "ctc.0.bias",

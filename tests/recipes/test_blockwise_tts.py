@@ -13,19 +13,26 @@ from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CODEC = SmallCodecConfig(
-    mels=8, fine_dim=8, expansion=1, kernel=3, decoder_blocks=1, levels=2, bins=8, code_dim=4
+    n_mels=8,
+    fine_dim=8,
+    expansion=1,
+    kernel=3,
+    decoder_blocks=1,
+    n_codebooks=2,
+    codebook_size=8,
+    code_dim=4,
 )
 MODEL = {
     "dim": 16,
     "encoder_layers": 1,
     "encoder_heads": 2,
-    "encoder_feedforward": 16,
+    "encoder_ff_dim": 16,
     "decoder_dim": 16,
     "decoder_layers": 1,
     "decoder_heads": 2,
-    "decoder_feedforward": 16,
-    "context": 8,
-    "depth_width": 16,
+    "decoder_ff_dim": 16,
+    "left_context": 8,
+    "depth_dim": 16,
     "depth_blocks": 1,
 }
 CONFIG = {

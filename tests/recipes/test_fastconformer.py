@@ -26,20 +26,20 @@ from speechstream.nn.transducer import transducer_loss
 REPO = Path(__file__).parents[2]
 CONFIG = {
     "encoder": {
-        "features": 16,
+        "n_mels": 16,
         "dim": 16,
         "layers": 1,
         "heads": 2,
         "ff_dim": 16,
         "subsampling_channels": 4,
-        "left": 14,
+        "left_context": 14,
         "lookaheads": [6, 0],
         "kernel": 3,
     },
     "predictor": {"dim": 8, "kind": "stateless"},
     "joiner_dim": 8,
     "durations": [],
-    "vocab": 24,
+    "vocab_size": 24,
     "ctc_weight": 0.3,
     "batch_seconds": 5.0,
     "max_seconds": 3.0,
@@ -79,7 +79,7 @@ def test_paths_sum_to_the_transducer_loss():
     """Of one token in four frames there are four paths, and the loss is the sum over all of them."""
     torch.manual_seed(0)
     network = train.FastConformer(train.network(CONFIG)).eval()
-    y, targets, blank = torch.randn(1, 4, 16), torch.tensor([[5]]), CONFIG["vocab"]
+    y, targets, blank = torch.randn(1, 4, 16), torch.tensor([[5]]), CONFIG["vocab_size"]
     predicted = network.predictor(targets)
     paths = [torch.full((1, 4), blank).index_fill_(1, torch.tensor([t]), 5) for t in range(4)]
     each = torch.stack([train.path_loss(network, y, predicted, p) for p in paths])

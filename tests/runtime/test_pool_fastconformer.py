@@ -29,13 +29,13 @@ def folder(tmp_path_factory):
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("fastconformer")
     encoder = ConformerConfig(
-        features=16,
+        n_mels=16,
         dim=32,
         layers=2,
         heads=2,
         ff_dim=64,
         subsampling_channels=8,
-        left=14,
+        left_context=14,
         lookaheads=(6, 1, 0),
     )
     tokens = tuple(("▁" if i % 2 else "") + f"t{i}" for i in range(VOCAB))
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         write_fastconformer(
-            Checkpoint(model, NemoMelConfig(features=16), tokens, None),
+            Checkpoint(model, NemoMelConfig(n_mels=16), tokens, None),
             root / name,
             {"name": "tiny", "licence": "none"},
         )

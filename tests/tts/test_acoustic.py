@@ -25,7 +25,7 @@ def networks():
 
 def frames(seed, count, batch=1):
     return torch.randn(
-        batch, count, MODEL.sub, MODEL.features, generator=torch.Generator().manual_seed(seed)
+        batch, count, MODEL.subframes, MODEL.features, generator=torch.Generator().manual_seed(seed)
     )
 
 
@@ -65,15 +65,15 @@ def test_streams_at_different_times_equal_the_offline_call(networks):
 def test_no_frames_change_nothing(networks):
     model = networks[0]
     state = model.init_state(2)
-    codes, after = model.step(torch.zeros(2, 0, MODEL.sub, MODEL.features), state)
+    codes, after = model.step(torch.zeros(2, 0, MODEL.subframes, MODEL.features), state)
     assert codes.shape == (2, 2, 0) and after is state
     with pytest.raises(ValueError, match="expected sub-frames"):
-        model.step(torch.zeros(2, 1, MODEL.sub, 3), state)
+        model.step(torch.zeros(2, 1, MODEL.subframes, 3), state)
 
 
 def test_exported_graphs_equal_the_network(networks):
     model, codec = networks
-    runner, x = Acoustic(VOICE, MODEL.sub), frames(5, 12, batch=2)
+    runner, x = Acoustic(VOICE, MODEL.subframes), frames(5, 12, batch=2)
     ids, speaker = (
         torch.randint(1, 40, (1, 17), generator=torch.Generator().manual_seed(1)),
         torch.tensor([1]),
@@ -175,7 +175,9 @@ def test_the_embedded_voice_gives_its_networks_back():
         q.input_proj(q.output_proj(x)), x, atol=1e-2, rtol=1e-2
     )  # components, not any matrix
     codes = torch.randint(
-        codec.config.bins, (1, codec.config.levels, 20), generator=torch.Generator().manual_seed(0)
+        codec.config.codebook_size,
+        (1, codec.config.n_codebooks, 20),
+        generator=torch.Generator().manual_seed(0),
     )
     ours = CodecDecoder(b.file("codec.onnx"))(codes.numpy())
     np.testing.assert_allclose(codec.decode(codes).detach().numpy(), ours, atol=2e-3)

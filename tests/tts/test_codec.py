@@ -24,20 +24,20 @@ CONFIGS = {
     "mimi": MimiConfig(
         480,
         SEANetConfig(dim=8, filters=2, ratios=(3, 2)),
-        TransformerConfig(dim=8, layers=1, heads=2, feedforward=8, context=9, layer_scale=0.5),
-        levels=3,
-        bins=16,
+        TransformerConfig(dim=8, layers=1, heads=2, ff_dim=8, left_context=9, layer_scale=0.5),
+        n_codebooks=3,
+        codebook_size=16,
         code_dim=4,
     ),
     "small": SmallCodecConfig(
         sample_rate=800,
         hop=8,
         stride=2,
-        mels=6,
+        n_mels=6,
         fine_dim=8,
         decoder_blocks=1,
-        levels=8,
-        bins=16,
+        n_codebooks=8,
+        codebook_size=16,
         code_dim=4,
     ),
 }
@@ -67,7 +67,7 @@ def test_the_graphs_give_what_the_network_gives(codec):
     config, encoder, decoder, audio, codes, sound = codec
     assert (decoder.frame_size, decoder.levels, decoder.delay) == (
         config.frame_size,
-        config.levels,
+        config.n_codebooks,
         config.delay,
     )
     np.testing.assert_array_equal(encoder(audio), codes)
@@ -124,7 +124,7 @@ def test_fewer_levels_and_wrong_input(codec):
     for wrong, message in (
         (codes[0], "expected integer codes"),
         (codes.astype(np.float32), "expected integer codes"),
-        (codes + config.bins, f"codes go from 0 to {config.bins - 1}"),
+        (codes + config.codebook_size, f"codes go from 0 to {config.codebook_size - 1}"),
     ):
         with pytest.raises(ValueError, match=message):
             decoder.step(wrong, decoder.init_state(2))

@@ -21,10 +21,12 @@ from speechstream.asr.fastconformer.blocks import Blocks, BlockState
 from speechstream.asr.fastconformer.onnx import Networks, OnnxNetworks
 from speechstream.asr.transducer import GreedyTransducer
 from speechstream.audio.features import SAMPLE_RATE
-from speechstream.audio.nemo_mel import NemoMel, NemoMelConfig, NemoMelState
+from speechstream.audio.nemo_mel import NemoMel, NemoMelState
 from speechstream.bundle import Bundle
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Word
+from speechstream.nn.configs import STORED_FORM, FastConformerBundle, FastConformerConfig
 from speechstream.runtime.requests import Work
 from speechstream.runtime.slots import Slots
 from speechstream.state import flatten, select, stack
@@ -249,7 +251,7 @@ class FastConformerFamily:
         )
 
     def _blocks(self, mode: Mode) -> Blocks:
-        n_mels = self.features.config.features
+        n_mels = self.features.config.n_mels
         return Blocks(n_mels, mode.chunks[0] or 1, self.subsampling, self.lead)
 
     def feed(self, x: np.ndarray, segment: ConformerSegment, mode: Mode) -> Work[ConformerSegment]:
@@ -377,29 +379,24 @@ def _alike(what: str, state: Any, like: Any) -> None:
             raise ValueError(f"its {what}.{name} is out of range")
 
 
-def _try(b: Bundle, networks: Networks, x: np.ndarray, vocab: int, durations: int) -> None:
-    """Hear one chunk x, the longest. Raises SpeechStreamError where the graphs do not do what the bundle says of them."""
+def _try(b: Bundle, networks: Networks, config: FastConformerConfig) -> None:
+    """Hear one chunk, the longest. Raises SpeechStreamError where the graphs do not do what the bundle says of them."""
+    e, vocab_size, joiner = config.encoder, config.vocab_size, config.joiner
+    frames = e.subsampling * (1 + max(e.lookaheads))
     try:
-        out, _ = networks.encode(x, np.array([x.shape[1]]), networks.encoder_state())
-        shapes = [
-            (out["encoded"].shape[1], x.shape[1] // b.config["network"]["encoder"]["subsampling"])
-        ]
-        if b.config["network"]["ctc"]:
-            shapes.append((out["ctc"].shape[2], vocab + 1))
-        if durations or "joiner.onnx" in b.files:
-            g, _ = networks.predict(np.array([vocab]), networks.predictor_state())
-            shapes.append((networks.join(out["encoded"][:, 0], g).shape[1], vocab + 1 + durations))
+        x = np.zeros((1, frames, e.n_mels), np.float32)
+        out, _ = networks.encode(x, np.array([frames]), networks.encoder_state())
+        shapes = [(out["encoded"].shape[1], frames // e.subsampling)]
+        if config.ctc:
+            shapes.append((out["ctc"].shape[2], vocab_size + 1))
+        if joiner:
+            g, _ = networks.predict(np.array([vocab_size]), networks.predictor_state())
+            scores = networks.join(out["encoded"][:, 0], g)
+            shapes.append((scores.shape[1], vocab_size + 1 + len(joiner.durations)))
         for found, expected in shapes:
             if found != expected:
                 raise ValueError(f"{found} frames or scores where {expected} are expected")
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:
+    except (ValueError, IndexError, MemoryError) as error:  # IndexError: another number of axes
         what = (str(error) or type(error).__name__).splitlines()[0][:300]
         raise SpeechStreamError(
             f"the graphs of the bundle {b.path} do not fit together: {what}"
@@ -414,48 +411,15 @@ def load(
     Raises SpeechStreamError where the bundle does not fit together or lacks that head.
     """
     try:
-        network, tokens = b.config["network"], json.loads(b.file("tokens.json").read_text())
-        features = NemoMelConfig(**b.config["features"])
-        e, vocab, joiner = network["encoder"], network["vocab"], network["joiner"]
-        streaming, subsampling = e["causal"], e["subsampling"]
-        chunks = [r + 1 for r in e["lookaheads"]] if streaming else []
-        heads = [
-            n for n, has in (("transducer", joiner is not None), ("ctc", network["ctc"])) if has
-        ]
-        durations = tuple(joiner["durations"]) if joiner else ()
-        if (
-            not all(type(n) is int and n > 0 for n in chunks)
-            or not heads
-            or (streaming and not chunks)
-        ):
-            raise ValueError(f"look-aheads {e['lookaheads']!r} and {len(heads)} heads")
-        if durations and not (
-            all(type(n) is int and n >= 0 for n in durations) and max(durations) > 0
-        ):
-            raise ValueError(f"durations {durations!r}")
-        if (
-            len(tokens) != vocab
-            or not all(isinstance(t, str) for t in tokens)
-            or subsampling not in (2, 4, 8, 16)
-        ):
-            raise ValueError(
-                f"{len(tokens)} tokens for a vocabulary of {vocab}, subsampling {subsampling}"
-            )
-        if features.features != e["features"]:
-            raise ValueError(
-                f"{features.features} mel bins for an encoder that takes {e['features']}"
-            )
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        AttributeError,
-        RecursionError,
-        OSError,
-    ) as error:
-        what = (str(error) or type(error).__name__).splitlines()[0][:300]
-        raise SpeechStreamError(f"the bundle {b.path} does not fit together: {what}") from error
+        about = read(FastConformerBundle, b.config, besides=STORED_FORM)
+        tokens = about.check_tokens(json.loads(b.file("tokens.json").read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
+    network, features = about.network, about.features
+    encoder, vocab_size = network.encoder, network.vocab_size
+    chunks = [r + 1 for r in encoder.lookaheads] if encoder.streaming else []
+    durations = network.joiner.durations if network.joiner else ()
+    heads = [n for n, has in (("transducer", network.joiner), ("ctc", network.ctc)) if has]
     if features.sample_rate != SAMPLE_RATE:
         raise SpeechStreamError(
             f"the model {b.path} hears {features.sample_rate} Hz, and only models for "
@@ -469,18 +433,12 @@ def load(
     if beam > 1 and kind != "ctc":
         raise ValueError(f"beam {beam} needs the decoder 'ctc': the transducer's search is greedy")
     if engine == "onnx":
-        networks: Networks = OnnxNetworks(b, threads, device)
+        networks: Networks = OnnxNetworks(b, network, threads, device)
         if not chunks:
             raise SpeechStreamError(
                 f"the bundle {b.path} does not fit together: graphs of an encoder that does not stream"
             )
-        _try(
-            b,
-            networks,
-            np.zeros((1, subsampling * max(chunks), features.features), np.float32),
-            vocab,
-            len(durations),
-        )
+        _try(b, networks, network)
     elif engine == "torch":
         from speechstream.asr.fastconformer.torch import TorchNetworks
         from speechstream.nn.checkpoints import read_fastconformer
@@ -489,13 +447,13 @@ def load(
     else:
         raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
     if kind == "ctc":
-        searcher: Any = Greedy(vocab) if beam == 1 else PrefixBeam(beam, blank=vocab)
+        searcher: Any = Greedy(vocab_size) if beam == 1 else PrefixBeam(beam, blank=vocab_size)
     else:
         searcher = GreedyTransducer(
-            networks.predict, networks.join, networks.predictor_state, vocab, durations
+            networks.predict, networks.join, networks.predictor_state, vocab_size, durations
         )
-    reader = Decoder(searcher, tokens, subsampling * features.hop / SAMPLE_RATE)
-    lead = subsampling - 1 if streaming else 0
+    reader = Decoder(searcher, tokens, encoder.subsampling * features.hop / SAMPLE_RATE)
+    lead = encoder.subsampling - 1 if encoder.streaming else 0
     return FastConformerFamily(
-        Values(networks), reader, NemoMel(features), chunks, subsampling, lead
+        Values(networks), reader, NemoMel(features), chunks, encoder.subsampling, lead
     )

@@ -1,7 +1,7 @@
 """A FastConformer's networks as functions of numpy arrays: `encoder.onnx`, and `predictor.onnx`, `joiner.onnx`.
 
 Shapes: features (B, subsampling * chunk, mels); encoded (B, chunk, dim); ctc (B, chunk, vocab + 1) log probabilities.
-`engines.fastconformer_torch` has the same in torch.
+`asr.fastconformer.torch` has the same in torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.configs import FastConformerConfig
 from speechstream.runtime.graph import Graph
 from speechstream.runtime.slots import Slots
 
@@ -45,7 +46,9 @@ class OnnxNetworks:
 
     name = "onnx"
 
-    def __init__(self, b: Bundle, threads: int = 1, device: str = "cpu"):
+    def __init__(
+        self, b: Bundle, config: FastConformerConfig, threads: int = 1, device: str = "cpu"
+    ):
         if "encoder.onnx" not in b.files:
             raise SpeechStreamError(
                 f"the bundle {b.path} has no ONNX graphs; run it with the engine 'torch'"
@@ -61,6 +64,15 @@ class OnnxNetworks:
                 or graph.about.get("graph") != name
             ):
                 raise SpeechStreamError(f"{graph.path} is no FastConformer's {name}")
+        needed = {"encoder": ["encoded", *(["ctc"] if config.ctc else [])]}
+        if config.joiner:
+            needed |= {"predictor": ["predicted"], "joiner": ["scores"]}
+        for name, outputs in needed.items():
+            if name not in graphs or not set(outputs) <= set(graphs[name].outputs):
+                raise SpeechStreamError(
+                    f"the graphs of the bundle {b.path} do not fit together: its {name} is missing, or "
+                    f"does not give {' and '.join(outputs)}"
+                )
         self.encoder = graphs["encoder"]
         self.predictor, self.joiner = graphs.get("predictor"), graphs.get("joiner")
         self.encoder_state = self.encoder.init_state

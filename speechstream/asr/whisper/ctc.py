@@ -11,6 +11,7 @@ from speechstream.asr import search
 from speechstream.asr.ctc import Greedy, PrefixBeam
 from speechstream.asr.whisper.incremental import Memory
 from speechstream.asr.whisper.networks import DecoderState
+from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
@@ -27,6 +28,15 @@ class CtcHypothesis:
     unstable: tuple[search.Token, ...] = ()
 
 
+def read_pieces(path: Path) -> list[str]:
+    """The pieces by id from a tokenizer.json of the `tokenizers` package. Raises ValueError for anything else."""
+    found = Section(json.loads(Path(path).read_text(encoding="utf-8")), path.name)
+    table: dict[str, int] = read_value(dict[str, int], found.section("model").raw("vocab"), "vocab")
+    if sorted(table.values()) != list(range(len(table))):
+        raise ValueError("its ids are not those of one piece each, from 0 on")
+    return sorted(table, key=table.__getitem__)
+
+
 class CtcDecoder:
     """Greedy (beam 1) or prefix beam search. The trial run needs no undoing: a search state is a value."""
 
@@ -34,9 +44,8 @@ class CtcDecoder:
 
     def __init__(self, path: Path, beam: int = 1):
         try:
-            table = json.loads(Path(path).read_text(encoding="utf-8"))["model"]["vocab"]
-            self.pieces = sorted(table, key=table.get)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.pieces = read_pieces(path)
+        except (OSError, ValueError) as error:
             raise SpeechStreamError(f"{path} is not a table of CTC pieces: {error}") from error
         self.search = Greedy() if beam == 1 else PrefixBeam(beam)
 

@@ -37,15 +37,7 @@ class OnnxNetworks:
             self.left = int(self.encoder.get_modelmeta().custom_metadata_map.get("left", 0))
             if self.left > MAX_LEFT:
                 raise ValueError(f"a cache of {self.left} frames")
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            MemoryError,
-            safetensors.SafetensorError,
-        ) as error:
+        except (ValueError, IndexError, MemoryError, safetensors.SafetensorError) as error:
             raise SpeechStreamError(
                 f"the model in {folder} is damaged: its graphs and weights do not fit together "
                 f"({(str(error) or type(error).__name__).splitlines()[0][:200]})"

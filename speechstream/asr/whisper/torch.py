@@ -49,7 +49,7 @@ class TorchNetworks:
         return encoded, EncoderState(new.mel, state.keys, state.values, new.frames)
 
     def filled(self, frames: int) -> slice:
-        left = self.model.config.left
+        left = self.model.config.left_context
         return slice(max(left - frames, 0), left)
 
     def decoder_state(self, batch: int = 1) -> DecoderState:

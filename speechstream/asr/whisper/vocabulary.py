@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 
 
@@ -17,18 +19,33 @@ def _bytes_of() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
+@dataclass(frozen=True)
+class Stored:
+    """vocabulary.json."""
+
+    pieces: tuple[str, ...]  # in GPT-2's stand-ins for bytes
+    end: int
+    prompt: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        strange = set("".join(self.pieces[: self.end])) - set(_bytes_of())
+        if strange:
+            raise ValueError(f"its pieces hold {min(strange)!r}, which stands for no byte")
+        if not all(0 <= i < len(self.pieces) for i in (self.end, *self.prompt)):
+            raise ValueError("its prompt or its end is no piece")
+
+
 class Vocabulary:
     """The pieces of a decoder: `prompt` starts a transcript, `end` closes it, ids from `end` on are never text."""
 
     def __init__(self, path: Path):
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            self.end, self.prompt = int(content["end"]), [int(i) for i in content["prompt"]]
-            table = _bytes_of()
-            self.pieces = [bytes(table[c] for c in p) for p in content["pieces"][: self.end]]
-            self.size = len(content["pieces"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = read(Stored, json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
             raise SpeechStreamError(f"{path} is not a vocabulary: {error}") from error
+        self.end, self.prompt, self.size = found.end, list(found.prompt), len(found.pieces)
+        table = _bytes_of()
+        self.pieces = [bytes(table[c] for c in p) for p in found.pieces[: self.end]]
         self.opens_word = [p[:1] == b" " for p in self.pieces]
 
     def text(self, ids: list[int]) -> str:

@@ -1,6 +1,6 @@
 """Run an exported acoustic model with numpy and onnxruntime alone, and spread symbols over frames.
 
-    model = Acoustic(folder, sub=4)
+    model = Acoustic(folder, subframes=4)
     encoding = model.encode(ids, speaker)                # one clause
     counts = sub_frames(encoding.log_durations, speed)   # 10 ms each
     plan = model.plan(encoding, counts)
@@ -23,16 +23,40 @@ from speechstream.errors import SpeechStreamError
 from speechstream.tts.graphs import VoiceGraph
 
 ARCHITECTURE = "blockwise-tts"
-FORMAT_KEYS = (
-    "sample_rate",
-    "frame_size",
-    "sub",
-    "symbols",
-    "speakers",
-    "blocks",
-)  # of a bundle's config
 MAX_LOG_DURATION = 6.0  # e^6 sub-frames are 4 s: nothing that is spoken is longer
 Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class SpeakerConfig:
+    """One speaker of a voice: median pitch in Hz, level in dB of full scale."""
+
+    name: str
+    description: str = ""
+    pitch_hz: float | None = None
+    level_db: float | None = None
+
+
+@dataclass(frozen=True)
+class VoiceConfig:
+    """The `config` of a voice's bundle. model, codec: sizes of its networks, to train them further."""
+
+    sample_rate: int  # Hz
+    frame_size: int  # samples of a codec frame
+    subframes: int  # of the acoustic model, a codec frame
+    symbols: str  # in the order of the model's embedding
+    speakers: tuple[SpeakerConfig, ...]
+    blocks: tuple[int, ...]  # codec frames of a stream's first blocks, and of all that follow
+    language: str = "en-US"
+    model: Any = None
+    codec: Any = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.sample_rate, self.frame_size, self.subframes, *self.blocks)
+        if min(sizes) < 1 or not self.blocks or not self.symbols or not self.speakers:
+            raise ValueError(
+                "it has no speakers, symbols or blocks, or sizes that are not positive"
+            )
 
 
 @dataclass(frozen=True)
@@ -48,22 +72,22 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Plan:
-    """The decoder's input for one utterance of S sub-frames, T = S / sub frames: encodings (N, dim) of its symbols,
+    """The decoder's input for one utterance of S sub-frames, T = S / subframes frames: encodings (N, dim) of its symbols,
     each sub-frame's symbol (S,) int64, and scalars (S, 4) of `regulate`."""
 
     encodings: Array
     index: Array
     scalars: Array
-    sub: int
+    subframes: int
 
     def __len__(self) -> int:
-        return len(self.index) // self.sub
+        return len(self.index) // self.subframes
 
     def frames(self, begin: int, end: int) -> Array:
-        """Frames (1, up to end - begin, sub, features) float32."""
-        at = slice(begin * self.sub, end * self.sub)
+        """Frames (1, up to end - begin, subframes, features) float32."""
+        at = slice(begin * self.subframes, end * self.subframes)
         rows = np.concatenate([self.encodings[self.index[at]], self.scalars[at]], 1)
-        return rows.reshape(1, -1, self.sub, rows.shape[1])
+        return rows.reshape(1, -1, self.subframes, rows.shape[1])
 
 
 def sub_frames(log_durations: Array, speed: Array | float = 1.0) -> Array:
@@ -97,15 +121,17 @@ def regulate(counts: Array, pitch: Array, energy: Array) -> tuple[Array, Array]:
 class Acoustic:
     """`text.onnx` and `acoustic.onnx` of a voice."""
 
-    def __init__(self, folder: str | Path, sub: int, threads: int = 1, device: str = "cpu") -> None:
-        """`sub` is the number of sub-frames a codec frame. Raises SpeechStreamError where a graph cannot be used."""
-        self.sub = sub
+    def __init__(
+        self, folder: str | Path, subframes: int, threads: int = 1, device: str = "cpu"
+    ) -> None:
+        """`subframes` is the number of sub-frames a codec frame. Raises SpeechStreamError where a graph cannot be used."""
+        self.subframes = subframes
         self._text = VoiceGraph(Path(folder) / "text.onnx", threads, device)
         self._decoder = VoiceGraph(Path(folder) / "acoustic.onnx", threads, device)
         shape = self._decoder.session.get_inputs()[0].shape
-        if shape[2] != sub or self._decoder.init_state() is None:
+        if shape[2] != subframes or self._decoder.init_state() is None:
             raise SpeechStreamError(
-                f"{folder}/acoustic.onnx takes frames {shape}, not of {sub} sub-frames with a "
+                f"{folder}/acoustic.onnx takes frames {shape}, not of {subframes} sub-frames with a "
                 "state; export the model again"
             )
 
@@ -128,15 +154,15 @@ class Acoustic:
 
         Raises ValueError where they do not.
         """
-        if counts.sum() % self.sub:
+        if counts.sum() % self.subframes:
             raise ValueError(
-                f"{counts.sum()} sub-frames are no whole number of frames of {self.sub}; make the last "
+                f"{counts.sum()} sub-frames are no whole number of frames of {self.subframes}; make the last "
                 "symbol longer"
             )
         index, scalars = regulate(counts, encoding.pitch, encoding.energy)
-        return Plan(encoding.encodings, index, scalars, self.sub)
+        return Plan(encoding.encodings, index, scalars, self.subframes)
 
     def step(self, frames: Array, state: Any) -> tuple[Array, Any]:
-        """The next frames (B, T, sub, features) to codes int64 (B, levels, T), and the new state. T >= 1."""
+        """The next frames (B, T, subframes, features) to codes int64 (B, levels, T), and the new state. T >= 1."""
         out, state = self._decoder.step({"frames": np.ascontiguousarray(frames, np.float32)}, state)
         return out["codes"], state

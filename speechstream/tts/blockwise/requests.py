@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class AcousticStep:
-    """Decode frames (1, T, sub, features). Answer: codes (1, levels, T) and the new state."""
+    """Decode frames (1, T, subframes, features). Answer: codes (1, levels, T) and the new state."""
 
     acoustic: Acoustic
     frames: np.ndarray

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from speechstream import bundle
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.requests import Work
 from speechstream.text.clauses import Clause
@@ -16,10 +17,10 @@ from speechstream.text.languages import front_end
 from speechstream.text.utterance import Utterance
 from speechstream.tts.blockwise import requests
 from speechstream.tts.blockwise.acoustic import (
-    FORMAT_KEYS,
     Acoustic,
     Encoding,
     Plan,
+    VoiceConfig,
     sub_frames,
 )
 from speechstream.tts.codec import CodecDecoder
@@ -29,7 +30,6 @@ PITCH_UNIT = 4.0  # semitones, and
 ENERGY_UNIT = 6.0  # decibels: what 1 is to the acoustic model
 LEAD_SUB_FRAMES = 10  # before the first sound of an utterance, at most: 100 ms
 PAD_ID = 0  # the symbol of silence at both ends of an utterance
-LANGUAGE = "en-US"  # of bundles that do not name one
 
 
 def load(model: bundle.Bundle, threads: int = 1, device: str = "cpu") -> Blockwise:
@@ -56,22 +56,22 @@ class Blockwise:
     def __init__(self, model: bundle.Bundle, threads: int = 1, device: str = "cpu") -> None:
         """Raises SpeechStreamError where the bundle is damaged, or the device is not to be had."""
         folder = model.path
-        self.card, self.digest, config = model.card, model.digest, model.config
-        language = config.get("language", LANGUAGE)
-        self._front = {markup: front_end(language, markup) for markup in (True, False)}
-        missing = [key for key in FORMAT_KEYS if key not in config]
-        symbols = "".join(self._front[True].symbols)
-        if missing or not config["symbols"] or not symbols.startswith(config["symbols"]):
+        self.card, self.digest = model.card, model.digest
+        try:
+            config = read(VoiceConfig, model.config)
+        except ValueError as error:
+            raise SpeechStreamError(f"the voice {folder} is of another version: {error}") from error
+        self._front = {markup: front_end(config.language, markup) for markup in (True, False)}
+        if not "".join(self._front[True].symbols).startswith(config.symbols):
             raise SpeechStreamError(
                 f"the voice {folder} was made for another version of the phonemes"
-                + (f" (it lacks {', '.join(missing)})" if missing else "")
             )
-        self.sample_rate, self.frame_size = int(config["sample_rate"]), int(config["frame_size"])
-        self.sub, self.blocks = int(config["sub"]), tuple(int(b) for b in config["blocks"])
+        self.sample_rate, self.frame_size = config.sample_rate, config.frame_size
+        self.subframes, self.blocks = config.subframes, config.blocks
         self.speakers = tuple(
-            VoiceInfo(s["name"], language, s.get("description", "")) for s in config["speakers"]
+            VoiceInfo(s.name, config.language, s.description) for s in config.speakers
         )
-        self.acoustic = Acoustic(model.path, self.sub, threads, device)
+        self.acoustic = Acoustic(model.path, self.subframes, threads, device)
         self.codec = CodecDecoder(model.file("codec.onnx"), threads, device)
         if (self.codec.sample_rate, self.codec.frame_size) != (self.sample_rate, self.frame_size):
             raise SpeechStreamError(
@@ -99,7 +99,7 @@ class Blockwise:
         encoding: Encoding = yield requests.Plan(self.acoustic, ids, speaker)
         plan, counts = self.plan(encoding, utterance, controls)
         starts = np.cumsum(counts)[: len(utterance.phonemes) + 1] * (
-            self.frame_size / self.sub / self.sample_rate
+            self.frame_size / self.subframes / self.sample_rate
         )
         return replace(state, plan=plan, at=0, starts=starts) if len(plan) else state
 
@@ -133,7 +133,7 @@ class Blockwise:
             return np.zeros(0, np.float32), state
         speaker = speaker_number(self.speakers, controls.voice)
         silence: Encoding = yield requests.Plan(self.acoustic, np.array([PAD_ID]), speaker)
-        plan = self.acoustic.plan(silence, np.array([frames * self.sub]))
+        plan = self.acoustic.plan(silence, np.array([frames * self.subframes]))
         pcm, state = yield from self._sound(plan.frames(0, frames), state)
         return pcm[: self.codec.delay], state
 
@@ -152,7 +152,7 @@ class Blockwise:
             encoding.log_durations, np.pad(utterance.speed * controls.speed, 1, mode="edge")
         )
         counts[0] = min(counts[0], LEAD_SUB_FRAMES)
-        counts[-1] += -counts.sum() % self.sub
+        counts[-1] += -counts.sum() % self.subframes
         return self.acoustic.plan(encoding, counts), counts
 
     def declared(self) -> Mapping[str, Any]:
@@ -168,8 +168,8 @@ class Blockwise:
         plan, count = state.plan, len(utterance.phonemes) + 2
         self._front[True].encode(utterance.phonemes)
         frames = len(plan)
-        shapes = (frames * self.sub,), (frames * self.sub, 4)
-        if (plan.index.shape, plan.scalars.shape, plan.sub) != (*shapes, self.sub):
+        shapes = (frames * self.subframes,), (frames * self.subframes, 4)
+        if (plan.index.shape, plan.scalars.shape, plan.subframes) != (*shapes, self.subframes):
             raise ValueError("its plan has no whole frames")
         kinds = plan.encodings.dtype, plan.scalars.dtype, plan.index.dtype
         if kinds != (np.float32, np.float32, np.int64) or plan.encodings.shape[:-1] != (count,):
