@@ -199,7 +199,10 @@ def test_what_is_no_file(tmp_path, capsys, parts):
         (lambda c: c["encoder_config"].update(num_hidden_layers=HUGE), "2 layers"),
         (lambda c: c["encoder_config"].update(num_attention_heads=0), "positive"),
         (lambda c: c["encoder_config"].update(subsampling_conv_stride=1), "stride"),
-        (lambda c: c["encoder_config"].update(conv_kernel_size=None), "conv_kernel_size is missing"),
+        (
+            lambda c: c["encoder_config"].update(conv_kernel_size=None),
+            "conv_kernel_size is missing",
+        ),
         (lambda c: c.update(vocab_size=HUGE, pad_token_id=HUGE - 1), "fit"),
         (lambda c: c.update(encoder_config=[]), "expected an object|is missing"),
     ],
