@@ -7,6 +7,7 @@ where the latency allows, so the text does not depend on how the audio was cut i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ from speechstream.runtime.requests import Work
 K = TypeVar("K")
 
 SHORTEST_WORD_S = 0.02
+TAIL_S = 0.8  # of silence that is heard behind the last sample: no decoder trusts a word that sound breaks off in
+ONSET_TAIL_S = 0.2  # of it, where nobody speaks yet: a word may have just begun
 MERGED = 32  # blocks of a segment's audio that are kept apart before they are put together
 MAX_RATE = 1 << 20  # Hz
 MAX_SEGMENT = 1 << 24  # samples at 16 kHz, 17 minutes: far beyond the longest segment
@@ -143,6 +146,7 @@ class RecognitionCore:
             if len(pending):
                 rest = np.pad(pending, (0, -len(pending) % WINDOW))
                 state = yield from self._windows(rest, state, step)
+            state = yield from self._tail(state, step)
             if state.segment:
                 state = yield from self._close(state, state.segment, step, ended=False)
         return replace(state, pending=pending.copy(), finished=x is None)
@@ -298,6 +302,17 @@ class RecognitionCore:
     def _kept(self) -> int:
         return WINDOW * (3 + round(self.rules.before_s / WINDOW_S))
 
+    def _tail(self, state: StreamState, step: _Step) -> Work[StreamState]:
+        """Hear silence behind the end, as much as is missing where the sound breaks off within speech or right behind."""
+        silence = np.zeros(self.mode.vad_windows * WINDOW, np.float32)
+        for n in range(math.ceil((TAIL_S + ONSET_TAIL_S) * SAMPLE_RATE / len(silence))):
+            if state.segment is None and n * len(silence) >= ONSET_TAIL_S * SAMPLE_RATE:
+                break
+            if state.segment is not None and state.segmenter.run * WINDOW_S >= TAIL_S:
+                break
+            state = yield from self._windows(silence, state, step)
+        return state
+
     def _windows(self, group: np.ndarray, state: StreamState, step: _Step) -> Work[StreamState]:
         p, vad = self.vad.step(group[None], state.vad)
         state = replace(state, vad=vad)
@@ -316,9 +331,7 @@ class RecognitionCore:
             start = max(segmenter.opened * WINDOW, heard - len(recent))
             state = replace(state, segment=self._open(start, step))
             window = recent[len(recent) - (heard - start) :]
-            step.events.append(
-                SpeechStarted(round(start / SAMPLE_RATE, 3), round(heard / SAMPLE_RATE, 3))
-            )
+            step.events.append(SpeechStarted(round(start / SAMPLE_RATE, 3), self._now(state)))
         if state.segment is None:
             return state
         segment = yield from self._feed(window, state.segment)
@@ -327,7 +340,7 @@ class RecognitionCore:
             return (yield from self._close(state, segment, step, ended=True))
         shown = self.family.text(segment.decoding)
         if shown != segment.shown and any(c.isalnum() for part in shown for c in part):
-            step.events.append(Partial(*shown, round(heard / SAMPLE_RATE, 3)))
+            step.events.append(Partial(*shown, self._now(state)))
             state = replace(state, segment=replace(segment, shown=shown))
         if segment.samples > self.rules.longest_s * SAMPLE_RATE:
             return (yield from self._cut(state, segment, step))
@@ -354,8 +367,8 @@ class RecognitionCore:
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
         self._say(segment, step, self._words(segment, spoken), spoken)
         step.closed.append(decoding)
-        if ended:
-            step.events.append(Endpoint(round(spoken, 3), round(state.heard / SAMPLE_RATE, 3)))
+        if ended and state.heard <= state.received:  # beyond, the stream ended and nobody stopped
+            step.events.append(Endpoint(round(spoken, 3), self._now(state)))
         return replace(state, segment=None)
 
     def _cut(self, state: StreamState, segment: Segment, step: _Step) -> Work[StreamState]:
@@ -374,6 +387,10 @@ class RecognitionCore:
         step.closed.append(segment.decoding)
         segment = yield from self._feed(audio, self._open(at, step))
         return replace(state, segment=segment)
+
+    def _now(self, state: StreamState) -> float:
+        """Seconds of the stream that have been judged."""
+        return round(min(state.heard, state.received) / SAMPLE_RATE, 3)
 
     def _words(self, segment: Segment, spoken_until: float | None = None) -> list[Word]:
         """The stable words, in seconds from the start of the stream; none ends after `spoken_until`."""
