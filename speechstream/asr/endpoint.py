@@ -30,6 +30,7 @@ class SegmenterState:
         0  # consecutive windows of the other kind: speech while silent, silence while speaking
     )
     opened: int = 0  # window at which the current segment begins
+    onset_run: int = 0  # windows of speech that opened it
     closed: int = 0  # window at which the last one ended: no segment reaches back before it
 
 
@@ -56,7 +57,9 @@ class Segmenter:
             if run * WINDOW_S < r.speech_s:
                 return None, replace(state, windows=now + 1, run=run)
             opened = max(state.closed, now + 1 - run - round(r.before_s / WINDOW_S))
-            return "open", replace(state, windows=now + 1, speaking=True, run=0, opened=opened)
+            return "open", replace(
+                state, windows=now + 1, speaking=True, run=0, opened=opened, onset_run=run
+            )
         run = state.run + 1 if p < r.release else 0
         if run * WINDOW_S < r.silence_s:
             return None, replace(state, windows=now + 1, run=run)

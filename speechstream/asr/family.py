@@ -54,8 +54,8 @@ class Family(Protocol[S]):
     def text(self, segment: S) -> tuple[str, str]:
         """The stable and the unstable part."""
 
-    def words(self, segment: S) -> list[Word]:
-        """The stable words, in seconds from the segment's start."""
+    def words(self, segment: S, spoken_from: float) -> list[Word]:
+        """The stable words, in seconds from the segment's start. Nobody speaks before `spoken_from`."""
 
     def resident(self) -> Family[S]:
         """This family on caches that stay in place, for one owner; close what you open."""

@@ -30,6 +30,9 @@ K = TypeVar("K")
 
 SHORTEST_WORD_S = 0.02
 TAIL_S = 0.8  # of silence that is heard behind the last sample: no decoder trusts a word that sound breaks off in
+ONSET_LATE_S = (
+    0.15  # the quiet before the first word ends at most so much after the voice was noticed
+)
 ONSET_TAIL_S = 0.2  # of it, where nobody speaks yet: a word may have just begun
 MERGED = 32  # blocks of a segment's audio that are kept apart before they are put together
 MAX_RATE = 1 << 20  # Hz
@@ -41,6 +44,7 @@ class Segment:
     """One stretch of speech while it is heard."""
 
     start: int  # sample of the stream, at 16 kHz
+    onset: int  # from which on the voice was active
     audio: tuple[np.ndarray, ...]  # all of it
     shown: tuple[str, str]  # the stable and unstable text of the last Partial
     decoding: Any  # the family's state
@@ -293,7 +297,11 @@ class RecognitionCore:
         if (s := state.segment) is not None:
             if any(a.ndim != 1 or a.dtype != np.float32 for a in s.audio):
                 raise ValueError("its audio is no audio")
-            if s.samples > MAX_SEGMENT or not s.start <= state.heard or s.samples > state.heard:
+            if (
+                s.samples > MAX_SEGMENT
+                or not s.start <= s.onset <= state.heard
+                or s.samples > state.heard
+            ):
                 raise ValueError("its segment is longer than the stream")
             self.family.check(s.decoding, s.samples, self.mode)
 
@@ -329,7 +337,8 @@ class RecognitionCore:
         state = replace(state, heard=heard, segmenter=segmenter, recent=recent)
         if what == "open":
             start = max(segmenter.opened * WINDOW, heard - len(recent))
-            state = replace(state, segment=self._open(start, step))
+            onset = (segmenter.windows - segmenter.onset_run) * WINDOW
+            state = replace(state, segment=self._open(start, onset, step))
             window = recent[len(recent) - (heard - start) :]
             step.events.append(SpeechStarted(round(start / SAMPLE_RATE, 3), self._now(state)))
         if state.segment is None:
@@ -346,10 +355,10 @@ class RecognitionCore:
             return (yield from self._cut(state, segment, step))
         return state
 
-    def _open(self, start: int, step: _Step) -> Segment:
+    def _open(self, start: int, onset: int, step: _Step) -> Segment:
         decoding = self.family.open(self.mode)
         step.opened.append(decoding)
-        return Segment(start, (), ("", ""), decoding)
+        return Segment(start, onset, (), ("", ""), decoding)
 
     def _feed(self, x: np.ndarray, segment: Segment) -> Work[Segment]:
         audio = (*segment.audio, x)
@@ -385,7 +394,7 @@ class RecognitionCore:
         audio = np.concatenate(segment.audio)[at - segment.start :]
         self._say(segment, step, words, at / SAMPLE_RATE)
         step.closed.append(segment.decoding)
-        segment = yield from self._feed(audio, self._open(at, step))
+        segment = yield from self._feed(audio, self._open(at, at, step))
         return replace(state, segment=segment)
 
     def _now(self, state: StreamState) -> float:
@@ -394,11 +403,19 @@ class RecognitionCore:
 
     def _words(self, segment: Segment, spoken_until: float | None = None) -> list[Word]:
         """The stable words, in seconds from the start of the stream; none ends after `spoken_until`."""
-        words, offset = self.family.words(segment.decoding), segment.start / SAMPLE_RATE
+        offset, quiet = segment.start / SAMPLE_RATE, pauses(np.concatenate(segment.audio))
+        onset = (segment.onset - segment.start) / SAMPLE_RATE
+        before = [b for _, b in quiet.tolist() if b <= onset + ONSET_LATE_S]
+        spoken_from = max(before, default=0.0)
+        words = self.family.words(segment.decoding, spoken_from)
         latest = np.inf if spoken_until is None else spoken_until - offset
-        spans = [(w.start, max(min(w.end, latest), w.start + SHORTEST_WORD_S)) for w in words]
+        spans = []
+        for w in words:
+            end = min(w.end, latest)
+            start = max(w.start, spoken_from) if end > spoken_from else w.start
+            spans.append((start, max(end, start + SHORTEST_WORD_S)))
         if spans:
-            spans = at_pauses(spans, pauses(np.concatenate(segment.audio)))
+            spans = at_pauses(spans, quiet)
         return [
             Word(
                 w.text,

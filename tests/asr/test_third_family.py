@@ -82,7 +82,7 @@ class Loudness:
         stable = len(words) if segment.final else max(len(words) - 1, 0)
         return " ".join(words[:stable]), " ".join(words[stable:])
 
-    def words(self, segment: Letters) -> list[Word]:
+    def words(self, segment: Letters, spoken_from: float) -> list[Word]:
         stable = self.text(segment)[0].split()
         return [Word(w, i / 2, i / 2 + len(w) / 50, 1.0) for i, w in enumerate(stable)]
 

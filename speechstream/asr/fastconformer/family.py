@@ -299,7 +299,7 @@ class FastConformerFamily:
     def text(self, segment: ConformerSegment) -> tuple[str, str]:
         return self.decoder.text(segment.hypothesis)
 
-    def words(self, segment: ConformerSegment) -> list[Word]:
+    def words(self, segment: ConformerSegment, spoken_from: float) -> list[Word]:
         return self.decoder.words(segment.hypothesis)
 
     def resident(self) -> FastConformerFamily:

@@ -74,6 +74,6 @@ class CtcDecoder:
         settled = max(settled, 0)
         return " ".join(w.text for w in words[:settled]), " ".join(w.text for w in words[settled:])
 
-    def words(self, h: CtcHypothesis) -> list[Word]:
+    def words(self, h: CtcHypothesis, spoken_from: float = 0.0) -> list[Word]:
         """The words of the stable part, in seconds from the segment's start."""
         return list(search.words(h.stable, self.pieces, FRAME_S))

@@ -138,8 +138,8 @@ class WhisperFamily:
     def text(self, segment: WhisperSegment) -> tuple[str, str]:
         return self.decoder.text(segment.hypothesis)
 
-    def words(self, segment: WhisperSegment) -> list[Word]:
-        return self.decoder.words(segment.hypothesis)
+    def words(self, segment: WhisperSegment, spoken_from: float) -> list[Word]:
+        return self.decoder.words(segment.hypothesis, spoken_from)
 
     def resident(self) -> WhisperFamily:
         return self._on(Resident(self.networks))

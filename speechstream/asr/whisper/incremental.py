@@ -222,10 +222,13 @@ class IncrementalDecoder:
         tokens = list(h.tokens)
         return self.vocabulary.text(tokens[: h.stable]), self.vocabulary.text(tokens[h.stable :])
 
-    def words(self, h: Hypothesis) -> list[Word]:
-        """The words of the stable part, in seconds from the segment's start."""
+    def words(self, h: Hypothesis, spoken_from: float = 0.0) -> list[Word]:
+        """The words of the stable part, in seconds from the segment's start. Nobody speaks before `spoken_from`."""
         tokens, out = list(h.tokens[: h.stable]), []
-        spans = token_spans(attention_table(h.rows)) * FRAME_S  # the unstable ones have their share
+        table = attention_table(h.rows)  # the unstable ones have their share
+        # the first token's attention rests on the silence before it
+        silent = min(int(spoken_from / FRAME_S), max(table.shape[1] - len(table), 0))
+        spans = (token_spans(table[:, silent:]) + silent) * FRAME_S
         for a, b in self.vocabulary.words(tokens):
             if text := self.vocabulary.text(tokens[a:b]):
                 confidence = min(h.probabilities[a:b])
