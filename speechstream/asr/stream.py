@@ -29,6 +29,9 @@ from speechstream.runtime.requests import Work
 K = TypeVar("K")
 
 SHORTEST_WORD_S = 0.02
+GAP_REACH_S = (
+    6.0  # how long before it must a segment that grows too long may be cut, where there is a gap
+)
 TAIL_S = 0.8  # of silence that is heard behind the last sample: no decoder trusts a word that sound breaks off in
 ONSET_LATE_S = (
     0.15  # the quiet before the first word ends at most so much after the voice was noticed
@@ -348,11 +351,15 @@ class RecognitionCore:
         if what == "close":
             return (yield from self._close(state, segment, step, ended=True))
         shown = self.family.text(segment.decoding)
+        grown = shown[0] != segment.shown[0]
         if shown != segment.shown and any(c.isalnum() for part in shown for c in part):
             step.events.append(Partial(*shown, self._now(state)))
             state = replace(state, segment=replace(segment, shown=shown))
-        if segment.samples > self.rules.longest_s * SAMPLE_RATE:
-            return (yield from self._cut(state, segment, step))
+        seconds = segment.samples / SAMPLE_RATE
+        if seconds > self.rules.longest_s:
+            return (yield from self._cut(state, segment, step, forced=True))
+        if grown and seconds > self.rules.longest_s - GAP_REACH_S:
+            return (yield from self._cut(state, segment, step, forced=False))
         return state
 
     def _open(self, start: int, onset: int, step: _Step) -> Segment:
@@ -380,22 +387,40 @@ class RecognitionCore:
             step.events.append(Endpoint(round(spoken, 3), self._now(state)))
         return replace(state, segment=None)
 
-    def _cut(self, state: StreamState, segment: Segment, step: _Step) -> Work[StreamState]:
-        """A segment grew too long: end it after its last stable word, and go on from there."""
+    def _cut(
+        self, state: StreamState, segment: Segment, step: _Step, forced: bool
+    ) -> Work[StreamState]:
+        """End a segment that grows too long in a gap between words, and go on from there.
+
+        No stable word is taken back, so that a live stream waits for a gap to follow its last one, until it is `forced`.
+        A decoder that begins within a phrase may skip the rest of it.
+        """
         words, stable = self._words(segment), self.family.text(segment.decoding)[0]
         while len(words) > 1 and " ".join(w.text for w in words[:-1]).startswith(stable):
             words.pop()  # a last word that was not said to be stable may go on
-        if not words:  # offline nothing has been decoded yet; the last word may be broken off
+        if not words and forced:  # offline nothing has been decoded yet
             decoding = yield from self.family.finish(segment.decoding, self.mode)
             segment = replace(segment, decoding=decoding)
             words = self._words(segment)
-            words = words[:-1] or words
-        at = int(words[-1].end * SAMPLE_RATE) if words else state.heard
+            words = _until_gap(words[:-1] or words)  # the last word may be broken off
+        at = self._after(words, segment) if words else None
+        if at is None:
+            if not forced:
+                return state
+            at = int(words[-1].end * SAMPLE_RATE) if words else state.heard
         audio = np.concatenate(segment.audio)[at - segment.start :]
         self._say(segment, step, words, at / SAMPLE_RATE)
         step.closed.append(segment.decoding)
         segment = yield from self._feed(audio, self._open(at, at, step))
         return replace(state, segment=segment)
+
+    def _after(self, words: list[Word], segment: Segment) -> int | None:
+        """The sample in the middle of the pause that begins where the last word ends, if one does."""
+        offset, end = segment.start / SAMPLE_RATE, words[-1].end
+        for a, b in (pauses(np.concatenate(segment.audio)) + offset).tolist():
+            if abs(a - end) < SHORTEST_WORD_S:
+                return int((a + b) / 2 * SAMPLE_RATE)
+        return None
 
     def _now(self, state: StreamState) -> float:
         """Seconds of the stream that have been judged."""
@@ -431,3 +456,15 @@ class RecognitionCore:
         if any(c.isalnum() for c in text):
             start = round(segment.start / SAMPLE_RATE, 3)
             step.events.append(Final(text, tuple(words), start, round(end, 3)))
+
+
+def _until_gap(words: list[Word]) -> list[Word]:
+    """The words before the longest gap among the last of them; where there is no gap, all."""
+    cut, longest = len(words), 0.0
+    for i in range(len(words) - 1, 0, -1):
+        end = words[i - 1].end
+        if words[-1].end - end > GAP_REACH_S:
+            break
+        if words[i].start - end > longest:
+            cut, longest = i, words[i].start - end
+    return words[:cut]
