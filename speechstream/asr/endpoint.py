@@ -5,6 +5,7 @@ The decisions depend on the windows alone, never on how the audio was cut into b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 WINDOW_S = 0.032
@@ -12,7 +13,7 @@ WINDOW_S = 0.032
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """Configurable rules. Times in seconds."""
+    """Configurable rules. Times in seconds. Raises ValueError for a rule that could never work."""
 
     onset: float = 0.5  # probability from which a window is speech while nobody speaks
     release: float = 0.35  # probability below which a window is silence while somebody speaks
@@ -20,6 +21,20 @@ class EndpointRules:
     silence_s: float = 0.8  # silence this long closes it: the endpoint
     before_s: float = 0.35  # audio kept from before the onset: plosives and breath
     longest_s: float = 24.0  # a segment is cut, without an endpoint, when it grows longer than this
+
+    def __post_init__(self) -> None:
+        for name in ("onset", "release"):
+            if not 0 < getattr(self, name) <= 1:  # false for NaN as well
+                raise ValueError(
+                    f"{name} is a probability above 0 and at most 1, not {getattr(self, name)}"
+                )
+        for name in ("speech_s", "silence_s", "longest_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} is a number of seconds above 0, not {getattr(self, name)}"
+                )
+        if not 0 <= self.before_s < math.inf:
+            raise ValueError(f"before_s is a number of seconds from 0, not {self.before_s}")
 
 
 @dataclass(frozen=True)
