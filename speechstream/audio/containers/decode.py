@@ -1,0 +1,138 @@
+"""A whole recording into parts, by what its first bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+from speechstream.audio.containers import flac, media, mpeg, ogg, riff, sndfile
+from speechstream.audio.containers.content import Content, Pieces
+from speechstream.audio.recording import Blocks, Part, joined
+from speechstream.errors import SpeechStreamError
+
+SEARCHED = 1 << 16  # bytes in front of a recording that are passed over
+_LIBSNDFILE = (
+    b"FORM",
+    b".snd",
+    b"dns.",
+    b"caff",
+    b"riff",
+    b"RIFX",
+    b"NIST_1A",
+    b"Creative Voice File",
+)
+_RAW = (".raw", ".pcm", ".sln")
+
+
+def kind(head: bytes) -> str | None:
+    """ "wav", "mpeg", "ogg", "flac", "media" or "other", by a recording's first bytes; None where they are unknown."""
+    if riff.is_wav(head):
+        return "wav"
+    if head[:4] == b"OggS":
+        return "ogg"
+    if head[:4] == b"fLaC":
+        return "flac"
+    if media.name(head):
+        return "media"
+    if head.startswith(_LIBSNDFILE):
+        return "other"
+    if head[:3] == b"ID3" and head[3:4] in (b"\2", b"\3", b"\4") or mpeg.mpeg_frame(head[:4]):
+        return "mpeg"
+    return None
+
+
+def decoded(content: Content, seconds: float) -> Blocks:
+    """A recording's blocks of `seconds`. Raises SpeechStreamError where none of it can be decoded."""
+    what = kind(bytes(content.data[:SEARCHED]))
+    if what == "media":
+        return media.open_media(content, seconds)
+    try:
+        if what == "wav":
+            return _wav(content, seconds)
+        by_kind = {"mpeg": _mpeg, "ogg": _ogg, "flac": _flac}.get(what or "")
+        return (by_kind and by_kind(content, seconds)) or _joined(
+            content, [sndfile.whole(content, seconds)]
+        )
+    except sndfile.Unreadable as error:
+        if what in ("wav", "ogg", "other") and media.is_available():
+            return media.open_media(content, seconds)
+        if what in (None, "mpeg"):
+            for search in (_later_wav, _flac, _ogg, _mpeg):
+                if found := search(content, seconds):
+                    return found
+        if content.path and content.path.lower().endswith(_RAW):
+            raise SpeechStreamError(
+                f"{content.name} is raw PCM without a header; pipe it in and give its rate and type"
+            ) from error
+        raise
+
+
+def _joined(content: Content, parts: Iterable[Part | str], duration: float | None = None) -> Blocks:
+    return joined(chain(parts, content.faults), content.name, duration)
+
+
+def _opened(ranges: list[tuple[int, int]], open_part: Callable[..., Part]) -> Iterator[Part | str]:
+    """Each stretch of the bytes as a part, opened when its turn comes."""
+    if ranges[0][0]:
+        yield f"{ranges[0][0]} bytes in front of it are no sound"
+    for start, stop in ranges:
+        try:
+            yield open_part(start, stop)
+        except sndfile.Unreadable as error:
+            if len(ranges) == 1:
+                raise
+            yield f"what begins at byte {start} of it cannot be decoded ({error.reason})"
+
+
+def _wav(content: Content, seconds: float) -> Blocks:
+    data = content.data
+    if not riff.is_plain(data):
+        try:
+            behind = Pieces([(data, riff.HEAD, len(data))])
+            return riff.wav_blocks(behind, content.name, content.faults)
+        except riff.NotPlain:
+            pass
+    return _joined(content, [sndfile.whole(content, seconds)])
+
+
+def _later_wav(content: Content, seconds: float) -> Blocks | None:
+    """A WAV behind something else, as what a web server says of it."""
+    data = content.data
+    position = data.find(b"RIFF", 0, SEARCHED)
+    if position < 0 or not riff.is_wav(bytes(data[position : position + riff.HEAD])):
+        return None
+    behind = Pieces([(data, position + riff.HEAD, len(data))])
+    faults = f"{position} bytes in front of it are no sound", *content.faults
+    return riff.wav_blocks(behind, content.name, faults)
+
+
+def _ogg(content: Content, seconds: float) -> Blocks | None:
+    links = ogg.links(content.data)
+    if not links or links[0][0] > SEARCHED:
+        return None
+    return _joined(content, _opened(links, lambda *at: sndfile.ogg_link(content, *at, seconds)))
+
+
+def _flac(content: Content, seconds: float) -> Blocks | None:
+    links = flac.links(content.data)
+    if not links or links[0][0] > SEARCHED:
+        return None
+    return _joined(content, _opened(links, lambda *at: sndfile.flac_link(content, *at, seconds)))
+
+
+def _mpeg(content: Content, seconds: float) -> Blocks | None:
+    found = mpeg.scan(content.data)
+    if not found.runs:
+        return None
+    several = len(found.runs) > 1
+    duration = sum(run.samples / run.rate for run in found.runs) if several else None
+
+    def parts() -> Iterator[Part | str]:
+        for run in found.runs:
+            try:
+                yield sndfile.mpeg_run(content, run, seconds)
+            except sndfile.Unreadable as error:
+                yield f"{run.frames} frames at byte {run.start} of it cannot be decoded ({error.reason})"
+        yield from found.faults
+
+    return _joined(content, parts(), duration)
