@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+
 class SpeechStreamError(Exception):
     """What went wrong, what was expected and what to do, in one sentence.
 

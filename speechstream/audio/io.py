@@ -23,7 +23,14 @@ from speechstream.audio.recording import Blocks
 from speechstream.audio.stream import stream_blocks
 from speechstream.errors import SpeechStreamError
 
+# A path, a binary object with `read`, or the bytes of a file.
 Source = str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview
+
+
+def is_source(source: Any) -> bool:
+    """Whether `blocks` takes it."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview)
+    return isinstance(source, kinds) or is_file_object(source)
 
 
 def read(source: Source) -> tuple[np.ndarray, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def alaw_table() -> np.ndarray:
     return (np.where(code & 0x80, magnitude, -magnitude) / 4096).astype(np.float32)
 
 
-def part_of(stream: BinaryIO, pending: bytes, kind: Decoder, limit: int | None) -> Decoded:
+def part_of(stream: Any, pending: bytes, kind: Decoder, limit: int | None) -> Decoded:
     """Frames as they arrive, behind those that are `pending`; `limit` bytes at most, and all of them if the header has
     told. Returns why they are not whole, or None."""
     taken = len(pending)

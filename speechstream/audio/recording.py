@@ -12,27 +12,25 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.resample import Resampler
-from speechstream.audio.samples import Downmix
+from speechstream.audio.samples import LOUDEST, Downmix
 from speechstream.errors import AudioDamaged, SpeechStreamError
 
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz; a rate outside is a damaged header, not a recording
-LOUDEST = (
-    100.0  # in a file: recorders with 32-bit floats go beyond 1, integers that were cast far beyond
-)
+CAST = 100.0  # floats beyond are integers that were cast; recorders with 32-bit floats go a little beyond 1
 
 
 def check_rate(rate: Any, name: str = "sample_rate") -> int:
     """A sample rate as a whole number of Hz. Raises ValueError for anything else."""
-    whole = isinstance(rate, (numbers.Real, np.number)) and not isinstance(rate, bool)
-    if not whole or not math.isfinite(rate) or rate != int(rate):
+    number = isinstance(rate, (numbers.Real, np.number)) and not isinstance(rate, bool)
+    if (
+        not number
+        or not math.isfinite(rate)
+        or rate != int(rate)
+        or not MIN_RATE <= rate <= MAX_RATE
+    ):
+        got = repr(rate) if isinstance(rate, (str, bytes)) else str(rate)
         raise ValueError(
-            f"{name} must be a whole number of Hz, as in 16000, got {str(rate)[:40]!r}"
-            if isinstance(rate, str)
-            else f"{name} must be a whole number of Hz, as in 16000, got {str(rate)[:40]}"
-        )
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(
-            f"{name} must lie between {MIN_RATE} and {MAX_RATE} Hz, got {str(rate)[:40]}"
+            f"{name} must be a whole number of Hz from {MIN_RATE} to {MAX_RATE}, as in 16000, got {got[:40]}"
         )
     return int(rate)
 
@@ -116,8 +114,10 @@ class _Heard:
     """What has been given of a recording, and what was wrong with it."""
 
     def __init__(self, name: str):
-        self.name, self.rate, self.samples = name, None, 0
+        self.name, self.samples = name, 0
+        self.rate: int | None = None
         self.faults: list[str] = []
+        self.gain = 1.0  # of floats that are louder than full scale: it only falls
         self.bad: tuple[str, int] | None = (
             None  # where the first sample is that is no number, how many
         )
@@ -125,10 +125,8 @@ class _Heard:
     def part(self, part: Part) -> Iterator[np.ndarray]:
         self.rate = self.rate or part.rate
         mix, state = Downmix(), Downmix.init_state()
-        resampler = tail = None
-        if part.rate != self.rate and part.rate and self.rate:
-            resampler = Resampler(part.rate, self.rate)
-            tail = resampler.init_state()
+        resampler = Resampler(part.rate or 1, self.rate or 1)
+        tail = resampler.init_state()
         blocks = part.blocks
         try:
             while True:
@@ -139,40 +137,40 @@ class _Heard:
                         self.faults.append(done.value)
                     break
                 samples, state = mix.step(self._usable(block, part.floats), state)
-                if resampler is not None:
-                    rows, tail = resampler.step(samples[None], tail)
-                    samples = rows[0]
+                rows, tail = resampler.step(samples[None], tail)
+                samples = rows[0]
                 self.samples += len(samples)
                 if len(samples):
                     yield samples
-            if resampler is not None:
-                samples = resampler.finish(tail)[0]
+            samples = resampler.finish(tail)[0]
+            if len(samples):
                 self.samples += len(samples)
                 yield samples
         finally:
             blocks.close()
 
     def _usable(self, block: np.ndarray, floats: bool) -> np.ndarray:
-        """The block with silence in the place of what is no number."""
+        """The block with silence in the place of what is no number, and nothing beyond LOUDEST."""
         with np.errstate(over="ignore"):
             block = block.astype(np.float32, copy=False)
-        if not block.size or max(block.max(), -block.min()) <= LOUDEST:
+        if self.gain == 1 and (not block.size or max(block.max(), -block.min()) <= LOUDEST):
             return block
         finite = np.isfinite(block)
+        if not finite.all():
+            bad = np.flatnonzero(~finite.all(axis=1))
+            first, count = self.bad or (self._place(int(bad[0])), 0)
+            self.bad = first, count + len(bad)
+            block = np.where(finite, block, np.float32(0))
         if floats:
-            loud = finite & (np.abs(block) > LOUDEST)
-            if np.count_nonzero(loud) > 0.01 * loud.size:
-                at = int(np.flatnonzero(loud.any(axis=1))[0])
+            level = float(np.percentile(np.abs(block), 99))  # one wild sample is no measure
+            if level > CAST:
+                at = int(np.flatnonzero((np.abs(block) > CAST).any(axis=1))[0])
                 raise self._damaged(
                     f"the sample at {self._place(at)} is {block[at].flat[np.abs(block[at]).argmax()]:g} where full "
                     "scale is 1, as integers are that were cast and not scaled; convert it to 16 bits"
                 )
-            finite &= ~loud  # one among thousands that are not: a bit has flipped
-        bad = np.flatnonzero(~finite.all(axis=1))
-        if len(bad):
-            first, count = self.bad or (self._place(int(bad[0])), 0)
-            self.bad = first, count + len(bad)
-        return np.where(finite, block, np.float32(0))
+            self.gain = min(self.gain, 1 / max(level, 1.0))
+        return np.clip(block * np.float32(self.gain), -LOUDEST, LOUDEST)
 
     def _place(self, offset: int) -> str:
         at = self.samples + offset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +91,17 @@ def _average(x: np.ndarray) -> np.ndarray:
     return (total / x.shape[1]).astype(np.float32)
 
 
+def side_by_side(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Blocks of `as_samples` one behind the other, as one. A mono block among wider ones is in each of their channels;
+    where there are several widths, all become mono."""
+    widths = {x.shape[1] for x in blocks if x.ndim == 2}
+    if not widths:
+        return np.concatenate([np.zeros(0, np.float32), *blocks])
+    width = widths.pop() if len(widths) == 1 else 1
+    wide = [x if x.shape[1:] == (width,) else _average(x)[:, None] for x in blocks]
+    return np.concatenate([np.broadcast_to(x, (len(x), width)) for x in wide])
+
+
 @dataclass(frozen=True)
 class DownmixState:
     """What a downmix remembers.
@@ -97,13 +109,13 @@ class DownmixState:
     levels: (channels + 1,) float64, the recent energy of each channel and of their sum; empty before the first block
     cell:   (channels + 1,) int64, the same of the cell that is not full yet
     filled: frames in that cell
-    channel: the one that is heard alone, -1 where all are averaged
+    alone:  the channel that is heard alone, from 1 on; 0 where all are averaged
     """
 
     levels: np.ndarray
     cell: np.ndarray
     filled: int = 0
-    channel: int = -1
+    alone: int = 0
 
 
 class Downmix:
@@ -144,21 +156,31 @@ class Downmix:
         starts = [0, *range(self.CELL - state.filled, n, self.CELL)]
         sums = self._energies(x, starts)
         sums[0] += state.cell
-        levels, channel = state.levels.tolist(), state.channel
+        levels, alone = state.levels.tolist(), state.alone
         ends = [*starts[1:], n]
         filled = state.filled
         for start, end, cell in zip(starts, ends, sums.tolist()):
-            if channel >= 0:
-                mono[start:end] = x[start:end, channel]
+            if alone:
+                mono[start:end] = x[start:end, alone - 1]
             filled += end - start
             if filled == self.CELL:
                 filled = 0
                 levels = [self.DECAY * old + new for old, new in zip(levels, cell)]
-                channel = self._choose(levels, channel)
+                alone = self._choose(levels, alone)
         cell = sums[-1] if filled else np.zeros(channels + 1, np.int64)
         return mono, replace(
-            state, levels=np.array(levels), cell=cell.copy(), filled=filled, channel=channel
+            state, levels=np.array(levels), cell=cell.copy(), filled=filled, alone=alone
         )
+
+    def check(self, state: DownmixState) -> None:
+        """Raises ValueError where no downmix can have come to this state."""
+        shape = state.levels.shape
+        if (state.levels.dtype, state.cell.dtype) != (np.float64, np.int64):
+            raise ValueError(f"its downmix is {state.levels.dtype} and {state.cell.dtype}")
+        if len(shape) != 1 or state.cell.shape != shape or not 0 <= state.filled < self.CELL:
+            raise ValueError(f"its downmix is {shape} and {state.cell.shape}")
+        if not 0 <= state.alone <= max(shape[0] - 1, 0):
+            raise ValueError(f"its downmix hears channel {state.alone}")
 
     def _energies(self, x: np.ndarray, starts: list[int]) -> np.ndarray:
         """(cells, channels + 1) int64: of each channel and of their sum, between the starts."""
@@ -167,11 +189,13 @@ class Downmix:
         values *= values
         return np.add.reduceat(values, starts, axis=0)
 
-    def _choose(self, levels: list[float], channel: int) -> int:
+    def _choose(self, levels: list[float], alone: int) -> int:
         *each, together = levels
         total, loudest = sum(each), max(range(len(each)), key=each.__getitem__)
-        if total == 0 or (channel < 0 and together >= self.ALONE * total):
-            return channel
-        if channel >= 0 and together > self.TOGETHER * total:
-            return -1
-        return loudest if channel < 0 or each[channel] < self.QUIETER * each[loudest] else channel
+        if total == 0 or (not alone and together >= self.ALONE * total):
+            return alone
+        if alone and together > self.TOGETHER * total:
+            return 0
+        if alone and each[alone - 1] >= self.QUIETER * each[loudest]:
+            return alone
+        return loudest + 1

@@ -68,7 +68,8 @@ def open_path(path: str | os.PathLike) -> Content | BinaryIO:
     except FileNotFoundError:
         raise SpeechStreamError(f"{name} does not exist") from None
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno in errno.errorcode else str(error)
+        known = error.errno is not None and error.errno in errno.errorcode
+        reason = error.strerror if known else str(error)
         raise SpeechStreamError(f"{name} cannot be opened: {reason}") from error
     except ValueError as error:  # a null character in the name
         raise SpeechStreamError(f"{name} cannot be opened: {error}") from error
@@ -79,12 +80,13 @@ def gathered(stream: Any, name: str, head: bytes = b"") -> Content:
 
     head: what has been read of it. Raises SpeechStreamError where it gives nothing, or breaks off at once.
     """
-    kept, faults, size = tempfile.TemporaryFile(), (), len(head)
+    kept, size = tempfile.TemporaryFile(), len(head)
+    faults: tuple[str, ...] = ()
     try:
         kept.write(head)
-        while data := some(stream, name):
-            kept.write(data)
-            size += len(data)
+        while piece := some(stream, name):
+            kept.write(piece)
+            size += len(piece)
     except OSError as error:
         faults = (f"reading it failed: {error.strerror or error}",)
     if not size:

@@ -54,8 +54,12 @@ def decoded(content: Content, seconds: float) -> Blocks:
             content, [sndfile.whole(content, seconds)]
         )
     except sndfile.Unreadable as error:
-        if what in ("wav", "ogg", "other") and media.is_available():
-            return media.open_media(content, seconds)
+        if what in ("wav", "ogg", "other"):
+            if media.is_available():
+                return media.open_media(content, seconds)
+            raise SpeechStreamError(
+                f"{error}; PyAV or ffmpeg read more, pip install speechstream[media]"
+            ) from error
         if what in (None, "mpeg"):
             for search in (_later_wav, _flac, _ogg, _mpeg):
                 if found := search(content, seconds):
@@ -110,14 +114,14 @@ def _ogg(content: Content, seconds: float) -> Blocks | None:
     links = ogg.links(content.data)
     if not links or links[0][0] > SEARCHED:
         return None
-    return _joined(content, _opened(links, lambda *at: sndfile.ogg_link(content, *at, seconds)))
+    return _joined(content, _opened(links, lambda a, b: sndfile.ogg_link(content, a, b, seconds)))
 
 
 def _flac(content: Content, seconds: float) -> Blocks | None:
     links = flac.links(content.data)
     if not links or links[0][0] > SEARCHED:
         return None
-    return _joined(content, _opened(links, lambda *at: sndfile.flac_link(content, *at, seconds)))
+    return _joined(content, _opened(links, lambda a, b: sndfile.flac_link(content, a, b, seconds)))
 
 
 def _mpeg(content: Content, seconds: float) -> Blocks | None:

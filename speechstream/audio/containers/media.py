@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -101,7 +101,7 @@ def _through_pyav(content: Content, seconds: float) -> Blocks:
         container.close()
         raise SpeechStreamError(f"{content.name} holds no sound")
     told = _told(container)
-    frames = _Frames(container, content)
+    frames = _Frames(container)
     if frames.ahead is None:
         raise _unreadable(content, frames.fault or "no frame in it can be decoded")
 
@@ -131,12 +131,13 @@ def _told(container: Any) -> float | None:
 class _Frames:
     """The decoded frames of a container's first stream of sound. ahead: the next one, None at the end."""
 
-    def __init__(self, container: Any, content: Content):
-        self.container, self.seconds, self.fault, self.damaged = container, 0.0, None, 0
-        self._frames = self._decode(content)
-        self.ahead = next(self._frames, None)
+    def __init__(self, container: Any):
+        self.container, self.seconds, self.damaged = container, 0.0, 0
+        self.fault: str | None = None
+        self._frames = self._decode()
+        self.ahead: Any = next(self._frames, None)
 
-    def _decode(self, content: Content) -> Iterator[Any]:
+    def _decode(self) -> Generator[Any, None, None]:
         import av
 
         with self.container:
@@ -206,6 +207,8 @@ def cut_off(data: Any) -> str | None:
         end = int.from_bytes(head[at + 40 : at + 48], "little")
     elif head[:4] == b"RIFF" and not is_unknown(size_told := int.from_bytes(head[4:8], "little")):
         end = 8 + size_told
+    elif head[:1] == b"G" and size % 188:
+        return "its last packet is cut off"
     elif head[:4] == b"caff":
         return trailing.fault(data, "CAF")
     return f"its header promises {end} bytes where {size} are there" if end and end > size else None

@@ -83,10 +83,10 @@ def scan(data: Any) -> Scan:
             if after > position:
                 position, run = after, None
                 continue
-            after = _next(data, position + 1, SEARCHED if not found.runs else size)
-            if not found.runs and after is None:
+            following = _next(data, position + 1, SEARCHED if not found.runs else size)
+            if not found.runs and following is None:
                 return Scan()
-            until = size if after is None else after
+            until = size if following is None else following
             if bytes(data[position:until]).strip(b"\0"):  # zeros are padding
                 found.faults.append(
                     f"{until - position} bytes at byte {position} of it are no sound"

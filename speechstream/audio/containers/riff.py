@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +145,7 @@ class _Format:
     floats: bool
 
 
-def wav_blocks(stream: BinaryIO, name: str, faults: Iterable[str] = ()) -> Blocks:
+def wav_blocks(stream: Any, name: str, faults: Iterable[str] = ()) -> Blocks:
     """A WAV after its first HEAD bytes, as it arrives, and others that follow it.
 
     faults: what is wrong with the stream itself; asked for when it has ended.
@@ -158,7 +158,7 @@ def wav_blocks(stream: BinaryIO, name: str, faults: Iterable[str] = ()) -> Block
     return joined(chain(_parts(form, stream, name), faults), name, seconds)
 
 
-def _parts(form: _Format | None, stream: BinaryIO, name: str) -> Iterator[Part | str]:
+def _parts(form: _Format | None, stream: Any, name: str) -> Iterator[Part | str]:
     while form is not None:
         end = _End(form.size)
         yield Part(form.rate, _samples(form, stream, end), None, form.floats)
@@ -177,7 +177,7 @@ class _End:
         self.size, self.rest = size, b""
 
 
-def _samples(form: _Format, stream: BinaryIO, end: _End) -> Generator[np.ndarray, None, str | None]:
+def _samples(form: _Format, stream: Any, end: _End) -> Generator[np.ndarray, None, str | None]:
     """The samples that the header tells of; then what follows, where it is sound too."""
     fault = yield from part_of(stream, b"", form.decoder, form.size)
     if fault is not None or form.size is None:
@@ -205,7 +205,7 @@ def _samples(form: _Format, stream: BinaryIO, end: _End) -> Generator[np.ndarray
     return (yield from part_of(stream, rest, form.decoder, None))
 
 
-def _header(stream: BinaryIO, name: str) -> _Format:
+def _header(stream: Any, name: str) -> _Format:
     fmt, long_size = None, None
     while True:
         chunk = exactly(stream, 8)

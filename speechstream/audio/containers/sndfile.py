@@ -60,28 +60,43 @@ def flac_link(content: Content, start: int, stop: int, seconds: float) -> Part:
     frames = file.frames if 0 < file.frames < 1 << 60 else None
 
     def resumed() -> Decoded:
-        count, reason, part = _Count(), None, file
-        done, longest = 0, LONGEST_GAP_S * file.samplerate
-        while True:
-            fault = yield from _decode(part, data, frames if part is file else None, seconds, count)
-            if fault is None:
-                return reason
-            reason = reason or fault
-            stuck = part is not file and count.frames == 0
-            found = flac.next_frame(data, start, stop, done + count.frames + stuck)
-            if found is None or (frames is not None and found[1] >= frames):
-                return reason
-            position, sample = found
-            gap = min(sample - done - count.frames, longest)
+        part, at, count = file, 0, _Count()
+        first = yield from _decode(part, data, frames, seconds, count)
+        fault, longest = first, LONGEST_GAP_S * file.samplerate
+        while fault is not None:
+            at += count.frames
+            found = _behind(data, start, stop, at, name)
+            if found is None:
+                break
+            part, sample = found
+            gap, at = min(sample - at, longest), sample
             while gap > 0:
                 yield np.zeros((min(gap, file.samplerate), file.channels), np.float32)
                 gap -= file.samplerate
-            done, count = sample, _Count()
-            head = flac.header(data, start)
-            part = _open(Pieces([(head, 0, len(head)), (data, position, stop)]), name)
-            part.seek(sample)  # for soundfile seeks behind each block, by the numbers of the frames
+            count = _Count()
+            fault = yield from _decode(part, data, None, seconds, count)
+            at += not count.frames
+        return first
 
     return Part(file.samplerate, resumed(), frames / file.samplerate if frames else None)
+
+
+def _behind(data: Any, start: int, stop: int, sample: int, name: str) -> tuple[Any, int] | None:
+    """A FLAC stream opened at the first whole frame that stands at `sample` or behind it, and where that is."""
+    import soundfile
+
+    head = flac.header(data, start)
+    while found := flac.next_frame(data, start, stop, sample):
+        position, sample = found
+        file = _open(Pieces([(head, 0, len(head)), (data, position, stop)]), name)
+        try:
+            file.seek(sample)  # for soundfile seeks behind each block, by the numbers of the frames
+        except soundfile.LibsndfileError:
+            file.close()
+            sample += 1
+        else:
+            return file, sample
+    return None
 
 
 def mpeg_run(content: Content, run: mpeg.Run, seconds: float) -> Part:

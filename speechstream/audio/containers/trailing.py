@@ -31,9 +31,11 @@ def _aiff(data: Any) -> int | None:
 
 
 def _au(data: Any) -> int | None:
-    order = "big" if data[:4] == b".snd" else "little"
-    begin, size = (int.from_bytes(data[a : a + 4], order) for a in (4, 8))
-    return None if riff.is_unknown(size) else begin + size
+    begin, size = bytes(data[4:8]), bytes(data[8:12])
+    if data[:4] != b".snd":  # little endian
+        begin, size = begin[::-1], size[::-1]
+    length = int.from_bytes(size, "big")
+    return None if riff.is_unknown(length) else int.from_bytes(begin, "big") + length
 
 
 def _w64(data: Any) -> int | None:
