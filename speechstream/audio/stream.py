@@ -19,6 +19,10 @@ from speechstream.errors import SpeechStreamError
 __all__ = ["raw_blocks", "stream_blocks"]
 
 
+class UnknownFormat(SpeechStreamError):
+    """Bytes that are no recording, unless somebody says what they are."""
+
+
 def stream_blocks(
     stream: BinaryIO,
     rate: int | None = 16_000,
@@ -50,7 +54,9 @@ def stream_blocks(
         head += exactly(stream, SEARCHED - len(head), name)
         known = kind(head) is not None or any(mark in head for mark in (b"RIFF", b"fLaC", b"OggS"))
         if not known and not mpeg.scan(head).runs:
-            raise SpeechStreamError(f"{name} is in no known audio format")
+            raise UnknownFormat(
+                f"{name} is in no known audio format; for PCM without a header say what it is"
+            )
         known = True
     if known:
         return decoded(gathered(stream, name, head), 1.0)
