@@ -107,7 +107,7 @@ class DownmixState:
     """What a downmix remembers.
 
     levels: (channels + 1,) float64, the recent energy of each channel and of their sum; empty before the first block
-    cell:   (channels + 1,) int64, the same of the cell that is not full yet
+    cell:   (channels + 1,) float64, the same of the cell that is not full yet, whole numbers
     filled: frames in that cell
     alone:  the channel that is heard alone, from 1 on; 0 where all are averaged
     """
@@ -130,15 +130,17 @@ class Downmix:
     whatever the blocks, the same samples come out.
     """
 
-    CELL = 256  # frames
-    DECAY = 1 - 1 / 64  # of the remembered energies in each cell
+    CELL = 512  # frames
+    DECAY = 1 - 1 / 32  # of the remembered energies in each cell
     ALONE, TOGETHER, QUIETER = 0.5, 0.75, 0.25
-    SCALE, CLIP = 1 << 20, 2.0  # 64 channels of 256 frames fit into 64 bits
+    SCALE = (
+        1 << 15
+    )  # the energies of 512 frames of 64 channels are whole numbers below 2^53: their sums are exact
 
     @staticmethod
     def init_state() -> DownmixState:
         """The state before the first block."""
-        return DownmixState(np.zeros(0), np.zeros(0, np.int64))
+        return DownmixState(np.zeros(0), np.zeros(0))
 
     def step(self, x: np.ndarray, state: DownmixState) -> tuple[np.ndarray, DownmixState]:
         """A block of `as_samples`, (n,) or (n, channels), into mono (n,). Mono blocks go through as they are.
@@ -149,7 +151,7 @@ class Downmix:
             return x.reshape(-1), state
         n, channels = x.shape
         if len(state.levels) != channels + 1:
-            state = DownmixState(np.zeros(channels + 1), np.zeros(channels + 1, np.int64))
+            state = DownmixState(np.zeros(channels + 1), np.zeros(channels + 1))
         mono = _average(x)
         if n == 0:
             return mono, state
@@ -167,7 +169,7 @@ class Downmix:
                 filled = 0
                 levels = [self.DECAY * old + new for old, new in zip(levels, cell)]
                 alone = self._choose(levels, alone)
-        cell = sums[-1] if filled else np.zeros(channels + 1, np.int64)
+        cell = sums[-1] if filled else np.zeros(channels + 1)
         return mono, replace(
             state, levels=np.array(levels), cell=cell.copy(), filled=filled, alone=alone
         )
@@ -175,7 +177,7 @@ class Downmix:
     def check(self, state: DownmixState) -> None:
         """Raises ValueError where no downmix can have come to this state."""
         shape = state.levels.shape
-        if (state.levels.dtype, state.cell.dtype) != (np.float64, np.int64):
+        if (state.levels.dtype, state.cell.dtype) != (np.float64, np.float64):
             raise ValueError(f"its downmix is {state.levels.dtype} and {state.cell.dtype}")
         if len(shape) != 1 or state.cell.shape != shape or not 0 <= state.filled < self.CELL:
             raise ValueError(f"its downmix is {shape} and {state.cell.shape}")
@@ -183,11 +185,12 @@ class Downmix:
             raise ValueError(f"its downmix hears channel {state.alone}")
 
     def _energies(self, x: np.ndarray, starts: list[int]) -> np.ndarray:
-        """(cells, channels + 1) int64: of each channel and of their sum, between the starts."""
-        whole = np.rint(np.clip(x, -self.CLIP, self.CLIP).astype(np.float64) * self.SCALE)
-        values = np.concatenate([whole, whole.sum(axis=1, keepdims=True)], axis=1).astype(np.int64)
-        values *= values
-        return np.add.reduceat(values, starts, axis=0)
+        """(cells, channels + 1): of each channel and of their sum, between the starts. All are whole numbers."""
+        whole = np.empty((x.shape[1] + 1, len(x)))
+        np.rint(np.clip(x.T, -LOUDEST, LOUDEST) * np.float32(self.SCALE), out=whole[:-1])
+        whole[:-1].sum(axis=0, out=whole[-1])
+        whole *= whole
+        return np.add.reduceat(whole, starts, axis=1).T
 
     def _choose(self, levels: list[float], alone: int) -> int:
         *each, together = levels

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from speechstream.errors import SpeechStreamError
 
 READ_BYTES = 1 << 16
+FORGOTTEN = 1 << 25  # bytes of a mapped file that stay in memory
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ def gathered(stream: Any, name: str, head: bytes = b"") -> Content:
     return Content(name, data, None, faults, kept)
 
 
+def forget(data: Any) -> None:
+    """Let go of the pages of a mapped file: they are read again when they are looked at again."""
+    if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED)
+
+
 def some(stream: Any, name: str = "the stream", size: int = READ_BYTES) -> bytes:
     """What has arrived, at least one byte; b"" at the end. A stream that does not block is asked again."""
     read = getattr(stream, "read1", stream.read)
@@ -128,7 +135,7 @@ class Pieces(io.RawIOBase):
     def __init__(self, pieces: Sequence[tuple[Any, int, int]], factor: int = 1):
         self._pieces = [(data, start, stop) for data, start, stop in pieces if stop > start]
         self._length = sum(stop - start for _, start, stop in self._pieces)
-        self._seeming, self._position = self._length * factor, 0
+        self._seeming, self._position, self._unforgotten = self._length * factor, 0, 0
 
     def __len__(self) -> int:
         return self._length
@@ -154,6 +161,11 @@ class Pieces(io.RawIOBase):
         else:
             piece = self._cut(self._position, self._position + size)
         self._position += len(piece)
+        self._unforgotten += len(piece)
+        if self._unforgotten > FORGOTTEN:
+            self._unforgotten = 0
+            for data, _, _ in self._pieces:
+                forget(data)
         return piece
 
     def readinto(self, buffer: Any) -> int:

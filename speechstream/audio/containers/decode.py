@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 
-from speechstream.audio.containers import flac, media, mpeg, ogg, riff, sndfile
+from speechstream.audio.containers import flac, media, mpeg, ogg, riff, sndfile, trailing
 from speechstream.audio.containers.content import Content, Pieces
 from speechstream.audio.recording import Blocks, Part, joined
 from speechstream.errors import SpeechStreamError
@@ -49,7 +50,7 @@ def decoded(content: Content, seconds: float) -> Blocks:
     try:
         if what == "wav":
             return _wav(content, seconds)
-        by_kind = {"mpeg": _mpeg, "ogg": _ogg, "flac": _flac}.get(what or "")
+        by_kind = {"mpeg": _mpeg, "ogg": _ogg, "flac": _flac, "other": _other}.get(what or "")
         return (by_kind and by_kind(content, seconds)) or _joined(
             content, [sndfile.whole(content, seconds)]
         )
@@ -81,7 +82,8 @@ def _opened(ranges: list[tuple[int, int]], open_part: Callable[..., Part]) -> It
         yield f"{ranges[0][0]} bytes in front of it are no sound"
     for start, stop in ranges:
         try:
-            yield open_part(start, stop)
+            part = open_part(start, stop)
+            yield part if len(ranges) == 1 else replace(part, seconds=None)
         except sndfile.Unreadable as error:
             if len(ranges) == 1:
                 raise
@@ -93,7 +95,9 @@ def _wav(content: Content, seconds: float) -> Blocks:
     if not riff.is_plain(data):
         try:
             behind = Pieces([(data, riff.HEAD, len(data))])
-            return riff.wav_blocks(behind, content.name, content.faults)
+            heard = riff.wav_blocks(behind, content.name, content.faults)
+            heard.duration = None  # its header is wrong
+            return heard
         except riff.NotPlain:
             pass
     return _joined(content, [sndfile.whole(content, seconds)])
@@ -114,7 +118,7 @@ def _ogg(content: Content, seconds: float) -> Blocks | None:
     links = ogg.links(content.data)
     if not links or links[0][0] > SEARCHED:
         return None
-    return _joined(content, _opened(links, lambda a, b: sndfile.ogg_link(content, a, b, seconds)))
+    return _joined(content, _opened(links, lambda a, b: sndfile.stretch(content, a, b, seconds)))
 
 
 def _flac(content: Content, seconds: float) -> Blocks | None:
@@ -122,6 +126,16 @@ def _flac(content: Content, seconds: float) -> Blocks | None:
     if not links or links[0][0] > SEARCHED:
         return None
     return _joined(content, _opened(links, lambda a, b: sndfile.flac_link(content, a, b, seconds)))
+
+
+def _other(content: Content, seconds: float) -> Blocks | None:
+    links, size = trailing.links(content.data), len(content.data)
+    if not links:
+        return None
+    rest = bytes(content.data[links[-1][1] : links[-1][1] + SEARCHED]).strip(b"\0")
+    behind = [f"{size - links[-1][1]} bytes behind its end were not heard"] if rest else []
+    parts = _opened(links, lambda a, b: sndfile.stretch(content, a, b, seconds))
+    return _joined(content, chain(parts, behind))
 
 
 def _mpeg(content: Content, seconds: float) -> Blocks | None:

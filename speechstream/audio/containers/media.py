@@ -210,7 +210,7 @@ def cut_off(data: Any) -> str | None:
     elif head[:1] == b"G" and size % 188:
         return "its last packet is cut off"
     elif head[:4] == b"caff":
-        return trailing.fault(data, "CAF")
+        return trailing.caf_fault(data)
     return f"its header promises {end} bytes where {size} are there" if end and end > size else None
 
 

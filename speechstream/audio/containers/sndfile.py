@@ -5,6 +5,7 @@ libsndfile decodes what it can and mostly says nothing. Losing a user's speech w
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -43,12 +44,11 @@ class Unreadable(SpeechStreamError):
 
 def whole(content: Content, seconds: float) -> Part:
     """A file as one part."""
-    data = content.data
-    return _part(Pieces([(data, 0, len(data))]), data, content.name, seconds)
+    return stretch(content, 0, len(content.data), seconds)
 
 
-def ogg_link(content: Content, start: int, stop: int, seconds: float) -> Part:
-    """One stream of an Ogg file."""
+def stretch(content: Content, start: int, stop: int, seconds: float) -> Part:
+    """A part of a file that is a recording by itself."""
     source = Pieces([(content.data, start, stop)])
     return _part(source, content.data, content.name, seconds)
 
@@ -219,7 +219,7 @@ def _fault(data: Any, file: Any, promised: int | None, decoded: int) -> str | No
             return f"its header promises {claim} bytes where {present} are left"
     if file.format == "OGG" and (reason := ogg.fault(log)):
         return reason
-    if reason := trailing.fault(data, file.format):
+    if file.format == "CAF" and (reason := trailing.caf_fault(data)):
         return reason
     if file.format == "NIST" and (count := re.search(rb"sample_count -i (\d+)", data[:1024])):
         promised = int(count[1])
@@ -238,14 +238,23 @@ def quiet_decoder() -> Iterator[None]:
         except (OSError, ValueError, AttributeError):  # no stderr to protect
             yield
             return
-        with tempfile.TemporaryFile() as caught:
-            os.dup2(caught.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(saved, 2)
+        caught = _caught()
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            if caught.seek(0, os.SEEK_END):
                 caught.seek(0)
                 for line in caught:
                     if not _DECODER_CHATTER.fullmatch(line):
                         os.write(saved, line)
-                os.close(saved)
+                caught.seek(0)
+                caught.truncate()
+            os.close(saved)
+
+
+@functools.cache
+def _caught() -> Any:
+    """Where what is printed goes meanwhile; one file for all, behind the lock."""
+    return tempfile.TemporaryFile()

@@ -1,7 +1,4 @@
-"""Sound behind the end that a header tells: AIFF, AU, CAF and Wave64 that were joined, or whose length is wrong.
-
-WAV has its own module, and is heard to its end. Of these a user is told.
-"""
+"""AIFF, AU, Wave64 and CAF: where one ends, and what follows it."""
 
 from __future__ import annotations
 
@@ -9,41 +6,43 @@ from typing import Any
 
 from speechstream.audio.containers import riff
 
-W64_UNKNOWN = (0, 0xFFFFFFFFFFFFFFFF, 0x7FFFFFFFFFFFFFFF)
+_W64_UNKNOWN = (0, 0xFFFFFFFFFFFFFFFF, 0x7FFFFFFFFFFFFFFF)
 
 
-def fault(data: Any, container: str) -> str | None:
-    """What lies behind the end of a file, or is missing before it, in a few words; None where nothing does."""
-    if container == "CAF":
-        return _caf(data)
-    ends = {"AIFF": _aiff, "AU": _au, "W64": _w64}
-    end = ends[container](data) if container in ends else None
-    if end is None or end >= len(data) or not bytes(data[end : end + (1 << 16)]).strip(b"\0"):
+def links(data: Any) -> list[tuple[int, int]]:
+    """[start, stop) of each of the recordings that follow each other in one file; none where it is of another kind.
+
+    What is between and behind them, if it is not zeros, is in no stretch.
+    """
+    found: list[tuple[int, int]] = []
+    position = 0
+    while (end := _end(data, position)) is not None:
+        found.append((position, min(end, len(data))))
+        if end >= len(data):
+            break
+        position = end
+    return found
+
+
+def _end(data: Any, start: int) -> int | None:
+    """Where the recording that begins here ends by its header; the end of the data where it does not know."""
+    head = bytes(data[start : start + 24])
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        size = int.from_bytes(head[4:8], "big")
+        unknown, size = riff.is_unknown(size), 8 + size + (size & 1)
+    elif head[:4] == b".snd":
+        size = int.from_bytes(head[8:12], "big")
+        unknown, size = riff.is_unknown(size), int.from_bytes(head[4:8], "big") + size
+    elif head[:4] == b"riff":
+        size = int.from_bytes(head[16:24], "little")
+        unknown, size = size in _W64_UNKNOWN, -(-size // 8) * 8
+    else:
         return None
-    return (
-        f"its header ends it at byte {end}, and {len(data) - end} bytes follow that were not heard"
-    )
+    return len(data) if unknown or size < 24 else start + size
 
 
-def _aiff(data: Any) -> int | None:
-    size = int.from_bytes(data[4:8], "big")
-    return None if riff.is_unknown(size) else 8 + size + (size & 1)
-
-
-def _au(data: Any) -> int | None:
-    begin, size = bytes(data[4:8]), bytes(data[8:12])
-    if data[:4] != b".snd":  # little endian
-        begin, size = begin[::-1], size[::-1]
-    length = int.from_bytes(size, "big")
-    return None if riff.is_unknown(length) else int.from_bytes(begin, "big") + length
-
-
-def _w64(data: Any) -> int | None:
-    size = int.from_bytes(data[16:24], "little")
-    return None if size in W64_UNKNOWN else -(-size // 8) * 8
-
-
-def _caf(data: Any) -> str | None:
+def caf_fault(data: Any) -> str | None:
+    """What a CAF lacks, or what follows it, in a few words; None where neither does."""
     position = 8
     while position + 12 <= len(data):
         kind, size = (
