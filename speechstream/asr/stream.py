@@ -131,7 +131,8 @@ class RecognitionCore:
 
     def _step(self, x: np.ndarray | None, state: StreamState, step: _Step) -> Work[StreamState]:
         if x is None:
-            heard, resampler = self.resampler.finish(state.resampler), state.resampler
+            left, resampler = self.resampler.step(self._left(state), state.resampler)
+            heard = np.concatenate([left, self.resampler.finish(resampler)], axis=1)
         else:
             mono, downmix = self.downmix.step(as_samples(x), state.downmix)
             state = replace(state, downmix=downmix)
@@ -150,6 +151,10 @@ class RecognitionCore:
             if state.segment:
                 state = yield from self._close(state, state.segment, step, ended=False)
         return replace(state, pending=pending.copy(), finished=x is None)
+
+    def _left(self, state: StreamState) -> np.ndarray:
+        """(1, n) samples that the downmix holds."""
+        return self.downmix.finish(state.downmix)[None]
 
     def busy(self, state: StreamState) -> bool:
         """A step leaves no work."""

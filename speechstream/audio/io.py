@@ -19,6 +19,7 @@ from speechstream.audio.containers.content import (
     shown,
 )
 from speechstream.audio.containers.decode import decoded
+from speechstream.audio.containers.sndfile import Unreadable
 from speechstream.audio.recording import Blocks
 from speechstream.audio.stream import stream_blocks
 from speechstream.errors import SpeechStreamError
@@ -59,7 +60,12 @@ def blocks(source: Source, seconds: float = 1.0, name: str | None = None) -> Blo
         name = name or "the audio"
         if not len(source):
             raise SpeechStreamError(f"{name} is empty (0 bytes)")
-        return decoded(Content(name, bytes(source)), seconds)
+        try:
+            return decoded(Content(name, bytes(source)), seconds)
+        except Unreadable as error:
+            raise SpeechStreamError(
+                f"{error}; turn raw PCM into an array with numpy.frombuffer(data, dtype='<i2')"
+            ) from error
     if is_file_object(source):
         name = name or _name_of(source)
         if getattr(source, "seekable", lambda: False)():

@@ -136,13 +136,17 @@ class _Heard:
                     if done.value:
                         self.faults.append(done.value)
                     break
+                except SpeechStreamError as error:
+                    self.faults.append(str(error))
+                    break
                 samples, state = mix.step(self._usable(block, part.floats), state)
                 rows, tail = resampler.step(samples[None], tail)
                 samples = rows[0]
                 self.samples += len(samples)
                 if len(samples):
                     yield samples
-            samples = resampler.finish(tail)[0]
+            rows, tail = resampler.step(mix.finish(state)[None], tail)
+            samples = np.concatenate([rows[0], resampler.finish(tail)[0]])
             if len(samples):
                 self.samples += len(samples)
                 yield samples

@@ -108,12 +108,14 @@ class DownmixState:
 
     levels: (channels + 1,) float64, the recent energy of each channel and of their sum; empty before the first block
     cell:   (channels + 1,) float64, the same of the cell that is not full yet, whole numbers
-    filled: frames in that cell
+    held:   (n, channels) float32, frames that are not given yet: until something is heard, a cell waits until it is full
+    filled: frames in the cell that are given
     alone:  the channel that is heard alone, from 1 on; 0 where all are averaged
     """
 
     levels: np.ndarray
     cell: np.ndarray
+    held: np.ndarray
     filled: int = 0
     alone: int = 0
 
@@ -127,7 +129,7 @@ class Downmix:
     averaged again. Nothing that is in all channels can vanish so, whatever its sign.
 
     It is decided on a grid of CELL frames from the frames before, with sums in whole numbers: without lookahead, and
-    whatever the blocks, the same samples come out.
+    whatever the blocks, the same samples come out. Only until something has been heard, a cell is held until it is full.
     """
 
     CELL = 512  # frames
@@ -140,39 +142,53 @@ class Downmix:
     @staticmethod
     def init_state() -> DownmixState:
         """The state before the first block."""
-        return DownmixState(np.zeros(0), np.zeros(0))
+        return DownmixState(np.zeros(0), np.zeros(0), np.zeros((0, 0), np.float32))
 
     def step(self, x: np.ndarray, state: DownmixState) -> tuple[np.ndarray, DownmixState]:
-        """A block of `as_samples`, (n,) or (n, channels), into mono (n,). Mono blocks go through as they are.
+        """A block of `as_samples`, (n,) or (n, channels), into mono. Mono blocks go through as they are.
 
         Where the number of channels changes, it begins anew.
         """
         if x.ndim == 1 or x.shape[1] == 1:
-            return x.reshape(-1), state
-        n, channels = x.shape
+            return np.concatenate([self.finish(state), x.reshape(-1)]), self._heard(state)
+        before = np.zeros(0, np.float32)
+        channels = x.shape[1]
         if len(state.levels) != channels + 1:
-            state = DownmixState(np.zeros(channels + 1), np.zeros(channels + 1))
-        mono = _average(x)
-        if n == 0:
-            return mono, state
-        starts = [0, *range(self.CELL - state.filled, n, self.CELL)]
-        sums = self._energies(x, starts)
-        sums[0] += state.cell
-        levels, alone = state.levels.tolist(), state.alone
-        ends = [*starts[1:], n]
-        filled = state.filled
-        for start, end, cell in zip(starts, ends, sums.tolist()):
+            before, zeros = self.finish(state), np.zeros(channels + 1)
+            state = DownmixState(zeros, zeros, np.zeros((0, channels), np.float32))
+        if len(state.held):
+            x = np.concatenate([state.held, x])
+        n, mono = len(x), _average(x)
+        levels, alone, filled = state.levels.tolist(), state.alone, state.filled
+        starts = [0, *range(self.CELL - filled, n, self.CELL)] if n else []
+        sums = self._energies(x, starts) if n else np.zeros((0, channels + 1))
+        sums[:1] += state.cell
+        held = x[n:]
+        for start, end, cell in zip(starts, [*starts[1:], n], sums.tolist()):
+            filled += end - start
+            if not any(levels):
+                if filled < self.CELL:
+                    held, mono, filled = x[start:], mono[:start], 0
+                    break
+                alone = self._choose(cell, 0)
             if alone:
                 mono[start:end] = x[start:end, alone - 1]
-            filled += end - start
             if filled == self.CELL:
                 filled = 0
                 levels = [self.DECAY * old + new for old, new in zip(levels, cell)]
                 alone = self._choose(levels, alone)
         cell = sums[-1] if filled else np.zeros(channels + 1)
-        return mono, replace(
-            state, levels=np.array(levels), cell=cell.copy(), filled=filled, alone=alone
-        )
+        state = DownmixState(np.array(levels), cell.copy(), held.copy(), filled, alone)
+        return np.concatenate([before, mono]), state
+
+    @staticmethod
+    def finish(state: DownmixState) -> np.ndarray:
+        """What was still held, where the sound ends."""
+        return _average(state.held) if state.held.size else np.zeros(0, np.float32)
+
+    @staticmethod
+    def _heard(state: DownmixState) -> DownmixState:
+        return replace(state, held=state.held[:0]) if len(state.held) else state
 
     def check(self, state: DownmixState) -> None:
         """Raises ValueError where no downmix can have come to this state."""
@@ -181,6 +197,8 @@ class Downmix:
             raise ValueError(f"its downmix is {state.levels.dtype} and {state.cell.dtype}")
         if len(shape) != 1 or state.cell.shape != shape or not 0 <= state.filled < self.CELL:
             raise ValueError(f"its downmix is {shape} and {state.cell.shape}")
+        if state.held.dtype != np.float32 or state.held.ndim != 2 or len(state.held) >= self.CELL:
+            raise ValueError(f"its downmix holds {state.held.dtype}{list(state.held.shape)}")
         if not 0 <= state.alone <= max(shape[0] - 1, 0):
             raise ValueError(f"its downmix hears channel {state.alone}")
 

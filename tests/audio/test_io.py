@@ -105,7 +105,9 @@ def test_corrupt_in_the_middle(tmp_path, speech, kind):
     if kind[1] == "OPUS":  # two of its three pages
         return
     assert kind[0] == "ogg" or holds(got, whole[: len(speech) // 5])  # of Ogg a page is lost, 1 s
-    assert holds(got, whole[-len(speech) // 5 :])  # far behind the damage, decoders are as they were
+    assert holds(
+        got, whole[-len(speech) // 5 :]
+    )  # far behind the damage, decoders are as they were
 
 
 @pytest.mark.parametrize("size", [1, 10, 575, 576, 1152, 2000])
@@ -206,9 +208,7 @@ def test_flac_of_unknown_length(tmp_path, speech):
 def test_mp3_without_a_length_is_read_to_its_end(tmp_path, speech):
     path = write(tmp_path, speech, ("mp3", "MPEG_LAYER_III"))
     data = path.read_bytes()
-    headless = data[
-        mpeg.mpeg_frame(data[:4])[0] :
-    ]  # the first frame holds the length and no sound
+    headless = data[mpeg.mpeg_frame(data[:4])[0] :]  # the first frame holds the length and no sound
     path.write_bytes(headless)
     x, _ = read(path)
     assert len(sf.read(path)[0]) < len(speech) <= len(x)  # libsndfile alone stops at its guess

@@ -118,7 +118,9 @@ def test_wav_in_a_pipe(kind, subtype, channels):
     np.testing.assert_allclose(together(parts), reference, atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x7FFFFF00, 0x80000000, 0xFFFFFF00])
+@pytest.mark.parametrize(
+    "length", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x7FFFFF00, 0x80000000, 0xFFFFFF00]
+)
 def test_wav_of_unknown_length_with_chunks_before_the_data(length):
     data = wav()
     junk = b"JUNK" + struct.pack("<I", 5) + b"abcde\0"  # an odd chunk, padded

@@ -88,12 +88,12 @@ def gathered(stream: Any, name: str, head: bytes = b"") -> Content:
         while piece := some(stream, name):
             kept.write(piece)
             size += len(piece)
-    except OSError as error:
-        faults = (f"reading it failed: {error.strerror or error}",)
+    except SpeechStreamError as error:
+        faults = (str(error),)
     if not size:
         kept.close()
-        said = faults[0] if faults else "it is empty (0 bytes from where it stands)"
-        raise SpeechStreamError(f"{name} cannot be used: {said}")
+        said = faults[0] if faults else f"{name} is empty (0 bytes from where it stands)"
+        raise SpeechStreamError(said)
     kept.flush()
     data = mmap.mmap(kept.fileno(), 0, access=mmap.ACCESS_READ)
     return Content(name, data, None, faults, kept)
@@ -108,8 +108,13 @@ def forget(data: Any) -> None:
 def some(stream: Any, name: str = "the stream", size: int = READ_BYTES) -> bytes:
     """What has arrived, at least one byte; b"" at the end. A stream that does not block is asked again."""
     read = getattr(stream, "read1", stream.read)
-    while (data := read(size)) is None:
-        time.sleep(0.005)
+    try:
+        while (data := read(size)) is None:
+            time.sleep(0.005)
+    except OSError as error:
+        raise SpeechStreamError(f"reading {name} failed: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        data = ""
     if isinstance(data, str):
         raise ValueError(f"{name} gives text; open it in binary mode, as in open(path, 'rb')")
     if not isinstance(data, (bytes, bytearray, memoryview)):

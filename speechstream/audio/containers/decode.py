@@ -44,16 +44,20 @@ def kind(head: bytes) -> str | None:
 
 def decoded(content: Content, seconds: float) -> Blocks:
     """A recording's blocks of `seconds`. Raises SpeechStreamError where none of it can be decoded."""
-    what = kind(bytes(content.data[:SEARCHED]))
+    data = content.data
+    tags = mpeg.past_tags(data, 0)  # MP3 has them, and other files that players have labelled
+    what = kind(bytes(data[tags : tags + SEARCHED]))
     if what == "media":
         return media.open_media(content, seconds)
     try:
-        if what == "wav":
+        if what == "wav" and not tags:
             return _wav(content, seconds)
-        by_kind = {"mpeg": _mpeg, "ogg": _ogg, "flac": _flac, "other": _other}.get(what or "")
-        return (by_kind and by_kind(content, seconds)) or _joined(
-            content, [sndfile.whole(content, seconds)]
-        )
+        if what == "other" and not tags:
+            return _other(content, seconds) or _whole(content, seconds)
+        for search in (_later_wav, _flac, _ogg, _mpeg):
+            if found := search(content, seconds):
+                return found
+        return _whole(content, seconds)
     except sndfile.Unreadable as error:
         if what in ("wav", "ogg", "other"):
             if media.is_available():
@@ -61,10 +65,6 @@ def decoded(content: Content, seconds: float) -> Blocks:
             raise SpeechStreamError(
                 f"{error}; PyAV or ffmpeg read more, pip install speechstream[media]"
             ) from error
-        if what in (None, "mpeg"):
-            for search in (_later_wav, _flac, _ogg, _mpeg):
-                if found := search(content, seconds):
-                    return found
         if content.path and content.path.lower().endswith(_RAW):
             raise SpeechStreamError(
                 f"{content.name} is raw PCM without a header; pipe it in and give its rate and type"
@@ -72,14 +72,20 @@ def decoded(content: Content, seconds: float) -> Blocks:
         raise
 
 
+def _whole(content: Content, seconds: float) -> Blocks:
+    return _joined(content, [sndfile.whole(content, seconds)])
+
+
 def _joined(content: Content, parts: Iterable[Part | str], duration: float | None = None) -> Blocks:
     return joined(chain(parts, content.faults), content.name, duration)
 
 
-def _opened(ranges: list[tuple[int, int]], open_part: Callable[..., Part]) -> Iterator[Part | str]:
-    """Each stretch of the bytes as a part, opened when its turn comes."""
-    if ranges[0][0]:
-        yield f"{ranges[0][0]} bytes in front of it are no sound"
+def _opened(
+    ranges: list[tuple[int, int]], open_part: Callable[..., Part], tags: int
+) -> Iterator[Part | str]:
+    """Each stretch of the bytes as a part, opened when its turn comes. tags: bytes in front that are none."""
+    if before := ranges[0][0] - tags:
+        yield f"{before} bytes in front of it are no sound"
     for start, stop in ranges:
         try:
             part = open_part(start, stop)
@@ -100,7 +106,7 @@ def _wav(content: Content, seconds: float) -> Blocks:
             return heard
         except riff.NotPlain:
             pass
-    return _joined(content, [sndfile.whole(content, seconds)])
+    return _whole(content, seconds)
 
 
 def _later_wav(content: Content, seconds: float) -> Blocks | None:
@@ -118,14 +124,28 @@ def _ogg(content: Content, seconds: float) -> Blocks | None:
     links = ogg.links(content.data)
     if not links or links[0][0] > SEARCHED:
         return None
-    return _joined(content, _opened(links, lambda a, b: sndfile.stretch(content, a, b, seconds)))
+    return _joined(
+        content,
+        _opened(
+            links,
+            lambda a, b: sndfile.stretch(content, a, b, seconds),
+            mpeg.past_tags(content.data, 0),
+        ),
+    )
 
 
 def _flac(content: Content, seconds: float) -> Blocks | None:
     links = flac.links(content.data)
     if not links or links[0][0] > SEARCHED:
         return None
-    return _joined(content, _opened(links, lambda a, b: sndfile.flac_link(content, a, b, seconds)))
+    return _joined(
+        content,
+        _opened(
+            links,
+            lambda a, b: sndfile.flac_link(content, a, b, seconds),
+            mpeg.past_tags(content.data, 0),
+        ),
+    )
 
 
 def _other(content: Content, seconds: float) -> Blocks | None:
@@ -134,7 +154,9 @@ def _other(content: Content, seconds: float) -> Blocks | None:
         return None
     rest = bytes(content.data[links[-1][1] : links[-1][1] + SEARCHED]).strip(b"\0")
     behind = [f"{size - links[-1][1]} bytes behind its end were not heard"] if rest else []
-    parts = _opened(links, lambda a, b: sndfile.stretch(content, a, b, seconds))
+    parts = _opened(
+        links, lambda a, b: sndfile.stretch(content, a, b, seconds), mpeg.past_tags(content.data, 0)
+    )
     return _joined(content, chain(parts, behind))
 
 

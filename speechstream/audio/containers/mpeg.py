@@ -79,7 +79,7 @@ def scan(data: Any) -> Scan:
         frame = known.get(header) or known.setdefault(header, mpeg_frame(header))
         fresh = run is None or _kind(header) != kind
         if frame is None or (fresh and not _certain(data, position, frame)):
-            after = _past_tags(data, position)
+            after = past_tags(data, position)
             if after > position:
                 position, run = after, None
                 continue
@@ -148,7 +148,7 @@ def _next(data: Any, position: int, searched: int) -> int | None:
     return None
 
 
-def _past_tags(data: Any, position: int) -> int:
+def past_tags(data: Any, position: int) -> int:
     """Where what begins here as a tag (ID3, APE, Lyrics3) ends; the same place where none does."""
     head = bytes(data[position : position + 32])
     if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
