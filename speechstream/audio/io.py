@@ -66,11 +66,12 @@ def blocks(source: Source, seconds: float = 1.0, name: str | None = None) -> Blo
             raise SpeechStreamError(
                 f"{error}; turn raw PCM into an array with numpy.frombuffer(data, dtype='<i2')"
             ) from error
+    stream: Any = source
     if is_file_object(source):
         name = name or _name_of(source)
         if getattr(source, "seekable", lambda: False)():
             return decoded(gathered(source, name), seconds)
-        return stream_blocks(source, None, name=name)
+        return stream_blocks(stream, None, name=name)
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(
             f"a recording must be a path, a binary file object or the bytes of a file, got {type(source).__name__}"

@@ -58,7 +58,6 @@ _CHUNKS = frozenset(
         b"PEAK",
         b"DISP",
         b"afsp",
-        b"levl",
         b"umid",
         b"LGWV",
         b"chna",
