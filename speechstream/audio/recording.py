@@ -169,9 +169,10 @@ class _Heard:
             level = float(np.percentile(np.abs(block), 99))  # one wild sample is no measure
             if level > CAST:
                 at = int(np.flatnonzero((np.abs(block) > CAST).any(axis=1))[0])
-                raise self._damaged(
-                    f"the sample at {self._place(at)} is {block[at].flat[np.abs(block[at]).argmax()]:g} where full "
-                    "scale is 1, as integers are that were cast and not scaled; convert it to 16 bits"
+                kind = AudioDamaged if self.samples else SpeechStreamError
+                raise kind(
+                    f"{self.name} holds {block[at].flat[np.abs(block[at]).argmax()]:g} at {self._place(at)} where the "
+                    "full scale of floats is 1, as integers are that were cast and not scaled; convert it to 16 bits"
                 )
             self.gain = min(self.gain, 1 / max(level, 1.0))
         return np.clip(block * np.float32(self.gain), -LOUDEST, LOUDEST)

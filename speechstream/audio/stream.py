@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from speechstream.audio.containers import mpeg, riff
-from speechstream.audio.containers.content import exactly, gathered
+from speechstream.audio.containers.content import Kept, exactly, gathered
 from speechstream.audio.containers.decode import SEARCHED, decoded, kind
 from speechstream.audio.pcm import decoder, part_of, raw_blocks
 from speechstream.audio.recording import Blocks, Part, check_rate, joined
@@ -33,13 +33,19 @@ def stream_blocks(
     """Open a binary stream whose content is recognised by its first bytes.
 
     WAV (PCM, floats, mu-law and A-law, also with the lengths that pipes carry) is decoded as it arrives. Formats that
-    cannot be decoded without seeking (FLAC, Ogg, MP3, AIFF, MP4, ...) are read to their end first. All else is raw PCM
+    cannot be decoded without seeking (FLAC, Ogg, MP3, AIFF, MP4, other WAV, ...) are read to their end first. All else is raw PCM
     of the given rate, dtype and channels; with rate None it is refused. Raises SpeechStreamError as `raw_blocks` and
     `blocks` do.
     """
     head = exactly(stream, riff.HEAD, name)
     if riff.is_wav(head):
-        return riff.wav_blocks(stream, name)
+        kept = Kept(stream)
+        try:
+            heard = riff.wav_blocks(kept, name)
+        except riff.NotPlain:
+            return decoded(gathered(stream, name, head + kept.data), 1.0)
+        kept.over = True
+        return heard
     if frame := mpeg.mpeg_frame(head[:4]):
         # two bytes of PCM may look like an MP3 frame: is there another?
         head += exactly(stream, frame[0] + 4 - len(head), name)

@@ -131,6 +131,18 @@ def exactly(stream: Any, size: int, name: str = "the stream") -> bytes:
     return b"".join(pieces)
 
 
+class Kept:
+    """A stream of which what has been read is kept, until that is over."""
+
+    def __init__(self, stream: Any):
+        self._stream, self.data, self.over = stream, b"", False
+
+    def read(self, size: int) -> bytes:
+        data = some(self._stream, size=size)
+        self.data = b"" if self.over else self.data + data
+        return data
+
+
 class Pieces(io.RawIOBase):
     """Stretches of bytes as one seekable file.
 

@@ -232,8 +232,7 @@ def _header(stream: Any, name: str) -> _Format:
     dtype = _TYPES.get((tag, bits))
     if dtype is None:
         raise NotPlain(
-            f"{name} is a WAV of format 0x{tag:x} with {bits} bits, which cannot be read from a "
-            "pipe; give it as a file, or convert it to 16-bit PCM"
+            f"{name} is a WAV of format 0x{tag:x} with {bits} bits, which is not decoded as it arrives"
         )
     if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE <= rate <= MAX_RATE:
         raise SpeechStreamError(
