@@ -18,6 +18,7 @@ import pytest
 ALL = "all"
 SLOW: dict[str, str | tuple[str, ...]] = {
     "asr/test_files.py": (
+        "test_damaged_recordings_in_a_pool_keep_what_was_heard",
         "test_recordings_share_a_pool_where_that_is_faster",
         "test_the_embedded_model_hears_the_same_in_any_company",
         "test_who_closes_a_pool_of_recordings_stops_it",

@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Protocol
 
-from speechstream.audio.io import blocks
+from speechstream.audio.io import Source, blocks
 from speechstream.audio.recording import Blocks
-from speechstream.errors import SpeechStreamError
+from speechstream.errors import AudioDamaged, SpeechStreamError
 from speechstream.events import Failed, Final, Transcript
 
 
@@ -31,7 +30,7 @@ class Transcriber(Protocol):
 
     def transcribe(
         self,
-        audio: str | Path,
+        audio: Source,
         *,
         latency_ms: int | None = None,
         progress: Callable[[float], None] | None = None,
@@ -51,12 +50,13 @@ def cores() -> int:
 
 def transcribe_many(
     recognizer: Transcriber,
-    files: Sequence[str | Path],
+    files: Sequence[Source],
     jobs: int | None = None,
     latency_ms: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Transcript | SpeechStreamError]:
-    """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why.
+    """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why. That of a
+    file that is damaged or cut short is AudioDamaged, and its `transcript` is what was heard of it.
 
     `jobs` threads work at a time, by default one a core; `progress` is told the seconds of sound done in all files,
     from any of the threads. Whoever closes the iterator stops the work at the next second of sound. The texts are
@@ -93,6 +93,16 @@ class _Open:
     source: Blocks
     segments: list[Final] = field(default_factory=list)
     samples: int = 0
+    damage: AudioDamaged | None = None
+
+    def end(self) -> None:
+        """Give the transcript of what was heard."""
+        transcript = Transcript(tuple(self.segments), self.samples / self.source.rate)
+        if self.damage is None:
+            self.result.set_result(transcript)
+        else:
+            self.damage.transcript = transcript
+            self.result.set_exception(self.damage)
 
 
 class _Work:
@@ -110,7 +120,7 @@ class _Work:
         self.left = deque(zip(files, self.results))
         self.stop, self.lock, self.heard = Event(), Lock(), 0.0
 
-    def take(self) -> tuple[str | Path, Future] | None:
+    def take(self) -> tuple[Source, Future] | None:
         with self.lock:
             return self.left.popleft() if self.left and not self.stop.is_set() else None
 
@@ -154,10 +164,7 @@ class _Work:
                     if isinstance(events[-1], Failed):
                         heard.pop(sid).result.set_exception(SpeechStreamError(events[-1].message))
                 for sid in [sid for sid in heard if sid not in pool]:
-                    one = heard.pop(sid)
-                    one.result.set_result(
-                        Transcript(tuple(one.segments), one.samples / one.source.rate)
-                    )
+                    heard.pop(sid).end()
         except Exception as error:
             for one in heard.values():
                 one.source.close()
@@ -176,6 +183,8 @@ class _Work:
     def _push(self, pool, sid: int, one: _Open, heard: dict[int, _Open]) -> None:
         try:
             block = next(one.source, None)
+        except AudioDamaged as error:
+            one.damage, block = error, None
         except SpeechStreamError as error:
             pool.close(sid)
             heard.pop(sid).result.set_exception(error)

@@ -16,10 +16,11 @@ from speechstream.asr.family import Family
 from speechstream.asr.files import transcribe_many
 from speechstream.asr.stream import RecognitionCore, StreamState
 from speechstream.audio.features import SAMPLE_RATE
-from speechstream.audio.io import blocks
-from speechstream.audio.samples import to_mono
+from speechstream.audio.io import Source, blocks, is_source
+from speechstream.audio.recording import Blocks, check_rate
+from speechstream.audio.samples import as_samples
 from speechstream.audio.vad import Vad
-from speechstream.errors import SpeechStreamError
+from speechstream.errors import AudioDamaged, SpeechStreamError
 from speechstream.events import Event, Final, Transcript
 from speechstream.runtime.pool import Pool
 from speechstream.runtime.requests import drive
@@ -51,7 +52,8 @@ class Stream:
     def push(self, block: np.ndarray) -> list[Event]:
         """Hear a block: any length, int16/int32/float, (n,) or (n, channels).
 
-        Raises ValueError on NaN or a wrong shape, SpeechStreamError where two threads push at once.
+        Raises ValueError on NaN, a wrong shape or floats far beyond 1, SpeechStreamError where two threads push at
+        once.
         """
         return self._step(block)
 
@@ -91,7 +93,7 @@ class Stream:
     def _step(self, x: np.ndarray | None) -> list[Event]:
         if self._closed:
             raise ValueError("this stream is finished; open another one")
-        block = None if x is None else to_mono(x)
+        block = None if x is None else as_samples(x)
         with self._alone():
             try:
                 events, self._state = drive(self._core.step(block, self._state))
@@ -178,9 +180,8 @@ class Recognizer:
 
     def core(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> RecognitionCore:
         """The pure core of such streams: `events, state = drive(core.step(samples, state))`."""
-        return RecognitionCore(
-            self.family, self._vad, self.rules, latency_ms, sample_rate, self.digest
-        )
+        rate = check_rate(sample_rate)
+        return RecognitionCore(self.family, self._vad, self.rules, latency_ms, rate, self.digest)
 
     def stream(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
         """Open a live stream. latency_ms: the encoder's chunk, one of `latencies`; None: as files are heard."""
@@ -206,39 +207,67 @@ class Recognizer:
 
     def transcribe(
         self,
-        audio: str | Path | np.ndarray,
+        audio: Source | Blocks | np.ndarray,
         sample_rate: int | None = None,
         latency_ms: int | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Transcript:
-        """A whole file, or an array with its sample_rate. latency_ms None: each segment is encoded at once.
+        """A whole recording. latency_ms None: each segment is encoded at once.
 
-        Files are read block by block, so their length is bounded by nothing; `progress` is told seconds
-        done. Raises SpeechStreamError for a file that cannot be read, ValueError for a wrong array.
+        audio: the path of a file, a binary object with `read`, the bytes of a file (see `audio.io.blocks`), or an
+        array, (n,) or (n, channels), with its sample_rate. Files are read block by block, so their length is bounded
+        by nothing; `progress` is told seconds done.
+
+        Raises ValueError for a wrong argument, SpeechStreamError for what cannot be read, and for what is damaged or
+        cut short AudioDamaged, whose `transcript` is what was heard of it.
         """
-        if isinstance(audio, (str, Path)):
-            source = blocks(audio)
-            rate: int = source.rate
-            pieces: Iterator[np.ndarray] = iter(source)
-        elif sample_rate is None:
-            raise ValueError("transcribing an array needs its sample_rate")
-        else:
-            rate, samples = sample_rate, to_mono(audio)
-            size = ARRAY_BLOCK_S * rate
-            pieces = (samples[i : i + size] for i in range(0, len(samples), size))
-        stream = self.stream(latency_ms, rate)
+        source = self._source(audio, sample_rate)
         segments: list[Final] = []
-        done = 0
-        for piece in pieces:
-            segments += [e for e in stream.push(piece) if isinstance(e, Final)]
-            done += len(piece)
-            if progress:
-                progress(done / rate)
-        segments += [e for e in stream.finish() if isinstance(e, Final)]
-        return Transcript(tuple(segments), done / rate)
+        done, damage = 0, None
+        with source:
+            stream = self.stream(latency_ms, source.rate)
+            try:
+                for piece in source:
+                    segments += [e for e in stream.push(piece) if isinstance(e, Final)]
+                    done += len(piece)
+                    if progress:
+                        progress(done / source.rate)
+            except AudioDamaged as error:
+                damage = error
+            segments += [e for e in stream.finish() if isinstance(e, Final)]
+        transcript = Transcript(tuple(segments), done / source.rate)
+        if damage is not None:
+            damage.transcript = transcript
+            raise damage
+        return transcript
+
+    @staticmethod
+    def _source(audio: Any, sample_rate: Any) -> Blocks:
+        """What `transcribe` was given, as blocks."""
+        rate = None if sample_rate is None else check_rate(sample_rate)
+        if isinstance(audio, Blocks):
+            return audio
+        if is_source(audio) and (
+            rate is None or not isinstance(audio, (bytes, bytearray, memoryview))
+        ):
+            return blocks(audio)
+        if rate is None and (hasattr(audio, "__array__") or isinstance(audio, (list, tuple))):
+            raise ValueError("transcribing an array needs its sample_rate, in Hz")
+        if rate is None:
+            raise ValueError(
+                "a recording must be a path, a binary file object, the bytes of a file, or an array with its "
+                f"sample_rate, got {type(audio).__name__}"
+            )
+        samples, size = as_samples(audio), ARRAY_BLOCK_S * rate
+        pieces = (samples[i : i + size] for i in range(0, len(samples), size))
+        return Blocks(rate, pieces, len(samples) / rate)
 
     def transcribe_many(
-        self, files: Sequence[str | Path], jobs: int | None = None, latency_ms: int | None = None
+        self, files: Sequence[Source], jobs: int | None = None, latency_ms: int | None = None
     ) -> Iterator[Transcript | SpeechStreamError]:
-        """Many files on as many threads as there are cores: see `speechstream.asr.files`."""
+        """Many files on as many threads as there are cores: see `speechstream.asr.files`.
+
+        In the place of one that cannot be used stands the error that says why; that of a damaged one is AudioDamaged,
+        and its `transcript` is what was heard.
+        """
         return transcribe_many(self, files, jobs, latency_ms)

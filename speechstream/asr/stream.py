@@ -20,7 +20,7 @@ from speechstream.asr.family import Family
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.resample import Resampler, ResamplerState
-from speechstream.audio.samples import to_mono
+from speechstream.audio.samples import Downmix, DownmixState, as_samples, side_by_side
 from speechstream.audio.vad import WINDOW, Vad, VadState
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Endpoint, Event, Final, Partial, SpeechStarted, Word
@@ -66,6 +66,7 @@ class StreamState:
     segmenter: SegmenterState
     pending: np.ndarray  # (n,) samples that do not fill the next windows yet
     recent: np.ndarray  # (n,) the last windows, for what precedes an onset
+    downmix: DownmixState
     heard: int = 0  # samples judged so far, whole windows
     received: int = 0  # samples that came
     segment: Segment | None = None
@@ -103,7 +104,7 @@ class RecognitionCore:
         self.family, self.vad, self.rules = family, vad, rules
         self.latency_ms, self.mode, self.digest = latency_ms, family.mode(latency_ms), digest
         self.resampler, self.segmenter = Resampler(sample_rate, SAMPLE_RATE), Segmenter(rules)
-        self.sample_rate = self.resampler.rate_in
+        self.sample_rate, self.downmix = self.resampler.rate_in, Downmix()
 
     def init_state(self) -> StreamState:
         """A stream that has heard nothing."""
@@ -113,6 +114,7 @@ class RecognitionCore:
             self.segmenter.init_state(),
             np.zeros(0, np.float32),
             np.zeros(0, np.float32),
+            self.downmix.init_state(),
         )
 
     def step(
@@ -139,9 +141,12 @@ class RecognitionCore:
 
     def _step(self, x: np.ndarray | None, state: StreamState, step: _Step) -> Work[StreamState]:
         if x is None:
-            heard, resampler = self.resampler.finish(state.resampler), state.resampler
+            left, resampler = self.resampler.step(self._left(state), state.resampler)
+            heard = np.concatenate([left, self.resampler.finish(resampler)], axis=1)
         else:
-            heard, resampler = self.resampler.step(to_mono(x)[None], state.resampler)
+            mono, downmix = self.downmix.step(as_samples(x), state.downmix)
+            state = replace(state, downmix=downmix)
+            heard, resampler = self.resampler.step(mono[None], state.resampler)
         pending = np.concatenate([state.pending, heard[0]])
         size = self.mode.vad_windows * WINDOW
         state = replace(state, resampler=resampler, received=state.received + heard.shape[1])
@@ -158,6 +163,10 @@ class RecognitionCore:
                 state = yield from self._close(state, state.segment, step, ended=False)
         return replace(state, pending=pending.copy(), finished=x is None)
 
+    def _left(self, state: StreamState) -> np.ndarray:
+        """(1, n) samples that the downmix holds."""
+        return self.downmix.finish(state.downmix)[None]
+
     def busy(self, state: StreamState) -> bool:
         """A step leaves no work."""
         return False
@@ -171,7 +180,7 @@ class RecognitionCore:
 
     def pieces(self, x: np.ndarray, seconds: float) -> list[np.ndarray]:
         """A block checked and cut, so that each step is short."""
-        samples = to_mono(x)
+        samples = as_samples(x)
         size = max(int(seconds * self.sample_rate), 1)
         return [samples[i : i + size] for i in range(0, len(samples), size)]
 
@@ -217,7 +226,7 @@ class RecognitionCore:
     @staticmethod
     def joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
         """Blocks of `pieces` as one."""
-        return np.concatenate([np.zeros(0, np.float32), *blocks])
+        return side_by_side(blocks)
 
     def to_bytes(self, state: StreamState, fp16_caches: bool = False) -> bytes:
         """A state that is a value, for `from_bytes` of a core on the same model, anywhere.
@@ -297,6 +306,7 @@ class RecognitionCore:
         late = len(state.pending) >= size and not state.finished
         if late or len(state.recent) > min(state.heard, self._kept()):
             raise ValueError("its windows do not add up")
+        self.downmix.check(state.downmix)
         if (s := state.segment) is not None:
             if any(a.ndim != 1 or a.dtype != np.float32 for a in s.audio):
                 raise ValueError("its audio is no audio")

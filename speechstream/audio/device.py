@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from speechstream.audio.resample import Resampler
-from speechstream.audio.samples import to_mono
+from speechstream.audio.samples import Downmix, as_samples
 from speechstream.errors import SpeechStreamError
 
 log = logging.getLogger("speechstream.audio")
@@ -195,6 +195,7 @@ class Microphone:
         self.device = choose_device(device, "input")
         self.native_rate = self.device.sample_rate
         self.sample_rate = sample_rate or self.native_rate
+        self._downmix, self._mix = Downmix(), Downmix.init_state()
         self.overflows = (
             0  # times that sound was lost: in the device's buffer, in ours, between two streams
         )
@@ -280,7 +281,8 @@ class Microphone:
         if self._stopped.is_set():
             return
         try:
-            self._queue.put_nowait(to_mono(indata))
+            mono, self._mix = self._downmix.step(as_samples(indata), self._mix)
+            self._queue.put_nowait(mono)
         except queue.Full:
             self.overflows += 1
             self.lost_s += frames / self.native_rate

@@ -12,7 +12,8 @@ from typing import Any
 
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.terminal import progress
-from speechstream.errors import SpeechStreamError
+from speechstream.errors import AudioDamaged, SpeechStreamError
+from speechstream.events import Transcript
 
 
 class WorkersError(SpeechStreamError):
@@ -74,9 +75,11 @@ class Ahead:
                     raise Interrupted from error
                 raise
         self.done = lambda seconds: None  # the bar has gone
+        heard = result.transcript if isinstance(result, AudioDamaged) else result
+        if isinstance(heard, Transcript):
+            self.files, self.seconds = self.files + 1, self.seconds + heard.duration
         if isinstance(result, SpeechStreamError):
             raise result
-        self.files, self.seconds = self.files + 1, self.seconds + result.duration
         return result
 
     def summary(self) -> str:

@@ -8,7 +8,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from speechstream.cli.ahead import Ahead, WorkersError
 from speechstream.cli.formats import SUFFIXES, WRITERS, Live, OutputError, Writer
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.terminal import is_terminal, progress
-from speechstream.errors import SpeechStreamError
+from speechstream.errors import AudioDamaged, SpeechStreamError
 
 LIVE_LATENCY_MS = 320
 STDIN, MICROPHONE = "-", "microphone"
+TELEPHONY = ("mulaw", "alaw")
+RAW_NAMES = {"ulaw": "mulaw", "mu-law": "mulaw", "u-law": "mulaw", "a-law": "alaw"}
 _READ_BYTES = 1 << 16
 _AHEAD = 4  # blocks read from a pipe before they are asked for
 _POLL_S = 0.1  # how soon a signal is noticed while nothing comes
@@ -41,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="recordings of any format that libsndfile reads; - is standard input",
+        help="recordings: WAV, FLAC, Ogg, MP3 and what else libsndfile reads; with PyAV or ffmpeg also M4A, MP4, WebM, "
+        "AAC, WMA and video; - is standard input",
     )
     add(
         "--mic",
@@ -106,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--raw",
         metavar="RATE[:DTYPE[:CHANNELS]]",
         type=parse_raw,
-        help="standard input is PCM without a header: Hz, then uint8, int16 (the default), int24, int32, float32 or "
-        "float64, then the number of channels (1)",
+        help="standard input is PCM without a header: Hz, then uint8, int16 (the default), int24, int32, float32, "
+        "float64, mulaw or alaw, then the number of channels (1); mulaw and alaw alone have 8000 Hz",
     )
     add(
         "-q",
@@ -150,7 +153,9 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.raw and STDIN not in args.files:
         raise SpeechStreamError("--raw describes standard input; give - in place of a file")
-    if STDIN in args.files and sys.stdin is not None and sys.stdin.isatty():
+    if STDIN in args.files and sys.stdin is None:
+        raise SpeechStreamError("standard input is closed; pipe a recording into it")
+    if STDIN in args.files and sys.stdin.isatty():
         raise SpeechStreamError(
             "standard input is a terminal; pipe a recording into it, or listen with --mic"
         )
@@ -276,19 +281,33 @@ def one(
 
         shown = not args.quiet and is_terminal(sys.stderr) and not isinstance(writer, Live)
         if ahead:
-            transcript = ahead.next(name, shown, interrupts)
+            transcript, damage = what_is_heard(lambda: ahead.next(name, shown, interrupts))
         else:
-            with open_blocks(name) as blocks, progress(name, blocks.duration, shown) as done:
+            with interrupts.at_once():  # a named pipe may wait for its writer
+                blocks = open_blocks(name)
+            with blocks, progress(name, blocks.duration, shown) as done:
                 if args.latency:
                     counted = counting(until_signal(blocks, interrupts), blocks.rate, done)
                     follow(recognizer, name, counted, blocks.rate, latency, writer)
                     return
                 with interrupts.at_once():
-                    transcript = recognizer.transcribe(name, progress=done)
+                    transcript, damage = what_is_heard(
+                        lambda: recognizer.transcribe(blocks, progress=done)
+                    )
         writer.begin(name)
         for segment in transcript.segments:
             writer.event(segment)
         writer.end(transcript.duration)
+        if damage is not None:
+            raise damage
+
+
+def what_is_heard(transcribe: Callable[[], Any]) -> tuple[Any, AudioDamaged | None]:
+    """A transcript, and what is wrong with a recording that could not be heard to its end."""
+    try:
+        return transcribe(), None
+    except AudioDamaged as error:
+        return error.transcript, error
 
 
 def follow(
@@ -379,40 +398,40 @@ def read_ahead(blocks: Iterable, interrupts: Interrupts) -> Iterator:
 def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
     """Standard input as blocks, and their rate."""
     from speechstream.audio.pcm import raw_blocks
-    from speechstream.audio.stream import stream_blocks
+    from speechstream.audio.stream import UnknownFormat, stream_blocks
 
     stream = _Stdin()
     if raw:
         rate, dtype, channels = raw
         return raw_blocks(stream, dtype, channels, name="standard input"), rate
     try:
-        blocks = stream_blocks(
-            stream, rate=0
-        )  # a rate is asked for only where no format is recognised
-    except ValueError:
-        raise SpeechStreamError(
-            "standard input is in no known audio format; for PCM without a header say what it is, "
-            "as in --raw 16000:int16:1"
-        ) from None
+        blocks = stream_blocks(stream, None)
+    except UnknownFormat as error:
+        raise SpeechStreamError(f"{error}, as in --raw 16000:int16:1") from None
     return blocks, blocks.rate
 
 
 def parse_raw(text: str) -> tuple[int, str, int]:
-    """RATE[:DTYPE[:CHANNELS]]."""
-    rate, dtype, channels, *rest = [*text.split(":"), *("", "", "")[text.count(":") :]]
-    from speechstream.audio.pcm import raw_blocks
-    from speechstream.audio.recording import MAX_RATE, MIN_RATE
+    """RATE[:DTYPE[:CHANNELS]], or DTYPE:RATE."""
+    from speechstream.audio.pcm import TYPES, decoder
+    from speechstream.audio.recording import check_rate
 
+    fields = [RAW_NAMES.get(field, field) for field in text.split(":")]
+    kinds = [field for field in fields if field in TYPES] or ["int16"]
+    numbers = [int(field) for field in fields if field.isdecimal()]
+    if not numbers and kinds[0] in TELEPHONY:
+        numbers = [8000]
+    known = all(not field or field in TYPES or field.isdecimal() for field in fields)
     try:
-        layout = int(rate), dtype or "int16", int(channels or 1)
-        if any(rest) or not MIN_RATE <= layout[0] <= MAX_RATE:
-            raise ValueError(f"a rate from {MIN_RATE} to {MAX_RATE} Hz")
-        raw_blocks(None, *layout[1:])
+        if not known or len(kinds) > 1 or len(fields) > 3 or not 1 <= len(numbers) <= 2:
+            raise ValueError(f"DTYPE is one of {', '.join(TYPES)}, and RATE a whole number of Hz")
+        rate, channels = check_rate(numbers[0], "RATE"), (*numbers, 1)[1]
+        decoder(kinds[0], channels)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not RATE[:DTYPE[:CHANNELS]], as in 16000:int16:1 ({error})"
         ) from error
-    return layout
+    return rate, kinds[0], channels
 
 
 def is_folder(output: str) -> bool:

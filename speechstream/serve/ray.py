@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.audio.samples import to_mono
+from speechstream.audio.samples import as_samples
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Event, Failed, Transcript, from_json, to_json
 
@@ -350,7 +350,7 @@ class Session:
 
     def push(self, block: np.ndarray) -> list[Event]:
         """Hear a block; its events. ValueError on NaN or a wrong shape."""
-        return self._hear(to_mono(block))
+        return self._hear(as_samples(block))
 
     def finish(self) -> list[Event]:
         """Hear the end of the stream."""

@@ -9,7 +9,7 @@ import soundfile as sf
 
 from speechstream.asr.files import cores, transcribe_many
 from speechstream.asr.recognizer import Recognizer
-from speechstream.errors import SpeechStreamError
+from speechstream.errors import AudioDamaged, SpeechStreamError
 from speechstream.events import Final, Transcript
 
 
@@ -138,6 +138,19 @@ def test_recordings_share_a_pool_where_that_is_faster(fastconformer, fixtures_di
             heard += result.duration
     assert sum(bool(r.text) for r in got if isinstance(r, Transcript)) > 10
     assert told[-1] == pytest.approx(heard)
+
+
+def test_damaged_recordings_in_a_pool_keep_what_was_heard(fastconformer, fixtures_dir, tmp_path):
+    x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
+    sf.write(tmp_path / "good.wav", x, rate)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "good.wav").read_bytes()[:-30_000])
+    files = [tmp_path / name for name in ("cut.wav", "good.wav", "cut.wav", "missing.wav")]
+    first, good, third, missing = transcribe_many(fastconformer, files, 1)
+    with pytest.raises(AudioDamaged) as alone:
+        fastconformer.transcribe(files[0])
+    assert first.transcript == third.transcript == alone.value.transcript
+    assert good == fastconformer.transcribe(files[1])
+    assert isinstance(missing, SpeechStreamError) and not isinstance(missing, AudioDamaged)
 
 
 def test_who_closes_a_pool_of_recordings_stops_it(fastconformer, fixtures_dir):

@@ -138,8 +138,8 @@ def test_without_portaudio(monkeypatch, error, word):
 def test_a_device_that_refuses_mono_is_opened_with_its_channels(portaudio):
     portaudio.refuses = (1,)
     with microphone(device=2) as mic:
-        Stream.last.hear(np.array([[0.5, -0.5], [0.5, 0.25]], np.float32))
-        np.testing.assert_allclose(next(mic), [0, 0.375])
+        Stream.last.hear(np.array([[0.5, -0.5], [0.5, 0.25]] * 256, np.float32))
+        np.testing.assert_allclose(next(mic), [0, 0.375] * 256)
     portaudio.refuses = (1, 2)
     with pytest.raises(SpeechStreamError, match="cannot be opened"):
         next(microphone(device=2))

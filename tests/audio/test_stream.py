@@ -105,20 +105,26 @@ def wav(subtype="PCM_16", kind="WAV", channels=1, rate=22050):
         ("WAV", "PCM_32", 2),
         ("WAV", "FLOAT", 1),
         ("WAV", "DOUBLE", 2),
+        ("WAV", "ULAW", 1),
+        ("WAV", "ALAW", 2),
+        ("WAV", "MS_ADPCM", 1),
         ("WAVEX", "PCM_16", 2),
         ("RF64", "PCM_16", 1),
     ],
 )
 def test_wav_in_a_pipe(kind, subtype, channels):
     parts = stream_blocks(Trickle(wav(subtype, kind, channels)), rate=8000)
-    assert parts.rate == 22050 and parts.duration == pytest.approx(3000 / 22050)
-    np.testing.assert_allclose(together(parts), MONO, atol=1e-6)
+    assert parts.rate == 22050 and parts.duration == pytest.approx(3000 / 22050, rel=0.2)
+    reference, _ = sf.read(io.BytesIO(wav(subtype, kind)), dtype="float32")
+    np.testing.assert_allclose(together(parts), reference, atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize(
+    "length", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x7FFFFF00, 0x80000000, 0xFFFFFF00]
+)
 def test_wav_of_unknown_length_with_chunks_before_the_data(length):
     data = wav()
-    junk = b"LIST" + struct.pack("<I", 5) + b"abcde\0"  # an odd chunk, padded
+    junk = b"JUNK" + struct.pack("<I", 5) + b"abcde\0"  # an odd chunk, padded
     data = (
         data[:4]
         + struct.pack("<I", length)
@@ -145,7 +151,6 @@ def test_what_follows_the_data_of_a_wav_is_no_sound():
         (wav()[:30], "ends within"),
         (wav()[:40], "before its samples begin"),
         (wav()[:-100], "promises"),
-        (wav("ULAW"), "convert it"),
         (wav(rate=500), "damaged"),
         (wav()[:44], "promises"),
         (wav()[:12] + wav()[36:], "without a description"),

@@ -9,6 +9,7 @@ import sys
 import time
 from types import ModuleType
 
+from speechstream.errors import AudioDamaged
 from speechstream.events import Endpoint, Final, Partial, Transcript, Word
 
 WORD_S, WORDS = 0.5, 4  # seconds a word, words a sentence
@@ -79,17 +80,24 @@ class Recognizer:
 
     def transcribe(self, path, latency_ms=None, progress=None):
         from speechstream.audio.io import blocks
+        from speechstream.audio.recording import Blocks
 
-        with blocks(path) as parts:
-            stream, events = Stream(parts.rate), []
-            for block in parts:
-                events += stream.push(block)
-                progress(stream.samples / parts.rate)
-                time.sleep(self.pace_s)
+        with path if isinstance(path, Blocks) else blocks(path) as parts:
+            stream, events, damage = Stream(parts.rate), [], None
+            try:
+                for block in parts:
+                    events += stream.push(block)
+                    progress(stream.samples / parts.rate)
+                    time.sleep(self.pace_s)
+            except AudioDamaged as error:
+                damage = error
             events += stream.finish()
-        return Transcript(
-            tuple(e for e in events if isinstance(e, Final)), stream.samples / parts.rate
-        )
+        finals = tuple(e for e in events if isinstance(e, Final))
+        transcript = Transcript(finals, stream.samples / parts.rate)
+        if damage is not None:
+            damage.transcript = transcript
+            raise damage
+        return transcript
 
 
 def install():

@@ -207,7 +207,7 @@ def test_raw_pcm_that_looks_like_a_file_is_still_raw(cli):
 @pytest.mark.parametrize(
     "data, said",
     [
-        (b"", "no known audio format"),
+        (b"", "is empty"),
         (b"some text, as it happens" * 9, "--raw"),
         (b"RIFF\x24\0\0\0WAVEfmt ", "WAV"),
     ],
