@@ -48,6 +48,9 @@ def refine(
     open_ = [(0.0, greedy.prefix(at))]
     # greedy itself is among the candidates, also where its tokens fall out of the beam
     finished = [(float(np.log([*greedy.probabilities[at:], end]).sum()), greedy, whole)]
+    if (bias := decoder.bias) is not None:
+        gained = bias.score(greedy.tokens[:at], [*greedy.tokens[at:], v.end])
+        finished = [(finished[0][0] + gained, greedy, whole)]
     state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
     most = min(beam, v.end)  # continuations looked at, beside the end
     while open_ and open_[0][0] > max(
@@ -55,11 +58,12 @@ def refine(
     ):  # else nothing open can become more probable
         said, state = yield memory.read(feed, state, len(feed[0]) - 1)
         logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
+        total = logp if bias is None else bias.added(logp, [h.tokens for _, h in open_])
         options = sorted(
             (
-                (score + logp[b, t], b, int(t))
+                (score + total[b, t], b, int(t))
                 for b, (score, _) in enumerate(open_)
-                for t in np.argpartition(-logp[b], most)[: most + 1]
+                for t in np.argpartition(-total[b], most)[: most + 1]
             ),
             reverse=True,
         )
@@ -69,7 +73,7 @@ def refine(
             h = open_[b][1]
             if score < options[0][0] - BEHIND or len(longer) == beam:
                 break
-            if token == v.end and logp[b].argmax() != v.end:
+            if token == v.end and total[b].argmax() != v.end:
                 continue  # a hypothesis that would rather go on does not end: short ones are too probable
             if token == v.end or len(h.tokens) >= limit or decoder.loops(h.tokens, token):
                 read = DecoderState(
@@ -88,6 +92,8 @@ def refine(
                 return greedy, whole
             at = later[0]
             score = open_[0][0] + float(np.log(greedy.probabilities[n:at]).sum())
+            if bias is not None:
+                score += bias.score(greedy.tokens[:n], greedy.tokens[n:at])
             open_ = [(score, greedy.prefix(at))]
             state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
             continue

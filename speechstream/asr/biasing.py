@@ -1,0 +1,301 @@
+"""Hot words: phrases that a recogniser is told to expect, with a bonus for saying them, or as all that it may say.
+
+Shallow fusion: while a hypothesis goes on like the beginning of a phrase, its score gains a bonus for each token, which is
+taken back where the phrase breaks off (`speechstream.lm.constraints`). Phrases are text; `compile_*` writes them as a
+decoder's tokens in the spellings that it may choose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechstream.errors import SpeechStreamError
+from speechstream.lm.constraints import MAX_LENGTH, TokenTrie
+
+MAX_PHRASES = 50_000
+MAX_CHARACTERS = 120  # of a phrase
+MAX_FILE = 4 << 20  # bytes
+MAX_WEIGHT = 10.0
+WORD_START = "▁"
+
+# Nats that the first token of a phrase and each later one gain, at weight 1, tuned by tools/evaluate_hotwords.py. Many
+# phrases begin like other words, few go on like them: the first token gains less.
+ATTENTION = (1.0, 2.5)
+TRANSDUCER = (1.0, 2.5)
+CTC = (1.0, 2.0)
+
+Phrases = Any  # what `HotWords.of` takes
+
+
+@dataclass(frozen=True)
+class HotWords:
+    """Phrases with weights: 1 is the tuned strength, 0 excluded, at most 10. closed: nothing else is ever said."""
+
+    phrases: tuple[tuple[str, float], ...]
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        what = "a grammar" if self.closed else "hot words"
+        if not self.phrases:
+            raise ValueError(f"{what} need at least one phrase, got none")
+        if len(self.phrases) > MAX_PHRASES:
+            raise ValueError(f"{what} may be {MAX_PHRASES} phrases, got {len(self.phrases)}")
+        object.__setattr__(self, "phrases", tuple(_phrase(*p) for p in self.phrases))
+
+    @classmethod
+    def of(cls, given: Phrases, closed: bool = False) -> HotWords:
+        """From phrases, (phrase, weight) pairs, a dict of phrases to weights, or the path of a file of them.
+
+        Raises ValueError for what is no phrase, SpeechStreamError for a file that cannot be read.
+        """
+        if isinstance(given, HotWords):
+            if given.closed != closed:
+                raise ValueError("a grammar is given as grammar=, hot words as hotwords=")
+            return given
+        if isinstance(given, (str, Path)):
+            return cls.read(given, closed)
+        if isinstance(given, Mapping):
+            given = list(given.items())
+        if not isinstance(given, Iterable):
+            raise ValueError(
+                f"hot words are phrases, pairs of phrase and weight, or a file; got {given!r:.80}"
+            )
+        pairs = []
+        for one in given:
+            pair = (one, 1.0) if isinstance(one, str) else one
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise ValueError(
+                    f"a hot word is a phrase, or a phrase and a weight; got {one!r:.80}"
+                )
+            pairs.append((pair[0], pair[1]))
+        return cls(tuple(pairs), closed)
+
+    @classmethod
+    def read(cls, path: str | Path, closed: bool = False) -> HotWords:
+        """A file of one phrase a line, a weight after a tab or a colon. Raises SpeechStreamError."""
+        try:
+            with open(path, "rb") as f:
+                data = f.read(MAX_FILE + 1)
+            text = data.decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise SpeechStreamError(
+                f"{path} cannot be read as a text file of phrases, one a line: {error}"
+            ) from error
+        if len(data) > MAX_FILE:
+            raise SpeechStreamError(f"{path} is larger than {MAX_FILE >> 20} MB of phrases")
+        try:
+            lines = ((n, line.strip()) for n, line in enumerate(text.splitlines(), 1))
+            return cls(tuple(_line(line, n) for n, line in lines if line), closed)
+        except ValueError as error:
+            raise SpeechStreamError(f"{path}: {error}") from error
+
+    @property
+    def digest(self) -> str:
+        """Of the content: equal for equal phrases in the same order."""
+        content = json.dumps([self.closed, self.phrases], ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"closed": self.closed, "phrases": [list(p) for p in self.phrases]}
+
+    @classmethod
+    def from_json(cls, value: Any) -> HotWords:
+        """What `to_json` gave. Raises ValueError."""
+        if not isinstance(value, dict) or not isinstance(value.get("phrases"), list):
+            raise ValueError(f"{value!r:.80} are no hot words")
+        return (
+            cls.of(value["phrases"], False)
+            if not value.get("closed")
+            else cls.of(value["phrases"], True)
+        )
+
+
+def chosen(hotwords: Phrases, grammar: Phrases) -> HotWords | None:
+    """What a stream is given as one. Raises ValueError where it is both."""
+    if hotwords is not None and grammar is not None:
+        raise ValueError("give hotwords or a grammar, not both: a grammar says nothing else anyway")
+    if grammar is not None:
+        return HotWords.of(grammar, closed=True)
+    return None if hotwords is None else HotWords.of(hotwords)
+
+
+def _line(line: str, number: int) -> tuple[str, float]:
+    """A phrase and its weight, of a line of a file."""
+    text, mark, weight = line.rpartition("\t")
+    if not mark:
+        text, mark, weight = line.rpartition(":")
+    try:
+        value = float(weight) if mark else 1.0
+    except ValueError:
+        if "\t" in line:
+            raise ValueError(
+                f"line {number} has the weight {weight!r:.40}, expected a number"
+            ) from None
+        text, value = line, 1.0
+    try:
+        return _phrase(text if mark and text else line, value)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+
+
+def _phrase(text: Any, weight: Any) -> tuple[str, float]:
+    """A phrase with single spaces and a weight. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError(f"a phrase is text, got {text!r:.80}")
+    if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+        raise ValueError(f"the weight of {text!r:.80} is a number, got {weight!r:.40}")
+    if not 0 < weight <= MAX_WEIGHT or math.isnan(weight):
+        raise ValueError(
+            f"the weight of {text!r:.80} must be above 0 and at most {MAX_WEIGHT:g}, got {weight}"
+        )
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    if not any(c.isalnum() for c in text):
+        raise ValueError(f"a phrase needs a letter or a digit, got {text!r:.80}")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"a phrase may have {MAX_CHARACTERS} characters, got {text!r:.80}...")
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") for c in text):
+        raise ValueError(f"a phrase is printable text, got {text!r:.80}")
+    return text, float(weight)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Hot words as a decoder's tokens. texts: of each sequence in the trie, the phrase as it was given."""
+
+    trie: TokenTrie
+    closed: bool
+    texts: tuple[str, ...]
+
+    def nodes(self, before: Sequence[int], tokens: Sequence[int] = ()) -> np.ndarray:
+        """The nodes (len(tokens) + 1,) of a hypothesis `before`, and after each of the tokens that follow it."""
+        return self.trie.walk(tokens, self.trie.node(before))
+
+    def added(self, logp: np.ndarray, hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
+        """Log probabilities (B, V) of what follows each hypothesis, with the scores added."""
+        nodes = np.array([self.trie.node(tokens) for tokens in hypotheses])
+        return logp + self.trie.scores(nodes)
+
+    def score(self, before: Sequence[int], tokens: Sequence[int]) -> float:
+        """The sum of the scores of tokens that follow `before`."""
+        return self.trie.score(tokens, self.trie.node(before))
+
+
+def compile_bytes(words: HotWords, pieces: Sequence[bytes], end: int) -> Bias:
+    """For a byte-level BPE whose ids are in the order of its merges; `end` closes a transcript.
+
+    Whisper writes a name with a space before it and, as it likes, in capitals: each form is a sequence of its own.
+    """
+    encode = _Merges({p: i for i, p in enumerate(pieces[:end]) if p})
+    boundary = np.array([not _goes_on(p) for p in pieces[:end]] + [True])
+
+    def tokens(form: str) -> list[int]:
+        return [i for m in _GPT2.finditer(f" {form}") for i in encode.bytes(m[0].encode("utf-8"))]
+
+    return _compiled(words, _forms, tokens, boundary, ATTENTION)
+
+
+def compile_pieces(
+    words: HotWords, pieces: Sequence[str], scale: tuple[float, float] = CTC
+) -> Bias:
+    """For pieces of which those that begin a word begin with '▁', in the order of their merges (SentencePiece, CTC)."""
+    table = {p: i for i, p in reversed(list(enumerate(pieces))) if p and not _SPECIAL.fullmatch(p)}
+    encode, characters = _Merges(table), {c for p in table for c in p}
+    boundary = np.array([p.startswith((WORD_START, "'")) for p in pieces])
+    upper = any(c.isupper() for c in characters)
+
+    def forms(text: str) -> list[str]:
+        return _forms(text) if upper else [text.lower()]
+
+    def tokens(form: str) -> list[int]:
+        spelt = "".join(_spelt(c, characters, form) for c in form)
+        return [i for word in spelt.split() for i in encode.text(WORD_START + word)]
+
+    return _compiled(words, forms, tokens, boundary, scale)
+
+
+def _compiled(words: HotWords, forms: Any, tokens: Any, boundary: np.ndarray, scale: Any) -> Bias:
+    sequences, bonuses, texts = [], [], []
+    first, later = scale
+    for text, weight in words.phrases:
+        for form in forms(text):
+            ids = tokens(form)
+            if not 0 < len(ids) <= MAX_LENGTH:
+                raise ValueError(f"the phrase {text!r:.80} is {len(ids)} of this model's tokens")
+            sequences.append(ids)
+            bonuses.append([weight * first] + [weight * later] * (len(ids) - 1))
+            texts.append(text)
+    return Bias(TokenTrie(sequences, len(boundary), bonuses, boundary), words.closed, tuple(texts))
+
+
+_SPECIAL = re.compile(r"<.+>|\[.+\]")  # blank, unknown ...
+# GPT-2's words: what merges never reach across.
+_GPT2 = re.compile(
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+", re.UNICODE
+)
+
+
+def _forms(text: str) -> list[str]:
+    """How a phrase may be written: as given, small, its first letter capital, each word's; without doubles."""
+    small = text.lower()
+    titled = " ".join(w[:1].upper() + w[1:] for w in small.split(" "))
+    return list(dict.fromkeys((text, small, small[:1].upper() + small[1:], titled)))
+
+
+def _goes_on(piece: bytes) -> bool:
+    """Whether a piece goes on with the word before it: it begins with a letter, a digit, or within a character."""
+    return bool(piece) and (piece[:1].isalnum() or piece[0] > 127)
+
+
+def _spelt(character: str, known: set[str], phrase: str) -> str:
+    """A character as the pieces have it: itself, without its accent, or a space. Raises ValueError."""
+    if character in known or character == " ":
+        return character
+    plain = "".join(
+        c for c in unicodedata.normalize("NFD", character) if not unicodedata.combining(c)
+    )
+    plain = {"’": "'"}.get(plain, plain)
+    if plain and all(c in known for c in plain):
+        return plain
+    if not character.isalnum():
+        return "" if character in ".,!?'’\"" else " "
+    raise ValueError(
+        f"the phrase {phrase!r:.80} cannot be written with this model's pieces: it has no {character!r}"
+    )
+
+
+class _Merges:
+    """BPE by rank: of two neighbours that make a piece, those of the smallest id are merged first."""
+
+    def __init__(self, ranks: Mapping[Any, int]):
+        self.ranks = ranks
+        self.done: dict[Any, list[int]] = {}
+
+    def bytes(self, word: bytes) -> list[int]:
+        return self._merged(word, [word[i : i + 1] for i in range(len(word))])
+
+    def text(self, word: str) -> list[int]:
+        return self._merged(word, list(word))
+
+    def _merged(self, word: Any, parts: list[Any]) -> list[int]:
+        if word in self.ranks:
+            return [self.ranks[word]]
+        if word not in self.done:
+            none = len(self.ranks) + (1 << 30)
+            while len(parts) > 1:
+                pairs = [self.ranks.get(a + b, none) for a, b in zip(parts, parts[1:])]
+                if (best := min(pairs)) == none:
+                    break
+                at = pairs.index(best)
+                parts[at : at + 2] = [parts[at] + parts[at + 1]]
+            self.done[word] = [self.ranks[p] for p in parts]
+        return self.done[word]
