@@ -14,8 +14,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,11 +29,25 @@ MAX_FILE = 4 << 20  # bytes
 MAX_WEIGHT = 10.0
 WORD_START = "▁"
 
-# Nats that the first token of a phrase and each later one gain, at weight 1, tuned by tools/evaluate_hotwords.py. Many
-# phrases begin like other words, few go on like them: the first token gains less.
-ATTENTION = (1.0, 2.5)
-TRANSDUCER = (1.0, 2.5)
-CTC = (1.0, 2.0)
+
+class Scale(NamedTuple):
+    """Nats that a phrase of weight 1 gains, by a decoder that is in doubt. Many phrases begin like other words, few go on
+    like them: the first token gains less."""
+
+    first: float  # token
+    later: float  # each of the others
+    least: float  # in all: what is lacking comes with the last token
+
+    def bonuses(self, tokens: int, weight: float) -> list[float]:
+        out = [self.first] + [self.later] * (tokens - 1)
+        out[-1] += max(self.least - sum(out), 0.0)
+        return [weight * b for b in out]
+
+
+# Tuned by tools/evaluate_hotwords.py.
+ATTENTION = Scale(1.0, 2.5, 3.0)
+TRANSDUCER = Scale(1.0, 2.5, 3.0)
+CTC = Scale(1.0, 2.0, 3.0)
 
 Phrases = Any  # what `HotWords.of` takes
 
@@ -99,7 +114,7 @@ class HotWords:
         except ValueError as error:
             raise SpeechStreamError(f"{path}: {error}") from error
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the content: equal for equal phrases in the same order."""
         content = json.dumps([self.closed, self.phrases], ensure_ascii=False)
@@ -113,11 +128,7 @@ class HotWords:
         """What `to_json` gave. Raises ValueError."""
         if not isinstance(value, dict) or not isinstance(value.get("phrases"), list):
             raise ValueError(f"{value!r:.80} are no hot words")
-        return (
-            cls.of(value["phrases"], False)
-            if not value.get("closed")
-            else cls.of(value["phrases"], True)
-        )
+        return cls.of(value["phrases"], bool(value.get("closed")))
 
 
 def chosen(hotwords: Phrases, grammar: Phrases) -> HotWords | None:
@@ -199,14 +210,17 @@ def compile_bytes(words: HotWords, pieces: Sequence[bytes], end: int) -> Bias:
     boundary = np.array([not _goes_on(p) for p in pieces[:end]] + [True])
 
     def tokens(form: str) -> list[int]:
-        return [i for m in _GPT2.finditer(f" {form}") for i in encode.bytes(m[0].encode("utf-8"))]
+        return [
+            i
+            for word in form.split(" ")
+            for part in ([f" {word}"] if encode.has(f" {word}") else _GPT2.findall(f" {word}"))
+            for i in encode.bytes(part.encode("utf-8"))
+        ]
 
     return _compiled(words, _forms, tokens, boundary, ATTENTION)
 
 
-def compile_pieces(
-    words: HotWords, pieces: Sequence[str], scale: tuple[float, float] = CTC
-) -> Bias:
+def compile_pieces(words: HotWords, pieces: Sequence[str], scale: Scale = CTC) -> Bias:
     """For pieces of which those that begin a word begin with '▁', in the order of their merges (SentencePiece, CTC)."""
     table = {p: i for i, p in reversed(list(enumerate(pieces))) if p and not _SPECIAL.fullmatch(p)}
     encode, characters = _Merges(table), {c for p in table for c in p}
@@ -217,22 +231,30 @@ def compile_pieces(
         return _forms(text) if upper else [text.lower()]
 
     def tokens(form: str) -> list[int]:
-        spelt = "".join(_spelt(c, characters, form) for c in form)
+        spelt = "".join(_spelt(c, characters) for c in form)
         return [i for word in spelt.split() for i in encode.text(WORD_START + word)]
 
     return _compiled(words, forms, tokens, boundary, scale)
 
 
-def _compiled(words: HotWords, forms: Any, tokens: Any, boundary: np.ndarray, scale: Any) -> Bias:
+def _compiled(words: HotWords, forms: Any, tokens: Any, boundary: np.ndarray, scale: Scale) -> Bias:
     sequences, bonuses, texts = [], [], []
-    first, later = scale
     for text, weight in words.phrases:
+        spellings = []
         for form in forms(text):
-            ids = tokens(form)
+            try:
+                spellings.append(tokens(form))
+            except KeyError as error:  # another form may do
+                missing = error.args[0]
+        if not spellings:
+            raise ValueError(
+                f"the phrase {text!r:.80} cannot be written with this model's pieces: it has no {missing!r}"
+            )
+        for ids in spellings:
             if not 0 < len(ids) <= MAX_LENGTH:
                 raise ValueError(f"the phrase {text!r:.80} is {len(ids)} of this model's tokens")
             sequences.append(ids)
-            bonuses.append([weight * first] + [weight * later] * (len(ids) - 1))
+            bonuses.append(scale.bonuses(len(ids), weight))
             texts.append(text)
     return Bias(TokenTrie(sequences, len(boundary), bonuses, boundary), words.closed, tuple(texts))
 
@@ -256,8 +278,8 @@ def _goes_on(piece: bytes) -> bool:
     return bool(piece) and (piece[:1].isalnum() or piece[0] > 127)
 
 
-def _spelt(character: str, known: set[str], phrase: str) -> str:
-    """A character as the pieces have it: itself, without its accent, or a space. Raises ValueError."""
+def _spelt(character: str, known: set[str]) -> str:
+    """A character as the pieces have it: itself, without its accent, or a space. Raises KeyError."""
     if character in known or character == " ":
         return character
     plain = "".join(
@@ -268,9 +290,7 @@ def _spelt(character: str, known: set[str], phrase: str) -> str:
         return plain
     if not character.isalnum():
         return "" if character in ".,!?'’\"" else " "
-    raise ValueError(
-        f"the phrase {phrase!r:.80} cannot be written with this model's pieces: it has no {character!r}"
-    )
+    raise KeyError(character)
 
 
 class _Merges:
@@ -279,6 +299,9 @@ class _Merges:
     def __init__(self, ranks: Mapping[Any, int]):
         self.ranks = ranks
         self.done: dict[Any, list[int]] = {}
+
+    def has(self, word: str) -> bool:
+        return word.encode("utf-8") in self.ranks
 
     def bytes(self, word: bytes) -> list[int]:
         return self._merged(word, [word[i : i + 1] for i in range(len(word))])

@@ -376,7 +376,8 @@ class FastConformerFamily:
 
     def check(self, segment: ConformerSegment, samples: int, mode: Mode) -> None:
         h, top = segment.hypothesis, len(self.decoder.pieces)  # the blank comes last
-        search.check_state(h.state, top, getattr(self.decoder.search, "capacity", 0))
+        capacity, trie = (getattr(self.decoder.search, n, None) for n in ("capacity", "trie"))
+        search.check_state(h.state, top, capacity or 0, trie)
         search.check_tokens((*h.tokens, *h.pending), top - 1)
         _alike("features", segment.features, self.features.init_state())
         if not 0 <= int(segment.features.filled[0]) <= segment.features.samples.shape[1]:

@@ -334,7 +334,8 @@ class WhisperFamily:
         top = len(decoder.pieces) - 1
         check_tokens((*h.stable, *h.unstable), top)
         _require(int(h.state.frames[0]) <= s.confirmed // 2, "its searched frames")
-        check_state(h.state, top, getattr(decoder.search, "capacity", 0))
+        capacity, trie = (getattr(decoder.search, n, None) for n in ("capacity", "trie"))
+        check_state(h.state, top, capacity or 0, trie)
 
 
 def _ahead(mode: Mode, index: int) -> int:

@@ -16,9 +16,14 @@ from speechstream.asr.biasing import Bias
 from speechstream.asr.ctc import BEAM, PrefixBeam
 from speechstream.asr.search import log_softmax
 from speechstream.asr.whisper.attention import AttentionDecoder
-from speechstream.asr.whisper.cache import truncate
 from speechstream.asr.whisper.ctc import FRAME_S as CTC_FRAME_S, CtcDecoder, CtcHypothesis
-from speechstream.asr.whisper.incremental import Draft, Hypothesis, Memory
+from speechstream.asr.whisper.incremental import (
+    FRAME_S,
+    MAX_TOKENS_PER_S,
+    Draft,
+    Hypothesis,
+    Memory,
+)
 from speechstream.asr.whisper.networks import DecoderState
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
@@ -36,9 +41,7 @@ class GrammarDecoder(AttentionDecoder):
         self.grammar = bias
 
     def extend(self, h: Hypothesis, memory: Memory, final: bool) -> Work[Hypothesis]:
-        v = self.vocabulary
-        empty = truncate(h.cache, 0)
-        limit = int(memory.frames * 0.02 * 9) + 8
+        empty, limit = h.cache, int(memory.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
         free = Draft()
         state, end = yield from self._draft_and_verify(free, [], empty, memory, final, True, limit)
         freely = float(np.log(np.maximum([*free.probabilities, end], 1e-30)).sum())
@@ -48,7 +51,7 @@ class GrammarDecoder(AttentionDecoder):
         )
         best = found[1] if found is not None and fits else Draft()
         return Hypothesis(
-            truncate(h.cache, min(int(h.cache.tokens[0]), len(v.prompt))),
+            h.cache,  # of no token: all is read anew
             tuple(best.tokens),
             tuple(best.probabilities),
             tuple(best.rows),
