@@ -49,6 +49,8 @@ ATTENTION = Scale(1.0, 2.5, 3.0)
 TRANSDUCER = Scale(1.0, 2.5, 3.0)
 CTC = Scale(1.0, 2.0, 3.0)
 
+RECENT = 8  # tokens, after which a phrase may be said again for a bonus
+
 Phrases = Any  # what `HotWords.of` takes
 
 
@@ -187,18 +189,46 @@ class Bias:
     closed: bool
     texts: tuple[str, ...]
 
-    def nodes(self, before: Sequence[int], tokens: Sequence[int] = ()) -> np.ndarray:
-        """The nodes (len(tokens) + 1,) of a hypothesis `before`, and after each of the tokens that follow it."""
-        return self.trie.walk(tokens, self.trie.node(before))
+    def nodes(self, tokens: Sequence[int]) -> list[int]:
+        """The nodes (len(tokens) + 1) of a hypothesis before, between and after its tokens.
 
-    def added(self, logp: np.ndarray, hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
-        """Log probabilities (B, V) of what follows each hypothesis, with the scores added."""
-        nodes = np.array([self.trie.node(tokens) for tokens in hypotheses])
-        return logp + self.trie.scores(nodes)
+        A phrase that begins like one a moment ago counts for nothing: else a decoder in doubt would say it forever.
+        """
+        out, trie = [0], self.trie
+        for n, token in enumerate(tokens):
+            node = trie.step(out[-1], token)
+            again = trie.starts(node) and token in tokens[max(n - RECENT, 0) : n]
+            out.append(0 if again else node)
+        return out
 
-    def score(self, before: Sequence[int], tokens: Sequence[int]) -> float:
-        """The sum of the scores of tokens that follow `before`."""
-        return self.trie.score(tokens, self.trie.node(before))
+    def gains(self, tokens: Sequence[int], begin: int) -> list[float]:
+        """What each of the tokens from `begin` on adds to the score of a hypothesis."""
+        nodes, trie = self.nodes(tokens), self.trie
+        return [trie.gain(nodes[n], nodes[n + 1], tokens[n]) for n in range(begin, len(tokens))]
+
+    def held(self, tokens: Sequence[int]) -> float:
+        """What of a hypothesis' score is taken back where it goes on in another way."""
+        node = self.nodes(tokens)[-1]
+        return float(self.trie.held[node] - self.trie.kept[node])
+
+    def best(self, logits: np.ndarray, tokens: Sequence[int], begin: int) -> np.ndarray:
+        """The best token of each row (n, V), with its gain; row n follows the first begin + n tokens."""
+        nodes = np.array(self.nodes(tokens)[begin : begin + len(logits)])
+        best = self.trie.best(logits, nodes)
+        for n, token in enumerate(best.tolist()):
+            if token in tokens[max(begin + n - RECENT, 0) : begin + n]:
+                best[n] = (logits[n] + self.row(tokens[: begin + n], int(nodes[n]))).argmax()
+        return best
+
+    def row(self, tokens: Sequence[int], node: int | None = None) -> np.ndarray:
+        """What each token (V,) would add to the score of a hypothesis."""
+        node = self.nodes(tokens)[-1] if node is None else node
+        row: np.ndarray = self.trie.scores(np.array([node]))[0]
+        for token in set(tokens[-RECENT:]):
+            after = self.trie.step(node, token)
+            if self.trie.starts(after):
+                row[token] -= self.trie.held[after]
+        return row
 
 
 def compile_bytes(words: HotWords, pieces: Sequence[bytes], end: int) -> Bias:

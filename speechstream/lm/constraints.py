@@ -179,11 +179,23 @@ class TokenTrie:
         """The nodes (len(tokens) + 1,) before, between and after tokens that are read from `node` on."""
         out = [node]
         for token in tokens:
-            while not (child := self._one_below(node, int(token))) and node:
-                node = self.fail.item(node)
-            node = child
-            out.append(node)
+            out.append(self.step(out[-1], token))
         return np.array(out, np.int64)
+
+    def step(self, node: int, token: int) -> int:
+        """`advance` of a single node."""
+        while not (child := self._one_below(node, int(token))) and node:
+            node = self.fail.item(node)
+        return child
+
+    def starts(self, node: int) -> bool:
+        """Whether a sequence has only begun: its first token was read."""
+        return ROOT < node <= len(self._starts)
+
+    def gain(self, node: int, after: int, token: int) -> float:
+        """The score of a single step to a node that is known."""
+        stays = self.kept.item(node) if self.boundary.item(token) else 0.0
+        return self.held.item(after) - self.held.item(node) + stays
 
     def _one_below(self, node: int, token: int) -> int:
         """`_below` of a single node: a search among its children alone."""

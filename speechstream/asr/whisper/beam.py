@@ -16,6 +16,7 @@ from speechstream.asr.whisper.networks import DecoderState
 from speechstream.runtime.requests import Work
 
 DOUBT = 0.7  # probability below which a greedy token is in doubt
+BIASED = 2  # more of them with hot words, whose beginnings are many
 BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is dropped
 
 
@@ -49,16 +50,19 @@ def refine(
     # greedy itself is among the candidates, also where its tokens fall out of the beam
     finished = [(float(np.log([*greedy.probabilities[at:], end]).sum()), greedy, whole)]
     if (bias := decoder.bias) is not None:
-        gained = bias.score(greedy.tokens[:at], [*greedy.tokens[at:], v.end])
+        gained = sum(bias.gains([*greedy.tokens, v.end], at))
         finished = [(finished[0][0] + gained, greedy, whole)]
     state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
+    beam += 0 if decoder.bias is None else BIASED
     most = min(beam, v.end)  # continuations looked at, beside the end
     while open_ and open_[0][0] > max(
         f[0] for f in finished
     ):  # else nothing open can become more probable
         said, state = yield memory.read(feed, state, len(feed[0]) - 1)
         logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
-        total = logp if bias is None else bias.added(logp, [h.tokens for _, h in open_])
+        total = logp
+        if bias is not None:
+            total = logp + np.stack([bias.row(h.tokens) for _, h in open_])
         options = sorted(
             (
                 (score + total[b, t], b, int(t))
@@ -69,9 +73,12 @@ def refine(
         )
         longer: list[tuple[float, Draft]] = []
         parents: list[int] = []
+        lead = options[0][0]
+        if bias is not None:  # what may be taken back drops nobody
+            lead = max(s - bias.held([*open_[b][1].tokens, t]) for s, b, t in options)
         for score, b, token in options:
             h = open_[b][1]
-            if score < options[0][0] - BEHIND or len(longer) == beam:
+            if score < lead - BEHIND or len(longer) == beam:
                 break
             if token == v.end and total[b].argmax() != v.end:
                 continue  # a hypothesis that would rather go on does not end: short ones are too probable
@@ -93,7 +100,7 @@ def refine(
             at = later[0]
             score = open_[0][0] + float(np.log(greedy.probabilities[n:at]).sum())
             if bias is not None:
-                score += bias.score(greedy.tokens[:n], greedy.tokens[n:at])
+                score += sum(bias.gains(greedy.tokens[:at], n))
             open_ = [(score, greedy.prefix(at))]
             state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
             continue

@@ -67,12 +67,12 @@ class GatedDecoder(IncrementalDecoder):
         return settled
 
     def choose(
-        self, logits: np.ndarray, draft: list[int], nodes: np.ndarray | None = None
+        self, logits: np.ndarray, draft: list[int], context: list[int], begin: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """As the attention decoder chooses, but never the end."""
         logits = logits.copy()
         logits[:, self.vocabulary.end] = -np.inf
-        return super().choose(logits, draft, nodes)
+        return super().choose(logits, draft, context, begin)
 
     def _next(
         self, audio: np.ndarray, text: np.ndarray, row: np.ndarray, pairs: list[int]

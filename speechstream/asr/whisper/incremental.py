@@ -140,26 +140,25 @@ class IncrementalDecoder:
         raise TypeError("a decoder says when a token stands")
 
     def choose(
-        self, logits: np.ndarray, draft: list[int], nodes: np.ndarray | None = None
+        self, logits: np.ndarray, draft: list[int], context: list[int], begin: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best token of each row and its probability; a drafted one stays unless another is clearly better.
 
-        nodes: where each row stands in the hot words; they count for the choice, not in the probability.
+        Row n follows the first begin + n tokens of context. Hot words count for the choice, not in the probability.
         """
         logits = logits[:, : self.vocabulary.end + 1]  # what lies beyond starts transcripts
-        if self.bias is None or nodes is None:
+        if self.bias is None:
             best = logits.argmax(-1)
             for n, token in enumerate(draft[: len(best)]):
                 if logits[n, token] > logits[n, best[n]] - STICKY:
                     best[n] = token
         else:
-            best = self.bias.trie.best(logits, nodes)
+            best = self.bias.best(logits, context, begin)
             for n, token in enumerate(draft[: len(best)]):
-                both = np.array([token, best[n]])
-                gained = self.bias.trie.advance(np.repeat(nodes[n], 2), both)[1]
-                drafted, other = logits[n, both] + gained
-                if drafted > other - STICKY:
-                    best[n] = token
+                if token != best[n]:
+                    gained = self.bias.row(context[: begin + n])[[token, best[n]]]
+                    drafted, other = logits[n, [token, best[n]]] + gained
+                    best[n] = token if drafted > other - STICKY else best[n]
         chosen = logits[np.arange(len(best)), best]
         return best, 1 / np.exp(logits - chosen[:, None]).sum(-1)
 
@@ -227,8 +226,8 @@ class IncrementalDecoder:
                 stable_rows = said.alignment[0, len(v.prompt) - 1 : first]
                 new.rows = [row[: memory.frames].copy() for row in stable_rows]
                 dated = True
-            nodes = None if self.bias is None else self.bias.nodes(new.tokens, draft)
-            best, probability = self.choose(said.logits[0], [] if verify else draft, nodes)
+            read, begin = [*new.tokens, *draft], len(new.tokens)
+            best, probability = self.choose(said.logits[0], [] if verify else draft, read, begin)
             for n, token in enumerate(best.tolist()):
                 if not self.accept(new, n, token, said, first + n, memory, final):
                     return state, float(probability[n])
