@@ -201,7 +201,7 @@ def test_a_name_is_written_as_the_list_has_it(embedded, fixtures_dir):
     plain, _ = heard(embedded, path)
     assert "John Dash would had" in plain
     biased, shown = heard(embedded, path, hotwords=["Dashwood", "Norland"])
-    assert biased == plain.replace("Dash would", "Dashwood")
+    assert "John Dashwood had then leisure" in biased
     stable = [p.stable for p in shown]
     assert all(b.startswith(a) for a, b in zip(stable, stable[1:]))
     assert heard(embedded, path)[0] == plain  # the next stream has none

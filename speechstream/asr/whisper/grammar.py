@@ -29,8 +29,8 @@ from speechstream.events import Word
 from speechstream.runtime.requests import Work
 
 PHRASES = 8  # hypotheses that compete
-WORSE = 2.5  # nats a token by which a phrase may be less probable than what would freely be said
-CTC_WORSE = 4.0
+WORSE = 1.2  # nats a token by which a phrase may be less probable than what would freely be said
+CTC_WORSE = 2.5
 
 
 class GrammarDecoder(AttentionDecoder):
