@@ -276,6 +276,8 @@ def _compiled(words: HotWords, forms: Any, tokens: Any, boundary: np.ndarray, sc
                 spellings.append(tokens(form))
             except KeyError as error:  # another form may do
                 missing = error.args[0]
+                if isinstance(missing, bytes):
+                    missing = missing.decode("utf-8", "backslashreplace")
         if not spellings:
             raise ValueError(
                 f"the phrase {text!r:.80} cannot be written with this model's pieces: it has no {missing!r}"

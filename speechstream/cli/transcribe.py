@@ -84,6 +84,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "decoder's own",
     )
     add(
+        "--hotwords",
+        metavar="FILE",
+        help="names and terms to expect, one a line, a weight after a tab or a colon (1 is the default, at most 10)",
+    )
+    add(
+        "--grammar",
+        metavar="FILE",
+        help="the only phrases that may come out, one a line; speech that fits none gives nothing",
+    )
+    add(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
@@ -148,6 +158,10 @@ def check(args: argparse.Namespace) -> None:
         raise SpeechStreamError(
             "--ray is for recordings as a whole; leave out --mic, - and --latency"
         )
+    if args.hotwords is not None and args.grammar is not None:
+        raise SpeechStreamError(
+            "--hotwords and --grammar exclude each other: a grammar says nothing else anyway"
+        )
     if args.raw and STDIN not in args.files:
         raise SpeechStreamError("--raw describes standard input; give - in place of a file")
     if STDIN in args.files and sys.stdin is not None and sys.stdin.isatty():
@@ -173,11 +187,17 @@ def check(args: argparse.Namespace) -> None:
 def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the arguments say of the model, for `Recognizer.load`."""
     options = {"path": args.model, "engine": args.engine, "device": args.device}
-    return options | {
+    options |= {
         name: value
         for name, value in (("decoder", args.decoder), ("beam", args.beam))
         if value is not None
     }
+    for name in ("hotwords", "grammar"):
+        if (path := getattr(args, name)) is not None:
+            from speechstream.asr.biasing import HotWords
+
+            options[name] = HotWords.read(path, closed=name == "grammar")
+    return options
 
 
 def load_recognizer(args: argparse.Namespace) -> Any:
