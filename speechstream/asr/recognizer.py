@@ -224,7 +224,10 @@ class Recognizer:
         if not isinstance(self.family, Biasable):
             raise ValueError("this model takes no hot words and no grammar")
         with self._compiling:
-            bias = self._compiled.pop(words.digest, None) or self.family.compile(words)
+            bias = self._compiled.pop(words.digest, None)
+            if bias is None:
+                bias = self.family.compile(words)
+                self.family.biased(bias)  # raises where the decoder takes none
             self._compiled[words.digest] = bias
             while len(self._compiled) > LISTS:
                 self._compiled.popitem(last=False)

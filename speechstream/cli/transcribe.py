@@ -203,7 +203,13 @@ def load_options(args: argparse.Namespace) -> dict[str, Any]:
 def load_recognizer(args: argparse.Namespace) -> Any:
     import speechstream
 
-    recognizer = speechstream.Recognizer.load(**load_options(args))
+    options = load_options(args)
+    try:
+        recognizer = speechstream.Recognizer.load(**options)
+    except ValueError as error:
+        if "hotwords" in options or "grammar" in options:
+            raise SpeechStreamError(f"{args.hotwords or args.grammar}: {error}") from error
+        raise
     if args.latency is not None and args.latency not in recognizer.latencies:
         known = ", ".join(str(ms) for ms in recognizer.latencies)
         raise SpeechStreamError(

@@ -29,7 +29,7 @@ from speechstream.events import Word
 from speechstream.runtime.requests import Work
 
 PHRASES = 8  # hypotheses that compete
-WORSE = 1.2  # nats a token by which a phrase may be less probable than what would freely be said
+WORSE = 1.5  # nats a token by which a phrase may be less probable than what would freely be said
 CTC_WORSE = 2.5
 
 
@@ -46,9 +46,8 @@ class GrammarDecoder(AttentionDecoder):
         state, end = yield from self._draft_and_verify(free, [], empty, memory, final, True, limit)
         freely = float(np.log(np.maximum([*free.probabilities, end], 1e-30)).sum())
         found = yield from self._search(memory, empty, limit)
-        fits = found is not None and found[0] > freely - WORSE * max(
-            len(found[1].tokens), len(free.tokens)
-        )
+        # in proportion to the phrase: a short one does not stand for a long speech
+        fits = found is not None and found[0] > freely - WORSE * (len(found[1].tokens) + 1)
         best = found[1] if found is not None and fits else Draft()
         return Hypothesis(
             h.cache,  # of no token: all is read anew
@@ -124,12 +123,10 @@ class CtcGrammarDecoder(CtcDecoder):
         ended = self.search.ended(after)
         score = float(np.logaddexp(*ended.scores[0, 0]))
         rest = (*trial[0], *self.search.pending(ended)[0])
-        free = heads[0, : memory.frames // 2].argmax(-1)
-        spoken = int((free[np.diff(free, prepend=0) != 0] != 0).sum())
         freely = float(heads[0, : memory.frames // 2].max(-1).astype(np.float64).sum())
         n = len(stable) + len(rest)
         node = int(ended.nodes[0, 0]) if ended.nodes is not None else 0
-        fits = self.grammar.trie.final[node] and score > freely - CTC_WORSE * max(n, spoken)
+        fits = self.grammar.trie.final[node] and score > freely - CTC_WORSE * (n + 1)
         if final:
             return CtcHypothesis(state, (*stable, *rest) if fits else ())
         return CtcHypothesis(state, stable, rest if fits else ())
