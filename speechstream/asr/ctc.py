@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from speechstream.asr.search import Hypothesis, Token, check_log_probs, n_best
+from speechstream.lm.constraints import TokenTrie
 
 BLANK = 0
 BEAM = 8  # prefixes kept
@@ -122,6 +123,7 @@ class BeamState:
     floor: np.ndarray  # (B,) int64 frame where the last settled token ended
     blanks: np.ndarray  # (B,) int64 frames since the last whose best label was not blank
     frames: np.ndarray  # (B,) int64 frames consumed
+    nodes: np.ndarray | None = None  # (B, W) int64 in the trie of a biased search
 
 
 class PrefixBeam:
@@ -132,7 +134,8 @@ class PrefixBeam:
     force, so that a stream without end needs no more memory. Frames and confidences are those of the best path.
 
     beam: prefixes kept. candidates: pieces per frame a prefix may be extended with. prune: log distance to the best
-    prefix beyond which one is dropped, inf to keep it.
+    prefix beyond which one is dropped, inf to keep it. trie: sequences whose scores count with a prefix's own; closed:
+    only these sequences, one after the other, are searched.
     """
 
     def __init__(
@@ -142,6 +145,8 @@ class PrefixBeam:
         prune: float = PRUNE,
         blank: int = BLANK,
         pending: int = PENDING,
+        trie: TokenTrie | None = None,
+        closed: bool = False,
     ):
         if beam < 1 or candidates < 1 or not prune > 0 or pending < 2:
             raise ValueError(
@@ -155,6 +160,7 @@ class PrefixBeam:
             blank,
             pending,
         )
+        self.trie, self.closed = trie, closed
 
     def init_state(self, batch: int = 1) -> BeamState:
         B, W, L = batch, self.beam, self.capacity
@@ -173,6 +179,7 @@ class PrefixBeam:
             zeros,
             zeros,
             zeros,
+            None if self.trie is None else np.zeros((B, W), np.int64),
         )
 
     def step(
@@ -192,7 +199,7 @@ class PrefixBeam:
                 if going.all()
                 else BeamState(
                     *(
-                        np.where(going.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+                        a if a is None else np.where(going.reshape(-1, *[1] * (a.ndim - 1)), a, b)
                         for a, b in (
                             (getattr(new, f.name), getattr(state, f.name)) for f in fields(state)
                         )
@@ -233,9 +240,40 @@ class PrefixBeam:
     def finish(self, state: BeamState) -> tuple[list[list[Token]], BeamState]:
         """Settle the best continuation, and begin anew at the same frame."""
         fresh = self.init_state(len(state.frames))
-        return self.pending(state), replace(
+        return self.pending(self.ended(state)), replace(
             fresh, frames=state.frames, floor=state.frames, blanks=state.blanks
         )
+
+    def ended(self, state: BeamState) -> BeamState:
+        """The state with that prefix first which is the best where nothing follows: no sequence is under way."""
+        if self.trie is None or state.nodes is None:
+            return state
+        total = np.logaddexp(state.scores[..., 0], state.scores[..., 1])
+        if self.closed:
+            ends = self.trie.final[state.nodes] | (state.nodes == 0)
+            total = np.where(ends, total, -np.inf)
+        else:
+            total = total + self.trie.ending(state.nodes)
+        order = n_best(total, self.beam)
+        row = np.arange(len(order))[:, None]
+        moved = {
+            name: getattr(state, name)[row, order]
+            for name in ("tokens", "length", "scores", "path", "start", "end", "peak", "nodes")
+        }
+        return replace(state, **moved)
+
+    def _read(self, nodes: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nodes after tokens (below 0: none), and what reading them adds; both of the arrays' common shape."""
+        nodes, tokens = np.broadcast_arrays(nodes, np.maximum(tokens, 0))
+        if self.trie is None:
+            raise ValueError("this search has no trie")
+        if self.closed:
+            new = self.trie.follow(nodes.ravel(), tokens.ravel(), repeat=True)
+            added = np.where(new < 0, -np.inf, 0.0)
+            new = np.maximum(new, 0)
+        else:
+            new, added = self.trie.advance(nodes.ravel(), tokens.ravel())
+        return new.reshape(nodes.shape), added.reshape(nodes.shape)
 
     def __call__(
         self, log_probs: np.ndarray, lengths: np.ndarray | None = None
@@ -271,6 +309,8 @@ class PrefixBeam:
         parent, has = match.argmax(-1), match.any(-1)
         after_blank = last == last[row, parent]  # the same token twice needs a blank in between
         into = np.where(after_blank, s.scores[row, parent, 0], total[row, parent]) + p_last
+        if s.nodes is not None:
+            into = into + self._read(s.nodes[row, parent], last)[1]
         stay = np.stack(
             [
                 total + p_blank,
@@ -284,6 +324,8 @@ class PrefixBeam:
         pieces = n_best(others, K)
         repeat = pieces[:, None] == last[..., None]  # (B, W, K)
         grown = np.where(repeat, s.scores[..., :1], total[..., None]) + others[row, pieces][:, None]
+        if s.nodes is not None:
+            grown = grown + self._read(s.nodes[..., None], pieces[:, None])[1]
         known = (match[..., None] & (last[:, :, None, None] == pieces[:, None, None])).any(1)
         grown = np.where(known, -np.inf, grown)
 
@@ -306,6 +348,10 @@ class PrefixBeam:
         up = np.where(grow, src, parent[row, src])
         again = token == last[row, up]
         enter = np.where(again, s.path[row, up, 0], best[row, up])
+        nodes = s.nodes
+        if nodes is not None:
+            after, added = self._read(nodes[row, up], token)
+            enter, nodes = enter + added, np.where(grow, after, nodes[row, src])
         enter = np.where(grow | has[row, src], enter, -np.inf)
         goes_on = np.where(grow, -np.inf, s.path[row, src, 1])
         begins = grow | (enter > goes_on)
@@ -347,6 +393,7 @@ class PrefixBeam:
             s.floor,
             blanks,
             s.frames + 1,
+            nodes,
         )
 
     def _settle(self, s: BeamState) -> tuple[dict[int, list[Token]], BeamState]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from speechstream.asr.biasing import Bias, HotWords
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
 
@@ -77,3 +78,14 @@ class Family(Protocol[S]):
 
     def check(self, segment: S, samples: int, mode: Mode) -> None:
         """Raises ValueError where a segment of so many samples cannot have this state."""
+
+
+@runtime_checkable
+class Biasable(Protocol):
+    """What a family has besides, whose decoder takes hot words."""
+
+    def compile(self, words: HotWords) -> Bias:
+        """Hot words as the decoder's tokens. Raises ValueError for what it cannot write."""
+
+    def biased(self, bias: Bias) -> Family[Any]:
+        """This family with them, on the same runner: its streams share batches with those that have none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from speechstream import bundle, models
+from speechstream.asr.biasing import Bias, HotWords, Phrases, chosen
 from speechstream.asr.endpoint import EndpointRules
-from speechstream.asr.family import Family
+from speechstream.asr.family import Biasable, Family
 from speechstream.asr.files import transcribe_many
 from speechstream.asr.stream import RecognitionCore, StreamState
 from speechstream.audio.features import SAMPLE_RATE
@@ -26,6 +28,7 @@ from speechstream.runtime.pool import Pool
 from speechstream.runtime.requests import drive
 from speechstream.runtime.session import load_vad
 
+LISTS = 16  # of hot words are kept compiled
 ARRAY_BLOCK_S = 10  # an array is heard in pieces of this length
 
 
@@ -136,10 +139,16 @@ class Recognizer:
         card: dict[str, Any] | None = None,
         digest: str = "",
         vad: Vad | None = None,
+        hotwords: HotWords | None = None,
     ):
         self.family, self.rules = family, rules or EndpointRules()
         self.card, self.digest = card or {}, digest
         self._vad = vad or load_vad()
+        self._compiled: OrderedDict[str, Bias] = OrderedDict()  # by the digest of the hot words
+        self._compiling = threading.Lock()
+        self.hotwords = hotwords
+        if hotwords is not None:
+            self._bias(hotwords)
 
     @classmethod
     def load(
@@ -151,6 +160,8 @@ class Recognizer:
         decoder: str | None = None,
         beam: int | None = None,
         rules: EndpointRules | None = None,
+        hotwords: Phrases = None,
+        grammar: Phrases = None,
         **options: Any,
     ) -> Recognizer:
         """Open a bundle; without a path, the embedded one.
@@ -158,6 +169,8 @@ class Recognizer:
         engine: "onnx" or "torch". device: "cpu" or "cuda". threads: of one computation. decoder: "attention"
         (Whisper's own), "transducer" (Whisper's behind a gate, or a FastConformer's) or "ctc"; None: the
         model's best. beam: hypotheses that compete, 1 being greedy; None: 4 for "attention", 1 otherwise.
+        hotwords: phrases to expect, as a list, a dict of weights, or a file of one a line (`asr.biasing.HotWords`);
+        grammar: the only phrases that may come out. Both are for all streams that name none of their own.
         Other options are the family's. Raises SpeechStreamError where the bundle is damaged or is not a
         recogniser, ValueError for a wrong option.
         """
@@ -166,7 +179,7 @@ class Recognizer:
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
         loader = models.find(b.architecture, "asr").load
         family = loader(b, engine, device, threads, decoder, beam, **options)
-        return cls(family, rules, b.card, b.digest)
+        return cls(family, rules, b.card, b.digest, hotwords=chosen(hotwords, grammar))
 
     @property
     def latencies(self) -> tuple[int, ...]:
@@ -178,20 +191,68 @@ class Recognizer:
         """Recordings that a core transcribes faster together than one after the other."""
         return self.family.batch_size
 
-    def core(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> RecognitionCore:
+    def core(
+        self,
+        latency_ms: int | None = 320,
+        sample_rate: int = SAMPLE_RATE,
+        hotwords: Phrases = None,
+        grammar: Phrases = None,
+    ) -> RecognitionCore:
         """The pure core of such streams: `events, state = drive(core.step(samples, state))`."""
-        rate = check_rate(sample_rate)
-        return RecognitionCore(self.family, self._vad, self.rules, latency_ms, rate, self.digest)
+        sample_rate = check_rate(sample_rate)
+        if hotwords is False and grammar is None:
+            return self._core(latency_ms, sample_rate, None)
+        if isinstance(hotwords, HotWords) and grammar is None:
+            return self._core(latency_ms, sample_rate, hotwords)
+        words = chosen(hotwords, grammar)
+        return self._core(latency_ms, sample_rate, self.hotwords if words is None else words)
 
-    def stream(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
-        """Open a live stream. latency_ms: the encoder's chunk, one of `latencies`; None: as files are heard."""
-        return Stream(self.core(latency_ms, sample_rate))
+    def _core(
+        self, latency_ms: int | None, sample_rate: int, words: HotWords | None
+    ) -> RecognitionCore:
+        bias = None if words is None else self._bias(words)
+        return RecognitionCore(
+            self.family,
+            self._vad,
+            self.rules,
+            latency_ms,
+            sample_rate,
+            self.digest,
+            words,
+            bias,
+        )
+
+    def _bias(self, words: HotWords) -> Bias:
+        """Hot words compiled, once for all streams that are given the same ones."""
+        if not isinstance(self.family, Biasable):
+            raise ValueError("this model takes no hot words and no grammar")
+        with self._compiling:
+            bias = self._compiled.pop(words.digest, None)
+            if bias is None:
+                bias = self.family.compile(words)
+                self.family.biased(bias)  # raises where the decoder takes none
+            self._compiled[words.digest] = bias
+            while len(self._compiled) > LISTS:
+                self._compiled.popitem(last=False)
+            return bias
+
+    def stream(
+        self,
+        latency_ms: int | None = 320,
+        sample_rate: int = SAMPLE_RATE,
+        hotwords: Phrases = None,
+        grammar: Phrases = None,
+    ) -> Stream:
+        """Open a live stream. latency_ms: the encoder's chunk, one of `latencies`; None: as files are heard.
+
+        hotwords, grammar: as of `load`, for this stream; False: none, also where `load` was given some.
+        """
+        return Stream(self.core(latency_ms, sample_rate, hotwords, grammar))
 
     def resume(self, data: bytes) -> Stream:
         """The stream that `Stream.to_bytes` was called on. Raises SpeechStreamError for other bytes."""
-        latency_ms, sample_rate = RecognitionCore.kind(data)
         try:
-            core = self.core(latency_ms, sample_rate)
+            core = self._core(*RecognitionCore.kind(data))
         except ValueError as error:
             raise SpeechStreamError(f"this snapshot is of another model: {error}") from error
         return Stream(core, core.from_bytes(data))
@@ -200,10 +261,19 @@ class Recognizer:
         """Many unsynchronised streams in one batch: see `speechstream.runtime.pool`."""
         family = self.family.resident()
 
-        def core(latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> RecognitionCore:
-            return self.core(latency_ms, sample_rate).on(family)
+        def core(
+            latency_ms: int | None = 320,
+            sample_rate: int = SAMPLE_RATE,
+            hotwords: Phrases = None,
+            grammar: Phrases = None,
+        ) -> RecognitionCore:
+            return self.core(latency_ms, sample_rate, hotwords, grammar).on(family)
 
-        return Pool(slots, core, RecognitionCore.kind)
+        def kind(data: bytes) -> tuple[int | None, int, HotWords | bool]:
+            latency_ms, sample_rate, words = RecognitionCore.kind(data)
+            return latency_ms, sample_rate, words or False
+
+        return Pool(slots, core, kind)
 
     def transcribe(
         self,
@@ -211,6 +281,8 @@ class Recognizer:
         sample_rate: int | None = None,
         latency_ms: int | None = None,
         progress: Callable[[float], None] | None = None,
+        hotwords: Phrases = None,
+        grammar: Phrases = None,
     ) -> Transcript:
         """A whole recording. latency_ms None: each segment is encoded at once.
 
@@ -225,7 +297,7 @@ class Recognizer:
         segments: list[Final] = []
         done, damage = 0, None
         with source:
-            stream = self.stream(latency_ms, source.rate)
+            stream = self.stream(latency_ms, source.rate, hotwords, grammar)
             try:
                 for piece in source:
                     segments += [e for e in stream.push(piece) if isinstance(e, Final)]

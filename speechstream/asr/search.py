@@ -103,9 +103,11 @@ def check_log_probs(log_probs: np.ndarray, lengths: np.ndarray | None, streams: 
     return n
 
 
-def check_state(state: Any, top: int, capacity: int = 0) -> None:
-    """Raises ValueError where a search's state names a piece above `top` or is longer than its capacity."""
+def check_state(state: Any, top: int, capacity: int = 0, trie: Any = None) -> None:
+    """Raises ValueError where a search's state names a piece above `top`, is longer than its capacity, or is not in its
+    trie."""
     highest = {"tokens": top, "token": top, "length": capacity}
+    highest["nodes"] = 0 if trie is None else len(trie) - 1
     for name, a in flatten(state).items():
         most = highest.get(name.rpartition(".")[2], MAX_COUNT)
         if a.dtype.kind == "i" and ((a < 0) | (a > most)).any():

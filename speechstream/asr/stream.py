@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from speechstream import state as states
+from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
-from speechstream.asr.family import Family
+from speechstream.asr.family import Biasable, Family
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.resample import Resampler, ResamplerState
@@ -89,7 +90,8 @@ class RecognitionCore:
     """Streams of one latency and sample rate on one model: `step(samples, state)` is pure.
 
     family: the model; on resident caches a state is used up by a step that it is given to. digest: of the
-    model's bundle; states are taken up by the same model only.
+    model's bundle; states are taken up by the same model only. hotwords: of its streams, with the `bias` that the
+    family makes of them.
     """
 
     def __init__(
@@ -100,7 +102,12 @@ class RecognitionCore:
         latency_ms: int | None,
         sample_rate: int,
         digest: str = "",
+        hotwords: HotWords | None = None,
+        bias: Bias | None = None,
     ):
+        if bias is not None and isinstance(family, Biasable):
+            family = family.biased(bias)
+        self.hotwords, self.bias = hotwords, bias
         self.family, self.vad, self.rules = family, vad, rules
         self.latency_ms, self.mode, self.digest = latency_ms, family.mode(latency_ms), digest
         self.resampler, self.segmenter = Resampler(sample_rate, SAMPLE_RATE), Segmenter(rules)
@@ -197,7 +204,14 @@ class RecognitionCore:
     def on(self, family: Family[Any]) -> RecognitionCore:
         """This core on another runner of the same model."""
         return RecognitionCore(
-            family, self.vad, self.rules, self.latency_ms, self.sample_rate, self.digest
+            family,
+            self.vad,
+            self.rules,
+            self.latency_ms,
+            self.sample_rate,
+            self.digest,
+            self.hotwords,
+            self.bias,
         )
 
     def read(self, state: StreamState) -> StreamState:
@@ -263,9 +277,15 @@ class RecognitionCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[int | None, int]:
-        """Latency and sample rate of the stream that a snapshot holds. Raises SpeechStreamError."""
+    def kind(data: bytes) -> tuple[int | None, int, HotWords | None]:
+        """Latency, sample rate and hot words of the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
+        try:
+            words = HotWords.from_json(about["hotwords"]) if "hotwords" in about else None
+        except ValueError as error:
+            raise SpeechStreamError(
+                f"this snapshot holds no recognition stream: {error}"
+            ) from error
         latency_ms, sample_rate = about.get("latency_ms"), about.get("sample_rate")
         if latency_ms is not None and type(latency_ms) is not int:
             raise SpeechStreamError(
@@ -273,16 +293,18 @@ class RecognitionCore:
             )
         if type(sample_rate) is not int or not 1 <= sample_rate <= MAX_RATE:
             raise SpeechStreamError("this snapshot holds no recognition stream: it names no rate")
-        return latency_ms, sample_rate
+        return latency_ms, sample_rate, words
 
     def about(self) -> dict[str, Any]:
         """What must agree between a state that is left and the core that takes it up: JSON values."""
-        return {
+        about = {
             **self.family.identity(),
             "model": self.digest,
             "latency_ms": self.latency_ms,
             "sample_rate": self.sample_rate,
         }
+        # they travel with the stream, which so goes on equally wherever it is taken up
+        return about if self.hotwords is None else about | {"hotwords": self.hotwords.to_json()}
 
     def _check(self, state: StreamState) -> None:
         """Raises ValueError where no stream can have come to this state."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.asr.search import Token, log_softmax
+from speechstream.lm.constraints import TokenTrie
 from speechstream.state import put, select
 
 MAX_SYMBOLS = 10  # tokens a frame may emit before the search moves on
@@ -30,12 +31,14 @@ class GreedyState:
     vectors: np.ndarray  # (B, dim) the predictor's output after the last token
     skip: np.ndarray  # (B,) int64 frames of the next block that a duration has already jumped over
     frames: np.ndarray  # (B,) int64 encoder frames consumed
+    nodes: np.ndarray | None = None  # (B,) int64 in the trie of a biased search
 
 
 class GreedyTransducer:
     """Best token at each point, block by block: any division of the frames into blocks gives the same tokens.
 
-    init_predictor: `init_state` of the predictor (batch to state). durations: of a TDT joiner, () for RNN-T.
+    init_predictor: `init_state` of the predictor (batch to state). durations: of a TDT joiner, () for RNN-T. trie:
+    sequences whose scores count for which token is said, not for when one is.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class GreedyTransducer:
         blank: int,
         durations: tuple[int, ...] = (),
         max_symbols: int = MAX_SYMBOLS,
+        trie: TokenTrie | None = None,
     ):
         if max_symbols < 1:
             raise ValueError(f"max_symbols must be at least 1, got {max_symbols}")
@@ -55,12 +59,14 @@ class GreedyTransducer:
             np.asarray(durations, np.int64),
             max_symbols,
         )
+        self.trie = trie
 
     def init_state(self, batch: int = 1) -> GreedyState:
         start = np.full(batch, self.blank, np.int64)
         vectors, state = self.predict(start, self.init_predictor(batch))
         zeros = np.zeros(batch, np.int64)
-        return GreedyState(state, vectors, zeros, zeros.copy())
+        nodes = None if self.trie is None else zeros.copy()
+        return GreedyState(state, vectors, zeros, zeros.copy(), nodes)
 
     def step(
         self, x: np.ndarray, state: GreedyState, lengths: np.ndarray | None = None
@@ -82,6 +88,7 @@ class GreedyTransducer:
         emitted: list[list[Token]] = [[] for _ in range(x.shape[0])]
         predictor, vectors, at = state.predictor, state.vectors.copy(), state.skip.copy()
         symbols = np.zeros_like(at)  # tokens emitted at the current frame
+        nodes = None if state.nodes is None else state.nodes.copy()
         while (rows := np.flatnonzero(at < n)).size:
             scores = self.join(x[rows, at[rows]], vectors[rows])
             tokens = scores[:, : self.blank + 1].argmax(-1)
@@ -93,6 +100,12 @@ class GreedyTransducer:
             new = np.flatnonzero(tokens != self.blank)
             if new.size:
                 who, what = rows[new], tokens[new]
+                if self.trie is not None and nodes is not None:
+                    # nothing is taken back: a greedy search has no other hypothesis that this could help
+                    what = (
+                        scores[new, : self.blank] + self.trie.scores(nodes[who]).clip(0)
+                    ).argmax(-1)
+                    nodes[who] = self.trie.advance(nodes[who], what)[0]
                 logprobs = log_softmax(scores[new, : self.blank + 1])[np.arange(new.size), what]
                 for row, token, lasts, value in zip(who, what, jump[new], logprobs):
                     start = int(state.frames[row] + at[row])
@@ -106,7 +119,12 @@ class GreedyTransducer:
             at[rows] += np.where(full, 1, jump)
             symbols[rows[full]] = 0
         return emitted, replace(
-            state, predictor=predictor, vectors=vectors, skip=at - n, frames=state.frames + n
+            state,
+            predictor=predictor,
+            vectors=vectors,
+            skip=at - n,
+            frames=state.frames + n,
+            nodes=nodes,
         )
 
     def __call__(self, x: np.ndarray, lengths: np.ndarray | None = None) -> list[list[Token]]:

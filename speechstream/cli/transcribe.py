@@ -87,6 +87,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "decoder's own",
     )
     add(
+        "--hotwords",
+        metavar="FILE",
+        help="names and terms to expect, one a line, a weight after a tab or a colon (1 is the default, at most 10)",
+    )
+    add(
+        "--grammar",
+        metavar="FILE",
+        help="the only phrases that may come out, one a line; speech that fits none gives nothing",
+    )
+    add(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
@@ -151,6 +161,10 @@ def check(args: argparse.Namespace) -> None:
         raise SpeechStreamError(
             "--ray is for recordings as a whole; leave out --mic, - and --latency"
         )
+    if args.hotwords is not None and args.grammar is not None:
+        raise SpeechStreamError(
+            "--hotwords and --grammar exclude each other: a grammar says nothing else anyway"
+        )
     if args.raw and STDIN not in args.files:
         raise SpeechStreamError("--raw describes standard input; give - in place of a file")
     if STDIN in args.files and sys.stdin is None:
@@ -178,17 +192,29 @@ def check(args: argparse.Namespace) -> None:
 def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the arguments say of the model, for `Recognizer.load`."""
     options = {"path": args.model, "engine": args.engine, "device": args.device}
-    return options | {
+    options |= {
         name: value
         for name, value in (("decoder", args.decoder), ("beam", args.beam))
         if value is not None
     }
+    for name in ("hotwords", "grammar"):
+        if (path := getattr(args, name)) is not None:
+            from speechstream.asr.biasing import HotWords
+
+            options[name] = HotWords.read(path, closed=name == "grammar")
+    return options
 
 
 def load_recognizer(args: argparse.Namespace) -> Any:
     import speechstream
 
-    recognizer = speechstream.Recognizer.load(**load_options(args))
+    options = load_options(args)
+    try:
+        recognizer = speechstream.Recognizer.load(**options)
+    except ValueError as error:
+        if "hotwords" in options or "grammar" in options:
+            raise SpeechStreamError(f"{args.hotwords or args.grammar}: {error}") from error
+        raise
     if args.latency is not None and args.latency not in recognizer.latencies:
         known = ", ".join(str(ms) for ms in recognizer.latencies)
         raise SpeechStreamError(

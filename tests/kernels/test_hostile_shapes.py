@@ -127,7 +127,7 @@ def test_attention_step(H, Hk, c, D, chunk, left, kind, lengths, dtype):
             keys[:, :, : left + 1],
             values[:, :, : left + 1],
             frames[slots.long()],
-            left_context=left,
+            left=left,
             **extra,
         )
         return y, *pools, *pure

@@ -70,7 +70,7 @@ class Counted:
     def text(self, segment):
         return "", "hm"
 
-    def words(self, segment):
+    def words(self, segment, spoken_from):
         return [Word("hm", 0.0, 0.1)]
 
     def resident(self):

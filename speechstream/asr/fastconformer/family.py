@@ -7,6 +7,7 @@ file and a stream at that latency give the same text.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from speechstream.asr import search
-from speechstream.asr.ctc import Greedy, PrefixBeam
+from speechstream.asr.biasing import CTC, TRANSDUCER, Bias, HotWords, compile_pieces
+from speechstream.asr.ctc import BEAM, Greedy, PrefixBeam
 from speechstream.asr.family import Mode
 from speechstream.asr.fastconformer.blocks import Blocks, BlockState
 from speechstream.asr.fastconformer.onnx import Networks, OnnxNetworks
@@ -54,6 +56,26 @@ class Decoder:
         self.head = "encoded" if isinstance(searcher, GreedyTransducer) else "ctc"
         # character models have a plain space
         self.pieces = [p.replace(" ", search.WORD_START) for p in pieces]
+
+    def compile(self, words: HotWords) -> Bias:
+        """Hot words as tokens, for `biased`. Raises ValueError for a grammar."""
+        if words.closed:
+            raise ValueError(
+                "this model takes hot words and no grammar; an embedded one takes both"
+            )
+        scale = TRANSDUCER if isinstance(self.search, GreedyTransducer) else CTC
+        return compile_pieces(words, self.pieces, scale)
+
+    def biased(self, bias: Bias) -> Decoder:
+        """This decoder with hot words; those of CTC need a beam."""
+        decoder = copy.copy(self)
+        if isinstance(self.search, GreedyTransducer):
+            decoder.search = copy.copy(self.search)
+            decoder.search.trie = bias.trie
+        else:
+            beam = getattr(self.search, "beam", BEAM)
+            decoder.search = PrefixBeam(beam, blank=self.search.blank, trie=bias.trie)
+        return decoder
 
     def init_state(self) -> Any:
         return self.search.init_state(1)
@@ -154,12 +176,19 @@ class Advance:
             np.concatenate([r.lengths for r in requests]),
             [r.cache for r in requests],
         )
-        tokens, state = self.decoder.search.step(
-            _finite(out)[self.decoder.head],
-            stack([r.search for r in requests]),
-            np.array([r.valid for r in requests]),
-        )
-        return [(t, caches[i], select(state, i)) for i, t in enumerate(tokens)]
+        heard = _finite(out)[self.decoder.head]
+        tries = [getattr(r.decoder.search, "trie", None) for r in requests]
+        answers: list[Any] = [None] * len(requests)
+        for trie in dict.fromkeys(tries):  # streams with the same hot words together
+            rows = [i for i, t in enumerate(tries) if t is trie]
+            tokens, state = requests[rows[0]].decoder.search.step(
+                heard if len(rows) == len(requests) else heard[rows],
+                stack([requests[i].search for i in rows]),
+                np.array([requests[i].valid for i in rows]),
+            )
+            for n, i in enumerate(rows):
+                answers[i] = (tokens[n], caches[i], select(state, n))
+        return answers
 
 
 @dataclass(frozen=True)
@@ -303,10 +332,18 @@ class FastConformerFamily:
         return self.decoder.words(segment.hypothesis)
 
     def resident(self) -> FastConformerFamily:
-        runner = Resident(self.networks) if self.chunks else self.runner
+        return self._on(Resident(self.networks) if self.chunks else self.runner, self.decoder)
+
+    def _on(self, runner: Runner, decoder: Decoder) -> FastConformerFamily:
         return FastConformerFamily(
-            runner, self.decoder, self.features, self.chunks, self.subsampling, self.lead
+            runner, decoder, self.features, self.chunks, self.subsampling, self.lead
         )
+
+    def compile(self, words: HotWords) -> Bias:
+        return self.decoder.compile(words)
+
+    def biased(self, bias: Bias) -> FastConformerFamily:
+        return self._on(self.runner, self.decoder.biased(bias))
 
     def read(self, segment: ConformerSegment) -> ConformerSegment:
         if not isinstance(self.runner, Resident) or segment.waiting is None:
@@ -341,7 +378,8 @@ class FastConformerFamily:
 
     def check(self, segment: ConformerSegment, samples: int, mode: Mode) -> None:
         h, top = segment.hypothesis, len(self.decoder.pieces)  # the blank comes last
-        search.check_state(h.state, top, getattr(self.decoder.search, "capacity", 0))
+        capacity, trie = (getattr(self.decoder.search, n, None) for n in ("capacity", "trie"))
+        search.check_state(h.state, top, capacity or 0, trie)
         search.check_tokens((*h.tokens, *h.pending), top - 1)
         _alike("features", segment.features, self.features.init_state())
         if not 0 <= int(segment.features.filled[0]) <= segment.features.samples.shape[1]:

@@ -16,6 +16,7 @@ from speechstream.asr.whisper.networks import DecoderState
 from speechstream.runtime.requests import Work
 
 DOUBT = 0.7  # probability below which a greedy token is in doubt
+BIASED = 2  # more of them with hot words, whose beginnings are many
 BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is dropped
 
 
@@ -48,28 +49,38 @@ def refine(
     open_ = [(0.0, greedy.prefix(at))]
     # greedy itself is among the candidates, also where its tokens fall out of the beam
     finished = [(float(np.log([*greedy.probabilities[at:], end]).sum()), greedy, whole)]
+    if (bias := decoder.bias) is not None:
+        gained = sum(bias.gains([*greedy.tokens, v.end], at))
+        finished = [(finished[0][0] + gained, greedy, whole)]
     state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
+    beam += 0 if decoder.bias is None else BIASED
     most = min(beam, v.end)  # continuations looked at, beside the end
     while open_ and open_[0][0] > max(
         f[0] for f in finished
     ):  # else nothing open can become more probable
         said, state = yield memory.read(feed, state, len(feed[0]) - 1)
         logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
+        total = logp
+        if bias is not None:
+            total = logp + np.stack([bias.row(h.tokens) for _, h in open_])
         options = sorted(
             (
-                (score + logp[b, t], b, int(t))
+                (score + total[b, t], b, int(t))
                 for b, (score, _) in enumerate(open_)
-                for t in np.argpartition(-logp[b], most)[: most + 1]
+                for t in np.argpartition(-total[b], most)[: most + 1]
             ),
             reverse=True,
         )
         longer: list[tuple[float, Draft]] = []
         parents: list[int] = []
+        lead = options[0][0]
+        if bias is not None:  # what may be taken back drops nobody
+            lead = max(s - bias.held([*open_[b][1].tokens, t]) for s, b, t in options)
         for score, b, token in options:
             h = open_[b][1]
-            if score < options[0][0] - BEHIND or len(longer) == beam:
+            if score < lead - BEHIND or len(longer) == beam:
                 break
-            if token == v.end and logp[b].argmax() != v.end:
+            if token == v.end and total[b].argmax() != v.end:
                 continue  # a hypothesis that would rather go on does not end: short ones are too probable
             if token == v.end or len(h.tokens) >= limit or decoder.loops(h.tokens, token):
                 read = DecoderState(
@@ -88,6 +99,8 @@ def refine(
                 return greedy, whole
             at = later[0]
             score = open_[0][0] + float(np.log(greedy.probabilities[n:at]).sum())
+            if bias is not None:
+                score += sum(bias.gains(greedy.tokens[:at], n))
             open_ = [(score, greedy.prefix(at))]
             state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
             continue

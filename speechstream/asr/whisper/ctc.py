@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speechstream.asr import search
-from speechstream.asr.ctc import Greedy, PrefixBeam
+from speechstream.asr.biasing import CTC, Bias, HotWords, compile_pieces
+from speechstream.asr.ctc import BEAM, Greedy, PrefixBeam
 from speechstream.asr.whisper.incremental import Memory
 from speechstream.asr.whisper.networks import DecoderState
 from speechstream.config import Section, read_value
@@ -48,6 +50,16 @@ class CtcDecoder:
         except (OSError, ValueError) as error:
             raise SpeechStreamError(f"{path} is not a table of CTC pieces: {error}") from error
         self.search = Greedy() if beam == 1 else PrefixBeam(beam)
+
+    def compile(self, words: HotWords) -> Bias:
+        """Hot words as tokens, for `biased`."""
+        return compile_pieces(words, self.pieces, CTC)
+
+    def biased(self, bias: Bias) -> CtcDecoder:
+        """This decoder with hot words, which need a beam."""
+        decoder = copy.copy(self)
+        decoder.search = PrefixBeam(getattr(self.search, "beam", BEAM), trie=bias.trie)
+        return decoder
 
     def init_state(self, state: DecoderState) -> CtcHypothesis:
         """A hypothesis that says nothing; the text model's state is not needed."""

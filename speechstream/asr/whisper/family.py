@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.family import Mode
 from speechstream.asr.search import check_state, check_tokens
 from speechstream.asr.whisper.attention import AttentionDecoder
@@ -26,6 +27,7 @@ from speechstream.asr.whisper.cache import (
 )
 from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis
 from speechstream.asr.whisper.gate import GatedDecoder
+from speechstream.asr.whisper.grammar import leashed
 from speechstream.asr.whisper.incremental import Hypothesis, IncrementalDecoder, Memory
 from speechstream.asr.whisper.networks import Encoded, Networks
 from speechstream.asr.whisper.onnx import OnnxNetworks
@@ -144,10 +146,21 @@ class WhisperFamily:
     def resident(self) -> WhisperFamily:
         return self._on(Resident(self.networks))
 
-    def _on(self, runner: Runner) -> WhisperFamily:
+    def _on(self, runner: Runner, decoder: Decoder | None = None) -> WhisperFamily:
         return WhisperFamily(
-            runner, self.decoder, self.features, self.confirm_ms, self.right_context_ms
+            runner,
+            decoder or self.decoder,
+            self.features,
+            self.confirm_ms,
+            self.right_context_ms,
         )
+
+    def compile(self, words: HotWords) -> Bias:
+        return self.decoder.compile(words)
+
+    def biased(self, bias: Bias) -> WhisperFamily:
+        decoder = leashed(self.decoder, bias) if bias.closed else self.decoder.biased(bias)
+        return self._on(self.runner, decoder)
 
     def read(self, segment: WhisperSegment) -> WhisperSegment:
         if not isinstance(self.runner, Resident):
@@ -321,7 +334,8 @@ class WhisperFamily:
         top = len(decoder.pieces) - 1
         check_tokens((*h.stable, *h.unstable), top)
         _require(int(h.state.frames[0]) <= s.confirmed // 2, "its searched frames")
-        check_state(h.state, top, getattr(decoder.search, "capacity", 0))
+        capacity, trie = (getattr(decoder.search, n, None) for n in ("capacity", "trie"))
+        check_state(h.state, top, capacity or 0, trie)
 
 
 def _ahead(mode: Mode, index: int) -> int:

@@ -66,11 +66,13 @@ class GatedDecoder(IncrementalDecoder):
                 settled = end
         return settled
 
-    def choose(self, logits: np.ndarray, draft: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def choose(
+        self, logits: np.ndarray, draft: list[int], context: list[int], begin: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As the attention decoder chooses, but never the end."""
         logits = logits.copy()
         logits[:, self.vocabulary.end] = -np.inf
-        return super().choose(logits, draft)
+        return super().choose(logits, draft, context, begin)
 
     def _next(
         self, audio: np.ndarray, text: np.ndarray, row: np.ndarray, pairs: list[int]

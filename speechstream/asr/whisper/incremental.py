@@ -12,11 +12,13 @@ What differs between decoders is when a token may be said (`accept`) and when it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from speechstream.asr.biasing import Bias, HotWords, compile_bytes
 from speechstream.asr.timing import token_spans
 from speechstream.asr.whisper.cache import Cache, Decode, Runner, truncate
 from speechstream.asr.whisper.networks import Decoded, DecoderState
@@ -108,6 +110,7 @@ class IncrementalDecoder:
 
     head: str | None = None  # of the encoder, that this decoder listens to
     repeats = True  # whether the decoder may read the same sound again
+    bias: Bias | None = None  # hot words
 
     def __init__(self, vocabulary: Vocabulary, margin_s: float = 0.5):
         self.vocabulary, self.margin_s = vocabulary, margin_s
@@ -115,6 +118,16 @@ class IncrementalDecoder:
     def init_state(self, state: DecoderState) -> Hypothesis:
         """A hypothesis that says nothing. state: the text model's, before the first token."""
         return Hypothesis(cache=state)
+
+    def compile(self, words: HotWords) -> Bias:
+        """Hot words as tokens, for `biased`."""
+        return compile_bytes(words, self.vocabulary.pieces, self.vocabulary.end)
+
+    def biased(self, bias: Bias) -> IncrementalDecoder:
+        """This decoder with hot words."""
+        decoder = copy.copy(self)
+        decoder.bias = bias
+        return decoder
 
     def accept(
         self, d: Draft, n: int, token: int, said: Decoded, at: int, memory: Memory, final: bool
@@ -126,13 +139,26 @@ class IncrementalDecoder:
         """How many tokens are in words that ended well before the end of the confirmed audio."""
         raise TypeError("a decoder says when a token stands")
 
-    def choose(self, logits: np.ndarray, draft: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The best token of each row and its probability; a drafted one stays unless another is clearly better."""
+    def choose(
+        self, logits: np.ndarray, draft: list[int], context: list[int], begin: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best token of each row and its probability; a drafted one stays unless another is clearly better.
+
+        Row n follows the first begin + n tokens of context. Hot words count for the choice, not in the probability.
+        """
         logits = logits[:, : self.vocabulary.end + 1]  # what lies beyond starts transcripts
-        best = logits.argmax(-1)
-        for n, token in enumerate(draft[: len(best)]):
-            if logits[n, token] > logits[n, best[n]] - STICKY:
-                best[n] = token
+        if self.bias is None:
+            best = logits.argmax(-1)
+            for n, token in enumerate(draft[: len(best)]):
+                if logits[n, token] > logits[n, best[n]] - STICKY:
+                    best[n] = token
+        else:
+            best = self.bias.best(logits, context, begin)
+            for n, token in enumerate(draft[: len(best)]):
+                if token != best[n]:
+                    gained = self.bias.row(context[: begin + n])[[token, best[n]]]
+                    drafted, other = logits[n, [token, best[n]]] + gained
+                    best[n] = token if drafted > other - STICKY else best[n]
         chosen = logits[np.arange(len(best)), best]
         return best, 1 / np.exp(logits - chosen[:, None]).sum(-1)
 
@@ -200,7 +226,8 @@ class IncrementalDecoder:
                 stable_rows = said.alignment[0, len(v.prompt) - 1 : first]
                 new.rows = [row[: memory.frames].copy() for row in stable_rows]
                 dated = True
-            best, probability = self.choose(said.logits[0], [] if verify else draft)
+            read, begin = [*new.tokens, *draft], len(new.tokens)
+            best, probability = self.choose(said.logits[0], [] if verify else draft, read, begin)
             for n, token in enumerate(best.tolist()):
                 if not self.accept(new, n, token, said, first + n, memory, final):
                     return state, float(probability[n])
