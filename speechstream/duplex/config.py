@@ -39,7 +39,9 @@ class ConversationConfig:
     decide_s: float = 4.0  # a decision takes no longer
     min_confidence: float = 0.35  # a final none of whose words reaches this holds no words
 
-    final_wait_s: float = 2.0  # silence after which a recogniser that owes its final is not waited for
+    final_wait_s: float = (
+        2.0  # silence after which a recogniser that owes its final is not waited for
+    )
     longest_turn_s: float = 90.0
     deaf_s: float = 3.0  # without any sound, not even silence, the user has stopped
     noise_s: float = 3.0  # sounds without words put off an answer no longer than this
@@ -89,5 +91,7 @@ class ConversationConfig:
         known = {f.name for f in fields(cls)}
         for key in options:
             if key not in known:
-                raise ValueError(f"{key!r} is no option of a conversation; there are {sorted(known)}")
+                raise ValueError(
+                    f"{key!r} is no option of a conversation; there are {sorted(known)}"
+                )
         return cls(**options)

@@ -238,15 +238,5 @@ class Error:
 
 
 Action = (
-    Ask
-    | Cancel
-    | Say
-    | Duck
-    | Unduck
-    | Pause
-    | Resume
-    | StopSpeaking
-    | SetTimer
-    | Show
-    | Error
+    Ask | Cancel | Say | Duck | Unduck | Pause | Resume | StopSpeaking | SetTimer | Show | Error
 )
