@@ -33,7 +33,9 @@ WINDOW = 0.032
 WORD = 100  # samples of a spoken word
 CONFIG = ConversationConfig()
 WORDS = st.sampled_from(
-    "What time is it?|Okay.|Stop.|and then|tell me more about it|mm-hm|I think,|Thank you very much.".split("|")
+    "What time is it?|Okay.|Stop.|and then|tell me more about it|mm-hm|I think,|Thank you very much.".split(
+        "|"
+    )
 )
 
 
@@ -165,7 +167,10 @@ class Machine(RuleBasedStateMachine):
     # the agent
 
     @precondition(lambda self: self.asked)
-    @rule(data=st.data(), text=st.sampled_from(["It is noon. ", "Well ", "", "Certainly, my friend. "]))
+    @rule(
+        data=st.data(),
+        text=st.sampled_from(["It is noon. ", "Well ", "", "Certainly, my friend. "]),
+    )
     def agent_speaks(self, data, text):
         reply = data.draw(st.sampled_from(sorted(self.asked)))
         before = self.state
