@@ -164,6 +164,18 @@ class Machine(RuleBasedStateMachine):
         self.send(StopPressed(self.now))
         assert self.state.phase == c.LISTENING
 
+    @rule(data=st.data(), words=WORDS, made=st.integers(0, 3))
+    def a_turn_is_answered(self, data, words, made):
+        """The usual way, so that what lies beyond it is often reached."""
+        self.user_types(words)
+        reply = self.state.reply
+        if reply is not None:
+            self.send(AgentText(reply.id, "It is noon, my friend. ", self.now))
+            if data.draw(st.booleans()):
+                self.send(AgentEnd(reply.id, self.now))
+            for _ in range(made):
+                self.make(self.live, 1)
+
     # the agent
 
     @precondition(lambda self: self.asked)
@@ -195,7 +207,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 3))
     def voice_makes(self, data, count):
         label = data.draw(st.sampled_from(sorted(self.text, key=str)))
-        if label in self.done:
+        self.make(label, count)
+
+    def make(self, label, count):
+        if label is None or label in self.done:
             return
         text, made = self.text[label], self.made.get(label, 0)
         spans, at = [], 0
