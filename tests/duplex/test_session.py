@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from speechstream.asr.recognizer import Recognizer
+from speechstream.audio.resample import Resampler
 from speechstream.duplex.agent import EchoBot
 from speechstream.duplex.conversation import LISTENING
 from speechstream.duplex.events import Ask, Duck, Error, Pause, Resume, Say, StopSpeaking, Unduck
@@ -61,8 +62,8 @@ def test_a_turn_is_answered_and_the_answer_is_what_was_said(models):
 
 def test_an_interruption_stops_and_only_what_was_heard_is_history(models):
     microphone = [voice("austen_0880"), silence(2.0), voice("austen_0930")]
-    answers = iter([LONG, "Yes."])
-    session, done, out = talk(models, microphone, Timed(lambda m: [next(answers, "Yes.")], 0.1))
+    agent = Timed(lambda m: [LONG if sum(x["role"] == "user" for x in m) == 1 else "Yes."], 0.1)
+    session, done, out = talk(models, microphone, agent)
     stops = [a for a, _ in done if isinstance(a, StopSpeaking) and a.at]
     assert len(stops) == 1
     messages = session.state.messages
@@ -76,17 +77,22 @@ def test_an_interruption_stops_and_only_what_was_heard_is_history(models):
     assert onset < times(done, Pause)[0] < onset + 0.7
 
 
-def test_a_noise_is_no_interruption_and_nothing_of_the_answer_is_lost(models):
+def test_a_backchannel_is_no_interruption_and_nothing_of_the_answer_is_lost(models):
     user = [voice("austen_0880"), silence(2.0)]
     answer = Timed(lambda m: [LONG], 0.1)
-    _, plain, whole = talk(models, [*user, silence(4)], answer)
-    cough = voice("austen_0930")[2400:7200]  # 300 ms out of a word
-    session, done, out = talk(models, [*user, cough, silence(4)], answer)
+    _, _, whole = talk(models, [*user, silence(4)], answer)
+    said = models[1].synthesize("Mm-hmm.", voice=models[1].voices[-1]).pcm[::3] * 0.7  # 8 kHz
+    resampler = Resampler(8000, RATE)
+    nod = resampler.step(said[None], resampler.init_state())[0][0]
+    session, done, out = talk(models, [*user, nod, silence(4)], answer)
     assert session.state.messages[-1].content == LONG
     assert len(times(done, Duck)) == len(times(done, Unduck)) >= 1
     assert len(times(done, Pause)) == len(times(done, Resume))
     assert not [a for a, _ in done if isinstance(a, StopSpeaking)]
-    assert np.count_nonzero(out) >= np.count_nonzero(whole)
+    spoken, longer = (np.trim_zeros(x) for x in (whole, out))
+    assert len(longer) - len(spoken) == pytest.approx(  # only the pause lies between
+        (times(done, Resume)[0] - times(done, Pause)[0]) * session.sample_rate, abs=480
+    )
 
 
 def test_a_failing_agent_is_said(models):
