@@ -107,7 +107,8 @@ class Report:
     def __init__(self, quiet: bool) -> None:
         from speechstream.cli.terminal import is_terminal
 
-        self.quiet, self.state, self.waits = quiet, is_terminal(sys.stderr) and not quiet, []
+        self.quiet, self.state = quiet, is_terminal(sys.stderr) and not quiet
+        self.waits: list[float] = []
         self.stopped_speaking: float | None = None
         self._written = 0
 
