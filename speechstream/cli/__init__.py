@@ -19,6 +19,7 @@ from speechstream.errors import SpeechStreamError
 COMMANDS = {  # module: what it does, in one line of the help
     "transcribe": "write what is said in recordings, in a pipe, or into the microphone",
     "say": "speak a text, while it still comes",
+    "talk": "hold a spoken conversation that can be interrupted",
     "voices": "list the voices",
     "devices": "list the microphones and loudspeakers",
     "convert": "turn a public checkpoint (NeMo, Hugging Face) into a bundle",
