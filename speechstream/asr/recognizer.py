@@ -176,10 +176,15 @@ class Recognizer:
         """Recordings that a core transcribes faster together than one after the other."""
         return self.family.batch_size
 
-    def core(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> RecognitionCore:
-        """The pure core of such streams: `events, state = drive(core.step(samples, state))`."""
+    def core(
+        self,
+        latency_ms: int | None = 320,
+        sample_rate: int = SAMPLE_RATE,
+        rules: EndpointRules | None = None,
+    ) -> RecognitionCore:
+        """The pure core of such streams: `events, state = drive(core.step(samples, state))`. rules: of this one alone."""
         return RecognitionCore(
-            self.family, self._vad, self.rules, latency_ms, sample_rate, self.digest
+            self.family, self._vad, rules or self.rules, latency_ms, sample_rate, self.digest
         )
 
     def stream(self, latency_ms: int | None = 320, sample_rate: int = SAMPLE_RATE) -> Stream:
