@@ -197,24 +197,30 @@ class Recognizer:
         sample_rate: int = SAMPLE_RATE,
         hotwords: Phrases = None,
         grammar: Phrases = None,
+        rules: EndpointRules | None = None,
     ) -> RecognitionCore:
-        """The pure core of such streams: `events, state = drive(core.step(samples, state))`."""
+        """The pure core of such streams: `events, state = drive(core.step(samples, state))`. rules: of this one alone."""
         sample_rate = check_rate(sample_rate)
         if hotwords is False and grammar is None:
-            return self._core(latency_ms, sample_rate, None)
+            return self._core(latency_ms, sample_rate, None, rules)
         if isinstance(hotwords, HotWords) and grammar is None:
-            return self._core(latency_ms, sample_rate, hotwords)
+            return self._core(latency_ms, sample_rate, hotwords, rules)
         words = chosen(hotwords, grammar)
-        return self._core(latency_ms, sample_rate, self.hotwords if words is None else words)
+        words = self.hotwords if words is None else words
+        return self._core(latency_ms, sample_rate, words, rules)
 
     def _core(
-        self, latency_ms: int | None, sample_rate: int, words: HotWords | None
+        self,
+        latency_ms: int | None,
+        sample_rate: int,
+        words: HotWords | None,
+        rules: EndpointRules | None,
     ) -> RecognitionCore:
         bias = None if words is None else self._bias(words)
         return RecognitionCore(
             self.family,
             self._vad,
-            self.rules,
+            rules or self.rules,
             latency_ms,
             sample_rate,
             self.digest,
@@ -242,12 +248,14 @@ class Recognizer:
         sample_rate: int = SAMPLE_RATE,
         hotwords: Phrases = None,
         grammar: Phrases = None,
+        rules: EndpointRules | None = None,
     ) -> Stream:
         """Open a live stream. latency_ms: the encoder's chunk, one of `latencies`; None: as files are heard.
 
         hotwords, grammar: as of `load`, for this stream; False: none, also where `load` was given some.
+        rules: where its speech ends, in place of those of `load`.
         """
-        return Stream(self.core(latency_ms, sample_rate, hotwords, grammar))
+        return Stream(self.core(latency_ms, sample_rate, hotwords, grammar, rules))
 
     def resume(self, data: bytes) -> Stream:
         """The stream that `Stream.to_bytes` was called on. Raises SpeechStreamError for other bytes."""

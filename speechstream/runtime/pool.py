@@ -45,6 +45,7 @@ class _Open:
     events: list[Event] = field(default_factory=list)  # not delivered yet
     ending: bool = False  # takes no more input
     over: bool = False  # has said its last event
+    held: bool = False  # its events are not wanted yet
 
     @property
     def ready(self) -> bool:
@@ -52,6 +53,7 @@ class _Open:
         return (
             self.request is None
             and not self.over
+            and not self.held
             and bool(self.queue or self.core.busy(self.state))
         )
 
@@ -172,6 +174,18 @@ class Pool:
         for i, answer in answer_together([one.request for one in asking]):
             asking[i].go_on(answer)
         return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do or say anything."""
+        return any(
+            one.ready or one.over or one.request is not None or one.events
+            for one in self._open.values()
+        )
+
+    def hold(self, sid: int, held: bool = True) -> None:
+        """Let a stream rest, whatever it was given, until it is let go (held=False): its listener is slow."""
+        self._find(sid).held = held
 
     def waiting(self, sid: int) -> float:
         """Seconds of audio that were pushed to a stream and not heard yet: how late a server is."""
