@@ -112,8 +112,8 @@ class LanguageModel:
             ends = (count > 0) & (at + count == total)
             state = self._cache.prepared(state, count)
             part = [t[a : a + n] for t, a, n in zip(ids, at, count)]
-            rows = np.flatnonzero(ends) * count.max() + count[ends] - 1
-            logits[ends] = self._run(part, rows, state)
+            rows = [np.arange(n - 1, n) if e else np.arange(0) for n, e in zip(count, ends)]
+            logits[ends] = np.concatenate(self._run(part, rows, state))
             state = self._cache.appended(state, count)
             at += count
         return logits, state
@@ -128,9 +128,7 @@ class LanguageModel:
         if (count > np.minimum(self._cache.free(state), MOST_AT_ONCE)).any() or not count.any():
             raise ValueError("more tokens than can be proposed at once, or none")
         state = self._cache.prepared(state, count)
-        rows = np.concatenate([b * count.max() + np.arange(n) for b, n in enumerate(count)])
-        logits = self._run(ids, rows, state)
-        return Proposal(np.split(logits, np.cumsum(count)[:-1]), state)
+        return Proposal(self._run(ids, [np.arange(n) for n in count], state), state)
 
     def accept(self, proposal: Proposal, count: Sequence[int]) -> LmState:
         """The state that has read the first `count[b]` of the proposed tokens of each stream. Once for a proposal."""
@@ -156,31 +154,51 @@ class LanguageModel:
                 )
         return ids
 
-    def _run(self, tokens: list[np.ndarray], rows: np.ndarray, state: LmState) -> np.ndarray:
-        """Write the tokens' keys and values behind those of the state; logits (len(rows), vocab_size)."""
-        longest = max(len(t) for t in tokens)
-        ids = np.zeros((len(tokens), longest), np.int64)
-        for row, t in zip(ids, tokens):
-            row[: len(t)] = t
-        if int(state.kept.max()) + longest > state.buffer.room:
+    def _run(
+        self, tokens: list[np.ndarray], rows: list[np.ndarray], state: LmState
+    ) -> list[np.ndarray]:
+        """Write the tokens' keys and values behind those of the state; logits of the `rows` of each stream's tokens.
+
+        Streams that read one token each share a run. More tokens of one stream fill a run by themselves, and the
+        graph's attention takes several of several streams only where none has a past.
+        """
+        if state.batch == 1 or max(map(len, tokens)) == 1:
+            at = np.concatenate([b + r for b, r in enumerate(rows)])
+            longest = max(map(len, tokens))
+            ids = np.zeros((len(tokens), longest), np.int64)
+            for row, t in zip(ids, tokens):
+                row[: len(t)] = t
+            logits = self._run_rows(ids, at, state, slice(0, state.batch))
+            return np.split(logits, np.cumsum([len(r) for r in rows])[:-1])
+        none = np.zeros((0, self.config.vocab_size), np.float32)
+        return [
+            self._run_rows(t[None], r, state, slice(b, b + 1)) if len(t) else none
+            for b, (t, r) in enumerate(zip(tokens, rows))
+        ]
+
+    def _run_rows(
+        self, ids: np.ndarray, rows: np.ndarray, state: LmState, streams: slice
+    ) -> np.ndarray:
+        """ids (B, T) of these streams; logits (len(rows), vocab_size)."""
+        kept, read, count = state.kept[streams], state.tokens[streams], ids.shape[1]
+        if int(kept.max()) + count > state.buffer.room:
             raise ValueError("the state has no room for these tokens")
-        positions = (state.tokens[:, None] + np.arange(longest)).ravel()
+        positions = (read[:, None] + np.arange(count)).ravel()
         cos, sin = self.config.rope.table(positions, self.config.head_dim)
-        seen = state.kept + longest
         feeds = {
             "tokens": ids,
             "rows": rows.astype(np.int64),
             "cosines": cos,
             "sines": sin,
-            "seen": (seen - 1).astype(np.int32),
-            "total": np.array(seen.max(), np.int32),
+            "seen": (kept + count - 1).astype(np.int32),
+            "total": np.array(kept.max() + count, np.int32),
         }
         binding = self.session.io_binding()
         binding.bind_output("logits")
         for name, a in feeds.items():
             binding.bind_cpu_input(name, a)
         memory = state.buffer.memory.reshape(-1, *state.buffer.memory.shape[2:])
-        for name, m in zip(self._names, memory):
+        for name, m in zip(self._names, memory[:, streams]):
             binding.bind_input(name, "cpu", 0, m.dtype, m.shape, m.ctypes.data)
             binding.bind_output(f"new.{name}", "cpu", 0, m.dtype, m.shape, m.ctypes.data)
         try:
