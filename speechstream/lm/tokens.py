@@ -14,7 +14,7 @@ from speechstream.errors import SpeechStreamError
 
 MOST_TEMPLATE = 100_000  # characters of a template
 MOST_PROMPT = 4 << 20  # characters of what it makes
-MOST_RANGE = 10_000  # steps of a template's loop over numbers
+MOST_STEPS = 100_000  # rounds of a template's loops and calls of its macros
 MOST_PIECES = 200_000  # that a template may write
 MOST_TOKENIZER = 64 << 20  # characters
 
@@ -133,7 +133,7 @@ class ChatFormat:
         environment = _environment(jinja2.sandbox.ImmutableSandboxedEnvironment)
         pieces, size = [], 0
         try:
-            rendered = environment.from_string(self.template).generate(
+            rendered = environment.from_string(_bounded(environment, self.template)).generate(
                 messages=[dict(m) for m in messages],
                 add_generation_prompt=reply,
                 bos_token=self.bos,
@@ -192,10 +192,24 @@ def _environment(kind: Any) -> Any:
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(str(message)[:200])
 
+    steps = 0
+
+    def tick() -> str:
+        nonlocal steps
+        steps += 1
+        if steps > MOST_STEPS:
+            raise SpeechStreamError(f"the chat template takes more than {MOST_STEPS} steps")
+        return ""
+
+    def counted(values: Any) -> Any:
+        for value in values:
+            tick()
+            yield value
+
     def few(*args: int) -> range:
         found = range(*args)
-        if len(found) > MOST_RANGE:
-            raise SpeechStreamError(f"the chat template counts to more than {MOST_RANGE}")
+        if len(found) > MOST_STEPS:
+            raise SpeechStreamError(f"the chat template takes more than {MOST_STEPS} steps")
         return found
 
     environment = Sandbox(
@@ -205,10 +219,11 @@ def _environment(kind: Any) -> Any:
         "raise_exception": refuse,
         "range": few,
         "namespace": jinja2.utils.Namespace,
+        "tick": tick,
     }
     for name in ("center", "format", "indent", "wordwrap", "filesizeformat", "xmlattr", "urlize"):
         environment.filters.pop(name, None)  # which make much of little
-    environment.filters["tojson"] = _json
+    environment.filters |= {"tojson": _json, "counted": counted}
     return environment
 
 
@@ -216,3 +231,21 @@ def _json(value: Any, indent: int | None = None) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False, indent=min(indent, 8) if indent else None)
+
+
+def _bounded(environment: Any, template: str) -> Any:
+    """The template as jinja's tree, each round of a loop and each call of a macro counted."""
+    from jinja2 import nodes
+
+    tree = environment.parse(template)
+    for loop in list(tree.find_all(nodes.For)):
+        if loop.recursive:
+            raise SpeechStreamError("the chat template has a recursive loop, which is not allowed")
+        loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None)
+    for macro in list(tree.find_all((nodes.Macro, nodes.CallBlock))):
+        call = nodes.Call(nodes.Name("tick", "load"), [], [], None, None)
+        macro.body.insert(0, nodes.Output([call]))
+    tree.set_environment(environment)
+    for node in tree.find_all(nodes.Node):
+        node.lineno = node.lineno or 1
+    return tree
