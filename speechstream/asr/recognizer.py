@@ -214,7 +214,7 @@ class Recognizer:
         latency_ms: int | None,
         sample_rate: int,
         words: HotWords | None,
-        rules: EndpointRules | None,
+        rules: EndpointRules | None = None,
     ) -> RecognitionCore:
         bias = None if words is None else self._bias(words)
         return RecognitionCore(
@@ -274,8 +274,9 @@ class Recognizer:
             sample_rate: int = SAMPLE_RATE,
             hotwords: Phrases = None,
             grammar: Phrases = None,
+            rules: EndpointRules | None = None,
         ) -> RecognitionCore:
-            return self.core(latency_ms, sample_rate, hotwords, grammar).on(family)
+            return self.core(latency_ms, sample_rate, hotwords, grammar, rules).on(family)
 
         def kind(data: bytes) -> tuple[int | None, int, HotWords | bool]:
             latency_ms, sample_rate, words = RecognitionCore.kind(data)

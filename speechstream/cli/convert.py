@@ -11,6 +11,7 @@ from speechstream.errors import SpeechStreamError
 EXAMPLES = """examples:
   speechstream convert stt_en_fastconformer_hybrid_large_streaming_multi.nemo -o bundle/
   speechstream transcribe talk.flac --model bundle/
+  speechstream convert SmolLM2-360M-Instruct-Q4_K_M.gguf -o brain/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -23,9 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
-        "folder of its Hugging Face port (Parakeet, Nemotron streaming)",
+        "folder of its Hugging Face port (Parakeet, Nemotron streaming); or a language model of the Llama "
+        "family: a .gguf file, or a folder with config.json, *.safetensors and tokenizer.json",
     )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
+    add(
+        "--weights",
+        choices=("own", "fp32", "int8", "int4"),
+        default="own",
+        help="of a language model; default: as the checkpoint has them",
+    )
     add("--name", help="for the model's card; default: the checkpoint's name")
     add("--licence", default="that of the checkpoint", help="for the model's card")
 
@@ -40,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         raise SpeechStreamError(
             f"{target} exists and is not an empty folder; give another --output"
         )
+    if _is_llm(source):
+        return _language_model(args, source, target)
     try:
         from speechstream.convert.nemo import load_nemo
         from speechstream.convert.parakeet import load_parakeet
@@ -72,5 +82,34 @@ def run(args: argparse.Namespace) -> int:
         "streams in chunks of " + ", ".join(f"{ms * (r + 1)} ms" for r in e.lookaheads)
         if e.streaming
         else "hears whole utterances: for files, with --engine torch"
+    )
+    return 0
+
+
+def _is_llm(source: Path) -> bool:
+    from speechstream.convert.llm import is_llm
+
+    return is_llm(source)
+
+
+def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.convert.llm import load_llm
+
+    try:
+        from speechstream.export.llm import write_llm
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting a language model needs {error.name}: pip install speechstream[llm]"
+        ) from error
+    one = load_llm(source)
+    licence = args.licence
+    if one.licence and licence == "that of the checkpoint":
+        licence = one.licence
+    card = {"name": args.name or one.name, "licence": licence, "converted_from": source.name}
+    b = write_llm(one, target, card, args.weights)
+    c = one.config
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: {c.layers} layers of {c.dim}, {c.parameters / 1e6:.0f} million "
+        f"parameters, {c.vocab_size} tokens, {c.context} of context"
     )
     return 0

@@ -24,6 +24,7 @@ from speechstream.export.quantize import (
 
 OPSET, IR_VERSION = 20, 9
 FUSED = {
+    "GroupQueryAttention",
     "MatMulIntegerToFloat",
     "MatMulNBits",
     "MultiHeadAttention",

@@ -1,0 +1,211 @@
+"""A causal language model of a bundle, run by onnxruntime; its state is a value.
+
+    model = LanguageModel.load("bundle/")
+    logits, state = model.step([model.tokenizer.encode("Once upon a")], model.init_state())
+    fork = state                       # costs nothing: both can be stepped
+    earlier = model.rollback(state, 3)
+
+Positions and what a text's memory holds: `lm.cache`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechstream import bundle
+from speechstream.errors import SpeechStreamError
+from speechstream.lm.cache import Cache, CacheConfig, LmState
+from speechstream.lm.tokens import ChatFormat, Tokenizer
+from speechstream.nn.llm_config import LlmConfig, from_dict
+from speechstream.runtime.session import open_session
+
+ARCHITECTURE, TASK = "causal-llm", "lm"
+MOST_AT_ONCE = 256  # tokens of a stream that a graph reads in one run
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Tokens that were read but not yet taken: logits[b] (len, vocab_size) of stream b, what follows each of its tokens."""
+
+    logits: list[np.ndarray]
+    state: LmState  # without them
+
+
+class LanguageModel:
+    """Raises SpeechStreamError for a bundle that is damaged or no language model."""
+
+    def __init__(
+        self,
+        session: Any,
+        config: LlmConfig,
+        tokenizer: Tokenizer,
+        chat: ChatFormat,
+        cache: CacheConfig | None = None,
+    ):
+        if cache is None:
+            window = config.window if config.all_windowed else config.context
+            drop = max(min(256, window // 4), 1)
+            # beyond the window of a model that looks no further back, nothing is lost
+            cache = (
+                CacheConfig(window + drop, 0, drop)
+                if config.all_windowed
+                else CacheConfig(window, min(4, window - drop), drop)
+            )
+        if config.rope.kind == "dynamic" and cache.window > config.context:
+            raise ValueError(
+                f"this model's rotary positions hold for {config.context} tokens; got a window of {cache.window}"
+            )
+        self.session, self.config, self.tokenizer, self.chat = session, config, tokenizer, chat
+        self._cache = Cache(config, cache)
+        self._names = [f"{n}.{i}" for n in ("keys", "values") for i in range(config.layers)]
+        self.init_state, self.rollback = self._cache.init_state, self._cache.rollback
+        self.select, self.stack = self._cache.select, self._cache.stack
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        window: int | None = None,
+        sinks: int = 4,
+        threads: int = 1,
+    ) -> LanguageModel:
+        """Open a bundle. window: tokens that are remembered (default: the length the model was trained for), after
+        which the oldest are forgotten but for the first `sinks`."""
+        b = bundle.load(path)
+        if b.architecture != ARCHITECTURE:
+            raise SpeechStreamError(
+                f"{path} holds a {b.architecture!r}, expected a {ARCHITECTURE!r}"
+            )
+        try:
+            config = from_dict(b.config.get("network"))
+            chat = ChatFormat.from_dict(b.config.get("chat"))
+        except ValueError as error:
+            raise SpeechStreamError(f"{path} is not a usable language model: {error}") from error
+        tokenizer = Tokenizer(Path(b.file("tokenizer.json")).read_text(encoding="utf-8"))
+        b.file("weights.bin")  # listed, and so checked; the graph opens it
+        session = open_session(b.file("model.onnx"), threads)
+        cache = window and CacheConfig(window, sinks, max(min(256, (window - sinks) // 4), 1))
+        return cls(session, config, tokenizer, chat, cache or None)
+
+    @property
+    def window(self) -> CacheConfig:
+        """How much is remembered."""
+        return self._cache.cache
+
+    def step(self, tokens: Sequence[Sequence[int]], state: LmState) -> tuple[np.ndarray, LmState]:
+        """Read each stream's tokens, of any number, none included; the logits (B, vocab_size) after the last of each.
+
+        Logits of a stream that was given none are NaN. Raises ValueError for ids that are not in the vocabulary.
+        """
+        ids = self._ids(tokens, state)
+        logits = np.full((state.batch, self.config.vocab_size), np.nan, np.float32)
+        at = np.zeros(state.batch, np.int64)
+        total = np.array([len(t) for t in ids])
+        while (at < total).any():
+            count = np.minimum(total - at, np.minimum(self._cache.free(state), MOST_AT_ONCE))
+            ends = (count > 0) & (at + count == total)
+            state = self._cache.prepared(state, count)
+            part = [t[a : a + n] for t, a, n in zip(ids, at, count)]
+            rows = [np.arange(n - 1, n) if e else np.arange(0) for n, e in zip(count, ends)]
+            logits[ends] = np.concatenate(self._run(part, rows, state))
+            state = self._cache.appended(state, count)
+            at += count
+        return logits, state
+
+    def propose(self, tokens: Sequence[Sequence[int]], state: LmState) -> Proposal:
+        """Read tokens for the logits after every one of them, before deciding how many stay: `accept`.
+
+        At most `free(state)` a stream. Nothing has to be copied for those that are taken back.
+        """
+        ids = self._ids(tokens, state)
+        count = np.array([len(t) for t in ids])
+        if (count > np.minimum(self._cache.free(state), MOST_AT_ONCE)).any() or not count.any():
+            raise ValueError("more tokens than can be proposed at once, or none")
+        state = self._cache.prepared(state, count)
+        return Proposal(self._run(ids, [np.arange(n) for n in count], state), state)
+
+    def accept(self, proposal: Proposal, count: Sequence[int]) -> LmState:
+        """The state that has read the first `count[b]` of the proposed tokens of each stream. Once for a proposal."""
+        n = np.asarray(count, np.int64)
+        if n.shape != (proposal.state.batch,) or any(
+            not 0 <= i <= len(p) for i, p in zip(n, proposal.logits)
+        ):
+            raise ValueError(f"of the proposed tokens, {count} cannot be accepted")
+        return self._cache.appended(proposal.state, n)
+
+    def free(self, state: LmState) -> int:
+        """How many tokens every stream can be proposed."""
+        return int(min(self._cache.free(state).min(), MOST_AT_ONCE))
+
+    def _ids(self, tokens: Sequence[Sequence[int]], state: LmState) -> list[np.ndarray]:
+        if len(tokens) != state.batch:
+            raise ValueError(f"the state is of {state.batch} streams; got tokens for {len(tokens)}")
+        ids = [np.asarray(t, np.int64).reshape(-1) for t in tokens]
+        for t in ids:
+            if t.size and not 0 <= t.min() <= t.max() < self.config.vocab_size:
+                raise ValueError(
+                    f"token ids must be 0 to {self.config.vocab_size - 1}; got {t.min()} to {t.max()}"
+                )
+        return ids
+
+    def _run(
+        self, tokens: list[np.ndarray], rows: list[np.ndarray], state: LmState
+    ) -> list[np.ndarray]:
+        """Write the tokens' keys and values behind those of the state; logits of the `rows` of each stream's tokens.
+
+        Streams that read one token each share a run. More tokens of one stream fill a run by themselves, and the
+        graph's attention takes several of several streams only where none has a past.
+        """
+        if state.batch == 1 or max(map(len, tokens)) == 1:
+            at = np.concatenate([b + r for b, r in enumerate(rows)])
+            longest = max(map(len, tokens))
+            ids = np.zeros((len(tokens), longest), np.int64)
+            for row, t in zip(ids, tokens):
+                row[: len(t)] = t
+            logits = self._run_rows(ids, at, state, slice(0, state.batch))
+            return np.split(logits, np.cumsum([len(r) for r in rows])[:-1])
+        none = np.zeros((0, self.config.vocab_size), np.float32)
+        return [
+            self._run_rows(t[None], r, state, slice(b, b + 1)) if len(t) else none
+            for b, (t, r) in enumerate(zip(tokens, rows))
+        ]
+
+    def _run_rows(
+        self, ids: np.ndarray, rows: np.ndarray, state: LmState, streams: slice
+    ) -> np.ndarray:
+        """ids (B, T) of these streams; logits (len(rows), vocab_size)."""
+        kept, read, count = state.kept[streams], state.tokens[streams], ids.shape[1]
+        if int(kept.max()) + count > state.buffer.room:
+            raise ValueError("the state has no room for these tokens")
+        positions = (read[:, None] + np.arange(count)).ravel()
+        cos, sin = self.config.rope.table(positions, self.config.head_dim)
+        feeds = {
+            "tokens": ids,
+            "rows": rows.astype(np.int64),
+            "cosines": cos,
+            "sines": sin,
+            "seen": (kept + count - 1).astype(np.int32),
+            "total": np.array(kept.max() + count, np.int32),
+        }
+        binding = self.session.io_binding()
+        binding.bind_output("logits")
+        for name, a in feeds.items():
+            binding.bind_cpu_input(name, a)
+        memory = state.buffer.memory.reshape(-1, *state.buffer.memory.shape[2:])
+        for name, m in zip(self._names, memory[:, streams]):
+            binding.bind_input(name, "cpu", 0, m.dtype, m.shape, m.ctypes.data)
+            binding.bind_output(f"new.{name}", "cpu", 0, m.dtype, m.shape, m.ctypes.data)
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise SpeechStreamError(
+                f"the language model's graph cannot be run: {str(error).splitlines()[0][:300]}"
+            ) from error
+        logits: np.ndarray = binding.get_outputs()[0].numpy()
+        return logits
