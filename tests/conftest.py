@@ -17,6 +17,7 @@ import pytest
 # What takes more than a second or two of a shared core: a test, all tests of a module, or all of a folder.
 ALL = "all"
 SLOW: dict[str, str | tuple[str, ...]] = {
+    "asr/test_endings.py": ALL,
     "asr/test_files.py": (
         "test_damaged_recordings_in_a_pool_keep_what_was_heard",
         "test_recordings_share_a_pool_where_that_is_faster",
@@ -46,6 +47,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_voices_lists_what_is_installed",
         "test_voices_that_are_not_there",
     ),
+    "duplex/test_session.py": ALL,
+    "duplex/test_conversation_rules.py": ALL,
     "convert/test_mimi.py": (
         "test_equal_to_transformers",
         "test_what_does_not_fit_is_named",
