@@ -1,0 +1,463 @@
+"""The grammar of numbers in spoken English: which words of a run are written in digits, and how.
+
+`Quantities(parts, capital).read()` goes once from left to right; at each place the longer reading is tried first: date,
+time, digit string, year, then a cardinal, ordinal or decimal with its currency, percent or unit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from speechstream.text.en import numbers as n, tables as t
+
+DIGITS_FROM = (
+    10  # smaller numbers stay in words unless a unit, an amount or a larger number is beside them
+)
+
+ONES = {word: i for i, word in enumerate(n.ONES)}
+TENS = {word: 10 * i for i, word in enumerate(n.TENS) if i >= 2}
+SCALES = {word: 1000**i for i, word in enumerate(n.SCALES) if word}
+UNIT_ORDINALS = {n.ordinal_word(w): i for w, i in ONES.items() if i}
+TENS_ORDINALS = {n.ordinal_word(w): i for w, i in TENS.items()}
+SCALE_ORDINALS = {w + "th": v for w, v in SCALES.items()}
+DECADES = {n.plural(w): v for w, v in TENS.items()}
+NUMBER_WORDS = {
+    *ONES,
+    *TENS,
+    *SCALES,
+    *UNIT_ORDINALS,
+    *TENS_ORDINALS,
+    *SCALE_ORDINALS,
+    *DECADES,
+    "hundred",
+    "hundredth",
+    "hundreds",
+    "oh",
+}
+MONTHS = set(t.MONTHS)
+JOINS = {"and", "to", "or", "point", "per", "p", "minus"}
+OPENERS = {"and", "to", "or", "a", "an"}  # after these "minus" is a sign
+CURRENCIES = {
+    **dict.fromkeys(("dollar", "dollars"), "$"),
+    **dict.fromkeys(("euro", "euros"), "\u20ac"),
+    **dict.fromkeys(("rupee", "rupees"), "\u20b9"),
+    "yen": "\u00a5",
+}
+PERCENT = {"percent", "%"}
+TIMES_OF_DAY = {"am", "pm", "a.m.", "p.m.", "a.m", "p.m", "o'clock"}
+DURATIONS = {
+    form
+    for u in ("minute", "hour", "day", "week", "month", "year", "millisecond", "microsecond")
+    for form in (u, u + "s")
+} | {"seconds"}
+MEASURES = {
+    form
+    for u in (
+        "kilometer meter centimeter millimeter kilometre metre centimetre millimetre mile inch foot yard acre hectare "
+        "kilogram gram milligram pound ounce ton tonne liter litre milliliter millilitre gallon pint degree hertz "
+        "kilohertz megahertz gigahertz watt kilowatt megawatt gigawatt volt amp joule kilojoule calorie decibel byte "
+        "kilobyte megabyte gigabyte terabyte bit pixel cent"
+    ).split()
+    for form in (u, n.plural(u))
+}
+TERMINAL = PERCENT | TIMES_OF_DAY | DURATIONS | MEASURES
+
+INT = r"\d{1,3}(?:,\d{3})+|\d+"
+AMOUNT = re.compile(rf"(-?)([$\u20ac\u00a5\u20b9]?)({INT})(\.\d+)?(%?)")
+ORDINAL = re.compile(rf"({INT})(?:st|nd|rd|th)")
+TIME = re.compile(r"\d{1,2}:[0-5]\d")
+DECADE = re.compile(r"\d\d\d0s")
+
+
+@dataclass(frozen=True)
+class Item:
+    """Parts [first, last) of a run and what is written for them; None: as they are."""
+
+    first: int
+    last: int
+    text: str | None
+    small: bool = False  # in digits only beside another number in digits
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that ends before part `end`. `scale`: the word kept behind it ("2 million")."""
+
+    end: int
+    text: str
+    value: int = -1  # of a whole number
+    ordinal: bool = False
+    scale: str = ""
+    spelled: bool = True
+    article: bool = False  # "a hundred" with nothing after it
+
+
+def with_commas(value: int) -> str:
+    return f"{value:,}" if value >= 10_000 else str(value)
+
+
+def ordinal_text(value: int) -> str:
+    last = 0 if value % 100 in (11, 12, 13) else value % 10
+    return with_commas(value) + {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
+
+
+class Quantities:
+    """One pass over one run: its words in lower case, and whether each was written with a capital."""
+
+    def __init__(self, parts: list[str], capital: list[bool]):
+        self.w, self.capital = parts, capital
+        self.out: list[Item] = []
+
+    def read(self) -> list[Item]:
+        at = 0
+        while at < len(self.w):
+            at = self._date(at) or self._clock(at) or self._number(at) or self._word(at)
+        lifted = any(x.text is not None and not x.small for x in self.out)
+        return [self._settled(x, lifted) for x in self.out]
+
+    def _settled(self, item: Item, lifted: bool) -> Item:
+        if not item.small or lifted and (self.w[item.first] != "one" or self._in_range(item)):
+            return item
+        return Item(item.first, item.last, None)
+
+    def _in_range(self, item: Item) -> bool:
+        return "to" in (self._at(item.last), self._at(item.first - 1))
+
+    def _at(self, i: int) -> str:
+        return self.w[i] if 0 <= i < len(self.w) else ""
+
+    def _put(self, first: int, last: int, text: str | None, small: bool = False) -> int:
+        self.out.append(Item(first, last, text, small))
+        return last
+
+    def _word(self, at: int) -> int:
+        return self._put(at, at + 1, None)
+
+    # Parts of numbers
+
+    def _digits(self, at: int) -> int:
+        """The end of the single digits that begin here."""
+        while ONES.get(self._at(at), 10) < 10 or self._at(at) == "oh":
+            at += 1
+        return at
+
+    def _numeral(self, at: int, below: int, zeros: bool = False) -> int | None:
+        """The value of a whole number in digits; "007" is a name, but for where `zeros` may lead."""
+        w = self._at(at).replace(",", "")
+        if not w.isdecimal() or not w.isascii() or len(w) > 5 or w[0] == "0" < w[1:] and not zeros:
+            return None
+        return int(w) if int(w) < below else None
+
+    def _below_hundred(self, at: int) -> Number | None:
+        w, following = self._at(at), self._at(at + 1)
+        if w in TENS:
+            if 1 <= ONES.get(following, 0) <= 9:
+                value = TENS[w] + ONES[following]
+                return Number(at + 2, str(value), value)
+            if 1 <= UNIT_ORDINALS.get(following, 0) <= 9:
+                if following == "second" and self._at(at - 1) in ("a", "an"):
+                    return Number(at + 1, str(TENS[w]), TENS[w])  # a thirty second break
+                value = TENS[w] + UNIT_ORDINALS[following]
+                return Number(at + 2, str(value), value, ordinal=True)
+            return Number(at + 1, str(TENS[w]), TENS[w])
+        if w in ONES:
+            return Number(at + 1, str(ONES[w]), ONES[w])
+        value = UNIT_ORDINALS.get(w) or TENS_ORDINALS.get(w, 0)
+        return Number(at + 1, str(value), value, ordinal=True) if value else None
+
+    def _below_thousand(self, at: int, first: bool = True) -> Number | None:
+        """Up to "nine hundred and ninety nine"; also "nineteen hundred"."""
+        numeral = self._numeral(at, 1000) if first else None
+        if first and self._at(at) in ("a", "an"):
+            head: Number | None = Number(at + 1, "1", 1, article=True)
+        elif numeral is not None:
+            head = Number(at + 1, str(numeral), numeral, spelled=False)
+        else:
+            head = self._below_hundred(at)
+        if head is None or head.ordinal or not 1 <= head.value <= 99:
+            return head
+        value, end = head.value * 100, head.end + 1
+        if self._at(head.end) == "hundredth":
+            return Number(end, "", value, ordinal=True)
+        if self._at(head.end) != "hundred":
+            return head
+        start = end + (self._at(end) == "and")
+        tail = self._below_hundred(start)
+        numeral = self._numeral(start, 100)
+        if tail is None and numeral is not None and start > end:
+            tail = Number(start + 1, "", numeral)
+        if tail and tail.value and self._at(tail.end) not in ("hundred", "hundredth"):
+            return Number(tail.end, "", value + tail.value, ordinal=tail.ordinal)
+        return Number(end, "", value, article=head.article)
+
+    def _whole(self, at: int) -> Number | None:
+        """A cardinal or ordinal: groups with falling scales, "and" before a last one below a hundred."""
+        total, last, end = 0, 0, at
+        article, spelled, groups = False, True, 0
+        mantissa = ""
+        while True:
+            joined = groups > 0 and self._at(end) == "and"
+            group = self._below_thousand(end + joined, first=groups == 0)
+            if group is None:
+                break
+            scale = SCALES.get(self._at(group.end), 0)
+            ordinal = SCALE_ORDINALS.get(self._at(group.end), 0)
+            if groups == 0:
+                article, spelled = group.article, group.spelled
+            if group.ordinal or not (scale or ordinal):
+                fits = groups == 0 or 0 < group.value < last and (not joined or group.value < 100)
+                if not fits or (group.article and group.end == at + 1):
+                    break
+                total += group.value
+                return Number(
+                    group.end,
+                    ordinal_text(total) if group.ordinal else with_commas(total),
+                    total,
+                    group.ordinal,
+                    spelled=spelled or groups > 0,
+                    article=article and groups == 0,
+                )
+            step = scale or ordinal
+            if groups and (step >= last or joined) or not group.value:
+                break
+            total, last, end = total + group.value * step, step, group.end + 1
+            groups += 1
+            if ordinal:
+                return Number(end, ordinal_text(total), total, ordinal=True)
+            mantissa = str(group.value)
+        if not groups:
+            return None
+        if groups == 1 and last >= 1_000_000:
+            return Number(end, mantissa, total, scale=self.w[end - 1], article=article)
+        return Number(end, with_commas(total), total, article=article)
+
+    def _decimal(self, at: int) -> Number | None:
+        """A number with its decimals; "three point one point four" is a version."""
+        m = AMOUNT.fullmatch(self._at(at))
+        if m and (m[1] or m[2] or m[4] or m[5] or len(m[3]) > 3):
+            found: Number | None = Number(at + 1, m[0], spelled=False)
+            if not m[5] and self._at(at + 1) in SCALES:
+                return Number(at + 2, m[0], scale=self.w[at + 1], spelled=False)
+        else:
+            found = self._whole(at)
+        if (
+            not found
+            or found.ordinal
+            or found.scale
+            or found.article
+            or m
+            and (m[2] or m[4] or m[5])
+        ):
+            return found
+        end, text, points = found.end, found.text, 0
+        while self._at(end) == "point":
+            stop = self._digits(end + 1)
+            numeral = self._numeral(end + 1, 1000, zeros=True)
+            if stop > end + 1:
+                text += "." + "".join(
+                    "0" if w == "oh" else str(ONES[w]) for w in self.w[end + 1 : stop]
+                )
+            elif numeral is not None:
+                stop = end + 2
+                text += "." + self.w[end + 1]
+            elif (tail := self._below_hundred(end + 1)) and not tail.ordinal:
+                stop = tail.end
+                text += "." + tail.text
+            else:
+                break
+            end, points = stop, points + 1
+        if not points:
+            return found
+        if points == 1 and self._at(end) in SCALES:
+            return Number(end + 1, text, scale=self.w[end])
+        return Number(end, text, ordinal=points > 1)  # a version takes no unit
+
+    def _year(self, at: int) -> Number | None:
+        """Two halves: nineteen eighty four, twenty oh five, nineteen eighties, nineteen hundreds."""
+        high = ONES.get(self._at(at), 20 if self._at(at) == "twenty" else 0)
+        if not 10 <= high <= 20:
+            return None
+        following = self._at(at + 1)
+        if following in DECADES:
+            return Number(at + 2, f"{high}{DECADES[following]}s")
+        if following == "hundreds":
+            return Number(at + 2, f"{high}00s")
+        if following == "oh" and 1 <= ONES.get(self._at(at + 2), 0) <= 9:
+            low = ONES[self.w[at + 2]]
+            return Number(at + 3, f"{high}0{low}", 100 * high + low)
+        tail = self._below_hundred(at + 1)
+        if (
+            tail is None
+            or tail.ordinal
+            or tail.value < 10
+            or self._at(tail.end) in ("hundred", *SCALES)
+        ):
+            return None
+        return Number(tail.end, f"{high}{tail.value}", 100 * high + tail.value)
+
+    # Quantities
+
+    def _date(self, at: int) -> int | None:
+        """March 3rd 1990, March 1990. A small "may" or "march" needs a year, or an ordinal from the third on."""
+        if self._at(at) not in MONTHS:
+            return None
+        day = self._below_hundred(at + 1)
+        numeral = self._numeral(at + 1, 32)
+        m = ORDINAL.fullmatch(self._at(at + 1))
+        value = int(m[1].replace(",", "")) if m else numeral
+        if value and value <= 31:
+            day = Number(at + 2, self.w[at + 1], value, ordinal=bool(m), spelled=False)
+        if day and (not 1 <= day.value <= 31 or self._at(day.end) in ("hundred", *SCALES)):
+            day = None
+        year = self._full_year(day.end) if day else None
+        if year is None and (found := self._full_year(at + 1)):
+            day, year = None, found
+        sure = self.capital[at] or self.w[at] not in ("may", "march") or year
+        if not (day or year) or not (sure or day and day.ordinal and day.value > 2):
+            return None
+        self._put(at, at + 1, self.w[at].capitalize())
+        if day:
+            text = ordinal_text(day.value) if day.ordinal and day.spelled else day.text
+            at = self._put(at + 1, day.end, text) - 1
+        return self._put(at + 1, year.end, year.text) if year else at + 1
+
+    def _full_year(self, at: int) -> Number | None:
+        if found := self._year(at):
+            return found
+        numeral = self._numeral(at, 2200)
+        if numeral is not None and len(self.w[at]) == 4:
+            return Number(at + 1, self.w[at])
+        whole = self._whole(at)
+        return whole if whole and not whole.ordinal and 1000 <= whole.value < 2200 else None
+
+    def _clock(self, at: int) -> int | None:
+        """3:30 p.m., 3 o'clock."""
+        if TIME.fullmatch(self._at(at)):
+            end, text = at + 1, self.w[at]
+        else:
+            numeral = self._numeral(at, 13)
+            hour = Number(at + 1, "", numeral) if numeral else self._below_hundred(at)
+            if hour is None or hour.ordinal or not 1 <= hour.value <= 12:
+                return None
+            end, text = hour.end, str(hour.value)
+            oh = self._at(end) == "oh"
+            numeral = self._numeral(end, 60, zeros=True)
+            minute = self._below_hundred(end + oh)
+            if numeral is not None and len(self.w[end]) == 2:
+                minute = Number(end + 1, "", numeral)
+            if minute and not minute.ordinal and (minute.value < 10) == oh and minute.value < 60:
+                end, text = minute.end, f"{text}:{minute.value:02}"
+            elif minute and numeral is not None and minute.end == end + 1 and minute.value < 60:
+                end, text = minute.end, f"{text}:{minute.value:02}"
+        mark, after = self._at(end), self._at(end + 1)
+        if mark == "o'clock" and ":" not in text:
+            self._put(at, end, text)
+            return self._put(end, end + 1, None)
+        if mark in TIMES_OF_DAY and mark[0] in "ap":
+            stop = end + 1
+        elif mark in ("a", "p") and after == "m":
+            stop = end + 2
+        else:
+            return None
+        self._put(at, end, text)
+        return self._put(end, stop, mark[0] + ".m.")
+
+    def _number(self, at: int) -> int | None:
+        """A number with its sign and what follows it."""
+        w = self.w
+        end = self._digits(at)
+        if self._at(end) in {*SCALES, *SCALE_ORDINALS, "hundred", "hundredth", "point"}:
+            end -= 1
+        if end - at >= 3:
+            text = "".join("0" if x == "oh" else str(ONES[x]) for x in w[at:end])
+            if text[0] == "0":
+                return self._put(at, end, text)
+            return self._amount(at, Number(end, text, int(text)), text, sign=False)
+        sign = self._at(at) == "minus" and (at == 0 or self.w[at - 1] in OPENERS)
+        found = self._decimal(at + sign)
+        if found is None or sign and (found.ordinal or found.text.startswith("-")):
+            return None
+        if not sign and (pair := self._pair(at, found)):
+            return pair
+        text = "-" * sign + found.text
+        if found.ordinal and not found.text.endswith(("st", "nd", "rd", "th")):
+            return self._put(at, found.end, text)
+        if found.ordinal:
+            return self._ordinal(at, found)
+        return self._amount(at, found, text, bool(sign))
+
+    def _ordinal(self, at: int, found: Number) -> int:
+        """21st; first to ninth stay, and so do fractions: a tenth, one twentieth."""
+        single = bool(self.out) and self.out[-1].first == at - 1
+        fraction = single and self.w[at - 1] in ("a", "one", "1") and found.end == at + 1
+        stays = found.value < DIGITS_FROM or fraction
+        return self._put(at, found.end, None if stays else found.text)
+
+    def _pair(self, at: int, found: Number) -> int | None:
+        """A year, or two numbers that could be a time, a price or a name: those stay in words."""
+        if not found.spelled or found.scale or not 1 <= found.value <= 99:
+            return None
+        if self.w[found.end - 1] in ("hundred", *SCALES) or self._at(found.end) in ("point",):
+            return None
+        year = self._year(at)
+        if year and self._at(year.end) in {*CURRENCIES, *PERCENT, *MEASURES, "per"}:
+            return self._put(at, year.end, None)  # nineteen eighty four dollars: 1984 or 19.84
+        if year and not self._more(year.end) and not self._more(at - 1):
+            if year.value < 0 or year.value // 100 > 12 or year.value % 100 >= 60:
+                return self._put(at, year.end, year.text)
+        second = self._decimal(found.end)
+        if not second or not second.spelled or second.ordinal or not 10 <= second.value <= 99:
+            return None
+        same = found.value == second.value
+        alone = not self._more(second.end) and not self._more(at - 1)
+        if found.value < 10 or same or year and found.value <= 12 and alone:
+            return self._put(at, second.end, None)
+        return None
+
+    def _more(self, at: int) -> bool:
+        """Whether a number stands right here: counting aloud is no year."""
+        w = self._at(at)
+        if w in ("a", "an"):
+            return self._at(at + 1) in ("hundred", *SCALES)
+        ordinals = {*UNIT_ORDINALS, *TENS_ORDINALS, *SCALE_ORDINALS, "hundredth"}
+        known = w in ONES or w in TENS or w in CURRENCIES or w in ordinals
+        return known or bool(AMOUNT.fullmatch(w) or ORDINAL.fullmatch(w))
+
+    def _amount(self, at: int, found: Number, text: str, sign: bool) -> int:
+        end = found.end
+        following = self._at(end)
+        scale = f" {found.scale}" if found.scale else ""
+        signed = re.match(r"-?[$\u20ac\u00a5\u20b9]|.*%", text)
+        if following in CURRENCIES and not signed:
+            minus, amount = ("-", text[1:]) if text.startswith("-") else ("", text)
+            money = minus + CURRENCIES[following] + amount
+            cents = None if scale or "." in text else self._cents(end + 1)
+            if cents and CURRENCIES[following] in "$\u20ac":
+                return self._put(at, cents[1], f"{money}.{cents[0]:02}")
+            return self._put(at, end + 1, money + scale)
+        if signed and not scale and "." not in text and "%" not in text and (c := self._cents(end)):
+            return self._put(at, c[1], f"{text}.{c[0]:02}")
+        percent = (
+            1 if following in PERCENT else 2 if self.w[end : end + 2] == ["per", "cent"] else 0
+        )
+        if percent and not signed and not scale:
+            return self._put(at, end + percent, text + "%")
+        if found.article:
+            return self._put(at, end, None)
+        if scale:
+            self._put(at, end - 1, text)
+            return self._put(end - 1, end, None)
+        small = 0 <= found.value < DIGITS_FROM and found.spelled and not sign
+        if small and (following in MEASURES or following in DURATIONS and found.value != 1):
+            small = False
+        return self._put(at, end, text, small)
+
+    def _cents(self, at: int) -> tuple[int, int] | None:
+        """[and] fifty cents: the number and its end."""
+        start = at + (self._at(at) == "and")
+        numeral = self._numeral(start, 100)
+        cents = Number(start + 1, "", numeral) if numeral else self._below_hundred(start)
+        if cents is None or cents.ordinal or not 1 <= cents.value <= 99:
+            return None
+        return (cents.value, cents.end + 1) if self._at(cents.end) in ("cent", "cents") else None
