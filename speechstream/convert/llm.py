@@ -87,10 +87,9 @@ def load_llm(path: str | Path) -> LlmCheckpoint:
     """Read a GGUF file or a folder of Hugging Face. Raises SpeechStreamError, in one sentence, for all others."""
     path = Path(path)
     checkpoint = _from_folder(path) if path.is_dir() else _from_gguf(path)
-    for name, shape in shapes(checkpoint.config).items():
+    for name in shapes(checkpoint.config):
         if name not in checkpoint.names:
             raise SpeechStreamError(f"{path} lacks the tensor {name!r}")
-        _ = shape
     return checkpoint
 
 
@@ -229,7 +228,8 @@ def _chat(folder: Path, config: dict[str, Any]) -> Chat:
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     ends = ends if isinstance(ends, list) else [ends]
     stop = tuple(i for i in ends if type(i) is int and 0 <= i < config["vocab_size"])
-    return Chat(template if isinstance(template, str) else None, *texts, stop)
+    bos, eos = texts
+    return Chat(template if isinstance(template, str) else None, bos, eos, stop)
 
 
 def _from_gguf(path: Path) -> LlmCheckpoint:

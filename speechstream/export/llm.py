@@ -121,7 +121,7 @@ class _Graph:
             both = w.op("RotaryEmbedding", both, self.positions, self.cos, self.sin)
             q, k = w.slice(both, 0, q_size, 2), w.slice(both, q_size, q_size + kv_size, 2)
         v = w.slice(h, q_size + kv_size, q_size + 2 * kv_size, 2)
-        axes = ["batch", c.kv_heads, "capacity", c.head_dim]
+        axes: list[int | str] = ["batch", c.kv_heads, "capacity", c.head_dim]
         past = [w.input(f"{n}.{i}", "float32", axes) for n in ("keys", "values")]
         attended, *new = w.op(
             "GroupQueryAttention",

@@ -166,18 +166,18 @@ def _environment(kind: Any) -> Any:
     """jinja's sandbox, and what templates of Hugging Face expect beyond it."""
     import jinja2
 
-    class Sandbox(kind):  # type: ignore[misc]
+    class Sandbox(kind):
         # "x" * 10 ** 9 and 9 ** 9 ** 9 are asked about before they are computed
         intercepted_binops = frozenset(["*", "**", "%", "+"])
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             sizes = [len(v) if isinstance(v, (str, list, tuple)) else 0 for v in (left, right)]
-            numbers = [v for v in (left, right) if isinstance(v, (int, float))]
+            numbers: list[float] = [v for v in (left, right) if isinstance(v, (int, float))]
             if operator == "**" and any(abs(n) > 1000 for n in numbers):
                 raise SpeechStreamError("the chat template computes too large a number")
             if (
                 operator == "*"
-                and sum(sizes)
+                and sum(sizes) > 0
                 and sum(sizes) * max(map(abs, numbers), default=1) > 1e6
             ):
                 raise SpeechStreamError("the chat template makes too long a text")
