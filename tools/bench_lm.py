@@ -57,8 +57,7 @@ class LlamaCpp:
             "temperature": 0,
             "cache_prompt": False,
         }
-        reply = self.server.handle_completions(request)
-        return reply
+        return self.server.handle_completions(request)
 
 
 def speed(model: LanguageModel, ids: list[int], count: int) -> tuple[float, float]:
