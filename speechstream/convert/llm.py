@@ -87,10 +87,9 @@ def load_llm(path: str | Path) -> LlmCheckpoint:
     """Read a GGUF file or a folder of Hugging Face. Raises SpeechStreamError, in one sentence, for all others."""
     path = Path(path)
     checkpoint = _from_folder(path) if path.is_dir() else _from_gguf(path)
-    for name, shape in shapes(checkpoint.config).items():
+    for name in shapes(checkpoint.config):
         if name not in checkpoint.names:
             raise SpeechStreamError(f"{path} lacks the tensor {name!r}")
-        _ = shape
     return checkpoint
 
 

@@ -172,11 +172,14 @@ def _environment(kind: Any) -> Any:
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             sizes = [len(v) if isinstance(v, (str, list, tuple)) else 0 for v in (left, right)]
-            size = sum(sizes)
-            numbers = [v for v in (left, right) if isinstance(v, (int, float))]
+            numbers: list[float] = [v for v in (left, right) if isinstance(v, (int, float))]
             if operator == "**" and any(abs(n) > 1000 for n in numbers):
                 raise SpeechStreamError("the chat template computes too large a number")
-            if operator == "*" and size and size * max(map(abs, numbers), default=1) > 1e6:
+            if (
+                operator == "*"
+                and sum(sizes) > 0
+                and sum(sizes) * max(map(abs, numbers), default=1) > 1e6
+            ):
                 raise SpeechStreamError("the chat template makes too long a text")
             if sum(sizes) > MOST_PROMPT or any(abs(n) > 1e18 for n in numbers):
                 raise SpeechStreamError("the chat template makes too long a text or number")
