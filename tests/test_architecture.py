@@ -67,6 +67,29 @@ def floor(module: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
+def named(name: str) -> set[str]:
+    """Modules of this package that another one names in full in a call, as `import_module` takes them."""
+    return {
+        a.value
+        for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        for a in node.args
+        if isinstance(a, ast.Constant) and a.value in MODULES
+    }
+
+
+def test_imports_by_name_run_downwards_too():
+    table = {"speechstream.models"}  # the one that may name what stands above it
+    wrong = [
+        f"{a} -> {b}"
+        for a in MODULES
+        if a not in table
+        for b in named(a)
+        if floor(a) and floor(b) and floor(a) != floor(b) and HEIGHT[floor(a)] <= HEIGHT[floor(b)]
+    ]
+    assert not wrong
+
+
 def test_every_module_has_a_floor():
     assert len(MODULES) > 100
     assert {floor(m) for m in MODULES} - {""} <= set(HEIGHT)

@@ -278,9 +278,9 @@ class Recognizer:
         ) -> RecognitionCore:
             return self.core(latency_ms, sample_rate, hotwords, grammar, rules).on(family)
 
-        def kind(data: bytes) -> tuple[int | None, int, HotWords | bool]:
-            latency_ms, sample_rate, words = RecognitionCore.kind(data)
-            return latency_ms, sample_rate, words or False
+        def kind(data: bytes) -> tuple[int | None, int, HotWords | bool, None, EndpointRules]:
+            latency_ms, sample_rate, words, rules = RecognitionCore.kind(data)
+            return latency_ms, sample_rate, words or False, None, rules
 
         return Pool(slots, core, kind)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.resample import Resampler, ResamplerState
 from speechstream.audio.samples import Downmix, DownmixState, as_samples, side_by_side
 from speechstream.audio.vad import WINDOW, Vad, VadState
+from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Endpoint, Event, Final, Partial, SpeechStarted, Word
 from speechstream.runtime.requests import Work
@@ -30,9 +31,7 @@ from speechstream.runtime.requests import Work
 K = TypeVar("K")
 
 SHORTEST_WORD_S = 0.02
-GAP_REACH_S = (
-    6.0  # how long before it must a segment that grows too long may be cut, where there is a gap
-)
+GAP_SHARE = 0.25  # of the longest segment: the last of it, in which a gap is taken to cut it
 TAIL_S = 0.8  # of silence that is heard behind the last sample: no decoder trusts a word that sound breaks off in
 ONSET_LATE_S = (
     0.15  # the quiet before the first word ends at most so much after the voice was noticed
@@ -277,11 +276,12 @@ class RecognitionCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[int | None, int, HotWords | None]:
-        """Latency, sample rate and hot words of the stream that a snapshot holds. Raises SpeechStreamError."""
+    def kind(data: bytes) -> tuple[int | None, int, HotWords | None, EndpointRules]:
+        """Latency, sample rate, hot words and endpoint rules of the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
         try:
             words = HotWords.from_json(about["hotwords"]) if "hotwords" in about else None
+            rules = read(EndpointRules, about.get("rules"), "rules")
         except ValueError as error:
             raise SpeechStreamError(
                 f"this snapshot holds no recognition stream: {error}"
@@ -293,7 +293,7 @@ class RecognitionCore:
             )
         if type(sample_rate) is not int or not 1 <= sample_rate <= MAX_RATE:
             raise SpeechStreamError("this snapshot holds no recognition stream: it names no rate")
-        return latency_ms, sample_rate, words
+        return latency_ms, sample_rate, words, rules
 
     def about(self) -> dict[str, Any]:
         """What must agree between a state that is left and the core that takes it up: JSON values."""
@@ -302,8 +302,9 @@ class RecognitionCore:
             "model": self.digest,
             "latency_ms": self.latency_ms,
             "sample_rate": self.sample_rate,
+            "rules": asdict(self.rules),
         }
-        # they travel with the stream, which so goes on equally wherever it is taken up
+        # these travel with the stream, which so goes on equally wherever it is taken up
         return about if self.hotwords is None else about | {"hotwords": self.hotwords.to_json()}
 
     def _check(self, state: StreamState) -> None:
@@ -390,7 +391,7 @@ class RecognitionCore:
         seconds = segment.samples / SAMPLE_RATE
         if seconds > self.rules.longest_s:
             return (yield from self._cut(state, segment, step, forced=True))
-        if grown and seconds > self.rules.longest_s - GAP_REACH_S:
+        if grown and seconds > self.rules.longest_s * (1 - GAP_SHARE):
             return (yield from self._cut(state, segment, step, forced=False))
         return state
 
@@ -434,7 +435,9 @@ class RecognitionCore:
             decoding = yield from self.family.finish(segment.decoding, self.mode)
             segment = replace(segment, decoding=decoding)
             words = self._words(segment)
-            words = _until_gap(words[:-1] or words)  # the last word may be broken off
+            words = _until_gap(
+                words[:-1] or words, self.rules.longest_s * GAP_SHARE
+            )  # the last word may be broken off
         at = self._after(words, segment) if words else None
         if at is None:
             if not forced:
@@ -490,12 +493,12 @@ class RecognitionCore:
             step.events.append(Final(text, tuple(words), start, round(end, 3)))
 
 
-def _until_gap(words: list[Word]) -> list[Word]:
-    """The words before the longest gap among the last of them; where there is no gap, all."""
+def _until_gap(words: list[Word], reach: float) -> list[Word]:
+    """The words before the longest gap in the last `reach` seconds of them; where there is no gap, all."""
     cut, longest = len(words), 0.0
     for i in range(len(words) - 1, 0, -1):
         end = words[i - 1].end
-        if words[-1].end - end > GAP_REACH_S:
+        if words[-1].end - end > reach:
             break
         if words[i].start - end > longest:
             cut, longest = i, words[i].start - end

@@ -10,7 +10,7 @@ pytest.importorskip("jinja2", reason="needs the [llm] extra")
 import small
 
 from speechstream.errors import SpeechStreamError
-from speechstream.lm import brain as brains
+from speechstream.export import brain as brains
 from speechstream.lm.brain import Brain
 from speechstream.lm.cache import CacheConfig
 from speechstream.lm.generate import Sampling, draw, generate, lookup

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechstream.asr.endpoint import EndpointRules
 from speechstream.asr.stream import RecognitionCore
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Failed, Final
@@ -247,6 +248,24 @@ def test_a_snapshot_goes_on_in_another_process(tiny, speech, tmp_path, kind, dec
     pool.push(sid, x[len(x) // 2 :])  # and it goes on here unchanged
     pool.finish(sid)
     assert before + pool.step()[sid] == alone(asr, clip)
+
+
+def test_a_snapshot_keeps_the_rules_of_its_stream(tiny, speech):
+    asr, (x, rate, latency) = recognizer(tiny), sounds(speech, 1, 2.4)[0]
+    rules = EndpointRules(silence_s=0.1, longest_s=0.8)
+    stream = asr.stream(latency, rate, rules=rules)
+    before, cut = stream.push(x[: len(x) // 2]), len(x) // 2
+    moved, pool = asr.resume(stream.to_bytes()), asr.pool(2)
+    sid = pool.open(latency, rate, rules=rules)
+    pool.push(sid, x[:cut])
+    pool.step()
+    sid = pool.resume(pool.snapshot(sid))
+    pool.push(sid, x[cut:])
+    pool.finish(sid)
+    rest = stream.push(x[cut:]) + stream.finish()
+    assert moved.push(x[cut:]) + moved.finish() == rest
+    assert [e for events in pool.step().values() for e in events] == rest
+    assert before + rest != alone(asr, (x, rate, latency))  # the recogniser's own rules
 
 
 def test_an_ended_stream_with_undelivered_events_can_be_moved(tiny, speech):
