@@ -366,9 +366,9 @@ def _decode(
             new.values[i : i + 1, :, :, rows].copy(),
             r.state.tokens + n,
         )
-        text = None if said.text is None else said.text[i : i + 1, :n]
+        hidden = None if said.hidden is None else said.hidden[i : i + 1, :n]
         logits = said.logits[i : i + 1, r.first - first : n - first]
-        out.append((Decoded(logits, said.alignment[i : i + 1, :n], text), state))
+        out.append((Decoded(logits, said.alignment[i : i + 1, :n], hidden), state))
     return out
 
 
