@@ -17,7 +17,7 @@ import numpy as np
 from speechstream import state as states
 from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
-from speechstream.asr.family import Biasable, Family
+from speechstream.asr.family import NOTHING, Biasable, Family
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.resample import Resampler, ResamplerState
@@ -146,28 +146,32 @@ class RecognitionCore:
         return step.events, state
 
     def _step(self, x: np.ndarray | None, state: StreamState, step: _Step) -> Work[StreamState]:
+        downmix = state.downmix
         if x is None:
             left, resampler = self.resampler.step(self._left(state), state.resampler)
             heard = np.concatenate([left, self.resampler.finish(resampler)], axis=1)
         else:
             mono, downmix = self.downmix.step(as_samples(x), state.downmix)
-            state = replace(state, downmix=downmix)
             heard, resampler = self.resampler.step(mono[None], state.resampler)
         pending = np.concatenate([state.pending, heard[0]])
         size = self.mode.vad_windows * WINDOW
-        state = replace(state, resampler=resampler, received=state.received + heard.shape[1])
         whole = len(pending) // size * size
+        state = replace(
+            state,
+            downmix=downmix,
+            resampler=resampler,
+            received=state.received + heard.shape[1],
+            pending=pending[whole:].copy(),
+            finished=x is None,
+        )
         for at in range(0, whole, size):
             state = yield from self._windows(pending[at : at + size], state, step)
-        pending = pending[whole:]
         if x is None:
-            if len(pending):
-                rest = np.pad(pending, (0, -len(pending) % WINDOW))
+            if behind := len(pending) - whole:
+                rest = np.pad(pending[whole:], (0, -behind % WINDOW))
                 state = yield from self._windows(rest, state, step)
             state = yield from self._tail(state, step)
-            if state.segment:
-                state = yield from self._close(state, state.segment, step, ended=False)
-        return replace(state, pending=pending.copy(), finished=x is None)
+        return state
 
     def _left(self, state: StreamState) -> np.ndarray:
         """(1, n) samples that the downmix holds."""
@@ -347,14 +351,29 @@ class RecognitionCore:
         return WINDOW * (3 + round(self.rules.before_s / WINDOW_S))
 
     def _tail(self, state: StreamState, step: _Step) -> Work[StreamState]:
-        """Hear silence behind the end, as much as is missing where the sound breaks off within speech or right behind."""
-        silence = np.zeros(self.mode.vad_windows * WINDOW, np.float32)
+        """Hear silence behind the end, as much as is missing where the sound breaks off within speech or right behind.
+
+        Nobody waits for what would be said of it on the way: a segment hears it together with its end.
+        """
+        silence, rest = np.zeros(self.mode.vad_windows * WINDOW, np.float32), [NOTHING]
         for n in range(math.ceil((TAIL_S + ONSET_TAIL_S) * SAMPLE_RATE / len(silence))):
             if state.segment is None and n * len(silence) >= ONSET_TAIL_S * SAMPLE_RATE:
                 break
             if state.segment is not None and state.segmenter.run * WINDOW_S >= TAIL_S:
                 break
-            state = yield from self._windows(silence, state, step)
+            p, vad = self.vad.step(silence[None], state.vad)
+            state = replace(state, vad=vad)
+            for speech, window in zip(p[0].tolist(), silence.reshape(-1, WINDOW)):
+                what, window, state = self._judge(window, speech, state, step)
+                if state.segment is None:
+                    continue
+                rest.append(window)
+                state = replace(state, segment=_longer(state.segment, window))
+                if what == "close":
+                    state = yield from self._close(state, step, True, np.concatenate(rest))
+                    rest = [NOTHING]
+        if state.segment:
+            state = yield from self._close(state, step, False, np.concatenate(rest))
         return state
 
     def _windows(self, group: np.ndarray, state: StreamState, step: _Step) -> Work[StreamState]:
@@ -364,9 +383,10 @@ class RecognitionCore:
             state = yield from self._window(window, speech, state, step)
         return state
 
-    def _window(
+    def _judge(
         self, window: np.ndarray, speech: float, state: StreamState, step: _Step
-    ) -> Work[StreamState]:
+    ) -> tuple[str | None, np.ndarray, StreamState]:
+        """Whether a segment opens or closes with this window; what is to be heard of it, with what led up to it."""
         heard = state.heard + WINDOW
         what, segmenter = self.segmenter.step(speech, state.segmenter)
         recent = np.concatenate([state.recent, window])[-self._kept() :]
@@ -377,12 +397,18 @@ class RecognitionCore:
             state = replace(state, segment=self._open(start, onset, step))
             window = recent[len(recent) - (heard - start) :]
             step.events.append(SpeechStarted(round(start / SAMPLE_RATE, 3), self._now(state)))
+        return what, window, state
+
+    def _window(
+        self, window: np.ndarray, speech: float, state: StreamState, step: _Step
+    ) -> Work[StreamState]:
+        what, window, state = self._judge(window, speech, state, step)
         if state.segment is None:
             return state
         segment = yield from self._feed(window, state.segment)
         state = replace(state, segment=segment)
         if what == "close":
-            return (yield from self._close(state, segment, step, ended=True))
+            return (yield from self._close(state, step, ended=True))
         shown = self.family.text(segment.decoding)
         grown = shown[0] != segment.shown[0]
         if shown != segment.shown and any(c.isalnum() for part in shown for c in part):
@@ -401,17 +427,17 @@ class RecognitionCore:
         return Segment(start, onset, (), ("", ""), decoding)
 
     def _feed(self, x: np.ndarray, segment: Segment) -> Work[Segment]:
-        audio = (*segment.audio, x)
-        if len(audio) > MERGED:
-            audio = (np.concatenate(audio),)
         decoding = yield from self.family.feed(x, segment.decoding, self.mode)
-        return replace(segment, audio=audio, decoding=decoding)
+        return replace(_longer(segment, x), decoding=decoding)
 
     def _close(
-        self, state: StreamState, segment: Segment, step: _Step, ended: bool
+        self, state: StreamState, step: _Step, ended: bool, rest: np.ndarray = NOTHING
     ) -> Work[StreamState]:
-        decoding = yield from self.family.finish(segment.decoding, self.mode)
-        segment = replace(segment, decoding=decoding)
+        """End the segment that is open. rest: the last of its audio, which the family has not heard yet."""
+        if state.segment is None:
+            return state
+        decoding = yield from self.family.finish(state.segment.decoding, self.mode, rest)
+        segment = replace(state.segment, decoding=decoding)
         silent = state.segmenter.run * WINDOW if ended else 0
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
         self._say(segment, step, self._words(segment, spoken), spoken)
@@ -491,6 +517,14 @@ class RecognitionCore:
         if any(c.isalnum() for c in text):
             start = round(segment.start / SAMPLE_RATE, 3)
             step.events.append(Final(text, tuple(words), start, round(end, 3)))
+
+
+def _longer(segment: Segment, x: np.ndarray) -> Segment:
+    """A segment with more audio, which its decoding has yet to hear."""
+    audio = (*segment.audio, x)
+    if len(audio) > MERGED:
+        audio = (np.concatenate(audio),)
+    return replace(segment, audio=audio)
 
 
 def _until_gap(words: list[Word], reach: float) -> list[Word]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords
-from speechstream.asr.family import Mode
+from speechstream.asr.family import NOTHING, Mode
 from speechstream.asr.incremental import Hypothesis, IncrementalDecoder
 from speechstream.asr.search import check_state, check_tokens
 from speechstream.asr.whisper.attention import AttentionDecoder
@@ -127,11 +127,15 @@ class WhisperFamily:
             s = yield from self._decode(s, final=False)
         return s
 
-    def finish(self, segment: WhisperSegment, mode: Mode) -> Work[WhisperSegment]:
+    def finish(
+        self, segment: WhisperSegment, mode: Mode, rest: np.ndarray = NOTHING
+    ) -> Work[WhisperSegment]:
         """The last frames are flushed with silence, and all of the hypothesis stands."""
-        frames = -(-segment.samples // FRAME_LENGTH)
-        silence = np.zeros(FRAME_LENGTH * frames - segment.samples + N_FFT, np.float32)
-        s = self._featurise(replace(segment, unheard=(*segment.unheard, silence)))
+        samples = segment.samples + len(rest)
+        frames = -(-samples // FRAME_LENGTH)
+        silence = np.zeros(FRAME_LENGTH * frames - samples + N_FFT, np.float32)
+        unheard = (*segment.unheard, rest, silence)
+        s = self._featurise(replace(segment, unheard=unheard, samples=samples))
         s = yield from self._encode(len(mode.chunks) - 1, s, mode, last=frames)
         return (yield from self._decode(s, final=True))
 
