@@ -692,19 +692,22 @@ class Connection:
     def _begin(
         self, opened: Callable[[], Stream], work: Callable[..., Awaitable[None]], *arguments: Any
     ) -> Job:
-        """Take a seat, open a stream and let its words or its sound be written."""
+        """Take a seat, open a stream and let its words or its sound be written. work: is given the stream and what gives
+        both back."""
         with ExitStack() as stack:
             stack.enter_context(self._engine.seat("wyoming"))
             stream = opened()
             stack.callback(stream.close)
-            task = asyncio.ensure_future(self._guarded(work, stream, *arguments))
             kept = stack.pop_all()
+            task = asyncio.ensure_future(self._guarded(work, stream, kept.close, *arguments))
             task.add_done_callback(lambda _: kept.close())
         return Job(stream, task)
 
     # Writing
 
-    async def _write(self, stream: Stream, language: str | None) -> None:
+    async def _write(
+        self, stream: Stream, give_back: Callable[[], None], language: str | None
+    ) -> None:
         """The transcript."""
         languages = self._protocol.info.asr[0].models[0].languages
         language = languages[0] if len(languages) == 1 else language
@@ -716,10 +719,11 @@ class Connection:
             events, writing = writing.step(event)
             for one in events:
                 await self._send(one)
+        give_back()  # who has the last event may ask for more, here or elsewhere
         await self._send(Transcript(writing.done, language=language).event())
         await self._send(TranscriptStop().event())
 
-    async def _say(self, stream: Stream, streamed: bool) -> None:
+    async def _say(self, stream: Stream, give_back: Callable[[], None], streamed: bool) -> None:
         """The sound: 16 bits, mono."""
         rate, samples = self._engine.synthesizer.sample_rate, 0
         begun = False
@@ -735,6 +739,7 @@ class Connection:
             chunk = AudioChunk(rate, 2, 1, data, timestamp=samples * 1000 // rate)
             samples += len(event.pcm)
             await self._send(chunk.event())
+        give_back()
         if not begun:
             await self._send(AudioStart(rate, 2, 1, timestamp=0).event())
         await self._send(AudioStop(timestamp=samples * 1000 // rate).event())
@@ -789,6 +794,7 @@ async def start(
     if latency_ms not in engine.recognizer.latencies:
         latency_ms = next(iter(engine.recognizer.latencies), None)
     tasks: set[asyncio.Task[Any]] = set()
+    served: set[asyncio.Task[Any]] = set()  # of them, those that were not turned away
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -798,9 +804,15 @@ async def start(
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         most = engine.limits.sessions + SPARE
         refused = None
-        if len(tasks) > most:
+        if len(served) >= most:
             refused = Refused(f"{most} clients are connected already; try again later", 5)
-        await Connection(engine, protocol, latency_ms, reader, writer).run(refused)
+        else:
+            served.add(task)
+            task.add_done_callback(served.discard)
+        try:
+            await Connection(engine, protocol, latency_ms, reader, writer).run(refused)
+        except asyncio.CancelledError:
+            pass  # the server ends; asyncio of Python 3.11 would log it as a fault
 
     try:
         limit = _header_bytes(engine.limits)
