@@ -443,8 +443,10 @@ class Engine:
         rules: EndpointRules | None = None,
         hotwords: Phrases = None,
     ) -> Stream:
-        """Hear somebody live. hotwords: as of `Recognizer.stream`. Raises ValueError for a latency or a rate that the
-        model has not."""
+        """Hear somebody live. hotwords: as of `Recognizer.stream`.
+
+        Raises ValueError for a latency or a rate that the model has not, and for hot words that are none.
+        """
         core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
         return Stream(self.live, core.on(self._families[0]), self.limits.backlog_s)
 

@@ -31,7 +31,8 @@ from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from speechstream.serve.engine import UNTAKEN_BYTES, Engine, Limits
-from speechstream.serve.wyoming import PHRASES, Writing, phrases, start
+from speechstream.serve.wyoming import start
+from speechstream.serve.wyoming_protocol import PHRASES, Writing, phrases
 
 TEXT = "The kitchen light is on. Dr. Brown arrives at 9:15, and [[not]] <b>before</b>."
 LONG = "It rained, so we stayed inside and read. " * 12
