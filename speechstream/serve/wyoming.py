@@ -112,9 +112,9 @@ class Connection:
             else:
                 await self._serve()
             self._give_up()
-            if isinstance(self._error, TooSlow):
-                self._writer.transport.abort()
-            elif isinstance(self._error, SpeechStreamError):
+            if self._jobs:
+                await asyncio.wait([job.task for job in self._jobs])
+            if isinstance(self._error, SpeechStreamError):
                 await self._tell(self._error)
             self._writer.close()
             await asyncio.wait_for(self._writer.wait_closed(), self._limits.slow_s)
@@ -299,16 +299,25 @@ class Connection:
             await self._send(SynthesizeStopped().event())
 
     async def _send(self, event: Event) -> None:
-        """Raises TooSlow where the client does not read."""
         async with self._sending:
             self._writer.write(encoded(event))
+            # No wait_for: it may lose a cancellation that comes when the wait is over.
+            stalled = asyncio.get_running_loop().call_later(self._limits.slow_s, self._stalled)
             try:
-                await asyncio.wait_for(self._writer.drain(), self._limits.slow_s)
-            except asyncio.TimeoutError:
-                raise TooSlow(f"the client has not read for {self._limits.slow_s:g} s") from None
+                await self._writer.drain()
+            finally:
+                stalled.cancel()
+
+    def _stalled(self) -> None:
+        """The client does not read: end the connection, and with it the wait."""
+        if self._error is None:
+            self._error = TooSlow(f"the client has not read for {self._limits.slow_s:g} s")
+        self._writer.transport.abort()
 
     async def _tell(self, error: SpeechStreamError) -> None:
-        """Say what is wrong, and let the client see the end of the connection."""
+        """Say what is wrong, and let the client see the end of the connection; to one that does not read, nothing."""
+        if isinstance(error, TooSlow):
+            return
         code = {Refused: "refused", ProtocolError: "bad-request", Idle: "idle"}
         text = str(error).encode("utf-8", "replace").decode()
         await self._send(Error(text, code.get(type(error), "failed")).event())

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import given, settings, strategies as st
 
 pytest.importorskip("wyoming", reason="needs the [serve] extra")
 
@@ -32,7 +33,21 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from speechstream.serve.engine import UNTAKEN_BYTES, Engine, Limits
 from speechstream.serve.wyoming import start
-from speechstream.serve.wyoming_protocol import PHRASES, Writing, phrases
+from speechstream.serve.wyoming_frames import ProtocolError, encoded, read_event
+from speechstream.serve.wyoming_protocol import (
+    PHRASES,
+    EndListening,
+    EndSpeaking,
+    Hear,
+    Listen,
+    Protocol,
+    Say,
+    Speak,
+    State,
+    Writing,
+    describe,
+    phrases,
+)
 
 TEXT = "The kitchen light is on. Dr. Brown arrives at 9:15, and [[not]] <b>before</b>."
 LONG = "It rained, so we stayed inside and read. " * 12
@@ -42,6 +57,11 @@ NAMES = ["an ill-disposed", "💡", "", "x" * 200]
 @pytest.fixture(scope="module")
 def models():
     return Recognizer.load(), Synthesizer.load()
+
+
+@pytest.fixture(scope="module")
+def info(models):
+    return describe(Engine(*models))
 
 
 @pytest.fixture(scope="module")
@@ -639,3 +659,90 @@ def test_names_that_cannot_be_said_are_passed_over():
     )
     many = [f"lamp {n}" for n in range(2 * PHRASES)]
     assert phrases(many) == tuple(many[:PHRASES])
+
+
+def test_a_sample_may_be_cut_anywhere(info):
+    protocol = Protocol(info, Limits())
+    data, state, heard = bytes(range(60)), State(), b""
+    for part in (data[:1], data[1:8], data[8:8], data[8:57], data[57:]):
+        event = AudioChunk(48_000, 3, 2, part).event()
+        commands, state = protocol.step(event, state)
+        parts = [c for c in commands if isinstance(c, Hear)]
+        assert all(len(c.data) % 6 == 0 for c in parts)
+        heard += b"".join(c.data for c in parts)
+    assert heard == data and state.frames == 10 and not state.rest
+
+
+NAMED = [
+    "rate", "width", "channels", "text", "voice", "name", "speaker", "language", "text_format", "transcript_names",
+    "transcript_terms", "context", "timestamp",
+]  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from([16_000, 2, 1]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMED), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+KINDS = [
+    "describe", "ping", "select-program", "transcribe", "audio-start", "audio-chunk", "audio-stop", "synthesize",
+    "synthesize-start", "synthesize-chunk", "synthesize-stop", "transcript", "",
+]  # fmt: skip
+EVENTS = st.builds(
+    Event,
+    st.sampled_from(KINDS),
+    st.dictionaries(st.sampled_from(NAMED), VALUES, max_size=4)
+    | st.just({"rate": 16_000, "width": 2, "channels": 1, "text": "x"}),
+    st.none() | st.binary(max_size=9),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=st.lists(EVENTS, max_size=12))
+def test_commands_are_in_order_whatever_comes(info, events):
+    """A stream is begun, fed and ended; nothing but a ProtocolError ever stops it."""
+    protocol, state = Protocol(info, Limits(characters=20)), State()
+    hearing = speaking = False
+    for event in events:
+        try:
+            commands, state = protocol.step(event, state)
+        except ProtocolError as error:
+            assert "\n" not in str(error) and len(str(error)) < 400
+            return
+        for command in commands:
+            if isinstance(command, (Listen, Hear, EndListening)):
+                assert hearing == (not isinstance(command, Listen))
+                hearing = not isinstance(command, EndListening)
+            if isinstance(command, (Speak, Say, EndSpeaking)):
+                assert speaking == (not isinstance(command, Speak))
+                speaking = not isinstance(command, EndSpeaking)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    events=st.lists(EVENTS, max_size=4),
+    at=st.integers(0, 400),
+    garbage=st.binary(max_size=4),
+    whole=st.booleans(),
+)
+def test_frames_are_events_or_one_error(events, at, garbage, whole):
+    data = b"".join(encoded(e) for e in events)
+    bad = data if whole else data[:at] + garbage + data[at + len(garbage) :]
+
+    async def read_all():
+        reader = asyncio.StreamReader(limit=1000)
+        reader.feed_data(bad)
+        reader.feed_eof()
+        found = []
+        while (event := await read_event(reader, 1000, 100)) is not None:
+            found.append(event)
+        return found
+
+    try:
+        found = asyncio.run(read_all())
+    except ProtocolError:
+        assert not whole
+        return
+    if whole:
+        assert [(e.type, e.payload or None) for e in found] == [
+            (e.type, e.payload or None) for e in events
+        ]
+        assert repr([e.data for e in found]) == repr([e.data for e in events])
