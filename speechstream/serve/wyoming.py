@@ -120,8 +120,8 @@ class Connection:
             await asyncio.wait_for(self._writer.wait_closed(), self._limits.slow_s)
         except (OSError, asyncio.TimeoutError):
             self._writer.transport.abort()
-        except BaseException:
-            self._writer.transport.abort()
+        except BaseException:  # the server ends: what was written still leaves
+            self._writer.close()
             raise
         finally:
             self._give_up()
@@ -271,9 +271,8 @@ class Connection:
             events, writing = writing.step(event)
             for one in events:
                 await self._send(one)
-        give_back()  # who has the last event may ask for more, here or elsewhere
-        await self._send(Transcript(writing.done, language=language).event())
-        await self._send(TranscriptStop().event())
+        last = Transcript(writing.done, language=language).event(), TranscriptStop().event()
+        await self._send(*last, then=give_back)
 
     async def _say(self, stream: Stream, give_back: Callable[[], None], streamed: bool) -> None:
         """The sound: 16 bits, mono."""
@@ -291,16 +290,17 @@ class Connection:
             chunk = AudioChunk(rate, 2, 1, data, timestamp=samples * 1000 // rate)
             samples += len(event.pcm)
             await self._send(chunk.event())
-        give_back()
-        if not begun:
-            await self._send(AudioStart(rate, 2, 1, timestamp=0).event())
-        await self._send(AudioStop(timestamp=samples * 1000 // rate).event())
+        last = [] if begun else [AudioStart(rate, 2, 1, timestamp=0).event()]
+        last.append(AudioStop(timestamp=samples * 1000 // rate).event())
         if streamed:
-            await self._send(SynthesizeStopped().event())
+            last.append(SynthesizeStopped().event())
+        await self._send(*last, then=give_back)
 
-    async def _send(self, event: Event) -> None:
+    async def _send(self, *events: Event, then: Callable[[], None] = lambda: None) -> None:
+        """then: is called when they are on their way, for who has the last one may ask for more, here or elsewhere."""
         async with self._sending:
-            self._writer.write(encoded(event))
+            self._writer.write(b"".join(map(encoded, events)))
+            then()
             # No wait_for: it may lose a cancellation that comes when the wait is over.
             stalled = asyncio.get_running_loop().call_later(self._limits.slow_s, self._stalled)
             try:
@@ -389,3 +389,4 @@ async def start(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # sockets are closed one turn after they were told
