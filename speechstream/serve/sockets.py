@@ -91,6 +91,8 @@ class Socket:
         Raises Gone where the client has closed; Ended (1008) where nothing came in or went out for limits.idle_s, and
         (1009) for a message above limits.message_bytes; once, Draining.
         """
+        if self.closed:
+            raise Gone
         self._active = time.monotonic()  # a client cannot be blamed while it was not read
         if self._receiving is None:
             self._receiving = asyncio.ensure_future(self.websocket.receive())
@@ -153,7 +155,9 @@ class Socket:
         try:
             linger = min(LINGER_S, self.limits.slow_s)
             await asyncio.wait_for(self.websocket.close(code, shortened(reason)), linger)
-        except (asyncio.TimeoutError, *_closed_errors()):
+        except asyncio.TimeoutError:
+            pass
+        except _closed_errors():
             pass
 
 
@@ -174,13 +178,13 @@ async def opened(
 ) -> AsyncIterator[Socket]:
     """Accept a WebSocket, and close it whatever happens inside. failed: an error message of the protocol."""
     pairs = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()]
-    try:
-        await websocket.accept(subprotocol, pairs)
-    except _closed_errors():
-        return
     socket = Socket(websocket, engine)
     code, reason, told = NORMAL, "", False
     try:
+        try:
+            await websocket.accept(subprotocol, pairs)
+        except _closed_errors():
+            socket.closed = True
         yield socket
     except Ended as end:
         code, reason, told = end.code, end.reason, end.told
@@ -188,6 +192,9 @@ async def opened(
         code, reason, told = LATER, str(error), True
     except (ValueError, SpeechStreamError) as error:
         code, reason, told = POLICY, str(error), True
+    except asyncio.CancelledError:
+        code, reason = RESTART, "the server ends"
+        raise
     except Exception:  # ours
         _log.exception("a connection has failed")
         code, reason, told = BROKEN, "the server has failed; this is a fault of its own", True
@@ -291,13 +298,13 @@ def _check_depth(value: Any, depth: int = DEPTH) -> None:
 
 
 def dumped(message: Mapping[str, Any]) -> str:
-    """A message as JSON text, short."""
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    """A message as JSON text, short; in ASCII, so that halves of characters cannot break a connection."""
+    return json.dumps(message, allow_nan=False, separators=(",", ":"))
 
 
 def shortened(reason: str) -> str:
     """A reason that fits in a close frame."""
-    data = reason.encode()
+    data = reason.encode("utf-8", "replace")
     if len(data) <= REASON_BYTES:
-        return reason
+        return data.decode()
     return data[: REASON_BYTES - 3].decode("utf-8", "ignore") + "…"
