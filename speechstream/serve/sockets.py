@@ -10,7 +10,7 @@
             message = await socket.receive()
             if isinstance(message, bytes):
                 for block in sound.blocks(message):
-                    await stream.push(block)
+                    await feed(stream, block)
             else:
                 message = parsed(message)
 
@@ -36,7 +36,7 @@ from speechstream.audio.pcm import decoder
 from speechstream.audio.recording import check_rate
 from speechstream.audio.samples import as_samples
 from speechstream.errors import SpeechStreamError
-from speechstream.serve.engine import Engine, Limits, Refused
+from speechstream.serve.engine import Engine, Limits, Refused, Stream
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -64,6 +64,13 @@ class Gone(Ended):
         super().__init__(code, "the client has gone", told=False)
 
 
+class Idle(Ended):
+    """Nothing came in or went out for too long."""
+
+    def __init__(self, seconds: float):
+        super().__init__(POLICY, f"nothing was sent for {seconds:g} s")
+
+
 class Draining(Ended):
     """The server is about to end. A protocol may catch it once, and say the last words."""
 
@@ -88,8 +95,8 @@ class Socket:
     async def receive(self) -> str | bytes:
         """The next message. May be cancelled: the next call takes the message.
 
-        Raises Gone where the client has closed; Ended (1008) where nothing came in or went out for limits.idle_s, and
-        (1009) for a message above limits.message_bytes; once, Draining.
+        Raises Gone where the client has closed, Idle where nothing came in or went out for limits.idle_s, Ended (1009)
+        for a message above limits.message_bytes; once, Draining.
         """
         if self.closed:
             raise Gone
@@ -99,7 +106,7 @@ class Socket:
         while not self._receiving.done():
             left = self._active + self.limits.idle_s - time.monotonic()
             if left <= 0:
-                raise Ended(POLICY, f"nothing was sent for {self.limits.idle_s:g} s")
+                raise Idle(self.limits.idle_s)
             news = {self._receiving} | ({self._drained} if self._drained else set())
             await asyncio.wait(news, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if self._drained is not None and self._drained.done():
@@ -219,6 +226,16 @@ async def first(*work: Coroutine[Any, Any, None]) -> None:
     for task in tasks:  # in their order, where two ended at once
         if task in done:
             task.result()
+
+
+async def feed(stream: Stream, x: np.ndarray | str) -> None:
+    """Push into a stream. Where it has failed, this waits for ever: whoever takes its events says why."""
+    try:
+        await stream.push(x)
+    except SpeechStreamError:
+        if not stream.over:
+            raise
+        await asyncio.Event().wait()
 
 
 async def deny(
