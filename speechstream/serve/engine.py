@@ -443,7 +443,7 @@ class Engine:
 
     def listen(
         self,
-        latency_ms: int = 320,
+        latency_ms: int | None = 320,
         sample_rate: int = 16_000,
         rules: EndpointRules | None = None,
         hotwords: Phrases = None,

@@ -160,8 +160,7 @@ class Socket:
             return
         self.closed = True
         try:
-            linger = min(LINGER_S, self.limits.slow_s)
-            await asyncio.wait_for(self.websocket.close(code, shortened(reason)), linger)
+            await asyncio.wait_for(self.websocket.close(code, shortened(reason)), LINGER_S)
         except asyncio.TimeoutError:
             pass
         except _closed_errors():
