@@ -399,6 +399,7 @@ class Engine:
         self.live = Lane("live", Pool(slots), self.stats)
         self.files = Lane("files", Pool(self.limits.files), self.stats)
         self.seated: dict[str, int] = {}
+        self.resumable: dict[str, Any] = {}  # sessions that outlive their connection, by their name
         self.draining = asyncio.Event()
 
     def start(self) -> None:

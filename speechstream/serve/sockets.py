@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechstream.audio.pcm import decoder
+from speechstream.audio.pcm import TYPES, decoder
 from speechstream.audio.recording import check_rate
 from speechstream.audio.samples import as_samples
 from speechstream.errors import SpeechStreamError
@@ -69,6 +69,13 @@ class Idle(Ended):
 
     def __init__(self, seconds: float):
         super().__init__(POLICY, f"nothing was sent for {seconds:g} s")
+
+
+class Slow(Ended):
+    """The client does not read."""
+
+    def __init__(self, seconds: float):
+        super().__init__(POLICY, f"nothing was read for {seconds:g} s", told=False)
 
 
 class Draining(Ended):
@@ -127,14 +134,13 @@ class Socket:
     async def send(self, message: str | bytes | Mapping[str, Any]) -> None:
         """Send text, bytes, or an object as JSON; wait while the client is slow.
 
-        Raises Ended (1008) where it does not read for limits.slow_s, Gone where it is not there.
+        Raises Slow where it does not read for limits.slow_s, Gone where it is not there.
         """
         data = message if isinstance(message, (str, bytes)) else dumped(message)
         try:
             await asyncio.wait_for(self._send(data), self.limits.slow_s)
         except asyncio.TimeoutError:
-            reason = f"nothing was read for {self.limits.slow_s:g} s"
-            raise Ended(POLICY, reason, told=False) from None
+            raise Slow(self.limits.slow_s) from None
         self._active = time.monotonic()
 
     async def _send(self, data: str | bytes) -> None:
@@ -260,16 +266,19 @@ class Sound:
     """
 
     def __init__(self, dtype: str, sample_rate: int, channels: int, limits: Limits):
+        if dtype not in TYPES:
+            raise ValueError(
+                f"encoding {dtype[:40]!r} is not supported, expected one of {', '.join(TYPES)}"
+            )
         self._decoder = decoder(dtype, channels)
         self.sample_rate, self.samples = check_rate(sample_rate), 0
         self._most = limits.session_s * self.sample_rate
         self._session_s = limits.session_s
         self._rest = b""
 
-    @property
-    def odd(self) -> int:
-        """Bytes of a frame that has not come whole."""
-        return len(self._rest)
+    def restart(self, samples: int) -> None:
+        """Go on behind so many, with a message that begins with a whole frame: what was given after them is not."""
+        self._rest, self.samples = b"", samples
 
     def blocks(self, data: bytes) -> Iterator[np.ndarray]:
         """Whole frames, float32 (n, channels), BLOCK_S at most at once; what is left over waits for the next call.
