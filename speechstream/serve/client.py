@@ -29,7 +29,7 @@ from speechstream.events import Event, Failed, from_json
 UNTAKEN_BYTES = 8 << 20  # kept to be sent again; beyond it, `sound` and `text` wait
 WAITING = 256  # events that are not taken; beyond it, the server is not read
 RETRY_S = 0.1  # between attempts to connect, doubled up to a second
-FOR_GOOD = (1000, 1007, 1008, 1009, 1011, 1013, 4004, 4009)  # codes of a close that ends a session
+FOR_GOOD = (1000, 1007, 1009, 1011, 1013, 4004, 4009)  # codes of a close that ends a session
 _BYTES = {"uint8": 1, "int16": 2, "int24": 3, "int32": 4, "float32": 4, "float64": 8}
 _NOTES = ("flushed", "cancelled")
 
@@ -58,7 +58,7 @@ class Client:
         key: str | None = None,
     ):
         self._url, self._key = url, key
-        self._start = {"type": "start"}
+        self._start: dict[str, Any] = {"type": "start"}
         self._start |= {} if listen is None else {"listen": dict(listen)}
         self._start |= {} if speak is None else {"speak": dict(speak)}
         asked = dict(listen or {})
@@ -105,8 +105,9 @@ class Client:
 
     async def text(self, text: str) -> None:
         """Send text to be spoken."""
-        message = json.dumps({"type": "text", "text": text})
-        await self._send(Sent(message, "characters", len(text)))
+        if text:
+            message = json.dumps({"type": "text", "text": text})
+            await self._send(Sent(message, "characters", len(text)))
 
     async def flush(self, of: str | None = None) -> None:
         """Have all that was sent be said. of: "listen" or "speak"."""
@@ -201,7 +202,7 @@ class Client:
         while self._kept:
             one = self._kept[0]
             part = min(new[one.kind], one.amount)
-            if not part and one.amount:
+            if not part:
                 break
             self._kept.popleft()
             new[one.kind] -= part
@@ -237,7 +238,7 @@ class Client:
         """Take messages until the session is done."""
         encoding = "int16"
         if "speak" in self._start:
-            encoding = self._start["speak"].get("encoding", "int16")  # type: ignore[attr-defined]
+            encoding = self._start["speak"].get("encoding", "int16")
         while True:
             message = json.loads(await socket.recv())
             kind = message["type"]

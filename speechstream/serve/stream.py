@@ -61,6 +61,7 @@ KEPT_BYTES = 4 << 20  # that were sent and may be asked for again
 UNSENT_BYTES = 256 << 10  # that wait to be sent, about; beyond it the models wait
 ENTRY_BYTES = 200  # of an event, beside its text and sound
 TAKEN_S = 0.5  # of sound: so often the client is told what was taken
+TAKEN_CHARACTERS = 500  # or of text
 LONGEST_BEFORE_S = 2.0
 MOST_HOTWORDS = 1000
 START_S = 10.0  # in which the first message must come
@@ -273,7 +274,7 @@ class Session:
         self.log = Log()
         self.changed, self.room = asyncio.Event(), asyncio.Event()
         self.samples, self.characters, self.commands = 0, 0, 0  # taken
-        self.told_s = 0.0
+        self.told = self._taken()
         self.spoken = 0  # samples that were said
         self.owner: Owner | None = None
         self.draining = False
@@ -331,7 +332,7 @@ class Session:
         for block in self.sound.blocks(data):
             await half.hear(block)
             self.samples += len(block)
-            if self.samples >= (self.told_s + TAKEN_S) * self.sound.sample_rate:
+            if self._much_taken():
                 self.changed.set()
 
     async def obey(self, message: Mapping[str, Any]) -> None:
@@ -358,6 +359,8 @@ class Session:
             raise Ended(POLICY, f"more than {most} characters wait to be spoken")
         await half.take("text", text)
         self.characters += len(text)
+        if self._much_taken():
+            self.changed.set()
 
     def _meant(self, kind: str, message: Mapping[str, Any]) -> list[Half]:
         """The directions that a command is for: the one it names, or all that it can be for."""
@@ -489,10 +492,10 @@ class Session:
                 f"of this session events {log.oldest} to {log.last} are kept, it cannot go on behind {received}; "
                 "start again",
             )
-        about: dict[str, Any] = {"token": self.token, "resume_s": limits.resume_s, **self._taken()}
+        self.told = self._taken()
+        about: dict[str, Any] = {"token": self.token, "resume_s": limits.resume_s, **self.told}
         if self.sound is not None:
             self.sound.restart(self.samples)
-            self.told_s = self._seconds(self.halves["listen"])
         if self.start.speak is not None:
             rate = self.engine.synthesizer.sample_rate
             about["speak"] = {"sample_rate": rate, "encoding": self.start.speak.encoding}
@@ -539,12 +542,17 @@ class Session:
                 raise entry.last
 
     async def _tell_taken(self, socket: Socket) -> None:
-        if self.sound is None:
-            return
-        seconds = self._seconds(self.halves["listen"])
-        if seconds >= self.told_s + TAKEN_S:
-            self.told_s = seconds
-            await socket.send({"type": "taken", **self._taken()})
+        if self._much_taken():
+            self.told = self._taken()
+            await socket.send({"type": "taken", **self.told})
+
+    def _much_taken(self) -> bool:
+        """Whether the client should be told: it keeps what was not taken."""
+        rate = self.sound.sample_rate if self.sound is not None else 1
+        return (
+            self.samples - self.told["samples"] >= TAKEN_S * rate
+            or self.characters - self.told["characters"] >= TAKEN_CHARACTERS
+        )
 
     def _park(self) -> None:
         """Wait for another connection for a while. What is over holds no seat, and so is bounded by itself."""
