@@ -173,9 +173,7 @@ class Client:
                     raise SpeechStreamError(end.reason or f"closed with {end.code}") from None
                 last = end.reason if end is not None else "the connection dropped"
             except InvalidStatus as refused:
-                raise SpeechStreamError(
-                    f"the server refused the connection: {refused.response.body.decode('utf-8', 'replace')[:200]}"
-                ) from None
+                raise SpeechStreamError(_refusal(refused.response)) from None
             except (OSError, asyncio.TimeoutError) as error:
                 last = str(error)
             if until is None or time.monotonic() > until:
@@ -263,3 +261,8 @@ def _floats(data: bytes, encoding: str) -> str:
     if encoding == "int16":
         data = (np.frombuffer(data, "<i2").astype("<f4") / np.float32(32767)).tobytes()
     return base64.b64encode(data).decode()
+
+
+def _refusal(response: Any) -> str:
+    text = (response.body or b"").decode("utf-8", "replace")[:200]
+    return f"the server refused the connection with status {response.status_code}: {text}"

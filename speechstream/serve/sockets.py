@@ -28,7 +28,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,8 @@ from speechstream.serve.engine import Engine, Limits, Refused, Stream
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
+
+T = TypeVar("T")
 
 NORMAL, DATA, POLICY, TOO_BIG, BROKEN, RESTART, LATER = 1000, 1007, 1008, 1009, 1011, 1012, 1013
 REASON_BYTES = 123  # of a close frame at most (RFC 6455, 5.5)
@@ -138,7 +140,7 @@ class Socket:
         """
         data = message if isinstance(message, (str, bytes)) else dumped(message)
         try:
-            await asyncio.wait_for(self._send(data), self.limits.slow_s)
+            await within(self.limits.slow_s, self._send(data))
         except asyncio.TimeoutError:
             raise Slow(self.limits.slow_s) from None
         self._active = time.monotonic()
@@ -166,7 +168,7 @@ class Socket:
             return
         self.closed = True
         try:
-            await asyncio.wait_for(self.websocket.close(code, shortened(reason)), LINGER_S)
+            await within(LINGER_S, self.websocket.close(code, shortened(reason)))
         except asyncio.TimeoutError:
             pass
         except _closed_errors():
@@ -217,6 +219,24 @@ async def opened(
         except Ended:
             pass
         await socket.close(code, reason)
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of what may take so long. Raises asyncio.TimeoutError.
+
+    `asyncio.wait_for` before Python 3.12 forgets that it was cancelled where the work ends at that moment.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled():
+            task.exception()  # also where nobody asks for it
+    if not task.done():
+        raise asyncio.TimeoutError
+    return task.result()
 
 
 async def first(*work: Coroutine[Any, Any, None]) -> None:

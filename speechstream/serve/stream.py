@@ -49,6 +49,7 @@ from speechstream.serve.sockets import (
     first,
     opened,
     parsed,
+    within,
 )
 from speechstream.tts.stream import CHARACTERS_PER_S
 
@@ -640,7 +641,7 @@ async def stream(websocket: WebSocket, engine: Engine) -> None:
     """Serve one connection until it is closed."""
     async with opened(websocket, engine, error) as socket:
         try:
-            message = await asyncio.wait_for(socket.receive(), START_S)
+            message = await within(START_S, socket.receive())
         except asyncio.TimeoutError:
             raise Ended(POLICY, f"no message came within {START_S:g} s") from None
         if isinstance(message, bytes):
