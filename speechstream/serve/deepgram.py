@@ -45,6 +45,7 @@ ENCODINGS = {"linear16": "int16", "linear32": "int32", "mulaw": "mulaw", "alaw":
 LATENCY_MS = 320  # where the client names none, the latency nearest to it
 SHORTEST_ENDPOINT_MS = 100  # a shorter silence lies within words
 SHORTEST_GAP_MS = 1000  # of utterance_end_ms, Deepgram's own
+MOST_HOTWORDS = 200
 REFUSED = {  # what would change what a client gets, and is not there
     "callback": "results come over this connection",
     "detect_entities": "entities are not found",
@@ -224,6 +225,10 @@ def _hotwords(
             warnings.append(_warning("keywords", "words cannot be made less likely here"))
         else:
             found[word] = min(weight, MAX_WEIGHT)
+    if len(found) > MOST_HOTWORDS:
+        raise ValueError(
+            f"{len(found)} keyterms and keywords are too many, expected {MOST_HOTWORDS}"
+        )
     return tuple(found.items()), warnings
 
 

@@ -64,7 +64,7 @@ ENTRY_BYTES = 200  # of an event, beside its text and sound
 TAKEN_S = 0.5  # of sound: so often the client is told what was taken
 TAKEN_CHARACTERS = 500  # or of text
 LONGEST_BEFORE_S = 2.0
-MOST_HOTWORDS = 1000
+MOST_HOTWORDS = 200  # they are compiled while others wait
 START_S = 10.0  # in which the first message must come
 _log = logging.getLogger("speechstream.serve")
 _SOUND = {"int16": "<i2", "float32": "<f4"}
@@ -185,13 +185,19 @@ class Log:
         self.unsent -= sum(e.size for e in dropped)
         return sum(len(e.sound or b"") for e in dropped)
 
+    def ends_with(self, kind: str) -> bool:
+        """Whether the last event of those that wait is of this type."""
+        return bool(self._unsent) and self._unsent[-1].event.get("type") == kind
+
     def _forget(self) -> None:
         self.kept -= self._sent.popleft().size
 
 
 def moved(event: Event, seconds: float, characters: int = 0) -> Event:
     """An event of a stream that began so many seconds, and characters of text, after its session."""
-    at = lambda t: round(t + seconds, 3)
+
+    def at(time: float) -> float:
+        return round(time + seconds, 3)
 
     def word(w: Word) -> Word:
         span = None if w.span is None else (w.span[0] + characters, w.span[1] + characters)
@@ -230,6 +236,7 @@ class Half:
         self.finishing = False  # the stream was told so
         self.over = False
         self.cuts = 0  # how often it was cancelled
+        self.fresh = True  # this stream was given no text
 
     @property
     def waiting(self) -> float:
@@ -247,10 +254,13 @@ class Half:
         if kind == "finish":
             self.asked = True
         if not self.settled.is_set():
-            self.later.append((kind, text))
+            # many flushes at once are one, so that what waits is bounded by the text
+            if text or kind == "finish" or not self.later or self.later[-1][0] != "flush":
+                self.later.append((kind, text))
         elif kind == "text":
             await feed(self.stream, text)
             self.characters += len(text)
+            self.fresh = False
         else:
             self.finishing = kind == "finish"
             self.settled.clear()
@@ -260,6 +270,7 @@ class Half:
         """Go on with a new stream. fresh: forget what has come for it."""
         self.stream.close()
         self.stream, self.offset, self.before = self._opener(), offset, self.characters
+        self.fresh = True
         self.settled.set()
         later, self.later = self.later, deque()
         for kind, text in [] if fresh else later:
@@ -356,6 +367,8 @@ class Session:
         half, text, most = self.half("speak"), message.get("text"), self.engine.limits.characters
         if not isinstance(text, str):
             raise ValueError(f'a text message needs "text", got {str(text)[:40]!r}')
+        if not text:
+            return
         if half.waiting + len(text) > most:
             raise Ended(POLICY, f"more than {most} characters wait to be spoken")
         await half.take("text", text)
@@ -379,8 +392,9 @@ class Session:
         size = np.dtype(_SOUND[self.start.speak.encoding]).itemsize  # type: ignore[union-attr]
         self.spoken -= self.log.drop_sound() // size
         self.room.set()
-        self._put(Entry({"type": "cancelled"}))
-        if half.over:
+        if not self.log.ends_with("cancelled"):
+            self._put(Entry({"type": "cancelled"}))
+        if half.over or (half.fresh and half.settled.is_set()):
             return
         half.cuts += 1
         if half.asked:  # nothing comes behind it

@@ -53,8 +53,10 @@ def library(models, x, rate=RATE, **options):
         return alone.push(x) + alone.finish()
 
 
-def texts(events):
-    return [e.text for e in events if isinstance(e, Final)]
+@pytest.fixture(scope="module")
+def expected(models, speech):
+    """What the library says of it."""
+    return library(models, speech)
 
 
 def until_closed(ws):
@@ -96,13 +98,13 @@ def sound_of(got, encoding="<i2"):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_any_split_gives_the_librarys_events(models, server, speech, seed):
+def test_any_split_gives_the_librarys_events(server, speech, expected, seed):
     data, rng = speech.tobytes(), np.random.default_rng(seed)
     cuts = np.sort(rng.integers(0, len(data), 40))
     pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)])]
     got, close = talk(server, [LISTEN, *pieces, FINISH])
     assert got[0]["type"] == "started" and got[-1]["type"] == "done" and close.code == 1000
-    assert events_of(got) == library(models, speech)
+    assert events_of(got) == expected
     assert [m["samples"] for m in got if m["type"] == "taken"][-1] > len(speech) - RATE
 
 
@@ -130,7 +132,7 @@ def test_formats_and_rules(models, server, speech):
         assert events_of(got) == alone.push(x) + alone.finish()
 
 
-def test_it_speaks_and_listens_at_once(models, server, speech):
+def test_it_speaks_and_listens_at_once(models, server, speech, expected):
     start = {"type": "start", "listen": {}, "speak": {}}
     say = [json.dumps({"type": "text", "text": TEXT[i : i + 7]}) for i in range(0, len(TEXT), 7)]
     data = speech.tobytes()
@@ -140,7 +142,7 @@ def test_it_speaks_and_listens_at_once(models, server, speech):
     sent += [data[len(say) * 20_000 :], FINISH]
     got, close = talk(server, sent)
     assert close.code == 1000 and got[0]["speak"] == {"sample_rate": 24_000, "encoding": "int16"}
-    assert events_of(got) == library(models, speech)
+    assert events_of(got) == expected
     alone = models[1].synthesize(TEXT, markup=False)
     pcm = sound_of(got) / 32767
     assert len(pcm) == len(alone.pcm) and np.abs(pcm - alone.pcm).max() < 2e-4
@@ -240,7 +242,7 @@ async def breaking(port, limits):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_dropped_connections_lose_and_double_no_word(models, server, speech, seed):
+def test_dropped_connections_lose_and_double_no_word(models, server, speech, seed, expected):
     rng = np.random.default_rng(seed)
     cuts = rng.integers(2_000, 90_000, 8).tolist()
 
@@ -264,14 +266,14 @@ def test_dropped_connections_lose_and_double_no_word(models, server, speech, see
 
     got, resumed = asyncio.run(asyncio.wait_for(main(), 60))
     assert resumed >= 3
-    assert [e for e in got if not isinstance(e, Audio)] == library(models, speech)
+    assert [e for e in got if not isinstance(e, Audio)] == expected
     alone = models[1].synthesize(TEXT, markup=False)
     pcm = np.concatenate([e.pcm for e in got if isinstance(e, Audio)])
     assert len(pcm) == len(alone.pcm) and np.abs(pcm - alone.pcm).max() < 2e-4
     assert server.call(lambda: server.engine.sessions) == 0
 
 
-def test_another_connection_takes_over(models, server, speech):
+def test_another_connection_takes_over(models, server, speech, expected):
     data = speech.tobytes()
     with connect(f"{server.url}/v1/stream") as one:
         one.send(LISTEN)
@@ -288,7 +290,7 @@ def test_another_connection_takes_over(models, server, speech):
             two.send(data[20_000:])
             two.send(FINISH)
             got, close = until_closed(two)
-    assert close.code == 1000 and events_of(got) == library(models, speech)
+    assert close.code == 1000 and events_of(got) == expected
     # what was said last may have been lost: it can be asked for again
     with connect(f"{server.url}/v1/stream") as three:
         last = got[-1]["seq"]
@@ -408,7 +410,7 @@ def test_limits_of_sound_and_text_and_silence(models, speech):
         assert server.call(lambda: (server.engine.sessions, len(server.engine.live))) == (0, 0)
 
 
-def test_a_client_that_does_not_read_is_closed_and_can_resume(models, speech):
+def test_a_client_that_does_not_read_is_closed_and_can_resume(models, speech, expected):
     """A minute of sound for a client that sleeps: bounded memory, a reason, and then all of the sound."""
     text = "It rained, so we stayed inside and read a book about the sea. " * 16
 
@@ -456,7 +458,7 @@ def test_a_client_that_does_not_read_is_closed_and_can_resume(models, speech):
         most, other, close, sound = asyncio.run(asyncio.wait_for(main(server), 100))
     assert close.code == 1008 and "nothing was read" in close.reason
     assert most < (256 << 10) + 100_000
-    assert events_of(other[0]) == library(models, speech)
+    assert events_of(other[0]) == expected
     assert len(sound) // 4 == len(models[1].synthesize(text, markup=False).pcm)
 
 
