@@ -438,17 +438,17 @@ async def listen(websocket: WebSocket, engine: Engine) -> None:
     try:
         languages = engine.recognizer.card.get("languages") or ("en",)
         options = read_options(websocket.query_params.multi_items(), languages)
-        with engine.seat("listen"):
-            connection = _Connection(engine, options, request_id)
-            try:
-                await _run(websocket, connection, headers)
-            finally:
-                connection.stream.close()
+        connection = _Connection(engine, options, request_id)
     except Refused as refused:
-        retry = {} if refused.retry_s is None else {"Retry-After": str(refused.retry_s)}
-        await _denied(websocket, 429, "TOO_MANY_REQUESTS", str(refused), headers | retry)
+        await _denied(websocket, 503, "SERVICE_UNAVAILABLE", str(refused), headers)
+        return
     except (ValueError, SpeechStreamError) as failure:
         await _denied(websocket, 400, "INVALID_QUERY_PARAMETER", str(failure), headers)
+        return
+    try:
+        await _run(websocket, connection, headers)
+    finally:
+        connection.stream.close()
 
 
 async def _run(websocket: WebSocket, connection: _Connection, headers: Mapping[str, str]) -> None:

@@ -259,16 +259,6 @@ def test_configure_is_answered(server):
     assert got[0]["type"] == "ConfigureFailure" and got[1]["type"] == "Metadata"
 
 
-def test_one_too_many_is_told_when_to_come_again(server):
-    with contextlib.ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(connect(f"{server.url}/v1/listen?{QUERY}"))
-        with pytest.raises(InvalidStatus) as refused:
-            connect(f"{server.url}/v1/listen?{QUERY}")
-        assert refused.value.response.status_code == 429
-        assert int(refused.value.response.headers["Retry-After"]) > 0
-
-
 def test_who_is_silent_is_closed_as_deepgram_closes(models):
     with serving(models, Limits(idle_s=0.3), listen=listen) as server:
         got, close = talk(server, QUERY, [])
