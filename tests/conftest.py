@@ -73,6 +73,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_requests_that_come_at_once_are_answered_in_order",
         "test_who_reads_late_gets_all_and_little_is_kept_meanwhile",
     ),
+    "serve/test_deepgram.py": ALL,
+    "serve/test_stream_socket.py": ALL,
     "test_evaluate.py": (
         "test_normaliser_is_whispers",
         "test_report_tables_and_pictures",
