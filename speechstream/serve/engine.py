@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from speechstream.asr.biasing import Phrases
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.stream import RecognitionCore
@@ -440,20 +441,25 @@ class Engine:
         latency_ms: int = 320,
         sample_rate: int = 16_000,
         rules: EndpointRules | None = None,
+        hotwords: Phrases = None,
     ) -> Stream:
-        """Hear somebody live. Raises ValueError for a latency or a rate that the model has not."""
-        core = self.recognizer.core(latency_ms, sample_rate, rules)
+        """Hear somebody live. Raises ValueError for a latency, a rate or hot words that the model has not."""
+        core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
         return Stream(self.live, core.on(self._families[0]), self.limits.backlog_s)
 
     def hear_file(
-        self, latency_ms: int | None, sample_rate: int, rules: EndpointRules | None = None
+        self,
+        latency_ms: int | None,
+        sample_rate: int,
+        rules: EndpointRules | None = None,
+        hotwords: Phrases = None,
     ) -> Stream:
         """Hear a recording, without holding up who waits. Raises Refused where too many are heard."""
         if len(self.files) >= self.limits.files:
             raise Refused(
                 f"{self.limits.files} recordings are being heard already; try again later", 5
             )
-        core = self.recognizer.core(latency_ms, sample_rate, rules)
+        core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
         return Stream(self.files, core.on(self._families[1]), self.limits.backlog_s)
 
     def speak(self, voice: str | None = None, speed: float = 1.0, markup: bool = False) -> Stream:
