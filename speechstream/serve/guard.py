@@ -129,7 +129,10 @@ def websocket_key(connection: HTTPConnection) -> str | None:
     """A WebSocket's key: in the header, among the subprotocols, or as ?token=."""
     offered = subprotocols(connection)
     return (
-        header_key(connection) or _key_among(offered) or connection.query_params.get("token") or None
+        header_key(connection)
+        or _key_among(offered)
+        or connection.query_params.get("token")
+        or None
     )
 
 
