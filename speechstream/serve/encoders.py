@@ -72,6 +72,15 @@ def encoder_of(name: str, rate: int) -> Encoder:
     return _Encoded(rate, form)
 
 
+def warm() -> None:
+    """Load what encodes, so that no listener waits for it. Without PyAV it does nothing."""
+    if importlib.util.find_spec("av") is not None:
+        for name in FORMATS:
+            encoder = encoder_of(name, RATE)
+            encoder.encode(np.zeros(RATE // 10, np.float32))
+            encoder.finish()
+
+
 class _Plain:
     """16-bit PCM behind a header."""
 
@@ -96,7 +105,7 @@ class _Encoded:
         self._av, self._samples, self._sink = av, _At24k(rate), _Sink()
         options = dict(form.options) | {"flush_packets": "1"}
         self._container: Any = av.open(self._sink, "w", format=form.container, options=options)
-        self._stream = self._container.add_stream(form.codec, rate=RATE, layout="mono")
+        self._stream: Any = self._container.add_stream(form.codec, rate=RATE, layout="mono")
         if form.bit_rate:
             self._stream.bit_rate = form.bit_rate
         self._count = 0
@@ -140,7 +149,7 @@ class _At24k:
 
     def __init__(self, rate: int):
         self._resampler = None if rate == RATE else Resampler(rate, RATE)
-        self._state = self._resampler and self._resampler.init_state()
+        self._state: Any = self._resampler and self._resampler.init_state()
 
     def step(self, pcm: np.ndarray) -> np.ndarray:
         if self._resampler is not None:

@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from speechstream.errors import SpeechStreamError
+from speechstream.serve import encoders
 from speechstream.serve.app import create_app, found
 from speechstream.serve.door import JsonLines, Plain
 from speechstream.serve.engine import Engine
@@ -146,6 +147,7 @@ def run(
         raise SpeechStreamError("this version does not speak Wyoming; leave out --wyoming")
     server = Server(configure(engine, settings), engine)
     sock = listening(settings.host, settings.port)
+    encoders.warm()
 
     async def serve() -> None:
         async with AsyncExitStack() as kept:

@@ -43,6 +43,7 @@ LANGUAGES = {"en": "english"}  # as OpenAI's verbose_json writes them
 PROMPT_WEIGHT = 0.5  # of a hot word from a prompt: it was not asked for as one
 PROMPT_PHRASES = 500
 PHRASE_WORDS = 3  # a piece of a prompt so short is a phrase; of a longer one, its names are
+STRATEGY = re.compile(r"chunking_strategy\[(\w{1,40})\]")
 MARKS = re.compile(r"[,;:.!?\n\r\t\"()]+")
 
 
@@ -97,7 +98,11 @@ class Wanted:
 def _gathered(fields: FormData) -> dict[str, list[str]]:
     """The fields by name, lists with and without brackets being the same. Raises a Problem for others."""
     given: dict[str, list[str]] = {}
+    strategy: dict[str, Any] = {}
     for name, value in fields.multi_items():
+        if (part := STRATEGY.fullmatch(name)) and isinstance(value, str):
+            strategy[part[1]] = value if part[1] == "type" else _number(value)
+            continue
         name = name.removesuffix("[]") if name.removesuffix("[]") in (*LISTS, *NOT_HERE) else name
         if name in NOT_HERE:
             raise wrong(f"{NOT_HERE[name]}; leave {name} out", name)
@@ -112,7 +117,16 @@ def _gathered(fields: FormData) -> dict[str, list[str]]:
     for name in SINGLE:
         if len(given.get(name, ())) > 1:
             raise wrong(f"{name} was given {len(given[name])} times", name)
+    if strategy:  # as OpenAI's own client writes an object into a form
+        given.setdefault("chunking_strategy", [json.dumps(strategy)])
     return given
+
+
+def _number(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _one(given: dict[str, list[str]], name: str) -> str | None:
