@@ -29,7 +29,7 @@ LONGEST_TTL_S = 7200
 SCHEMES = ("bearer", "token")
 OPENAI_SUBPROTOCOL = "openai-insecure-api-key."
 SUBPROTOCOLS = ("realtime", *SCHEMES)  # that are answered: a browser wants one of those it offered
-_HASH_BYTES = 16
+_HASH_BYTES = 17  # with the 16 before them no padding is needed, which no subprotocol may have
 
 
 class Guard:

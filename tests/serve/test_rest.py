@@ -315,8 +315,8 @@ def test_pcm_wav_and_flac_are_the_librarys_sound(client, models):
     assert len(pcm) == len(expected) and np.abs(pcm - expected).max() < 2e-3
     wav, rate = sf.read(io.BytesIO(said(client, "wav")))
     assert rate == 24_000 and np.abs(wav * 32768 / 32767 - pcm).max() < 1e-4
-    flac, rate = sf.read(io.BytesIO(said(client, "flac")))
-    assert rate == 24_000 and np.abs(flac * 32768 / 32767 - pcm).max() < 1e-4
+    flac = decoded(said(client, "flac"))
+    assert len(flac) == len(pcm) and np.abs(flac * 32768 / 32767 - pcm).max() < 1e-4
 
 
 @pytest.mark.parametrize("form", ["mp3", "opus", "aac"])
@@ -414,7 +414,7 @@ def test_fields_of_speech_that_cannot_be_used(served, change, param):
         b"{",
         b"[1]",
         b"\xff\xfe",
-        b"[" * 100_000,
+        b"[" * 60_000,
         b'{"input": "a", "speed": NaN}',
         b'{"input": "a", "speed": Infinity}',
     ],
