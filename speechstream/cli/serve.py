@@ -68,14 +68,19 @@ def run(args: argparse.Namespace) -> int:
             f"the server needs {', '.join(missing)}: pip install speechstream[serve]"
         )
     from speechstream.serve.engine import Engine
-    from speechstream.serve.server import log, run as serve
+    from speechstream.serve.server import check_tls, listening, log, run as serve
 
     settings, key = settings_of(args)
     limits = limits_of(args)
+    check_tls(settings)
+    sock = listening(
+        settings.host, settings.port
+    )  # before the models: what cannot be is told at once
     log(args.log_format == "json", logging.WARNING if args.quiet else logging.INFO)
     recognizer, synthesizer = load(args)
 
-    def ready(port: int) -> None:
+    def ready() -> None:
+        port = sock.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         tell(f"serving on {settings.scheme}://{host}:{port}/v1; Ctrl-C ends it")
         if key is not None:
@@ -85,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
                 "sound and keys go over the network in clear; give TLS files, or put a proxy before it"
             )
 
-    return serve(Engine(recognizer, synthesizer, limits), settings, args.wyoming, ready)
+    engine = Engine(recognizer, synthesizer, limits)
+    return serve(engine, settings, sock, args.wyoming, ready)
 
 
 def settings_of(args: argparse.Namespace) -> tuple[Any, str | None]:

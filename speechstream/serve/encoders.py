@@ -105,7 +105,8 @@ class _Encoded:
         self._av, self._samples, self._sink = av, _At24k(rate), _Sink()
         options = dict(form.options) | {"flush_packets": "1"}
         self._container: Any = av.open(self._sink, "w", format=form.container, options=options)
-        self._stream: Any = self._container.add_stream(form.codec, rate=RATE, layout="mono")
+        stream: Any = self._container.add_stream(form.codec, rate=RATE, layout="mono")
+        self._stream = stream
         if form.bit_rate:
             self._stream.bit_rate = form.bit_rate
         self._count = 0

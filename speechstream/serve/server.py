@@ -98,7 +98,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def configure(engine: Engine, settings: Settings) -> uvicorn.Config:
-    """uvicorn's configuration. Raises SpeechStreamError for files of TLS that are none."""
+    """uvicorn's configuration, loaded."""
     limits = engine.limits
     config = uvicorn.Config(
         create_app(engine, settings),
@@ -123,30 +123,39 @@ def configure(engine: Engine, settings: Settings) -> uvicorn.Config:
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.private_key,
     )
+    config.load()
+    return config
+
+
+def check_tls(settings: Settings) -> None:
+    """Raises SpeechStreamError for a certificate and a key that cannot be used together."""
+    if settings.certificate is None:
+        return
     try:
-        config.load()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.certificate, settings.private_key
+        )
     except (ssl.SSLError, OSError) as error:
         raise SpeechStreamError(
             f"the certificate or its key cannot be used: {error}; TLS needs PEM files that belong together"
         ) from error
-    return config
 
 
 def run(
     engine: Engine,
     settings: Settings,
+    sock: socket.socket,
     wyoming_port: int | None = None,
-    ready: Callable[[int], None] = lambda port: None,
+    ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until a signal, and return an exit code: 0, or 128 + the signal where somebody was cut off.
 
-    ready: called with the port once connections are taken. Raises SpeechStreamError where it cannot begin.
+    sock: of `listening`; ready: called once connections are taken. Raises SpeechStreamError where it cannot begin.
     """
     wyoming = found("speechstream.serve.wyoming:start") if wyoming_port is not None else None
     if wyoming_port is not None and wyoming is None:
         raise SpeechStreamError("this version does not speak Wyoming; leave out --wyoming")
     server = Server(configure(engine, settings), engine)
-    sock = listening(settings.host, settings.port)
     encoders.warm()
 
     async def serve() -> None:
@@ -157,7 +166,7 @@ def run(
             if not task.done():
                 if wyoming is not None:
                     await kept.enter_async_context(wyoming(engine, settings.host, wyoming_port))
-                ready(sock.getsockname()[1])
+                ready()
             await task
 
     asyncio.run(serve())

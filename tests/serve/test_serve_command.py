@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from serving import until
 
 REPO = Path(__file__).parents[2]
-LONG = "It rained, so we stayed inside and read a book. " * 100
+LONG = "It rained, so we stayed inside and read a book. " * 25
 
 
 class Command:
@@ -36,9 +37,7 @@ class Command:
     def _read(self):
         for line in self.process.stderr:
             self.said.append(line)
-            if "serving on" in line and "127.0.0.1" in line:
-                self.ready.set()
-            elif line.startswith("speechstream: ") and "serving on" in self.said[0]:
+            if "serving on" in line:
                 self.ready.set()
         self.ready.set()
 
@@ -80,13 +79,12 @@ def test_sigterm_lets_those_who_are_there_finish_and_refuses_others(tmp_path):
             pieces = answer.iter_raw()
             size = len(next(pieces))
             command.process.send_signal(signal.SIGTERM)
-            while httpx.get(f"{command.url}/healthz").status_code != 503:
-                pass
+            until(lambda: httpx.get(f"{command.url}/healthz").status_code == 503)
             refused = httpx.post(f"{command.url}/v1/audio/speech", json=body)
             assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
             assert "about to end" in refused.json()["error"]["message"]
             size += sum(map(len, pieces))
-        assert size > 2 * 24_000 * 60  # all of it: minutes
+        assert size > 2 * 24_000 * 50  # all of it, a minute and more
         assert command.wait() == 0
     assert "Traceback" not in "".join(command.said) and "rained" not in "".join(command.said)
 
@@ -97,17 +95,14 @@ def test_a_second_signal_ends_it_at_once():
         with httpx.stream("POST", f"{command.url}/v1/audio/speech", json=body) as answer:
             next(answer.iter_raw())
             command.process.send_signal(signal.SIGINT)
-            while httpx.get(f"{command.url}/healthz").status_code != 503:
-                pass
+            until(lambda: httpx.get(f"{command.url}/healthz").status_code == 503)
             assert command.end(signal.SIGINT) == 130
 
 
 def test_others_need_the_key_that_is_printed():
     with Command("--host", "0.0.0.0", "--port", "0", "-q") as command:
-        command.ready.wait()
         port = re.search(r":(\d+)/v1", command.said[0])[1]
-        while len(command.said) < 3:
-            pass
+        until(lambda: len(command.said) == 3)
         key = command.said[1].split()[-1]
         url = f"http://127.0.0.1:{port}/v1/models"
         assert httpx.get(url).status_code == 401
