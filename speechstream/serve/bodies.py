@@ -153,6 +153,9 @@ class Streamed(StreamingResponse):
             try:
                 await asyncio.wait_for(send(message), self._slow_s)
             except asyncio.TimeoutError:
+                abort = scope.get("state", {}).get("abort")
+                if abort is not None:  # an orderly end would wait for this reader too
+                    abort()
                 raise ClientDisconnect from None
 
         async with self._kept:

@@ -36,20 +36,31 @@ CONNECTIONS = 64, 4  # so many, and so many for each seat: who waits for a seat 
 
 
 class Protocol(H11Protocol):
-    """HTTP that does not wait for ever for a request's head."""
+    """HTTP that does not wait for ever for a request's head. `scope["state"]["abort"]` drops the connection."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._hurry = self.loop.call_later(HEAD_S, self._late)
+        self.app_state = {**self.app_state, "abort": transport.abort}
+        self._head = self.loop.call_later(HEAD_S, self._look)
+        self._waits = True  # for a head, since the last look
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._hurry.cancel()
+        self._head.cancel()
         super().connection_lost(exc)
 
-    def _late(self) -> None:
-        """A connection that has asked nothing yet; one between two requests has the keep-alive's time."""
-        if self.cycle is None:
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        self._head.cancel()  # from here on another protocol has the connection
+        super().handle_websocket_upgrade(event)
+
+    def _look(self) -> None:
+        """Drop a connection that had begun no request, or only its head, at this look and the one before."""
+        between = self.timeout_keep_alive_task is not None  # nothing has come since the last answer
+        waits = not between and (self.cycle is None or self.cycle.response_complete)
+        if waits and self._waits:
             self.transport.abort()
+            return
+        self._waits = waits
+        self._head = self.loop.call_later(HEAD_S, self._look)
 
 
 class Server(uvicorn.Server):

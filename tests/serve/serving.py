@@ -46,3 +46,13 @@ def until(true, seconds=20.0):
     while not true():
         assert time.monotonic() < end, "it did not become true"
         time.sleep(0.01)
+
+
+def read_to_the_end(sock):
+    """Read until the other side has gone; how does not matter."""
+    sock.settimeout(20)
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        pass

@@ -4,12 +4,13 @@ import asyncio
 import io
 import json
 import logging
+import socket as tcp
 import time
 
 import httpx
 import openai
 import pytest
-from serving import serving
+from serving import read_to_the_end, serving
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
@@ -19,7 +20,7 @@ from websockets.sync.client import connect
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
-from speechstream.serve import app as application, guard as guards
+from speechstream.serve import app as application, guard as guards, server
 from speechstream.serve.door import JsonLines
 from speechstream.serve.engine import Engine, Limits, Refused
 from speechstream.serve.guard import Guard, subprotocol
@@ -330,3 +331,27 @@ def test_an_error_of_ours_is_a_500_without_details(models):
     answer = asyncio.run(ask())
     assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
     assert "Xanthippe" not in answer.text
+
+
+def test_heads_must_come_and_sockets_may_last(models, handlers, monkeypatch):
+    monkeypatch.setattr(server, "HEAD_S", 0.1)
+    with serving(models, Settings(port=0), Limits(sessions=2)) as other:
+        address = other.url.removeprefix("http://").split(":")
+        with raw(address) as silent, raw(address) as slow, raw(address) as second:
+            slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            second.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert second.recv(1000).startswith(b"HTTP/1.1 200")
+            second.sendall(b"GET /healthz HTTP/1.1\r\n")
+            with socket(other, key=None) as ws, httpx.Client() as client:
+                client.get(f"{other.url}/healthz")
+                for sock in (silent, slow, second):
+                    read_to_the_end(sock)
+                ws.send("still here")
+                assert ws.recv() == "still here"
+                assert client.get(f"{other.url}/healthz").status_code == 200
+
+
+def raw(address):
+    sock = tcp.create_connection((address[0], int(address[1])))
+    sock.settimeout(20)
+    return sock

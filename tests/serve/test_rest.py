@@ -15,7 +15,7 @@ from openai.types.audio import (
     TranscriptionTextDoneEvent,
     TranscriptionVerbose,
 )
-from serving import serving, until
+from serving import read_to_the_end, serving, until
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.cli import main
@@ -487,3 +487,32 @@ def test_a_client_that_leaves_an_upload_frees_its_place(served):
         )
         until(lambda: served.engine.sessions == 1)
     until(lambda: served.engine.sessions == 0)
+
+
+def test_a_client_that_leaves_while_it_is_heard_frees_its_place(served, two_sentences):
+    x, rate = sf.read(two_sentences, dtype="int16")
+    data = io.BytesIO()
+    sf.write(data, np.tile(x, 20), rate, format="FLAC")
+    host, port = served.url.removeprefix("http://").split(":")
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    form += data.getvalue()[: LIMITS.upload_bytes - 200] + b"\r\n--x--\r\n"
+    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(form)}\r\n"
+    with socket.create_connection((host, int(port))) as sock:
+        sock.sendall(head.encode())
+        sock.sendall(b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + form)
+        until(lambda: len(served.engine.files) == 1)
+    until(lambda: len(served.engine.files) == 0 and served.engine.sessions == 0)
+
+
+def test_a_client_that_does_not_read_is_dropped(models):
+    with serving(models, limits=Limits(slow_s=0.3)) as other:
+        host, port = other.url.removeprefix("http://").split(":")
+        body = json.dumps({"input": "It rained all day. " * 2000, "response_format": "wav"})
+        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((host, int(port)))
+            sock.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
+            until(lambda: len(other.engine.live) == 1)
+            until(lambda: len(other.engine.live) == 0 and other.engine.sessions == 0, 60)
+            read_to_the_end(sock)
