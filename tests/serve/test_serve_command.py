@@ -143,5 +143,7 @@ def test_what_cannot_begin_is_told_in_a_sentence():
     assert "printable" in fails("--key", "short")
     assert "sessions must be above 0" in fails("--sessions", "0")
     assert "--no-key" in fails("--no-key", "--key", "long-enough")
+    assert "--llm-model needs --llm" in fails("--llm-model", "a")
+    assert "must be http" in fails("--llm", "localhost:11434")
     assert "from 0 to 65535" in fails("--port", "99999")
     assert "cannot be listened on" in fails("--host", "no.such.host.invalid")
