@@ -91,7 +91,7 @@ def test_sigterm_lets_those_who_are_there_finish_and_refuses_others(tmp_path):
 
 def test_a_second_signal_ends_it_at_once():
     with Command("--port", "0", "-q") as command:
-        body = {"input": LONG, "response_format": "pcm"}
+        body = {"input": 40 * LONG, "response_format": "pcm"}  # more than anybody buffers
         with httpx.stream("POST", f"{command.url}/v1/audio/speech", json=body) as answer:
             next(answer.iter_raw())
             command.process.send_signal(signal.SIGINT)
