@@ -40,7 +40,9 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "audio/test_pitch.py": ("test_a_human_voice_against_pyin",),
     "audio/test_resample.py": ("test_a_sine_keeps_its_time_and_shape",),
     "audio/test_samples.py": ("test_a_torch_tensor_is_an_array",),
-    "cli/test_captions.py": ("test_limits_and_order",),
+    "serve/test_rest.py": ALL,
+    "serve/test_serve_command.py": ALL,
+    "text/test_captions.py": ("test_limits_and_order",),
     "cli/test_end_to_end.py": ALL,
     "cli/test_say.py": (
         "test_a_pipe_gets_a_wav_that_players_accept",

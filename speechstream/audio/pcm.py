@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ from speechstream.audio.samples import MAX_CHANNELS, as_samples
 
 _TYPES = {"uint8": "u1", "int16": "<i2", "int32": "<i4", "float32": "<f4", "float64": "<f8"}
 TYPES = (*_TYPES, "int24", "mulaw", "alaw")
+UNKNOWN_SIZE = 0xFFFFFFFF  # of a WAV whose length is not known yet: players read on to the end
 
 
 def raw_blocks(
@@ -108,3 +110,18 @@ def part_of(stream: Any, pending: bytes, kind: Decoder, limit: int | None) -> De
     if pending:
         return f"it ends in the middle of a sample: {len(pending)} of {kind.frame} bytes"
     return None
+
+
+def wav_header(rate: int) -> bytes:
+    """44 bytes of a WAV (mono, 16 bits) whose length is not known yet."""
+    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
+    return (
+        b"RIFF"
+        + struct.pack("<I", UNKNOWN_SIZE)
+        + b"WAVE"
+        + b"fmt "
+        + struct.pack("<I", len(form))
+        + form
+        + b"data"
+        + struct.pack("<I", UNKNOWN_SIZE)
+    )

@@ -20,6 +20,7 @@ COMMANDS = {  # module: what it does, in one line of the help
     "transcribe": "write what is said in recordings, in a pipe, or into the microphone",
     "say": "speak a text, while it still comes",
     "talk": "hold a spoken conversation that can be interrupted",
+    "serve": "answer the clients of OpenAI, Deepgram and Home Assistant",
     "voices": "list the voices",
     "devices": "list the microphones and loudspeakers",
     "convert": "turn a public checkpoint (NeMo, Hugging Face) into a bundle",

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from speechstream.cli.captions import Caption, captions, timestamp
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Event, Final, Partial, to_json, word_to_json
+from speechstream.text.captions import Caption, captions, timestamp
 
 
 class Writer:

@@ -5,18 +5,17 @@ A sink is opened at the first block. `close` plays or writes all of it; `stop` l
 
 from __future__ import annotations
 
-import struct
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from speechstream.audio.pcm import wav_header
 from speechstream.errors import SpeechStreamError
 
 FADE_S = 0.005
 LONGEST_PREBUFFER_S, SHORTEST_PREBUFFER_S = 0.8, 0.03
-UNKNOWN_SIZE = 0xFFFFFFFF  # of a WAV whose length is not known yet: players read on to the end
 
 
 class Loudspeaker:
@@ -119,18 +118,3 @@ class Pipe(_Held):
 
     def _end(self) -> None:
         self._out.close() if self._own else self._out.flush()
-
-
-def wav_header(rate: int) -> bytes:
-    """44 bytes of a WAV (mono, 16 bits) whose length is not known yet."""
-    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
-    return (
-        b"RIFF"
-        + struct.pack("<I", UNKNOWN_SIZE)
-        + b"WAVE"
-        + b"fmt "
-        + struct.pack("<I", len(form))
-        + form
-        + b"data"
-        + struct.pack("<I", UNKNOWN_SIZE)
-    )

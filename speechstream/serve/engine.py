@@ -457,14 +457,18 @@ class Engine:
         return Stream(self.live, core.on(self._families[0]), self.limits.backlog_s)
 
     def hear_file(
-        self, latency_ms: int | None, sample_rate: int, rules: EndpointRules | None = None
+        self,
+        latency_ms: int | None,
+        sample_rate: int,
+        rules: EndpointRules | None = None,
+        hotwords: Phrases = None,
     ) -> Stream:
         """Hear a recording, without holding up who waits. Raises Refused where too many are heard."""
         if len(self.files) >= self.limits.files:
             raise Refused(
                 f"{self.limits.files} recordings are being heard already; try again later", 5
             )
-        core = self.recognizer.core(latency_ms, sample_rate, rules=rules)
+        core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
         return Stream(self.files, core.on(self._families[1]), self.limits.backlog_s)
 
     def speak(self, voice: str | None = None, speed: float = 1.0, markup: bool = False) -> Stream:

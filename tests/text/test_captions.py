@@ -6,9 +6,9 @@ import re
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from speechstream.cli.captions import LONGEST_S, captions, timestamp, wrap
 from speechstream.cli.formats import SubRip, WebVtt
 from speechstream.events import Final, Word
+from speechstream.text.captions import LONGEST_S, captions, timestamp, wrap
 
 
 def final(texts, starts, lengths):

@@ -1,0 +1,161 @@
+"""`speechstream serve`: recognition and synthesis for the clients of others, over HTTP and WebSockets."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import secrets
+from typing import Any
+
+from speechstream.cli import tell
+from speechstream.errors import SpeechStreamError
+
+KEYS_VARIABLE = "SPEECHSTREAM_KEYS"
+NEEDED = ("starlette", "uvicorn", "websockets", "python_multipart", "prometheus_client")
+
+EXAMPLES = """examples:
+  speechstream serve                                    for this machine, without a key
+  speechstream serve --host 0.0.0.0                     for others, with a key that is printed
+  speechstream serve --host 0.0.0.0 --key "$KEY" --certificate cert.pem --private-key key.pem
+  speechstream serve --llm http://127.0.0.1:11434/v1 --llm-model qwen2.5:1.5b
+  curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@talk.flac -F model=whisper-1
+  curl http://127.0.0.1:8000/v1/audio/speech -H "Content-Type: application/json" \\
+       -d '{"input": "Hello.", "voice": "alloy", "model": "tts-1"}' -o hello.mp3
+Keys are also taken from $SPEECHSTREAM_KEYS, with commas between them: there no other user sees them.
+The key of --llm is taken from $OPENAI_API_KEY.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
+    add("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    add("--key", action="append", default=[], metavar="KEY", help="a key that opens it; repeatable")
+    add("--no-key", action="store_true", help="open to everybody who can connect")
+    add(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="let web pages of this origin use it; repeatable; * is all",
+    )
+    add("--wyoming", type=int, metavar="PORT", help="speak Wyoming (Home Assistant) on this port")
+    add("--model", metavar="PATH", help="the recogniser's bundle; default: the embedded one")
+    add("--voice", metavar="VOICE", help="a voice's bundle, a Piper voice, or an installed one")
+    add("--llm", metavar="URL", help="who answers in conversations: an OpenAI-compatible endpoint")
+    add("--llm-model", default="", metavar="NAME", help="which of its models")
+    add("--alias", action="append", default=[], metavar="NAME", help="another name of the models")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add("--sessions", type=int, metavar="N", help="connections and requests at once; default: 32")
+    add("--recordings", type=int, metavar="N", help="recordings heard at once; default: 8")
+    add("--upload-mb", type=int, metavar="MB", help="largest upload; default: 512")
+    add("--certificate", metavar="PATH", help="PEM file for TLS")
+    add("--private-key", metavar="PATH", help="its key")
+    add(
+        "--proxies",
+        default="127.0.0.1,::1",
+        metavar="ADDRESSES",
+        help="whose X-Forwarded headers are believed; default: 127.0.0.1,::1",
+    )
+    add("--root-path", default="", metavar="PATH", help="under which a proxy shows the server")
+    add("--log-format", choices=("text", "json"), default="text", help="default: text")
+    add("-q", "--quiet", action="store_true", help="no line for each request, only errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SpeechStreamError(
+            f"the server needs {', '.join(missing)}: pip install speechstream[serve]"
+        )
+    from speechstream.serve.engine import Engine
+    from speechstream.serve.server import check_tls, listening, log, run as serve
+
+    settings, key = settings_of(args)
+    limits = limits_of(args)
+    check_tls(settings)
+    sock = listening(
+        settings.host, settings.port
+    )  # before the models: what cannot be is told at once
+    log(args.log_format == "json", logging.WARNING if args.quiet else logging.INFO)
+    recognizer, synthesizer = load(args)
+
+    def ready() -> None:
+        port = sock.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        tell(f"serving on {settings.scheme}://{host}:{port}/v1; Ctrl-C ends it")
+        if key is not None:
+            tell(f"the key, new with each start unless --key or ${KEYS_VARIABLE} gives one: {key}")
+        if not settings.local and settings.certificate is None:
+            tell(
+                "sound and keys go over the network in clear; give TLS files, or put a proxy before it"
+            )
+
+    engine = Engine(recognizer, synthesizer, limits)
+    return serve(engine, settings, sock, args.wyoming, ready)
+
+
+def settings_of(args: argparse.Namespace) -> tuple[Any, str | None]:
+    """The settings, and the key where one was made up."""
+    from speechstream.serve.settings import Settings, is_loopback
+
+    given = [k.strip() for k in os.environ.get(KEYS_VARIABLE, "").split(",") if k.strip()]
+    keys, made = [*args.key, *given], None
+    if args.no_key and keys:
+        raise SpeechStreamError("--no-key was given, and a key as well; give one of them")
+    if not keys and not args.no_key and not is_loopback(args.host):
+        made = secrets.token_urlsafe(24)
+        keys = [made]
+    settings = Settings(
+        args.host,
+        args.port,
+        tuple(keys),
+        tuple(args.origin),
+        tuple(args.alias),
+        args.certificate,
+        args.private_key,
+        args.proxies,
+        args.root_path,
+        agent_of(args),
+    )
+    return settings, made
+
+
+def agent_of(args: argparse.Namespace) -> Any:
+    """What makes the agents of conversations, None for the bot that answers by rule."""
+    from speechstream.duplex.agent import ChatCompletions
+
+    if args.llm is None:
+        if args.llm_model:
+            raise SpeechStreamError(
+                "--llm-model needs --llm, the address of the endpoint that has it"
+            )
+        return None
+    try:
+        ChatCompletions(args.llm, args.llm_model)
+    except ValueError as error:
+        raise SpeechStreamError(str(error)) from error
+    return lambda: ChatCompletions(args.llm, args.llm_model)
+
+
+def limits_of(args: argparse.Namespace) -> Any:
+    from speechstream.serve.engine import Limits
+
+    changed = {"sessions": args.sessions, "files": args.recordings}
+    if args.upload_mb is not None:
+        changed["upload_bytes"] = args.upload_mb << 20
+    try:
+        return Limits(**{name: value for name, value in changed.items() if value is not None})
+    except ValueError as error:
+        raise SpeechStreamError(str(error)) from error
+
+
+def load(args: argparse.Namespace) -> tuple[Any, Any]:
+    from speechstream.asr.recognizer import Recognizer
+    from speechstream.tts.synthesizer import Synthesizer
+
+    recognizer = Recognizer.load(args.model, device=args.device)
+    return recognizer, Synthesizer.load(args.voice, device=args.device)

@@ -1,0 +1,78 @@
+"""What models and voices are called, here and by OpenAI's clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from speechstream.serve.engine import Engine
+from speechstream.serve.problems import Problem, wrong
+from speechstream.serve.settings import Settings
+
+HEARING = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+)
+SPEAKING = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
+# OpenAI's voices: 0 stands for our first one, 1 for our second, if there is one.
+VOICES = {
+    "alloy": 0,
+    "ash": 1,
+    "ballad": 1,
+    "cedar": 1,
+    "coral": 0,
+    "echo": 1,
+    "fable": 1,
+    "marin": 0,
+    "nova": 0,
+    "onyx": 1,
+    "sage": 0,
+    "shimmer": 0,
+    "verse": 1,
+}
+
+
+def own(engine: Engine) -> tuple[str, str]:
+    """The names of the recogniser and of the voice."""
+    card = getattr(engine.synthesizer.voice, "card", {})
+    return engine.recognizer.card.get("name", "asr"), card.get("name", "tts")
+
+
+def models(engine: Engine, settings: Settings, task: str | None = None) -> tuple[str, ...]:
+    """All names that a request may give, for "asr", "tts", or both."""
+    hearing, speaking = own(engine)
+    found: tuple[str, ...] = ()
+    if task != "tts":
+        found += (hearing, *HEARING)
+    if task != "asr":
+        found += (speaking, *SPEAKING)
+    return tuple(dict.fromkeys(found + settings.aliases))
+
+
+def check_model(name: str | None, engine: Engine, settings: Settings, task: str) -> None:
+    """Raises a Problem for a model that is not here. None is the one that is."""
+    known = models(engine, settings, task)
+    if name is not None and name not in known:
+        raise Problem(
+            404,
+            f"the model {name[:80]!r} does not exist here; this server has {', '.join(known)}",
+            "model",
+            "model_not_found",
+        )
+
+
+def voice(name: str | None, voices: Sequence[str]) -> str:
+    """Our voice of that name, or the one that stands for OpenAI's. Raises a Problem where there is none."""
+    if name is None:
+        return voices[0]
+    if name in voices:
+        return name
+    if name in VOICES:
+        return voices[VOICES[name] % len(voices)]
+    raise wrong(
+        f"there is no voice {name[:80]!r}; this server has {', '.join(voices)}, and OpenAI's names for them",
+        "voice",
+        "voice_not_found",
+    )

@@ -1,0 +1,196 @@
+"""The server: uvicorn with our limits, an end that drains, and Wyoming on a port of its own.
+
+A first SIGTERM or Ctrl-C ends it in order: whoever comes is told to come again later, the WebSockets' handlers see
+`engine.draining` and say their last words, requests in progress are answered, up to `limits.drain_s`. A second one
+ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from speechstream.errors import SpeechStreamError
+from speechstream.serve import encoders
+from speechstream.serve.app import create_app, found
+from speechstream.serve.door import JsonLines, Plain
+from speechstream.serve.engine import Engine
+from speechstream.serve.settings import Settings
+
+KEEP_ALIVE_S = 30
+HEAD_S = 20.0  # until a connection has sent a whole request's head
+HEAD_BYTES = 64 << 10
+PING_S = 20.0
+POLL_S = 0.05
+CONNECTIONS = 64, 4  # so many, and so many for each seat: who waits for a seat is told so
+
+
+class Protocol(H11Protocol):
+    """HTTP that does not wait for ever for a request's head. `scope["state"]["abort"]` drops the connection."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "abort": transport.abort}
+        self._head = self.loop.call_later(HEAD_S, self._look)
+        self._waits = True  # for a head, since the last look
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head.cancel()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        self._head.cancel()  # from here on another protocol has the connection
+        super().handle_websocket_upgrade(event)
+
+    def _look(self) -> None:
+        """Drop a connection that had begun no request, or only its head, at this look and the one before."""
+        between = self.timeout_keep_alive_task is not None  # nothing has come since the last answer
+        waits = not between and (self.cycle is None or self.cycle.response_complete)
+        if waits and self._waits:
+            self.transport.abort()
+            return
+        self._waits = waits
+        self._head = self.loop.call_later(HEAD_S, self._look)
+
+
+class Server(uvicorn.Server):
+    """ended: the signal that has asked for the end; cut: whether somebody was cut off by it."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine):
+        super().__init__(config)
+        self.engine = engine
+        self.ended: int | None = None
+        self.cut = False
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On the main thread, between two steps of the loop."""
+        if self.ended is not None:
+            self.should_exit = self.force_exit = self.cut = True
+            return
+        self.ended = sig
+        self.engine.draining.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.ended is not None and self._drain is None:
+            self._drain = asyncio.ensure_future(self._drained())
+        return await super().on_tick(counter)
+
+    async def _drained(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.engine.limits.drain_s
+        while self.engine.sessions and loop.time() < until:
+            await asyncio.sleep(POLL_S)
+        self.cut = self.cut or bool(self.engine.sessions)
+        self.should_exit = True
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises SpeechStreamError where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
+    except OverflowError as error:
+        raise SpeechStreamError(f"a port goes from 0 to 65535, got {port}") from error
+    except OSError as error:
+        raise SpeechStreamError(
+            f"port {port} of {host} cannot be listened on: {error.strerror or error}; choose another with --port"
+        ) from error
+
+
+def configure(engine: Engine, settings: Settings) -> uvicorn.Config:
+    """uvicorn's configuration, loaded."""
+    limits = engine.limits
+    config = uvicorn.Config(
+        create_app(engine, settings),
+        host=settings.host,
+        port=settings.port,
+        http=Protocol,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=settings.proxies,
+        root_path=settings.root_path,
+        limit_concurrency=CONNECTIONS[0] + CONNECTIONS[1] * limits.sessions,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        ws_max_size=limits.message_bytes,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        ws_per_message_deflate=False,  # of sound it would save nothing, and cost what all others wait for
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.private_key,
+    )
+    config.load()
+    return config
+
+
+def check_tls(settings: Settings) -> None:
+    """Raises SpeechStreamError for a certificate and a key that cannot be used together."""
+    if settings.certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.certificate, settings.private_key
+        )
+    except (ssl.SSLError, OSError) as error:
+        raise SpeechStreamError(
+            f"the certificate or its key cannot be used: {error}; TLS needs PEM files that belong together"
+        ) from error
+
+
+def run(
+    engine: Engine,
+    settings: Settings,
+    sock: socket.socket,
+    wyoming_port: int | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Serve until a signal, and return an exit code: 0, or 128 + the signal where somebody was cut off.
+
+    sock: of `listening`; ready: called once connections are taken. Raises SpeechStreamError where it cannot begin.
+    """
+    wyoming = found("speechstream.serve.wyoming:start") if wyoming_port is not None else None
+    if wyoming_port is not None and wyoming is None:
+        raise SpeechStreamError("this version does not speak Wyoming; leave out --wyoming")
+    server = Server(configure(engine, settings), engine)
+    encoders.warm()
+
+    async def serve() -> None:
+        async with AsyncExitStack() as kept:
+            task = asyncio.ensure_future(server.serve(sockets=[sock]))
+            while not server.started and not task.done():
+                await asyncio.sleep(POLL_S)
+            if not task.done():
+                if wyoming is not None:
+                    await kept.enter_async_context(wyoming(engine, settings.host, wyoming_port))
+                ready()
+            await task
+
+    asyncio.run(serve())
+    return 128 + server.ended if server.cut and server.ended is not None else 0
+
+
+def log(as_json: bool, level: int) -> None:
+    """Write the server's log to stderr, and nothing of the models' own: their warnings quote the text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else Plain())
+    served, whole = logging.getLogger("speechstream.serve"), logging.getLogger("speechstream")
+    served.handlers, whole.handlers = [handler], [logging.NullHandler()]
+    served.propagate = whole.propagate = False
+    served.setLevel(level)
+    logging.getLogger("uvicorn.error").handlers = [logging.NullHandler()]
+    logging.getLogger("uvicorn.error").propagate = False

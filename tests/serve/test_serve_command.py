@@ -1,0 +1,149 @@
+"""`speechstream serve` as a process: it says where it is and what opens it, and ends in order."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import until
+
+REPO = Path(__file__).parents[2]
+LONG = "It rained, so we stayed inside and read a book. " * 25
+
+
+class Command:
+    """The command, with what it says on stderr."""
+
+    def __init__(self, *arguments, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "speechstream", "serve", *arguments],
+            cwd=REPO,
+            env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment},
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        self.said: list[str] = []
+        self.ready, self._thread = threading.Event(), threading.Thread(target=self._read)
+        self._thread.start()
+        assert self.ready.wait(60)
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.said.append(line)
+            if "serving on" in line:
+                self.ready.set()
+        self.ready.set()
+
+    @property
+    def url(self):
+        return re.search(r"(https?://\S+:\d+)/v1", self.said[0])[1]
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self):
+        code = self.process.wait(60)
+        self._thread.join()
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._thread.join()
+        self.process.stderr.close()
+
+
+def fails(*arguments):
+    """What it says where it cannot begin."""
+    with Command(*arguments) as command:
+        assert command.wait() == 2 and len(command.said) == 1
+        return command.said[0]
+
+
+def test_sigterm_lets_those_who_are_there_finish_and_refuses_others(tmp_path):
+    with Command("--port", "0", "--sessions", "4", "--log-format", "json") as command:
+        body = {"input": LONG, "response_format": "pcm"}
+        with httpx.stream("POST", f"{command.url}/v1/audio/speech", json=body) as answer:
+            pieces = answer.iter_raw()
+            size = len(next(pieces))
+            command.process.send_signal(signal.SIGTERM)
+            until(lambda: httpx.get(f"{command.url}/healthz").status_code == 503)
+            refused = httpx.post(f"{command.url}/v1/audio/speech", json=body)
+            assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+            assert "about to end" in refused.json()["error"]["message"]
+            size += sum(map(len, pieces))
+        assert size > 2 * 24_000 * 50  # all of it, a minute and more
+        assert command.wait() == 0
+    assert "Traceback" not in "".join(command.said) and "rained" not in "".join(command.said)
+
+
+def test_a_second_signal_ends_it_at_once():
+    with Command("--port", "0", "-q") as command:
+        body = {"input": 40 * LONG, "response_format": "pcm"}  # more than anybody buffers
+        with httpx.stream("POST", f"{command.url}/v1/audio/speech", json=body) as answer:
+            next(answer.iter_raw())
+            command.process.send_signal(signal.SIGINT)
+            until(lambda: httpx.get(f"{command.url}/healthz").status_code == 503)
+            assert command.end(signal.SIGINT) == 130
+
+
+def test_others_need_the_key_that_is_printed():
+    with Command("--host", "0.0.0.0", "--port", "0", "-q") as command:
+        port = re.search(r":(\d+)/v1", command.said[0])[1]
+        until(lambda: len(command.said) == 3)
+        key = command.said[1].split()[-1]
+        url = f"http://127.0.0.1:{port}/v1/models"
+        assert httpx.get(url).status_code == 401
+        assert httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert "in clear" in command.said[2]
+        assert command.end() == 0
+
+
+def test_keys_of_the_environment():
+    with Command("--port", "0", "-q", SPEECHSTREAM_KEYS="first-key-1, second-key-2") as command:
+        url = f"{command.url}/v1/models"
+        assert httpx.get(url).status_code == 401
+        for key in ("first-key-1", "second-key-2"):
+            assert httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert not any("key" in line for line in command.said)
+
+
+def test_tls(tmp_path):
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=a"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    if made.returncode:
+        pytest.skip("no openssl here")
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    with Command("--port", "0", "-q", "--certificate", cert, "--private-key", key) as command:
+        assert command.url.startswith("https://")
+        assert httpx.get(f"{command.url}/healthz", verify=cert).status_code == 200
+    assert "certificate or its key" in fails("--certificate", key, "--private-key", cert)
+
+
+def test_what_cannot_begin_is_told_in_a_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} of 127.0.0.1" in fails("--port", str(port))
+    assert "printable" in fails("--key", "short")
+    assert "sessions must be above 0" in fails("--sessions", "0")
+    assert "--no-key" in fails("--no-key", "--key", "long-enough")
+    assert "--llm-model needs --llm" in fails("--llm-model", "a")
+    assert "must be http" in fails("--llm", "localhost:11434")
+    assert "from 0 to 65535" in fails("--port", "99999")
+    assert "cannot be listened on" in fails("--host", "no.such.host.invalid")
