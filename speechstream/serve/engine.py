@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from speechstream.asr.biasing import Phrases
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.stream import RecognitionCore
@@ -104,6 +105,11 @@ class Stream:
     def waiting_s(self) -> float:
         """Seconds of input that were not used yet."""
         return self._waiting_s + sum(s for _, s in self._asked)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no event waits to be taken."""
+        return not self._events
 
     async def push(self, x: np.ndarray | str) -> None:
         """Give a block of mono float32 samples, or text; wait until there is room for it.
@@ -440,9 +446,13 @@ class Engine:
         latency_ms: int = 320,
         sample_rate: int = 16_000,
         rules: EndpointRules | None = None,
+        hotwords: Phrases = None,
     ) -> Stream:
-        """Hear somebody live. Raises ValueError for a latency or a rate that the model has not."""
-        core = self.recognizer.core(latency_ms, sample_rate, rules)
+        """Hear somebody live. hotwords: as of `Recognizer.stream`.
+
+        Raises ValueError for a latency or a rate that the model has not, and for hot words that are none.
+        """
+        core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
         return Stream(self.live, core.on(self._families[0]), self.limits.backlog_s)
 
     def hear_file(
@@ -453,7 +463,7 @@ class Engine:
             raise Refused(
                 f"{self.limits.files} recordings are being heard already; try again later", 5
             )
-        core = self.recognizer.core(latency_ms, sample_rate, rules)
+        core = self.recognizer.core(latency_ms, sample_rate, rules=rules)
         return Stream(self.files, core.on(self._families[1]), self.limits.backlog_s)
 
     def speak(self, voice: str | None = None, speed: float = 1.0, markup: bool = False) -> Stream:
