@@ -37,6 +37,7 @@ from speechstream.serve.realtime_session import (
 )
 
 MOST_ITEMS = 2_000  # of a conversation; the oldest are forgotten
+MOST_CHARACTERS = 1_000_000  # of all items together
 MOST_ID = 512  # characters of a client's own ids
 AUDIO_TOKENS_IN, AUDIO_TOKENS_OUT = 10, 20  # a second, as OpenAI counts them
 
@@ -333,7 +334,7 @@ class Protocol:
 
     def __init__(self, offer: Offer):
         self.offer = offer
-        self._readers: dict[str, Callable[[Json, State, Out], State]] = {
+        self._readers: dict[str, Callable[[Json, State, Outbox], State]] = {
             "session.update": self._update,
             "input_audio_buffer.append": self._append,
             "input_audio_buffer.commit": self._commit,
@@ -393,7 +394,9 @@ class Protocol:
 
     def _client(self, event: Any, state: State, out: Outbox) -> State:
         if not isinstance(event, dict):
-            raise Invalid(f"an event must be a JSON object, got {short(event)}", None, "invalid_type")
+            raise Invalid(
+                f"an event must be a JSON object, got {short(event)}", None, "invalid_type"
+            )
         if event.get("event_id") is not None:
             text(event["event_id"], "event_id", MOST_ID)
         kind = event.get("type")
@@ -413,14 +416,31 @@ class Protocol:
             raise Invalid("the session's type cannot change during a response", "session.type")
         if state.spoken and session.voice != before.voice:
             where = "session.audio.output.voice"
-            raise Invalid("the voice cannot change after it has spoken", where, "cannot_update_voice")
-        if session.input != before.input and state.buffered:
-            where = "session.audio.input.format"
-            raise Invalid("commit or clear the audio first, which has another format", where)
+            raise Invalid(
+                "the voice cannot change after it has spoken", where, "cannot_update_voice"
+            )
+        if (
+            before.turns is None
+            and state.buffered
+            and (session.turns, session.input) != (before.turns, before.input)
+        ):
+            raise Invalid(
+                "commit or clear the audio first: it was meant for the old settings",
+                "session.audio.input",
+            )
         out.add("session.updated", session=session.shown())
+        if session.input != before.input or session.turns != before.turns:
+            state = self._cut(state, out)
         if session != before:
             out.do(Configure(before))
         return replace(state, session=session)
+
+    def _cut(self, state: State, out: Outbox) -> State:
+        """Other settings hold from here on: a turn that goes on is committed, and the silence is forgotten."""
+        if state.turn is None:
+            return replace(state, buffered=0)
+        out.do(Commit(state.turn.item))
+        return self._committed(state, out, "")
 
     def _append(self, event: Json, state: State, out: Outbox) -> State:
         pcm = decoded(event.get("audio"), state.session.input, "audio")
@@ -453,7 +473,7 @@ class Protocol:
         out.add("conversation.item.added", previous_item_id=previous, item=item.shown())
         item = replace(item, parts=(Part("input_audio", said or None),))
         owed = (*state.owed, (turn.item, turn.said))
-        items = (*state.items, item)[-MOST_ITEMS:]
+        items = _newest((*state.items, item))
         return replace(state, items=items, owed=owed, turn=None, buffered=0)
 
     def _clear(self, event: Json, state: State, out: Outbox) -> State:
@@ -486,8 +506,8 @@ class Protocol:
         elif previous is not None:
             at = self._known(previous, state, "previous_item_id") + 1
         before = state.items[at - 1].id if at else None
-        items = (*state.items[:at], item, *state.items[at:])[-MOST_ITEMS:]
-        state = replace(state, items=items)
+        items = (*state.items[:at], item, *state.items[at:])
+        state = replace(state, items=_newest(items, id))
         out.add("conversation.item.added", previous_item_id=before, item=item.shown())
         if clip is not None:
             out.do(HearClip(id, clip, state.session.input.rate))
@@ -504,13 +524,17 @@ class Protocol:
         if kind == "function_call_output":
             said, call = text(table.get("output"), f"{path}.output"), table.get("call_id")
             part = Part("input_text", said)
-            return Item(id, "user", (part,), kind=kind, call=text(call, f"{path}.call_id")), None
+            return Item(
+                id, "user", (part,), kind=kind, call=text(call, f"{path}.call_id", MOST_ID)
+            ), None
         if kind != "message":
             raise Invalid(f"{path}.type must be message, got {short(kind)}", f"{path}.type")
         role = sessions.choice(table.get("role"), f"{path}.role", ("user", "assistant", "system"))
         content = table.get("content")
         if not isinstance(content, list) or not content:
-            raise Invalid(f"{path}.content must be an array of parts, got {short(content)}", f"{path}.content")
+            raise Invalid(
+                f"{path}.content must be an array of parts, got {short(content)}", f"{path}.content"
+            )
         parts, clips = [], []
         for n, one in enumerate(content):
             part, clip = self._part(one, role, f"{path}.content[{n}]", session)
@@ -586,7 +610,9 @@ class Protocol:
     def _respond(self, event: Json, state: State, out: Outbox) -> State:
         if state.response is not None:
             code = "conversation_already_has_active_response"
-            raise Invalid(f"the response {state.response.id} is in progress; cancel it or wait", None, code)
+            raise Invalid(
+                f"the response {state.response.id} is in progress; cancel it or wait", None, code
+            )
         given = event.get("response")
         options = self._options(mapping({} if given is None else given, "response"), state)
         return self._begin(state, out, options)
@@ -602,14 +628,23 @@ class Protocol:
             elif key == "metadata" and value is not None:
                 found["metadata"] = _metadata(value, path)
             elif key == "conversation":
-                found["kept"] = value is None or sessions.choice(value, path, ("auto", "none")) == "auto"
+                found["kept"] = (
+                    value is None or sessions.choice(value, path, ("auto", "none")) == "auto"
+                )
             elif key == "input" and value is not None:
                 found["given"] = self._given(value, path, state)
             elif key == "audio" and value is not None:
                 found |= self._output(value, s)
             elif key == "tools":
                 sessions.no_tools(value, path, s)
-            elif key not in ("tool_choice", "output_modalities", "metadata", "input", "audio", *sessions.UNUSED):
+            elif key not in (
+                "tool_choice",
+                "output_modalities",
+                "metadata",
+                "input",
+                "audio",
+                *sessions.UNUSED,
+            ):
                 raise Invalid(f"{path} is no parameter of a response", path, "unknown_parameter")
         return found
 
@@ -645,7 +680,9 @@ class Protocol:
         if asked is not None:
             text(asked, "response_id", MOST_ID)
         if r is None or asked not in (None, r.id):
-            what = "no response is in progress" if r is None else f"{short(asked)} is not in progress"
+            what = (
+                "no response is in progress" if r is None else f"{short(asked)} is not in progress"
+            )
             raise Invalid(what, "response_id" if asked else None, "response_cancel_not_active")
         return self._stopped(state, out, "client_cancelled")
 
@@ -670,7 +707,9 @@ class Protocol:
         if isinstance(x, (Transcribed, Unheard)):
             return self._transcribed(x, state, out)
         if isinstance(x, Answering):
-            return state if r is not None else self._begin(state, out, {}, asked=True)
+            if r is not None:  # one that the client asked for, and that waited
+                return replace(state, response=replace(r, asked=True))
+            return self._begin(state, out, {}, asked=True)
         if isinstance(x, Interrupted):
             return self._interrupted(x, state, out)
         assert not isinstance(x, Client)
@@ -682,9 +721,7 @@ class Protocol:
             return self._spoke(x, state, out)
         if isinstance(x, Broke):
             error = {"type": "server_error", "code": "agent_failed", "message": x.message}
-            details = {"type": "failed", "error": {"type": "server_error", "code": "agent_failed"}}
-            out.add("error", error=error)
-            return self._done(state, out, "failed", details)
+            return self._done(state, out, "failed", {"type": "failed", "error": error})
         return self._done(state, out, "completed", None)
 
     def _turn_began(self, x: TurnBegan, state: State, out: Outbox) -> State:
@@ -724,6 +761,7 @@ class Protocol:
     def _transcribed(self, x: Transcribed | Unheard, state: State, out: Outbox) -> State:
         said = dict(state.owed).get(x.item)
         item = state.find(x.item)
+        state = replace(state, owed=tuple(o for o in state.owed if o[0] != x.item))
         if said is None or item is None:
             return state  # deleted meanwhile
         head: Json = {"item_id": x.item, "content_index": 0}
@@ -741,14 +779,14 @@ class Protocol:
         before = state.items[at - 1].id if at else None
         out.add("conversation.item.done", previous_item_id=before, item=item.shown())
         items = (*state.items[:at], item, *state.items[at + 1 :])
-        return replace(state, items=items, owed=tuple(o for o in state.owed if o[0] != x.item))
+        return replace(state, items=_newest(items))
 
     # An answer
 
     def _begin(self, state: State, out: Outbox, options: Json, asked: bool = False) -> State:
         s = state.session
         state, id = _named(state, "resp")
-        chosen = {
+        chosen: dict[str, Any] = {
             "modality": s.modality,
             "output": s.output,
             "voice": s.voice,
@@ -806,7 +844,7 @@ class Protocol:
         if r.kept:
             out.add("conversation.item.added", previous_item_id=before, item=item.shown())
             items = (*state.items, replace(item, parts=(Part(f"output_{r.modality}", ""),)))
-            state = replace(state, items=items[-MOST_ITEMS:])
+            state = replace(state, items=_newest(items))
         out.add("response.content_part.added", **_place(r), part=_part(r.modality, ""))
         return replace(state, response=r), r
 
@@ -834,13 +872,15 @@ class Protocol:
                 out.add("response.output_text.done", **place, text=said)
             out.add("response.content_part.done", **place, part=_part(r.modality, said))
             item = _answer(r, "completed" if whole else "incomplete")
-            out.add("response.output_item.done", response_id=r.id, output_index=0, item=item.shown())
+            out.add(
+                "response.output_item.done", response_id=r.id, output_index=0, item=item.shown()
+            )
             if r.kept and state.find(r.item) is not None:
                 at = state.index(r.item)
                 before = state.items[at - 1].id if at else None
                 out.add("conversation.item.done", previous_item_id=before, item=item.shown())
                 items = (*state.items[:at], item, *state.items[at + 1 :])
-                state = replace(state, items=items)
+                state = replace(state, items=_newest(items))
         out.add("response.done", response=self._shown(r, state, status, details))
         return replace(state, response=None, last=r.id, last_item=r.item)
 
@@ -887,8 +927,21 @@ class Outbox:
 
 
 def _named(state: State, kind: str) -> tuple[State, str]:
+    """A new id; clients name items too."""
     count = state.count + 1
+    while kind == "item" and state.find(f"{kind}_{state.prefix}{count:05d}"):
+        count += 1
     return replace(state, count=count), f"{kind}_{state.prefix}{count:05d}"
+
+
+def _newest(items: tuple[Item, ...], spared: str = "") -> tuple[Item, ...]:
+    """The items without the oldest, where they are too many or too long; one is spared."""
+    over = sum(len(i.text) for i in items) - MOST_CHARACTERS
+    found = list(items)
+    while len(found) > 1 and (over > 0 or len(found) > MOST_ITEMS):
+        gone = found.pop(1 if found[0].id == spared else 0)
+        over -= len(gone.text)
+    return tuple(found)
 
 
 def _error(error: Invalid, event: Any) -> Json:
@@ -963,7 +1016,9 @@ def decoded(value: Any, form: Format, path: str) -> np.ndarray:
     reader = decoder(form.dtype, 1)
     if len(data) % reader.frame:
         raise Invalid(
-            f"{path} has {len(data)} bytes, which are no whole samples of 16 bits", path, "invalid_audio"
+            f"{path} has {len(data)} bytes, which are no whole samples of 16 bits",
+            path,
+            "invalid_audio",
         )
     return reader.decode(data)[:, 0].astype(np.float32)
 

@@ -26,7 +26,9 @@ WAITS = {  # short_s, normal_s, long_s of a conversation
     "auto": (0.3, 0.6, 1.4),
     "high": (0.2, 0.4, 0.8),
 }
-SEGMENT_S = 0.32  # of silence closes a stretch of speech where the turn's end is decided by its words
+SEGMENT_S = (
+    0.32  # of silence closes a stretch of speech where the turn's end is decided by its words
+)
 RATES = (8_000, 48_000)  # Hz of audio/pcm that are taken; the protocol's own is 24000
 OPENAI_VOICES = (
     "alloy ash ballad coral echo fable onyx nova sage shimmer verse marin cedar"
@@ -218,7 +220,9 @@ def updated(session: Session, asked: Any, offer: Offer) -> Session:
     table = mapping(asked, "session")
     kind = table.get("type", session.type)
     if kind not in (REALTIME, TRANSCRIPTION):
-        raise Invalid(f"session.type must be realtime or transcription, got {short(kind)}", "session.type")
+        raise Invalid(
+            f"session.type must be realtime or transcription, got {short(kind)}", "session.type"
+        )
     if kind != session.type:
         session = opening(offer, kind == TRANSCRIPTION, session.model)
     readers: dict[str, Callable[[Any, Session], Session]] = {
