@@ -110,9 +110,10 @@ class TurnDetection:
     interrupt_response: bool = True
 
     def shown(self, responds: bool) -> Json:
-        names = ("threshold", "prefix_padding_ms", "silence_duration_ms")
-        names = names if self.type == "server_vad" else ("eagerness",)
-        names += ("create_response", "interrupt_response") if responds else ()
+        names = ["eagerness"]
+        if self.type == "server_vad":
+            names = ["threshold", "prefix_padding_ms", "silence_duration_ms"]
+        names += ["create_response", "interrupt_response"] if responds else []
         return {"type": self.type} | {n: getattr(self, n) for n in names}
 
 
@@ -306,7 +307,8 @@ def _transcription(value: Any, session: Session, offer: Offer) -> Transcription 
                 raise Invalid(f"this server's model has no delay {delay!r}", where)
             found = replace(found, delay=delay)
         elif key in ("model", "prompt"):
-            found = replace(found, **{key: None if v is None else text(v, where)})
+            said: Any = None if v is None else text(v, where)
+            found = replace(found, **{key: said})
         elif key == "language":
             found = replace(found, language=None if v is None else _language(v, where, offer))
         elif key == "languages":
@@ -343,7 +345,8 @@ def _turns(value: Any, session: Session) -> TurnDetection | None:
         if key in ("create_response", "interrupt_response"):
             if not isinstance(v, bool):
                 raise Invalid(f"{where} must be true or false, got {short(v)}", where)
-            found = replace(found, **{key: v})
+            flag: Any = v
+            found = replace(found, **{key: flag})
         elif key == "idle_timeout_ms":
             if v is not None:
                 raise Invalid("this server has no idle timeout; leave it null", where)
