@@ -46,8 +46,7 @@ class Agent:
 
     def __call__(self, messages):
         self.asked.append(messages)
-        for piece in [self.answer] if isinstance(self.answer, str) else self.answer(messages):
-            yield piece
+        yield from [self.answer] if isinstance(self.answer, str) else self.answer(messages)
 
 
 class Server(threading.Thread):
@@ -328,7 +327,7 @@ def test_an_interruption_by_voice(server, agent, fixtures_dir, turns):
         await c.append(np.concatenate([pcm(fixtures_dir), silence(0.8)]))
         await c.until("response.output_audio.delta")
         agent.answer = "Yes."
-        speech, at = np.concatenate([pcm(fixtures_dir, "austen_0930"), silence(0.8)]), 0
+        speech = np.concatenate([pcm(fixtures_dir, "austen_0930"), silence(0.8)])
         task = asyncio.ensure_future(paced(c, speech))
         await c.until("input_audio_buffer.speech_started")
         while len(c.ledger.done) < 2:
@@ -444,6 +443,73 @@ def test_nonsense_gives_one_error_each_and_the_session_lives(server, agent):
                 ledger.see(event)
                 assert event["type"] != "error"
             assert event["response"]["status"] == "completed"
+
+    asyncio.run(main())
+
+
+def anything(random, speech, items):
+    """A client's event that may be wrong, late or too early."""
+    n = random.integers(0, 22)
+    at = random.integers(0, len(speech))
+    turns = [None, {"type": "server_vad"}, {"type": "semantic_vad"},
+             {"type": "server_vad", "create_response": False}, {"type": "server_vad", "interrupt_response": False}]  # fmt: skip
+    item = items[random.integers(0, len(items))] if items else "none"
+    if n < 10:
+        return {"type": "input_audio_buffer.append", "audio": b64(speech[at : at + 12_000])}
+    return [
+        {"type": "input_audio_buffer.commit"},
+        {"type": "input_audio_buffer.clear"},
+        {"type": "response.create"},
+        {"type": "response.create", "response": {"output_modalities": ["text"], "conversation": "none"}},
+        {"type": "response.cancel"},
+        {"type": "output_audio_buffer.clear"},
+        {"type": "conversation.item.delete", "item_id": item},
+        {"type": "conversation.item.truncate", "item_id": item, "content_index": 0, "audio_end_ms": 300},
+        {"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": [
+            {"type": "input_audio", "audio": b64(speech[at : at + 12_000])}]}},
+        {"type": "session.update", "session": {"output_modalities": [["text"], ["audio"]][n % 2]}},
+        {"type": "session.update", "session": {"audio": {"input": {
+            "turn_detection": turns[random.integers(0, len(turns))], "transcription": {"delay": "minimal"}}}}},
+        {"type": "nonsense"},
+    ][n - 10]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_events_in_any_order_leave_a_session_that_answers(server, agent, fixtures_dir, seed):
+    random, speech = np.random.default_rng(seed), pcm(fixtures_dir)
+
+    async def main():
+        url, ledger = server.url.replace("http", "ws") + "/realtime", Ledger()
+        async with connect_plainly(url) as ws:
+
+            async def until(good):
+                while not good(event := json.loads(await asyncio.wait_for(ws.recv(), PATIENCE_S))):
+                    ledger.see(event)
+                ledger.see(event)
+
+            for n in range(150):
+                items = [i for i, state in ledger.items.items() if state != "deleted"]
+                await ws.send(json.dumps(anything(random, speech, items)))
+                while n % 10 == 0:
+                    try:
+                        ledger.see(json.loads(await asyncio.wait_for(ws.recv(), 0.2)))
+                    except asyncio.TimeoutError:
+                        break
+            turns = {"audio": {"input": {"turn_detection": None}}, "output_modalities": ["audio"]}
+            for event in (
+                {"type": "input_audio_buffer.clear"},
+                {"type": "session.update", "session": turns},
+                {"type": "response.cancel"},
+                {"type": "nonsense", "event_id": "the last"},
+            ):
+                await ws.send(json.dumps(event))
+            await until(lambda e: e["type"] == "error" and e["error"]["event_id"] == "the last")
+            before = len(ledger.done)
+            assert before == len(ledger.created)
+            await ws.send(json.dumps({"type": "response.create"}))
+            await until(lambda e: e["type"] == "response.done")
+            assert list(ledger.done.values())[before:] == ["completed"]
+            assert "failed" not in ledger.done.values()
 
     asyncio.run(main())
 
