@@ -261,6 +261,7 @@ class Listening:
         for n, event in enumerate(batch):
             ended = n + 1 < len(batch) and isinstance(batch[n + 1], Endpoint)
             if isinstance(event, SpeechStarted):
+                out += self.heard(self._at(event.time))  # nobody spoke before
                 out += self._started(event)
             elif isinstance(event, Partial):
                 out += self._partial(event)
@@ -432,21 +433,26 @@ async def listen(websocket: WebSocket, engine: Engine) -> None:
     try:
         languages = engine.recognizer.card.get("languages") or ("en",)
         options = read_options(websocket.query_params.multi_items(), languages)
-        connection = _Connection(engine, options, request_id)
+        with engine.seat("listen"):
+            connection = _Connection(engine, options, request_id)
+            try:
+                await _run(websocket, connection, headers)
+            finally:
+                connection.stream.close()
     except Refused as refused:
         retry = {} if refused.retry_s is None else {"Retry-After": str(refused.retry_s)}
         await _denied(websocket, 429, "TOO_MANY_REQUESTS", str(refused), headers | retry)
-        return
     except (ValueError, SpeechStreamError) as failure:
         await _denied(websocket, 400, "INVALID_QUERY_PARAMETER", str(failure), headers)
-        return
+
+
+async def _run(websocket: WebSocket, connection: _Connection, headers: Mapping[str, str]) -> None:
     # a browser's key comes as a second subprotocol, and it is the first that is answered
     offered = [p for p in websocket.scope.get("subprotocols", []) if p in ("token", "bearer")]
-    try:
-        async with opened(websocket, engine, error, next(iter(offered), None), headers) as socket:
-            await connection.run(socket)
-    finally:
-        connection.stream.close()
+    async with opened(
+        websocket, connection.engine, error, next(iter(offered), None), headers
+    ) as socket:
+        await connection.run(socket)
 
 
 async def _denied(
@@ -492,6 +498,8 @@ class _Connection:
         except Idle:
             reason = "NET-0001: no sound and no KeepAlive came in time"
             raise Ended(BROKEN, reason) from None
+        finally:
+            self.stream.close()  # a client that reads slowly may still read why it is closed
         if self.closing is not None:
             raise self.closing
 

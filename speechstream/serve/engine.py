@@ -399,6 +399,7 @@ class Engine:
         self.live = Lane("live", Pool(slots), self.stats)
         self.files = Lane("files", Pool(self.limits.files), self.stats)
         self.seated: dict[str, int] = {}
+        self.resumable: dict[str, Any] = {}  # sessions that outlive their connection, by their name
         self.draining = asyncio.Event()
 
     def start(self) -> None:
@@ -443,7 +444,7 @@ class Engine:
 
     def listen(
         self,
-        latency_ms: int = 320,
+        latency_ms: int | None = 320,
         sample_rate: int = 16_000,
         rules: EndpointRules | None = None,
         hotwords: Phrases = None,

@@ -28,11 +28,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from speechstream.audio.pcm import decoder
+from speechstream.audio.pcm import TYPES, decoder
 from speechstream.audio.recording import check_rate
 from speechstream.audio.samples import as_samples
 from speechstream.errors import SpeechStreamError
@@ -40,6 +40,8 @@ from speechstream.serve.engine import Engine, Limits, Refused, Stream
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
+
+T = TypeVar("T")
 
 NORMAL, DATA, POLICY, TOO_BIG, BROKEN, RESTART, LATER = 1000, 1007, 1008, 1009, 1011, 1012, 1013
 REASON_BYTES = 123  # of a close frame at most (RFC 6455, 5.5)
@@ -69,6 +71,13 @@ class Idle(Ended):
 
     def __init__(self, seconds: float):
         super().__init__(POLICY, f"nothing was sent for {seconds:g} s")
+
+
+class Slow(Ended):
+    """The client does not read."""
+
+    def __init__(self, seconds: float):
+        super().__init__(POLICY, f"nothing was read for {seconds:g} s", told=False)
 
 
 class Draining(Ended):
@@ -127,14 +136,13 @@ class Socket:
     async def send(self, message: str | bytes | Mapping[str, Any]) -> None:
         """Send text, bytes, or an object as JSON; wait while the client is slow.
 
-        Raises Ended (1008) where it does not read for limits.slow_s, Gone where it is not there.
+        Raises Slow where it does not read for limits.slow_s, Gone where it is not there.
         """
         data = message if isinstance(message, (str, bytes)) else dumped(message)
         try:
-            await asyncio.wait_for(self._send(data), self.limits.slow_s)
+            await within(self.limits.slow_s, self._send(data))
         except asyncio.TimeoutError:
-            reason = f"nothing was read for {self.limits.slow_s:g} s"
-            raise Ended(POLICY, reason, told=False) from None
+            raise Slow(self.limits.slow_s) from None
         self._active = time.monotonic()
 
     async def _send(self, data: str | bytes) -> None:
@@ -160,8 +168,7 @@ class Socket:
             return
         self.closed = True
         try:
-            linger = min(LINGER_S, self.limits.slow_s)
-            await asyncio.wait_for(self.websocket.close(code, shortened(reason)), linger)
+            await within(LINGER_S, self.websocket.close(code, shortened(reason)))
         except asyncio.TimeoutError:
             pass
         except _closed_errors():
@@ -214,6 +221,24 @@ async def opened(
         await socket.close(code, reason)
 
 
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of what may take so long. Raises asyncio.TimeoutError.
+
+    `asyncio.wait_for` before Python 3.12 forgets that it was cancelled where the work ends at that moment.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled():
+            task.exception()  # also where nobody asks for it
+    if not task.done():
+        raise asyncio.TimeoutError
+    return task.result()
+
+
 async def first(*work: Coroutine[Any, Any, None]) -> None:
     """Run several until one ends, and cancel the others; raises what it raised."""
     tasks = [asyncio.ensure_future(one) for one in work]
@@ -261,16 +286,19 @@ class Sound:
     """
 
     def __init__(self, dtype: str, sample_rate: int, channels: int, limits: Limits):
+        if dtype not in TYPES:
+            raise ValueError(
+                f"encoding {dtype[:40]!r} is not supported, expected one of {', '.join(TYPES)}"
+            )
         self._decoder = decoder(dtype, channels)
         self.sample_rate, self.samples = check_rate(sample_rate), 0
         self._most = limits.session_s * self.sample_rate
         self._session_s = limits.session_s
         self._rest = b""
 
-    @property
-    def odd(self) -> int:
-        """Bytes of a frame that has not come whole."""
-        return len(self._rest)
+    def restart(self, samples: int) -> None:
+        """Go on behind so many, with a message that begins with a whole frame: what was given after them is not."""
+        self._rest, self.samples = b"", samples
 
     def blocks(self, data: bytes) -> Iterator[np.ndarray]:
         """Whole frames, float32 (n, channels), BLOCK_S at most at once; what is left over waits for the next call.
