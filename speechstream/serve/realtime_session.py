@@ -30,9 +30,21 @@ SEGMENT_S = (
     0.32  # of silence closes a stretch of speech where the turn's end is decided by its words
 )
 RATES = (8_000, 48_000)  # Hz of audio/pcm that are taken; the protocol's own is 24000
-OPENAI_VOICES = (
-    "alloy ash ballad coral echo fable onyx nova sage shimmer verse marin cedar"
-).split()
+OPENAI_VOICES = {  # 0 stands for our first one, 1 for our second, if there is one
+    "alloy": 0,
+    "ash": 1,
+    "ballad": 1,
+    "cedar": 1,
+    "coral": 0,
+    "echo": 1,
+    "fable": 1,
+    "marin": 0,
+    "nova": 0,
+    "onyx": 1,
+    "sage": 0,
+    "shimmer": 0,
+    "verse": 1,
+}
 MOST_TEXT = 100_000  # characters of instructions
 MOST_KEYWORDS = 200
 # Taken, and without effect.
@@ -63,7 +75,7 @@ class Offer:
         """The speaker that a voice's name stands for: its own, or one of OpenAI's for some speaker."""
         if name in self.voices:
             return name
-        return self.voices[OPENAI_VOICES.index(name) % len(self.voices)]
+        return self.voices[OPENAI_VOICES[name] % len(self.voices)]
 
 
 @dataclass(frozen=True)

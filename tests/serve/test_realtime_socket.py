@@ -474,7 +474,7 @@ def anything(random, speech, items):
     ][n - 10]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_events_in_any_order_leave_a_session_that_answers(server, agent, fixtures_dir, seed):
     random, speech = np.random.default_rng(seed), pcm(fixtures_dir)
 
@@ -487,7 +487,7 @@ def test_events_in_any_order_leave_a_session_that_answers(server, agent, fixture
                     ledger.see(event)
                 ledger.see(event)
 
-            for n in range(150):
+            for n in range(80):
                 items = [i for i, state in ledger.items.items() if state != "deleted"]
                 await ws.send(json.dumps(anything(random, speech, items)))
                 while n % 10 == 0:
