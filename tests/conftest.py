@@ -67,6 +67,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "nn/test_whisper.py": ("test_the_position_table_is_whispers",),
     "recipes": ALL,
     "runtime": ALL,
+    "serve/test_realtime_protocol.py": ("test_nothing_a_client_sends_breaks_it",),
+    "serve/test_realtime_socket.py": ALL,
     "test_evaluate.py": (
         "test_normaliser_is_whispers",
         "test_report_tables_and_pictures",

@@ -47,7 +47,6 @@ from speechstream.duplex.events import (
     Error,
     Heard,
     Label,
-    Message,
     Played,
     Say,
     SpeechFailed,
@@ -66,7 +65,8 @@ from speechstream.runtime.requests import Work
 from speechstream.serve import realtime_protocol as protocol
 from speechstream.serve.engine import Engine, Refused, Stream
 from speechstream.serve.realtime_protocol import News, Protocol, State
-from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Session
+from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Json, Session
+from speechstream.serve.realtime_tools import ToolCall, equipped
 from speechstream.serve.sockets import POLICY, Ended
 
 Agent = Callable[[list[dict[str, str]]], Any]  # gives text: an iterable, or an asynchronous one
@@ -141,22 +141,22 @@ class Encoder:
 class Thinking:
     """Runs an agent beside the loop: an asynchronous one as a task, any other in a thread for each answer."""
 
-    def __init__(self, agent: Agent, tell: Callable[[type, int, str], None]):
+    def __init__(self, agent: Agent, tell: Callable[[type, int, Any], None]):
         self._agent, self._tell = agent, tell
         self._loop = asyncio.get_running_loop()
         self._running: dict[int, tuple[threading.Event, asyncio.Task[None] | None, list[Any]]] = {}
 
-    def ask(self, reply: int, messages: tuple[Message, ...]) -> None:
-        given = [{"role": m.role, "content": m.content} for m in messages]
+    def ask(
+        self, reply: int, messages: tuple[Json, ...], tools: tuple[Json, ...], choice: Any
+    ) -> None:
+        given, agent = list(messages), equipped(self._agent, tools, choice)
         cancelled, answer = threading.Event(), list[Any]()
-        if inspect.isasyncgenfunction(self._agent) or inspect.isasyncgenfunction(
-            type(self._agent).__call__
-        ):
-            task = asyncio.ensure_future(self._await(reply, self._agent(given), cancelled))
+        if inspect.isasyncgenfunction(agent) or inspect.isasyncgenfunction(type(agent).__call__):
+            task = asyncio.ensure_future(self._await(reply, agent(given)))
             self._running[reply] = cancelled, task, answer
             return
         self._running[reply] = cancelled, None, answer
-        work = (reply, given, cancelled, answer)
+        work = (reply, agent, given, cancelled, answer)
         threading.Thread(target=self._run, args=work, name="agent", daemon=True).start()
 
     def cancel(self, reply: int) -> None:
@@ -178,12 +178,10 @@ class Thinking:
         for reply in list(self._running):
             self.cancel(reply)
 
-    async def _await(
-        self, reply: int, answer: AsyncIterator[str], cancelled: threading.Event
-    ) -> None:
+    async def _await(self, reply: int, answer: AsyncIterator[str | ToolCall]) -> None:
         try:
             async for piece in answer:
-                self._tell(AgentText, reply, piece)
+                self._tell(*_piece(reply, piece))
                 await asyncio.sleep(0)
             self._tell(AgentEnd, reply, "")
         except SpeechStreamError as error:
@@ -191,25 +189,33 @@ class Thinking:
         except Exception as error:  # of a callable that is not ours
             self._tell(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
 
-    def _run(self, reply: int, given: Any, cancelled: threading.Event, answer: list[Any]) -> None:
+    def _run(
+        self, reply: int, agent: Agent, given: Any, cancelled: threading.Event, answer: list[Any]
+    ) -> None:
         try:
-            pieces = self._agent(given)
+            pieces = agent(given)
             answer.append(pieces)
             for n, piece in enumerate(pieces):
                 if cancelled.is_set():
                     return
                 if n >= MOST_PIECES:
                     raise SpeechStreamError("the agent's answer has no end")
-                self._post(AgentText, reply, str(piece))
+                self._post(*_piece(reply, piece))
             self._post(AgentEnd, reply, "")
         except SpeechStreamError as error:
             self._post(AgentFailed, reply, str(error))
         except Exception as error:  # of a callable that is not ours
             self._post(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
 
-    def _post(self, kind: type, reply: int, said: str) -> None:
+    def _post(self, kind: type, reply: int, said: Any) -> None:
         with suppress(RuntimeError):  # the loop is over
             self._loop.call_soon_threadsafe(self._tell, kind, reply, said)
+
+
+def _piece(reply: int, piece: Any) -> tuple[type, int, Any]:
+    if isinstance(piece, ToolCall):
+        return ToolCall, reply, piece
+    return AgentText, reply, str(piece)
 
 
 @dataclass(eq=False)
@@ -310,7 +316,9 @@ class Talk:
             0.0  # the conversation's clock, and how far it is ahead of the sound
         )
         self._moved = self._sounded = time.monotonic()
-        self._asked: tuple[str, tuple[Message, ...]] | None = None  # a response of the client's
+        self._asked: protocol.Answer | None = None  # a response of the client's
+        self._calls: dict[int, list[ToolCall]] = {}  # of functions, in replies; those
+        self._only: set[int] = set()  # that are nothing else
         self._silencing = False  # the client ends the speech, not the user
         self._unanswered = False  # a turn ended during a response
         self._voice: Voice | None = None
@@ -347,6 +355,12 @@ class Talk:
             self._complain(message, "invalid_json")
 
         await self._post(tell)
+
+    async def rest(self, longest_s: float) -> None:
+        """Wait until nothing is being answered or written down, so long at most."""
+        until = time.monotonic() + longest_s
+        while (self.state.response or self.state.owed) and time.monotonic() < until:
+            await asyncio.sleep(TICK_S)
 
     def close(self) -> None:
         """Give back all streams."""
@@ -402,7 +416,7 @@ class Talk:
         elif isinstance(c, protocol.Configure):
             await self._configure(c.before)
         elif isinstance(c, protocol.Answer):
-            self._asked = c.response, c.messages
+            self._asked = c
             self._silencing = True
             await self._step(Typed(PROMPT, self._wall()))
             self._silencing = False
@@ -680,6 +694,8 @@ class Talk:
         assert r is not None
         rate = self.engine.synthesizer.sample_rate
         self._voice = Voice(label, r.id, r.modality, Encoder(rate, r.output), rate)
+        if after.reply.id in self._only:
+            self._inbox.put_nowait((lambda: self._call_only(label.reply), None))
 
     async def _follow_turn(self, s: Stretch, before: Core, after: Core, event: DuplexEvent) -> None:
         words = event.event if isinstance(event, Heard) else None
@@ -710,9 +726,14 @@ class Talk:
 
     async def _act(self, a: Action) -> None:
         if isinstance(a, Ask):
-            self._thinking.ask(a.reply, self._messages())
+            asked = self._asked or protocol.Answer(
+                "", self._messages(), self.session.tools, self.session.tool_choice
+            )
+            self._thinking.ask(a.reply, asked.messages, asked.tools, asked.tool_choice)
         elif isinstance(a, Cancel):
             self._thinking.cancel(a.reply)
+            self._calls.pop(a.reply, None)
+            self._only.discard(a.reply)
         elif isinstance(a, Say):
             await self._say(a)
         elif isinstance(a, StopSpeaking):
@@ -720,10 +741,8 @@ class Talk:
         elif isinstance(a, Error):
             await self._failed(a.text)
 
-    def _messages(self) -> tuple[Message, ...]:
+    def _messages(self) -> tuple[Json, ...]:
         """What the agent is told: the items, and the turn that goes on."""
-        if self._asked is not None:
-            return self._asked[1]
         s = self._ears
         going = s is not None and self.state.turn is not None
         return self.protocol.messages(self.state, s.all if going and s is not None else "")
@@ -735,20 +754,45 @@ class Talk:
         else:
             self._complain(message, "server_error")
 
-    def _agent_said(self, kind: type, reply: int, said: str) -> None:
+    def _agent_said(self, kind: type, reply: int, said: Any) -> None:
         """On the loop."""
+        self._inbox.put_nowait((lambda: self._take(kind, reply, said), None))
 
-        async def take() -> None:
-            now = self._wall()
-            if kind is AgentText:
-                await self._step(AgentText(reply, said, now))
-                return
-            self._thinking.over(reply)
-            await self._step(
-                AgentEnd(reply, now) if kind is AgentEnd else AgentFailed(reply, said, now)
-            )
+    async def _take(self, kind: type, reply: int, said: Any) -> None:
+        now, r = self._wall(), self.core.reply
+        if kind is AgentText:
+            await self._step(AgentText(reply, said, now))
+            return
+        if r is None or r.id != reply:
+            return
+        if kind is ToolCall:
+            self._calls.setdefault(reply, []).append(said)
+            return
+        self._thinking.over(reply)
+        if kind is AgentFailed:
+            await self._step(AgentFailed(reply, said, now))
+        elif reply in self._calls and not r.text.strip():  # for the conversation it has not ended
+            self._only.add(reply)
+            if r.label is not None:
+                await self._call_only(reply)
+        else:
+            await self._step(AgentEnd(reply, now))
 
-        self._inbox.put_nowait((take, None))
+    async def _call_only(self, reply: int) -> None:
+        """The answer is nothing but calls: there is nothing to be said."""
+        self._only.discard(reply)
+        v = self._voice
+        if v is None or v.label.reply != reply:
+            return  # stopped meanwhile
+        await self._call(reply, v)
+        await self._news(protocol.Answered(v.response))
+        self._silencing = True
+        await self._step(StopPressed(self.now))
+        self._silencing = False
+
+    async def _call(self, reply: int, v: Voice) -> None:
+        for call in self._calls.pop(reply, ()):
+            await self._news(protocol.Called(v.response, call.id, call.name, call.arguments))
 
     # The voice
 
@@ -834,6 +878,7 @@ class Talk:
         if failed:
             await self._news(protocol.Broke(v.response, failed))
         else:
+            await self._call(v.label.reply, v)
             await self._news(protocol.Answered(v.response))
 
     async def _stop(self, label: Label) -> None:

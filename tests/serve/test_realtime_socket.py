@@ -19,6 +19,7 @@ import soundfile as sf
 import uvicorn
 from openai import AsyncOpenAI, OpenAI
 from starlette.applications import Starlette
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect as connect_plainly
 
@@ -26,6 +27,7 @@ from speechstream import Recognizer, Synthesizer
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.audio.pcm import mulaw_table
 from speechstream.audio.resample import Resampler
+from speechstream.duplex.agent import ChatCompletions
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final
 from speechstream.serve.engine import Engine
@@ -68,7 +70,14 @@ class Server(threading.Thread):
             yield
             self.engine.stop()
 
+        async def completions(request):
+            self.requests.append(await request.json())
+            lines = "".join(f"data: {json.dumps(e)}\n\n" for e in self.chat(self.requests[-1]))
+            return Response(lines + "data: [DONE]\n\n", media_type="text/event-stream")
+
+        self.requests, self.chat = [], None
         routes = [
+            Route("/v1/chat/completions", completions, methods=["POST"]),
             WebSocketRoute("/v1/realtime", endpoint),
             Route("/v1/realtime/client_secrets", client_secrets, methods=["POST"]),
         ]
@@ -76,7 +85,7 @@ class Server(threading.Thread):
         app.state.guard = SimpleNamespace(issue=lambda ttl_s: f"ek_{ttl_s}")
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/v1"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="websockets"))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="websockets-sansio"))
 
     def run(self):
         self.server.run(sockets=[self.socket])
@@ -100,7 +109,7 @@ def server(models):
 
 @pytest.fixture(autouse=True)
 def agent(server):
-    server.agent.__init__()
+    server.agent = Agent()
     yield server.agent
     live = server.engine.live
     until = time.monotonic() + 10
@@ -445,6 +454,48 @@ def test_nonsense_gives_one_error_each_and_the_session_lives(server, agent):
             assert event["response"]["status"] == "completed"
 
     asyncio.run(main())
+
+
+def chat(request):
+    """A model that calls a function first, and then tells its result."""
+    last = request["messages"][-1]
+    if last["role"] == "tool":
+        yield {"choices": [{"delta": {"content": f"It is {last['content']}."}}]}
+        yield {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+        return
+    call = {"index": 0, "id": "call_a", "function": {"name": "weather", "arguments": ""}}
+    yield {"choices": [{"delta": {"role": "assistant", "content": None, "tool_calls": [call]}}]}
+    for piece in ('{"place":', ' "Bonn"}'):
+        call = {"index": 0, "function": {"arguments": piece}}
+        yield {"choices": [{"delta": {"tool_calls": [call]}}]}
+    yield {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}
+
+
+@pytest.mark.parametrize("turns", [None, {"type": "server_vad"}])
+def test_an_agent_calls_a_function_of_the_clients(server, fixtures_dir, turns):
+    server.agent, server.chat = ChatCompletions(server.url, "m", key=""), chat
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+
+    async def do(c):
+        await c.update(tools=[tool], audio={"input": {"turn_detection": turns}})
+        await c.append(np.concatenate([pcm(fixtures_dir), silence(0.8)]))
+        if turns is None:
+            await c.send("input_audio_buffer.commit")
+            await c.send("response.create")
+        call = await c.until("response.function_call_arguments.done")
+        assert (call["name"], json.loads(call["arguments"])) == ("weather", {"place": "Bonn"})
+        done = (await c.until("response.done"))["response"]
+        assert [o["type"] for o in done["output"]] == ["function_call"]
+        result = {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}
+        await c.send("conversation.item.create", item=result)
+        await c.send("response.create")
+        done = (await c.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["transcript"] == "It is sunny."
+
+    talk(server, do)
+    sent = server.requests[-1]
+    assert sent["tools"][0]["function"]["name"] == "weather" and sent["tool_choice"] == "auto"
+    assert [m["role"] for m in sent["messages"]] == ["system", "user", "assistant", "tool"]
 
 
 def anything(random, speech, items):
