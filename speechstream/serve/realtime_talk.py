@@ -310,6 +310,7 @@ class Talk:
         self._todo: deque[DuplexEvent] = deque()
         self._stepping = False
         self._ears: Stretch | None = None
+        self._fed: list[tuple[Stream, np.ndarray]] = []  # sound that is to be pushed
         self._clips: set[Stream] = set()
         self._appended_s = self._heard_s = 0.0  # seconds of the connection's sound
         self.now = self._shift = (
@@ -347,6 +348,11 @@ class Talk:
     async def event(self, event: Any) -> None:
         """A client's event, parsed; returns when it has been dealt with."""
         await self._post(lambda: self._news(protocol.Client(event)))
+        fed, self._fed = self._fed, []
+        for stream, block in fed:  # here, so that what is heard of a long block can be told meanwhile
+            with suppress(SpeechStreamError):  # it has failed, which its last event says, or was dropped
+                await stream.push(block)
+            self._sounded = time.monotonic()
 
     async def nonsense(self, message: str) -> None:
         """A client's message that is no event."""
@@ -405,7 +411,7 @@ class Talk:
 
     async def _do(self, c: protocol.Command) -> None:
         if isinstance(c, protocol.Hear):
-            await self._hear(c.pcm)
+            self._hear(c.pcm)
         elif isinstance(c, protocol.Commit):
             await self._commit(c.item)
         elif isinstance(c, protocol.HearClip):
@@ -443,7 +449,7 @@ class Talk:
 
     # Ears
 
-    async def _hear(self, pcm: np.ndarray) -> None:
+    def _hear(self, pcm: np.ndarray) -> None:
         rate = self.session.input.rate
         most = self.engine.limits.session_s
         if self._appended_s > most:
@@ -457,12 +463,9 @@ class Talk:
         s = self._ears
         assert s is not None
         self._sounded = time.monotonic()
-        for at in range(0, len(pcm), rate):  # a second, so that the events of a long block come too
-            block = pcm[at : at + rate]
-            self._appended_s += len(block) / rate
-            s.seconds += len(block) / rate
-            with suppress(SpeechStreamError):  # it has failed, which its last event says
-                await s.stream.push(block)
+        self._appended_s += len(pcm) / rate
+        s.seconds += len(pcm) / rate
+        self._fed += [(s.stream, pcm[at : at + rate]) for at in range(0, len(pcm), rate)]
 
     def _open_ears(self) -> None:
         engine, s = self.engine, self.session
