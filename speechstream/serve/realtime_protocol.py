@@ -209,12 +209,9 @@ class Configure:
 
 @dataclass(frozen=True)
 class Answer:
-    """Begin an answer with this id to these messages, as chat completions take them."""
+    """Begin the response with this id, to `Protocol.messages` and with its tools: all that it answers is known."""
 
     response: str
-    messages: tuple[Json, ...]
-    tools: tuple[Json, ...] = ()
-    tool_choice: Any = "auto"
 
 
 @dataclass(frozen=True)
@@ -400,7 +397,8 @@ class Protocol:
         return out.numbered(state)
 
     def messages(self, state: State, also: str = "") -> tuple[Json, ...]:
-        """What an agent is told: instructions, the items' text, and also this of the user."""
+        """What an agent is told, as chat completions take it: instructions, the items' text, and also this of the
+        user."""
         r = state.response
         items = state.items if r is None or r.given is None else r.given
         said = r.instructions if r is not None else state.session.instructions
@@ -827,7 +825,7 @@ class Protocol:
         r = state.response
         if r is None or r.asked or (state.owed and r.given is None):
             return state
-        out.do(Answer(r.id, self.messages(state), r.tools, r.tool_choice))
+        out.do(Answer(r.id))
         return replace(state, response=replace(r, asked=True))
 
     def _wrote(self, x: Wrote, state: State, out: Outbox) -> State:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,7 @@ class Stretch:
 
     @property
     def all(self) -> str:
+        """All words, as they look now."""
         return " ".join(t for t in (*self.finals, self.partial) if t)
 
     def note(self, e: Partial | Final) -> None:
@@ -313,11 +315,9 @@ class Talk:
         self._fed: list[tuple[Stream, np.ndarray]] = []  # sound that is to be pushed
         self._clips: set[Stream] = set()
         self._appended_s = self._heard_s = 0.0  # seconds of the connection's sound
-        self.now = self._shift = (
-            0.0  # the conversation's clock, and how far it is ahead of the sound
-        )
+        self.now = self._shift = 0.0  # the conversation's clock, and its lead on the sound
         self._moved = self._sounded = time.monotonic()
-        self._asked: protocol.Answer | None = None  # a response of the client's
+        self._asked = False  # by the client, for a response that is begun
         self._calls: dict[int, list[ToolCall]] = {}  # of functions, in replies; those
         self._only: set[int] = set()  # that are nothing else
         self._silencing = False  # the client ends the speech, not the user
@@ -347,10 +347,15 @@ class Talk:
 
     async def event(self, event: Any) -> None:
         """A client's event, parsed; returns when it has been dealt with."""
-        await self._post(lambda: self._news(protocol.Client(event)))
+        await self._post(partial(self._news, protocol.Client(event)))
         fed, self._fed = self._fed, []
-        for stream, block in fed:  # here, so that what is heard of a long block can be told meanwhile
-            with suppress(SpeechStreamError):  # it has failed, which its last event says, or was dropped
+        for (
+            stream,
+            block,
+        ) in fed:  # here, so that what is heard of a long block can be told meanwhile
+            with suppress(
+                SpeechStreamError
+            ):  # it has failed, which its last event says, or was dropped
                 await stream.push(block)
             self._sounded = time.monotonic()
 
@@ -422,12 +427,11 @@ class Talk:
         elif isinstance(c, protocol.Configure):
             await self._configure(c.before)
         elif isinstance(c, protocol.Answer):
-            self._asked = c
+            self._asked = True
             self._silencing = True
             await self._step(Typed(PROMPT, self._wall()))
             self._silencing = False
         elif isinstance(c, protocol.Stop):
-            self._asked = None
             self._silencing = True
             await self._step(StopPressed(self._wall()))
             self._silencing = False
@@ -481,8 +485,8 @@ class Talk:
         """Put into the queue what a stream says. It is bounded by what the stream was given."""
         try:
             async for event in s.stream:
-                self._inbox.put_nowait((lambda e=event: self._recognized(s, e), None))  # type: ignore[misc]
-            self._inbox.put_nowait((lambda: self._listened(s), None))
+                self._inbox.put_nowait((partial(self._recognized, s, event), None))
+            self._inbox.put_nowait((partial(self._listened, s), None))
         finally:
             s.stream.close()
 
@@ -504,6 +508,10 @@ class Talk:
         await self._leave_turn()
 
     async def _recognized(self, s: Stretch, e: Event | VoiceActivity) -> None:
+        if isinstance(e, SpeechStarted):
+            s.stable = s.partial = s.cut = (
+                ""  # of the sentence before, which nobody was interested in
+            )
         if s.item is not None:
             await self._committed(s, e)
         elif s is not self._ears:
@@ -534,8 +542,7 @@ class Talk:
         try:
             stream = self.engine.hear_file(None, c.rate)
         except (ValueError, Refused, SpeechStreamError) as error:
-            unheard = protocol.Unheard(c.item, str(error))
-            await self._post(lambda: self._news(unheard))
+            await self._post(partial(self._news, protocol.Unheard(c.item, str(error))))
             return
         self._clips.add(stream)
         try:
@@ -550,7 +557,7 @@ class Talk:
         )
         if events and isinstance(events[-1], Failed):
             news = protocol.Unheard(c.item, events[-1].message)
-        await self._post(lambda: self._news(news))
+        await self._post(partial(self._news, news))
 
     async def _write(self, s: Stretch, e: Event | VoiceActivity) -> None:
         """What was heard, where the client or silence alone ends a turn."""
@@ -690,15 +697,15 @@ class Talk:
         if after.reply.apology:  # said as a failed response
             self._todo.append(StopPressed(self.now))
             return
-        if self._asked is None:
+        if not self._asked:
             await self._news(protocol.Answering())
-        self._asked = None
+        self._asked = False
         r = self.state.response
         assert r is not None
         rate = self.engine.synthesizer.sample_rate
         self._voice = Voice(label, r.id, r.modality, Encoder(rate, r.output), rate)
         if after.reply.id in self._only:
-            self._inbox.put_nowait((lambda: self._call_only(label.reply), None))
+            self._inbox.put_nowait((partial(self._call_only, label.reply), None))
 
     async def _follow_turn(self, s: Stretch, before: Core, after: Core, event: DuplexEvent) -> None:
         words = event.event if isinstance(event, Heard) else None
@@ -729,10 +736,8 @@ class Talk:
 
     async def _act(self, a: Action) -> None:
         if isinstance(a, Ask):
-            asked = self._asked or protocol.Answer(
-                "", self._messages(), self.session.tools, self.session.tool_choice
-            )
-            self._thinking.ask(a.reply, asked.messages, asked.tools, asked.tool_choice)
+            by = self.state.response or self.session
+            self._thinking.ask(a.reply, self._messages(), by.tools, by.tool_choice)
         elif isinstance(a, Cancel):
             self._thinking.cancel(a.reply)
             self._calls.pop(a.reply, None)
@@ -747,8 +752,8 @@ class Talk:
     def _messages(self) -> tuple[Json, ...]:
         """What the agent is told: the items, and the turn that goes on."""
         s = self._ears
-        going = s is not None and self.state.turn is not None
-        return self.protocol.messages(self.state, s.all if going and s is not None else "")
+        going = self.state.turn is not None and self.state.response is None
+        return self.protocol.messages(self.state, s.all if s is not None and going else "")
 
     async def _failed(self, message: str) -> None:
         v, r = self._voice, self.state.response
@@ -759,19 +764,20 @@ class Talk:
 
     def _agent_said(self, kind: type, reply: int, said: Any) -> None:
         """On the loop."""
-        self._inbox.put_nowait((lambda: self._take(kind, reply, said), None))
+        self._inbox.put_nowait((partial(self._take, kind, reply, said), None))
 
     async def _take(self, kind: type, reply: int, said: Any) -> None:
         now, r = self._wall(), self.core.reply
         if kind is AgentText:
             await self._step(AgentText(reply, said, now))
             return
+        if kind is not ToolCall:
+            self._thinking.over(reply)
         if r is None or r.id != reply:
             return
         if kind is ToolCall:
             self._calls.setdefault(reply, []).append(said)
             return
-        self._thinking.over(reply)
         if kind is AgentFailed:
             await self._step(AgentFailed(reply, said, now))
         elif reply in self._calls and not r.text.strip():  # for the conversation it has not ended
@@ -835,8 +841,8 @@ class Talk:
         """Take the voice's sound as fast as the client does."""
         try:
             async for event in stream:
-                await self._post(lambda e=event: self._spoken(v, e))  # type: ignore[misc]
-            await self._post(lambda: self._spoken(v, None))
+                await self._post(partial(self._spoken, v, event))
+            await self._post(partial(self._spoken, v, None))
         finally:
             stream.close()
 

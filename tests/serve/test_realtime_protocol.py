@@ -97,8 +97,8 @@ def test_a_manual_turn_is_answered_after_its_words_are_known():
     events = c.say(p.Transcribed(committed["item_id"], "Hello there.", 0.1))
     assert [k.split(".")[-1] for k in kinds(events)] == ["delta", "completed", "done"]
     assert events[1]["usage"] == {"type": "duration", "seconds": 0.1}
-    asked = c.commands[-1]
-    assert asked.messages == (
+    assert isinstance(c.commands[-1], p.Answer)
+    assert RULES.messages(c.state) == (
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hello there."},
     )
@@ -227,7 +227,8 @@ def test_responses_outside_of_the_conversation():
     }
     (created,) = c.send("response.create", response=options)
     assert created["response"]["conversation_id"] is None
-    assert [m["content"] for m in c.commands[-1].messages] == ["Remember this.", "What was it?"]
+    assert isinstance(c.commands[-1], p.Answer)
+    assert [m["content"] for m in RULES.messages(c.state)] == ["Remember this.", "What was it?"]
     r = c.state.response.id
     events = c.say(p.Wrote(r, "This.")) + c.say(p.Answered(r))
     assert "conversation.item.added" not in kinds(events) and len(c.state.items) == 1
@@ -257,8 +258,8 @@ def test_functions_are_called_and_their_results_told():
     (event,) = c.update(tools=[tool], tool_choice={"type": "function", "name": "weather"})
     assert checked(event).session.tools[0].name == "weather"
     c.send("response.create", response={"tool_choice": "required"})
-    asked, r = c.commands[-1], c.state.response.id
-    assert asked.tools == (tool,) and asked.tool_choice == "required"
+    r = c.state.response.id
+    assert c.state.response.tools == (tool,) and c.state.response.tool_choice == "required"
     events = c.say(p.Spoke(r, b"\0\0", 10, "Wait.")) + c.say(p.Called(r, "call_1", "weather", "{}"))
     events += c.say(p.Answered(r))
     output = events[-1]["response"]["output"]
