@@ -77,6 +77,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     ),
     "serve/test_deepgram.py": ALL,
     "serve/test_stream_socket.py": ALL,
+    "serve/test_realtime_protocol.py": ("test_nothing_a_client_sends_breaks_it",),
+    "serve/test_realtime_socket.py": ALL,
     "test_evaluate.py": (
         "test_normaliser_is_whispers",
         "test_report_tables_and_pictures",
