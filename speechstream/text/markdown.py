@@ -400,8 +400,6 @@ class _Reading:
         self.end_block()
         self.outside()
         self.s.block, self.s.quotes = "heading", self.s.quoted
-        while self.text[run : run + 1] in (" ", "\t") and self.text[run : run + 1]:
-            run += 1
         self.to(run, "text")
         self.s.before = ""
         return True
@@ -523,7 +521,7 @@ class _Reading:
             self.say(said, self.at, self.at + note.end())
             self.to(self.at + note.end())
             return True
-        if not complete and (note or UNFINISHED_NOTE.fullmatch(window)):
+        if not complete and (note or window == "[" or UNFINISHED_NOTE.fullmatch(window)):
             raise Wait
         if self.s.quoted:
             if not complete and UNFINISHED_ALERT.fullmatch(window):
@@ -625,7 +623,8 @@ class _Reading:
         if self.peek(end) in ("", "\n"):
             self.to(end)
         else:
-            self.say(self.text[self.at : gap], self.at, gap)
+            if self.s.size:
+                self.say(self.text[self.at : gap], self.at, gap)
             self.to(gap)
 
     def take(self, found: Found) -> None:
