@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from speechstream.text import ssml
 
@@ -20,7 +19,7 @@ MAX_DEPTH = 8  # of brackets within brackets
 GUARD = "\u2060"  # is not spoken; keeps `<` and `[[` of a text from being read as SSML
 
 SPECIAL = re.compile(
-    r"[\\`*_~\[!<&$\n\r]|(?<![A-Za-z0-9])(?=[hHwW])"
+    r"[\\`*_~\[!<&$\n\r]|(?<![A-Za-z0-9])(?=(?i:https?://|www\.|(?:h(?:t(?:tps?(?::/?)?|t)?)?|ww?w?)\Z))"
     r"|[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u200d\ufe0f\u20e3]"
 )
 SPECIAL_OR_BLANK = re.compile(SPECIAL.pattern + r"|[ \t]")
@@ -94,8 +93,7 @@ class Formula(Protocol):
         """What a formula is in words."""
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """What is said for `text[start:end]`. With as many characters it stands for them one by one."""
 
     text: str
@@ -104,8 +102,7 @@ class Said:
     tag: bool = False  # SSML, not text
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A construct that has been read up to `end`.
 
     hide: all is left out up to this mark. effect: "" or "block" (a new one begins), "hard" (a line ends).
@@ -119,8 +116,7 @@ class Found:
     open: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a construct's reading depends on beside its own characters."""
 
     final: bool = False  # no more characters come
@@ -151,18 +147,18 @@ def read(text: str, at: int, c: Context) -> Found:
 
 def whole(text: str, offset: int, c: Context) -> tuple[Said, ...]:
     """All of a text that is complete. Places are those in the text, and `offset` more."""
-    c, at, out = replace(c, final=True, before="", open=(0, 0)), 0, []
+    c, at, out = c._replace(final=True, before="", open=(0, 0)), 0, []
     while at < len(text):
         found = read(text, at, c)
         said = found.said
         if found.effect or text[at] == "\n":
             said = (Said(" ", at, found.end),)
-        out += [replace(s, start=s.start + offset, end=s.end + offset) for s in said]
+        out += [s._replace(start=s.start + offset, end=s.end + offset) for s in said]
         end = found.end
         if found.hide:
             closed = re.compile(re.escape(found.hide), re.I).search(text, end)
             end = closed.end() if closed else len(text)
-        c, at = replace(c, before=text[max(0, end - 2) : end], open=found.open), end
+        c, at = c._replace(before=text[max(0, end - 2) : end], open=found.open), end
     return tuple(out)
 
 
@@ -431,16 +427,16 @@ def _element(tag: re.Match[str], at: int, end: int, c: Context) -> Found | None:
     if "=" not in attributes and len(attributes.split()) > 1:
         return None  # a <b and c> d
     if name in THOUGHTS or name in HIDDEN:
-        return nothing if closing or tag[4] else replace(nothing, hide=f"</{tag[2]}>")
+        return nothing if closing or tag[4] else nothing._replace(hide=f"</{tag[2]}>")
     if c.ssml and (name in SPOKEN_SSML or (name == "sub" and (closing or "alias" in attributes))):
-        return replace(nothing, said=(Said(tag[0], at, end, tag=True),))
+        return nothing._replace(said=(Said(tag[0], at, end, tag=True),))
     if name in BLOCKS:
-        return replace(nothing, effect="block")
+        return nothing._replace(effect="block")
     if name in CELLS:
-        return replace(nothing, said=(Said(", ", at, end),)) if closing else nothing
+        return nothing._replace(said=(Said(", ", at, end),)) if closing else nothing
     if name == "img":
         alt = ssml.read_attributes(attributes).get("alt", "")
-        return replace(nothing, said=(Said(alt.replace("<", " "), at, end),) if alt else ())
+        return nothing._replace(said=(Said(alt.replace("<", " "), at, end),) if alt else ())
     if name in INLINE or name in ssml.NAMES or ":" in name or closing:
         return nothing
     return nothing if "=" in attributes else _words(tag, at, end, c)
@@ -528,7 +524,9 @@ def _dollar(text: str, at: int, c: Context) -> Found:
     window, whole_window = _window(text, at + 1, c)
     end = window.find("$")
     inner = window if end < 0 else window[:end]
-    if after.isdigit() and re.match(r"[\d.,]+[ \t]*[A-Za-z]{2}|[\d.,]+[.,;:!?]?\s+[^-+*/=<>^\\\s$]", inner):
+    if after.isdigit() and re.match(
+        r"[\d.,]+[ \t]*[A-Za-z]{2}|[\d.,]+[.,;:!?]?\s+[^-+*/=<>^\\\s$]", inner
+    ):
         return plain  # $5 and, $5. The
     if re.match(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}\s", inner):
         return plain  # $HOME is set

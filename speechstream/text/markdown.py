@@ -44,12 +44,15 @@ MAX_LISTS = 32  # depth of lists whose indents are remembered
 MAX_COUNT = 1 << 20  # columns of white space, and quotes in quotes, that are counted
 RULE = 80  # characters after which a line of dashes is a rule whatever follows
 HEADING_S, RULE_S = 0.35, 0.5  # pauses after them
-SHORT, VERY_SHORT = 45, 20  # characters of a line that ends on purpose, before a capital and a small letter
+SHORT, VERY_SHORT = (
+    45,
+    20,
+)  # characters of a line that ends on purpose, before a capital and a small letter
 ENDED = ".!?:;,\u2026\u3002\uff01\uff1f\uff1a"
 CLOSERS = "\"')]}\u201d\u2019\u00bb"
 FENCE = re.compile(r"`{3,}|~{3,}")
 HEADING = re.compile(r"#{1,6}(?=[ \t\r\n]|$)")
-HASHES = re.compile(r"[ \t]+#+[ \t\r]*$")
+HASHES = re.compile(r"([ \t]+)[# \t\r]*")
 NUMBER = re.compile(r"(\d{1,9})[.)](?=[ \t\r\n]|$)")
 TASK = re.compile(r"[ \t]*\[([ xX])\](?=\s|$)")
 UNFINISHED_TASK = re.compile(r"[ \t]{0,4}(?:\[(?:[ xX]\]?)?)?")
@@ -64,7 +67,9 @@ DEFINITION = re.compile(
 UNFINISHED_DEFINITION = re.compile(r"\[[^\]\[\n]{0,200}(?:\](?::.*)?)?", re.S)
 DELIMITER = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t\r]*")
 CELL = re.compile(r"(?:\\[^\n]|[^|\\\n])*")
-LOOKS_CODE = re.compile(r"[{};=<>\\|$]|\w\(|^\s*(?:def|class|import|from|return|#include|sudo|pip|npm|git)\b")
+LOOKS_CODE = re.compile(
+    r"[{};=<>\\|$]|\w\(|^\s*(?:def|class|import|from|return|#include|sudo|pip|npm|git)\b"
+)
 BULLETS = "-+*\u2022\u2023\u25e6\u25aa\u25cf"
 
 
@@ -271,7 +276,7 @@ class _Reading:
     def to(self, at: int, mode: str | None = None) -> None:
         """Go on at a place."""
         if at > self.at:
-            self.s.before = self.text[max(self.at, at - 2) : at]
+            self.s.before = (self.s.before + self.text[max(self.at, at - 2) : at])[-2:]
         self.at = at
         if mode is not None:
             self.s.mode = mode
@@ -495,7 +500,11 @@ class _Reading:
             raise Wait
         head = _cells(window[:end])
         whole_line = stop == len(window) or window[stop] == "\n"
-        if not whole_line or not DELIMITER.fullmatch(under[1]) or len(_cells(under[1])) != len(head):
+        if (
+            not whole_line
+            or not DELIMITER.fullmatch(under[1])
+            or len(_cells(under[1])) != len(head)
+        ):
             return False
         begin = self.at
         self.end_block()
@@ -583,16 +592,14 @@ class _Reading:
 
     # within a line
 
-    def context(self, **options: bool) -> Context:
+    def context(
+        self, final: bool = False, lines: bool = True, words: bool = False, emoji: bool = False
+    ) -> Context:
         s = self.s
-        base = Context(
-            final=self.final,
-            before=s.before,
-            open=s.open,
-            ssml=self.config.ssml,
-            formula=self.reader.formula,
+        final = final or self.final
+        return Context(
+            final, lines, words, s.before, s.open, emoji, self.config.ssml, self.reader.formula
         )
-        return replace(base, **options)
 
     def words(self) -> None:
         """The next construct of a line of text."""
@@ -615,11 +622,9 @@ class _Reading:
 
     def closing_hashes(self) -> None:
         """White space in a heading. With hashes alone after it, it is the heading's end, which is not said."""
-        gap = end = self.at
-        while gap < self.at + MAX_LINE and self.peek(gap) in (" ", "\t"):
-            gap = end = gap + 1
-        while end < self.at + MAX_LINE and self.peek(end) in ("#", " ", "\t", "\r"):
-            end += 1
+        found = HASHES.match(self.text, self.at, self.at + MAX_LINE)
+        assert found is not None
+        gap, end = found.end(1), found.end()
         if self.peek(end) in ("", "\n"):
             self.to(end)
         else:
@@ -681,7 +686,9 @@ class _Reading:
         mark = s.fence[0]
         if not complete and not bare.strip(mark + " \t\r"):
             raise Wait
-        closes = len(bare) - len(bare.lstrip(mark)) >= len(s.fence) and not bare.strip(mark + " \t\r")
+        closes = len(bare) - len(bare.lstrip(mark)) >= len(s.fence) and not bare.strip(
+            mark + " \t\r"
+        )
         if closes or (s.quotes and not window.lstrip(" \t").startswith(">")):
             s.fence = ""
             if closes:

@@ -137,7 +137,14 @@ SILENT = frozenset(
 )
 TEXTS = frozenset("text textbf textit textrm mbox".split())
 FONTS = frozenset("mathrm mathbf mathit mathbb mathcal operatorname boldsymbol bm boxed".split())
-ACCENTS = {"hat": "hat", "bar": "bar", "overline": "bar", "tilde": "tilde", "vec": "vector", "dot": "dot"}
+ACCENTS = {
+    "hat": "hat",
+    "bar": "bar",
+    "overline": "bar",
+    "tilde": "tilde",
+    "vec": "vector",
+    "dot": "dot",
+}
 ESCAPED = {"%": "percent", "$": "dollars", "#": "number", "&": "and", "_": "", "{": "", "}": ""}
 
 
@@ -245,7 +252,9 @@ def _command(tokens: list[str], at: int, depth: int) -> tuple[list[str], int]:
 def _large(tokens: list[str], at: int, name: str, depth: int) -> tuple[list[str], int]:
     """A sum, product, integral or limit with its bounds."""
     words, low = [name], False
-    while at < len(tokens) and (tokens[at] in "^_" or tokens[at].isspace() or tokens[at] == "\\limits"):
+    while at < len(tokens) and (
+        tokens[at] in "^_" or tokens[at].isspace() or tokens[at] == "\\limits"
+    ):
         if tokens[at] in "^_" and tokens[at]:
             bound, end = _argument(tokens, at + 1, depth)
             if name == "limit":
