@@ -59,6 +59,9 @@ ADDRESS = re.compile(r"<((?:https?|ftp)://[^\s<>]*|mailto:[^\s<>]*|[\w.+-]+@[\w.
 UNFINISHED_ADDRESS = re.compile(
     r"<(?:(?:https?|ftp):[^\s<>]*|mailto:[^\s<>]*|[\w.+-]+@?[\w.-]*)", re.I
 )
+PHONEMES = re.compile(
+    "[\u02c8\u02cc\u0259\u026a\u028a\u0279\u0251\u0254\u00e6\u028c\u025b\u025c]"
+)  # no page of a wiki
 SPECIAL_TOKEN = re.compile(r"<\|[\w:./-]{1,60}\|>")
 UNFINISHED_TOKEN = re.compile(r"<\|[\w:./-]{0,60}\|?")
 THOUGHTS = frozenset(
@@ -325,6 +328,14 @@ def _link(text: str, at: int, c: Context) -> Found:
         return Found((), at + 7, hide="[/THINK]", open=c.open)
     if not c.final and "[THINK]".startswith(text[at : at + 7]):
         raise Wait
+    if c.ssml and after == "[":
+        window, closed = _window(text, at, c)
+        end = window.find("]]")
+        if end < 0 and not closed:
+            raise Wait
+        if end > 0 and PHONEMES.search(window, 2, end):
+            said = (Said(window[: end + 2], at, at + end + 2, tag=True),)
+            return Found(said, at + end + 2, open=c.open)
     found = _bracket(text, at, c)
     if found is None:
         return _literal(text, at, c) if after == "[" else _plain(text, at, at + 1, c)

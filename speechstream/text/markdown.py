@@ -27,12 +27,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 from speechstream.text import inline
 from speechstream.text.clauses import decode
-from speechstream.text.inline import Context, Found, Said, Wait
+from speechstream.text.inline import Context, Found, Wait
 from speechstream.text.notes import formula_of, notes_of
 
 CODE = ("note", "skip", "say")
@@ -638,7 +638,7 @@ class _Reading:
         for p in found.said:
             if p.tag:
                 self.out.append(Piece(p.text, self.offset + p.start, self.offset + p.end))
-                s.spoken = s.spoken or p.text.startswith(("<say-as", "<phoneme", "<sub"))
+                s.spoken = s.spoken or p.text.startswith(("<say-as", "<phoneme", "<sub", "[["))
             else:
                 self.say(p.text, p.start, p.end)
         s.open, s.hard = found.open, found.effect == "hard"
