@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio
 from speechstream.runtime.requests import answer_together, drive
+from speechstream.text.clauses import TextStream
 from speechstream.text.utterance import Utterance
 from speechstream.tts.stream import SynthesisCore
 from speechstream.tts.synthesizer import Synthesizer
@@ -277,7 +278,7 @@ def test_timings_may_come_with_their_blocks():
     core = SynthesisCore(_Late())
     events, state = whole(core, ["Hello there you."])
     (utterance,) = [
-        u for c in core._text("Hello there you.") for u in core.voice.utterances(c, True)
+        u for c in TextStream()("Hello there you.") for u in core.voice.utterances(c, True)
     ]
     assert isinstance(utterance, Utterance)
     words = [w for e in events for w in e.words]
