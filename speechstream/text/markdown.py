@@ -361,7 +361,7 @@ class _Reading:
         if s.spoken and s.last not in ENDED and s.last not in "-\u2013\u2014/" and s.size:
             if c.islower() and (s.hard or s.size <= VERY_SHORT):
                 self.put(",\n")
-            elif not c.islower() and c not in "([\"'\u201c" and (s.hard or s.size < SHORT):
+            elif s.hard or (c.isupper() and s.size < SHORT):
                 self.put(".\n\n")
             else:
                 self.put("\n")

@@ -342,7 +342,7 @@ class SynthesisCore:
         about = states.about_bytes(data)
         try:
             controls = tuple(about[n] for n in ("voice", "speed", "pitch", "energy"))
-            Controls(*controls, about["pause"])
+            Controls(*(about[n] for n in ("voice", "speed", "pitch", "energy", "pause")))
             markup, lexicon, code = markup_named(about["markup"]), about["lexicon"], about["code"]
             if not isinstance(lexicon, dict):
                 raise ValueError(f"lexicon is {lexicon!r:.40}")
