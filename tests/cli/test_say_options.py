@@ -97,7 +97,7 @@ def test_lines_are_shown_while_the_text_comes(run):
         ([], "a star"),  # in an argument, SSML and no Markdown
         (["--markdown"], "Code block left out."),
         (["--markdown", "--code", "skip"], "nothing to say"),
-        (["--markdown", "--code", "say"], "x."),
+        (["--markdown", "--code", "say"], "X."),
     ],
 )
 def test_markdown_is_asked_for_in_an_argument(run, options, right):
