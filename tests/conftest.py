@@ -44,6 +44,14 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "serve/test_serve_command.py": ALL,
     "text/test_captions.py": ("test_limits_and_order",),
     "cli/test_end_to_end.py": ALL,
+    "cli/test_say_options.py": (
+        "test_a_dictionary",
+        "test_a_rate_is_the_resampler_s",
+        "test_pauses_are_scaled",
+        "test_plain_reads_everything",
+        "test_the_header_of_a_file_is_right_at_the_end",
+    ),
+    "text/test_markdown.py": ("test_blocks_are_those_of_markdown_it",),
     "cli/test_say.py": (
         "test_a_pipe_gets_a_wav_that_players_accept",
         "test_voices_lists_what_is_installed",

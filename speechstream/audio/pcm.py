@@ -112,16 +112,17 @@ def part_of(stream: Any, pending: bytes, kind: Decoder, limit: int | None) -> De
     return None
 
 
-def wav_header(rate: int) -> bytes:
-    """44 bytes of a WAV (mono, 16 bits) whose length is not known yet."""
+def wav_header(rate: int, size: int | None = None) -> bytes:
+    """44 bytes of a WAV (mono, 16 bits) of so many bytes of sound (None: it is not known yet)."""
+    riff, data = (UNKNOWN_SIZE, UNKNOWN_SIZE) if size is None else (size + 36, size)
     form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
     return (
         b"RIFF"
-        + struct.pack("<I", UNKNOWN_SIZE)
+        + struct.pack("<I", riff)
         + b"WAVE"
         + b"fmt "
         + struct.pack("<I", len(form))
         + form
         + b"data"
-        + struct.pack("<I", UNKNOWN_SIZE)
+        + struct.pack("<I", data)
     )

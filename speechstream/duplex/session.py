@@ -229,7 +229,7 @@ class Session:
         self._stream = listening.stream(latency_ms, SAMPLE_RATE)
         self._vad = load_vad()
         self._activity = self._vad.init_state()
-        self._core: SynthesisCore = synthesizer.core(voice=voice, markup=False)
+        self._core: SynthesisCore = synthesizer.core(voice=voice, markup="markdown")
         self._voice: Voice | None = None
         self._runner: Runner = agent if hasattr(agent, "poll") else Threaded(agent)  # type: ignore[assignment]
         self._echo = echo

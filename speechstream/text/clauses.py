@@ -18,10 +18,12 @@ import codecs
 import re
 import unicodedata
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from speechstream.text import ssml
 from speechstream.text.rules import rules_of
 
+S = TypeVar("S", bound=Any)
 ENDERS = ".!?\u2026"
 FULL_WIDTH = (
     "\u3002\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965"  # end a sentence without a space after them
@@ -32,6 +34,7 @@ OPENERS = "\"'([{\u201c\u2018\u00ab"
 MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
 MAX_WORD = 12  # letters of the next word that one decision looks at
 PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
+BREAK = re.compile(r"<break[^<>]*>")
 MAX_CLAUSE = 4000  # characters of a clause with all its markup
 JOINERS = "\u200d\ufe0f\u20e3"
 
@@ -103,7 +106,7 @@ class TextStream:
 
         Invalid UTF-8 becomes U+FFFD, as `bytes.decode(errors="replace")` has it. Raises ValueError for other types.
         """
-        text, state = _decode(piece, state)
+        text, state = decode(piece, state)
         return self._cut(replace(state, text=state.text + text), final=False)
 
     def flush(self, state: TextState) -> tuple[list[Clause], TextState]:
@@ -111,7 +114,8 @@ class TextStream:
         clauses, state = self._cut(state, final=False)
         space = max((i for i, c in enumerate(state.text) if c.isspace()), default=-1)
         head = state.text[: space + 1]
-        if not head.strip() or (self.config.markup and ("<" in head or "[[" in head)):
+        open_to_change = self.config.markup and ("<" in BREAK.sub("", head) or "[[" in head)
+        if not head.strip() or open_to_change:
             return clauses, state
         more, rest = self._cut(replace(state, text=head), final=True)
         return clauses + more, replace(
@@ -120,7 +124,7 @@ class TextStream:
 
     def finish(self, state: TextState) -> tuple[list[Clause], TextState]:
         """The text has ended: give out what is left."""
-        text, state = _decode(b"", state, final=True)
+        text, state = decode(b"", state, final=True)
         return self._cut(replace(state, text=state.text + text), final=True)
 
     def __call__(self, text: str | bytes) -> list[Clause]:
@@ -398,8 +402,11 @@ def _joined(c: str) -> bool:
     return c in JOINERS or unicodedata.combining(c) > 0
 
 
-def _decode(piece: str | bytes, state: TextState, final: bool = False) -> tuple[str, TextState]:
-    """Characters of a piece: UTF-8 across pieces, and surrogate pairs that were split between two strings."""
+def decode(piece: str | bytes, state: S, final: bool = False) -> tuple[str, S]:
+    """Characters of a piece: UTF-8 across pieces, and surrogate pairs that were split between two strings.
+
+    The state is a dataclass with `undecoded` and `surrogate`, as in `TextState`. Raises ValueError for other types.
+    """
     if isinstance(piece, str):
         text = state.surrogate
         if (

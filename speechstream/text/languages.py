@@ -6,6 +6,7 @@ for utterance in front(clause): front.encode(utterance.phonemes)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from speechstream.text.clauses import Clause
 from speechstream.text.utterance import Utterance
 
 _FRONT_ENDS = {"en": "speechstream.text.en.phonemes:FrontEnd"}
+_PHONEMES = {"en": "speechstream.text.en.phonemes:from_ipa"}
 
 
 class FrontEnd(Protocol):
@@ -44,6 +46,16 @@ def speaks(language: str) -> bool:
 def symbols(language: str) -> tuple[str, ...]:
     """The inventory of a language's front end, without its dictionaries. Raises SpeechStreamError."""
     found: tuple[str, ...] = _class(language).symbols
+    return found
+
+
+def phonemes_from(language: str) -> Callable[[str], tuple[str, str]]:
+    """How phonemes as a person writes them become those of a language: (phonemes, the characters that it has not)."""
+    name = _PHONEMES.get(_primary(language))
+    if name is None:
+        return lambda text: (text, "")
+    module, _, function = name.partition(":")
+    found: Callable[[str], tuple[str, str]] = getattr(import_module(module), function)
     return found
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from speechstream.text import ssml
 from speechstream.text.clauses import Clause, TextConfig, TextStream
-from speechstream.text.en import homographs, lexicon, numbers
+from speechstream.text.en import homographs, lexicon
 from speechstream.text.en.ipa import to_ipa
 from speechstream.text.en.normalise import (
     ATOM,
@@ -39,6 +39,7 @@ from speechstream.text.en.normalise import (
     Word,
     tidy,
 )
+from speechstream.text.en.say_as import words_as
 from speechstream.text.utterance import SpokenWord, Utterance
 
 PAD = "_"
@@ -333,7 +334,6 @@ class FrontEnd:
         if tag.name == "sub":
             return self.normaliser(attributes.get("alias") or plain, warnings)
         how = attributes.get("interpret-as", "").lower()
-        digits = "".join(c for c in plain if c.isascii() and c.isdigit())
         if how in ("characters", "spell-out", "verbatim", "letters"):
             words = []
             for c in plain:
@@ -342,13 +342,9 @@ class FrontEnd:
                 elif not c.isspace():
                     words += self.normaliser(c, warnings)
             return words
-        if how in ("digits", "telephone") and digits:
-            return [Word(w, 0, 0) for w in numbers.digits(digits)]
-        if how in ("cardinal", "number", "ordinal") and digits:
-            return [
-                Word(w, 0, 0)
-                for w in (numbers.ordinal if how == "ordinal" else numbers.cardinal)(digits)
-            ]
+        said = words_as(how, plain, attributes.get("format", ""))
+        if said is not None:
+            return [Word(w, 0, 0, "punct" if w in PUNCTUATION else "word") for w in said]
         return self.normaliser(plain, warnings)
 
     def _pronounce(self, words: list[Word], warnings: list[str]) -> list[str]:
