@@ -197,7 +197,8 @@ def _write(words: list[str], first: int, last: int) -> list[Token]:
     verbatim = [(words[i], i, i + 1) for i in range(first, last)]
     capital = [core[:1].isupper() for _, core, _ in split]
     out: list[Token] = []
-    for item in Quantities(parts, [capital[i - first] for i in owner[:-1]]).read():
+    before = _split(words[first - 1])[1].lower() if first else ""
+    for item in Quantities(parts, [capital[i - first] for i in owner[:-1]], before).read():
         if item.text is None:
             continue
         a, b = owner[item.first], owner[item.last]
