@@ -23,7 +23,7 @@ class TextForm:
 
     numbers: "asis", as the model writes them; "digits" ("$12.50", "25%", "March 3rd 1990"); "words" ("twelve dollars and
     fifty cents"). punctuation: whether there are marks between words; without them capitals stay, as do the apostrophe
-    in "it's", the hyphen in "well-known", and what belongs to a number ("$3.50", "3:30", "-5", "25%").
+    in "it's", the hyphen in "well-known", and what belongs to a number ("$3.50", "3:30 p.m.", "-5", "25%").
     """
 
     numbers: str = "asis"

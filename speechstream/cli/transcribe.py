@@ -22,7 +22,7 @@ from speechstream.cli.terminal import is_terminal, progress
 from speechstream.errors import AudioDamaged, SpeechStreamError
 
 LIVE_LATENCY_MS = 320
-LONGEST_S = (2, 60)  # of --longest-segment, in seconds
+LONGEST_S = (5, 30)  # of --longest-segment, in seconds
 STDIN, MICROPHONE = "-", "microphone"
 TELEPHONY = ("mulaw", "alaw")
 RAW_NAMES = {"ulaw": "mulaw", "mu-law": "mulaw", "u-law": "mulaw", "a-law": "alaw"}
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--longest-segment",
         type=parse_seconds,
         metavar="SECONDS",
-        help="a stretch of speech that grows longer is cut between two words; 2 to 60, default: 24",
+        help="a stretch of speech that grows longer is cut between two words; 5 to 30, default: 24",
     )
     add("--model", metavar="BUNDLE", help="the folder of another model than the embedded one")
     add(
