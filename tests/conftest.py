@@ -24,6 +24,10 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_the_embedded_model_hears_the_same_in_any_company",
         "test_who_closes_a_pool_of_recordings_stops_it",
     ),
+    "asr/test_multichannel.py": (
+        "test_a_split_call_is_what_its_channels_say_alone",
+        "test_live_events_name_their_channel_and_do_not_depend_on_blocks",
+    ),
     "asr/test_recognizer.py": (
         "test_any_type_gives_the_same_text",
         "test_both_engines_write_the_same",

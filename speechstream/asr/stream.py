@@ -18,6 +18,7 @@ from speechstream import state as states
 from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
 from speechstream.asr.family import NOTHING, Biasable, Family
+from speechstream.asr.form import TextForm
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.resample import Resampler, ResamplerState
@@ -90,7 +91,7 @@ class RecognitionCore:
 
     family: the model; on resident caches a state is used up by a step that it is given to. digest: of the
     model's bundle; states are taken up by the same model only. hotwords: of its streams, with the `bias` that the
-    family makes of them.
+    family makes of them. form: how their text is written.
     """
 
     def __init__(
@@ -103,10 +104,11 @@ class RecognitionCore:
         digest: str = "",
         hotwords: HotWords | None = None,
         bias: Bias | None = None,
+        form: TextForm | None = None,
     ):
         if bias is not None and isinstance(family, Biasable):
             family = family.biased(bias)
-        self.hotwords, self.bias = hotwords, bias
+        self.hotwords, self.bias, self.form = hotwords, bias, form or TextForm()
         self.family, self.vad, self.rules = family, vad, rules
         self.latency_ms, self.mode, self.digest = latency_ms, family.mode(latency_ms), digest
         self.resampler, self.segmenter = Resampler(sample_rate, SAMPLE_RATE), Segmenter(rules)
@@ -215,6 +217,7 @@ class RecognitionCore:
             self.digest,
             self.hotwords,
             self.bias,
+            self.form,
         )
 
     def read(self, state: StreamState) -> StreamState:
@@ -280,12 +283,13 @@ class RecognitionCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[int | None, int, HotWords | None, EndpointRules]:
-        """Latency, sample rate, hot words and endpoint rules of the stream that a snapshot holds. Raises SpeechStreamError."""
+    def kind(data: bytes) -> tuple[int | None, int, HotWords | None, EndpointRules, TextForm]:
+        """Latency, sample rate, hot words, endpoint rules and form of the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
         try:
             words = HotWords.from_json(about["hotwords"]) if "hotwords" in about else None
             rules = read(EndpointRules, about.get("rules"), "rules")
+            form = read(TextForm, about.get("form", {}), "form")
         except ValueError as error:
             raise SpeechStreamError(
                 f"this snapshot holds no recognition stream: {error}"
@@ -297,7 +301,7 @@ class RecognitionCore:
             )
         if type(sample_rate) is not int or not 1 <= sample_rate <= MAX_RATE:
             raise SpeechStreamError("this snapshot holds no recognition stream: it names no rate")
-        return latency_ms, sample_rate, words, rules
+        return latency_ms, sample_rate, words, rules, form
 
     def about(self) -> dict[str, Any]:
         """What must agree between a state that is left and the core that takes it up: JSON values."""
@@ -309,7 +313,11 @@ class RecognitionCore:
             "rules": asdict(self.rules),
         }
         # these travel with the stream, which so goes on equally wherever it is taken up
-        return about if self.hotwords is None else about | {"hotwords": self.hotwords.to_json()}
+        if self.hotwords is not None:
+            about["hotwords"] = self.hotwords.to_json()
+        if not self.form.plain:
+            about["form"] = asdict(self.form)
+        return about
 
     def _check(self, state: StreamState) -> None:
         """Raises ValueError where no stream can have come to this state."""
@@ -412,7 +420,9 @@ class RecognitionCore:
         shown = self.family.text(segment.decoding)
         grown = shown[0] != segment.shown[0]
         if shown != segment.shown and any(c.isalnum() for part in shown for c in part):
-            step.events.append(Partial(*shown, self._now(state)))
+            written = self.form.partial(*shown)
+            if self.form.plain or written != self.form.partial(*segment.shown):
+                step.events.append(Partial(*written, self._now(state)))
             state = replace(state, segment=replace(segment, shown=shown))
         seconds = segment.samples / SAMPLE_RATE
         if seconds > self.rules.longest_s:
@@ -513,6 +523,7 @@ class RecognitionCore:
         ]
 
     def _say(self, segment: Segment, step: _Step, words: list[Word], end: float) -> None:
+        words = self.form.words(words)
         text = " ".join(w.text for w in words)
         if any(c.isalnum() for c in text):
             start = round(segment.start / SAMPLE_RATE, 3)
