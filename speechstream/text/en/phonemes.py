@@ -247,6 +247,10 @@ class FrontEnd:
         stream = TextStream(TextConfig(markup=self.markup))
         return [u for clause in stream(text) for u in self(clause)]
 
+    def words(self, clause: Clause) -> list[Word]:
+        """The words and marks of a clause as they will be said; their places are within the clause's visible text."""
+        return self._words(self._visible(clause), [])
+
     def __call__(self, clause: Clause) -> list[Utterance]:
         """The utterances of a clause: one as a rule, more for a very long one, none where nothing is to be spoken.
 
