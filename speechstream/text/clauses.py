@@ -321,11 +321,16 @@ class _Scan:
         )  # "1. Buy milk"
         initials = re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,3}", token)
         if marks == ".":
-            if listed or lower in self.rules.never_end:
+            state = token in self.rules.states and self.text[self.start : begin].endswith(", ")
+            if not state and (listed or lower in self.rules.never_end):
                 return not self._look(self._next(end))
+            if lower == "no" and self._word_before(begin) in self.rules.answered:
+                return True
             if (
                 lower not in self.rules.before_number
                 and lower not in self.rules.may_end
+                and not (lower in self.rules.after_number and self._word_before(begin)[-1:].isdigit())
+                and not state
                 and not initials
             ):
                 return True  # an ordinary word: no need to see what follows
@@ -344,6 +349,11 @@ class _Scan:
             return True
         following = self._word(word)
         return following[:1].isupper() and following.lower() in self.rules.starters
+
+    def _word_before(self, at: int) -> str:
+        """The word before `at` in small letters; "" where the clause begins."""
+        words = self.text[max(self.start, at - 24) : at].split()
+        return words[-1].lower() if words else ""
 
     def _newline(self, at: int) -> str:
         """A blank line or a list item ends a paragraph; a single newline is a space."""

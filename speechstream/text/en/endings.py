@@ -6,7 +6,8 @@ from speechstream.text.rules import Rules
 
 NEVER_END = frozenset(
     "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
-    "mme mlle mt vs e.g i.e cf viz approx ca resp incl".split()
+    "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
+    "qty ref c rs".split()
 )
 BEFORE_NUMBER = frozenset("no nos art sec p pp ch fig figs vol vols pt eq ed".split())
 MONTHS_AND_DAYS = frozenset(
@@ -31,4 +32,21 @@ CONJUNCTIONS = frozenset(
     "with without for to in on at from by as into after before than through about like".split()
 )
 
-RULES = Rules(NEVER_END, BEFORE_NUMBER, MONTHS_AND_DAYS, MAY_END, STARTERS, CONJUNCTIONS)
+STATES = frozenset(("CA", "MT", "MS"))  # those that are abbreviations in small letters too
+ANSWERED = frozenset(
+    "said say says saying answered answer replied reply told vote voted votes shouted cried yelled screamed whispered or and "
+    "still definitely absolutely just simply".split()
+)
+AFTER_NUMBER = frozenset(("in",))
+
+RULES = Rules(
+    NEVER_END,
+    BEFORE_NUMBER,
+    MONTHS_AND_DAYS,
+    MAY_END,
+    STARTERS,
+    CONJUNCTIONS,
+    STATES,
+    ANSWERED,
+    AFTER_NUMBER,
+)

@@ -39,10 +39,12 @@ from speechstream.text.en.normalise import (
     Word,
     tidy,
 )
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import SpokenWord, Utterance
 
 PAD = "_"
 STRESS = "\u02c8\u02cc"
+NO_STRESS = str.maketrans("", "", STRESS)
 VOWELS = lexicon.VOWELS + "\u0250"
 CONSONANTS = lexicon.CONSONANTS
 SYMBOLS = tuple(
@@ -210,7 +212,7 @@ class FrontEnd:
     """Clauses to utterances: markup, normalisation, pronunciation. Stateless, so one serves any number of streams.
 
     `max_symbols` bounds an utterance; a clause that needs more becomes several. `lexicon` entries given by the user,
-    `{"word": "phonemes"}`, go before the dictionary's. Raises ValueError for such an entry outside the inventory.
+    `{"word": "phonemes"}`, go before the dictionary's. `options` are the user's choices of reading. Raises ValueError for such an entry outside the inventory.
     """
 
     symbols = SYMBOLS
@@ -221,6 +223,7 @@ class FrontEnd:
         user_lexicon: dict[str, str] | None = None,
         max_symbols: int = 400,
         markup: bool = True,
+        options: ReadingOptions | None = None,
     ):
         if max_symbols < 50:
             raise ValueError(
@@ -231,8 +234,19 @@ class FrontEnd:
         for phonemes in self.user.values():
             encode(phonemes)
         self.normaliser = Normaliser(
-            config, known=lambda w: w.lower() in self.user or self.lexicon.known(w)
+            config,
+            known=lambda w: w.lower() in self.user or self.lexicon.known(w),
+            lettered=lambda w: w.lower() not in self.user and self._lettered(w),
+            options=options,
         )
+
+    def _lettered(self, word: str) -> bool:
+        """Whether the dictionary says a word by the names of its letters: dvd."""
+        entry = self.lexicon.entry(word) if len(word) <= 6 else None
+        if entry is None:
+            return False
+        sound = entry["DEFAULT"] if isinstance(entry, dict) else entry
+        return sound.translate(NO_STRESS) == self._spell(word.upper()).translate(NO_STRESS)
 
     def encode(self, phonemes: str) -> np.ndarray:
         """Symbols to int64 ids (N,). Raises ValueError for a character outside the inventory."""

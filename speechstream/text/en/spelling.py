@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import numbers, tables as t
+from speechstream.text.en import cues as q, numbers, tables as t
+from speechstream.text.en.amounts import expression
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
 
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
+SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o)(?![A-Za-z])", re.I)
+DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
+DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
+STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
+ELEMENT = "|".join(sorted(t.ELEMENTS, key=len, reverse=True))
+COUNT = "[0-9\u2080-\u2089]"
+GROUP_OF = rf"(?:{ELEMENT}){COUNT}{{0,2}}"
+FORMULA = re.compile(
+    rf"(?:{COUNT}{{0,2}}(?:{GROUP_OF}|\((?:{GROUP_OF})+\){COUNT}{{0,2}})+)(?:(?:{COUNT}|[\u00b2\u00b3])?[+\u207a\u207b](?!\w))?(?![^\W_])"
+)
+FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[+\u207a\u207b\u00b2\u00b3]")
+LOWERED = str.maketrans(
+    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u00b2\u00b3", "012345678923"
+)
+STATE = re.compile(r"[A-Z]{2}(?![\w'\u2019&/-])")
+ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
+UNIT_PAIR = re.compile(
+    r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
+)
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -55,10 +75,13 @@ class Spelling:
                 lower = part.lower()
                 spell = (
                     lower == "www"
+                    or lower in q.SPELLED_SMALL
+                    or (part.upper() in t.SPELLED and lower not in q.ORDINARY)
+                    or (lower in q.FILE_LETTERS and self.text[m.start() - 1 : m.start()] == ".")
                     or (
                         len(part) <= 3
                         and not self.known(lower)
-                        and lower not in ("com", "org", "net", "gov")
+                        and lower not in ("com", "org", "net", "gov", "bin", "tar", "app", "zip")
                     )
                     or (
                         len(part) <= 2
@@ -77,16 +100,64 @@ class Spelling:
             start = at + offset
             stop = start + len(part)
             if part.isdigit():
-                self._say(numbers.grouped(part), start, stop)
+                code = len(part) == 3 and stop - at > 6
+                self._say(numbers.digits(part) if code else numbers.grouped(part), start, stop)
             elif not part.isascii():
                 self._foreign(start, stop)
             elif len(part) == 1 or (part.isupper() and (len(part) <= 4 and part not in t.SAID)):
+                self._say(part.upper(), start, stop)
+            elif part.lower() in q.SPELLED_SMALL:
                 self._say(part.upper(), start, stop)
             elif not self.known(part.lower()) and not re.search("[aeiouy]", part, re.I):
                 self._say(part.upper(), start, stop)
             else:
                 self.out.append(Word(part.lower(), start, stop))
         return end
+
+    def _formula(self, at: int) -> int:
+        """H2O, NaCl, Ca(OH)2, Na+: symbols of elements by their letters; 0 where this is none."""
+        text = self.text
+        m = FORMULA.match(text, at)
+        if not m or at and (text[at - 1].isalnum() or text[at - 1] in "'\u2019"):
+            return 0
+        body = m[0].rstrip("+\u207a\u207b")
+        symbols = re.findall(ELEMENT, body)
+        letters = "".join(symbols)
+        counted = re.search(rf"[A-Za-z)]{COUNT}", body)
+        charged = m[0] != body and len(symbols[0]) > 1
+        mixed = len(symbols) > 1 and not letters.isupper() and any(len(x) > 1 for x in symbols)
+        if (
+            not (counted or charged or mixed)
+            or body[0].isdigit()
+            and not (mixed or len(symbols) > 1)
+        ):
+            return 0
+        if (
+            not counted
+            and self.known(body)
+            or letters.istitle()
+            and len(symbols) == 1
+            and not (counted or charged)
+        ):
+            return 0
+        if letters.isupper() and len(letters) < 2 and len(re.findall(r"\d", body)) > 1:
+            return 0  # H100
+        if mixed and not counted and any(x in ("Me", "Et", "Ph") for x in symbols[1:]):
+            return 0
+        for part in FORMULA_PARTS.finditer(text, at, m.end()):
+            self._formula_part(part)
+        return m.end()
+
+    def _formula_part(self, part: re.Match) -> None:
+        written = part[0].translate(LOWERED)
+        if written.isdigit():
+            self._say(numbers.cardinal(written), *part.span())
+        elif written in "+\u207a":
+            self._say("plus", *part.span())
+        elif written == "\u207b":
+            self._say("minus", *part.span())
+        else:
+            self._say(" ".join(written.upper()), *part.span())
 
     def _letters(self, at: int) -> int:
         text = self.text
@@ -97,8 +168,13 @@ class Spelling:
         if not m:  # an apostrophe before digits or marks
             return at + 1
         word, end = m[0].translate(APOSTROPHES), m.end()
+        if end == len(text) and text[at:end].lower() == "z\u0142":
+            self._say("zlotys", at, end)
+            return end
         if not word.isascii():
             return self._accented(at, end)
+        if (done := self._glued(word, at, end)) or (done := self._place(word, at, end)):
+            return done
         if word.startswith("'") and not self.known(word.lower()):
             word, at = word[1:], at + 1
         if word.endswith("'"):
@@ -113,15 +189,98 @@ class Spelling:
             self.out.append(Word(word, at, end, "letters"))
             return end + 1  # an initial: John F. Kennedy
         lower = word.lower()
-        if text[end : end + 1] == "/" and (
-            m := re.compile(r"w/o?(?![a-z])|b/c(?![a-z])").match(text, at)
-        ):
-            self._say(t.WITHOUT_STOP[m[0]], at, m.end())
-            return m.end()
         if lower in t.WITHOUT_STOP and (lower != "dr" or self._name_follows(end)) and word != "ETC":
             self._say(t.WITHOUT_STOP[lower], at, end)
         elif not self._roman(word, at, end):
             self._plain(word, at, end)
+        return end
+
+    def _glued(self, word: str, at: int, end: int) -> int:
+        """What a mark belongs to: w/, c/o, km/h, C#, an x between measures. Returns where it ends, or 0."""
+        text = self.text
+        after = text[end : end + 1]
+        if after == "/" and (m := SLASHED.match(text, at)):
+            self._say(t.WITHOUT_STOP[m[0].lower()], at, m.end())
+            return m.end()
+        if after == "/" and (m := UNIT_PAIR.match(text, at)):
+            self._say(expression(m[0], False), at, m.end())
+            return m.end()
+        if after == "#" and len(word) == 1 and not text[end + 1 : end + 2].isalnum():
+            self._say([word.upper(), "sharp"], at, end + 1)
+            return end + 1
+        if word == "x" and self._between_measures(at):
+            self._say("by", at, end)
+            return end
+        raised = after and after in "\u00b2\u00b3"
+        if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
+            self._say(" ".join(word.upper()), at, end)
+            return end
+        if word == "cc" and text[end : end + 2] == " @":
+            self._say("C C", at, end)
+            return end
+        return 0
+
+    def _place(self, word: str, at: int, end: int) -> int:
+        """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
+        text = self.text
+        if word in t.STATES and (done := self._state(word, at, end)):
+            return done
+        if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
+            numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
+            if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
+                self._say(t.DIRECTIONS[word], at, end + len(m[1]))
+                return end + len(m[1])
+        if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
+            self._say(t.DIRECTIONS[word], at, end)
+            return end
+        lower = word.lower()
+        if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
+            stop = text[end : end + 1] == "." and text[end + 1 : end + 2] not in ("", "\n")
+            if lower in (
+                "mon",
+                "tue",
+                "wed",
+                "thu",
+                "fri",
+                "tues",
+                "thur",
+                "thurs",
+            ) or self._day_near(end):
+                self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
+                return end + stop
+        if (
+            lower in t.STREET_NAMES
+            and word.istitle()
+            and STREET_END.match(text, end)
+            and text[end : end + 1] != "."
+        ):
+            earlier = [w.text for w in self.out[-4:]]
+            if earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier):
+                self._say(t.STREET_NAMES[lower], at, end)
+                return end
+        return 0
+
+    def _day_near(self, end: int) -> bool:
+        """Whether Sat or Sun is a day: another day, or a range or a number, is next to it."""
+        after = self.text[end : end + 8]
+        return self._before() in ("to", *t.WEEKDAYS) or bool(
+            re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after)
+        )
+
+    def _state(self, word: str, at: int, end: int) -> int:
+        """A state by two letters: after a town and a comma."""
+        text = self.text
+        if len(self.out) < 2 or self.out[-1].text != "," or not text[max(at - 2, 0) : at] == ", ":
+            return 0
+        town = self.out[-2]
+        if self.shouting or not town.text[:1].isupper() or town.text.lower() in q.INTERJECTIONS:
+            return 0
+        after = text[end:]
+        closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
+        ambiguous = word.lower() in q.SHORT_WORDS or word == "OK"
+        if ambiguous and not closed:
+            return 0
+        self._say(t.STATES[word].split(), at, end)
         return end
 
     def _plain(self, word: str, at: int, end: int) -> None:
@@ -131,7 +290,27 @@ class Spelling:
             if re.fullmatch(r"[A-Z]{2,}(?:'s|s)?", word)
             else (word, "")
         )
-        if len(stem) >= 2 and stem.isupper() and stem.isalpha():
+        if (
+            len(word) > 2
+            and not word.isupper()
+            and word.lower() in t.MIXED_CASE
+            and word != word.lower()
+        ):
+            self._say(t.MIXED_CASE[word.lower()], at, end)
+        elif word in ("PhDs", "pH"):
+            self.out.append(
+                Word(word.replace("pH", "PH").replace("PhD", "PHD"), at, end, "letters")
+            )
+        elif word.islower() and word in q.SPELLED_SMALL:
+            tail = "s" if word in ("llms", "urls", "apis", "pdfs") else ""
+            self.out.append(Word(word[: len(word) - len(tail)].upper() + tail, at, end, "letters"))
+        elif stem in q.TRIPLED:
+            self._say(q.TRIPLED[stem], at, end)
+        elif (
+            len(stem) >= 5 and re.fullmatch("[MDCLXVI]+", stem) and numbers.roman(stem) is not None
+        ):
+            self._say(numbers.year(numbers.roman(stem) or 0), at, end)
+        elif len(stem) >= 2 and stem.isupper() and stem.isalpha():
             if self._spelled(stem):
                 self.out.append(Word(stem + tail, at, end, "letters"))
             else:
@@ -142,7 +321,11 @@ class Spelling:
         elif len(word) == 1 and word not in "aAI":
             self.out.append(Word(word.upper(), at, end, "letters"))
         elif (
-            re.search(r"[a-z][A-Z]", word) and not self.known(word) and not self.known(word.lower())
+            re.search(r"[a-z][A-Z]", word)
+            and not self.known(word)
+            and not self.known(word.lower())
+            and not re.fullmatch(r"(?:Mc|Mac)[A-Z][a-z]+(?:'s|s)?", word)
+            and not self.known(word.lower().removesuffix("'s"))
         ):
             self._compound(at, end)
         elif (
@@ -173,11 +356,17 @@ class Spelling:
     def _spelled(self, word: str) -> bool:
         """Whether an all-capital word is said letter by letter."""
         lower = word.lower()
-        if self.shouting and self.known(lower):
+        if word in self.options.as_words:
             return False
+        if word in self.options.as_letters:
+            return True
         if word in t.SAID:
             return False
-        if word in t.SPELLED:
+        if word in t.SPELLED and not (self.shouting and lower in q.ORDINARY):
+            return True
+        if self.shouting and (lower in q.SHORT_WORDS or len(word) > 3 and self._ordinary(word)):
+            return False
+        if self.lettered(word) or not self.known(word) and self.lettered(lower):
             return True
         if self.known(word):
             return False
@@ -232,6 +421,32 @@ class Spelling:
                 or not name
                 else saint
             )
+        elif lower in q.BOOKS_SHORT and text[at].isupper() and re.match(r"\d+:\d", rest):
+            said = q.BOOKS_SHORT[lower]
+        elif lower == "ft" and text[at].isupper() and rest[:1].isupper():
+            said = "fort"
+        elif lower == "ft":
+            said = "feet" if self.number_end == at - 1 or not rest else "foot"
+        elif lower == "c" and re.match(r"\d{3,4}(?!\d)", rest) and text[at] == "c":
+            said = "circa"
+        elif lower == "ca" and text[at : at + 2] == "CA":
+            self._state("CA", at, end) or self._say("C A", at, end)
+            return end
+        elif (
+            lower in t.STATES_OLD
+            and text[at].isupper()
+            and text[at + 1].islower()
+            and len(lower) > 2
+        ):
+            said = t.STATES_OLD[lower]
+        elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
+            said = "minimum" if lower == "min" else "maximum"
+        elif (
+            lower in ("pl", "ct", "sq", "rd", "ave", "ln", "blvd", "hwy") and not text[at].isupper()
+        ):
+            return 0
+        elif lower in ("pl", "ct", "sq") and not after_name:
+            return 0
         elif lower in t.BEFORE_NUMBER and rest[:1].isdigit():
             said = t.BEFORE_NUMBER[lower]
         elif (
@@ -256,7 +471,11 @@ class Spelling:
             and lower not in ("min", "max", "al", "ext", "est")
         ):
             return 0
-        elif lower == "co" and text[at].isupper() and not after_name:
+        elif lower == "co" and text[at].isupper() and not after_name and self._before() != "and":
+            return 0
+        elif lower in ("ref", "dir", "det", "mos", "sec", "pct", "lib", "amb", "sun") and not (
+            rest[:1].isdigit() or text[at].isupper() and self._name_follows(end + 1)
+        ):
             return 0
         elif lower in t.MONTH_OF and lower not in t.MONTHS and text[at].isupper():
             said = t.MONTH_OF[lower]
@@ -278,51 +497,64 @@ class Spelling:
         return bool(re.compile(r"\s+[A-Z]").match(self.text, end))
 
     def _roman(self, word: str, at: int, end: int) -> bool:
-        """Henry VIII the eighth, World War II two. Only after a capitalised word."""
+        """Henry VIII the eighth, World War II two, the XXI century. Only after a capitalised word or before an age."""
+        numeral, tail = (word[:-2], "'s") if word.endswith("'s") else (word, "")
         previous = self.out[-1] if self.out else None
-        if (
-            previous is None
-            or previous.kind != "word"
-            or not previous.text[:1].isupper()
-            or not re.fullmatch("[IVXL]+", word)
-        ):
+        if previous is None or not re.fullmatch("[IVXL]+|[ivx]+", numeral):
             return False
-        value = numbers.roman(word)
-        king = previous.text.lower() in t.KINGS
-        titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
-        if (
-            value is None
-            or (word in ("L", "XL") and previous.text != "Bowl")
-            or (
-                len(word) == 1
-                and not king
-                and not (
-                    word in "VX"
-                    and previous.text
-                    in (
-                        "Part",
-                        "Chapter",
-                        "Act",
-                        "Volume",
-                        "Type",
-                        "Phase",
-                        "Rocky",
-                        "Article",
-                        "Fantasy",
-                    )
-                )
-            )
-        ):
+        value = numbers.roman(numeral.upper())
+        if value is None:
             return False
-        if king:
-            follows = self.text[end : end + 12]
-            if (
-                word in ("I", "V", "X")
-                and not titled
-                and not re.match(r"\s*(?:[,.;:!?)]|of\b|was\b|'s|\u2019s|and\b|$)", follows)
-            ):
-                return False
-            self._say(["the"] + numbers.ordinal(value), at, end)
+        said = previous.text.lower()
+        after = re.match(r"[\s-]([A-Za-z]+)", self.text[end : end + 24])
+        if after and after[1].lower() in q.ORDINAL_BEFORE and len(numeral) > 1:
+            words = numbers.ordinal(value)
+        elif said in q.NUMBERED and previous.end == at - 1:
+            words = self._numbered(numeral, value, previous.text, end)
+        elif numeral.islower() or previous.kind != "word" or not previous.text[:1].isupper():
+            return False
         else:
-            self._say(numbers.cardinal(value), at, end)
+            words = self._named_roman(numeral, value, said, end)
+        if not words:
+            return False
+        if tail:
+            words = [*words[:-1], words[-1] + tail]
+        self._say(words, at, end)
         return True
+
+    def _numbered(self, numeral: str, value: int, previous: str, end: int) -> list[str]:
+        """After part, chapter, war and the like; small numerals only after a capital or at the end."""
+        if numeral in ("i", "I") and (previous.islower() or not ROMAN_AFTER.match(self.text, end)):
+            if numeral == "i" or previous.lower() not in (
+                "war",
+                "chapter",
+                "part",
+                "article",
+                "act",
+                "title",
+            ):
+                return []
+            if previous.islower():
+                return []
+        if numeral.islower() and len(numeral) == 1:
+            return []
+        if numeral in ("L", "XL") and previous != "Bowl":
+            return []
+        return numbers.cardinal(value)
+
+    def _named_roman(self, numeral: str, value: int, said: str, end: int) -> list[str]:
+        """After a name: a ruler's or a son's number is an ordinal, a thing's a cardinal."""
+        if numeral in ("L", "XL"):
+            return []
+        titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
+        first = self.out[-2].text.lower() if len(self.out) > 1 else ""
+        if said in t.KINGS:
+            alone = numeral in ("I", "V", "X")
+            if alone and not titled and not ROMAN_AFTER.match(self.text, end):
+                return []
+            return ["the", *numbers.ordinal(value)]
+        if len(numeral) == 1:
+            return []
+        if first in q.GIVEN and self.out[-2].text[:1].isupper():
+            return ["the", *numbers.ordinal(value)]
+        return numbers.cardinal(value)
