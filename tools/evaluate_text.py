@@ -40,7 +40,7 @@ class Reading:
         kept = [t for t in tokens if t != "," or "," in self.spoken]
         while kept and kept[-1] == ",":
             kept.pop()
-        said = "".join(f" {t}" for t in _without_and(kept))
+        said = "".join(f" {t}" for t in kept)
         return self.pattern.fullmatch(said) is not None
 
 
@@ -162,9 +162,10 @@ def fold_all(spoken: str) -> list[str]:
 
 
 def accepts_either(reading: Reading, tokens: list[str]) -> bool:
-    """Libraries leave capitals as they are: right if their letters or their word is right."""
+    """Whether another library is right, with its capitals as words or letters, with or without a British "and"."""
     spelled = [x for t in tokens for x in (list(t) if t.isupper() and len(t) > 1 else [t])]
-    return any(reading.accepts([fold(t) for t in choice]) for choice in (tokens, spelled))
+    choices = (tokens, spelled, _without_and(tokens), _without_and(spelled))
+    return any(reading.accepts([fold(t) for t in choice]) for choice in choices)
 
 
 def score(

@@ -29,6 +29,7 @@ FULL_WIDTH = (
 SOFT = ",;:\u2014\u2013\uff0c\u3001\uff1b\uff1a\u060c"
 CLOSERS = "\"')]}\u201d\u2019\u00bb"
 OPENERS = "\"'([{\u201c\u2018\u00ab"
+FACTORIAL = "=+*/\u00d7\u2212<>"  # may follow a factorial
 MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
 MAX_WORD = 12  # letters of the next word that one decision looks at
 PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
@@ -304,6 +305,9 @@ class _Scan:
     def _ends(self, at: int, run: int, end: int) -> bool:
         """Whether the punctuation text[at:run], with closing quotes up to `end`, ends a sentence."""
         marks = self.text[at:run]
+        if marks == "!" and self.text[at - 1 : at].isdigit():
+            word = self._next(end)
+            return not self._look(word) or self._look(word) not in FACTORIAL  # 5! = 120
         if "!" in marks or "?" in marks:
             return True
         begin = at
@@ -329,7 +333,9 @@ class _Scan:
             if (
                 lower not in self.rules.before_number
                 and lower not in self.rules.may_end
-                and not (lower in self.rules.after_number and self._word_before(begin)[-1:].isdigit())
+                and not (
+                    lower in self.rules.after_number and self._word_before(begin)[-1:].isdigit()
+                )
                 and not state
                 and not initials
             ):
@@ -387,7 +393,11 @@ class _Scan:
             return not self._look(at + 1).isdigit()
         if not self._look(at + 1).isspace():
             return False
-        following = self._look(self._next(at + 1))
+        word = self._next(at + 1)
+        following = self._look(word)
+        if following.isupper() and self._look(word + 1).isupper() and self.text[at] == ",":
+            if not self._look(word + 2).isalnum():
+                return False  # a state: Philadelphia, PA
         return bool(following) and not following.isdigit()
 
     def _phrase(self, at: int, force: bool) -> bool:

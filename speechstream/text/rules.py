@@ -20,7 +20,9 @@ class Rules:
     may_end: frozenset[str]  # a sentence ("Inc.")
     starters: frozenset[str]  # words that begin sentences
     conjunctions: frozenset[str]  # words before which a phrase may end
-    states: frozenset[str] = frozenset()  # capitals that end a sentence behind a town and a comma ("CA")
+    states: frozenset[str] = (
+        frozenset()
+    )  # capitals that end a sentence behind a town and a comma ("CA")
     answered: frozenset[str] = frozenset()  # words before a "no." that is an answer, not a number
     after_number: frozenset[str] = frozenset()  # abbreviations only behind a number ("10 in.")
 

@@ -33,11 +33,12 @@ HEAD = rf"(?:{alternatives(t.UNITS)}){POWER}"
 EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?{FACTOR})*"
 PARTS = re.compile(rf"({UNIT})({POWER})$")
 POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
+POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
 COMPOUND = re.compile("-[a-z]")
 
 
 @rule(
-    rf"({SIGN})({SYMBOL})\s?({SIGN})(\d+,\d\d(?!\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
+    rf"({SIGN})({SYMBOL})\s?({SIGN})(\d+,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
     rf"(?:(\s?|-)({MAGNITUDE}|bn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
 )
 def money(m, context):
@@ -48,7 +49,7 @@ def money(m, context):
     return words + (["per", *t.PER[m[9]].split()] if m[9] else [])
 
 
-@rule(rf"({SIGN})(\d+,\d\d(?!\d)|{NUM})(?:\s({MAGNITUDE}|bn|mn))?\s?({AFTER})(?![^\W_])")
+@rule(rf"({SIGN})(\d+,\d\d(?!\d|,\d)|{NUM})(?:\s({MAGNITUDE}|bn|mn))?\s?({AFTER})(?![^\W_])")
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
     unit, cent = t.CURRENCIES[m[4]]
@@ -68,6 +69,8 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     scale = [t.MAGNITUDES[magnitude]] if magnitude else []
     if re.fullmatch(r"\d+,\d\d", amount):
         amount = amount.replace(",", ".")
+    elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
+        amount = amount.replace(".", "")
     if upto:
         return words + n.decimal(amount) + ["to"] + n.decimal(upto) + scale + many
     whole, _, part = amount.replace(",", "").partition(".")
@@ -81,10 +84,31 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     return words + big + (["and"] + small if small else [])
 
 
+@rule(rf"(\d{{2,3}})/(\d{{2,3}})\s?mm\s?Hg{END}")
+def blood_pressure(m, context):
+    """120/80 mmHg."""
+    return [*n.cardinal(m[1]), "over", *n.cardinal(m[2]), "millimeters", "of", "mercury"]
+
+
+@rule(
+    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)({EXPRESSION}|in\.){END}(?!/)"
+)
+def measured_fraction(m, context):
+    """6 3/4 in, a quarter pound."""
+    top, bottom = t.VULGAR[m[4]] if m[4] else (int(m[2]), int(m[3]))
+    if top >= bottom or m[5] in q.CAREFUL or m[5] in ("m", "s", "h", "g"):
+        return None
+    part = ["a", "half"] if bottom == 2 and m[1] else n.fraction(top, bottom)
+    words = [*n.cardinal(m[1]), "and", *part] if m[1] else part
+    return words + expression(m[5].rstrip("."), not m[1])
+
+
 @rule(rf"({SIGN})({NUM})(?:{DASH}({NUM}))?(bn|tn|mn|[kKMBT])(?:\b|(?=\+))(?!['\u2019])")
 def magnitude(m, context):
     """1.5B parameters, 2k, 5M users, 10k-20k; not 4K video, a 10K run or seat 14B."""
     letter, near = m[4], following(m)
+    if letter in "kK" and m.string[max(m.start() - 1, 0)] == "-":
+        return None  # i7-12700K
     if context.before in q.PLACES or not m[3] and _letter(m, context, letter, near):
         return None
     words = number(m[1] + m[2]) + (["to", *n.decimal(m[3])] if m[3] else [])
@@ -122,6 +146,8 @@ def percent(m, context):
     name = {"%": ["percent"], "\u2030": ["per", "mille"]}.get(m[6], m[6].split())
     if m[3] and not m[5]:
         return None
+    if m[4] == "to" and m[3]:
+        return number(m[1] + m[2]) + [*name, "to"] + n.decimal(m[5]) + name
     middle = ["plus", "or", "minus"] if m[4] == "\u00b1" else ["to"]
     return number(m[1] + m[2]) + (middle + n.decimal(m[5]) if m[5] else []) + name
 
@@ -148,11 +174,14 @@ def inches(m, context):
     return [*words, "inch" if single else "inches"]
 
 
-@rule(r"(\d+)['\u2032\u2019](?= [a-z]| ?[x\u00d7])")
+@rule(r"(\d+)['\u2032\u2019](?= [a-z]| ?[x\u00d7]|[\s,.]|$)")
 def feet(m, context):
     """A 6' fence."""
     opened = re.search(r"(?:^|\s)['\u2018](?!\d)", m.string[: m.start()])
-    if m[0][-1] != "\u2032" and (opened or context.before not in ARTICLES):
+    by = context.before == "by" or re.match(r"\s?[x\u00d7]\s?\d", m.string[m.end() :])
+    if m[0][-1] != "\u2032" and not by and (opened or context.before not in ARTICLES):
+        return None
+    if not by and not following(m):
         return None
     return [*n.cardinal(m[1]), "foot" if qualifies(m, context) or m[1] == "1" else "feet"]
 
@@ -205,15 +234,12 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?:([ \u00a0-]?)({EXPRESSION})|(in\.)(?=\s+[a-z\"]|\s*$|,)|"
-    rf" (in\.)(?=\s+[a-z]|\s*$|,)|(in){END})(?![^\W_])"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_])"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
-    gap, found = m[5] or "", m[6]
-    if m[7] or m[8] or m[9]:
-        found = "in"
-    elif found in ("s", "d", "'") or not _measured(m, gap, found):
+    gap, found = m[6] or "", "in" if m[5] else m[7]
+    if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])
     words = number(m[1] + m[2]) + (middle + n.decimal(m[4]) if m[4] else [])
@@ -228,10 +254,12 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return False
     if not gap and found in q.NOT_TOUCHING:
         return following(m).lower() in q.UNIT_NOUNS.get(found, ())
-    if gap and found in q.CAREFUL:
-        word = re.match(r"\.?\s+([A-Za-z0-9]+)", rest)
-        return not word or word[1] in q.AFTER_UNIT
-    return True
+    word = re.match(r"\.?\s+([A-Za-z0-9]+)", rest)
+    if not gap or not word:
+        return True
+    if found in q.DIRECTED and not word[1][0].islower():
+        return False
+    return found not in q.CAREFUL or word[1] in q.AFTER_UNIT
 
 
 def expression(text: str, single: bool) -> list[str]:

@@ -98,7 +98,7 @@ def code(m, context):
         return n.digits(m[0])
     if size == 5 and context.before in t.ZIP_STATES:
         return n.digits(m[0])
-    if size <= 4 and nouns & q.GROUPED:
+    if size <= 4 and (nouns & q.GROUPED or "flight" in context.words[-4:]):
         return n.grouped(m[0])
     return None
 

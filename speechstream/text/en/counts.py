@@ -12,6 +12,7 @@ from speechstream.text.en.patterns import (
     MAGNITUDE,
     NUM,
     SIGN,
+    Context,
     Rules,
     exponent,
     following,
@@ -20,6 +21,7 @@ from speechstream.text.en.patterns import (
 )
 
 rule = Rules()
+CASES = frozenset("case docket file account invoice order bill claim".split())
 RAISED = "\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
 
 
@@ -91,7 +93,10 @@ def by(m, context):
 
 @rule(rf"({NUM})[x\u00d7]{END}(?!\s?\d)")
 def times(m, context):
-    """10x faster."""
+    """10x faster; 3x + 2 is a term."""
+    term = re.match(r"\s?[-+=\u2212)<>\u2264\u2265]|$", m.string[m.end() :])
+    if m[0][-1] == "x" and term and (context.words or m.string[m.end() :].strip()):
+        return [*n.decimal(m[1]), "X"]
     return [*n.decimal(m[1]), "times"]
 
 
@@ -101,10 +106,17 @@ def factorial(m, context):
     return [*n.cardinal(m[1]), "factorial"]
 
 
+def numbered(context: Context) -> bool:
+    """Whether a number with dashes is the name of something."""
+    return bool(CASES & set(context.words[-2:]))
+
+
 @rule(rf"({INT})({DASH})(\d[\d,]*){END}(?!\.\d)(\s?=)?")
 def span(m, context):
     """Ranges and scores: 10-20, 1990-95, 3-2."""
     first, second = m[1], m[3].rstrip(",")
+    if numbered(context) and len(second) > 2 and "," not in m[0]:
+        return n.grouped(first) + n.grouped(second)  # case no. 21-1234
     if m[4]:
         return [
             (n.cardinal(first) + ["minus"] + n.cardinal(second), m.start(), m.end(3)),

@@ -111,7 +111,8 @@ AFTER_HALF = _set(
 NOT_SPACED = _set("l bar d D")
 NOT_TOUCHING = _set("A K T t ly ha rad lm cd B kn pt qt")
 NOT_TOUCHING |= _set("kr")
-CAREFUL = _set("A K N J T W V C F L H g m s h t d mo yr pt in st b B")
+CAREFUL = _set("A K N J T C F t d pt in b B")
+DIRECTED = _set("N W")  # or points of the compass
 AFTER_UNIT = _set(
     "of at in and or to per with for from on is was are were by over under above below up down long wide high tall deep "
     "thick apart away each total max min more less fewer left old ago later than the a"
@@ -131,7 +132,7 @@ SHORT_WORDS = _set(
     "die dig dim dog dry due ear eat egg end eye fan far fat few fit fix fly for fun gas get god got gun guy had has hat her "
     "hey him his hit hot how ice ill its job joy key kid lay let lie log lot low mad man map may men mix mom mud net new nor "
     "not now nut odd off oil old one our out own pay pen pet pop pot put ran raw red rid row run sad say sea see set sex she "
-    "shy sit six sky son sun tax tea ten the tie tip toe too top toy try two use via war was way wet why win won yes yet you "
+    "shy sit six who how  sky son sun tax tea ten the tie tip toe too top toy try two use via war was way wet why win won yes yet you "
     "am an as at be by do go he if in is it me my no of on or so to up us we"
 )
 TRIPLED = {
@@ -157,7 +158,6 @@ NUMBERED = _set(
 ORDINAL_BEFORE = _set(
     "century centuries olympiad olympics congress legion corps dynasty army millennium"
 )
-NEVER_KINGS = _set("malcolm")
 
 # Names of ranges: days, months and the like on both sides of a dash.
 WEEKDAYS_SHORT = {
@@ -172,6 +172,7 @@ WEEKDAYS_SHORT = {
     "sat": "saturday",
     "sun": "sunday",
 }
+BEFORE_MONTH = _set("to in by since from until till of last next early late mid this every")
 NAMED_TIMES = _set("noon midnight dawn dusk now present today")
 COUNTED = _set(
     "miles beats meters metres feet gallons kilometers kilometres grams dollars cents words calls requests tokens frames "

@@ -86,7 +86,11 @@ def short_date(m, context):
     month, day = (second, first) if context.options.date_order == "dmy" else (first, second)
     named = context.before in t.WEEKDAYS or context.words[-2:-1] and context.words[-2] in t.WEEKDAYS
     likely = context.before in DATED and first != second and day > 1 and not _counts(m)
-    if not (named or likely) or not (1 <= month <= 12 and 1 <= day <= 31):
+    if (
+        (first, second) == (9, 11)
+        or not (named or likely)
+        or not (1 <= month <= 12 and 1 <= day <= 31)
+    ):
         return None
     return [t.MONTHS[month - 1], *n.ordinal(day)]
 
@@ -273,6 +277,12 @@ def decade(m, context):
         if following(m) in q.TIMED:
             return None
     return n.decade(int(m[1]))
+
+
+@rule(rf"(\d{{1,2}})s{END}")
+def plural(m, context):
+    """under-18s."""
+    return n.decade(int(m[1])) if m.string[max(m.start() - 1, 0)] == "-" else None
 
 
 @rule(rf"['\u2019](\d\d){END}")

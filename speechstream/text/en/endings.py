@@ -9,7 +9,10 @@ NEVER_END = frozenset(
     "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
     "qty ref c rs".split()
 )
-BEFORE_NUMBER = frozenset("no nos art sec p pp ch fig figs vol vols pt eq ed".split())
+BEFORE_NUMBER = frozenset(
+    "no nos art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "eccl psa acct ext ver".split()
+)
 MONTHS_AND_DAYS = frozenset(
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat "
     "sun".split()

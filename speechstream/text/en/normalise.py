@@ -59,6 +59,9 @@ DASHES = frozenset("-\u2010\u2011\u2012\u2013\u2014")
 CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
 RANGE_WORD = re.compile(r"[A-Za-z]+")
 DAYS = {name: name for name in t.WEEKDAYS}
+NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
+CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s?[a-z]|,))")
+HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
     "v no p pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
@@ -210,6 +213,8 @@ class _Reading(Spelling, Scripts, Symbols):
             return 0
         if m := FILE.match(text, at):
             return self._address(m[0], at)
+        if m := HARDWARE.match(text, at):
+            return self._characters(at, m.end())
         if m := SPACED_CODE.match(text, at):
             return self._characters(at, m.end())
         if m := HEX.match(text, at):
@@ -250,29 +255,21 @@ class _Reading(Spelling, Scripts, Symbols):
         previous = self.out[-1]
         if spaced:
             start, end = at - 1, at + 2
-        if self.number_end == start and not spaced and NEXT_IN_RANGE.match(text, end):
-            self._say("to", at, end)
-            return end
-        if self.number_end == start and text[start - 1] in "mM." and CLOCK.match(text, end):
-            self._say("to", at, end)
-            return end
-        word = RANGE_WORD.match(text, end)
-        said = previous.text.lower()
-        month = self.number_end == start and word and MONTH.match(text, end)
-        days = said in t.WEEKDAYS and word and word[0].lower() in q.WEEKDAYS_SHORT | DAYS
-        times = said in q.NAMED_TIMES and (
-            NEXT_IN_RANGE.match(text, end) or word and word[0] in q.NAMED_TIMES
-        )
-        now = self.number_end == start and word and word[0].lower() in q.NAMED_TIMES
+        numbered = self.number_end == start
+        number = numbered and not spaced and NEXT_IN_RANGE.match(text, end)
+        clock = numbered and text[start - 1] in "mM." and CLOCK.match(text, end)
+        m = RANGE_WORD.match(text, end)
+        word, said = (m[0] if m else ""), previous.text
+        month = numbered and word and MONTH.match(text, end)
+        days = said in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        times = said.lower() in q.NAMED_TIMES and NEXT_IN_RANGE.match(text, end)
+        now = (numbered or said.lower() in q.NAMED_TIMES) and word.lower() in q.NAMED_TIMES
         letters = (
-            (text[at] == "\u2013" or said + (word[0].lower() if word else "") == "az")
-            and len(said) == 1
-            and word
-            and len(word[0]) == 1
-            and text[start - 1].isupper()
-            and word[0].isupper()
+            len(said) == len(word) == 1 and (said + word).isupper() and text[start - 1] == said
         )
-        if not (month or days or times or letters or now):
+        if letters and text[at] != "\u2013" and said + word != "AZ":
+            letters = False
+        if not (number or clock or month or days or times or letters or now):
             return 0
         self._say("to", at, at + 1)
         return end
@@ -326,11 +323,12 @@ class _Reading(Spelling, Scripts, Symbols):
         return numerals.Context(tuple(w.text.lower() for w in self.out[-6:]), self.options)
 
     def _number(self, at: int) -> int:
-        found = self._model(at) or numerals.read(self.text, at, self._context())
+        model = self._model(at)
+        found = model or numerals.read(self.text, at, self._context())
         if not found:
             return at
         pieces, end = found
-        self.number_end = end
+        self.number_end = -1 if model else end
         for words, start, stop in pieces:
             self._say(words, start, stop)
         if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):
@@ -340,9 +338,11 @@ class _Reading(Spelling, Scripts, Symbols):
     def _model(self, at: int) -> tuple[list[numerals.Piece], int] | None:
         """The number of a name such as U-235 or SHA-256, in twos."""
         text = self.text
-        if at < 2 or text[at - 1] != "-" or not text[at - 2].isupper():
+        if at < 2 or text[at - 1] != "-" or not text[at - 2].isalpha():
             return None
-        m = MODEL.match(text, at)
+        m = CHAINED.match(text, at)
+        if not m and NAME_BEFORE.search(text, max(at - 3, 0), at):
+            m = MODEL.match(text, at)
         return ([(numbers.grouped(m[0]), at, m.end())], m.end()) if m else None
 
     def _digit(self, at: int) -> int:

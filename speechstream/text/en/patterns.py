@@ -15,7 +15,7 @@ from speechstream.text.rules import ReadingOptions
 
 Piece = tuple[list[str], int, int]
 
-INT = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
+INT = r"\d{1,3}(?:,\d{3})+(?!\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!\d)|\d+"
 NUM = rf"(?:(?:{INT})(?:\.\d+)?|\.\d+)"
 SIGN = r"(?:[-\u2212+\u00b1](?=[\d.$\u00a3\u20ac\u00a5]))?"
 DASH = r"[-\u2010-\u2013\u2212]"
@@ -83,7 +83,7 @@ def qualifies(m: re.Match, context: Context) -> bool:
     noun = following(m)
     return (
         context.before in ARTICLES
-        and noun.islower()
+        and (noun.islower() or noun.isupper() and len(noun) > 1)
         and noun not in homographs.FUNCTION
         and not noun.endswith("ly")
     )

@@ -12,17 +12,19 @@ from speechstream.text.en.word import Word
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
+ARGUMENT = re.compile(r"\(([a-z])\)")
 SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o)(?![A-Za-z])", re.I)
 DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
 DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 ELEMENT = "|".join(sorted(t.ELEMENTS, key=len, reverse=True))
+ELEMENT_WORDS = frozenset("He In As At No Be Co La Ta Pa Mo Ho Am Os Po Re Ti Al Me".split())
 COUNT = "[0-9\u2080-\u2089]"
 GROUP_OF = rf"(?:{ELEMENT}){COUNT}{{0,2}}"
 FORMULA = re.compile(
-    rf"(?:{COUNT}{{0,2}}(?:{GROUP_OF}|\((?:{GROUP_OF})+\){COUNT}{{0,2}})+)(?:(?:{COUNT}|[\u00b2\u00b3])?[+\u207a\u207b](?!\w))?(?![^\W_])"
+    rf"(?:{COUNT}{{0,2}}(?:{GROUP_OF}|\((?:{GROUP_OF})+\){COUNT}{{0,2}})+)(?:(?:{COUNT}|[\u00b2\u00b3])?(?:[+\u207a\u207b](?!\w)|-(?![\w-])))?(?![^\W_])"
 )
-FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[+\u207a\u207b\u00b2\u00b3]")
+FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[-+\u207a\u207b\u00b2\u00b3]")
 LOWERED = str.maketrans(
     "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u00b2\u00b3", "012345678923"
 )
@@ -120,11 +122,11 @@ class Spelling:
         m = FORMULA.match(text, at)
         if not m or at and (text[at - 1].isalnum() or text[at - 1] in "'\u2019"):
             return 0
-        body = m[0].rstrip("+\u207a\u207b")
+        body = m[0].rstrip("-+\u207a\u207b")
         symbols = re.findall(ELEMENT, body)
         letters = "".join(symbols)
         counted = re.search(rf"[A-Za-z)]{COUNT}", body)
-        charged = m[0] != body and len(symbols[0]) > 1
+        charged = m[0] != body and len(symbols[0]) > 1 and symbols[0] not in ELEMENT_WORDS
         mixed = len(symbols) > 1 and not letters.isupper() and any(len(x) > 1 for x in symbols)
         if (
             not (counted or charged or mixed)
@@ -154,7 +156,7 @@ class Spelling:
             self._say(numbers.cardinal(written), *part.span())
         elif written in "+\u207a":
             self._say("plus", *part.span())
-        elif written == "\u207b":
+        elif written in "-\u207b":
             self._say("minus", *part.span())
         else:
             self._say(" ".join(written.upper()), *part.span())
@@ -173,8 +175,9 @@ class Spelling:
             return end
         if not word.isascii():
             return self._accented(at, end)
-        if (done := self._glued(word, at, end)) or (done := self._place(word, at, end)):
-            return done
+        for read in (self._glued, self._place, self._month):
+            if done := read(word, at, end):
+                return done
         if word.startswith("'") and not self.known(word.lower()):
             word, at = word[1:], at + 1
         if word.endswith("'"):
@@ -183,13 +186,20 @@ class Spelling:
                 end - 1,
             )  # a closing quote or a plural's apostrophe: neither is spoken
         stop = text[end : end + 1] == "."
+        if stop and len(word) == 1 and word.isupper() and text[at - 1 : at] == "\n":
+            self._say([word, "."], at, end + 1)
+            return end + 1  # a list of letters
         if stop and (done := self._abbreviation(word.lower(), at, end)):
             return done
         if stop and len(word) == 1 and word.isupper() and self._name_follows(end + 1):
             self.out.append(Word(word, at, end, "letters"))
             return end + 1  # an initial: John F. Kennedy
         lower = word.lower()
-        if lower in t.WITHOUT_STOP and (lower != "dr" or self._name_follows(end)) and word != "ETC":
+        if word == "VS" and self._name_follows(end) and not self.shouting:
+            self.out.append(Word(word, at, end, "letters"))
+        elif (
+            lower in t.WITHOUT_STOP and (lower != "dr" or self._name_follows(end)) and word != "ETC"
+        ):
             self._say(t.WITHOUT_STOP[lower], at, end)
         elif not self._roman(word, at, end):
             self._plain(word, at, end)
@@ -215,10 +225,23 @@ class Spelling:
         if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
             self._say(" ".join(word.upper()), at, end)
             return end
+        if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
+            self._say([word.upper(), "of", m[1].upper()], at, m.end())
+            return m.end()
         if word == "cc" and text[end : end + 2] == " @":
             self._say("C C", at, end)
             return end
         return 0
+
+    def _month(self, word: str, at: int, end: int) -> int:
+        """A month in short without a day: in Jan, to Aug. Returns where it ends, or 0."""
+        lower = word.lower()
+        if lower not in t.MONTH_OF or lower in t.MONTHS or not word.istitle():
+            return 0
+        if self._before() not in q.BEFORE_MONTH or self.text[end : end + 1] in ("'", "\u2019", "-"):
+            return 0
+        self._say(t.MONTH_OF[lower], at, end)
+        return end
 
     def _place(self, word: str, at: int, end: int) -> int:
         """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
@@ -321,7 +344,7 @@ class Spelling:
         elif len(word) == 1 and word not in "aAI":
             self.out.append(Word(word.upper(), at, end, "letters"))
         elif (
-            re.search(r"[a-z][A-Z]", word)
+            re.search(r"[a-z][A-Z]|[A-Z]{2}[a-z]{2}", word)
             and not self.known(word)
             and not self.known(word.lower())
             and not re.fullmatch(r"(?:Mc|Mac)[A-Z][a-z]+(?:'s|s)?", word)

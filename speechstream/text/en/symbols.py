@@ -25,6 +25,7 @@ MARKS = {
     "\u00bf": "",
     "\u00a1": "",
 }
+DIGITS = re.compile(r"\d+(?![\w.])")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 MULTIPLIED = re.compile(r"\w\*\d")
 ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
@@ -63,6 +64,9 @@ class Symbols:
             if m[0] == "." and (inside and after.isalnum() or leading):
                 dot = leading or text[at - 1].isdigit() or after.islower() or after.isdigit()
                 self._say("dot" if dot else ".", at, at + 1)
+                if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
+                    self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
+                    return digits.end()
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
