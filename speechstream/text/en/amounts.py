@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import cues as q, homographs, numbers as n, tables as t
 from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
@@ -80,6 +80,7 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     small = n.cardinal(cents) + [cent if cents == 1 else n.plural(cent)] if cents else []
     if cents and not int(whole or 0):
         return words + small
+    many = names[:-1] + [n.plural(names[-1])] if small else many
     big = n.cardinal(whole) + (names if whole.lstrip("0") == "1" else many)
     return words + big + (["and"] + small if small else [])
 
@@ -170,8 +171,16 @@ def inches(m, context):
     if m[2]:
         top, bottom = t.VULGAR[m[2]]
         words += ["and", *(["a", "half"] if bottom == 2 else n.fraction(top, bottom))]
-    single = is_one(m[1]) and not m[2] or qualifies(m, context)
+    noun = following(m)
+    named = noun.islower() and noun not in homographs.FUNCTION and noun not in ("x", "by")
+    single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
     return [*words, "inch" if single else "inches"]
+
+
+@rule(rf"(\d+)['\u2032\u2019]{DASH}(\d+)['\u2032\u2019](?!\w)")
+def feet_range(m, context):
+    """5'-6'."""
+    return [*n.cardinal(m[1]), "to", *n.cardinal(m[2]), "feet"]
 
 
 @rule(r"(\d+)['\u2032\u2019](?= [a-z]| ?[x\u00d7]|[\s,.]|$)")
@@ -234,7 +243,7 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_])"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z]))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""

@@ -9,7 +9,9 @@ from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
 EMERGENCY = frozenset("000 101 110 111 112 119 211 311 411 511 611 711 811 911 988 999".split())
-LINKS = frozenset("is was number no : # the in with ending ends and of are be called reads".split())
+LINKS = frozenset(
+    "is was number no : , # the in with ending ends and of are be called reads".split()
+)
 
 
 def _groups(text: str) -> list[str]:

@@ -7,11 +7,11 @@ from speechstream.text.rules import Rules
 NEVER_END = frozenset(
     "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
     "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
-    "qty ref c rs".split()
+    "qty ref c rs acct".split()
 )
 BEFORE_NUMBER = frozenset(
     "no nos art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
-    "eccl psa acct ext ver".split()
+    "eccl psa ext ver".split()
 )
 MONTHS_AND_DAYS = frozenset(
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat "

@@ -8,6 +8,8 @@ There is no statistical tagger: it would weigh more than all the rest of the tex
 
 from __future__ import annotations
 
+from speechstream.text.en import pronunciations
+
 
 def _set(text: str) -> frozenset:
     return frozenset(text.split())
@@ -247,6 +249,8 @@ def _pair(words: list[str], i: int) -> str:
 
 
 def _read(words, i, written):
+    if _before(words, i) == "re":  # re-read
+        return _read(words[: i - 1] + words[i:], i - 1, written[: i - 1] + written[i:])
     before, after = _before(words, i), _after(words, i)
     back = [w for w in words[max(0, i - 4) : i] if w not in MARKS]
     if any(w in HAVE for w in back) or before in (
@@ -495,4 +499,7 @@ EXTRA: dict[str, str | dict[str, str]] = {
         "DEFAULT": "\u02c8\u025bksp\u02cc\u0254\u0279t",
         "VERB": "\u026aksp\u02c8\u0254\u0279t",
     },
-}
+    "resume": {"DEFAULT": "ɹəzˈum", "NOUN": "ɹˈɛzəmˌA"},
+    "resumes": {"DEFAULT": "ɹəzˈumz", "NOUN": "ɹˈɛzəmˌAz"},
+    "re": "ɹˌi",
+} | pronunciations.table()

@@ -60,7 +60,7 @@ CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
 RANGE_WORD = re.compile(r"[A-Za-z]+")
 DAYS = {name: name for name in t.WEEKDAYS}
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
-CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s?[a-z]|,))")
+CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
@@ -261,6 +261,7 @@ class _Reading(Spelling, Scripts, Symbols):
         m = RANGE_WORD.match(text, end)
         word, said = (m[0] if m else ""), previous.text
         month = numbered and word and MONTH.match(text, end)
+        weekday = numbered and spaced and word.lower() in q.WEEKDAYS_SHORT | DAYS
         days = said in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
         times = said.lower() in q.NAMED_TIMES and NEXT_IN_RANGE.match(text, end)
         now = (numbered or said.lower() in q.NAMED_TIMES) and word.lower() in q.NAMED_TIMES
@@ -269,7 +270,7 @@ class _Reading(Spelling, Scripts, Symbols):
         )
         if letters and text[at] != "\u2013" and said + word != "AZ":
             letters = False
-        if not (number or clock or month or days or times or letters or now):
+        if not (number or clock or month or weekday or days or times or letters or now):
             return 0
         self._say("to", at, at + 1)
         return end

@@ -123,6 +123,8 @@ class Spelling:
         if not m or at and (text[at - 1].isalnum() or text[at - 1] in "'\u2019"):
             return 0
         body = m[0].rstrip("-+\u207a\u207b")
+        if re.fullmatch("[A-Z]+s", body):
+            return 0  # UFOs
         symbols = re.findall(ELEMENT, body)
         letters = "".join(symbols)
         counted = re.search(rf"[A-Za-z)]{COUNT}", body)
@@ -537,7 +539,7 @@ class Spelling:
         elif numeral.islower() or previous.kind != "word" or not previous.text[:1].isupper():
             return False
         else:
-            words = self._named_roman(numeral, value, said, end)
+            words = self._named_roman(numeral, value, said, tail or self.text[end:])
         if not words:
             return False
         if tail:
@@ -565,7 +567,7 @@ class Spelling:
             return []
         return numbers.cardinal(value)
 
-    def _named_roman(self, numeral: str, value: int, said: str, end: int) -> list[str]:
+    def _named_roman(self, numeral: str, value: int, said: str, rest: str) -> list[str]:
         """After a name: a ruler's or a son's number is an ordinal, a thing's a cardinal."""
         if numeral in ("L", "XL"):
             return []
@@ -573,7 +575,7 @@ class Spelling:
         first = self.out[-2].text.lower() if len(self.out) > 1 else ""
         if said in t.KINGS:
             alone = numeral in ("I", "V", "X")
-            if alone and not titled and not ROMAN_AFTER.match(self.text, end):
+            if alone and not titled and not ROMAN_AFTER.match(rest):
                 return []
             return ["the", *numbers.ordinal(value)]
         if len(numeral) == 1:

@@ -98,6 +98,12 @@ class Symbols:
                 re.search(r"(?:^|\s)(?:and|he|his)$", text[max(0, at - 5) : at].lower())
                 and after.isalpha()
             )
+            capitals = after.isupper() and text[at - 1 : at].isupper()
+            lone = capitals and not (text[at - 2 : at - 1] + text[at + 2 : at + 3]).strip(
+                " .,;:!?)("
+            )
+            if lone:
+                return at + 1  # A/B, N/A
             if digits or (not both and (after.isalnum() or spaced)):
                 self._say("over" if digits else "slash", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
