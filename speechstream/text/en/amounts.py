@@ -34,6 +34,7 @@ EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?{FACTOR})*"
 PARTS = re.compile(rf"({UNIT})({POWER})$")
 POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
+INCH = ('"', "\u2033")
 COMPOUND = re.compile("-[a-z]")
 
 
@@ -92,7 +93,7 @@ def blood_pressure(m, context):
 
 
 @rule(
-    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)({EXPRESSION}|in\.){END}(?!/)"
+    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)({EXPRESSION}|in\.|[\"\u2033](?!\w)){END}(?!/)"
 )
 def measured_fraction(m, context):
     """6 3/4 in, a quarter pound."""
@@ -101,7 +102,7 @@ def measured_fraction(m, context):
         return None
     part = ["a", "half"] if bottom == 2 and m[1] else n.fraction(top, bottom)
     words = [*n.cardinal(m[1]), "and", *part] if m[1] else part
-    return words + expression(m[5].rstrip("."), not m[1])
+    return words + expression("in" if m[5] in INCH else m[5].rstrip("."), not m[1])
 
 
 @rule(rf"({SIGN})({NUM})(?:{DASH}({NUM}))?(bn|tn|mn|[kKMBT])(?:\b|(?=\+))(?!['\u2019])")

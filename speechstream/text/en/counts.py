@@ -37,6 +37,12 @@ def vulgar(m, context):
     return number(m[1] + "0")[:-1] + (["a", "half"] if half else n.fraction(top, bottom))
 
 
+@rule(rf"24/7/365{END}")
+def always(m, context):
+    """24/7/365."""
+    return ["twenty", "four", "seven", "three", "sixty", "five"]
+
+
 @rule(rf"(24)/(7){END}|(9)/(11){END}")
 def named_fraction(m, context):
     """24/7, 9/11."""

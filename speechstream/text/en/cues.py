@@ -18,7 +18,7 @@ NUMBERED_LONG = _set(
 )
 GROUPED = _set(
     "room rooms highway interstate route boeing flight error http status model bus suite apartment apt gate "
-    "channel fahrenheit hwy exit platform building locker cabin"
+    "xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
 )
 RELEASED = _set(
     "version python release ios ipados watchos android macos chapter section cuda ubuntu debian fedora java node kernel "
@@ -173,6 +173,10 @@ WEEKDAYS_SHORT = {
     "sun": "sunday",
 }
 BEFORE_MONTH = _set("to in by since from until till of last next early late mid this every")
+DANGLING = _set(
+    "the a an my your his her its our their of in at for with from by on to and or but that which is are was were as than "
+    "this these those be been very more into over about"
+)
 NAMED_TIMES = _set("noon midnight dawn dusk now present today")
 COUNTED = _set(
     "miles beats meters metres feet gallons kilometers kilometres grams dollars cents words calls requests tokens frames "

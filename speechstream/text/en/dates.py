@@ -291,6 +291,13 @@ def short_year(m, context):
     return n.grouped(m[1]) if m[1][0] != "0" else ["oh"] + n.digits(m[1][1])
 
 
+@rule(rf"([01]\d|2[0-4])([0-5]\d)(?= hours| hrs|h{END})")
+def military(m, context):
+    """0800 hours."""
+    words = (["zero"] if m[1][0] == "0" else []) + n.cardinal(m[1])
+    return words + (["hundred"] if m[2] == "00" else minutes(int(m[2])))
+
+
 @rule(rf"1[01]\d\d{END}(?![.,:/]\d|%|{DASH})")
 def old_year(m, context):
     """in 1066."""

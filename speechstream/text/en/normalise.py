@@ -3,8 +3,9 @@
     [(w.text, w.start, w.end) for w in Normaliser()("Dr. Smith paid $3.50.")]
     # doctor 0-3, Smith 4-9, paid 10-14, three 15-20, dollars 15-20, and 15-20, fifty 15-20, cents 15-20, "." 20-21
 
-Words are read in `spelling.py`, other scripts in `scripts.py`, symbols in `symbols.py`, numbers in `numerals.py`; names of
-abbreviations, units and symbols are in `tables.py`. American English.
+Words are read in `spelling.py`, formulas in `formulas.py`, Roman numerals in `romans.py`, other scripts in `scripts.py`,
+symbols in `symbols.py`, numbers in `numerals.py`. Names of abbreviations, units and symbols are in `tables.py`, the words
+that tell what a number is in `cues.py`. American English.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from speechstream.text.en import cues as q, numbers, numerals, tables as t
-from speechstream.text.en.homographs import FUNCTION
+from speechstream.text.en.formulas import Formulas
+from speechstream.text.en.romans import Romans
 from speechstream.text.en.scripts import Scripts
 from speechstream.text.en.spelling import Spelling
 from speechstream.text.en.symbols import Symbols
@@ -120,7 +122,7 @@ class Normaliser:
         return [Word(w.text, places[w.start], end_of(w), w.kind) for w in tidy(words)]
 
 
-class _Reading(Spelling, Scripts, Symbols):
+class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
     """One pass over one clean text."""
 
     def __init__(self, text: str, normaliser: Normaliser, warnings: list[str]):
@@ -128,7 +130,7 @@ class _Reading(Spelling, Scripts, Symbols):
         self.config, self.options = normaliser.config, normaliser.options
         self.known, self.lettered = normaliser.known, normaliser.lettered
         self.out: list[Word] = []
-        self.number_end = -1  # where the last number ended: a dash behind it may be a range
+        self.number_end = -9  # where the last number ended: a dash behind it may be a range
         words = re.findall(r"[A-Za-z]{2,}", text)
         self.shouting = (
             len(words) > 1
@@ -165,7 +167,7 @@ class _Reading(Spelling, Scripts, Symbols):
             return False
         last = line.split()[-1].lower()
         following = rest.split("\n", 1)[0]
-        return last not in FUNCTION and (len(following) <= LINE or not rest[0].islower())
+        return last not in q.DANGLING and (len(following) <= LINE or not rest[0].islower())
 
     def _one(self, at: int, c: str) -> int:
         """Read what stands at `at`; returns where it ends."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 WORDS = """
 goethe ɡˈɜɹɾə
 chopin ʃˈOpæn
@@ -141,5 +143,4 @@ erdoğan ˈɛɹdəwˌɑn
 
 def table() -> dict[str, str]:
     """Words in small letters to phonemes."""
-    rows = (line.split(" ", 1) for line in WORDS.strip().splitlines() if line.count(" ") == 1)
-    return dict(rows)  # type: ignore[arg-type]
+    return dict(re.findall(r"^(\S+) (\S+)$", WORDS, re.M))

@@ -17,19 +17,6 @@ SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o)(?![A-Za-z])", re.I)
 DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
 DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
-ELEMENT = "|".join(sorted(t.ELEMENTS, key=len, reverse=True))
-ELEMENT_WORDS = frozenset("He In As At No Be Co La Ta Pa Mo Ho Am Os Po Re Ti Al Me".split())
-COUNT = "[0-9\u2080-\u2089]"
-GROUP_OF = rf"(?:{ELEMENT}){COUNT}{{0,2}}"
-FORMULA = re.compile(
-    rf"(?:{COUNT}{{0,2}}(?:{GROUP_OF}|\((?:{GROUP_OF})+\){COUNT}{{0,2}})+)(?:(?:{COUNT}|[\u00b2\u00b3])?(?:[+\u207a\u207b](?!\w)|-(?![\w-])))?(?![^\W_])"
-)
-FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[-+\u207a\u207b\u00b2\u00b3]")
-LOWERED = str.maketrans(
-    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u00b2\u00b3", "012345678923"
-)
-STATE = re.compile(r"[A-Z]{2}(?![\w'\u2019&/-])")
-ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
 UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
 )
@@ -115,53 +102,6 @@ class Spelling:
             else:
                 self.out.append(Word(part.lower(), start, stop))
         return end
-
-    def _formula(self, at: int) -> int:
-        """H2O, NaCl, Ca(OH)2, Na+: symbols of elements by their letters; 0 where this is none."""
-        text = self.text
-        m = FORMULA.match(text, at)
-        if not m or at and (text[at - 1].isalnum() or text[at - 1] in "'\u2019"):
-            return 0
-        body = m[0].rstrip("-+\u207a\u207b")
-        if re.fullmatch("[A-Z]+s", body):
-            return 0  # UFOs
-        symbols = re.findall(ELEMENT, body)
-        letters = "".join(symbols)
-        counted = re.search(rf"[A-Za-z)]{COUNT}", body)
-        charged = m[0] != body and len(symbols[0]) > 1 and symbols[0] not in ELEMENT_WORDS
-        mixed = len(symbols) > 1 and not letters.isupper() and any(len(x) > 1 for x in symbols)
-        if (
-            not (counted or charged or mixed)
-            or body[0].isdigit()
-            and not (mixed or len(symbols) > 1)
-        ):
-            return 0
-        if (
-            not counted
-            and self.known(body)
-            or letters.istitle()
-            and len(symbols) == 1
-            and not (counted or charged)
-        ):
-            return 0
-        if letters.isupper() and len(letters) < 2 and len(re.findall(r"\d", body)) > 1:
-            return 0  # H100
-        if mixed and not counted and any(x in ("Me", "Et", "Ph") for x in symbols[1:]):
-            return 0
-        for part in FORMULA_PARTS.finditer(text, at, m.end()):
-            self._formula_part(part)
-        return m.end()
-
-    def _formula_part(self, part: re.Match) -> None:
-        written = part[0].translate(LOWERED)
-        if written.isdigit():
-            self._say(numbers.cardinal(written), *part.span())
-        elif written in "+\u207a":
-            self._say("plus", *part.span())
-        elif written in "-\u207b":
-            self._say("minus", *part.span())
-        else:
-            self._say(" ".join(written.upper()), *part.span())
 
     def _letters(self, at: int) -> int:
         text = self.text
@@ -466,6 +406,8 @@ class Spelling:
             said = t.STATES_OLD[lower]
         elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
             said = "minimum" if lower == "min" else "maximum"
+        elif lower == "min" and self.number_end < at - 1 and rest:
+            said = "minimum"
         elif (
             lower in ("pl", "ct", "sq", "rd", "ave", "ln", "blvd", "hwy") and not text[at].isupper()
         ):
@@ -496,7 +438,7 @@ class Spelling:
             and lower not in ("min", "max", "al", "ext", "est")
         ):
             return 0
-        elif lower == "co" and text[at].isupper() and not after_name and self._before() != "and":
+        elif lower == "co" and text[at].isupper() and not self.out:
             return 0
         elif lower in ("ref", "dir", "det", "mos", "sec", "pct", "lib", "amb", "sun") and not (
             rest[:1].isdigit() or text[at].isupper() and self._name_follows(end + 1)
@@ -520,66 +462,3 @@ class Spelling:
 
     def _name_follows(self, end: int) -> bool:
         return bool(re.compile(r"\s+[A-Z]").match(self.text, end))
-
-    def _roman(self, word: str, at: int, end: int) -> bool:
-        """Henry VIII the eighth, World War II two, the XXI century. Only after a capitalised word or before an age."""
-        numeral, tail = (word[:-2], "'s") if word.endswith("'s") else (word, "")
-        previous = self.out[-1] if self.out else None
-        if previous is None or not re.fullmatch("[IVXL]+|[ivx]+", numeral):
-            return False
-        value = numbers.roman(numeral.upper())
-        if value is None:
-            return False
-        said = previous.text.lower()
-        after = re.match(r"[\s-]([A-Za-z]+)", self.text[end : end + 24])
-        if after and after[1].lower() in q.ORDINAL_BEFORE and len(numeral) > 1:
-            words = numbers.ordinal(value)
-        elif said in q.NUMBERED and previous.end == at - 1:
-            words = self._numbered(numeral, value, previous.text, end)
-        elif numeral.islower() or previous.kind != "word" or not previous.text[:1].isupper():
-            return False
-        else:
-            words = self._named_roman(numeral, value, said, tail or self.text[end:])
-        if not words:
-            return False
-        if tail:
-            words = [*words[:-1], words[-1] + tail]
-        self._say(words, at, end)
-        return True
-
-    def _numbered(self, numeral: str, value: int, previous: str, end: int) -> list[str]:
-        """After part, chapter, war and the like; small numerals only after a capital or at the end."""
-        if numeral in ("i", "I") and (previous.islower() or not ROMAN_AFTER.match(self.text, end)):
-            if numeral == "i" or previous.lower() not in (
-                "war",
-                "chapter",
-                "part",
-                "article",
-                "act",
-                "title",
-            ):
-                return []
-            if previous.islower():
-                return []
-        if numeral.islower() and len(numeral) == 1:
-            return []
-        if numeral in ("L", "XL") and previous != "Bowl":
-            return []
-        return numbers.cardinal(value)
-
-    def _named_roman(self, numeral: str, value: int, said: str, rest: str) -> list[str]:
-        """After a name: a ruler's or a son's number is an ordinal, a thing's a cardinal."""
-        if numeral in ("L", "XL"):
-            return []
-        titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
-        first = self.out[-2].text.lower() if len(self.out) > 1 else ""
-        if said in t.KINGS:
-            alone = numeral in ("I", "V", "X")
-            if alone and not titled and not ROMAN_AFTER.match(rest):
-                return []
-            return ["the", *numbers.ordinal(value)]
-        if len(numeral) == 1:
-            return []
-        if first in q.GIVEN and self.out[-2].text[:1].isupper():
-            return ["the", *numbers.ordinal(value)]
-        return numbers.cardinal(value)

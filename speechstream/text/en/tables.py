@@ -119,6 +119,9 @@ ABBREVIATIONS = {
     "c.f": "compare",
     "q.v": "which see",
     "fwd": "forward",
+    "esp": "especially",
+    "cont": "continued",
+    "bldg": "building",
     "pct": "percent",
     "yr": "year",
     "yrs": "years",
@@ -347,6 +350,8 @@ UNITS = {  # symbol: singular name
     "mV": "millivolt",
     "MV": "megavolt",
     "kN": "kilonewton",
+    "Nm": "newton meter",
+    "kNm": "kilonewton meter",
     "MPa": "megapascal",
     "GPa": "gigapascal",
     "MP": "megapixel",
@@ -797,7 +802,7 @@ SPELLED = frozenset(
     "OS IP URL API CPU GPU USB HTML HTTP SQL SSL LA DC NY AM PM BBC CNN NBC ABC CBS FBI CIA NSA IRS "
     "NHS HIV DNA RNA MRI ICU ER EMT LGBT NBA NFL NHL MLB UFC IBM HP AT GE GM BMW KFC LOL OMG BTW FYI "
     "TBD RSVP IQ PS SOS MP PHD MBA BA MA BSC PHP CSS XML AWS SUV RV UFO VR AR IPO GDP CSV PDF LLM "
-    "ETA NLP TTS ASR OCR RPG AC OJ CA TX MS EST PST GMT UTC WHO CET EDT PDT CST MST ISBN OTP ISS TBT OLED MIT "
+    "ETA VIN NLP TTS ASR OCR RPG AC OJ CA TX MS EST PST GMT UTC WHO CET EDT PDT CST MST ISBN OTP ISS TBT OLED MIT "
     "UCLA YMCA LGBTQ BYOB LED NYC UAE KPI ROI SEO SDK IDE CLI SSH VPN VM QR RFID SSD HDD NAS ISP DNS TCP UDP FTP RSS CRM ERP "
     "PNG EKG ECG CT AED CPR OCD ADHD PTSD IVF STD WTO IMF EPA FDA CDC NIH FCC FTC SEC DOJ DHS TSA FAA NSF NPR PBS HBO MTV".split()
 )
