@@ -158,7 +158,7 @@ def test_words_point_at_the_source(ours):
             assert all(a.start <= b.start for a, b in zip(words, words[1:])), r.written
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_no_split_changes_a_reading(ours, data):
     some = st.sampled_from(LIST).map(lambda r: r.written)

@@ -189,7 +189,8 @@ def feet(m, context):
     """A 6' fence."""
     opened = re.search(r"(?:^|\s)['\u2018](?!\d)", m.string[: m.start()])
     by = context.before == "by" or re.match(r"\s?[x\u00d7]\s?\d", m.string[m.end() :])
-    if m[0][-1] != "\u2032" and not by and (opened or context.before not in ARTICLES):
+    sized = context.before in ARTICLES or following(m) in ("tall", "wide", "long", "high", "deep")
+    if m[0][-1] != "\u2032" and not by and (opened or not sized):
         return None
     if not by and not following(m):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import cues as q, homographs, numbers as n, tables as t
 from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
@@ -85,7 +85,7 @@ def short_date(m, context):
     first, second = int(m[1]), int(m[2])
     month, day = (second, first) if context.options.date_order == "dmy" else (first, second)
     named = context.before in t.WEEKDAYS or context.words[-2:-1] and context.words[-2] in t.WEEKDAYS
-    likely = context.before in DATED and first != second and day > 1 and not _counts(m)
+    likely = context.before in DATED and first != second and not _counts(m)
     if (
         (first, second) == (9, 11)
         or not (named or likely)
@@ -95,8 +95,14 @@ def short_date(m, context):
     return [t.MONTHS[month - 1], *n.ordinal(day)]
 
 
+def _noun(word: str) -> bool:
+    return word.islower() and word not in homographs.FUNCTION
+
+
 def _counts(m: re.Match) -> bool:
     """Whether `of` or a noun that is measured follows: 2/3 of them, 3/4 cup."""
+    if int(m[1]) < int(m[2]) and m[2] in ("2", "3", "4", "8") and m[1] in ("1", "2", "3"):
+        return m.string[max(0, m.start() - 3) : m.start()] == "by "
     return following(m) in ("of", "cup", "cups", "mile", "miles", "inch", "inches", "hour", "full")
 
 
@@ -117,6 +123,8 @@ def month_day(m, context):
     """March 5, March 5-7, Mar. 5th, 2024."""
     if not m[1][0].isupper() and m[1].lower() in ("may", "march", "mar"):
         return None
+    if m[1] == "May" and not context.words and _noun(following(m)):
+        return None  # May 5 people come?
     if not 1 <= int(m[3]) <= 31:
         return None
     pieces = [([month_of(m[1])], *m.span(1)), (n.ordinal(m[3]), *m.span(3))]

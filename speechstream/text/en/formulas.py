@@ -14,6 +14,7 @@ FORMULA = re.compile(
     rf"(?:{COUNT}{{0,2}}(?:{GROUP_OF}|\((?:{GROUP_OF})+\){COUNT}{{0,2}})+)(?:(?:{COUNT}|[\u00b2\u00b3])?(?:[+\u207a\u207b](?!\w)|-(?![\w-])))?(?![^\W_])"
 )
 FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[-+\u207a\u207b\u00b2\u00b3]")
+ISOTOPE = re.compile(r"-(?:\d{1,3}(?![\w-])|ion\b)")
 LOWERED = str.maketrans(
     "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u00b2\u00b3", "012345678923"
 )
@@ -29,34 +30,34 @@ class Formulas:
         if not m or at and (text[at - 1].isalnum() or text[at - 1] in "'\u2019"):
             return 0
         body = m[0].rstrip("-+\u207a\u207b")
-        if re.fullmatch("[A-Z]+s", body):
-            return 0  # UFOs
         symbols = re.findall(ELEMENT, body)
-        letters = "".join(symbols)
-        counted = re.search(rf"[A-Za-z)]{COUNT}", body)
-        charged = m[0] != body and len(symbols[0]) > 1 and symbols[0] not in ELEMENT_WORDS
-        mixed = len(symbols) > 1 and not letters.isupper() and any(len(x) > 1 for x in symbols)
-        if (
-            not (counted or charged or mixed)
-            or body[0].isdigit()
-            and not (mixed or len(symbols) > 1)
-        ):
-            return 0
-        if (
-            not counted
-            and self.known(body)
-            or letters.istitle()
-            and len(symbols) == 1
-            and not (counted or charged)
-        ):
-            return 0
-        if letters.isupper() and len(letters) < 2 and len(re.findall(r"\d", body)) > 1:
-            return 0  # H100
-        if mixed and not counted and any(x in ("Me", "Et", "Ph") for x in symbols[1:]):
+        alone = len(symbols) == 1
+        if alone and not re.search(COUNT, body):
+            is_one = self._marked_element(m, body)
+        else:
+            is_one = self._compounded(body, symbols)
+        if not is_one:
             return 0
         for part in FORMULA_PARTS.finditer(text, at, m.end()):
             self._formula_part(part)
         return m.end()
+
+    def _marked_element(self, m: re.Match, body: str) -> bool:
+        """Whether one element stands with a charge or a mass: Na+, Sr-90, Li-ion."""
+        charged = m[0] != body or ISOTOPE.match(self.text, m.end())
+        return bool(charged) and len(body) == 2 and body not in ELEMENT_WORDS
+
+    def _compounded(self, body: str, symbols: list[str]) -> bool:
+        """Whether symbols with counts, or several of which some have two letters, are a compound."""
+        letters = "".join(symbols)
+        counted = re.search(rf"[A-Za-z)]{COUNT}", body)
+        mixed = not letters.isupper() and len(symbols) > 1
+        if re.fullmatch("[A-Z]+s", body) or not (counted or mixed):
+            return False  # UFOs
+        if not counted:
+            organic = any(x in ("Me", "Et", "Ph") for x in symbols[1:])
+            return not self.known(body) and not organic
+        return len(letters) > 1 or len(re.findall(r"\d", body)) <= 1  # not H100
 
     def _formula_part(self, part: re.Match) -> None:
         written = part[0].translate(LOWERED)

@@ -64,6 +64,7 @@ DAYS = {name: name for name in t.WEEKDAYS}
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
+POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
     "v no p pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
@@ -334,6 +335,10 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         self.number_end = -1 if model else end
         for words, start, stop in pieces:
             self._say(words, start, stop)
+        if POSSESSIVE.match(self.text, end) and self.out[-1].kind == "word":
+            last = self.out[-1]
+            self.out[-1] = Word(last.text + "'s", last.start, end + 2)  # 2023's
+            return end + 2
         if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):
             self.out.append(Word(".", end - 1, end, "punct"))  # "at 5 p.m." at the end
         return end

@@ -201,16 +201,7 @@ class Spelling:
         lower = word.lower()
         if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
             stop = text[end : end + 1] == "." and text[end + 1 : end + 2] not in ("", "\n")
-            if lower in (
-                "mon",
-                "tue",
-                "wed",
-                "thu",
-                "fri",
-                "tues",
-                "thur",
-                "thurs",
-            ) or self._day_near(end):
+            if lower not in ("wed", "sat", "sun") or self._day_near(end):
                 self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
                 return end + stop
         if (

@@ -25,6 +25,7 @@ MARKS = {
     "\u00bf": "",
     "\u00a1": "",
 }
+GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
 DIGITS = re.compile(r"\d+(?![\w.])")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 MULTIPLIED = re.compile(r"\w\*\d")
@@ -71,6 +72,9 @@ class Symbols:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
         mark = MARKS.get(c, c)
+        if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
+            self._say("minus", at, at + 1)
+            return at + 1
         if c == "-" and (spaced or after == "-"):
             m = re.compile(r"-+").match(text, at)
             numbers_around = (
