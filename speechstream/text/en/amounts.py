@@ -35,11 +35,12 @@ PARTS = re.compile(rf"({UNIT})({POWER})$")
 POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
 INCH = ('"', "\u2033")
+MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
 COMPOUND = re.compile("-[a-z]")
 
 
 @rule(
-    rf"({SIGN})({SYMBOL})\s?({SIGN})(\d+,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
+    rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
     rf"(?:(\s?|-)({MAGNITUDE}|bn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
 )
 def money(m, context):
@@ -50,7 +51,9 @@ def money(m, context):
     return words + (["per", *t.PER[m[9]].split()] if m[9] else [])
 
 
-@rule(rf"({SIGN})(\d+,\d\d(?!\d|,\d)|{NUM})(?:\s({MAGNITUDE}|bn|mn))?\s?({AFTER})(?![^\W_])")
+@rule(
+    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s({MAGNITUDE}|bn|mn))?\s?({AFTER})(?![^\W_])"
+)
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
     unit, cent = t.CURRENCIES[m[4]]
@@ -68,8 +71,8 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     names = unit.split()
     many = names if single else names[:-1] + [n.plural(names[-1])]
     scale = [t.MAGNITUDES[magnitude]] if magnitude else []
-    if re.fullmatch(r"\d+,\d\d", amount):
-        amount = amount.replace(",", ".")
+    if re.fullmatch(r"[\d.]+,\d\d", amount):
+        amount = amount.replace(".", "").replace(",", ".")
     elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
         amount = amount.replace(".", "")
     if upto:
@@ -111,6 +114,8 @@ def magnitude(m, context):
     letter, near = m[4], following(m)
     if letter in "kK" and m.string[max(m.start() - 1, 0)] == "-":
         return None  # i7-12700K
+    if letter == "M" and MOLAR.match(m.string, m.end()):
+        return [*number(m[1] + m[2]), "molar"]
     if context.before in q.PLACES or not m[3] and _letter(m, context, letter, near):
         return None
     words = number(m[1] + m[2]) + (["to", *n.decimal(m[3])] if m[3] else [])
@@ -160,7 +165,7 @@ def feet_inches(m, context):
     return n.cardinal(m[1]) + ["foot"] + n.cardinal(m[2])
 
 
-@rule(rf"({NUM})(?:\s?([\u00bd\u00bc\u00be\u215b-\u215e]))?[\"\u2033\u201d](?!\w)")
+@rule(rf"({NUM})(?:\s?([\u00bd\u00bc\u00be\u215b-\u215e]))?[\"\u2033\u201d](?!\w(?<!x))")
 def inches(m, context):
     """A 27" monitor; a quotation mark that closes one is none."""
     before = m.string[: m.start()]
@@ -266,6 +271,9 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
     if not gap and found in q.NOT_TOUCHING:
         return following(m).lower() in q.UNIT_NOUNS.get(found, ())
     word = re.match(r"\.?\s+([A-Za-z0-9]+)", rest)
+    if gap == " " and found == "in":
+        feet = re.search(r"\b(?:ft|feet|foot)\.?,?\s$", m.string[: m.start()])
+        return bool(feet or word and word[1] in q.INCHED)
     if not gap or not word:
         return True
     if found in q.DIRECTED and not word[1][0].islower():

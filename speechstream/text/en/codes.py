@@ -9,9 +9,7 @@ from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
 EMERGENCY = frozenset("000 101 110 111 112 119 211 311 411 511 611 711 811 911 988 999".split())
-LINKS = frozenset(
-    "is was number no : , # the in with ending ends and of are be called reads".split()
-)
+LINKS = frozenset("is was number no : # the in with ending ends and of are be called reads".split())
 
 
 def _groups(text: str) -> list[str]:
@@ -79,6 +77,12 @@ def version_part(part: str) -> list[str]:
     return n.digits(part) if len(part) > 4 or part[0] == "0" and len(part) > 1 else n.grouped(part)
 
 
+@rule(rf"802\.(\d{{1,2}})([a-z]{{0,2}}){END}")
+def network_standard(m, context):
+    """802.11ac."""
+    return ["eight", "oh", "two", "dot", *n.cardinal(m[1]), *m[2].upper()]
+
+
 @rule(rf"(\d+)\.(\d{{1,2}}){END}")
 def release(m, context):
     """Python 3.11: after a product's name the part behind the point is a number of its own."""
@@ -87,7 +91,7 @@ def release(m, context):
     return n.cardinal(m[1]) + ["point"] + version_part(m[2])
 
 
-@rule(rf"\d{{3,}}{END}(?![.,:/]\d|{DASH}\d|%)")
+@rule(rf"\d{{3,}}{END}(?![.,:/]\d|{DASH}\d|\s?[%\u00b0])")
 def code(m, context):
     """A number that names something by its digits: call 911, code 482913, zip 90210."""
     nouns = _nouns(context)

@@ -18,7 +18,7 @@ NUMBERED_LONG = _set(
 )
 GROUPED = _set(
     "room rooms highway interstate route boeing flight error http status model bus suite apartment apt gate "
-    "xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
+    "rtx gtx rfc xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
 )
 RELEASED = _set(
     "version python release ios ipados watchos android macos chapter section cuda ubuntu debian fedora java node kernel "
@@ -113,6 +113,7 @@ NOT_TOUCHING = _set("A K T t ly ha rad lm cd B kn pt qt")
 NOT_TOUCHING |= _set("kr")
 CAREFUL = _set("A K N J T C F t d pt in b B")
 DIRECTED = _set("N W")  # or points of the compass
+INCHED = _set("by x wide long high tall deep thick diameter")
 AFTER_UNIT = _set(
     "of at in and or to per with for from on is was are were by over under above below up down long wide high tall deep "
     "thick apart away each total max min more less fewer left old ago later than the a"

@@ -86,6 +86,7 @@ def short_date(m, context):
     month, day = (second, first) if context.options.date_order == "dmy" else (first, second)
     named = context.before in t.WEEKDAYS or context.words[-2:-1] and context.words[-2] in t.WEEKDAYS
     likely = context.before in DATED and first != second and not _counts(m)
+    likely = likely or context.before in ("is", "was", "for") and second > 12 and second != 16
     if (
         (first, second) == (9, 11)
         or not (named or likely)

@@ -502,4 +502,5 @@ EXTRA: dict[str, str | dict[str, str]] = {
     "resume": {"DEFAULT": "ɹəzˈum", "NOUN": "ɹˈɛzəmˌA"},
     "resumes": {"DEFAULT": "ɹəzˈumz", "NOUN": "ɹˈɛzəmˌAz"},
     "re": "ɹˌi",
-} | pronunciations.table()
+}
+EXTRA |= pronunciations.table()

@@ -195,6 +195,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             if m and m[0] != "\u207b":
                 self._say(numerals.exponent(m[0].translate(t.SUPERSCRIPTS)[:6]), at, m.end())
             return m.end() if m else at + 1
+        if c == "x" and self._between_measures(at):
+            self._say("by", at, at + 1)
+            return at + 1
         if c.isalnum() and (end := self._formula(at)):
             return end
         if m := MIXED.match(text, at):

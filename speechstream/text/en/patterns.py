@@ -20,7 +20,7 @@ NUM = rf"(?:(?:{INT})(?:\.\d+)?|\.\d+)"
 SIGN = r"(?:[-\u2212+\u00b1](?=[\d.$\u00a3\u20ac\u00a5]))?"
 DASH = r"[-\u2010-\u2013\u2212]"
 END = r"(?![^\W_])"
-MAGNITUDE = r"hundred|thousand|million|billion|trillion"
+MAGNITUDE = r"lakh|crore|hundred|thousand|million|billion|trillion"
 SIGN_WORDS = {
     "-": ["minus"],
     "\u2212": ["minus"],

@@ -160,10 +160,7 @@ class Spelling:
         if after == "#" and len(word) == 1 and not text[end + 1 : end + 2].isalnum():
             self._say([word.upper(), "sharp"], at, end + 1)
             return end + 1
-        if word == "x" and self._between_measures(at):
-            self._say("by", at, end)
-            return end
-        raised = after and after in "\u00b2\u00b3"
+        raised = after and after in "\u00b2\u00b3^"
         if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
             self._say(" ".join(word.upper()), at, end)
             return end
@@ -219,8 +216,13 @@ class Spelling:
     def _day_near(self, end: int) -> bool:
         """Whether Sat or Sun is a day: another day, or a range or a number, is next to it."""
         after = self.text[end : end + 8]
-        return self._before() in ("to", *t.WEEKDAYS) or bool(
-            re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after)
+        both = (
+            self._before() in ("and", ",") and len(self.out) > 1 and self.out[-2].text in t.WEEKDAYS
+        )
+        return (
+            both
+            or self._before() in ("to", *t.WEEKDAYS)
+            or bool(re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after))
         )
 
     def _state(self, word: str, at: int, end: int) -> int:

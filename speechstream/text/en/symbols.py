@@ -61,7 +61,7 @@ class Symbols:
                 else "."
             )
             inside = at and text[at - 1].isalnum()
-            leading = (at == 0 or text[at - 1] in " (\"'") and NAME.match(text, at + 1)
+            leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
             if m[0] == "." and (inside and after.isalnum() or leading):
                 dot = leading or text[at - 1].isdigit() or after.islower() or after.isdigit()
                 self._say("dot" if dot else ".", at, at + 1)

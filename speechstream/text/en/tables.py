@@ -273,6 +273,8 @@ UNITS = {  # symbol: singular name
     "AU": "astronomical unit",
     "tsp": "teaspoon",
     "tbsp": "tablespoon",
+    "Tbsp": "tablespoon",
+    "Tsp": "teaspoon",
     "\u00b5L": "microliter",
     "\u00b5l": "microliter",
     "\u00b5F": "microfarad",
@@ -531,6 +533,8 @@ CURRENCIES = {  # symbol: (unit, hundredth)
     "\u00a2": ("cent", ""),
 }
 MAGNITUDES = {
+    "lakh": "lakh",
+    "crore": "crore",
     "k": "thousand",
     "K": "thousand",
     "m": "million",
@@ -652,6 +656,8 @@ ELEMENTS = frozenset(
 )
 MIXED_CASE = {  # as they are said; capitals are letters
     "phd": "P H D",
+    "yoy": "year over year",
+    "qoq": "quarter over quarter",
     "iot": "I O T",
     "pcie": "P C I E",
     "nvme": "N V M E",
