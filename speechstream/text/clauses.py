@@ -328,7 +328,7 @@ class _Scan:
             state = token in self.rules.states and self.text[self.start : begin].endswith(", ")
             if not state and (listed or lower in self.rules.never_end):
                 return not self._look(self._next(end))
-            if lower == "no" and self._word_before(begin) in self.rules.answered:
+            if lower == "no" and self._answers(token, begin):
                 return True
             if (
                 lower not in self.rules.before_number
@@ -355,6 +355,11 @@ class _Scan:
             return True
         following = self._word(word)
         return following[:1].isupper() and following.lower() in self.rules.starters
+
+    def _answers(self, token: str, begin: int) -> bool:
+        """Whether "no." is an answer rather than a number: I said no. 5 people came."""
+        before = self._word_before(begin)
+        return before in self.rules.answered or (token == "no" and before in self.rules.asked)
 
     def _word_before(self, at: int) -> str:
         """The word before `at` in small letters; "" where the clause begins."""

@@ -24,6 +24,7 @@ class Rules:
         frozenset()
     )  # capitals that end a sentence behind a town and a comma ("CA")
     answered: frozenset[str] = frozenset()  # words before a "no." that is an answer, not a number
+    asked: frozenset[str] = frozenset()  # the same, before a small "no."
     after_number: frozenset[str] = frozenset()  # abbreviations only behind a number ("10 in.")
 
 

@@ -39,6 +39,12 @@ MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
 COMPOUND = re.compile("-[a-z]")
 
 
+@rule(rf"[$\u00a3\u20ac](\d+)s{END}")
+def notes(m, context):
+    """$20s."""
+    return n.decade(int(m[1])) if len(m[1]) < 4 else None
+
+
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
     rf"(?:(\s?|-)({MAGNITUDE}|bn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
@@ -266,6 +272,8 @@ def measure(m, context):
 def _measured(m: re.Match, gap: str, found: str) -> bool:
     """Whether what looks like a unit is one: single letters only where no name or sentence follows."""
     rest = m.string[m.end() :]
+    if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):
+        return False  # a 10-K
     if gap == " " and found in q.NOT_SPACED:
         return False
     if not gap and found in q.NOT_TOUCHING:

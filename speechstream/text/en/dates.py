@@ -15,6 +15,7 @@ MONTH = (
 HALF_DAY = r"([ap])(?:m|\.m\.?)(?!\w)"
 CLOCK = rf"(\d{{1,2}})(?:[:.]([0-5]\d))?(?:\s?{HALF_DAY})?"
 ERA = r"(BCE?|B\.C\.(?:E\.)?|CE|C\.E\.|AD|A\.D\.)"
+PAIRED = re.compile(r" (?:and|or|to) ['\u2019]?\d0s\b")
 DATED = frozenset("due by before until till since from dated after on".split())
 YEARS_AFTER = frozenset("in since by from until till circa around about before after".split())
 CULTURE = frozenset(
@@ -281,7 +282,8 @@ def decade(m, context):
     words = context.words
     joined = len(words) > 1 and words[-2].endswith("s") and words[-1] in ("and", "or", "to")
     if m[0][0].isdigit() and "'" not in m[0] and "\u2019" not in m[0]:
-        if not (determined or joined or following(m) in CULTURE):
+        paired = PAIRED.match(m.string, m.end())
+        if not (determined or joined or paired or following(m) in CULTURE):
             return None
         if following(m) in q.TIMED:
             return None

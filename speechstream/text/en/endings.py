@@ -40,6 +40,7 @@ ANSWERED = frozenset(
     "said say says saying answered answer replied reply told vote voted votes shouted cried yelled screamed whispered or and "
     "still definitely absolutely just simply".split()
 )
+ASKED = frozenset("me him her them us you".split())
 AFTER_NUMBER = frozenset(("in",))
 
 RULES = Rules(
@@ -51,5 +52,6 @@ RULES = Rules(
     CONJUNCTIONS,
     STATES,
     ANSWERED,
+    ASKED,
     AFTER_NUMBER,
 )

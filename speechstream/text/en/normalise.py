@@ -64,6 +64,7 @@ DAYS = {name: name for name in t.WEEKDAYS}
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
+NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
@@ -179,7 +180,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if c in "#@" and (m := TAGGED.match(text, at)) and not m[1].isdigit():
             return self._tag(m, at)
         if c in "#\u2116" and text[at + 1 : at + 2].isdigit():
-            self._say("number", at, at + 1)
+            sharp = NOTE.search(text, max(0, at - 2), at)
+            self._say("sharp" if sharp else "number", at, at + 1)
             return at + 1
         if c in "!=<>&|+-*:/" and (m := OPERATOR.match(text, at)) and (end := self._operator(m)):
             return end

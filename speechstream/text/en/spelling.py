@@ -167,6 +167,9 @@ class Spelling:
         if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
             self._say([word.upper(), "of", m[1].upper()], at, m.end())
             return m.end()
+        if len(word) == 2 and word[0].isupper() and word[1] == "s" and self.number_end == at - 1:
+            self.out.append(Word(word, at, end, "letters"))  # the 4 Ps
+            return end
         if word == "cc" and text[end : end + 2] == " @":
             self._say("C C", at, end)
             return end
@@ -379,6 +382,10 @@ class Spelling:
                 or not name
                 else saint
             )
+        elif lower in ("sat", "sun", "wed") and (
+            self._before() in ("the", "a", "he", "she", "they", "we", "it") or rest[:1].islower()
+        ):
+            return 0
         elif lower in q.BOOKS_SHORT and text[at].isupper() and re.match(r"\d+:\d", rest):
             said = q.BOOKS_SHORT[lower]
         elif lower == "ft" and text[at].isupper() and rest[:1].isupper():
