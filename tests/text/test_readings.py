@@ -69,6 +69,10 @@ SOUNDS = [
     ("*Hermione left", "hɜɹmˈIəni"),
     ("two *exposés", "ˌɛkspOzˈAz"),
     ("in *Šibenik", "ʃˈɪbənɪk"),
+    ("the *refuse bin", "ɹˈɛfjˌus"),
+    ("*Subject to change", "sˈʌbʤɛkt"),
+    ("they *subject him to it", "səbʤˈɛkt"),
+    ("she *moped around", "mˈOpt"),
 ]
 
 

@@ -466,7 +466,31 @@ def _adjective(words, i, written):
     return None
 
 
+def _refuse(words, i, written):
+    rubbish = _set(
+        "bin bins collection collectors collector dump disposal truck heap tip site bag bags"
+    )
+    if _after(words, i) in rubbish or _before(words, i) in ("household", "garden", "domestic"):
+        return "NOUN"
+    return None
+
+
+def _subject(words, i, written):
+    """Subject to change."""
+    before = _before(words, i)
+    if _after(words, i) == "to" and (not before or before in MARKS or before in BE):
+        return "NOUN"
+    return None
+
+
+def _moped(words, i, written):
+    return "VERB" if _after(words, i) in _set("around about all for over") else "DEFAULT"
+
+
 SPECIAL = {
+    "refuse": _refuse,
+    "subject": _subject,
+    "moped": _moped,
     "read": _read,
     "wound": _wound,
     "lead": _lead,
