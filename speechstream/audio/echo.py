@@ -102,8 +102,8 @@ class Aligner:
         elif s.lag is None and abs(nominal - MARGIN - (s.position or 0.0)) > TOO_FAR:
             s = replace(s, position=nominal - MARGIN)
         assert s.position is not None
-        positions = s.position + np.arange(len(mic)) * (1 + s.rate)
-        aligned = self._read(positions, s)
+        places = s.position + np.arange(len(mic)) * (1 + s.rate)
+        aligned = between(s.reference, places - s.first)
         s = replace(
             s,
             position=s.position + len(mic) * (1 + s.rate),
@@ -117,22 +117,8 @@ class Aligner:
     def before(self, s: AlignState) -> np.ndarray:
         """The reference (WINDOW,) for the microphone's last samples, from where it stands now."""
         assert s.position is not None
-        return self._read(s.position - np.arange(WINDOW, 0, -1) * (1 + s.rate), s)
-
-    @staticmethod
-    def _read(positions: np.ndarray, s: AlignState) -> np.ndarray:
-        """The reference at these places between its samples; silence where there is none."""
-        whole = np.floor(positions).astype(np.int64)
-        part = (positions - whole)[:, None]
-        taps = np.arange(-TAPS // 2 + 1, TAPS // 2 + 1)
-        at = whole[:, None] + taps - s.first
-        inside = (at >= 0) & (at < len(s.reference))
-        if not inside.any():
-            return np.zeros(len(positions), np.float32)
-        values = np.where(inside, s.reference[np.clip(at, 0, len(s.reference) - 1)], 0)
-        x = taps - part
-        weights = np.sinc(x) * np.cos(np.pi * x / (TAPS + 2)) ** 2
-        return (values * weights).sum(1).astype(np.float32)
+        places = s.position - np.arange(WINDOW, 0, -1) * (1 + s.rate)
+        return between(s.reference, places - s.first)
 
     def _measure(self, s: AlignState) -> AlignState:
         """Where the echo is now, and what follows from it."""
@@ -181,6 +167,20 @@ class Aligner:
             correlation=None,
             jumps=s.jumps + 1,
         )
+
+
+def between(x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """x (n,) float32 at fractional places (m,), by a windowed sinc; 0 where there is nothing."""
+    whole = np.floor(places).astype(np.int64)
+    taps = np.arange(-TAPS // 2 + 1, TAPS // 2 + 1)
+    at = whole[:, None] + taps
+    inside = (at >= 0) & (at < len(x))
+    if not inside.any():
+        return np.zeros(len(places), np.float32)
+    values = np.where(inside, x[np.clip(at, 0, len(x) - 1)], 0)
+    away = taps - (places - whole)[:, None]
+    weights = np.sinc(away) * np.cos(np.pi * away / (TAPS + 2)) ** 2
+    return (values * weights).sum(1).astype(np.float32)
 
 
 def phat(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -269,7 +269,10 @@ class EchoCanceller:
             self._aec = self._relearnt()
         left = np.asarray(self._aec.process(mic, reference), np.float32)
         if _rms(reference) > 10 * QUIET:
-            self._energy += np.sum(mic.astype(np.float64) ** 2), np.sum(left.astype(np.float64) ** 2)
+            self._energy += (
+                np.sum(mic.astype(np.float64) ** 2),
+                np.sum(left.astype(np.float64) ** 2),
+            )
         return left
 
     @property

@@ -177,13 +177,16 @@ class Timed:
 
 
 class EchoCanceller(Protocol):
-    """Takes the loudspeaker's sound out of the microphone's."""
+    """Takes the loudspeaker's sound out of the microphone's; `speechstream.audio.echo` has one."""
 
-    def played(self, pcm: np.ndarray) -> None:
-        """(n,) float32 at the output's rate, as it goes to the loudspeaker."""
+    def played(self, pcm: np.ndarray, at: float | None = None) -> None:
+        """(n,) float32 at the output's rate, as it goes to the loudspeaker, which plays it from this time on."""
 
-    def cancel(self, pcm: np.ndarray) -> np.ndarray:
-        """(n,) float32 at 16 kHz, of the microphone, to what is left: as many samples."""
+    def cancel(self, pcm: np.ndarray, at: float | None = None) -> np.ndarray:
+        """(n,) float32 at 16 kHz of the microphone, captured from this time on, to what is left of it.
+
+        A few samples may wait for the next ones.
+        """
 
 
 @dataclass
@@ -223,10 +226,7 @@ class Session:
         self.sample_rate = synthesizer.sample_rate
         self._resampler = Resampler(sample_rate_in, SAMPLE_RATE)
         self._resampling = self._resampler.init_state()
-        listening = Recognizer(
-            recognizer.family, RULES, recognizer.card, recognizer.digest, recognizer._vad
-        )
-        self._stream = listening.stream(latency_ms, SAMPLE_RATE)
+        self._stream = recognizer.stream(latency_ms, SAMPLE_RATE, rules=RULES)
         self._vad = load_vad()
         self._activity = self._vad.init_state()
         self._core: SynthesisCore = synthesizer.core(voice=voice, markup=False)
@@ -243,21 +243,23 @@ class Session:
         """Seconds on the microphone's clock."""
         return self._heard / SAMPLE_RATE + self._offset
 
-    def push(self, block: np.ndarray) -> None:
+    def push(self, block: np.ndarray, at: float | None = None) -> None:
         """The microphone's next sound: any length, (n,) or (n, channels), int16, int32 or float.
 
+        at: when its first sample was captured, in seconds of the same clock as `pull`'s; for the echo canceller.
         Raises ValueError for what is no sound.
         """
         began = time.perf_counter()
         pcm, self._resampling = self._resampler.step(to_mono(block)[None], self._resampling)
         size = round(STEP_S * SAMPLE_RATE)
-        for at in range(0, pcm.shape[1], size):
-            self._hear(pcm[0, at : at + size])
+        for begin in range(0, pcm.shape[1], size):
+            captured = None if at is None else at + begin / SAMPLE_RATE
+            self._hear(pcm[0, begin : begin + size], captured)
         self.compute_s += time.perf_counter() - began
 
-    def _hear(self, pcm: np.ndarray) -> None:
+    def _hear(self, pcm: np.ndarray, at: float | None) -> None:
         if self._echo is not None:
-            pcm = self._echo.cancel(pcm)
+            pcm = self._echo.cancel(pcm, at)
         self._heard += len(pcm)
         self._report()
         self._wake()
@@ -281,11 +283,11 @@ class Session:
             self._step(event)
         self._speak()
 
-    def pull(self, count: int) -> np.ndarray:
-        """(count,) float32: what goes to the loudspeaker now."""
+    def pull(self, count: int, at: float | None = None) -> np.ndarray:
+        """(count,) float32: what goes to the loudspeaker now. at: when its first sample will be heard."""
         pcm = self.output.pull(count)
         if self._echo is not None:
-            self._echo.played(pcm)
+            self._echo.played(pcm, at)
         return pcm
 
     def type(self, text: str) -> None:
