@@ -223,13 +223,13 @@ def answer(text: str) -> Callable[[Messages], Iterator[str]]:
 
 
 def trimmed(pcm: np.ndarray, rate: int = RATE, text: str = "", level: float = LEVEL) -> Clip:
-    """From the first to the last 10 ms within 35 dB of the loudest, at the user's level."""
+    """From the first to the last 10 ms within 24 dB of the loudest, at the user's level."""
     resampler = Resampler(rate, RATE)
     head, state = resampler.step(pcm[None], resampler.init_state())
     x = np.concatenate([head[0], resampler.finish(state)[0]])
     frames = x[: len(x) // FRAME * FRAME].reshape(-1, FRAME)
     power = np.sqrt(np.mean(frames**2, axis=1))
-    loud = np.flatnonzero(power > 10 ** (-35 / 20) * power.max())
+    loud = np.flatnonzero(power > 10 ** (-24 / 20) * power.max())
     x = x[loud[0] * FRAME : (loud[-1] + 1) * FRAME]
     active = power[power > 0.1 * power.max()]
     return Clip(text, (level * x / np.sqrt(np.mean(active**2))).astype(np.float32))

@@ -134,12 +134,12 @@ class Report:
     def history(self, state: Any) -> None:
         """Print what has become history since."""
         done = [m for m in state.history if m.role != "system"]
-        for m in done[self._written :]:
+        for m in done[max(self._written - state.forgotten, 0) :]:
             if self.state:
                 sys.stderr.write("\r\x1b[K")
                 sys.stderr.flush()
             print(f"{'you' if m.role == 'user' else 'bot'}: {m.content}", flush=True)
-        self._written = len(done)
+        self._written = state.forgotten + len(done)
 
     def end(self) -> None:
         if self.waits and not self.quiet:

@@ -39,6 +39,9 @@ from speechstream.duplex.events import (
     Cancel,
     Duck,
     DuplexEvent,
+    Foresee,
+    Foreseen,
+    Forget,
     Heard,
     Label,
     Message,
@@ -58,6 +61,7 @@ from speechstream.duplex.events import (
 )
 from speechstream.duplex.output import Output
 from speechstream.errors import SpeechStreamError
+from speechstream.events import Final
 from speechstream.runtime.requests import drive
 from speechstream.runtime.session import load_vad
 from speechstream.tts.stream import SpeakingState, SynthesisCore
@@ -189,6 +193,20 @@ class EchoCanceller(Protocol):
         """
 
 
+def _later(event: Any, seconds: float) -> Any:
+    """An event of a stream that began so much later."""
+    if not seconds:
+        return event
+    moved: dict[str, Any] = {
+        name: getattr(event, name) + seconds
+        for name in ("time", "decided", "start", "end")
+        if hasattr(event, name)
+    }
+    if isinstance(event, Final):
+        moved["words"] = tuple(_later(w, seconds) for w in event.words)
+    return replace(event, **moved)
+
+
 @dataclass
 class Voice:
     """The speech that is being made."""
@@ -227,6 +245,8 @@ class Session:
         self._resampler = Resampler(sample_rate_in, SAMPLE_RATE)
         self._resampling = self._resampler.init_state()
         self._stream = recognizer.stream(latency_ms, SAMPLE_RATE, rules=RULES)
+        self._silent = self._stream.state
+        self._began = 0.0  # when the stream did, on the conversation's clock
         self._vad = load_vad()
         self._activity = self._vad.init_state()
         self._core: SynthesisCore = synthesizer.core(voice=voice, markup=False)
@@ -267,7 +287,7 @@ class Session:
         for p in windows[0].tolist():
             self._step(VoiceActivity(p, self.now))
         for event in self._stream.push(pcm):
-            self._step(Heard(event, self.now))  # type: ignore[arg-type]
+            self._step(Heard(_later(event, self._began), self.now))
         self.advance()
 
     def tick(self, now: float) -> None:
@@ -314,8 +334,13 @@ class Session:
         for action in actions:
             self._do(action)
             self._on_action(action, self.now)
+        if any(isinstance(a, Foresee) for a in actions):
+            self._foresee()
 
     def _do(self, a: Action) -> None:
+        if isinstance(a, Forget):
+            self._stream.rollback(self._silent)
+            self._began = self._heard / SAMPLE_RATE
         if isinstance(a, Ask):
             self._runner.ask(a.reply, a.messages, self.now)
         elif isinstance(a, Cancel):
@@ -333,6 +358,11 @@ class Session:
             self.output.duck(isinstance(a, Duck))
         elif isinstance(a, (Pause, Resume)):
             self.output.pause(isinstance(a, Pause))
+
+    def _foresee(self) -> None:
+        """What the recogniser would write if nothing more were said: a twin of its stream is ended."""
+        said = [e.text for e in self._stream.fork().finish() if isinstance(e, Final)]
+        self._step(Foreseen(" ".join(said), self.now))
 
     def _wake(self) -> None:
         timer = self.state.timer

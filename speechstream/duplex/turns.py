@@ -44,7 +44,9 @@ BACKCHANNEL_PHRASES = (
     "thank you",
     "thanks",
 )
-# What is said to stop somebody; one of these words is enough.
+# Words that mean nothing by themselves, and what a recogniser makes of a hum.
+EMPTY_WORDS = frozenset("i a the and you we he she it an in on to is are".split())
+# What is said to stop somebody or to ask; one of these is enough.
 STOP_PHRASES = (
     "stop",
     "wait",
@@ -61,6 +63,21 @@ STOP_PHRASES = (
     "listen",
     "actually",
     "sorry",
+    "what",
+    "why",
+    "who",
+    "where",
+    "when",
+    "how",
+    "which",
+    "repeat",
+    "again",
+    "louder",
+    "slower",
+    "next",
+    "skip",
+    "cancel",
+    "never mind",
 )
 ECHO_SHARE = 0.75  # of the words heard that the assistant has just said, in this order
 ECHO_WORDS = 3  # fewer words may be a coincidence
