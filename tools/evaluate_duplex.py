@@ -323,7 +323,8 @@ def interruptions(
         else:
             stopped += 1
             silences.append(min(t for t in (pause, stop) if t is not None) + RAMP_S - onset)
-        heard = " ".join(t for t, now in scene.finals if now > onset)
+        heard = " ".join(m.content for m in scene.history if m.role == "user")
+        heard = heard[len(QUESTIONS[0]) :]
         wrong += distance(normal(clip.text), normal(heard))
         words += len(normal(clip.text))
     rows[name] = {
@@ -381,14 +382,16 @@ def own_echo(models: tuple, rooms: dict[str, Callable[[], Room]], minutes: float
         began = time.perf_counter()
         scene = play(models, [Cue(question, 0.5)], answer(text), room(), longest_s=60 * minutes + 5)
         onset = scene.spoken[0][1] + 1.5
-        words = sum(len(normal(t)) for t, now in scene.finals if now > onset)
+        heard = [t for t, now in scene.finals if now > onset]
+        heard += [m.content for m in scene.history if m.role == "user"][1:]
+        words = sum(len(normal(t)) for t in heard)
         rows[f"echo {name}"] = {
             "stops": scene.stops(),
             "words": words,
             "ducks": scene.count(Duck),
             "pauses": scene.count(Pause),
             "seconds": scene.duration,
-            "heard": [t for t, now in scene.finals if now > onset],
+            "heard": heard,
         }
         print(
             f"own echo {name}: {scene.duration:.0f} s, interruptions {scene.stops()}, words {words}, "

@@ -23,6 +23,10 @@ OPEN_WORDS = frozenset(
     "i'm you're we're they're i'd i'll it's um uh er erm hmm well very really just also i we they he she".split()
 )
 # Words of assent or attention that leave the floor to the speaker (backchannels).
+# Those of them that may as well end a sentence: "as respectable as he was".
+AUXILIARIES = frozenset(
+    "is are was were am be been will would can could should may might must do does did have has had it".split()
+)
 BACKCHANNELS = frozenset(
     "mm mhm hm hmm mmm mm-hmm mm-hm uh-huh huh uh um ah oh aha yeah yep yes yup ya okay ok right sure alright cool "
     "nice great good wow really true exactly indeed fine".split()
@@ -120,7 +124,7 @@ def completeness(text: str) -> str:
     if text.endswith("?"):
         return "complete"
     if words[-1] in OPEN_WORDS and not (len(words) == 1 and text.endswith((".", "!"))):
-        return "open"
+        return "unknown" if words[-1] in AUXILIARIES and text.endswith((".", "!")) else "open"
     return "complete" if text.endswith((".", "!")) else "unknown"
 
 
