@@ -36,6 +36,7 @@ from speechstream.duplex.events import (
     Message,
     Pause,
     Played,
+    Read,
     Recognized,
     Resume,
     Say,
@@ -96,6 +97,7 @@ class State:
     skip: bool = False  # whose words are of no interest any more
     finals: tuple[str, ...] = ()
     partial: str = ""
+    stable: str = ""  # of the partial, what does not change any more
     foreseeing: bool = False  # the recogniser was asked what it would write
     foreseen: bool = False  # and `partial` is what it said
     sure: tuple[str, ...] = ()  # words of a decision that are final and were heard well
@@ -233,7 +235,7 @@ class Conversation:
     def _onset(self, at: float, s: State, out: list[Action]) -> State:
         """Somebody begins to make a sound."""
         if s.phase == LISTENING:
-            return self._begin(at, s)
+            return self._read(self._begin(at, s), out)
         if s.phase == PAUSE:
             if s.text:
                 s = replace(s, pauses=learn(at - s.last_speech, s.pauses, self.config))
@@ -258,6 +260,9 @@ class Conversation:
             spoken=0.0,
             finals=(),
             partial="",
+            stable="",
+            foreseeing=False,
+            foreseen=False,
             tries=0,
             owed=None,
         )
@@ -291,12 +296,15 @@ class Conversation:
         if isinstance(e, Partial):
             if s.foreseen:
                 return s  # it lags behind what is known already
-            text = replace(s, partial=e.text)
+            text = replace(s, partial=e.text, stable=e.stable)
+            if e.stable != s.stable and s.phase in (USER, PAUSE):
+                text = self._read(text, out)
         else:
             if s.phase == DECIDING and not _least(e, self.config.min_confidence):
                 return replace(s, partial="")
             sure = tuple(tokens(" ".join(_least(e, self.config.sure))))
-            text = replace(s, finals=(*s.finals, e.text), partial="", sure=s.sure + sure)
+            finals = (*s.finals, e.text)
+            text = replace(s, finals=finals, partial="", stable="", sure=s.sure + sure)
         if s.phase == THINKING:
             if s.reply is not None and s.reply.apology:
                 return self._heard(e, self._begin(s.now, self._stop(s, out)), out)
@@ -435,6 +443,14 @@ class Conversation:
         messages, _ = _kept((*s.history, Message("user", prompt)), self.config.keep_messages)
         out.append(Ask(id, messages, speculative))
         return replace(s, replies=id, reply=Reply(id, prompt, progress=s.now))
+
+    def _read(self, s: State, out: list[Action]) -> State:
+        """Let the agent read ahead what is certain."""
+        if s.reply is None:
+            said = " ".join(t for t in (*s.finals, s.stable) if t)
+            messages, _ = _kept((*s.history, Message("user", said)), self.config.keep_messages)
+            out.append(Read(messages))
+        return s
 
     def _drop(self, s: State, out: list[Action]) -> State:
         """A prepared answer is not wanted."""

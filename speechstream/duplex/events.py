@@ -187,6 +187,13 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Read:
+    """The user is saying this: an agent that can, reads it ahead. The last message is the user's, as far as it is certain."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
 class Foresee:
     """Ask a copy of the recogniser what it would write if the user said no more; `Foreseen` tells."""
 
@@ -259,6 +266,7 @@ class Error:
 Action = (
     Ask
     | Cancel
+    | Read
     | Foresee
     | Forget
     | Say

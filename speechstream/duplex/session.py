@@ -47,6 +47,7 @@ from speechstream.duplex.events import (
     Message,
     Pause,
     Played,
+    Read,
     Resume,
     Say,
     SpeechFailed,
@@ -343,6 +344,10 @@ class Session:
             self._began = self._heard / SAMPLE_RATE
         if isinstance(a, Ask):
             self._runner.ask(a.reply, a.messages, self.now)
+        elif isinstance(a, Read):
+            read = getattr(self._runner, "read", None)
+            if read is not None:
+                read(a.messages)
         elif isinstance(a, Cancel):
             self._runner.cancel(a.reply)
         elif isinstance(a, Say):
