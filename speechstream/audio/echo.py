@@ -40,6 +40,8 @@ QUIET = 1e-4  # root mean square below which there is nothing to correlate
 LOOP = (0.3, 0.04)  # proportional and integral gain of the drift's loop, for each correlation
 JUMPY = 12.0  # samples: a larger step of the peak is another path of the room, not drift
 MAX_RATE = 1e-3  # clocks differ by less
+LEAP = 3_200  # samples, 0.2 s: a device stood still; time stamps are not that wrong
+FOLLOW = 0.02  # weight of the newest time stamp in the mean
 TAPS = 16  # of the interpolation
 
 
@@ -58,6 +60,9 @@ class AlignState:
     rate: float = 0.0  # reference samples for one of the microphone's, less 1
     drift: float = 0.0  # the part of it that lasts
     lag: float | None = None
+    gap: float = (
+        0.0  # of the nominal place before it, which changes slowly where no device stood still
+    )
     far: float | None = None  # a lag that was found once and not yet believed
     correlation: np.ndarray | None = None
     since: int = 0  # samples of the microphone since the last correlation
@@ -98,9 +103,8 @@ class Aligner:
         if nominal is None:
             nominal = float(s.end - len(mic))
         if s.position is None:
-            s = replace(s, position=max(nominal, 0.0) - MARGIN)
-        elif s.lag is None and abs(nominal - MARGIN - (s.position or 0.0)) > TOO_FAR:
-            s = replace(s, position=nominal - MARGIN)
+            s = replace(s, position=max(nominal, 0.0) - MARGIN, gap=float(MARGIN))
+        s = self._followed(nominal, s)
         assert s.position is not None
         places = s.position + np.arange(len(mic)) * (1 + s.rate)
         aligned = between(s.reference, places - s.first)
@@ -113,6 +117,16 @@ class Aligner:
         if s.since >= (EAGER if s.lag is None else EVERY):
             s = self._measure(replace(s, since=0))
         return aligned, s
+
+    @staticmethod
+    def _followed(nominal: float, s: AlignState) -> AlignState:
+        """Where a device has stood still, the reference leaps as its time stamps do."""
+        assert s.position is not None
+        moved = nominal - s.position - s.gap
+        if abs(moved) <= LEAP:
+            return replace(s, gap=s.gap + FOLLOW * moved)
+        forgotten = replace(s, lag=None, far=None, correlation=None, jumps=s.jumps + 1)
+        return replace(forgotten, position=s.position + moved, heard=np.zeros_like(s.heard))
 
     def before(self, s: AlignState) -> np.ndarray:
         """The reference (WINDOW,) for the microphone's last samples, from where it stands now."""
@@ -162,6 +176,7 @@ class Aligner:
         return replace(
             s,
             position=s.position - (lag - RESIDUAL),
+            gap=s.gap + lag - RESIDUAL,
             lag=float(RESIDUAL),
             far=None,
             correlation=None,

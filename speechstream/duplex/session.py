@@ -253,7 +253,7 @@ class Session:
         self._core: SynthesisCore = synthesizer.core(voice=voice, markup=False)
         self._voice: Voice | None = None
         self._runner: Runner = agent if hasattr(agent, "poll") else Threaded(agent)  # type: ignore[assignment]
-        self._echo = echo
+        self.echo = echo
         self._on_action, self._on_event = on_action, on_event
         self._heard = 0  # samples at 16 kHz
         self._offset = 0.0  # seconds that `tick` was ahead of them
@@ -279,8 +279,8 @@ class Session:
         self.compute_s += time.perf_counter() - began
 
     def _hear(self, pcm: np.ndarray, at: float | None) -> None:
-        if self._echo is not None:
-            pcm = self._echo.cancel(pcm, at)
+        if self.echo is not None:
+            pcm = self.echo.cancel(pcm, at)
         self._heard += len(pcm)
         self._report()
         self._wake()
@@ -307,8 +307,8 @@ class Session:
     def pull(self, count: int, at: float | None = None) -> np.ndarray:
         """(count,) float32: what goes to the loudspeaker now. at: when its first sample will be heard."""
         pcm = self.output.pull(count)
-        if self._echo is not None:
-            self._echo.played(pcm, at)
+        if self.echo is not None:
+            self.echo.played(pcm, at)
         return pcm
 
     def type(self, text: str) -> None:
