@@ -30,7 +30,7 @@ MARGIN = 160  # samples by which a reference is thought later than its nominal t
 
 WINDOW = 16_000  # samples of the microphone that are correlated
 EVERY = 8_000  # samples between two correlations
-EAGER = 2_000  # and before the echo was found
+EAGER = 2_000  # and as long as it is not sure where the echo is
 EARLIEST, LATEST = -3_200, 16_000  # lags that are searched: -0.2 s to 1 s
 TOO_FAR = 960  # samples, 60 ms from where the echo should be: the reference is moved at once
 SMOOTH = 0.5  # weight of the correlations before
@@ -39,9 +39,11 @@ CERTAIN = 20.0  # times: believed at once
 QUIET = 1e-4  # root mean square below which there is nothing to correlate
 LOOP = (0.3, 0.04)  # proportional and integral gain of the drift's loop, for each correlation
 JUMPY = 12.0  # samples: a larger step of the peak is another path of the room, not drift
+HOP = 160.0  # samples, 10 ms: a device lost or repeated some sound
+MUTE_S = 3.0  # of played sound in which no echo was found: there is none
 MAX_RATE = 1e-3  # clocks differ by less
-LEAP = 3_200  # samples, 0.2 s: a device stood still; time stamps are not that wrong
-FOLLOW = 0.02  # weight of the newest time stamp in the mean
+LOST = 10 * SAMPLE_RATE  # of played sound without the echo that was known: a device stood still
+STAMPS_S = 5.0  # of time stamps that are kept
 TAPS = 16  # of the interpolation
 
 
@@ -103,8 +105,7 @@ class Aligner:
         if nominal is None:
             nominal = float(s.end - len(mic))
         if s.position is None:
-            s = replace(s, position=max(nominal, 0.0) - MARGIN, gap=float(MARGIN))
-        s = self._followed(nominal, s)
+            s = replace(s, position=max(nominal, 0.0) - MARGIN)
         assert s.position is not None
         places = s.position + np.arange(len(mic)) * (1 + s.rate)
         aligned = between(s.reference, places - s.first)
@@ -114,19 +115,9 @@ class Aligner:
             heard=np.concatenate([s.heard, mic])[-WINDOW:],
             since=s.since + len(mic),
         )
-        if s.since >= (EAGER if s.lag is None else EVERY):
-            s = self._measure(replace(s, since=0))
+        if s.since >= (EAGER if s.lag is None or s.far is not None else EVERY):
+            s = self._measure(replace(s, since=0, unseen=s.unseen + s.since))
         return aligned, s
-
-    @staticmethod
-    def _followed(nominal: float, s: AlignState) -> AlignState:
-        """Where a device has stood still, the reference leaps as its time stamps do."""
-        assert s.position is not None
-        moved = nominal - s.position - s.gap
-        if abs(moved) <= LEAP:
-            return replace(s, gap=s.gap + FOLLOW * moved)
-        forgotten = replace(s, lag=None, far=None, correlation=None, jumps=s.jumps + 1)
-        return replace(forgotten, position=s.position + moved, heard=np.zeros_like(s.heard))
 
     def before(self, s: AlignState) -> np.ndarray:
         """The reference (WINDOW,) for the microphone's last samples, from where it stands now."""
@@ -145,7 +136,7 @@ class Aligner:
             return s
         reference = np.where(inside, s.reference[np.clip(at, 0, len(s.reference) - 1)], 0)
         if _rms(reference) < QUIET or _rms(s.heard) < QUIET:
-            return s
+            return replace(s, unseen=0 if s.lag is None else s.unseen - EVERY)
         found = phat(s.heard, reference)[::-1]  # [i] is the lag EARLIEST + i
         smooth = found if s.correlation is None else SMOOTH * s.correlation + found
         s = replace(s, correlation=smooth)
@@ -153,10 +144,13 @@ class Aligner:
         height = smooth[peak] / _rms(smooth)
         if height < PEAK:
             return s
+        s = replace(s, unseen=0)
         lag = EARLIEST + _vertex(smooth, peak)
         if s.lag is None or abs(lag - RESIDUAL) > TOO_FAR:
             return self._far(lag, s, s.lag is None and height > CERTAIN)
         error = lag - s.lag
+        if abs(error) > HOP:
+            return self._far(lag, s, False)
         if abs(error) > JUMPY:
             # the same other path again: stay where it is, and follow it from now on
             moved = s.far is not None and abs(lag - s.far) < JUMPY
@@ -171,12 +165,11 @@ class Aligner:
         if not certain and (s.far is None or abs(lag - s.far) > JUMPY):
             return replace(s, far=lag)
         assert s.position is not None
-        if abs(lag - RESIDUAL) <= TOO_FAR:  # near enough from the beginning
+        if s.lag is None and abs(lag - RESIDUAL) <= TOO_FAR:  # near enough from the beginning
             return replace(s, lag=lag, far=None)
         return replace(
             s,
             position=s.position - (lag - RESIDUAL),
-            gap=s.gap + lag - RESIDUAL,
             lag=float(RESIDUAL),
             far=None,
             correlation=None,
@@ -222,25 +215,31 @@ def _vertex(y: np.ndarray, i: int) -> float:
 
 
 class Clock:
-    """The time stamps of a device against its samples: a running mean, for single ones are early or late."""
+    """The time stamps of a device against its samples: the earliest of the last seconds, for a busy computer is late."""
 
-    def __init__(self, sample_rate: int, weight: float = 0.05):
-        self.sample_rate, self.weight = sample_rate, weight
-        self.samples = 0
-        self.begin: float | None = None  # the time of sample 0
+    def __init__(self, sample_rate: int):
+        self.sample_rate, self.samples = sample_rate, 0
+        self._seen: deque[tuple[int, float]] = deque()
+
+    @property
+    def begin(self) -> float | None:
+        """The time of sample 0."""
+        return min((seen for _, seen in self._seen), default=None)
 
     def take(self, count: int, at: float | None) -> None:
         """So many samples, the first of them at this time; None: unknown."""
         if at is not None:
-            seen = at - self.samples / self.sample_rate
-            if self.begin is None or abs(seen - self.begin) > 0.2:
-                self.begin = seen  # the first, or a device that stood still
-            self.begin += self.weight * (seen - self.begin)
+            self._seen.append((self.samples, at - self.samples / self.sample_rate))
+            while self._seen[0][0] < self.samples - STAMPS_S * self.sample_rate:
+                self._seen.popleft()
         self.samples += count
 
 
 class EchoCanceller:
     """AEC3 with a reference that is aligned. It owns the library's state, which is no value: one for one conversation.
+
+    Until it has found the echo, mostly within a second of sound, it lets nothing through while something is played; where
+    none is found in MUTE_S there is none, as with a headset.
 
     reference_rate: Hz of what is `played`. `played` may be called from another thread than `cancel`. Raises
     SpeechStreamError where the extra `talk` is not installed.
@@ -259,6 +258,7 @@ class EchoCanceller:
         self._out, self._in = Clock(reference_rate), Clock(SAMPLE_RATE)
         self._nominal: float | None = None
         self._rest = np.zeros(0, np.float32)  # of the microphone, less than a frame
+        self._searched = 0.0  # seconds of played sound
         self._energy = np.zeros(2)  # heard and left, while something is played
 
     def played(self, pcm: np.ndarray, at: float | None = None) -> None:
@@ -282,8 +282,16 @@ class EchoCanceller:
         reference, self.state = self._aligner.step(mic, self.state, nominal)
         if self.state.jumps > jumps:
             self._aec = self._relearnt()
+        if self.state.lag is not None and self.state.unseen > LOST:
+            self.restart()
         left = np.asarray(self._aec.process(mic, reference), np.float32)
-        if _rms(reference) > 10 * QUIET:
+        playing = _rms(reference) > 10 * QUIET
+        if playing and self.state.lag is None:
+            self._searched += count / SAMPLE_RATE
+        if playing and (self.state.far is not None or self.state.lag is None):
+            if self._searched < MUTE_S:
+                left = np.zeros_like(left)
+        if playing:
             self._energy += (
                 np.sum(mic.astype(np.float64) ** 2),
                 np.sum(left.astype(np.float64) ** 2),
@@ -303,6 +311,15 @@ class EchoCanceller:
         """What it took away while something was played, the user's words included (echo return loss enhancement)."""
         heard, left = self._energy
         return float(10 * np.log10((heard + 1e-9) / (left + 1e-9)))
+
+    def restart(self) -> None:
+        """A device was gone or stood still: look for the echo anew."""
+        with self._lock:
+            self._new.clear()
+            self._out, self._in = Clock(self._reference_rate), Clock(SAMPLE_RATE)
+        self.state = self._aligner.init_state()
+        self._resampling = self._resampler.init_state()
+        self._aec, self._searched = self._make(), 0.0
 
     def _make(self) -> Any:
         delay = round(1000 * RESIDUAL / SAMPLE_RATE)

@@ -42,6 +42,7 @@ class ConversationConfig:
     long_speech_s: float = 2.0
     resume_s: float = 0.3
     decide_s: float = 4.0  # a decision takes no longer
+    echo_s: float = 1.0  # behind the assistant's last word, in which its echo may begin
     min_confidence: float = 0.35  # a final none of whose words reaches this holds no words
 
     final_wait_s: float = (

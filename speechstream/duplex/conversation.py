@@ -107,6 +107,8 @@ class State:
     owed: float | None = None  # since when an answer is due
     ducked: bool = False
     paused: bool = False
+    last_words: str = ""  # of the last speech, and when it was over: they may still echo
+    silent_since: float = 0.0
     stopped: Reply | None = (
         None  # the last one that was cut, whose last samples may still be reported
     )
@@ -332,7 +334,7 @@ class Conversation:
         if deciding or s.phase == LISTENING:
             s = self._begin(s.now, s)
         finals = (*s.finals, *([s.partial] if s.partial else []), written.strip())
-        s = self._forget(replace(s, finals=finals, partial=""), out)
+        s = self._forget(replace(s, finals=finals, partial="", last_words=""), out)
         return self._end(s, out)
 
     def _silence(self, s: State, out: list[Action]) -> State:
@@ -461,7 +463,7 @@ class Conversation:
     def _end(self, s: State, out: list[Action]) -> State:
         """The turn is over: from now on an answer is owed, if there were words."""
         text, r = s.text, s.reply
-        if not tokens(text):
+        if not tokens(text) or self._echoes(s):
             return replace(self._drop(s, out), phase=LISTENING, owed=None, finals=(), partial="")
         owed = s.now if s.owed is None else s.owed
         if r is None or not same(r.prompt, text):
@@ -472,6 +474,11 @@ class Conversation:
         label = Label(s.turn, s.reply.id, s.generation)
         reply = replace(s.reply, label=label, progress=s.now)
         return replace(s, phase=THINKING, reply=reply, owed=owed, ducked=False, paused=False)
+
+    def _echoes(self, s: State) -> bool:
+        """Whether what was heard right behind the assistant's last words is those."""
+        late = s.since - s.silent_since <= self.config.echo_s
+        return late and is_echo(tokens(s.text), tokens(s.last_words)[-ECHO_REACH:])
 
     def _speak(self, s: State, out: list[Action]) -> State:
         """Give the voice what the agent has said."""
@@ -585,6 +592,8 @@ class Conversation:
         """The answer has been heard to its end, or is over for another reason: it becomes history."""
         kept, dropped = _kept(s.messages, self.config.keep_messages)
         forgotten = s.forgotten + dropped
+        if s.reply is not None:
+            s = replace(s, last_words=s.reply.text[: self._reach(s.reply)], silent_since=s.now)
         return replace(s, history=kept, forgotten=forgotten, reply=None, phase=LISTENING, owed=None)
 
     def _stop(self, s: State, out: list[Action], told: bool = False) -> State:

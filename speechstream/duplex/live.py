@@ -163,6 +163,8 @@ def _back(speaker: Loudspeaker, session: Session, tell: Callable[[str], None]) -
     """Open the loudspeaker again."""
     tell("the loudspeaker has vanished; waiting for it")
     _retry(speaker.reopen, "the loudspeaker", session)
+    if session.echo is not None:
+        session.echo.restart()
     tell("the loudspeaker is back")
 
 
@@ -176,6 +178,8 @@ def _lost(why: str, device: str | None, session: Session, tell: Callable[[str], 
         microphone.close()
 
     _retry(attempt, "the microphone", session)
+    if session.echo is not None:
+        session.echo.restart()
     tell("the microphone is back")
 
 

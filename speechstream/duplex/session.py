@@ -193,6 +193,9 @@ class EchoCanceller(Protocol):
         A few samples may wait for the next ones.
         """
 
+    def restart(self) -> None:
+        """A device was gone."""
+
 
 def _later(event: Any, seconds: float) -> Any:
     """An event of a stream that began so much later."""
