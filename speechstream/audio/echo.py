@@ -30,7 +30,7 @@ MARGIN = 160  # samples by which a reference is thought later than its nominal t
 
 WINDOW = 16_000  # samples of the microphone that are correlated
 EVERY = 8_000  # samples between two correlations
-EAGER = 2_000  # and as long as it is not sure where the echo is
+EAGER = 2_000  # and before the echo was found
 EARLIEST, LATEST = -3_200, 16_000  # lags that are searched: -0.2 s to 1 s
 TOO_FAR = 960  # samples, 60 ms from where the echo should be: the reference is moved at once
 SMOOTH = 0.5  # weight of the correlations before
@@ -62,9 +62,7 @@ class AlignState:
     rate: float = 0.0  # reference samples for one of the microphone's, less 1
     drift: float = 0.0  # the part of it that lasts
     lag: float | None = None
-    gap: float = (
-        0.0  # of the nominal place before it, which changes slowly where no device stood still
-    )
+    unseen: int = 0  # samples of the microphone since the echo was last found, silence left out
     far: float | None = None  # a lag that was found once and not yet believed
     correlation: np.ndarray | None = None
     since: int = 0  # samples of the microphone since the last correlation
@@ -115,7 +113,7 @@ class Aligner:
             heard=np.concatenate([s.heard, mic])[-WINDOW:],
             since=s.since + len(mic),
         )
-        if s.since >= (EAGER if s.lag is None or s.far is not None else EVERY):
+        if s.since >= (EAGER if s.lag is None else EVERY):
             s = self._measure(replace(s, since=0, unseen=s.unseen + s.since))
         return aligned, s
 
@@ -288,7 +286,6 @@ class EchoCanceller:
         playing = _rms(reference) > 10 * QUIET
         if playing and self.state.lag is None:
             self._searched += count / SAMPLE_RATE
-        if playing and (self.state.far is not None or self.state.lag is None):
             if self._searched < MUTE_S:
                 left = np.zeros_like(left)
         if playing:
