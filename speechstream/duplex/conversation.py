@@ -436,7 +436,7 @@ class Conversation:
 
     def _prepare(self, s: State, out: list[Action]) -> State:
         """Ask before the turn is over."""
-        if s.tries >= self.config.preempt_tries:
+        if s.tries >= self.config.preempt_tries or self._echoes(s):
             return s
         return replace(self._ask(s.text, s, out, speculative=True), tries=s.tries + 1)
 
