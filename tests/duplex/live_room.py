@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import time
 
 import numpy as np
 
@@ -34,13 +35,14 @@ class LiveRoom:
         self.loud: list[float] = []  # times at which the loudspeaker was heard
         self.over, self.stopped = threading.Event(), threading.Event()
         self.ready = threading.Event()  # set by whoever knows that somebody listens
+        self.behind = 0.0  # seconds of the room's clock behind the world's, at most
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
         clip, at, now, speaking, silent = None, 0, 0.0, 0.0, 0.0
         answered = True  # what was said last
-        rng = np.random.default_rng(0)
+        rng, began = np.random.default_rng(0), 0.0
         while not self.stopped.is_set():
             data = self.ears.stdout.read(BYTES)
             if len(data) < BYTES:
@@ -65,7 +67,9 @@ class LiveRoom:
                 clip = clip if at < len(clip) else None
             if not self.cues and clip is None and answered and silent > 2.0:
                 self.over.set()
+            began = time.monotonic() - now if now == 0.0 else began
             now += STEP / 16_000
+            self.behind = max(self.behind, time.monotonic() - began - now)
             try:
                 self.mouth.stdin.write((mic.clip(-1, 1) * 32767).astype(np.int16).tobytes())
                 self.mouth.stdin.flush()

@@ -52,6 +52,8 @@ def test_three_turns_with_its_own_echo_in_the_room(pulse_server, tmp_path, delay
     behind = re.search(r"up to (\d+) ms behind", err)
     if behind and int(behind[1]) > 400:
         pytest.skip(f"this computer is too busy to listen: {behind[0]} the microphone")
+    if room.behind > 0.2:  # an echo that comes later and later is that of no room
+        pytest.skip(f"this computer is too busy for the room: {room.behind:.1f} s behind")
     assert over, f"{out}\n{err}\n{room.said}"
     lines = out.strip().splitlines()
     users = [line for line in lines if line.startswith("you: ")]
