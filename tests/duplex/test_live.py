@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from tools.evaluate_duplex import LEVEL, Cue, loudness, spoken
 REPO = Path(__file__).parents[2]
 
 
-def start(server, *options):
-    env = server.env | {"PULSE_SOURCE": "room.monitor", "PYTHONPATH": str(REPO)}
+def start(server, *options, source="speech.monitor"):
+    env = server.env | {"PULSE_SOURCE": source, "PYTHONPATH": str(REPO)}
     return subprocess.Popen(
         [sys.executable, "-m", "speechstream", "talk", "--bot", "rule", *options],
         env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -38,7 +39,7 @@ def test_three_turns_with_its_own_echo_in_the_room(pulse_server, tmp_path, delay
     sample = voice.synthesize("Once upon a time there was a machine.")
     gain = LEVEL / loudness(sample.pcm, voice.sample_rate)  # as loud as the user
     room = LiveRoom(pulse_server, cues, gain, delay_s)
-    process = start(pulse_server, "--record", str(tmp_path / "both.wav"))
+    process = start(pulse_server, "--record", str(tmp_path / "both.wav"), source="room.monitor")
     try:
         assert "speak" in process.stderr.readline()
         room.ready.set()
@@ -66,3 +67,36 @@ def test_three_turns_with_its_own_echo_in_the_room(pulse_server, tmp_path, delay
     sides, rate = soundfile.read(tmp_path / "both.wav")
     assert rate == voice.sample_rate and sides.shape[1] == 2
     assert (np.abs(sides).max(0) > 0.05).all() and len(sides) / rate > room.said[-1][1] - 4.0
+
+
+def test_a_sound_server_that_comes_back_is_taken_up_again(pulse_server):
+    process = start(pulse_server)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")))
+    reader.start()
+
+    def said(what, seconds=25.0):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not any(what in line for line in lines):
+            time.sleep(0.05)
+        return any(what in line for line in lines)
+
+    again = None
+    try:
+        assert said("speak;")
+        time.sleep(2)
+        pulse_server.process.kill()
+        assert said("waiting for it"), lines
+        environment = {k: v for k, v in pulse_server.env.items() if k != "PULSE_SERVER"}
+        again = subprocess.Popen(pulse_server.process.args, env=environment)
+        assert said("the microphone is back"), lines
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130, lines
+    finally:
+        process.kill()
+        reader.join(5)
+        if again is not None:
+            again.terminate()
+            again.wait(5)
+    assert not any("Traceback" in line for line in lines)
