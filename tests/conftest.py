@@ -37,6 +37,13 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_two_sentences_with_a_pause",
     ),
     "asr/whisper/test_timing.py": ("test_recordings_are_dated_as_forced_alignment_dates_them",),
+    "audio/test_echo.py": (
+        "test_a_device_that_loses_sound_is_followed",
+        "test_a_headset_has_no_echo_and_the_user_passes",
+        "test_an_echo_is_found_and_taken_away",
+        "test_drift_is_measured",
+        "test_the_user_is_heard_as_without_it",
+    ),
     "audio/test_features.py": (
         "test_equals_librosa_on_speech",
         "test_filters_are_librosas",
@@ -56,12 +63,14 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_the_header_of_a_file_is_right_at_the_end",
     ),
     "text/test_markdown.py": ("test_blocks_are_those_of_markdown_it",),
+    "cli/test_talk.py": ("test_the_embedded_brain_answers_a_pipe",),
     "cli/test_say.py": (
         "test_a_pipe_gets_a_wav_that_players_accept",
         "test_voices_lists_what_is_installed",
         "test_voices_that_are_not_there",
     ),
     "duplex/test_session.py": ALL,
+    "duplex/test_live.py": ALL,
     "duplex/test_conversation_rules.py": ALL,
     "convert/test_mimi.py": (
         "test_equal_to_transformers",
