@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechstream.cli.captions import LINE_CHARACTERS, Caption
+from speechstream.text.captions import LINE_CHARACTERS, Caption
 from speechstream.cli.formats import OutputError, SubRip, WebVtt, Writer, labelled, until
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Event, Final, Partial, SpeechStarted
