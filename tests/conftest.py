@@ -69,6 +69,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "nn/test_whisper.py": ("test_the_position_table_is_whispers",),
     "recipes": ALL,
     "runtime": ALL,
+    "serve/test_deepgram.py": ALL,
+    "serve/test_stream_socket.py": ALL,
     "test_evaluate.py": (
         "test_normaliser_is_whispers",
         "test_report_tables_and_pictures",

@@ -106,6 +106,11 @@ class Stream:
         """Seconds of input that were not used yet."""
         return self._waiting_s + sum(s for _, s in self._asked)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no event waits to be taken."""
+        return not self._events
+
     async def push(self, x: np.ndarray | str) -> None:
         """Give a block of mono float32 samples, or text; wait until there is room for it.
 
@@ -394,6 +399,7 @@ class Engine:
         self.live = Lane("live", Pool(slots), self.stats)
         self.files = Lane("files", Pool(self.limits.files), self.stats)
         self.seated: dict[str, int] = {}
+        self.resumable: dict[str, Any] = {}  # sessions that outlive their connection, by their name
         self.draining = asyncio.Event()
 
     def start(self) -> None:
@@ -438,12 +444,15 @@ class Engine:
 
     def listen(
         self,
-        latency_ms: int = 320,
+        latency_ms: int | None = 320,
         sample_rate: int = 16_000,
         rules: EndpointRules | None = None,
         hotwords: Phrases = None,
     ) -> Stream:
-        """Hear somebody live. Raises ValueError for a latency, a rate or hot words that the model has not."""
+        """Hear somebody live. hotwords: as of `Recognizer.stream`.
+
+        Raises ValueError for a latency or a rate that the model has not, and for hot words that are none.
+        """
         core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
         return Stream(self.live, core.on(self._families[0]), self.limits.backlog_s)
 
