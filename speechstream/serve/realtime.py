@@ -1,0 +1,125 @@
+"""OpenAI's Realtime API (GA) over WebSocket: `WS /v1/realtime`, and `POST /v1/realtime/client_secrets`.
+
+A thin shell: `realtime_protocol` has the rules, `realtime_talk` does the work. Sessions of both types, `transcription`
+(`?intent=transcription`) and `realtime`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from speechstream.duplex.agent import RuleBot
+from speechstream.serve import realtime_session as sessions
+from speechstream.serve.engine import Engine
+from speechstream.serve.realtime_protocol import Protocol, parsed
+from speechstream.serve.realtime_session import Invalid, Json, Offer
+from speechstream.serve.realtime_talk import Talk
+from speechstream.serve.sockets import Draining, Gone, Socket, first, opened
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+SUBPROTOCOL = "realtime"
+SECRET_S, LONGEST_SECRET_S = 600, 7200  # that a key for a browser lives
+MOST_BODY = 1 << 20
+INSTRUCTIONS = (
+    "You are a helpful assistant in a spoken conversation. Answer in a few short sentences."
+)
+
+
+async def realtime(websocket: WebSocket, engine: Engine, settings: Any = None) -> None:
+    """Serve one connection that was let in and is not accepted yet.
+
+    settings.agent: a factory of agents (see `speechstream.duplex.agent`); without one, a bot that answers by rule.
+    """
+    offered = websocket.scope.get("subprotocols") or []
+    chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+    factory = getattr(settings, "agent", None) or RuleBot
+    async with opened(websocket, engine, _failure, chosen) as socket:
+        rules = Protocol(offer(engine))
+        query = websocket.query_params
+        transcription = query.get("intent") == "transcription"
+        greeting = rules.init_state(secrets.token_hex(6), transcription, query.get("model"))
+        talk = Talk(engine, rules, greeting, factory(), socket.send)
+        await first(talk.run(), _read(socket, talk))
+
+
+def offer(engine: Engine) -> Offer:
+    """What the engine's models have."""
+    asr, tts = engine.recognizer, engine.synthesizer
+    languages = tuple(asr.card.get("languages") or ("en",))
+    return Offer(tts.voices, tuple(asr.latencies), languages, tts.sample_rate, INSTRUCTIONS)
+
+
+async def _read(socket: Socket, talk: Talk) -> None:
+    """Give the client's messages to the conversation, one at a time."""
+    while True:
+        try:
+            message = await socket.receive()
+        except Draining:
+            raise
+        except Gone:
+            return
+        if isinstance(message, bytes):
+            await talk.nonsense("a message must be text, a JSON object; audio is sent as base64")
+            continue
+        try:
+            event = parsed(message)
+        except Invalid as error:
+            await talk.nonsense(error.message)
+            continue
+        await talk.event(event)
+
+
+def _failure(message: str) -> Json:
+    """The error event that goes before a close."""
+    error = {"type": "server_error", "code": None, "message": message, "param": None}
+    return {"type": "error", "event_id": f"event_{secrets.token_hex(6)}", "error": error}
+
+
+async def client_secrets(request: Request) -> Response:
+    """A key that lives a short time, for a browser: {"value", "expires_at", "session"}."""
+    from starlette.responses import JSONResponse
+
+    try:
+        table = await _body(request)
+        ttl = _lifetime(table)
+        engine: Engine = request.app.state.engine
+        asked = table.get("session") or {}
+        kind = sessions.mapping(asked, "session").get("type")
+        offered = offer(engine)
+        session = sessions.opening(offered, kind == sessions.TRANSCRIPTION)
+        session = sessions.updated(session, asked, offered)
+    except Invalid as error:
+        body = {"type": "invalid_request_error", "code": error.code, "param": error.param}
+        return JSONResponse({"error": body | {"message": error.message}}, 400)
+    value = request.app.state.guard.issue(ttl)
+    return JSONResponse(
+        {"value": value, "expires_at": int(time.time()) + ttl, "session": session.shown()}
+    )
+
+
+async def _body(request: Request) -> Any:
+    """The request's JSON object; {} where there is none."""
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MOST_BODY:
+            raise Invalid(f"the body has more than {MOST_BODY} bytes")
+    try:
+        return sessions.mapping(json.loads(data) if data.strip() else {}, "the body")
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise Invalid("the body must be a JSON object", None, "invalid_json") from None
+
+
+def _lifetime(table: Any) -> int:
+    after = table.get("expires_after")
+    if after is None:
+        return SECRET_S
+    seconds = sessions.mapping(after, "expires_after").get("seconds", SECRET_S)
+    return sessions.whole(seconds, "expires_after.seconds", 10, LONGEST_SECRET_S)

@@ -1,0 +1,851 @@
+"""What a Realtime connection does: it drives the protocol, the conversation, and the engine's streams.
+
+`Talk` has no thread and no socket. Whatever happens is put into one queue and done in order: a client's event, what
+was heard, a piece of an answer, sound of the voice, a timer. The turns of a conversation are decided by
+`duplex.conversation`, as in `speechstream talk`, wherever the session lets it create responses and interrupt them.
+
+A client plays what it is sent by itself, and says nothing of it: it is taken to play at once and in real time, until
+it truncates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from speechstream.asr.family import Family
+from speechstream.asr.stream import RecognitionCore, StreamState
+from speechstream.audio.pcm import alaw_table, mulaw_table
+from speechstream.audio.resample import Resampler
+from speechstream.audio.vad import SAMPLE_RATE, WINDOW
+from speechstream.duplex.conversation import (
+    DECIDING,
+    PAUSE,
+    SPEAKING,
+    THINKING,
+    USER,
+    Conversation,
+    State as Core,
+)
+from speechstream.duplex.events import (
+    Action,
+    AgentEnd,
+    AgentFailed,
+    AgentText,
+    Ask,
+    Cancel,
+    DuplexEvent,
+    Error,
+    Heard,
+    Label,
+    Message,
+    Played,
+    Say,
+    SpeechFailed,
+    SpeechReady,
+    SpokenWord,
+    StopPressed,
+    StopSpeaking,
+    Tick,
+    Typed,
+    VoiceActivity,
+)
+from speechstream.duplex.reply import CLOSING
+from speechstream.errors import SpeechStreamError
+from speechstream.events import Audio, Endpoint, Event, Failed, Final, Partial, SpeechStarted
+from speechstream.runtime.requests import Work
+from speechstream.serve import realtime_protocol as protocol
+from speechstream.serve.engine import Engine, Refused, Stream
+from speechstream.serve.realtime_protocol import News, Protocol, State
+from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Session
+from speechstream.serve.sockets import POLICY, Ended
+
+Agent = Callable[[list[dict[str, str]]], Any]  # gives text: an iterable, or an asynchronous one
+TURN, ACTIVE = (USER, PAUSE), (USER, PAUSE, DECIDING)
+QUIET_S = 0.25  # without sound, after which the clock goes on by itself
+TICK_S = 0.1  # between two looks at what was played
+KEPT = (
+    20  # messages of the conversation's own history; the protocol's items are what an agent is told
+)
+PROMPT = "go on"  # stands for a turn that the client describes by its items
+MOST_PIECES = 100_000  # of an answer's text
+
+
+class Attentive(RecognitionCore):
+    """A recogniser's stream that says after each window of 32 ms how likely it was speech (`VoiceActivity`)."""
+
+    def _window(
+        self, window: np.ndarray, speech: float, state: StreamState, step: Any
+    ) -> Work[StreamState]:
+        state = yield from super()._window(window, speech, state, step)
+        heard = state.heard / SAMPLE_RATE
+        step.events.append(VoiceActivity(speech, heard, WINDOW / SAMPLE_RATE))
+        return state
+
+    @classmethod
+    def of(cls, core: RecognitionCore, family: Family[Any]) -> Attentive:
+        """Such a core on that runner of its model."""
+        return cls(
+            family,
+            core.vad,
+            core.rules,
+            core.latency_ms,
+            core.sample_rate,
+            core.digest,
+            core.hotwords,
+            core.bias,
+        )
+
+
+class Encoder:
+    """(n,) float32 at one rate to bytes of a format."""
+
+    def __init__(self, rate: int, form: Format):
+        self._form = form
+        self._resampler = None if rate == form.rate else Resampler(rate, form.rate)
+        self._state = self._resampler.init_state() if self._resampler else None
+        table = {"mulaw": mulaw_table, "alaw": alaw_table}.get(form.dtype)
+        if table is not None:
+            values = table()
+            self._codes = np.argsort(values, kind="stable").astype(np.uint8)
+            sorted_values = values[self._codes]
+            self._borders = (sorted_values[1:] + sorted_values[:-1]) / 2
+
+    def push(self, pcm: np.ndarray) -> bytes:
+        if self._resampler is not None:
+            block, self._state = self._resampler.step(pcm[None], self._state)  # type: ignore[arg-type]
+            pcm = block[0]
+        return self._bytes(pcm)
+
+    def finish(self) -> bytes:
+        """What the resampler holds."""
+        if self._resampler is None:
+            return b""
+        return self._bytes(self._resampler.finish(self._state)[0])  # type: ignore[arg-type]
+
+    def _bytes(self, pcm: np.ndarray) -> bytes:
+        if self._form.dtype == "int16":
+            return np.clip(np.rint(pcm * 32768), -32768, 32767).astype("<i2").tobytes()
+        return self._codes[np.searchsorted(self._borders, pcm)].tobytes()
+
+
+class Thinking:
+    """Runs an agent beside the loop: an asynchronous one as a task, any other in a thread for each answer."""
+
+    def __init__(self, agent: Agent, tell: Callable[[type, int, str], None]):
+        self._agent, self._tell = agent, tell
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[int, tuple[threading.Event, asyncio.Task[None] | None, list[Any]]] = {}
+
+    def ask(self, reply: int, messages: tuple[Message, ...]) -> None:
+        given = [{"role": m.role, "content": m.content} for m in messages]
+        cancelled, answer = threading.Event(), list[Any]()
+        if inspect.isasyncgenfunction(self._agent) or inspect.isasyncgenfunction(
+            type(self._agent).__call__
+        ):
+            task = asyncio.ensure_future(self._await(reply, self._agent(given), cancelled))
+            self._running[reply] = cancelled, task, answer
+            return
+        self._running[reply] = cancelled, None, answer
+        work = (reply, given, cancelled, answer)
+        threading.Thread(target=self._run, args=work, name="agent", daemon=True).start()
+
+    def cancel(self, reply: int) -> None:
+        """Nobody waits for it any more."""
+        cancelled, task, answer = self._running.pop(reply, (threading.Event(), None, []))
+        cancelled.set()
+        if task is not None:
+            task.cancel()
+        for one in answer:
+            close = getattr(one, "close", None)
+            if close is not None:
+                with suppress(ValueError):  # a generator that is running ends at its next piece
+                    close()
+
+    def over(self, reply: int) -> None:
+        self._running.pop(reply, None)
+
+    def close(self) -> None:
+        for reply in list(self._running):
+            self.cancel(reply)
+
+    async def _await(
+        self, reply: int, answer: AsyncIterator[str], cancelled: threading.Event
+    ) -> None:
+        try:
+            async for piece in answer:
+                self._tell(AgentText, reply, piece)
+                await asyncio.sleep(0)
+            self._tell(AgentEnd, reply, "")
+        except SpeechStreamError as error:
+            self._tell(AgentFailed, reply, str(error))
+        except Exception as error:  # of a callable that is not ours
+            self._tell(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
+
+    def _run(self, reply: int, given: Any, cancelled: threading.Event, answer: list[Any]) -> None:
+        try:
+            pieces = self._agent(given)
+            answer.append(pieces)
+            for n, piece in enumerate(pieces):
+                if cancelled.is_set():
+                    return
+                if n >= MOST_PIECES:
+                    raise SpeechStreamError("the agent's answer has no end")
+                self._post(AgentText, reply, str(piece))
+            self._post(AgentEnd, reply, "")
+        except SpeechStreamError as error:
+            self._post(AgentFailed, reply, str(error))
+        except Exception as error:  # of a callable that is not ours
+            self._post(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
+
+    def _post(self, kind: type, reply: int, said: str) -> None:
+        with suppress(RuntimeError):  # the loop is over
+            self._loop.call_soon_threadsafe(self._tell, kind, reply, said)
+
+
+@dataclass(eq=False)
+class Stretch:
+    """Sound of the user on one stream of the engine. item: the one that it was committed as."""
+
+    stream: Stream
+    offset: float  # seconds of sound before it
+    automatic: bool
+    item: str | None = None
+    finals: list[str] = field(default_factory=list)  # of the item that is open
+    stable: str = ""  # of the sentence that is being heard
+    partial: str = ""  # the same with what may change
+    cut: str = ""  # of that sentence, what belongs to an earlier item
+    began: float = 0.0  # of the segment, seconds of the connection's sound
+    seconds: float = 0.0  # of sound
+    late: str | None = None  # an item whose last sentence is still being heard
+
+    @property
+    def said(self) -> str:
+        """Stable words."""
+        return " ".join(t for t in (*self.finals, self.stable) if t)
+
+    @property
+    def all(self) -> str:
+        return " ".join(t for t in (*self.finals, self.partial) if t)
+
+    def note(self, e: Partial | Final) -> None:
+        """Take in words."""
+        if isinstance(e, Final):
+            said = self._without(e.text)
+            self.finals += [said] if said else []
+            self.stable = self.partial = self.cut = ""
+        else:
+            self.stable, self.partial = self._without(e.stable), self._without(e.text)
+
+    def renew(self) -> None:
+        """The words from here on belong to another item."""
+        self.cut = " ".join(t for t in (self.cut, self.stable) if t)
+        self.finals, self.stable, self.partial = [], "", ""
+
+    def _without(self, said: str) -> str:
+        return said[len(self.cut) :].strip() if said.startswith(self.cut) else said
+
+
+@dataclass(eq=False)
+class Voice:
+    """The answer that is being given."""
+
+    label: Label
+    response: str
+    modality: str
+    encoder: Encoder
+    rate: int
+    stream: Stream | None = None
+    text: str = ""  # given to the voice
+    told: int = 0  # characters of it that the client has
+    sent: int = 0  # samples
+    position: float = 0.0  # of them, about as many were played
+    looked: float = 0.0  # when that was true, on the wall's clock
+
+    def play(self, wall: float) -> int:
+        """Samples that a client has played by now, if it plays at once."""
+        self.position = min(self.position + (wall - self.looked) * self.rate, self.sent)
+        self.looked = wall
+        return int(self.position)
+
+
+class Talk:
+    """One connection. `run` works until it raises; `event` gives it a client's message.
+
+    send: takes a server event, and waits while the client is slow. agent: who answers.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: Protocol,
+        opening: tuple[list[Any], State],
+        agent: Agent,
+        send: Callable[[Mapping[str, Any]], Awaitable[None]],
+    ):
+        self.engine, self.protocol, self.agent = engine, rules, agent
+        self._out, self.state = list(opening[0]), opening[1]
+        self._send = send
+        self._inbox: asyncio.Queue[tuple[Callable[[], Awaitable[None]], asyncio.Event | None]]
+        self._inbox = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.conversation = Conversation(self.session.conversation())
+        self.core = self.conversation.init_state()
+        self._todo: deque[DuplexEvent] = deque()
+        self._stepping = False
+        self._ears: Stretch | None = None
+        self._clips: set[Stream] = set()
+        self._appended_s = self._heard_s = 0.0  # seconds of the connection's sound
+        self.now = self._shift = (
+            0.0  # the conversation's clock, and how far it is ahead of the sound
+        )
+        self._moved = self._sounded = time.monotonic()
+        self._asked: tuple[str, tuple[Message, ...]] | None = None  # a response of the client's
+        self._silencing = False  # the client ends the speech, not the user
+        self._unanswered = False  # a turn ended during a response
+        self._voice: Voice | None = None
+        self._thinking = Thinking(agent, self._agent_said)
+
+    @property
+    def session(self) -> Session:
+        return self.state.session
+
+    # The queue
+
+    async def run(self) -> None:
+        """Do what comes, one after the other, and send what follows."""
+        try:
+            await self._flush()
+            while True:
+                do, done = await self._inbox.get()
+                await do()
+                await self._flush()
+                self._wind()
+                if done is not None:
+                    done.set()
+        finally:
+            self.close()
+
+    async def event(self, event: Any) -> None:
+        """A client's event, parsed; returns when it has been dealt with."""
+        await self._post(lambda: self._news(protocol.Client(event)))
+
+    async def nonsense(self, message: str) -> None:
+        """A client's message that is no event."""
+
+        async def tell() -> None:
+            self._complain(message, "invalid_json")
+
+        await self._post(tell)
+
+    def close(self) -> None:
+        """Give back all streams."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._thinking.close()
+        for task in self._tasks:
+            task.cancel()
+        for stream in self._clips:
+            stream.close()
+        if self._voice is not None and self._voice.stream is not None:
+            self._voice.stream.close()
+
+    async def _post(self, do: Callable[[], Awaitable[None]]) -> None:
+        done = asyncio.Event()
+        self._inbox.put_nowait((do, done))
+        await done.wait()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _flush(self) -> None:
+        out, self._out = self._out, []
+        for event in out:
+            await self._send(event)
+
+    async def _news(self, x: News) -> None:
+        out, self.state = self.protocol.step(x, self.state)
+        for one in out:
+            if isinstance(one, dict):
+                self._out.append(one)
+            else:
+                await self._do(one)
+
+    def _complain(self, message: str, code: str) -> None:
+        out, self.state = self.protocol.refused(message, self.state, code)
+        self._out += out
+
+    # Commands of the protocol
+
+    async def _do(self, c: protocol.Command) -> None:
+        if isinstance(c, protocol.Hear):
+            await self._hear(c.pcm)
+        elif isinstance(c, protocol.Commit):
+            await self._commit(c.item)
+        elif isinstance(c, protocol.HearClip):
+            self._spawn(self._clip(c))
+        elif isinstance(c, protocol.Forget):
+            self._close_ears()
+            await self._leave_turn()
+        elif isinstance(c, protocol.Configure):
+            await self._configure(c.before)
+        elif isinstance(c, protocol.Answer):
+            self._asked = c.response, c.messages
+            self._silencing = True
+            await self._step(Typed(PROMPT, self._wall()))
+            self._silencing = False
+        elif isinstance(c, protocol.Stop):
+            self._asked = None
+            self._silencing = True
+            await self._step(StopPressed(self._wall()))
+            self._silencing = False
+
+    async def _configure(self, before: Session) -> None:
+        now = self.session
+        if now.automatic != before.automatic:
+            await self._leave_turn()
+        self.conversation = Conversation(now.conversation())
+        heard = ("type", "input", "turns", "transcription")
+        if any(getattr(now, n) != getattr(before, n) for n in heard):
+            if self._ears is not None and self.state.turn is None:
+                self._close_ears()
+
+    async def _leave_turn(self) -> None:
+        """The user's turn of which the conversation knows does not count."""
+        if self.core.phase in TURN:
+            await self._step(StopPressed(self.now))
+
+    # Ears
+
+    async def _hear(self, pcm: np.ndarray) -> None:
+        rate = self.session.input.rate
+        most = self.engine.limits.session_s
+        if self._appended_s > most:
+            raise Ended(POLICY, f"a connection may bring {most:g} s of sound")
+        if self._ears is None or self._ears.stream.over:
+            try:
+                self._open_ears()
+            except (ValueError, SpeechStreamError) as error:
+                self._complain(f"this audio cannot be heard: {error}", "transcription_failed")
+                return
+        s = self._ears
+        assert s is not None
+        self._sounded = time.monotonic()
+        for at in range(0, len(pcm), rate):  # a second, so that the events of a long block come too
+            block = pcm[at : at + rate]
+            self._appended_s += len(block) / rate
+            s.seconds += len(block) / rate
+            with suppress(SpeechStreamError):  # it has failed, which its last event says
+                await s.stream.push(block)
+
+    def _open_ears(self) -> None:
+        engine, s = self.engine, self.session
+        words = list(s.transcription.keywords) if s.transcription else []
+        core = engine.recognizer.core(s.latency_ms, s.input.rate, words or None, rules=s.rules())
+        family = engine._families[0]
+        core = Attentive.of(core, family) if s.automatic else core.on(family)
+        stream = Stream(engine.live, core, engine.limits.backlog_s)
+        self._ears = Stretch(stream, self._appended_s, s.automatic)
+        self._spawn(self._listen(self._ears))
+
+    async def _listen(self, s: Stretch) -> None:
+        """Put into the queue what a stream says. It is bounded by what the stream was given."""
+        try:
+            async for event in s.stream:
+                self._inbox.put_nowait((lambda e=event: self._recognized(s, e), None))  # type: ignore[misc]
+            self._inbox.put_nowait((lambda: self._listened(s), None))
+        finally:
+            s.stream.close()
+
+    def _close_ears(self) -> None:
+        if self._ears is not None:
+            self._ears.stream.close()
+            self._ears = None
+
+    async def _commit(self, item: str) -> None:
+        """The client ends the turn, or its settings do."""
+        s, self._ears = self._ears, None
+        if s is None:
+            await self._news(protocol.Transcribed(item, "", 0.0))
+            return
+        if s.automatic and self.core.phase not in ACTIVE:
+            s.renew()
+        s.item = item
+        s.stream.finish()
+        await self._leave_turn()
+
+    async def _recognized(self, s: Stretch, e: Event | VoiceActivity) -> None:
+        if s.item is not None:
+            await self._committed(s, e)
+        elif s is not self._ears:
+            return
+        elif isinstance(e, Failed):
+            self._ears = None
+            self._complain(f"this audio cannot be heard: {e.message}", "transcription_failed")
+        elif s.automatic:
+            await self._attend(s, e)
+        else:
+            await self._write(s, e)
+
+    async def _committed(self, s: Stretch, e: Event | VoiceActivity) -> None:
+        assert s.item is not None
+        if isinstance(e, Failed):
+            await self._news(protocol.Unheard(s.item, e.message))
+        elif isinstance(e, (Partial, Final)):
+            s.note(e)
+            await self._news(protocol.Words(s.said, s.item))
+
+    async def _listened(self, s: Stretch) -> None:
+        """A stream is over."""
+        if s.item is not None:
+            await self._news(protocol.Transcribed(s.item, s.said, s.seconds))
+
+    async def _clip(self, c: protocol.HearClip) -> None:
+        """Hear a recording that is an item."""
+        try:
+            stream = self.engine.hear_file(None, c.rate)
+        except (ValueError, Refused, SpeechStreamError) as error:
+            unheard = protocol.Unheard(c.item, str(error))
+            await self._post(lambda: self._news(unheard))
+            return
+        self._clips.add(stream)
+        try:
+            await stream.push(c.pcm)
+            stream.finish()
+            events = [e async for e in stream]
+        finally:
+            self._clips.discard(stream)
+            stream.close()
+        news: News = protocol.Transcribed(
+            c.item, " ".join(e.text for e in events if isinstance(e, Final)), len(c.pcm) / c.rate
+        )
+        if events and isinstance(events[-1], Failed):
+            news = protocol.Unheard(c.item, events[-1].message)
+        await self._post(lambda: self._news(news))
+
+    async def _write(self, s: Stretch, e: Event | VoiceActivity) -> None:
+        """What was heard, where the client or silence alone ends a turn."""
+        turns = self.session.turns
+        if isinstance(e, (Partial, Final)):
+            s.note(e)
+            await self._news(protocol.Words(s.said))
+        elif turns is None:
+            return
+        elif isinstance(e, SpeechStarted):
+            s.renew()
+            s.began = s.offset + e.time
+            await self._news(protocol.TurnBegan(_ms(s.began)))
+            if self.session.type != TRANSCRIPTION and turns.interrupt_response:
+                await self._interrupt()
+        elif isinstance(e, Endpoint):
+            end = s.offset + e.decided
+            turn = self.state.turn
+            await self._news(protocol.TurnEnded(_ms(end), s.said))
+            if turn is not None:
+                await self._news(protocol.Transcribed(turn.item, s.said, end - s.began))
+            s.renew()
+            if self.session.type != TRANSCRIPTION and turns.create_response:
+                self._unanswered = True
+                await self._answer()
+
+    async def _interrupt(self) -> None:
+        """A sound ends the speech."""
+        if self.core.phase in (THINKING, SPEAKING, DECIDING):
+            await self._step(StopPressed(self._wall()))
+
+    async def _answer(self) -> None:
+        """Answer the turns that no answer was given to, when nothing is being said."""
+        if self._unanswered and self.state.response is None and not self.session.automatic:
+            self._unanswered = False
+            await self._news(protocol.Client({"type": "response.create"}))
+
+    async def _attend(self, s: Stretch, e: Event | VoiceActivity) -> None:
+        """What was heard, where the conversation decides."""
+        if isinstance(e, VoiceActivity):
+            self._sounded = time.monotonic()
+            self._heard_s = s.offset + e.now
+            self._reach(self._heard_s)
+            await self._report()
+            await self._wake()
+            await self._step(replace(e, now=self.now))
+            return
+        if isinstance(e, SpeechStarted):
+            s.began = s.offset + e.time
+            e = replace(e, time=s.began + self._shift)
+        await self._step(Heard(e, self.now))  # type: ignore[arg-type]
+        if isinstance(e, Endpoint) and s.late is not None:
+            item, s.late = s.late, None
+            await self._news(protocol.Transcribed(item, s.said, self._heard_s - s.began))
+            s.renew()
+
+    # The clock
+
+    def _reach(self, heard: float) -> None:
+        """The clock follows the sound."""
+        at = heard + self._shift
+        if at < self.now:
+            self._shift += self.now - at
+        self.now = max(self.now, at)
+        self._moved = time.monotonic()
+
+    def _wall(self) -> float:
+        """The time now; without sound it goes on as the wall's."""
+        wall = time.monotonic()
+        if not self.session.automatic or wall - self._sounded > QUIET_S:
+            self.now += wall - self._moved
+            self._moved = wall
+        return self.now
+
+    def _wind(self) -> None:
+        """Be woken when something follows from time alone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waits = []
+        if self.core.timer is not None:
+            waits.append(max(self.core.timer - self.now, TICK_S / 2))
+        if self.core.phase in (SPEAKING, DECIDING):
+            waits.append(TICK_S)
+        if waits:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(min(waits), self._inbox.put_nowait, (self._tick, None))
+
+    async def _tick(self) -> None:
+        self._wall()
+        await self._report()
+        await self._wake()
+
+    async def _wake(self) -> None:
+        if self.core.timer is not None and self.core.timer <= self.now:
+            await self._step(Tick(self.now))
+
+    async def _report(self) -> None:
+        """What the client has played since."""
+        v, r = self._voice, self.core.reply
+        if v is None or r is None or r.label != v.label or v.modality != "audio":
+            return
+        played = v.play(time.monotonic())
+        if played > r.played:
+            await self._step(Played(played, v.label.generation, self.now))
+
+    # The conversation
+
+    async def _step(self, event: DuplexEvent) -> None:
+        """One step of the conversation; those that follow from it come after all its actions."""
+        self._todo.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._todo:
+                event = self._todo.popleft()
+                before = self.core
+                actions, after = self.conversation.step(event, before)
+                self.core = replace(after, history=after.history[-KEPT:])
+                await self._follow(before, after, event)
+                for action in actions:
+                    await self._act(action)
+        finally:
+            self._stepping = False
+        await self._answer()
+
+    async def _follow(self, before: Core, after: Core, event: DuplexEvent) -> None:
+        """Turns and answers begin and end: say so."""
+        s = self._ears
+        if s is not None and s.automatic:
+            await self._follow_turn(s, before, after, event)
+        label = after.reply.label if after.reply is not None else None
+        if label is None or (before.reply is not None and before.reply.label == label):
+            return
+        assert after.reply is not None
+        if after.reply.apology:  # said as a failed response
+            self._todo.append(StopPressed(self.now))
+            return
+        if self._asked is None:
+            await self._news(protocol.Answering())
+        self._asked = None
+        r = self.state.response
+        assert r is not None
+        rate = self.engine.synthesizer.sample_rate
+        self._voice = Voice(label, r.id, r.modality, Encoder(rate, r.output), rate)
+
+    async def _follow_turn(self, s: Stretch, before: Core, after: Core, event: DuplexEvent) -> None:
+        words = event.event if isinstance(event, Heard) else None
+        if before.phase not in ACTIVE and after.phase in ACTIVE:
+            if s.late is not None:
+                item, s.late = s.late, None
+                await self._news(protocol.Transcribed(item, s.said, self._heard_s - s.began))
+            s.renew()
+        if isinstance(words, (Partial, Final)) and (
+            s.late or before.phase in ACTIVE or after.phase in ACTIVE
+        ):
+            s.note(words)
+            if s.late:
+                await self._news(protocol.Words(s.said, s.late))
+        turn = self.state.turn
+        if after.phase in TURN and turn is None:
+            began = s.began if after.segment else self._heard_s - after.run
+            await self._news(protocol.TurnBegan(_ms(began)))
+        if after.phase in TURN:
+            await self._news(protocol.Words(s.said))
+        elif turn is not None and turn.vad:
+            await self._news(protocol.TurnEnded(_ms(self._heard_s), s.all))
+            if after.segment:
+                s.late = turn.item
+            else:
+                seconds = self._heard_s - s.began
+                await self._news(protocol.Transcribed(turn.item, s.said, seconds))
+
+    async def _act(self, a: Action) -> None:
+        if isinstance(a, Ask):
+            self._thinking.ask(a.reply, self._messages())
+        elif isinstance(a, Cancel):
+            self._thinking.cancel(a.reply)
+        elif isinstance(a, Say):
+            await self._say(a)
+        elif isinstance(a, StopSpeaking):
+            await self._stop(a.label)
+        elif isinstance(a, Error):
+            await self._failed(a.text)
+
+    def _messages(self) -> tuple[Message, ...]:
+        """What the agent is told: the items, and the turn that goes on."""
+        if self._asked is not None:
+            return self._asked[1]
+        s = self._ears
+        going = s is not None and self.state.turn is not None
+        return self.protocol.messages(self.state, s.all if going and s is not None else "")
+
+    async def _failed(self, message: str) -> None:
+        v, r = self._voice, self.state.response
+        if r is not None and (v is None or v.response == r.id):
+            await self._news(protocol.Broke(r.id, message))
+        else:
+            self._complain(message, "server_error")
+
+    def _agent_said(self, kind: type, reply: int, said: str) -> None:
+        """On the loop."""
+
+        async def take() -> None:
+            now = self._wall()
+            if kind is AgentText:
+                await self._step(AgentText(reply, said, now))
+                return
+            self._thinking.over(reply)
+            await self._step(
+                AgentEnd(reply, now) if kind is AgentEnd else AgentFailed(reply, said, now)
+            )
+
+        self._inbox.put_nowait((take, None))
+
+    # The voice
+
+    async def _say(self, a: Say) -> None:
+        v = self._voice
+        if v is None or v.label != a.label:
+            return
+        if v.modality == "text":
+            await self._news(protocol.Wrote(v.response, a.text))
+            if not v.text:  # for the conversation, text that is written has been heard
+                self._todo.append(SpeechReady(v.label, 1, (), self.now))
+            v.text += a.text
+            if a.last:
+                await self._said_all(v)
+                self._todo.append(SpeechReady(v.label, 0, (), self.now, last=True))
+                self._todo.append(Played(1, v.label.generation, self.now))
+            return
+        if v.stream is None:
+            try:
+                v.stream = self._open_voice()
+            except (ValueError, SpeechStreamError) as error:
+                self._todo.append(SpeechFailed(v.label, str(error), self.now))
+                return
+            self._spawn(self._pump(v, v.stream))
+        v.text += a.text
+        with suppress(SpeechStreamError):  # it has failed, which its last event says
+            await v.stream.push(a.text)
+        if a.last:
+            v.stream.finish()
+
+    def _open_voice(self) -> Stream:
+        r = self.state.response
+        assert r is not None
+        return self.engine.speak(self.protocol.offer.voice(r.voice), r.speed)
+
+    async def _pump(self, v: Voice, stream: Stream) -> None:
+        """Take the voice's sound as fast as the client does."""
+        try:
+            async for event in stream:
+                await self._post(lambda e=event: self._spoken(v, e))  # type: ignore[misc]
+            await self._post(lambda: self._spoken(v, None))
+        finally:
+            stream.close()
+
+    async def _spoken(self, v: Voice, e: Event | None) -> None:
+        """A block of sound, or (None) the end."""
+        if v is not self._voice:
+            return
+        if isinstance(e, Failed):
+            await self._step(SpeechFailed(v.label, f"the voice failed: {e.message}", self.now))
+        elif isinstance(e, Audio):
+            words = tuple(
+                SpokenWord(round(w.start * v.rate), round(w.end * v.rate), *w.span)
+                for w in e.words
+                if w.span is not None
+            )
+            said = v.text[v.told : self._until(v, words)]
+            v.told += len(said)
+            data = v.encoder.push(e.pcm)
+            await self._news(protocol.Spoke(v.response, data, len(e.pcm), said, words))
+            if not v.sent:
+                v.looked = time.monotonic()
+            v.sent += len(e.pcm)
+            await self._step(SpeechReady(v.label, len(e.pcm), words, self._wall()))
+        elif v.sent:
+            rest, v.told = v.text[v.told :], len(v.text)
+            await self._news(protocol.Spoke(v.response, v.encoder.finish(), 0, rest))
+            await self._said_all(v)
+        if e is None:
+            await self._step(SpeechReady(v.label, 0, (), self._wall(), last=True))
+
+    @staticmethod
+    def _until(v: Voice, words: tuple[SpokenWord, ...]) -> int:
+        """Characters of the text up to the end of these words, with the marks that follow."""
+        end = max((w.last for w in words), default=v.told)
+        while v.told < end < len(v.text) and v.text[end] in CLOSING:
+            end += 1
+        return max(end, v.told)
+
+    async def _said_all(self, v: Voice) -> None:
+        r = self.core.reply
+        failed = r.failed if r is not None and r.label == v.label else ""
+        if failed:
+            await self._news(protocol.Broke(v.response, failed))
+        else:
+            await self._news(protocol.Answered(v.response))
+
+    async def _stop(self, label: Label) -> None:
+        v = self._voice
+        if v is None or v.label != label:
+            return
+        self._voice = None
+        if v.stream is not None:
+            v.stream.close()
+        if not self._silencing:
+            await self._news(protocol.Interrupted(v.response, v.play(time.monotonic())))
+
+
+def _ms(seconds: float) -> int:
+    return max(round(seconds * 1000), 0)
