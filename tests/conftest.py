@@ -71,6 +71,12 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "runtime": ALL,
     "serve/test_deepgram.py": ALL,
     "serve/test_stream_socket.py": ALL,
+    "serve/test_wyoming.py": (
+        "test_any_rate_width_and_channels",
+        "test_names_of_the_home_are_hot_words",
+        "test_requests_that_come_at_once_are_answered_in_order",
+        "test_who_reads_late_gets_all_and_little_is_kept_meanwhile",
+    ),
     "test_evaluate.py": (
         "test_normaliser_is_whispers",
         "test_report_tables_and_pictures",
