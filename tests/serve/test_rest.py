@@ -5,6 +5,7 @@ import io
 import json
 import socket
 
+import av
 import httpx
 import numpy as np
 import openai
@@ -21,8 +22,6 @@ from speechstream import Recognizer, Synthesizer
 from speechstream.cli import main
 from speechstream.serve.engine import Limits
 from speechstream.serve.transcription import phrases_of
-
-av = pytest.importorskip("av")
 
 TEXT = "It rained on Monday, so we stayed inside. The dog slept by the fire."
 LIMITS = Limits(sessions=6, upload_bytes=1 << 20, characters=400)
