@@ -15,8 +15,9 @@ const $ = (id) => document.getElementById(id);
 const keys = new Keyring(document.baseURI);
 const log = new Log($("log"), $("empty"));
 const wave = new Wave($("wave"));
-const began = performance.now();
-const now = () => (performance.now() - began) / 1000;
+let epoch = Date.now(); // ms: where the page's clock begins, with the first session after Clear; kept over a reload
+const at = (ms) => (performance.timeOrigin + ms - epoch) / 1000; // of performance.now(), as seconds of that clock
+const now = () => at(performance.now());
 
 let setup = null; // what the server offers
 let player = null;
@@ -98,6 +99,7 @@ function arrange() {
   $("interrupt").hidden = m === "transcribe";
   $("voice-choice").hidden = m === "transcribe";
   $("latency-choice").hidden = m === "speak";
+  fillDelays();
   [$("reply-name").textContent, $("reply").title] = words.reply;
   meter("reply", null);
   meter("trip", null);
@@ -136,16 +138,23 @@ class Hearing {
         tell("The microphone has gone. Connect it again, then press Start.");
       },
     );
-    await microphone.open();
-    if (session !== this) return microphone.close(); // stopped meanwhile
     this.microphone = microphone;
+    try {
+      await microphone.open();
+    } catch (error) {
+      this.microphone = null;
+      throw error;
+    }
+    if (session !== this) return microphone.close(); // stopped meanwhile
     buttons();
   }
 
-  /** Take a block: its loudness, its place in the picture. */
+  /** Take a block: its loudness, its place in the picture. Blocks come unevenly and were heard evenly. */
   note(block) {
     const t = performance.now();
-    wave.add("you", now() - BAR_S, this.loud.push(block, t));
+    const s = (block.length / this.microphone.rate) * 1000;
+    this.due = this.due === undefined || Math.abs(t - this.due) > 300 ? t : this.due + s + 0.02 * (t - this.due - s);
+    wave.add("you", at(this.due - s), this.loud.push(block, t));
     return t;
   }
 
@@ -207,7 +216,7 @@ class Talk extends Hearing {
   block(block) {
     const t = this.note(block);
     if (!this.ready) return;
-    this.origin ??= (t - began) / 1000 - BAR_S;
+    this.origin ??= at(t) - BAR_S;
     this.link.append(block);
   }
 
@@ -325,28 +334,28 @@ class Talk extends Hearing {
     const v = this.voice;
     if (delta) v.text = (v.text || "") + delta;
     if (!pcm) return;
-    const at = player.queued;
+    const first = player.queued;
     const start = player.push(pcm);
     if (v.begun === null) {
       v.begun = start;
-      v.turn.start = (start - began) / 1000;
+      v.turn.start = at(start);
       const from = this.typedAt ?? this.loud.last;
       if (from !== null) meter("reply", start - from);
     }
-    const t = (start - began) / 1000;
+    const t = at(start);
     peaks(pcm, player.rate).forEach((p, i) => wave.add("voice", t + i * BAR_S, p));
-    this.place(v, at, pcm.length, t);
+    this.place(v, first, pcm.length, t);
   }
 
   /** Words that begin in a block, spread over it by their letters. */
-  place(v, at, n, t) {
+  place(v, first, n, t) {
     const words = (v.text || "").split(/\s+/).filter(Boolean);
     v.text = "";
     const letters = words.reduce((sum, w) => sum + w.length + 1, 0) || 1;
     let before = 0;
     for (const text of words) {
       const part = before / letters;
-      v.turn.words.push({ text, sample: Math.round(at + part * n), t: t + (part * n) / player.rate, about: true });
+      v.turn.words.push({ text, sample: Math.round(first + part * n), t: t + (part * n) / player.rate, about: true });
       before += text.length + 1;
     }
     log.show(v.turn);
@@ -437,8 +446,10 @@ class Transcribe extends Hearing {
 
   async start() {
     this.turn = null;
+    this.base = this.restored ? this.restored.base : now(); // where the session's sound begins
     this.left = []; // [sample, when it left]
-    this.samples = this.restored ? this.restored.taken.samples + this.restored.kept.reduce((n, k) => n + (k.kind === "samples" ? k.amount : 0), 0) : 0;
+    this.samples = 0; // that were given to the link
+    if (this.restored) this.samples = this.restored.kept.reduce((n, k) => n + (k.kind === "samples" ? k.amount : 0), this.restored.taken.samples);
     const on = {
       event: (e) => this.event(e),
       state: (s) => this.state(s),
@@ -506,8 +517,8 @@ class Transcribe extends Hearing {
       this.turn = null;
       turn.partial = "";
       turn.done = true;
-      turn.start = e.start;
-      turn.words = e.words.map((w) => ({ text: w.word, t: w.start }));
+      turn.start = this.base + e.start;
+      turn.words = e.words.map((w) => ({ text: w.word, t: this.base + w.start }));
       if (!turn.words.length) log.remove(turn);
       else log.show(turn);
       if (this.loud.last !== null) {
@@ -524,7 +535,7 @@ class Transcribe extends Hearing {
   }
 
   open(t) {
-    this.turn ??= log.add({ id: `heard-${t}`, who: "you", mode: "transcribe", start: t });
+    this.turn ??= log.add({ id: `heard-${t}`, who: "you", mode: "transcribe", start: this.base + t });
   }
 
   /** Stop listening; the last words are waited for. */
@@ -603,7 +614,7 @@ class Speak {
     if (e.type !== "audio") return;
     const pcm = floats(bytes);
     const start = player.push(pcm);
-    const t = (start - began) / 1000;
+    const t = at(start);
     if (this.first) {
       this.first = false;
       this.turn.start = t;
@@ -654,6 +665,7 @@ async function begin(made) {
   tell("");
   if (!player || player.rate !== setup.voice_rate) player = new Player(setup.voice_rate);
   player.resume();
+  if (!log.turns.length) epoch = Date.now();
   session = made;
   buttons();
   save();
@@ -707,10 +719,24 @@ async function offered() {
   $("key-form").hidden = true;
   $("change-key").hidden = !setup.keyed;
   if ($("state").dataset.state === "key") show("idle");
-  const chosen = JSON.parse(localStorage.getItem(CHOSEN) || "{}");
-  fill($("voice"), setup.voices.map((v) => [v, voiceName(v)]), chosen.voice);
-  fill($("latency"), setup.latencies.map((ms) => [ms, `${ms} ms`]), chosen.latency ?? nearest(setup.latencies, 320));
+  fill($("voice"), setup.voices.map((v) => [v, voiceName(v)]), choices().voice);
+  fillDelays();
   return true;
+}
+
+function choices() {
+  try {
+    return JSON.parse(localStorage.getItem(CHOSEN)) || {};
+  } catch {
+    return {};
+  }
+}
+
+/** An answer should come soon, a transcript should err little: each mode has a delay of its own. */
+function fillDelays() {
+  if (!setup) return;
+  const usual = mode() === "talk" ? 160 : 320;
+  fill($("latency"), setup.latencies.map((ms) => [ms, `${ms} ms`]), choices()[mode()] ?? nearest(setup.latencies, usual));
 }
 
 function fill(select, choices, chosen) {
@@ -730,12 +756,12 @@ const nearest = (list, wanted) => list.reduce((best, x) => (Math.abs(x - wanted)
 // Kept over a reload
 
 function save() {
-  const stream = session instanceof Transcribe && session.link && session.link.token && !session.link.over && !session.finishing ? session.link.saved() : null;
+  const stream = session instanceof Transcribe && session.link && session.link.token && !session.link.over && !session.finishing ? { ...session.link.saved(), base: session.base } : null;
   const open = session instanceof Transcribe ? session.turn : null;
   const turns = log.saved().filter((t) => t !== open); // its words come again
   const talking = session instanceof Talk;
   try {
-    sessionStorage.setItem(SAVED, JSON.stringify({ mode: mode(), turns, stream, talking, text: $("text").value }));
+    sessionStorage.setItem(SAVED, JSON.stringify({ mode: mode(), epoch, turns, stream, talking, text: $("text").value }));
   } catch {
     // too much for the browser's store: the page works, a reload forgets
   }
@@ -751,6 +777,7 @@ async function restore() {
   if (saved.mode) document.querySelector(`input[name=mode][value=${saved.mode}]`).checked = true;
   $("text").value = saved.text || "";
   arrange();
+  if (saved.turns && saved.turns.length) epoch = saved.epoch;
   log.restore(saved.turns || []);
   if (!(await offered())) return;
   if (saved.stream) await begin(new Transcribe(saved.stream));
@@ -821,7 +848,7 @@ $("modes").addEventListener("change", () => {
 
 for (const id of ["voice", "latency"])
   $(id).addEventListener("change", () => {
-    localStorage.setItem(CHOSEN, JSON.stringify({ voice: $("voice").value, latency: $("latency").value }));
+    localStorage.setItem(CHOSEN, JSON.stringify({ ...choices(), voice: $("voice").value, [mode()]: $("latency").value }));
     if (!(session instanceof Talk || session instanceof Transcribe)) return;
     stop(true); // a voice that has spoken cannot change within a session
     begin(mode() === "talk" ? new Talk() : new Transcribe());

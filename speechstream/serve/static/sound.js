@@ -51,11 +51,12 @@ export class Microphone {
     this.node.port.onmessage = (message) => this.onblock(new Int16Array(message.data));
     source.connect(this.node);
     await Promise.race([context.resume(), new Promise((done) => setTimeout(done, 500))]);
+    this.opened = true;
   }
 
   /** Whether the browser waits for a click before it listens. */
   get asleep() {
-    return this.context.state !== "running";
+    return Boolean(this.opened) && this.context.state !== "running";
   }
 
   close() {

@@ -64,7 +64,7 @@ export class Wave {
     g.beginPath();
     for (let i = 0; i < n; i++) {
       const peak = this.lanes[lane].get(now - n + 1 + i) || 0;
-      const tall = Math.min(Math.sqrt(peak) * 1.15, 1) * most; // the ear's scale is nearer to the root
+      const tall = Math.min(1.4 * peak ** 0.7, 1) * most; // soft sounds are seen too
       if (tall < 1.2) rest.push(i);
       else g.roundRect(i * STEP, middle - tall, BAR, 2 * tall, BAR / 2);
     }
