@@ -101,12 +101,11 @@ class Page:
         return found["result"].get("value")
 
     def until(self, script, seconds=PATIENCE_S):
-        """Wait until an expression is true; its value."""
+        """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while True:
-            value = self.evaluate(f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()")
-            if value:
-                return value
+            if self.evaluate(f"(() => {{ try {{ return !!({script}) }} catch {{ return false }} }})()"):
+                return
             assert time.monotonic() < end, f"not true: {script}; {self.state()}"
             time.sleep(0.05)
 

@@ -651,7 +651,8 @@ class Speak {
   }
 
   tick() {
-    log.mark(this.turn, player.played());
+    this.turn.played = player.played();
+    log.mark(this.turn, this.turn.played);
     if (player.busy) show("speaking");
     else show(this.at === "waiting" ? "waiting" : "thinking");
     if (this.complete && !player.busy) stop();
