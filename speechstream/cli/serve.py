@@ -19,10 +19,12 @@ EXAMPLES = """examples:
   speechstream serve                                    for this machine, without a key
   speechstream serve --host 0.0.0.0                     for others, with a key that is printed
   speechstream serve --host 0.0.0.0 --key "$KEY" --certificate cert.pem --private-key key.pem
+  speechstream serve --llm http://127.0.0.1:11434/v1 --llm-model qwen2.5:1.5b
   curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@talk.flac -F model=whisper-1
   curl http://127.0.0.1:8000/v1/audio/speech -H "Content-Type: application/json" \\
        -d '{"input": "Hello.", "voice": "alloy", "model": "tts-1"}' -o hello.mp3
 Keys are also taken from $SPEECHSTREAM_KEYS, with commas between them: there no other user sees them.
+The key of --llm is taken from $OPENAI_API_KEY.
 """
 
 
@@ -43,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wyoming", type=int, metavar="PORT", help="speak Wyoming (Home Assistant) on this port")
     add("--model", metavar="PATH", help="the recogniser's bundle; default: the embedded one")
     add("--voice", metavar="VOICE", help="a voice's bundle, a Piper voice, or an installed one")
+    add("--llm", metavar="URL", help="who answers in conversations: an OpenAI-compatible endpoint")
+    add("--llm-model", default="", metavar="NAME", help="which of its models")
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the models")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     add("--sessions", type=int, metavar="N", help="connections and requests at once; default: 32")
@@ -115,8 +119,26 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, str | None]:
         args.private_key,
         args.proxies,
         args.root_path,
+        agent_of(args),
     )
     return settings, made
+
+
+def agent_of(args: argparse.Namespace) -> Any:
+    """What makes the agents of conversations, None for the bot that answers by rule."""
+    from speechstream.duplex.agent import ChatCompletions
+
+    if args.llm is None:
+        if args.llm_model:
+            raise SpeechStreamError(
+                "--llm-model needs --llm, the address of the endpoint that has it"
+            )
+        return None
+    try:
+        ChatCompletions(args.llm, args.llm_model)
+    except ValueError as error:
+        raise SpeechStreamError(str(error)) from error
+    return lambda: ChatCompletions(args.llm, args.llm_model)
 
 
 def limits_of(args: argparse.Namespace) -> Any:

@@ -27,12 +27,12 @@ DRAIN_BYTES, DRAIN_S = (
 )  # of a refused body: a client that still sends would not read why
 
 
-def check_type(request: Request, expected: str) -> None:
+def check_type(request: Request, expected: str, hint: str) -> None:
     """Raises a Problem for a body of another type."""
     got = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if got != expected:
         raise Problem(
-            415, f"the body must be {expected}, got {got[:80] or 'no Content-Type'}", "Content-Type"
+            415, f"the body must be {expected}, got {got[:80] or 'no Content-Type'}; {hint}"
         )
 
 
@@ -81,7 +81,7 @@ async def drain(request: Request) -> None:
 
 async def read_json(request: Request, most: int, limits: Limits) -> dict[str, Any]:
     """A JSON object. Raises a Problem."""
-    check_type(request, "application/json")
+    check_type(request, "application/json", "send that Content-Type with it")
     data, receive = bytearray(), limited(request, most, limits.slow_s)
     async for piece in Request(request.scope, receive).stream():
         data += piece
@@ -101,7 +101,7 @@ def _no_number(name: str) -> None:
 
 async def read_form(request: Request, limits: Limits) -> FormData:
     """A multipart form, its file on disk. Close it. Raises a Problem."""
-    check_type(request, "multipart/form-data")
+    check_type(request, "multipart/form-data", "curl makes it with -F file=@talk.flac")
     receive = limited(request, limits.upload_bytes, limits.slow_s)
     try:
         return await Request(request.scope, receive).form(

@@ -50,7 +50,7 @@ class Door:
                 status = 101
             elif message["type"] == "websocket.close":
                 status = message.get("code", 1000) if status == 101 else 403
-            size += len(message.get("body", b"") or message.get("bytes") or b"")
+            size += sum(len(message.get(part) or b"") for part in ("body", "bytes", "text"))
             await send(message)
 
         try:

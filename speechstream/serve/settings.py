@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from speechstream.duplex.agent import Agent
 from speechstream.errors import SpeechStreamError
 
 SHORTEST_KEY = 8  # characters: a shorter one is guessed
@@ -17,7 +19,8 @@ class Settings:
     """keys: any of them opens the server; none: it is open. origins: of web pages on other hosts that may use it, as
     in "https://app.example.org"; "*" is all. aliases: further names that its models answer to. certificate,
     private_key: PEM files for TLS. proxies: addresses whose X-Forwarded-* headers are believed. root_path: under which
-    a proxy shows the server. Raises SpeechStreamError for what cannot be meant.
+    a proxy shows the server. agent: makes who answers in a conversation (see `speechstream.duplex.agent`); None: a bot
+    that answers by rule. Raises SpeechStreamError for what cannot be meant.
     """
 
     host: str = "127.0.0.1"
@@ -29,6 +32,7 @@ class Settings:
     private_key: str | None = None
     proxies: str = "127.0.0.1,::1"
     root_path: str = ""
+    agent: Callable[[], Agent] | None = None
 
     def __post_init__(self) -> None:
         for key in self.keys:

@@ -63,10 +63,15 @@ class Wanted:
     @classmethod
     def read(cls, fields: FormData, engine: Engine, settings: Settings) -> Wanted:
         """Raises a Problem that names the field."""
-        given = _gathered(fields)
         file = fields.get("file")
         if not isinstance(file, UploadFile):
-            raise wrong("file is missing: the recording, as a file of the form", "file", "missing")
+            came = "is missing" if file is None else "came as text"
+            raise wrong(
+                f"file {came}; the recording is sent as a file of the form, with curl by -F file=@talk.flac",
+                "file",
+                "missing",
+            )
+        given = _gathered(fields)
         names.check_model(_one(given, "model"), engine, settings, "asr")
         form = _one(given, "response_format") or "json"
         if form == "diarized_json":

@@ -91,7 +91,7 @@ def test_sigterm_lets_those_who_are_there_finish_and_refuses_others(tmp_path):
 
 def test_a_second_signal_ends_it_at_once():
     with Command("--port", "0", "-q") as command:
-        body = {"input": LONG, "response_format": "pcm"}
+        body = {"input": 40 * LONG, "response_format": "pcm"}  # more than anybody buffers
         with httpx.stream("POST", f"{command.url}/v1/audio/speech", json=body) as answer:
             next(answer.iter_raw())
             command.process.send_signal(signal.SIGINT)
@@ -143,5 +143,7 @@ def test_what_cannot_begin_is_told_in_a_sentence():
     assert "printable" in fails("--key", "short")
     assert "sessions must be above 0" in fails("--sessions", "0")
     assert "--no-key" in fails("--no-key", "--key", "long-enough")
+    assert "--llm-model needs --llm" in fails("--llm-model", "a")
+    assert "must be http" in fails("--llm", "localhost:11434")
     assert "from 0 to 65535" in fails("--port", "99999")
     assert "cannot be listened on" in fails("--host", "no.such.host.invalid")
