@@ -17,6 +17,7 @@ from speechstream.serve.engine import Engine
 from speechstream.serve.realtime_protocol import Protocol, parsed
 from speechstream.serve.realtime_session import Invalid, Json, Offer
 from speechstream.serve.realtime_talk import Talk
+from speechstream.serve.realtime_tools import callable_tools
 from speechstream.serve.sockets import Draining, Gone, Socket, first, opened
 
 if TYPE_CHECKING:
@@ -39,21 +40,28 @@ async def realtime(websocket: WebSocket, engine: Engine, settings: Any = None) -
     """
     offered = websocket.scope.get("subprotocols") or []
     chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
-    factory = getattr(settings, "agent", None) or RuleBot
+    agent = (getattr(settings, "agent", None) or RuleBot)()
     async with opened(websocket, engine, _failure, chosen) as socket:
-        rules = Protocol(offer(engine))
+        rules = Protocol(offer(engine, agent))
         query = websocket.query_params
         transcription = query.get("intent") == "transcription"
         greeting = rules.init_state(secrets.token_hex(6), transcription, query.get("model"))
-        talk = Talk(engine, rules, greeting, factory(), socket.send)
+        talk = Talk(engine, rules, greeting, agent, socket.send)
         await first(talk.run(), _read(socket, talk))
 
 
-def offer(engine: Engine) -> Offer:
-    """What the engine's models have."""
+def offer(engine: Engine, agent: Any) -> Offer:
+    """What the engine's models and the agent have."""
     asr, tts = engine.recognizer, engine.synthesizer
     languages = tuple(asr.card.get("languages") or ("en",))
-    return Offer(tts.voices, tuple(asr.latencies), languages, tts.sample_rate, INSTRUCTIONS)
+    return Offer(
+        tts.voices,
+        tuple(asr.latencies),
+        languages,
+        tts.sample_rate,
+        INSTRUCTIONS,
+        callable_tools(agent),
+    )
 
 
 async def _read(socket: Socket, talk: Talk) -> None:
@@ -62,6 +70,7 @@ async def _read(socket: Socket, talk: Talk) -> None:
         try:
             message = await socket.receive()
         except Draining:
+            await talk.rest(socket.limits.drain_s / 2)
             raise
         except Gone:
             return
@@ -92,7 +101,8 @@ async def client_secrets(request: Request) -> Response:
         engine: Engine = request.app.state.engine
         asked = table.get("session") or {}
         kind = sessions.mapping(asked, "session").get("type")
-        offered = offer(engine)
+        agent = getattr(getattr(request.app.state, "settings", None), "agent", None) or RuleBot
+        offered = offer(engine, agent())
         session = sessions.opening(offered, kind == sessions.TRANSCRIPTION)
         session = sessions.updated(session, asked, offered)
     except Invalid as error:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.pcm import decoder
-from speechstream.duplex.events import Message, SpokenWord
+from speechstream.duplex.events import SpokenWord
 from speechstream.duplex.reply import Reply
+from speechstream.events import Word, word_to_json
 from speechstream.serve import realtime_session as sessions
 from speechstream.serve.realtime_session import (
     Format,
@@ -77,11 +78,15 @@ class Words:
 
 @dataclass(frozen=True)
 class Transcribed:
-    """The text of a turn that was committed, and how many seconds of sound it had."""
+    """The text of a turn that was committed, and how many seconds of sound it had.
+
+    words: with their times in seconds of all sound that was appended, where they are known.
+    """
 
     item: str
     said: str
     seconds: float
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,16 @@ class Spoke:
 
 
 @dataclass(frozen=True)
+class Called:
+    """The answer calls a function of the client's. arguments: JSON."""
+
+    response: str
+    call: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Answered:
     """An answer is complete."""
 
@@ -152,6 +167,7 @@ News = (
     | Answering
     | Wrote
     | Spoke
+    | Called
     | Answered
     | Broke
     | Interrupted
@@ -198,10 +214,9 @@ class Configure:
 
 @dataclass(frozen=True)
 class Answer:
-    """Begin an answer with this id to these messages."""
+    """Begin the response with this id, to `Protocol.messages` and with its tools: all that it answers is known."""
 
     response: str
-    messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True)
@@ -257,7 +272,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Item:
-    """Of a conversation: a message, or (kind "function_call_output") the result of a call that the client made."""
+    """Of a conversation: a message, a "function_call" of the agent's, or its "function_call_output"."""
 
     id: str
     role: str
@@ -265,6 +280,7 @@ class Item:
     status: str = "completed"
     kind: str = "message"
     call: str = ""
+    name: str = ""  # of the function
     speech: Speech | None = None
 
     @property
@@ -275,6 +291,9 @@ class Item:
         head: Json = {"id": self.id, "object": "realtime.item", "type": self.kind}
         if self.kind == "function_call_output":
             return head | {"status": self.status, "call_id": self.call, "output": self.text}
+        if self.kind == "function_call":
+            called = {"call_id": self.call, "name": self.name, "arguments": self.text}
+            return head | {"status": self.status} | called
         content = [p.shown() for p in self.parts]
         return head | {"status": self.status, "role": self.role, "content": content}
 
@@ -298,7 +317,10 @@ class Response:
     voice: str
     speed: float
     instructions: str
-    given: tuple[Message, ...] | None = None  # in place of the conversation
+    given: tuple[Item, ...] | None = None  # in place of the conversation
+    tools: tuple[Json, ...] = ()
+    tool_choice: Any = "auto"
+    calls: tuple[Item, ...] = ()
     kept: bool = True  # in the conversation
     metadata: tuple[tuple[str, str], ...] | None = None
     asked: bool = False  # the agent; before, it waits for what the user said
@@ -379,16 +401,14 @@ class Protocol:
         out.add("error", error=_error(Invalid(message, None, code), None))
         return out.numbered(state)
 
-    def messages(self, state: State, also: str = "") -> tuple[Message, ...]:
-        """What an agent is told: instructions, the items' text, and also this of the user."""
+    def messages(self, state: State, also: str = "") -> tuple[Json, ...]:
+        """What an agent is told, as chat completions take it: instructions, the items' text, and also this of the
+        user."""
         r = state.response
-        if r is not None and r.given is not None:
-            found = r.given
-        else:
-            found = tuple(Message(i.role, i.text) for i in state.items if i.text)
+        items = state.items if r is None or r.given is None else r.given
         said = r.instructions if r is not None else state.session.instructions
-        system = (Message("system", said),) if said else ()
-        return system + found + ((Message("user", also),) if also else ())
+        found = [{"role": "system", "content": said}] if said else []
+        return (*found, *told(items), *([{"role": "user", "content": also}] if also else ()))
 
     # A client's events
 
@@ -521,12 +541,13 @@ class Protocol:
         """An item of a client's, and its sound where that must be heard."""
         table = mapping(given, path)
         kind = table.get("type")
-        if kind == "function_call_output":
-            said, call = text(table.get("output"), f"{path}.output"), table.get("call_id")
-            part = Part("input_text", said)
-            return Item(
-                id, "user", (part,), kind=kind, call=text(call, f"{path}.call_id", MOST_ID)
-            ), None
+        if kind in ("function_call", "function_call_output"):
+            name, field = "", "output"
+            if kind == "function_call":
+                name, field = text(table.get("name"), f"{path}.name", MOST_ID), "arguments"
+            part = Part("input_text", text(table.get(field), f"{path}.{field}"))
+            call = text(table.get("call_id"), f"{path}.call_id", MOST_ID)
+            return Item(id, "", (part,), kind=kind, call=call, name=name), None
         if kind != "message":
             raise Invalid(f"{path}.type must be message, got {short(kind)}", f"{path}.type")
         role = sessions.choice(table.get("role"), f"{path}.role", ("user", "assistant", "system"))
@@ -636,7 +657,9 @@ class Protocol:
             elif key == "audio" and value is not None:
                 found |= self._output(value, s)
             elif key == "tools":
-                sessions.no_tools(value, path, s)
+                found["tools"] = sessions.tools(value, path, self.offer)
+            elif key == "tool_choice":
+                found["tool_choice"] = sessions.tool_choice(value, path)
             elif key not in (
                 "tool_choice",
                 "output_modalities",
@@ -658,7 +681,7 @@ class Protocol:
             found["voice"] = sessions.voice(table["voice"], f"{path}.output.voice", self.offer)
         return found
 
-    def _given(self, value: Any, path: str, state: State) -> tuple[Message, ...]:
+    def _given(self, value: Any, path: str, state: State) -> tuple[Item, ...]:
         """A response's own input, in place of the conversation."""
         if not isinstance(value, list):
             raise Invalid(f"{path} must be an array of items, got {short(value)}", path)
@@ -671,8 +694,7 @@ class Protocol:
                 item, clip = self._item(one, "", where, state.session)
                 if clip is not None:
                     raise Invalid("audio in a response's input needs a transcript", where)
-            if item.text:
-                found.append(Message(item.role, item.text))
+            found.append(item)
         return tuple(found)
 
     def _cancel(self, event: Json, state: State, out: Outbox) -> State:
@@ -719,6 +741,8 @@ class Protocol:
             return self._wrote(x, state, out)
         if isinstance(x, Spoke):
             return self._spoke(x, state, out)
+        if isinstance(x, Called):
+            return self._called(x, state, out)
         if isinstance(x, Broke):
             error = {"type": "server_error", "code": "agent_failed", "message": x.message}
             return self._done(state, out, "failed", {"type": "failed", "error": error})
@@ -771,7 +795,8 @@ class Protocol:
             item = replace(item, parts=(Part("input_audio", x.said),))
             usage = {"type": "duration", "seconds": round(x.seconds, 3)}
             if shown:
-                out.add(f"{TRANSCRIPT}.completed", **head, transcript=x.said, usage=usage)
+                words = {"words": [word_to_json(w) for w in x.words]} if x.words else {}
+                out.add(f"{TRANSCRIPT}.completed", **head, transcript=x.said, usage=usage, **words)
         elif shown:
             error = {"type": "server_error", "code": "transcription_failed", "message": x.message}
             out.add(f"{TRANSCRIPT}.failed", **head, error=error)
@@ -792,6 +817,8 @@ class Protocol:
             "voice": s.voice,
             "speed": s.speed,
             "instructions": s.instructions,
+            "tools": s.tools,
+            "tool_choice": s.tool_choice,
         } | options
         r = Response(id, asked=asked, **chosen)
         r = replace(r, speech=Speech(rate=self.offer.rate))
@@ -804,7 +831,7 @@ class Protocol:
         r = state.response
         if r is None or r.asked or (state.owed and r.given is None):
             return state
-        out.do(Answer(r.id, self.messages(state)))
+        out.do(Answer(r.id))
         return replace(state, response=replace(r, asked=True))
 
     def _wrote(self, x: Wrote, state: State, out: Outbox) -> State:
@@ -818,7 +845,10 @@ class Protocol:
     def _spoke(self, x: Spoke, state: State, out: Outbox) -> State:
         state, r = self._opened(state, out)
         if x.text:
-            out.add("response.output_audio_transcript.delta", **_place(r), delta=x.text)
+            words = {"words": _dated(x, r.speech)} if x.words else {}
+            out.add(
+                "response.output_audio_transcript.delta", **_place(r), delta=x.text, **words
+            )
         if x.data:
             sound = base64.b64encode(x.data).decode()
             out.add("response.output_audio.delta", **_place(r), delta=sound)
@@ -829,6 +859,29 @@ class Protocol:
             words=r.speech.words + x.words,
         )
         return replace(state, response=replace(r, speech=speech), spoken=True)
+
+    def _called(self, x: Called, state: State, out: Outbox) -> State:
+        r = state.response
+        assert r is not None
+        state, id = _named(state, "item")
+        part = Part("input_text", x.arguments)
+        item = Item(id, "", (part,), kind="function_call", call=x.call, name=x.name)
+        begun = replace(item, status="in_progress", parts=())
+        at = (r.item is not None) + len(r.calls)
+        place: Json = {"response_id": r.id, "output_index": at}
+        before = state.items[-1].id if state.items else None
+        out.add("response.output_item.added", **place, item=begun.shown())
+        if r.kept:
+            out.add("conversation.item.added", previous_item_id=before, item=begun.shown())
+        here = place | {"item_id": id, "call_id": x.call}
+        kind = "response.function_call_arguments"
+        out.add(f"{kind}.delta", **here, delta=x.arguments)
+        out.add(f"{kind}.done", **here, name=x.name, arguments=x.arguments)
+        out.add("response.output_item.done", **place, item=item.shown())
+        if r.kept:
+            out.add("conversation.item.done", previous_item_id=before, item=item.shown())
+            state = replace(state, items=_newest((*state.items, item)))
+        return replace(state, response=replace(r, calls=(*r.calls, item)))
 
     def _opened(self, state: State, out: Outbox) -> tuple[State, Response]:
         """The response with an item for what it says."""
@@ -888,6 +941,7 @@ class Protocol:
         output: list[Json] = []
         if r.item is not None:
             output = [_answer(r, "completed" if status == "completed" else "incomplete").shown()]
+        output += [c.shown() for c in r.calls]
         return {
             "object": "realtime.response",
             "id": r.id,
@@ -970,6 +1024,15 @@ def _answer(r: Response, status: str) -> Item:
     return Item(r.item, "assistant", (part,), status, speech=speech)
 
 
+def _dated(x: Spoke, before: Speech) -> list[Json]:
+    """The words that begin in a block of an answer, in seconds of its sound: an addition of ours."""
+    said, rate = before.text + x.text, before.rate
+    return [
+        {"word": said[w.first : w.last], "start": w.start / rate, "end": w.end / rate}
+        for w in x.words
+    ]
+
+
 def _longer(before: str, said: str) -> str:
     return said if len(said) > len(before) and said.startswith(before) else before
 
@@ -991,9 +1054,37 @@ def _metadata(value: Any, path: str) -> tuple[tuple[str, str], ...]:
     return tuple((text(k, path, 64), text(v, f"{path}.{k}", 512)) for k, v in table.items())
 
 
-def _usage(r: Response, messages: Iterable[Message]) -> Json:
-    """In words, for an agent need not say how many tokens it took; sound as OpenAI counts it."""
-    given = sum(len(m.content.split()) for m in messages)
+def told(items: Iterable[Item]) -> list[Json]:
+    """Items as messages of chat completions. A call stands before its result; one without the other is left out, or
+    told as the user's."""
+    known = list(items)
+    called = {i.call for i in known if i.kind == "function_call"}
+    results = {i.call for i in known if i.kind == "function_call_output"}
+    found: list[Json] = []
+    for i in known:
+        if i.kind == "function_call_output":
+            as_result = {"role": "tool", "tool_call_id": i.call, "content": i.text}
+            found.append(as_result if i.call in called else {"role": "user", "content": i.text})
+        elif i.kind == "function_call":
+            if i.call in results:
+                _add_call(i, found)
+        elif i.text:
+            found.append({"role": i.role, "content": i.text})
+    return found
+
+
+def _add_call(item: Item, found: list[Json]) -> None:
+    function = {"name": item.name, "arguments": item.text}
+    call = {"id": item.call, "type": "function", "function": function}
+    if found and "tool_calls" in found[-1]:
+        found[-1]["tool_calls"].append(call)
+    else:
+        found.append({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+def _usage(r: Response, messages: Iterable[Json]) -> Json:
+    """In words (calls are not counted), for an agent need not say how many tokens it took; sound as OpenAI counts it."""
+    given = sum(len(m["content"].split()) for m in messages)
     said = len(r.speech.text.split())
     sound = round(AUDIO_TOKENS_OUT * r.speech.samples / r.speech.rate)
     return {

@@ -7,6 +7,7 @@ what holds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,6 +48,7 @@ OPENAI_VOICES = {  # 0 stands for our first one, 1 for our second, if there is o
 }
 MOST_TEXT = 100_000  # characters of instructions
 MOST_KEYWORDS = 200
+MOST_TOOLS = 128
 # Taken, and without effect.
 UNUSED = frozenset(
     "include max_output_tokens parallel_tool_calls prompt reasoning tracing truncation".split()
@@ -70,6 +72,7 @@ class Offer:
     languages: tuple[str, ...] = ("en",)
     rate: int = 24_000  # Hz, of the voice
     instructions: str = ""
+    tools: bool = False  # whether the agent calls functions
 
     def voice(self, name: str) -> str:
         """The speaker that a voice's name stands for: its own, or one of OpenAI's for some speaker."""
@@ -143,6 +146,8 @@ class Session:
     speed: float = 1.0
     transcription: Transcription | None = None
     turns: TurnDetection | None = field(default_factory=TurnDetection)
+    tools: tuple[Json, ...] = ()
+    tool_choice: Any = "auto"
 
     @property
     def automatic(self) -> bool:
@@ -214,8 +219,8 @@ class Session:
             "instructions": self.instructions,
             "output_modalities": [self.modality],
             "audio": {"input": heard, "output": spoken},
-            "tools": [],
-            "tool_choice": "auto",
+            "tools": list(self.tools),
+            "tool_choice": self.tool_choice,
         }
 
 
@@ -249,8 +254,10 @@ def updated(session: Session, asked: Any, offer: Offer) -> Session:
             "output_modalities": lambda v, s: replace(
                 s, modality=modality(v, "session.output_modalities")
             ),
-            "tools": lambda v, s: no_tools(v, "session.tools", s),
-            "tool_choice": lambda v, s: s,
+            "tools": lambda v, s: replace(s, tools=tools(v, "session.tools", offer)),
+            "tool_choice": lambda v, s: replace(
+                s, tool_choice=tool_choice(v, "session.tool_choice")
+            ),
         }
     return _each(table, "session", readers, session)
 
@@ -434,10 +441,40 @@ def modality(value: Any, path: str) -> str:
     return str(value[0])
 
 
-def no_tools(value: Any, path: str, session: Session) -> Session:
-    if value not in (None, []):
-        raise Invalid("this server calls no tools; leave them out", path, "unsupported_value")
-    return session
+def tools(value: Any, path: str, offer: Offer) -> tuple[Json, ...]:
+    """Functions that the client can call."""
+    if value in (None, []):
+        return ()
+    if not offer.tools:
+        why = "this server's agent calls no functions; leave the tools out"
+        raise Invalid(why, path, "unsupported_value")
+    if not isinstance(value, list) or len(value) > MOST_TOOLS:
+        raise Invalid(f"{path} must be an array of at most {MOST_TOOLS} tools", path)
+    return tuple(_tool(v, f"{path}[{n}]") for n, v in enumerate(value))
+
+
+def _tool(value: Any, path: str) -> Json:
+    table = mapping(value, path)
+    choice(table.get("type"), f"{path}.type", ("function",))
+    name = text(table.get("name"), f"{path}.name", 64)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise Invalid(
+            f"{path}.name must be letters, digits, _ and -, got {short(name)}", f"{path}.name"
+        )
+    found: Json = {"type": "function", "name": name}
+    if table.get("description") is not None:
+        found["description"] = text(table["description"], f"{path}.description")
+    if table.get("parameters") is not None:
+        found["parameters"] = dict(mapping(table["parameters"], f"{path}.parameters"))
+    return found
+
+
+def tool_choice(value: Any, path: str) -> Any:
+    """ "auto", "none", "required", or one function."""
+    if isinstance(value, dict):
+        choice(value.get("type"), f"{path}.type", ("function",))
+        return {"type": "function", "name": text(value.get("name"), f"{path}.name", 64)}
+    return "auto" if value is None else choice(value, path, ("auto", "none", "required"))
 
 
 def voice(value: Any, path: str, offer: Offer) -> str:

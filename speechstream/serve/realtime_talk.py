@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,6 @@ from speechstream.duplex.events import (
     Error,
     Heard,
     Label,
-    Message,
     Played,
     Say,
     SpeechFailed,
@@ -61,12 +61,22 @@ from speechstream.duplex.events import (
 )
 from speechstream.duplex.reply import CLOSING
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Audio, Endpoint, Event, Failed, Final, Partial, SpeechStarted
+from speechstream.events import (
+    Audio,
+    Endpoint,
+    Event,
+    Failed,
+    Final,
+    Partial,
+    SpeechStarted,
+    Word,
+)
 from speechstream.runtime.requests import Work
 from speechstream.serve import realtime_protocol as protocol
 from speechstream.serve.engine import Engine, Refused, Stream
 from speechstream.serve.realtime_protocol import News, Protocol, State
-from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Session
+from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Json, Session
+from speechstream.serve.realtime_tools import ToolCall, equipped
 from speechstream.serve.sockets import POLICY, Ended
 
 Agent = Callable[[list[dict[str, str]]], Any]  # gives text: an iterable, or an asynchronous one
@@ -141,22 +151,22 @@ class Encoder:
 class Thinking:
     """Runs an agent beside the loop: an asynchronous one as a task, any other in a thread for each answer."""
 
-    def __init__(self, agent: Agent, tell: Callable[[type, int, str], None]):
+    def __init__(self, agent: Agent, tell: Callable[[type, int, Any], None]):
         self._agent, self._tell = agent, tell
         self._loop = asyncio.get_running_loop()
         self._running: dict[int, tuple[threading.Event, asyncio.Task[None] | None, list[Any]]] = {}
 
-    def ask(self, reply: int, messages: tuple[Message, ...]) -> None:
-        given = [{"role": m.role, "content": m.content} for m in messages]
+    def ask(
+        self, reply: int, messages: tuple[Json, ...], tools: tuple[Json, ...], choice: Any
+    ) -> None:
+        given, agent = list(messages), equipped(self._agent, tools, choice)
         cancelled, answer = threading.Event(), list[Any]()
-        if inspect.isasyncgenfunction(self._agent) or inspect.isasyncgenfunction(
-            type(self._agent).__call__
-        ):
-            task = asyncio.ensure_future(self._await(reply, self._agent(given), cancelled))
+        if inspect.isasyncgenfunction(agent) or inspect.isasyncgenfunction(type(agent).__call__):
+            task = asyncio.ensure_future(self._await(reply, agent(given)))
             self._running[reply] = cancelled, task, answer
             return
         self._running[reply] = cancelled, None, answer
-        work = (reply, given, cancelled, answer)
+        work = (reply, agent, given, cancelled, answer)
         threading.Thread(target=self._run, args=work, name="agent", daemon=True).start()
 
     def cancel(self, reply: int) -> None:
@@ -178,12 +188,10 @@ class Thinking:
         for reply in list(self._running):
             self.cancel(reply)
 
-    async def _await(
-        self, reply: int, answer: AsyncIterator[str], cancelled: threading.Event
-    ) -> None:
+    async def _await(self, reply: int, answer: AsyncIterator[str | ToolCall]) -> None:
         try:
             async for piece in answer:
-                self._tell(AgentText, reply, piece)
+                self._tell(*_piece(reply, piece))
                 await asyncio.sleep(0)
             self._tell(AgentEnd, reply, "")
         except SpeechStreamError as error:
@@ -191,25 +199,33 @@ class Thinking:
         except Exception as error:  # of a callable that is not ours
             self._tell(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
 
-    def _run(self, reply: int, given: Any, cancelled: threading.Event, answer: list[Any]) -> None:
+    def _run(
+        self, reply: int, agent: Agent, given: Any, cancelled: threading.Event, answer: list[Any]
+    ) -> None:
         try:
-            pieces = self._agent(given)
+            pieces = agent(given)
             answer.append(pieces)
             for n, piece in enumerate(pieces):
                 if cancelled.is_set():
                     return
                 if n >= MOST_PIECES:
                     raise SpeechStreamError("the agent's answer has no end")
-                self._post(AgentText, reply, str(piece))
+                self._post(*_piece(reply, piece))
             self._post(AgentEnd, reply, "")
         except SpeechStreamError as error:
             self._post(AgentFailed, reply, str(error))
         except Exception as error:  # of a callable that is not ours
             self._post(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
 
-    def _post(self, kind: type, reply: int, said: str) -> None:
+    def _post(self, kind: type, reply: int, said: Any) -> None:
         with suppress(RuntimeError):  # the loop is over
             self._loop.call_soon_threadsafe(self._tell, kind, reply, said)
+
+
+def _piece(reply: int, piece: Any) -> tuple[type, int, Any]:
+    if isinstance(piece, ToolCall):
+        return ToolCall, reply, piece
+    return AgentText, reply, str(piece)
 
 
 @dataclass(eq=False)
@@ -227,6 +243,7 @@ class Stretch:
     began: float = 0.0  # of the segment, seconds of the connection's sound
     seconds: float = 0.0  # of sound
     late: str | None = None  # an item whose last sentence is still being heard
+    words: list[Word] = field(default_factory=list)  # of the item that is open, in its finals
 
     @property
     def said(self) -> str:
@@ -235,6 +252,7 @@ class Stretch:
 
     @property
     def all(self) -> str:
+        """All words, as they look now."""
         return " ".join(t for t in (*self.finals, self.partial) if t)
 
     def note(self, e: Partial | Final) -> None:
@@ -242,6 +260,7 @@ class Stretch:
         if isinstance(e, Final):
             said = self._without(e.text)
             self.finals += [said] if said else []
+            self.words += map(self._moved, e.words[len(e.words) - len(said.split()) :])
             self.stable = self.partial = self.cut = ""
         else:
             self.stable, self.partial = self._without(e.stable), self._without(e.text)
@@ -249,7 +268,16 @@ class Stretch:
     def renew(self) -> None:
         """The words from here on belong to another item."""
         self.cut = " ".join(t for t in (self.cut, self.stable) if t)
-        self.finals, self.stable, self.partial = [], "", ""
+        self.finals, self.stable, self.partial, self.words = [], "", "", []
+
+    def transcribed(self, item: str, seconds: float) -> protocol.Transcribed:
+        """The news of an item that is complete."""
+        whole = len(self.words) == len(self.said.split())
+        return protocol.Transcribed(item, self.said, seconds, tuple(self.words) if whole else ())
+
+    def _moved(self, w: Word) -> Word:
+        start, end = (round(t + self.offset, 3) for t in (w.start, w.end))
+        return replace(w, start=start, end=end)
 
     def _without(self, said: str) -> str:
         return said[len(self.cut) :].strip() if said.startswith(self.cut) else said
@@ -304,13 +332,14 @@ class Talk:
         self._todo: deque[DuplexEvent] = deque()
         self._stepping = False
         self._ears: Stretch | None = None
+        self._fed: list[tuple[Stream, np.ndarray]] = []  # sound that is to be pushed
         self._clips: set[Stream] = set()
         self._appended_s = self._heard_s = 0.0  # seconds of the connection's sound
-        self.now = self._shift = (
-            0.0  # the conversation's clock, and how far it is ahead of the sound
-        )
+        self.now = self._shift = 0.0  # the conversation's clock, and its lead on the sound
         self._moved = self._sounded = time.monotonic()
-        self._asked: tuple[str, tuple[Message, ...]] | None = None  # a response of the client's
+        self._asked = False  # by the client, for a response that is begun
+        self._calls: dict[int, list[ToolCall]] = {}  # of functions, in replies; those
+        self._only: set[int] = set()  # that are nothing else
         self._silencing = False  # the client ends the speech, not the user
         self._unanswered = False  # a turn ended during a response
         self._voice: Voice | None = None
@@ -338,7 +367,17 @@ class Talk:
 
     async def event(self, event: Any) -> None:
         """A client's event, parsed; returns when it has been dealt with."""
-        await self._post(lambda: self._news(protocol.Client(event)))
+        await self._post(partial(self._news, protocol.Client(event)))
+        fed, self._fed = self._fed, []
+        for (
+            stream,
+            block,
+        ) in fed:  # here, so that what is heard of a long block can be told meanwhile
+            with suppress(
+                SpeechStreamError
+            ):  # it has failed, which its last event says, or was dropped
+                await stream.push(block)
+            self._sounded = time.monotonic()
 
     async def nonsense(self, message: str) -> None:
         """A client's message that is no event."""
@@ -347,6 +386,12 @@ class Talk:
             self._complain(message, "invalid_json")
 
         await self._post(tell)
+
+    async def rest(self, longest_s: float) -> None:
+        """Wait until nothing is being answered or written down, so long at most."""
+        until = time.monotonic() + longest_s
+        while (self.state.response or self.state.owed) and time.monotonic() < until:
+            await asyncio.sleep(TICK_S)
 
     def close(self) -> None:
         """Give back all streams."""
@@ -391,7 +436,7 @@ class Talk:
 
     async def _do(self, c: protocol.Command) -> None:
         if isinstance(c, protocol.Hear):
-            await self._hear(c.pcm)
+            self._hear(c.pcm)
         elif isinstance(c, protocol.Commit):
             await self._commit(c.item)
         elif isinstance(c, protocol.HearClip):
@@ -402,12 +447,11 @@ class Talk:
         elif isinstance(c, protocol.Configure):
             await self._configure(c.before)
         elif isinstance(c, protocol.Answer):
-            self._asked = c.response, c.messages
+            self._asked = True
             self._silencing = True
             await self._step(Typed(PROMPT, self._wall()))
             self._silencing = False
         elif isinstance(c, protocol.Stop):
-            self._asked = None
             self._silencing = True
             await self._step(StopPressed(self._wall()))
             self._silencing = False
@@ -429,7 +473,7 @@ class Talk:
 
     # Ears
 
-    async def _hear(self, pcm: np.ndarray) -> None:
+    def _hear(self, pcm: np.ndarray) -> None:
         rate = self.session.input.rate
         most = self.engine.limits.session_s
         if self._appended_s > most:
@@ -443,12 +487,9 @@ class Talk:
         s = self._ears
         assert s is not None
         self._sounded = time.monotonic()
-        for at in range(0, len(pcm), rate):  # a second, so that the events of a long block come too
-            block = pcm[at : at + rate]
-            self._appended_s += len(block) / rate
-            s.seconds += len(block) / rate
-            with suppress(SpeechStreamError):  # it has failed, which its last event says
-                await s.stream.push(block)
+        self._appended_s += len(pcm) / rate
+        s.seconds += len(pcm) / rate
+        self._fed += [(s.stream, pcm[at : at + rate]) for at in range(0, len(pcm), rate)]
 
     def _open_ears(self) -> None:
         engine, s = self.engine, self.session
@@ -464,8 +505,8 @@ class Talk:
         """Put into the queue what a stream says. It is bounded by what the stream was given."""
         try:
             async for event in s.stream:
-                self._inbox.put_nowait((lambda e=event: self._recognized(s, e), None))  # type: ignore[misc]
-            self._inbox.put_nowait((lambda: self._listened(s), None))
+                self._inbox.put_nowait((partial(self._recognized, s, event), None))
+            self._inbox.put_nowait((partial(self._listened, s), None))
         finally:
             s.stream.close()
 
@@ -487,6 +528,10 @@ class Talk:
         await self._leave_turn()
 
     async def _recognized(self, s: Stretch, e: Event | VoiceActivity) -> None:
+        if isinstance(e, SpeechStarted):
+            s.stable = s.partial = s.cut = (
+                ""  # of the sentence before, which nobody was interested in
+            )
         if s.item is not None:
             await self._committed(s, e)
         elif s is not self._ears:
@@ -510,15 +555,14 @@ class Talk:
     async def _listened(self, s: Stretch) -> None:
         """A stream is over."""
         if s.item is not None:
-            await self._news(protocol.Transcribed(s.item, s.said, s.seconds))
+            await self._news(s.transcribed(s.item, s.seconds))
 
     async def _clip(self, c: protocol.HearClip) -> None:
         """Hear a recording that is an item."""
         try:
             stream = self.engine.hear_file(None, c.rate)
         except (ValueError, Refused, SpeechStreamError) as error:
-            unheard = protocol.Unheard(c.item, str(error))
-            await self._post(lambda: self._news(unheard))
+            await self._post(partial(self._news, protocol.Unheard(c.item, str(error))))
             return
         self._clips.add(stream)
         try:
@@ -533,7 +577,7 @@ class Talk:
         )
         if events and isinstance(events[-1], Failed):
             news = protocol.Unheard(c.item, events[-1].message)
-        await self._post(lambda: self._news(news))
+        await self._post(partial(self._news, news))
 
     async def _write(self, s: Stretch, e: Event | VoiceActivity) -> None:
         """What was heard, where the client or silence alone ends a turn."""
@@ -554,7 +598,7 @@ class Talk:
             turn = self.state.turn
             await self._news(protocol.TurnEnded(_ms(end), s.said))
             if turn is not None:
-                await self._news(protocol.Transcribed(turn.item, s.said, end - s.began))
+                await self._news(s.transcribed(turn.item, end - s.began))
             s.renew()
             if self.session.type != TRANSCRIPTION and turns.create_response:
                 self._unanswered = True
@@ -587,7 +631,7 @@ class Talk:
         await self._step(Heard(e, self.now))  # type: ignore[arg-type]
         if isinstance(e, Endpoint) and s.late is not None:
             item, s.late = s.late, None
-            await self._news(protocol.Transcribed(item, s.said, self._heard_s - s.began))
+            await self._news(s.transcribed(item, self._heard_s - s.began))
             s.renew()
 
     # The clock
@@ -673,20 +717,22 @@ class Talk:
         if after.reply.apology:  # said as a failed response
             self._todo.append(StopPressed(self.now))
             return
-        if self._asked is None:
+        if not self._asked:
             await self._news(protocol.Answering())
-        self._asked = None
+        self._asked = False
         r = self.state.response
         assert r is not None
         rate = self.engine.synthesizer.sample_rate
         self._voice = Voice(label, r.id, r.modality, Encoder(rate, r.output), rate)
+        if after.reply.id in self._only:
+            self._inbox.put_nowait((partial(self._call_only, label.reply), None))
 
     async def _follow_turn(self, s: Stretch, before: Core, after: Core, event: DuplexEvent) -> None:
         words = event.event if isinstance(event, Heard) else None
         if before.phase not in ACTIVE and after.phase in ACTIVE:
             if s.late is not None:
                 item, s.late = s.late, None
-                await self._news(protocol.Transcribed(item, s.said, self._heard_s - s.began))
+                await self._news(s.transcribed(item, self._heard_s - s.began))
             s.renew()
         if isinstance(words, (Partial, Final)) and (
             s.late or before.phase in ACTIVE or after.phase in ACTIVE
@@ -706,13 +752,16 @@ class Talk:
                 s.late = turn.item
             else:
                 seconds = self._heard_s - s.began
-                await self._news(protocol.Transcribed(turn.item, s.said, seconds))
+                await self._news(s.transcribed(turn.item, seconds))
 
     async def _act(self, a: Action) -> None:
         if isinstance(a, Ask):
-            self._thinking.ask(a.reply, self._messages())
+            by = self.state.response or self.session
+            self._thinking.ask(a.reply, self._messages(), by.tools, by.tool_choice)
         elif isinstance(a, Cancel):
             self._thinking.cancel(a.reply)
+            self._calls.pop(a.reply, None)
+            self._only.discard(a.reply)
         elif isinstance(a, Say):
             await self._say(a)
         elif isinstance(a, StopSpeaking):
@@ -720,13 +769,11 @@ class Talk:
         elif isinstance(a, Error):
             await self._failed(a.text)
 
-    def _messages(self) -> tuple[Message, ...]:
+    def _messages(self) -> tuple[Json, ...]:
         """What the agent is told: the items, and the turn that goes on."""
-        if self._asked is not None:
-            return self._asked[1]
         s = self._ears
-        going = s is not None and self.state.turn is not None
-        return self.protocol.messages(self.state, s.all if going and s is not None else "")
+        going = self.state.turn is not None and self.state.response is None
+        return self.protocol.messages(self.state, s.all if s is not None and going else "")
 
     async def _failed(self, message: str) -> None:
         v, r = self._voice, self.state.response
@@ -735,20 +782,46 @@ class Talk:
         else:
             self._complain(message, "server_error")
 
-    def _agent_said(self, kind: type, reply: int, said: str) -> None:
+    def _agent_said(self, kind: type, reply: int, said: Any) -> None:
         """On the loop."""
+        self._inbox.put_nowait((partial(self._take, kind, reply, said), None))
 
-        async def take() -> None:
-            now = self._wall()
-            if kind is AgentText:
-                await self._step(AgentText(reply, said, now))
-                return
+    async def _take(self, kind: type, reply: int, said: Any) -> None:
+        now, r = self._wall(), self.core.reply
+        if kind is AgentText:
+            await self._step(AgentText(reply, said, now))
+            return
+        if kind is not ToolCall:
             self._thinking.over(reply)
-            await self._step(
-                AgentEnd(reply, now) if kind is AgentEnd else AgentFailed(reply, said, now)
-            )
+        if r is None or r.id != reply:
+            return
+        if kind is ToolCall:
+            self._calls.setdefault(reply, []).append(said)
+            return
+        if kind is AgentFailed:
+            await self._step(AgentFailed(reply, said, now))
+        elif reply in self._calls and not r.text.strip():  # for the conversation it has not ended
+            self._only.add(reply)
+            if r.label is not None:
+                await self._call_only(reply)
+        else:
+            await self._step(AgentEnd(reply, now))
 
-        self._inbox.put_nowait((take, None))
+    async def _call_only(self, reply: int) -> None:
+        """The answer is nothing but calls: there is nothing to be said."""
+        self._only.discard(reply)
+        v = self._voice
+        if v is None or v.label.reply != reply:
+            return  # stopped meanwhile
+        await self._call(reply, v)
+        await self._news(protocol.Answered(v.response))
+        self._silencing = True
+        await self._step(StopPressed(self.now))
+        self._silencing = False
+
+    async def _call(self, reply: int, v: Voice) -> None:
+        for call in self._calls.pop(reply, ()):
+            await self._news(protocol.Called(v.response, call.id, call.name, call.arguments))
 
     # The voice
 
@@ -788,8 +861,8 @@ class Talk:
         """Take the voice's sound as fast as the client does."""
         try:
             async for event in stream:
-                await self._post(lambda e=event: self._spoken(v, e))  # type: ignore[misc]
-            await self._post(lambda: self._spoken(v, None))
+                await self._post(partial(self._spoken, v, event))
+            await self._post(partial(self._spoken, v, None))
         finally:
             stream.close()
 
@@ -834,6 +907,7 @@ class Talk:
         if failed:
             await self._news(protocol.Broke(v.response, failed))
         else:
+            await self._call(v.label.reply, v)
             await self._news(protocol.Answered(v.response))
 
     async def _stop(self, label: Label) -> None:

@@ -50,6 +50,7 @@ class Ledger:
         self.items: dict[str, str] = {}  # "added", "done" or "deleted"
         self.deltas: dict[str, str] = {}
         self.opened: set[tuple[str, str]] = set()
+        self.outputs = 0  # of the response in progress
 
     def see(self, event: dict[str, Any]) -> None:
         checked(event)
@@ -60,6 +61,7 @@ class Ledger:
             assert len(self.created) == len(self.done), "two responses at once"
             assert event["response"]["id"] not in self.created
             self.created.append(event["response"]["id"])
+            self.outputs = 0
         elif kind == "response.done":
             response = event["response"]
             assert response["id"] == self.created[-1] and response["id"] not in self.done
@@ -91,16 +93,19 @@ class Ledger:
         """A response's parts open before they speak, and close once."""
         assert event["response_id"] == self.created[-1] and event["response_id"] not in self.done
         kind, id = event["type"].removeprefix("response."), event["response_id"]
-        stage = {"output_item.added": "item", "content_part.added": "part"}.get(kind)
-        if stage:
-            assert (id, stage) not in self.opened and (
-                stage == "item" or (id, "item") in self.opened
-            )
-            self.opened.add((id, stage))
+        item = f"item {event['output_index']}"
+        if kind == "output_item.added":
+            assert event["output_index"] == self.outputs
+            self.outputs += 1
+            self.opened.add((id, item))
+        elif kind == "content_part.added":
+            assert (id, item) in self.opened and (id, "part") not in self.opened
+            self.opened.add((id, "part"))
         elif kind == "output_item.done":
-            assert (id, "part") not in self.opened
-            self.opened.remove((id, "item"))
+            self.opened.remove((id, item))
         elif kind == "content_part.done":
             self.opened.remove((id, "part"))
+        elif "function" in kind:
+            assert (id, item) in self.opened
         else:
             assert (id, "part") in self.opened

@@ -48,15 +48,9 @@ def models():
 AGENT = Agent()
 
 
-class Chatty(Settings):
-    """Settings with an agent of ours."""
-
-    agent = staticmethod(lambda: AGENT)
-
-
 @pytest.fixture(scope="module")
 def served(models):
-    with serving(models, Chatty(port=0)) as found:
+    with serving(models, Settings(port=0, agent=lambda: AGENT)) as found:
         yield found
 
 

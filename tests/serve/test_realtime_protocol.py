@@ -16,7 +16,7 @@ from speechstream.serve import realtime_protocol as p
 from speechstream.serve.realtime_session import Offer, opening, updated
 from tests.serve.realtime_rules import Ledger, checked
 
-OFFER = Offer(("af_heart", "am_michael"), instructions="Be brief.")
+OFFER = Offer(("af_heart", "am_michael"), instructions="Be brief.", tools=True)
 RULES = p.Protocol(OFFER)
 SOUND = base64.b64encode(np.zeros(2400, "<i2").tobytes()).decode()
 TWO = (SpokenWord(0, 12_000, 0, 3), SpokenWord(12_000, 24_000, 4, 9))  # "One," and "two."
@@ -97,11 +97,11 @@ def test_a_manual_turn_is_answered_after_its_words_are_known():
     events = c.say(p.Transcribed(committed["item_id"], "Hello there.", 0.1))
     assert [k.split(".")[-1] for k in kinds(events)] == ["delta", "completed", "done"]
     assert events[1]["usage"] == {"type": "duration", "seconds": 0.1}
-    asked = c.commands[-1]
-    assert [(m.role, m.content) for m in asked.messages] == [
-        ("system", "Be brief."),
-        ("user", "Hello there."),
-    ]
+    assert isinstance(c.commands[-1], p.Answer)
+    assert RULES.messages(c.state) == (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello there."},
+    )
 
 
 def test_a_spoken_turn_in_order():
@@ -174,7 +174,7 @@ def test_truncation_cuts_to_the_words_that_were_heard():
         assert event["audio_end_ms"] == told
         (event,) = c.send("conversation.item.retrieve", item_id=item)
         assert event["item"]["content"][0]["transcript"] == heard
-        assert RULES.messages(c.state)[1:] == ((p.Message("assistant", heard),) if heard else ())
+        assert [m["content"] for m in RULES.messages(c.state)[1:]] == ([heard] if heard else [])
 
 
 def test_an_interruption_cuts_and_a_client_that_knows_better_corrects_it():
@@ -227,7 +227,8 @@ def test_responses_outside_of_the_conversation():
     }
     (created,) = c.send("response.create", response=options)
     assert created["response"]["conversation_id"] is None
-    assert [m.content for m in c.commands[-1].messages] == ["Remember this.", "What was it?"]
+    assert isinstance(c.commands[-1], p.Answer)
+    assert [m["content"] for m in RULES.messages(c.state)] == ["Remember this.", "What was it?"]
     r = c.state.response.id
     events = c.say(p.Wrote(r, "This.")) + c.say(p.Answered(r))
     assert "conversation.item.added" not in kinds(events) and len(c.state.items) == 1
@@ -248,7 +249,37 @@ def test_items_in_their_places():
     c.send("conversation.item.delete", item_id="b")
     output = {"type": "function_call_output", "call_id": "c1", "output": "42"}
     c.send("conversation.item.create", item=output)
-    assert [m.content for m in RULES.messages(c.state)[1:]] == ["a", "c", "42"]
+    assert [m["content"] for m in RULES.messages(c.state)[1:]] == ["a", "c", "42"]
+
+
+def test_functions_are_called_and_their_results_told():
+    c = Connection()
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    (event,) = c.update(tools=[tool], tool_choice={"type": "function", "name": "weather"})
+    assert checked(event).session.tools[0].name == "weather"
+    c.send("response.create", response={"tool_choice": "required"})
+    r = c.state.response.id
+    assert c.state.response.tools == (tool,) and c.state.response.tool_choice == "required"
+    events = c.say(p.Spoke(r, b"\0\0", 10, "Wait.")) + c.say(p.Called(r, "call_1", "weather", "{}"))
+    events += c.say(p.Answered(r))
+    output = events[-1]["response"]["output"]
+    assert [o["type"] for o in output] == ["message", "function_call"]
+    assert [e["output_index"] for e in events if "arguments.done" in e["type"]] == [1]
+    assert len(RULES.messages(c.state)) == 2  # without a result it is not told
+    result = {"type": "function_call_output", "call_id": "call_1", "output": "rain"}
+    c.send("conversation.item.create", item=result)
+    *_, call, told = RULES.messages(c.state)
+    assert call["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
+    assert told == {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
+
+
+def test_an_agent_without_functions_takes_no_tools():
+    rules = p.Protocol(replace(OFFER, tools=False))
+    _, state = rules.init_state("x")
+    tools = [{"type": "function", "name": "f"}]
+    event = {"type": "session.update", "session": {"type": "realtime", "tools": tools}}
+    (event,), _ = rules.step(p.Client(event), state)
+    assert event["error"]["code"] == "unsupported_value"
 
 
 def test_a_recording_can_be_an_item():
@@ -301,7 +332,8 @@ def test_formats(form):
          "session.audio.input.transcription.language"),
         ({"type": "session.update", "session": {"audio": {"input": {"turn_detection": {
             "type": "server_vad", "threshold": 2}}}}}, "session.audio.input.turn_detection.threshold"),
-        ({"type": "session.update", "session": {"tools": [{"type": "function"}]}}, "session.tools"),
+        ({"type": "session.update", "session": {"tools": [{"type": "function"}]}}, "session.tools[0].name"),
+        ({"type": "session.update", "session": {"tool_choice": "perhaps"}}, "session.tool_choice"),
         ({"type": "conversation.item.create", "item": {"type": "message", "role": "user"}}, "item.content"),
         ({"type": "conversation.item.truncate", "item_id": "x"}, "item_id"),
         ({"type": "response.create", "response": {"output_modalities": ["text", "audio"]}},
@@ -387,6 +419,7 @@ items = st.one_of(
         {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": SOUND}]}
     ),
     st.just({"type": "function_call_output", "call_id": "c", "output": "4"}),
+    st.just({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}),
     json_values,
 )
 client = st.one_of(
@@ -424,7 +457,7 @@ client = st.one_of(
     st.tuples(st.text(max_size=10), json_values.map(lambda v: {"x": v})),
 )  # fmt: skip
 world = st.sampled_from(
-    ["began", "ended", "words", "heard", "unheard", "go", "more", "all", "broke", "stop"]
+    ["call", "began", "ended", "words", "heard", "unheard", "go", "more", "all", "broke", "stop"]
 )
 
 
@@ -443,6 +476,7 @@ def happening(kind, state, n):
         "unheard": p.Unheard(owed[0], "noise"),
         "go": p.Answering(),
         "more": p.Spoke(r, b"\0\0", 200, "Hi ", (word,)) if spoken else p.Wrote(r, "Hi "),
+        "call": p.Called(r, f"call_{n}", "f", "{}"),
         "all": p.Answered(r),
         "broke": p.Broke(r, "it broke"),
         "stop": p.Interrupted(r if n % 2 else state.last or "", n * 10),

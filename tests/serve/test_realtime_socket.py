@@ -19,17 +19,21 @@ import soundfile as sf
 import uvicorn
 from openai import AsyncOpenAI, OpenAI
 from starlette.applications import Starlette
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect as connect_plainly
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.asr.endpoint import EndpointRules
-from speechstream.audio.pcm import mulaw_table
+from speechstream.audio.pcm import alaw_table, mulaw_table
 from speechstream.audio.resample import Resampler
+from speechstream.duplex.agent import ChatCompletions
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final
 from speechstream.serve.engine import Engine
 from speechstream.serve.realtime import client_secrets, realtime
+from speechstream.serve.realtime_session import Format
+from speechstream.serve.realtime_talk import Encoder
 from tests.serve.realtime_rules import Ledger
 
 RATE = 24_000
@@ -68,7 +72,14 @@ class Server(threading.Thread):
             yield
             self.engine.stop()
 
+        async def completions(request):
+            self.requests.append(await request.json())
+            lines = "".join(f"data: {json.dumps(e)}\n\n" for e in self.chat(self.requests[-1]))
+            return Response(lines + "data: [DONE]\n\n", media_type="text/event-stream")
+
+        self.requests, self.chat = [], None
         routes = [
+            Route("/v1/chat/completions", completions, methods=["POST"]),
             WebSocketRoute("/v1/realtime", endpoint),
             Route("/v1/realtime/client_secrets", client_secrets, methods=["POST"]),
         ]
@@ -76,7 +87,7 @@ class Server(threading.Thread):
         app.state.guard = SimpleNamespace(issue=lambda ttl_s: f"ek_{ttl_s}")
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/v1"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="websockets"))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="websockets-sansio"))
 
     def run(self):
         self.server.run(sockets=[self.socket])
@@ -100,7 +111,7 @@ def server(models):
 
 @pytest.fixture(autouse=True)
 def agent(server):
-    server.agent.__init__()
+    server.agent = Agent()
     yield server.agent
     live = server.engine.live
     until = time.monotonic() + 10
@@ -288,6 +299,49 @@ def test_a_turn_by_hand_with_text_and_sound(server, agent, fixtures_dir):
     assert "young man" in agent.asked[-1][1]["content"].lower()
 
 
+def test_an_answer_on_the_telephone(server, models, agent):
+    async def do(c):
+        await c.update(
+            audio={"output": {"format": {"type": "audio/pcmu"}, "voice": "echo", "speed": 0.9}}
+        )
+        await c.send("response.create")
+        await c.until("response.done")
+
+    c = talk(server, do)
+    data = b"".join(base64.b64decode(e["delta"]) for e in c.of("response.output_audio.delta"))
+    heard = models[0].transcribe(mulaw_table()[np.frombuffer(data, np.uint8)], 8000).text
+    assert heard.lower().strip(".") == agent.answer.lower().strip(".")
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"), [("audio/pcmu", mulaw_table()), ("audio/pcma", alaw_table())]
+)
+def test_telephone_codes_are_the_nearest(kind, table):
+    x = np.random.default_rng(0).uniform(-1.1, 1.1, 5000).astype(np.float32)
+    coded = np.frombuffer(Encoder(8000, Format(kind, 8000)).push(x), np.uint8)
+    nearest = np.abs(x[:, None] - table).min(1)
+    np.testing.assert_allclose(np.abs(x - table[coded]), nearest, atol=1e-7)
+
+
+def test_an_answer_asked_for_while_the_user_speaks(server, models, agent, fixtures_dir):
+    speech = np.concatenate([pcm(fixtures_dir), silence(0.8)])
+
+    async def do(c):
+        await c.update(audio={"input": {"transcription": {}}})
+        await c.append(speech[:40_000])
+        await c.until("input_audio_buffer.speech_started")
+        await c.send("response.create", response={"output_modalities": ["text"]})
+        await c.until("input_audio_buffer.committed")
+        await c.append(speech[40_000:])
+        await c.until("conversation.item.input_audio_transcription.completed")
+
+    c = talk(server, do)
+    (event,) = c.of("conversation.item.input_audio_transcription.completed")
+    rules = EndpointRules(onset=0.5, release=0.35, silence_s=0.5, before_s=0.3)
+    assert event["transcript"] == " ".join(library(models, speech, rules, latency=160))
+    assert list(c.ledger.done.values()) == ["completed"] and len(agent.asked) == 1
+
+
 def test_cancel_and_truncate(server, agent):
     agent.answer = LONG
 
@@ -320,7 +374,7 @@ def test_cancel_and_truncate(server, agent):
 
 @pytest.mark.parametrize("turns", ["server_vad", "semantic_vad"])
 def test_an_interruption_by_voice(server, agent, fixtures_dir, turns):
-    agent.answer = LONG
+    agent.answer = whole = f"{LONG} {LONG} {LONG}"
 
     async def do(c):
         await c.update(audio={"input": {"turn_detection": {"type": turns}}})
@@ -342,7 +396,7 @@ def test_an_interruption_by_voice(server, agent, fixtures_dir, turns):
 
     c = talk(server, do)
     spoken = [m["content"] for m in agent.asked[-1] if m["role"] == "assistant"]
-    assert len(spoken) == 1 and LONG.startswith(spoken[0]) and len(spoken[0]) < len(LONG)
+    assert len(spoken) == 1 and whole.startswith(spoken[0]) and len(spoken[0]) < len(whole)
     done = c.of("response.done")[-1]["response"]
     assert done["output"][0]["content"][0]["transcript"] == "Yes."
 
@@ -368,19 +422,31 @@ def test_a_backchannel_does_not_interrupt_where_words_decide(server, models, age
 
 @pytest.mark.parametrize("interrupts", [True, False])
 def test_turns_without_answers_of_their_own(server, agent, fixtures_dir, interrupts):
-    agent.answer = LONG
+    heard = threading.Event()
+
+    def held(messages):
+        yield "One is here, and two is there. "
+        heard.wait(PATIENCE_S)
+        yield "Three is far away."
+
+    agent.answer = held
     turns = {"type": "server_vad", "create_response": False, "interrupt_response": interrupts}
 
     async def do(c):
         await c.update(audio={"input": {"turn_detection": turns, "transcription": {}}})
         await c.append(np.concatenate([pcm(fixtures_dir), silence(0.8)]))
         await c.until("conversation.item.done")
+        assert not c.ledger.created
         await c.send("response.create")
         await c.until("response.output_audio.delta")
         await c.append(np.concatenate([pcm(fixtures_dir, "austen_0930"), silence(0.8)]))
+        await c.until("input_audio_buffer.speech_started")
+        if not interrupts:
+            heard.set()
         await c.until("response.done")
 
     c = talk(server, do)
+    heard.set()
     assert list(c.ledger.done.values()) == ["cancelled" if interrupts else "completed"]
 
 
@@ -445,6 +511,49 @@ def test_nonsense_gives_one_error_each_and_the_session_lives(server, agent):
             assert event["response"]["status"] == "completed"
 
     asyncio.run(main())
+
+
+def chat(request):
+    """A model that calls a function first, and then tells its result."""
+    last = request["messages"][-1]
+    if last["role"] == "tool":
+        yield {"choices": [{"delta": {"content": f"It is {last['content']}."}}]}
+        yield {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+        return
+    call = {"index": 0, "id": "call_a", "function": {"name": "weather", "arguments": ""}}
+    yield {"choices": [{"delta": {"role": "assistant", "content": None, "tool_calls": [call]}}]}
+    for piece in ('{"place":', ' "Bonn"}'):
+        call = {"index": 0, "function": {"arguments": piece}}
+        yield {"choices": [{"delta": {"tool_calls": [call]}}]}
+    yield {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}
+
+
+@pytest.mark.parametrize("turns", [None, {"type": "server_vad"}])
+def test_an_agent_calls_a_function_of_the_clients(server, fixtures_dir, turns):
+    server.agent, server.chat = ChatCompletions(server.url, "m", key=""), chat
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+
+    async def do(c):
+        await c.update(tools=[tool], audio={"input": {"turn_detection": turns}})
+        await c.append(np.concatenate([pcm(fixtures_dir), silence(0.8)]))
+        if turns is None:
+            await c.send("input_audio_buffer.commit")
+            await c.send("response.create")
+        call = await c.until("response.function_call_arguments.done")
+        assert (call["name"], json.loads(call["arguments"])) == ("weather", {"place": "Bonn"})
+        done = (await c.until("response.done"))["response"]
+        assert [o["type"] for o in done["output"]] == ["function_call"]
+        result = {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}
+        await c.send("conversation.item.create", item=result)
+        await c.send("response.create", response={"tool_choice": "none"})
+        done = (await c.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["transcript"] == "It is sunny."
+
+    talk(server, do)
+    called, sent = server.requests[-2:]
+    assert called["tools"][0]["function"]["name"] == "weather" and called["tool_choice"] == "auto"
+    assert "tools" not in sent
+    assert [m["role"] for m in sent["messages"]] == ["system", "user", "assistant", "tool"]
 
 
 def anything(random, speech, items):

@@ -280,14 +280,14 @@ class Talk extends Hearing {
       case "conversation.item.input_audio_transcription.delta":
         return this.heard(e.item_id, e.delta);
       case "conversation.item.input_audio_transcription.completed":
-        return this.wrote(e.item_id, e.transcript);
+        return this.wrote(e.item_id, e.transcript, e.words);
       case "response.created":
         this.response = e.response.id;
         return;
       case "response.output_audio_transcript.delta":
-        return this.spoken(e, e.delta, null);
+        return this.spoken(e, null);
       case "response.output_audio.delta":
-        return this.spoken(e, "", floats(fromBase64(e.delta)));
+        return this.spoken(e, floats(fromBase64(e.delta)));
       case "response.done":
         return this.answered(e.response);
       case "error":
@@ -301,39 +301,40 @@ class Talk extends Hearing {
     return (this.origin ?? now()) + ms / 1000;
   }
 
-  /** More of the user's words. This protocol has no times for words: when they came, less the delay, is about right. */
+  /** More of the user's words; their times come with the whole. */
   heard(item, delta) {
     const turn = log.find(item);
     if (!turn) return;
-    const t = Math.max(now() - Number($("latency").value || 160) / 1000, turn.start);
-    for (const text of delta.split(/\s+/).filter(Boolean)) turn.words.push({ text, t, about: true });
+    for (const text of delta.split(/\s+/).filter(Boolean)) turn.words.push({ text });
     log.show(turn);
   }
 
-  wrote(item, transcript) {
+  wrote(item, transcript, dated = []) {
     const turn = log.find(item);
     if (!turn) return;
-    const words = transcript.split(/\s+/).filter(Boolean);
-    const last = turn.words.length ? turn.words[turn.words.length - 1].t : turn.start;
-    turn.words = words.map((text, i) => ({ text, t: turn.words[i] ? turn.words[i].t : last, about: true }));
+    const texts = transcript.split(/\s+/).filter(Boolean);
+    turn.words = texts.map((text, i) => (dated.length === texts.length ? { text, t: this.time(1000 * dated[i].start) } : { text }));
     turn.done = true;
-    if (words.length) log.show(turn);
+    if (texts.length) log.show(turn);
     else log.remove(turn);
     save();
   }
 
   /** More of an answer: words, and then the sound in which they begin. */
-  spoken(e, delta, pcm) {
+  spoken(e, pcm) {
     if (this.stopped.has(e.response_id)) return;
     if (!this.voice || this.voice.response !== e.response_id) {
       this.silence();
       player.clear();
       const turn = log.add({ id: e.item_id, who: "voice", mode: "talk", start: now() });
-      this.voice = { turn, item: e.item_id, response: e.response_id, begun: null };
+      this.voice = { turn, item: e.item_id, response: e.response_id, begun: null, text: "", dated: [] };
     }
     const v = this.voice;
-    if (delta) v.text = (v.text || "") + delta;
-    if (!pcm) return;
+    if (!pcm) {
+      v.text += e.delta;
+      v.dated.push(...(e.words || []));
+      return;
+    }
     const first = player.queued;
     const start = player.push(pcm);
     if (v.begun === null) {
@@ -344,27 +345,30 @@ class Talk extends Hearing {
     }
     const t = at(start);
     peaks(pcm, player.rate).forEach((p, i) => wave.add("voice", t + i * BAR_S, p));
-    this.place(v, first, pcm.length, t);
+    this.place(v, first, pcm.length);
   }
 
-  /** Words that begin in a block, spread over it by their letters. */
-  place(v, first, n, t) {
-    const words = (v.text || "").split(/\s+/).filter(Boolean);
-    v.text = "";
-    const letters = words.reduce((sum, w) => sum + w.length + 1, 0) || 1;
+  /** Words that begin in a block: at their times, or spread over it by their letters where a server says none. */
+  place(v, first, n) {
+    const texts = v.text.split(/\s+/).filter(Boolean);
+    const dated = v.dated.filter((w, i) => !i || w.start !== v.dated[i - 1].start);
+    const letters = texts.reduce((sum, w) => sum + w.length + 1, 0) || 1;
     let before = 0;
-    for (const text of words) {
-      const part = before / letters;
-      v.turn.words.push({ text, sample: Math.round(first + part * n), t: t + (part * n) / player.rate, about: true });
+    texts.forEach((text, i) => {
+      const known = dated.length === texts.length;
+      const sample = Math.round(known ? dated[i].start * player.rate : first + (before / letters) * n);
+      v.turn.words.push({ text, sample, t: at(v.begun) + sample / player.rate });
       before += text.length + 1;
-    }
+    });
+    v.text = "";
+    v.dated = [];
     log.show(v.turn);
   }
 
   answered(response) {
     if (this.response === response.id) this.response = null;
     const v = this.voice;
-    if (v && v.response === response.id && v.text) this.place(v, player.queued, 0, now());
+    if (v && v.response === response.id && v.text) this.place(v, player.queued, 0);
     if (response.status === "failed") tell(sentence((response.status_details?.error?.message) || "The answer failed"));
     if (response.status === "cancelled" && v && v.response === response.id) this.silence();
     buttons();
@@ -743,7 +747,7 @@ function fillDelays() {
 function fill(select, choices, chosen) {
   select.replaceChildren(...choices.map(([value, text]) => new Option(text, value)));
   if (choices.some(([value]) => String(value) === String(chosen))) select.value = chosen;
-  select.disabled = choices.length < 2;
+  select.disabled = !choices.length;
 }
 
 /** "af_heart" as "Heart". */

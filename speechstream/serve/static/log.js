@@ -56,7 +56,7 @@ export class Log {
       const span = make("span", "word", w.text);
       if (w.t !== undefined) {
         span.dataset.t = w.t.toFixed(2);
-        span.title = `${w.about ? "about " : ""}${w.t.toFixed(2)} s`;
+        span.title = `${w.t.toFixed(2)} s`;
       }
       return span;
     });
