@@ -74,7 +74,9 @@ async def asset(request: Request) -> Response:
     name = request.scope["path"].rpartition("/")[2] or INDEX
     data, tag = content(name)
     headers = HEADERS | {"etag": tag}
-    known = (t.strip().removeprefix("W/") for t in request.headers.get("if-none-match", "").split(","))
+    known = (
+        t.strip().removeprefix("W/") for t in request.headers.get("if-none-match", "").split(",")
+    )
     if tag in known:
         return Response(status_code=304, headers=headers)
     return Response(data, headers=headers, media_type=TYPES[name.rpartition(".")[2]])

@@ -846,9 +846,7 @@ class Protocol:
         state, r = self._opened(state, out)
         if x.text:
             words = {"words": _dated(x, r.speech)} if x.words else {}
-            out.add(
-                "response.output_audio_transcript.delta", **_place(r), delta=x.text, **words
-            )
+            out.add("response.output_audio_transcript.delta", **_place(r), delta=x.text, **words)
         if x.data:
             sound = base64.b64encode(x.data).decode()
             out.add("response.output_audio.delta", **_place(r), delta=sound)
@@ -1025,12 +1023,15 @@ def _answer(r: Response, status: str) -> Item:
 
 
 def _dated(x: Spoke, before: Speech) -> list[Json]:
-    """The words that begin in a block of an answer, in seconds of its sound: an addition of ours."""
-    said, rate = before.text + x.text, before.rate
-    return [
-        {"word": said[w.first : w.last], "start": w.start / rate, "end": w.end / rate}
-        for w in x.words
-    ]
+    """The words that begin in a block of an answer, in seconds of its sound: an addition of ours.
+
+    What is spoken as several words, such as a number, is one.
+    """
+    said, rate, found = before.text + x.text, before.rate, dict[int, Json]()
+    for w in x.words:
+        one = {"word": said[w.first : w.last], "start": round(w.start / rate, 3)}
+        found.setdefault(w.first, one)["end"] = round(w.end / rate, 3)
+    return list(found.values())
 
 
 def _longer(before: str, said: str) -> str:

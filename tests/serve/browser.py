@@ -104,7 +104,9 @@ class Page:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while True:
-            if self.evaluate(f"(() => {{ try {{ return !!({script}) }} catch {{ return false }} }})()"):
+            if self.evaluate(
+                f"(() => {{ try {{ return !!({script}) }} catch {{ return false }} }})()"
+            ):
                 return
             assert time.monotonic() < end, f"not true: {script}; {self.state()}"
             time.sleep(0.05)
@@ -118,12 +120,16 @@ class Page:
 
     def open(self, url):
         self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && !!document.querySelector('#voice option, #key-form:not([hidden])')")
+        self.until(
+            "document.readyState === 'complete' && !!document.querySelector('#voice option, #key-form:not([hidden])')"
+        )
 
     def reload(self):
         self.evaluate("window.old = true")
         self.call("Page.reload")
-        self.until("!window.old && document.readyState === 'complete' && !!document.querySelector('#voice option')")
+        self.until(
+            "!window.old && document.readyState === 'complete' && !!document.querySelector('#voice option')"
+        )
 
     def click(self, selector):
         """A click of the mouse in the middle of an element."""
@@ -132,9 +138,7 @@ class Page:
             "return [r.x + r.width / 2, r.y + r.height / 2] })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, selector, text, enter=True):
         self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")

@@ -26,6 +26,7 @@ LONG = (
     "Five came late, because six had lost the way again. Seven waited for eight in the garden, "
     "and nine was asleep. Ten never came at all, which nobody had expected of him."
 )
+SECONDS = {"austen_0870": 7.1, "austen_0880": 2.99}  # of recordings
 needs_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium here")
 
 
@@ -100,6 +101,26 @@ def text_of(said, *names):
     return [w["word"] for name in names for w in said[name]]
 
 
+def complete(page, expected):
+    """What a page has heard: some words may be wrong, but none is lost or doubled."""
+    found = words(page.words("you"))
+    assert wrong(found, expected) <= 0.2 and abs(len(found) - len(expected)) <= 1, found
+
+
+def in_time(page, said, first, pause, then):
+    """The user's words are where they are in the recordings, whenever the microphone was opened."""
+    script = "[...document.querySelectorAll('.turn.you .word')].map(w => [w.textContent, Number(w.dataset.t)])"
+    found = page.evaluate(script)
+    second = SECONDS[first] + pause  # where the other one begins
+    expected = [(w["word"], w["start"]) for w in said[first]]
+    expected += [(w["word"], w["start"] + second) for w in said[then]]
+    one, two = ([words(w)[0] for w, _ in pairs] for pairs in (found, expected))
+    same = Levenshtein.matching_blocks(one, two)
+    off = [found[b.a + k][1] - expected[b.b + k][1] for b in same for k in range(b.size)]
+    assert len(off) > len(expected) / 2
+    assert np.abs(off - np.median(off)).max() < 0.4, off
+
+
 def wrong(found, expected):
     """The rate of wrong words."""
     return Levenshtein.distance(found, expected) / len(expected)
@@ -121,7 +142,9 @@ def test_every_file_comes_with_its_type_and_a_strict_policy(locked):
                 continue
             answer = client.get(path)
             assert answer.status_code == 200 and answer.content == pages.content(name)[0]
-            policy = dict(p.split(" ", 1) for p in answer.headers["content-security-policy"].split("; "))
+            policy = dict(
+                p.split(" ", 1) for p in answer.headers["content-security-policy"].split("; ")
+            )
             assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'"
             assert "unsafe" not in str(policy) and policy["frame-ancestors"] == "'none'"
             assert answer.headers["x-content-type-options"] == "nosniff"
@@ -160,7 +183,7 @@ def test_every_id_and_label_is_there(files):
     ids = re.findall(r'\sid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'\$\("([^"]+)"\)', files["app.js"])) <= set(ids)
-    assert {i for i in re.findall(r'(?:for|aria-describedby)="([^"]+)"', html)} <= set(ids)
+    assert set(re.findall(r'(?:for|aria-describedby)="([^"]+)"', html)) <= set(ids)
 
 
 def luminance(colour):
@@ -174,7 +197,12 @@ def test_texts_have_the_contrast_of_wcag(files, theme):
     block = re.findall(r":root \{(.*?)\}", files["style.css"], re.S)[theme]
     c = dict(re.findall(r"--([\w-]+): (#\w{6});", block))
     pairs = itertools.product(["ink", "soft", "you", "voice"], ["paper", "raised"])
-    more = [("on-strong", "strong"), ("alarm", "alarm-paper"), ("voice", "calm-paper"), ("paper", "ink")]
+    more = [
+        ("on-strong", "strong"),
+        ("alarm", "alarm-paper"),
+        ("voice", "calm-paper"),
+        ("paper", "ink"),
+    ]
     for text, ground in [*pairs, *more]:
         one, two = sorted((luminance(c[text]), luminance(c[ground])))
         assert (two + 0.05) / (one + 0.05) >= 4.5, (text, ground)
@@ -201,11 +229,14 @@ def test_a_conversation_that_is_interrupted_by_voice(
     with browser.browsing(tmp_path / "profile", path) as page:
         page.open(served.url)
         page.click("#start")
-        page.until("document.querySelectorAll('.turn.voice').length == 2 && document.querySelector('#state').dataset.state == 'listening'")
+        page.until(
+            "document.querySelectorAll('.turn.voice').length == 2 && document.querySelector('#state').dataset.state == 'listening'"
+        )
         yours, voices = page.texts(".turn.you .words"), page.texts(".turn.voice .words")
         assert wrong(words(yours[0]), text_of(said, "austen_0880")) <= 0.3
         assert wrong(words(yours[-1]), text_of(said, "austen_0930")) <= 0.3
         assert LONG.startswith(voices[0]) and voices[1] == "Yes."
+        in_time(page, said, "austen_0880", 7.0, "austen_0930")
         # What was struck out was not heard, and the agent knows what was.
         heard = page.texts(".turn.voice .word:not(.unheard)")
         told = [m["content"] for m in agent.asked[-1] if m["role"] == "assistant"][0]
@@ -227,16 +258,18 @@ def test_a_typed_question_and_a_stop(served, agent, microphone, tmp_path, how):
     with browser.browsing(tmp_path / "profile", microphone(1.0)) as page:
         page.open(served.url)
         page.type("#text", "Tell me <i>all</i>.")
-        page.until("document.querySelectorAll('.turn.voice .word:not(.coming)').length > 3")
+        page.until("document.querySelectorAll('.turn.voice .word:not(.coming)').length > 1")
         page.click("#interrupt") if how == "button" else page.key("Escape", 27)
         at = page.evaluate("performance.now()")
-        page.until("document.querySelector('.turn.voice .word.unheard')")
+        page.until("document.querySelector('.turn.voice.cut')")
         time.sleep(1.0)
         sound, times = page.heard()
         late = [x for t, x in zip(times, sound.reshape(-1, 1024)) if t > at + 300]
         assert len(late) > 5 and np.abs(late).max() == 0
         page.type("#text", "And now?")
-        page.until("document.querySelectorAll('.turn.voice').length == 2 && document.querySelector('#state').dataset.state == 'listening'")
+        page.until(
+            "document.querySelectorAll('.turn.voice').length == 2 && document.querySelector('#state').dataset.state == 'listening'"
+        )
         assert agent.asked[0][-1]["content"] == "Tell me <i>all</i>."
         assert page.texts(".turn.you .words") == ["Tell me <i>all</i>.", "And now?"]
         assert "<b>Fine</b>" in page.texts(".turn.voice .words")[1]  # as text
@@ -250,7 +283,10 @@ def test_a_dropped_socket_and_a_reload_lose_no_word(served, microphone, said, tm
     path = microphone(1.0, "austen_0870", 1.5, "austen_0880")
     port = int(served.url.rpartition(":")[2])
     reading = text_of(said, "austen_0870", "austen_0880")
-    finals, before = "document.querySelectorAll('.turn.you:not(.open)').length", len(served.engine.resumable)
+    finals, before = (
+        "document.querySelectorAll('.turn.you:not(.open)').length",
+        len(served.engine.resumable),
+    )
     with browser.cable(port) as cable, browser.browsing(tmp_path / "profile", path) as page:
         page.open(f"http://127.0.0.1:{cable.port}")
         page.click("input[value=transcribe] + span")
@@ -262,21 +298,17 @@ def test_a_dropped_socket_and_a_reload_lose_no_word(served, microphone, said, tm
         cable.plugged = True
         page.until(f"{finals} == 2")
         assert "Nothing was lost" in page.texts("#notice-text")[0]
-        assert wrong(words(page.words("you")), reading) <= 0.1
-        times = page.evaluate("[...document.querySelectorAll('.turn.you .word')].map(w => Number(w.dataset.t))")
-        true = [w["start"] for w in said["austen_0870"]] + [w["start"] + 8.6 for w in said["austen_0880"]]
-        if len(times) == len(true):
-            shift = np.median(np.subtract(times, true))
-            assert np.abs(np.subtract(times, true) - shift).max() < 0.5
+        complete(page, reading)
+        in_time(page, said, "austen_0870", 1.5, "austen_0880")
 
         # The microphone's file begins anew with each page.
         page.reload()
-        assert wrong(words(page.words("you")), reading) <= 0.1
+        complete(page, reading)
         page.until(f"{finals} == 4 || document.querySelector('#start').textContent == 'Continue'")
         if page.texts("#start") == ["Continue"]:
             page.click("#start")
         page.until(f"{finals} == 4")
-        assert wrong(words(page.words("you")), 2 * reading) <= 0.1
+        complete(page, 2 * reading)
         assert len(served.engine.resumable) == before + 1
         page.click("#start")
         page.until("document.querySelector('#start').textContent == 'Start'")
@@ -295,7 +327,9 @@ def test_a_reload_in_the_middle_of_a_sentence(served, microphone, said, tmp_path
         before = words(page.words("you"))
         page.reload()
         page.until("document.querySelector('#start').textContent != 'Start'")
-        page.until("document.querySelector('#log').textContent.endsWith('for them.') || document.querySelector('#start').textContent == 'Continue'")
+        page.until(
+            "document.querySelector('#log').textContent.endsWith('for them.') || document.querySelector('#start').textContent == 'Continue'"
+        )
         if page.texts("#start") == ["Continue"]:
             page.click("#start")
             page.until("document.querySelector('#log').textContent.endsWith('for them.')")
@@ -310,14 +344,19 @@ def test_a_conversation_goes_on_after_a_drop_and_says_so(served, agent, micropho
     agent.answers = ["Good morning.", "Still here."]
     port = int(served.url.rpartition(":")[2])
     idle = "document.querySelector('#state').dataset.state == 'listening'"
-    with browser.cable(port) as cable, browser.browsing(tmp_path / "profile", microphone(1.0)) as page:
+    with (
+        browser.cable(port) as cable,
+        browser.browsing(tmp_path / "profile", microphone(1.0)) as page,
+    ):
         page.open(f"http://127.0.0.1:{cable.port}")
         page.type("#text", "Hello.")
         page.until(f"document.querySelectorAll('.turn.voice').length == 1 && {idle}")
         cable.cut()
         page.until("document.querySelector('#state').dataset.state == 'waiting'")
         cable.plugged = True
-        page.until("document.querySelector('#notice-text').textContent.includes('new conversation')")
+        page.until(
+            "document.querySelector('#notice-text').textContent.includes('new conversation')"
+        )
         page.type("#text", "Are you there?")
         page.until(f"document.querySelectorAll('.turn.voice').length == 2 && {idle}")
         contents = [m["content"] for m in agent.asked[-1] if m["role"] != "system"]
@@ -330,11 +369,17 @@ def test_a_wrong_key_is_told_and_a_right_one_is_nowhere_to_be_seen(locked, micro
         page.open(locked.url)
         assert page.evaluate("document.activeElement.id") == "key"
         page.type("#key", "not the right one")
-        page.until("document.querySelector('#notice-text').textContent.includes('does not know this key')")
+        page.until(
+            "document.querySelector('#notice-text').textContent.includes('does not know this key')"
+        )
         page.type("#key", KEY)
-        page.until("document.querySelector('#voice option') && document.querySelector('#key-form').hidden")
+        page.until(
+            "document.querySelector('#voice option') && document.querySelector('#key-form').hidden"
+        )
         page.type("#text", "Hello.")
-        page.until("document.querySelector('.turn.voice') && document.querySelector('#state').dataset.state == 'listening'")
+        page.until(
+            "document.querySelector('.turn.voice') && document.querySelector('#state').dataset.state == 'listening'"
+        )
         assert page.texts(".turn.voice .words") == ["Hello! What can I do for you?"]
         page.click("#start")
         page.click("input[value=transcribe] + span")
@@ -345,10 +390,14 @@ def test_a_wrong_key_is_told_and_a_right_one_is_nowhere_to_be_seen(locked, micro
         seen = page.requested()
         assert any("v1/stream" in url for url in seen) and any("v1/realtime" in url for url in seen)
         assert not any("key" in url.lower() or "token" in url or "?" in url for url in seen)
-        assert KEY not in page.evaluate("JSON.stringify(localStorage) + document.documentElement.outerHTML + location")
+        assert KEY not in page.evaluate(
+            "JSON.stringify(localStorage) + document.documentElement.outerHTML + location"
+        )
         page.evaluate("sessionStorage.setItem('speechstream.key', 'one that has changed')")
         page.call("Page.reload")
-        page.until("document.querySelector('#notice-text').textContent.includes('does not know this key')")
+        page.until(
+            "document.querySelector('#notice-text').textContent.includes('does not know this key')"
+        )
 
 
 @needs_browser
@@ -359,14 +408,17 @@ def test_a_text_is_spoken(served, models, tmp_path):
         page.click("input[value=speak] + span")
         page.type("#text", text)
         page.until("document.querySelector('.turn.voice:not(.open)')")
+        time.sleep(0.5)  # the recorder has buffers of its own
         assert page.words("voice") == text
         sound, _ = page.heard()
-        assert wrong(words(models[0].transcribe(sound, 24_000).text), words(text)) <= 0.1
-        alone = models[1].synthesize(text, markup=False).pcm  # every sample once, and in its place
-        first = np.flatnonzero(np.abs(sound) > 1e-3)[0] - np.flatnonzero(np.abs(alone) > 1e-3)[0]
-        n = len(alone) // 2
-        at = min(range(max(first - 50, 0), first + 50), key=lambda i: np.abs(sound[i : i + n] - alone[:n]).max())
-        assert np.abs(sound[at : at + n] - alone[:n]).max() < 2e-3
+        alone = models[1].synthesize(text, markup=False).pcm
+        heard, expected = (models[0].transcribe(x, 24_000).text for x in (sound, alone))
+        assert wrong(words(heard), words(expected)) <= 0.1
+        # A block that came in time follows the one before without a gap; on a slow machine there may be gaps.
+        a, b = (np.flatnonzero(np.abs(x) > 1e-3)[0] for x in (sound, alone))
+        n = 6000
+        off = min(range(-50, 50), key=lambda o: np.abs(sound[a + o :][:n] - alone[b:][:n]).max())
+        assert np.abs(sound[a + off :][:n] - alone[b:][:n]).max() < 2e-3
         assert not page.errors()
 
 
@@ -389,11 +441,15 @@ def test_all_controls_are_named_within_reach_and_large_enough(served, tmp_path, 
                 assert bottom - top >= 32
             tree = page.call("Accessibility.getFullAXTree")["nodes"]
             roles = ("button", "combobox", "textbox", "radio", "checkbox", "DisclosureTriangle")
-            controls = [n for n in tree if n.get("role", {}).get("value") in roles and not n["ignored"]]
+            controls = [
+                n for n in tree if n.get("role", {}).get("value") in roles and not n["ignored"]
+            ]
             assert len(controls) >= 6
             assert all(n["name"]["value"] for n in controls), controls
         focused = []
         for _ in range(14):
             page.key("Tab", 9)
-            focused.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+            focused.append(
+                page.evaluate("document.activeElement.id || document.activeElement.tagName")
+            )
         assert {"text", "send", "voice"} <= set(focused)

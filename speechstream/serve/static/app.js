@@ -351,7 +351,9 @@ class Talk extends Hearing {
   /** Words that begin in a block: at their times, or spread over it by their letters where a server says none. */
   place(v, first, n) {
     const texts = v.text.split(/\s+/).filter(Boolean);
-    const dated = v.dated.filter((w, i) => !i || w.start !== v.dated[i - 1].start);
+    if (v.within && /^\S/.test(v.text)) v.turn.words.at(-1).text += texts.shift(); // the rest of a word
+    if (v.text) v.within = /\S$/.test(v.text);
+    const dated = v.dated;
     const letters = texts.reduce((sum, w) => sum + w.length + 1, 0) || 1;
     let before = 0;
     texts.forEach((text, i) => {

@@ -63,6 +63,7 @@ export class Log {
     if (turn.partial) written.push(make("span", "partial", turn.partial));
     words.replaceChildren(...written.flatMap((s, i) => (i ? [" ", s] : [s])));
     element.classList.toggle("open", !turn.done);
+    element.classList.toggle("cut", turn.heard !== undefined);
     this.mark(turn, turn.heard ?? (turn.done ? Infinity : (turn.played ?? -1)));
     if (follow) this.list.scrollTop = this.list.scrollHeight;
   }
