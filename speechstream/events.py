@@ -46,10 +46,15 @@ class Phoneme:
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """Somebody began to speak."""
+    """Somebody began to speak.
+
+    channel, here and in the other events of recognition: "left", "right" or a number from "1" on where each channel of a
+    recording is heard by itself; None otherwise.
+    """
 
     time: float  # where speech began
     decided: float  # how much of the stream had been heard when that was decided
+    channel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Partial:
     stable: str
     unstable: str
     time: float  # how much of the stream had been heard
+    channel: str | None = None
 
     @property
     def text(self) -> str:
@@ -73,6 +79,7 @@ class Final:
     words: tuple[Word, ...]
     start: float
     end: float
+    channel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Endpoint:
 
     time: float  # where speech ended
     decided: float  # how much of the stream had been heard when that was decided
+    channel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ Event = SpeechStarted | Partial | Final | Endpoint | Audio | Failed
 
 @dataclass(frozen=True)
 class Transcript:
-    """A whole file or array."""
+    """A whole file or array. Segments are in the order in which they begin."""
 
     segments: tuple[Final, ...]
     duration: float  # seconds of audio
@@ -120,6 +128,15 @@ class Transcript:
     @property
     def words(self) -> tuple[Word, ...]:
         return tuple(w for s in self.segments for w in s.words)
+
+    @property
+    def channels(self) -> dict[str, Transcript]:
+        """The transcript of each channel in which somebody speaks, by its label, where they are heard one by one."""
+        labels = sorted({s.channel for s in self.segments if s.channel}, key=lambda c: (len(c), c))
+        return {
+            label: Transcript(tuple(s for s in self.segments if s.channel == label), self.duration)
+            for label in labels
+        }
 
 
 _NAMES: dict[type, str] = {
@@ -135,6 +152,8 @@ _NAMES: dict[type, str] = {
 def to_json(event: Event) -> dict[str, Any]:
     """An event as an object of JSON values: its "type" and its fields. Sound is base64 of 32-bit floats."""
     fields: dict[str, Any] = {"type": _NAMES[type(event)], **vars(event)}
+    if fields.get("channel", "") is None:
+        del fields["channel"]
     if isinstance(event, Audio):
         fields["pcm"] = base64.b64encode(event.pcm.astype("<f4").tobytes()).decode()
         fields["phonemes"] = [dict(vars(p)) for p in event.phonemes]
@@ -157,20 +176,30 @@ def from_json(value: Any) -> Event:
     """What `to_json` was given. Raises ValueError for anything else."""
     kind = _field(value, "type", str)
     readers: dict[str, Callable[[Any], Event]] = {
-        "speech_started": lambda v: SpeechStarted(_seconds(v, "time"), _seconds(v, "decided")),
+        "speech_started": lambda v: SpeechStarted(
+            _seconds(v, "time"), _seconds(v, "decided"), _channel(v)
+        ),
         "partial": lambda v: Partial(
-            _field(v, "stable", str), _field(v, "unstable", str), _seconds(v, "time")
+            _field(v, "stable", str), _field(v, "unstable", str), _seconds(v, "time"), _channel(v)
         ),
         "final": lambda v: Final(
-            _field(v, "text", str), _words(v), _seconds(v, "start"), _seconds(v, "end")
+            _field(v, "text", str),
+            _words(v),
+            _seconds(v, "start"),
+            _seconds(v, "end"),
+            _channel(v),
         ),
-        "endpoint": lambda v: Endpoint(_seconds(v, "time"), _seconds(v, "decided")),
+        "endpoint": lambda v: Endpoint(_seconds(v, "time"), _seconds(v, "decided"), _channel(v)),
         "audio": lambda v: Audio(_pcm(v), _seconds(v, "start"), _words(v), _phonemes(v)),
         "failed": lambda v: Failed(_field(v, "message", str)),
     }
     if kind not in readers:
         raise ValueError(f"{kind[:40]!r} is no type of event; expected one of {', '.join(readers)}")
     return readers[kind](value)
+
+
+def _channel(value: Mapping[str, Any]) -> str | None:
+    return None if value.get("channel") is None else _field(value, "channel", str)
 
 
 def _words(value: Mapping[str, Any]) -> tuple[Word, ...]:

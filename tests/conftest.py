@@ -24,6 +24,10 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_the_embedded_model_hears_the_same_in_any_company",
         "test_who_closes_a_pool_of_recordings_stops_it",
     ),
+    "asr/test_multichannel.py": (
+        "test_a_split_call_is_what_its_channels_say_alone",
+        "test_live_events_name_their_channel_and_do_not_depend_on_blocks",
+    ),
     "asr/test_recognizer.py": (
         "test_any_type_gives_the_same_text",
         "test_both_engines_write_the_same",
@@ -33,6 +37,13 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_two_sentences_with_a_pause",
     ),
     "asr/whisper/test_timing.py": ("test_recordings_are_dated_as_forced_alignment_dates_them",),
+    "audio/test_echo.py": (
+        "test_a_device_that_loses_sound_is_followed",
+        "test_a_headset_has_no_echo_and_the_user_passes",
+        "test_an_echo_is_found_and_taken_away",
+        "test_drift_is_measured",
+        "test_the_user_is_heard_as_without_it",
+    ),
     "audio/test_features.py": (
         "test_equals_librosa_on_speech",
         "test_filters_are_librosas",
@@ -44,12 +55,22 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "serve/test_serve_command.py": ALL,
     "text/test_captions.py": ("test_limits_and_order",),
     "cli/test_end_to_end.py": ALL,
+    "cli/test_say_options.py": (
+        "test_a_dictionary",
+        "test_a_rate_is_the_resampler_s",
+        "test_pauses_are_scaled",
+        "test_plain_reads_everything",
+        "test_the_header_of_a_file_is_right_at_the_end",
+    ),
+    "text/test_markdown.py": ("test_blocks_are_those_of_markdown_it",),
+    "cli/test_talk.py": ("test_the_embedded_brain_answers_a_pipe",),
     "cli/test_say.py": (
         "test_a_pipe_gets_a_wav_that_players_accept",
         "test_voices_lists_what_is_installed",
         "test_voices_that_are_not_there",
     ),
     "duplex/test_session.py": ALL,
+    "duplex/test_live.py": ALL,
     "duplex/test_conversation_rules.py": ALL,
     "convert/test_mimi.py": (
         "test_equal_to_transformers",

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from speechstream.serve.engine import Engine, Limits
+from speechstream.serve.engine import Engine, Limits, Refused
 
 
 class Server:
@@ -35,7 +35,12 @@ class Server:
 
         def mounted(handler: Callable[..., Any]) -> Callable[..., Any]:
             async def endpoint(websocket: Any) -> None:
-                await handler(websocket, self.engine)
+                try:
+                    with self.engine.seat("test"):
+                        await handler(websocket, self.engine)
+                except Refused as refused:
+                    await websocket.accept()
+                    await websocket.close(1013, str(refused))
 
             return endpoint
 

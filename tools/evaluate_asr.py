@@ -497,6 +497,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--engine", choices=("onnx", "torch"))
     add("--decoder", choices=("attention", "ctc", "transducer"))
     add("--beam", type=int, help="hypotheses that compete; 1 is greedy")
+    add("--numbers", choices=("asis", "digits", "words"), help="how numbers are written")
+    add("--punctuation", choices=("on", "off"), help="whether there are marks between words")
     add("--via", choices=("api", "cli"), default="api")
     add("--threads", type=int, default=1)
     add(
@@ -526,11 +528,14 @@ def evaluate(
         for k, v in (("engine", args.engine), ("decoder", args.decoder), ("beam", args.beam))
         if v
     }
+    form = {k: v for k, v in (("numbers", args.numbers), ("punctuation", args.punctuation)) if v}
     if asr is None and args.via == "api":
         import speechstream
+        from speechstream.asr.form import TextForm
 
         threads = {"threads": args.threads} if args.threads > 1 else {}
-        asr = speechstream.Recognizer.load(args.model, **options, **threads)
+        written = TextForm(args.numbers or "asis", args.punctuation != "off")
+        asr = speechstream.Recognizer.load(args.model, form=written, **options, **threads)
     ran: list[tuple[str, list[Result], float, float]] = []
     own = LATENCIES if asr is None else (*map(str, asr.latencies), "offline")
     if asr is not None and not set(args.latency or own) <= set(own):
@@ -540,9 +545,8 @@ def evaluate(
     for latency in args.latency or own:
         cpu, wall = _cpu_s(), time.perf_counter()
         if args.via == "cli":
-            flags = [
-                f for k, v in [*options.items(), ("model", args.model)] if v for f in (f"--{k}", v)
-            ]
+            given = [*options.items(), *form.items(), ("model", args.model)]
+            flags = [f for k, v in given if v for f in (f"--{k}", v)]
             results = cli_all(utterances, latency, flags)
         elif latency == "offline":
             results = [offline_one(asr, u) for u in utterances]
@@ -562,6 +566,7 @@ def evaluate(
             "manifest": args.manifest.name,
             "model": args.model or "embedded",
             **options,
+            **form,
             "via": args.via,
             "threads": args.threads,
             "limit": args.limit,

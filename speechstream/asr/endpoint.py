@@ -9,6 +9,9 @@ import math
 from dataclasses import dataclass, replace
 
 WINDOW_S = 0.032
+LONGEST_S = (
+    30.0  # Whisper has learnt from no longer ones: beyond, its decoder begins to leave words out
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class EndpointRules:
                 raise ValueError(
                     f"{name} is a number of seconds above 0, not {getattr(self, name)}"
                 )
+        if self.longest_s > LONGEST_S:
+            raise ValueError(f"longest_s is at most {LONGEST_S:g} seconds, not {self.longest_s}")
         if not 0 <= self.before_s < math.inf:
             raise ValueError(f"before_s is a number of seconds from 0, not {self.before_s}")
 

@@ -31,6 +31,9 @@ class Mode:
     vad_windows: int = 1  # of 32 ms, judged together
 
 
+NOTHING = np.zeros(0, np.float32)  # samples
+
+
 class Family(Protocol[S]):
     """One model as a recogniser. Shared by any number of streams and threads."""
 
@@ -46,8 +49,8 @@ class Family(Protocol[S]):
     def feed(self, x: np.ndarray, segment: S, mode: Mode) -> Work[S]:
         """Hear samples (n,) at 16 kHz."""
 
-    def finish(self, segment: S, mode: Mode) -> Work[S]:
-        """Hear the end of the segment: all of its text becomes stable."""
+    def finish(self, segment: S, mode: Mode, rest: np.ndarray = NOTHING) -> Work[S]:
+        """Hear the last samples (n,) and the end of the segment: all of its text becomes stable."""
 
     def close(self, segment: S) -> None:
         """The segment is not used again."""

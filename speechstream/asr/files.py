@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any, Protocol
 
+from speechstream.audio.channels import MIX, SPLIT, Channels, check_channels
 from speechstream.audio.io import Source, blocks
 from speechstream.audio.recording import Blocks
 from speechstream.errors import AudioDamaged, SpeechStreamError
@@ -34,6 +35,7 @@ class Transcriber(Protocol):
         *,
         latency_ms: int | None = None,
         progress: Callable[[float], None] | None = None,
+        channels: Channels = MIX,
     ) -> Transcript: ...
 
     def pool(self, slots: int) -> Any: ...
@@ -54,23 +56,26 @@ def transcribe_many(
     jobs: int | None = None,
     latency_ms: int | None = None,
     progress: Callable[[float], None] | None = None,
+    channels: Channels = MIX,
 ) -> Iterator[Transcript | SpeechStreamError]:
     """Transcripts in the order of the files; in the place of one that cannot be used, the error that says why. That of a
     file that is damaged or cut short is AudioDamaged, and its `transcript` is what was heard of it.
 
     `jobs` threads work at a time, by default one a core; `progress` is told the seconds of sound done in all files,
     from any of the threads. Whoever closes the iterator stops the work at the next second of sound. The texts are
-    those of `Recognizer.transcribe`. Raises ValueError for jobs below 1.
+    those of `Recognizer.transcribe`, whose `channels` these are. Raises ValueError for jobs below 1.
     """
     jobs = cores() if jobs is None else jobs
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
-    return _results(_Work(recognizer, list(files), latency_ms, progress), min(jobs, len(files)))
+    work = _Work(recognizer, list(files), latency_ms, progress, check_channels(channels))
+    return _results(work, min(jobs, len(files)))
 
 
 def _results(work: _Work, jobs: int) -> Iterator:
     # each of several threads takes a share of the files at hand, so that none has a full pool while another has none
     width = max(1, min(work.recognizer.batch_size, -(-len(work.results) // max(jobs, 1))))
+    width = 1 if work.channels == SPLIT else width  # whose streams are several
     run = work.in_turn if width == 1 else lambda: work.at_once(width)
     for i in range(jobs):
         Thread(target=run, name=f"transcribe-{i}").start()
@@ -114,8 +119,10 @@ class _Work:
         files: list,
         latency_ms: int | None,
         progress: Callable[[float], None] | None,
+        channels: Channels,
     ):
         self.recognizer, self.latency_ms, self.progress = recognizer, latency_ms, progress
+        self.channels = channels
         self.results: list[Future] = [Future() for _ in files]
         self.left = deque(zip(files, self.results))
         self.stop, self.lock, self.heard = Event(), Lock(), 0.0
@@ -146,7 +153,9 @@ class _Work:
 
             try:
                 result.set_result(
-                    self.recognizer.transcribe(file, latency_ms=self.latency_ms, progress=done)
+                    self.recognizer.transcribe(
+                        file, latency_ms=self.latency_ms, progress=done, channels=self.channels
+                    )
                 )
             except Exception as error:  # whatever it is, it is this recording's
                 result.set_exception(error)
@@ -174,7 +183,7 @@ class _Work:
         while len(heard) < width and (taken := self.take()):
             file, result = taken
             try:
-                source = blocks(file)
+                source = blocks(file, channels=self.channels)
                 heard[pool.open(self.latency_ms, source.rate)] = _Open(result, source)
             except Exception as error:
                 result.set_exception(error)

@@ -16,7 +16,10 @@ from speechstream.asr.biasing import Bias, HotWords, Phrases, chosen
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.asr.family import Biasable, Family
 from speechstream.asr.files import transcribe_many
+from speechstream.asr.form import TextForm
+from speechstream.asr.multichannel import SplitStream
 from speechstream.asr.stream import RecognitionCore, StreamState
+from speechstream.audio.channels import MIX, SPLIT, Channels, check_channels, only
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.io import Source, blocks, is_source
 from speechstream.audio.recording import Blocks, check_rate
@@ -140,8 +143,10 @@ class Recognizer:
         digest: str = "",
         vad: Vad | None = None,
         hotwords: HotWords | None = None,
+        form: TextForm | None = None,
     ):
         self.family, self.rules = family, rules or EndpointRules()
+        self.form = form or TextForm()
         self.card, self.digest = card or {}, digest
         self._vad = vad or load_vad()
         self._compiled: OrderedDict[str, Bias] = OrderedDict()  # by the digest of the hot words
@@ -162,6 +167,7 @@ class Recognizer:
         rules: EndpointRules | None = None,
         hotwords: Phrases = None,
         grammar: Phrases = None,
+        form: TextForm | None = None,
         **options: Any,
     ) -> Recognizer:
         """Open a bundle; without a path, the embedded one.
@@ -171,7 +177,8 @@ class Recognizer:
         model's best. beam: hypotheses that compete, 1 being greedy; None: 4 for "attention", 1 otherwise.
         hotwords: phrases to expect, as a list, a dict of weights, or a file of one a line (`asr.biasing.HotWords`);
         grammar: the only phrases that may come out. Both are for all streams that name none of their own.
-        Other options are the family's. Raises SpeechStreamError where the bundle is damaged or is not a
+        rules: where speech ends (`asr.endpoint.EndpointRules`); form: how numbers and punctuation are written
+        (`asr.form.TextForm`). Other options are the family's. Raises SpeechStreamError where the bundle is damaged or is not a
         recogniser, ValueError for a wrong option.
         """
         b = bundle.load(path or bundle.embedded("asr"))
@@ -179,7 +186,7 @@ class Recognizer:
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
         loader = models.find(b.architecture, "asr").load
         family = loader(b, engine, device, threads, decoder, beam, **options)
-        return cls(family, rules, b.card, b.digest, hotwords=chosen(hotwords, grammar))
+        return cls(family, rules, b.card, b.digest, hotwords=chosen(hotwords, grammar), form=form)
 
     @property
     def latencies(self) -> tuple[int, ...]:
@@ -198,16 +205,17 @@ class Recognizer:
         hotwords: Phrases = None,
         grammar: Phrases = None,
         rules: EndpointRules | None = None,
+        form: TextForm | None = None,
     ) -> RecognitionCore:
-        """The pure core of such streams: `events, state = drive(core.step(samples, state))`. rules: of this one alone."""
+        """The pure core of such streams: `events, state = drive(core.step(samples, state))`. rules, form: of this one alone."""
         sample_rate = check_rate(sample_rate)
         if hotwords is False and grammar is None:
-            return self._core(latency_ms, sample_rate, None, rules)
+            return self._core(latency_ms, sample_rate, None, rules, form)
         if isinstance(hotwords, HotWords) and grammar is None:
-            return self._core(latency_ms, sample_rate, hotwords, rules)
+            return self._core(latency_ms, sample_rate, hotwords, rules, form)
         words = chosen(hotwords, grammar)
         words = self.hotwords if words is None else words
-        return self._core(latency_ms, sample_rate, words, rules)
+        return self._core(latency_ms, sample_rate, words, rules, form)
 
     def _core(
         self,
@@ -215,6 +223,7 @@ class Recognizer:
         sample_rate: int,
         words: HotWords | None,
         rules: EndpointRules | None = None,
+        form: TextForm | None = None,
     ) -> RecognitionCore:
         bias = None if words is None else self._bias(words)
         return RecognitionCore(
@@ -226,6 +235,7 @@ class Recognizer:
             self.digest,
             words,
             bias,
+            form or self.form,
         )
 
     def _bias(self, words: HotWords) -> Bias:
@@ -249,13 +259,30 @@ class Recognizer:
         hotwords: Phrases = None,
         grammar: Phrases = None,
         rules: EndpointRules | None = None,
+        form: TextForm | None = None,
     ) -> Stream:
         """Open a live stream. latency_ms: the encoder's chunk, one of `latencies`; None: as files are heard.
 
         hotwords, grammar: as of `load`, for this stream; False: none, also where `load` was given some.
-        rules: where its speech ends, in place of those of `load`.
+        rules: where its speech ends, form: how its text is written, in place of those of `load`.
         """
-        return Stream(self.core(latency_ms, sample_rate, hotwords, grammar, rules))
+        return Stream(self.core(latency_ms, sample_rate, hotwords, grammar, rules, form))
+
+    def split_stream(
+        self,
+        latency_ms: int | None = 320,
+        sample_rate: int = SAMPLE_RATE,
+        hotwords: Phrases = None,
+        grammar: Phrases = None,
+        rules: EndpointRules | None = None,
+        form: TextForm | None = None,
+    ) -> SplitStream:
+        """Open a live stream that hears each channel of its blocks (n, channels) by itself; each event names its channel.
+
+        The arguments are those of `stream`.
+        """
+        core = self.core(latency_ms, sample_rate, hotwords, grammar, rules, form)
+        return SplitStream(lambda: Stream(core))
 
     def resume(self, data: bytes) -> Stream:
         """The stream that `Stream.to_bytes` was called on. Raises SpeechStreamError for other bytes."""
@@ -275,12 +302,13 @@ class Recognizer:
             hotwords: Phrases = None,
             grammar: Phrases = None,
             rules: EndpointRules | None = None,
+            form: TextForm | None = None,
         ) -> RecognitionCore:
-            return self.core(latency_ms, sample_rate, hotwords, grammar, rules).on(family)
+            return self.core(latency_ms, sample_rate, hotwords, grammar, rules, form).on(family)
 
-        def kind(data: bytes) -> tuple[int | None, int, HotWords | bool, None, EndpointRules]:
-            latency_ms, sample_rate, words, rules = RecognitionCore.kind(data)
-            return latency_ms, sample_rate, words or False, None, rules
+        def kind(data: bytes) -> tuple[Any, ...]:
+            latency_ms, sample_rate, words, rules, form = RecognitionCore.kind(data)
+            return latency_ms, sample_rate, words or False, None, rules, form
 
         return Pool(slots, core, kind)
 
@@ -292,6 +320,9 @@ class Recognizer:
         progress: Callable[[float], None] | None = None,
         hotwords: Phrases = None,
         grammar: Phrases = None,
+        rules: EndpointRules | None = None,
+        form: TextForm | None = None,
+        channels: Channels = MIX,
     ) -> Transcript:
         """A whole recording. latency_ms None: each segment is encoded at once.
 
@@ -299,14 +330,18 @@ class Recognizer:
         array, (n,) or (n, channels), with its sample_rate. Files are read block by block, so their length is bounded
         by nothing; `progress` is told seconds done.
 
+        channels: "mix" of all; "left", "right" or a number from 1 on for one of them; "split" for each by itself: the
+        segments then name their channel ("left" and "right" of two, numbers of more, "mono" of one).
+
         Raises ValueError for a wrong argument, SpeechStreamError for what cannot be read, and for what is damaged or
         cut short AudioDamaged, whose `transcript` is what was heard of it.
         """
-        source = self._source(audio, sample_rate)
+        source = self._source(audio, sample_rate, channels)
         segments: list[Final] = []
         done, damage = 0, None
         with source:
-            stream = self.stream(latency_ms, source.rate, hotwords, grammar)
+            open_stream = self.split_stream if source.channels == SPLIT else self.stream
+            stream = open_stream(latency_ms, source.rate, hotwords, grammar, rules, form)
             try:
                 for piece in source:
                     segments += [e for e in stream.push(piece) if isinstance(e, Final)]
@@ -316,6 +351,7 @@ class Recognizer:
             except AudioDamaged as error:
                 damage = error
             segments += [e for e in stream.finish() if isinstance(e, Final)]
+        segments.sort(key=lambda s: s.start)  # of channels, whoever began first
         transcript = Transcript(tuple(segments), done / source.rate)
         if damage is not None:
             damage.transcript = transcript
@@ -323,15 +359,18 @@ class Recognizer:
         return transcript
 
     @staticmethod
-    def _source(audio: Any, sample_rate: Any) -> Blocks:
+    def _source(audio: Any, sample_rate: Any, channels: Any) -> Blocks:
         """What `transcribe` was given, as blocks."""
-        rate = None if sample_rate is None else check_rate(sample_rate)
+        rate, channels = (
+            None if sample_rate is None else check_rate(sample_rate),
+            check_channels(channels),
+        )
         if isinstance(audio, Blocks):
-            return audio
+            return audio if channels == MIX else audio.hear(channels)
         if is_source(audio) and (
             rate is None or not isinstance(audio, (bytes, bytearray, memoryview))
         ):
-            return blocks(audio)
+            return blocks(audio, channels=channels)
         if rate is None and (hasattr(audio, "__array__") or isinstance(audio, (list, tuple))):
             raise ValueError("transcribing an array needs its sample_rate, in Hz")
         if rate is None:
@@ -340,15 +379,22 @@ class Recognizer:
                 f"sample_rate, got {type(audio).__name__}"
             )
         samples, size = as_samples(audio), ARRAY_BLOCK_S * rate
+        if isinstance(channels, int):
+            samples = only(samples, channels, "the array")
         pieces = (samples[i : i + size] for i in range(0, len(samples), size))
-        return Blocks(rate, pieces, len(samples) / rate)
+        whole = Blocks(rate, pieces, len(samples) / rate, lambda channels: pieces)
+        return whole.hear(channels) if channels == SPLIT else whole
 
     def transcribe_many(
-        self, files: Sequence[Source], jobs: int | None = None, latency_ms: int | None = None
+        self,
+        files: Sequence[Source],
+        jobs: int | None = None,
+        latency_ms: int | None = None,
+        channels: Channels = MIX,
     ) -> Iterator[Transcript | SpeechStreamError]:
         """Many files on as many threads as there are cores: see `speechstream.asr.files`.
 
         In the place of one that cannot be used stands the error that says why; that of a damaged one is AudioDamaged,
-        and its `transcript` is what was heard.
+        and its `transcript` is what was heard. channels: as of `transcribe`.
         """
-        return transcribe_many(self, files, jobs, latency_ms)
+        return transcribe_many(self, files, jobs, latency_ms, channels=channels)

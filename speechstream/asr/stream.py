@@ -17,7 +17,8 @@ import numpy as np
 from speechstream import state as states
 from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
-from speechstream.asr.family import Biasable, Family
+from speechstream.asr.family import NOTHING, Biasable, Family
+from speechstream.asr.form import TextForm
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.resample import Resampler, ResamplerState
@@ -90,7 +91,7 @@ class RecognitionCore:
 
     family: the model; on resident caches a state is used up by a step that it is given to. digest: of the
     model's bundle; states are taken up by the same model only. hotwords: of its streams, with the `bias` that the
-    family makes of them.
+    family makes of them. form: how their text is written.
     """
 
     def __init__(
@@ -103,10 +104,11 @@ class RecognitionCore:
         digest: str = "",
         hotwords: HotWords | None = None,
         bias: Bias | None = None,
+        form: TextForm | None = None,
     ):
         if bias is not None and isinstance(family, Biasable):
             family = family.biased(bias)
-        self.hotwords, self.bias = hotwords, bias
+        self.hotwords, self.bias, self.form = hotwords, bias, form or TextForm()
         self.family, self.vad, self.rules = family, vad, rules
         self.latency_ms, self.mode, self.digest = latency_ms, family.mode(latency_ms), digest
         self.resampler, self.segmenter = Resampler(sample_rate, SAMPLE_RATE), Segmenter(rules)
@@ -146,28 +148,32 @@ class RecognitionCore:
         return step.events, state
 
     def _step(self, x: np.ndarray | None, state: StreamState, step: _Step) -> Work[StreamState]:
+        downmix = state.downmix
         if x is None:
             left, resampler = self.resampler.step(self._left(state), state.resampler)
             heard = np.concatenate([left, self.resampler.finish(resampler)], axis=1)
         else:
             mono, downmix = self.downmix.step(as_samples(x), state.downmix)
-            state = replace(state, downmix=downmix)
             heard, resampler = self.resampler.step(mono[None], state.resampler)
         pending = np.concatenate([state.pending, heard[0]])
         size = self.mode.vad_windows * WINDOW
-        state = replace(state, resampler=resampler, received=state.received + heard.shape[1])
         whole = len(pending) // size * size
+        state = replace(
+            state,
+            downmix=downmix,
+            resampler=resampler,
+            received=state.received + heard.shape[1],
+            pending=pending[whole:].copy(),
+            finished=x is None,
+        )
         for at in range(0, whole, size):
             state = yield from self._windows(pending[at : at + size], state, step)
-        pending = pending[whole:]
         if x is None:
-            if len(pending):
-                rest = np.pad(pending, (0, -len(pending) % WINDOW))
+            if behind := len(pending) - whole:
+                rest = np.pad(pending[whole:], (0, -behind % WINDOW))
                 state = yield from self._windows(rest, state, step)
             state = yield from self._tail(state, step)
-            if state.segment:
-                state = yield from self._close(state, state.segment, step, ended=False)
-        return replace(state, pending=pending.copy(), finished=x is None)
+        return state
 
     def _left(self, state: StreamState) -> np.ndarray:
         """(1, n) samples that the downmix holds."""
@@ -211,6 +217,7 @@ class RecognitionCore:
             self.digest,
             self.hotwords,
             self.bias,
+            self.form,
         )
 
     def read(self, state: StreamState) -> StreamState:
@@ -276,12 +283,13 @@ class RecognitionCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[int | None, int, HotWords | None, EndpointRules]:
-        """Latency, sample rate, hot words and endpoint rules of the stream that a snapshot holds. Raises SpeechStreamError."""
+    def kind(data: bytes) -> tuple[int | None, int, HotWords | None, EndpointRules, TextForm]:
+        """Latency, sample rate, hot words, endpoint rules and form of the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
         try:
             words = HotWords.from_json(about["hotwords"]) if "hotwords" in about else None
             rules = read(EndpointRules, about.get("rules"), "rules")
+            form = read(TextForm, about.get("form", {}), "form")
         except ValueError as error:
             raise SpeechStreamError(
                 f"this snapshot holds no recognition stream: {error}"
@@ -293,7 +301,7 @@ class RecognitionCore:
             )
         if type(sample_rate) is not int or not 1 <= sample_rate <= MAX_RATE:
             raise SpeechStreamError("this snapshot holds no recognition stream: it names no rate")
-        return latency_ms, sample_rate, words, rules
+        return latency_ms, sample_rate, words, rules, form
 
     def about(self) -> dict[str, Any]:
         """What must agree between a state that is left and the core that takes it up: JSON values."""
@@ -305,7 +313,11 @@ class RecognitionCore:
             "rules": asdict(self.rules),
         }
         # these travel with the stream, which so goes on equally wherever it is taken up
-        return about if self.hotwords is None else about | {"hotwords": self.hotwords.to_json()}
+        if self.hotwords is not None:
+            about["hotwords"] = self.hotwords.to_json()
+        if not self.form.plain:
+            about["form"] = asdict(self.form)
+        return about
 
     def _check(self, state: StreamState) -> None:
         """Raises ValueError where no stream can have come to this state."""
@@ -347,14 +359,29 @@ class RecognitionCore:
         return WINDOW * (3 + round(self.rules.before_s / WINDOW_S))
 
     def _tail(self, state: StreamState, step: _Step) -> Work[StreamState]:
-        """Hear silence behind the end, as much as is missing where the sound breaks off within speech or right behind."""
-        silence = np.zeros(self.mode.vad_windows * WINDOW, np.float32)
+        """Hear silence behind the end, as much as is missing where the sound breaks off within speech or right behind.
+
+        Nobody waits for what would be said of it on the way: a segment hears it together with its end.
+        """
+        silence, rest = np.zeros(self.mode.vad_windows * WINDOW, np.float32), [NOTHING]
         for n in range(math.ceil((TAIL_S + ONSET_TAIL_S) * SAMPLE_RATE / len(silence))):
             if state.segment is None and n * len(silence) >= ONSET_TAIL_S * SAMPLE_RATE:
                 break
             if state.segment is not None and state.segmenter.run * WINDOW_S >= TAIL_S:
                 break
-            state = yield from self._windows(silence, state, step)
+            p, vad = self.vad.step(silence[None], state.vad)
+            state = replace(state, vad=vad)
+            for speech, window in zip(p[0].tolist(), silence.reshape(-1, WINDOW)):
+                what, window, state = self._judge(window, speech, state, step)
+                if state.segment is None:
+                    continue
+                rest.append(window)
+                state = replace(state, segment=_longer(state.segment, window))
+                if what == "close":
+                    state = yield from self._close(state, step, True, np.concatenate(rest))
+                    rest = [NOTHING]
+        if state.segment:
+            state = yield from self._close(state, step, False, np.concatenate(rest))
         return state
 
     def _windows(self, group: np.ndarray, state: StreamState, step: _Step) -> Work[StreamState]:
@@ -364,9 +391,10 @@ class RecognitionCore:
             state = yield from self._window(window, speech, state, step)
         return state
 
-    def _window(
+    def _judge(
         self, window: np.ndarray, speech: float, state: StreamState, step: _Step
-    ) -> Work[StreamState]:
+    ) -> tuple[str | None, np.ndarray, StreamState]:
+        """Whether a segment opens or closes with this window; what is to be heard of it, with what led up to it."""
         heard = state.heard + WINDOW
         what, segmenter = self.segmenter.step(speech, state.segmenter)
         recent = np.concatenate([state.recent, window])[-self._kept() :]
@@ -377,16 +405,24 @@ class RecognitionCore:
             state = replace(state, segment=self._open(start, onset, step))
             window = recent[len(recent) - (heard - start) :]
             step.events.append(SpeechStarted(round(start / SAMPLE_RATE, 3), self._now(state)))
+        return what, window, state
+
+    def _window(
+        self, window: np.ndarray, speech: float, state: StreamState, step: _Step
+    ) -> Work[StreamState]:
+        what, window, state = self._judge(window, speech, state, step)
         if state.segment is None:
             return state
         segment = yield from self._feed(window, state.segment)
         state = replace(state, segment=segment)
         if what == "close":
-            return (yield from self._close(state, segment, step, ended=True))
+            return (yield from self._close(state, step, ended=True))
         shown = self.family.text(segment.decoding)
         grown = shown[0] != segment.shown[0]
         if shown != segment.shown and any(c.isalnum() for part in shown for c in part):
-            step.events.append(Partial(*shown, self._now(state)))
+            written = self.form.partial(*shown)
+            if self.form.plain or written != self.form.partial(*segment.shown):
+                step.events.append(Partial(*written, self._now(state)))
             state = replace(state, segment=replace(segment, shown=shown))
         seconds = segment.samples / SAMPLE_RATE
         if seconds > self.rules.longest_s:
@@ -401,17 +437,17 @@ class RecognitionCore:
         return Segment(start, onset, (), ("", ""), decoding)
 
     def _feed(self, x: np.ndarray, segment: Segment) -> Work[Segment]:
-        audio = (*segment.audio, x)
-        if len(audio) > MERGED:
-            audio = (np.concatenate(audio),)
         decoding = yield from self.family.feed(x, segment.decoding, self.mode)
-        return replace(segment, audio=audio, decoding=decoding)
+        return replace(_longer(segment, x), decoding=decoding)
 
     def _close(
-        self, state: StreamState, segment: Segment, step: _Step, ended: bool
+        self, state: StreamState, step: _Step, ended: bool, rest: np.ndarray = NOTHING
     ) -> Work[StreamState]:
-        decoding = yield from self.family.finish(segment.decoding, self.mode)
-        segment = replace(segment, decoding=decoding)
+        """End the segment that is open. rest: the last of its audio, which the family has not heard yet."""
+        if state.segment is None:
+            return state
+        decoding = yield from self.family.finish(state.segment.decoding, self.mode, rest)
+        segment = replace(state.segment, decoding=decoding)
         silent = state.segmenter.run * WINDOW if ended else 0
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
         self._say(segment, step, self._words(segment, spoken), spoken)
@@ -487,10 +523,19 @@ class RecognitionCore:
         ]
 
     def _say(self, segment: Segment, step: _Step, words: list[Word], end: float) -> None:
+        words = self.form.words(words)
         text = " ".join(w.text for w in words)
         if any(c.isalnum() for c in text):
             start = round(segment.start / SAMPLE_RATE, 3)
             step.events.append(Final(text, tuple(words), start, round(end, 3)))
+
+
+def _longer(segment: Segment, x: np.ndarray) -> Segment:
+    """A segment with more audio, which its decoding has yet to hear."""
+    audio = (*segment.audio, x)
+    if len(audio) > MERGED:
+        audio = (np.concatenate(audio),)
+    return replace(segment, audio=audio)
 
 
 def _until_gap(words: list[Word], reach: float) -> list[Word]:

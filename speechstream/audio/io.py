@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from speechstream.audio.channels import MIX, Channels, check_channels
 from speechstream.audio.containers.content import (
     Content,
     gathered,
@@ -43,7 +44,9 @@ def read(source: Source) -> tuple[np.ndarray, int]:
         return np.concatenate(list(parts)), parts.rate
 
 
-def blocks(source: Source, seconds: float = 1.0, name: str | None = None) -> Blocks:
+def blocks(
+    source: Source, seconds: float = 1.0, name: str | None = None, channels: Channels = MIX
+) -> Blocks:
     """Open a recording and iterate over its mono blocks of about `seconds`.
 
     source: the path of a file, of a named pipe or of a device; a binary object with `read`, read from where it stands;
@@ -51,11 +54,18 @@ def blocks(source: Source, seconds: float = 1.0, name: str | None = None) -> Blo
     with PyAV or ffmpeg installed what they read (MP4, WebM, AAC, WMA, video, ...). Recordings that were joined into one
     file are heard one after the other. Channels that would cancel each other are not averaged: see `Downmix`.
 
+    channels: "mix" of all; "left", "right" or a number from 1 on for one of them; "split" for blocks (n, channels).
+
     Raises SpeechStreamError at once where it cannot be opened, and while iterating AudioDamaged where it turns out
     truncated, corrupt or to hold samples that are no numbers, after everything that could be decoded has been given.
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
+    channels = check_channels(channels)
+    return _opened(source, seconds, name).hear(channels)
+
+
+def _opened(source: Source, seconds: float, name: str | None) -> Blocks:
     if isinstance(source, (bytes, bytearray, memoryview)):
         name = name or "the audio"
         if not len(source):

@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from speechstream.audio.channels import MIX, Channels
 from speechstream.audio.containers.content import READ_BYTES, some
-from speechstream.audio.recording import Decoded, Part, mono
+from speechstream.audio.recording import Decoded, Part, heard
 from speechstream.audio.samples import MAX_CHANNELS, as_samples
 
 _TYPES = {"uint8": "u1", "int16": "<i2", "int32": "<i4", "float32": "<f4", "float64": "<f8"}
@@ -19,16 +20,21 @@ UNKNOWN_SIZE = 0xFFFFFFFF  # of a WAV whose length is not known yet: players rea
 
 
 def raw_blocks(
-    stream: BinaryIO, dtype: str | np.dtype = "int16", channels: int = 1, name: str = "the stream"
+    stream: BinaryIO,
+    dtype: str | np.dtype = "int16",
+    channels: int = 1,
+    name: str = "the stream",
+    hear: Channels = MIX,
 ) -> Iterator[np.ndarray]:
     """Read raw interleaved PCM from a binary stream until it ends, as mono float32 blocks (n,) of what has arrived.
 
     dtype: "uint8", "int16", "int24", "int32", "float32" or "float64", little endian, or "mulaw" or "alaw" (ITU-T
-    G.711); or a numpy dtype with its own byte order. Raises ValueError for other types, SpeechStreamError where the
+    G.711); or a numpy dtype with its own byte order. channels: how many there are; hear: which of them, as of
+    `audio.io.blocks`. Raises ValueError for other types, SpeechStreamError where the
     stream holds no sample, and AudioDamaged where it ends in the middle of one, or has held some that are not finite.
     """
     kind = decoder(dtype, channels)
-    return mono([Part(None, part_of(stream, b"", kind, None), floats=kind.floats)], name)
+    return heard([Part(None, part_of(stream, b"", kind, None), floats=kind.floats)], name, hear)
 
 
 @dataclass(frozen=True)
@@ -112,16 +118,17 @@ def part_of(stream: Any, pending: bytes, kind: Decoder, limit: int | None) -> De
     return None
 
 
-def wav_header(rate: int) -> bytes:
-    """44 bytes of a WAV (mono, 16 bits) whose length is not known yet."""
+def wav_header(rate: int, size: int | None = None) -> bytes:
+    """44 bytes of a WAV (mono, 16 bits) of so many bytes of sound (None: it is not known yet)."""
+    riff, data = (UNKNOWN_SIZE, UNKNOWN_SIZE) if size is None else (size + 36, size)
     form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
     return (
         b"RIFF"
-        + struct.pack("<I", UNKNOWN_SIZE)
+        + struct.pack("<I", riff)
         + b"WAVE"
         + b"fmt "
         + struct.pack("<I", len(form))
         + form
         + b"data"
-        + struct.pack("<I", UNKNOWN_SIZE)
+        + struct.pack("<I", data)
     )

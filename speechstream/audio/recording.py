@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from speechstream.audio.resample import Resampler
-from speechstream.audio.samples import LOUDEST, Downmix
+from speechstream.audio.channels import MIX, SPLIT, Channels, Picked, check_channels
+from speechstream.audio.resample import Resampler, ResamplerState
+from speechstream.audio.samples import LOUDEST
 from speechstream.errors import AudioDamaged, SpeechStreamError
 
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz; a rate outside is a damaged header, not a recording
@@ -36,19 +38,41 @@ def check_rate(rate: Any, name: str = "sample_rate") -> int:
 
 
 class Blocks:
-    """An iterator of mono float32 blocks (n,) of one recording.
+    """An iterator of float32 blocks of one recording: mono, (n,), or with its channels split, (n, channels).
 
     rate: samples per second; duration: seconds, or None where the header does not tell.
     Close it, or use it in a `with`, when it is not read to its end.
     """
 
-    def __init__(self, rate: int, blocks: Iterator[np.ndarray], duration: float | None = None):
+    def __init__(
+        self,
+        rate: int,
+        blocks: Iterator[np.ndarray],
+        duration: float | None = None,
+        of_channels: Callable[[Channels], Iterator[np.ndarray]] | None = None,
+    ):
         self.rate, self.duration, self._blocks = rate, duration, blocks
+        self.channels: Channels = MIX
+        self._of_channels = of_channels
+        self._begun = False
+
+    def hear(self, channels: Channels) -> Blocks:
+        """This recording with other channels than the mix of all: see `audio.channels`. Before its first block.
+
+        Raises ValueError for no channel, and where blocks were taken or are known in mono only.
+        """
+        channels = check_channels(channels)
+        if channels != self.channels:
+            if self._begun or self._of_channels is None:
+                raise ValueError("the channels of a recording are chosen where it is opened")
+            self.channels, self._blocks = channels, self._of_channels(channels)
+        return self
 
     def __iter__(self) -> Blocks:
         return self
 
     def __next__(self) -> np.ndarray:
+        self._begun = True
         return next(self._blocks)
 
     def __enter__(self) -> Blocks:
@@ -91,30 +115,32 @@ def joined(parts: Iterable[Part | str], name: str, duration: float | None = None
         before.append(part)
         if isinstance(part, Part):
             seconds = part.seconds if duration is None else duration
-            return Blocks(part.rate or 0, mono(chain(before, parts), name), seconds)
+            of_channels = partial(heard, chain(before, parts), name)
+            return Blocks(part.rate or 0, of_channels(MIX), seconds, of_channels)
     raise SpeechStreamError(f"{name} is truncated or corrupt: {before[0]}")
 
 
-def mono(parts: Iterable[Part | str], name: str) -> Iterator[np.ndarray]:
-    """The mono blocks of parts that follow each other.
+def heard(parts: Iterable[Part | str], name: str, channels: Channels = MIX) -> Iterator[np.ndarray]:
+    """The blocks of parts that follow each other: (n,), or with SPLIT (n, channels).
 
     When all that can be decoded has been given, raises AudioDamaged where something was not whole, SpeechStreamError
     where there was no sample at all. Samples that are not finite are given as silence.
     """
-    heard = _Heard(name)
+    whole = _Heard(name, check_channels(channels))
     for part in parts:
         if isinstance(part, str):
-            heard.faults.append(part)
+            whole.faults.append(part)
         else:
-            yield from heard.part(part)
-    heard.end()
+            yield from whole.part(part)
+    whole.end()
 
 
 class _Heard:
     """What has been given of a recording, and what was wrong with it."""
 
-    def __init__(self, name: str):
-        self.name, self.samples = name, 0
+    def __init__(self, name: str, channels: Channels):
+        self.name, self.samples, self.channels = name, 0, channels
+        self.width: int | None = None  # how many channels are given
         self.rate: int | None = None
         self.faults: list[str] = []
         self.gain = 1.0  # of floats that are louder than full scale: it only falls
@@ -124,9 +150,12 @@ class _Heard:
 
     def part(self, part: Part) -> Iterator[np.ndarray]:
         self.rate = self.rate or part.rate
-        mix, state = Downmix(), Downmix.init_state()
-        resampler = Resampler(part.rate or 1, self.rate or 1)
-        tail = resampler.init_state()
+        picked, resampler = (
+            Picked(self.channels, self.name),
+            Resampler(part.rate or 1, self.rate or 1),
+        )
+        picked.width = self.width or picked.width
+        tail: ResamplerState | None = None
         blocks = part.blocks
         try:
             while True:
@@ -139,19 +168,29 @@ class _Heard:
                 except SpeechStreamError as error:
                     self.faults.append(str(error))
                     break
-                samples, state = mix.step(self._usable(block, part.floats), state)
-                rows, tail = resampler.step(samples[None], tail)
-                samples = rows[0]
-                self.samples += len(samples)
-                if len(samples):
-                    yield samples
-            rows, tail = resampler.step(mix.finish(state)[None], tail)
-            samples = np.concatenate([rows[0], resampler.finish(tail)[0]])
-            if len(samples):
-                self.samples += len(samples)
-                yield samples
+                rows = self._picked(picked, self._usable(block, part.floats))
+                tail = resampler.init_state(len(rows)) if tail is None else tail
+                rows, tail = resampler.step(rows, tail)
+                yield from self._given(rows)
+            if tail is not None:
+                rows, tail = resampler.step(picked.finish(), tail)
+                yield from self._given(np.concatenate([rows, resampler.finish(tail)], axis=1))
         finally:
             blocks.close()
+
+    def _picked(self, picked: Picked, block: np.ndarray) -> np.ndarray:
+        try:
+            rows = picked.step(block)
+        except SpeechStreamError as error:
+            raise (AudioDamaged if self.samples else SpeechStreamError)(str(error)) from error
+        self.width = picked.width
+        return rows
+
+    def _given(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows (channels, n) as a block."""
+        self.samples += rows.shape[1]
+        if rows.shape[1]:
+            yield rows.T if self.channels == SPLIT else rows[0]
 
     def _usable(self, block: np.ndarray, floats: bool) -> np.ndarray:
         """The block with silence in the place of what is no number, and nothing beyond LOUDEST."""

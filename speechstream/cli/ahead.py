@@ -34,7 +34,11 @@ class Ahead:
         else:
             self.jobs = min(args.jobs or (1 if args.device != "cpu" else cores()), len(names))
             self.results = transcribe_many(
-                recognizer, names, self.jobs, progress=lambda seconds: self.done(seconds)
+                recognizer,
+                names,
+                self.jobs,
+                progress=lambda seconds: self.done(seconds),
+                channels=args.channels,
             )
         self.done: Callable[[float], None] = lambda seconds: None
         self.files, self.seconds, self.begun = 0, 0.0, time.monotonic()

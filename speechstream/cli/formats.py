@@ -41,7 +41,7 @@ class Writer:
 
     def event(self, event: Event) -> None:
         if isinstance(event, Final) and event.text:
-            self._line(event.text)
+            self._line(labelled(event.channel) + event.text)
 
     def pause(self) -> None:
         """Something else is about to be said on the terminal."""
@@ -56,6 +56,7 @@ class Writer:
             try:
                 out.close()
             except OSError as error:
+                _abandon(out)
                 raise self._failed(error) from error
 
     def _begin(self, name: str) -> None:
@@ -72,6 +73,8 @@ class Writer:
         except BrokenPipeError:
             raise
         except OSError as error:
+            if self.path is not None:
+                _abandon(self._out)
             raise self._failed(error) from error
 
     def _open(self) -> TextIO:
@@ -84,6 +87,11 @@ class Writer:
 
     def _failed(self, error: OSError) -> SpeechStreamError:
         return OutputError(f"{self.path or 'standard output'} cannot be written: {error.strerror}")
+
+
+def _abandon(out: Any) -> None:
+    """Close a file with what could not be written: else the interpreter tries again when it ends, and complains."""
+    out.buffer.raw.close()
 
 
 class OutputError(SpeechStreamError):
@@ -119,8 +127,15 @@ class Json(Writer):
 
     def end(self, duration: float) -> None:
         document = self._documents[-1]
+        segments = document["segments"]
+        segments.sort(key=lambda s: s["start"])  # of channels, whoever began first
         document["duration"] = round(duration, 3)
-        document["text"] = " ".join(s["text"] for s in document["segments"] if s["text"])
+        document["text"] = " ".join(s["text"] for s in segments if s["text"])
+        if spoken := sorted({s["channel"] for s in segments if "channel" in s}):
+            document["channels"] = {
+                label: " ".join(s["text"] for s in segments if s["text"] and s["channel"] == label)
+                for label in spoken
+            }
 
     def close(self) -> None:
         if self._documents or self.many:
@@ -130,7 +145,11 @@ class Json(Writer):
 
 
 class SubRip(Writer):
-    """Captions as .srt. The last one waits for the next, which decides how long it may stand."""
+    """Captions as .srt. The last one waits for the next, which decides how long it may stand.
+
+    Those of channels that are heard one by one say whose they are; they are written when the recording ends, since who
+    began first may end last.
+    """
 
     mark = ","
 
@@ -141,54 +160,86 @@ class SubRip(Writer):
                 "or one recording at a time"
             )
         super().__init__(path, many)
-        self._waiting: Caption | None = None
+        self._waiting: dict[str | None, Caption] = {}
+        self._held: list[Caption] = []
         self._number = 0
 
     def _begin(self, name: str) -> None:
-        pass
+        self._write(self.header())
 
     def event(self, event: Event) -> None:
         if isinstance(event, Final):
-            for caption in captions(event):
-                self._release(caption.start)
-                self._waiting = caption
+            for caption in self.captions(event):
+                self._release(event.channel, caption.start)
+                self._waiting[event.channel] = caption
 
     def end(self, duration: float) -> None:
-        self._release(None)
+        for channel in list(self._waiting):
+            self._release(channel, None)
+        held, self._held = self._held, []
+        for caption in sorted(held, key=lambda c: c.start):
+            self._say(caption)
 
-    def _release(self, limit: float | None) -> None:
-        caption, self._waiting = self._waiting, None
-        if caption is not None:
-            end = (
-                caption.end
-                if limit is None
-                else max(min(caption.end, limit), caption.start + 0.001)
-            )
-            self._number += 1
-            self._write(self._cue(replace(caption, end=end)))
+    def _release(self, channel: str | None, limit: float | None) -> None:
+        caption = self._waiting.pop(channel, None)
+        if caption is None:
+            return
+        caption = until(caption, limit)
+        if channel is None:
+            self._say(caption)
+        else:
+            self._held.append(caption)
 
-    def _cue(self, caption: Caption) -> str:
-        times = " --> ".join(timestamp(t, self.mark) for t in (caption.start, caption.end))
-        return (
-            f"{self._number}\n{times}\n"
-            + "".join(self._escape(line) + "\n" for line in caption.lines)
-            + "\n"
-        )
+    def _say(self, caption: Caption) -> None:
+        self._number += 1
+        self._write(self.cue(self._number, caption))
 
-    def _escape(self, line: str) -> str:
-        return line
+    # The format itself, for live captions too.
+
+    @staticmethod
+    def header() -> str:
+        """What stands before the first cue."""
+        return ""
+
+    @staticmethod
+    def captions(final: Final) -> list[Caption]:
+        return list(captions(final, labelled(final.channel)))
+
+    @classmethod
+    def cue(cls, number: int, caption: Caption) -> str:
+        """A caption as it is written, the empty line behind it included."""
+        times = " --> ".join(timestamp(t, cls.mark) for t in (caption.start, caption.end))
+        return f"{number}\n{times}\n{cls._text(caption)}\n\n"
+
+    @staticmethod
+    def _text(caption: Caption) -> str:
+        return "\n".join(caption.lines)
 
 
 class WebVtt(SubRip):
-    """Captions as .vtt (W3C): a header, points in the times, and &, < and > escaped."""
+    """Captions as .vtt (W3C): a header, points in the times, &, < and > escaped, and channels as voices."""
 
     mark = "."
 
-    def _begin(self, name: str) -> None:
-        self._write("WEBVTT\n\n")
+    @staticmethod
+    def header() -> str:
+        return "WEBVTT\n\n"
 
-    def _escape(self, line: str) -> str:
-        return html.escape(line, quote=False)
+    @staticmethod
+    def captions(final: Final) -> list[Caption]:
+        return list(captions(final))
+
+    @staticmethod
+    def _text(caption: Caption) -> str:
+        voice = f"<v {caption.channel}>" if caption.channel else ""
+        return voice + "\n".join(html.escape(line, quote=False) for line in caption.lines)
+
+
+def until(caption: Caption, limit: float | None) -> Caption:
+    """The caption, at an end before `limit` where the next one begins there."""
+    if limit is None:
+        return caption
+    return replace(caption, end=max(min(caption.end, limit), caption.start + 0.001))
 
 
 WRITERS = {"text": Writer, "json": Json, "jsonl": JsonLines, "srt": SubRip, "vtt": WebVtt}
@@ -207,7 +258,7 @@ class Live(Writer):
 
     def event(self, event: Event) -> None:
         if isinstance(event, Partial):
-            self._sentence.show(event.stable, event.unstable)
+            self._sentence.show(labelled(event.channel) + event.stable, event.unstable)
         elif isinstance(event, Final):
             self._sentence.clear()
             super().event(event)
@@ -223,9 +274,15 @@ class Live(Writer):
         super().close()
 
 
+def labelled(channel: str | None) -> str:
+    """What stands before the words of a channel that is heard by itself."""
+    return f"{channel}: " if channel else ""
+
+
 def _segment(final: Final) -> dict[str, Any]:
     """A Final as JSON, times to the millisecond."""
     return {
+        **({"channel": final.channel} if final.channel else {}),
         "start": round(final.start, 3),
         "end": round(final.end, 3),
         "text": final.text,

@@ -19,6 +19,8 @@ from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.errors import SpeechStreamError
 
 STDIN = "-"
+SHOW = ("words", "phonemes")
+LOWEST_RATE, HIGHEST_RATE = 8000, 48_000  # Hz of the output
 FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
 PATIENCE_S = 1.5  # after so long without a character, what a pipe or a typist has given is spoken
 TIMINGS = (".json", ".srt", ".vtt")
@@ -30,7 +32,8 @@ _POLL_S = 0.05
 EXAMPLES = """examples:
   speechstream say "Hello, world."                      speak
   speechstream say -f chapter.txt -o chapter.flac --timings chapter.srt
-  some-llm | speechstream say                           speak while the text comes
+  some-llm | speechstream say                           speak while the text comes; Markdown is read as it should be
+  speechstream say --show words "It costs $5."          print what would be said
   speechstream say "Hello" -o - | ffplay -              a WAV of unknown length; --raw gives PCM alone
 """
 
@@ -71,7 +74,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="write when each word is spoken: .json (phonemes too), .srt or .vtt",
     )
-    add("--plain", action="store_true", help="read no SSML and no [[phonemes]]: all of it is text")
+    add(
+        "--pause",
+        type=float,
+        default=1.0,
+        metavar="SCALE",
+        help="how long pauses are, 0 to 4 times their length; default: 1",
+    )
+    add(
+        "--rate",
+        type=int,
+        metavar="HZ",
+        help=f"sample rate of the output, {LOWEST_RATE} to {HIGHEST_RATE}; default: the voice's",
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--plain",
+        action="store_true",
+        help="read no Markdown, no SSML and no [[phonemes]]: all of it is text",
+    )
+    kind.add_argument(
+        "--markdown",
+        action="store_true",
+        help="the text is Markdown, as language models write it; default for what comes in a pipe",
+    )
+    add(
+        "--code",
+        choices=("note", "skip", "say"),
+        default="note",
+        help="Markdown's code blocks: say that one was left out, leave it out, or read it; default: note",
+    )
+    add(
+        "--lexicon",
+        metavar="FILE",
+        help="your own pronunciations: a word, a tab and how it is said (words, or /phonemes/) a line",
+    )
+    add(
+        "--show",
+        choices=SHOW,
+        help="print what would be said, a line an utterance, and make no sound",
+    )
     add(
         "--device",
         choices=("cpu", "cuda"),
@@ -93,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
             with interrupts.at_once():
                 synthesizer, speaker = load(args.voice, args.device)
                 stream = open_stream(synthesizer, speaker, args)
+            if args.show is not None:
+                return show(stream.core, args, interrupts)
             return speak(stream, args, interrupts)
         except Interrupted:
             return interrupts.exit_code
@@ -108,6 +152,12 @@ def check(args: argparse.Namespace) -> None:
         args.text = [STDIN]
     if STDIN in args.text and len(args.text) > 1:
         raise SpeechStreamError("- is standard input and cannot stand beside other TEXT")
+    if args.show is not None and (args.output is not None or args.timings is not None):
+        raise SpeechStreamError("--show makes no sound; leave out -o and --timings")
+    if args.rate is not None and not LOWEST_RATE <= args.rate <= HIGHEST_RATE:
+        raise SpeechStreamError(
+            f"--rate goes from {LOWEST_RATE} to {HIGHEST_RATE} Hz; got {args.rate}"
+        )
     if args.raw and args.output is None:
         raise SpeechStreamError("--raw needs -o: a file, or - for standard output")
     if args.output == "-" and sys.stdout is not None and sys.stdout.isatty():
@@ -154,11 +204,64 @@ def open_stream(synthesizer: Any, speaker: str | None, args: argparse.Namespace)
             voice=speaker,
             speed=args.speed,
             pitch=args.pitch,
-            markup=not args.plain,
+            pause=args.pause,
+            markup=markup_of(args),
+            code=args.code,
+            lexicon=args.lexicon,
             patience_s=PATIENCE_S if live else None,
         )
     except ValueError as error:
         raise SpeechStreamError(str(error)) from error
+
+
+def markup_of(args: argparse.Namespace) -> str:
+    """Markdown is what comes in a pipe, as a rule from a language model; what somebody types, or a file, is asked for."""
+    if args.plain:
+        return "plain"
+    piped = args.text == [STDIN] and not sys.stdin.isatty()
+    return "markdown" if args.markdown or piped else "ssml"
+
+
+def show(core: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
+    """What would be said, a line an utterance, as soon as it is known."""
+    shown = Shown(core, args.show)
+    source = Source(shown, args)
+    with warnings(args.quiet), interrupts.at_once():
+        source.run()
+        source.check()
+    if not shown.lines:
+        tell("nothing to say: the text has no words")
+        return EXIT_ERROR
+    return 0
+
+
+class Shown:
+    """Takes text as a stream does, and prints what is read."""
+
+    pending = 0  # characters that wait
+
+    def __init__(self, core: Any, what: str) -> None:
+        self.core, self.what, self.lines = core, what, 0
+        self.state = core.init_state()
+
+    def push(self, text: str) -> None:
+        self._print(self.core.take(text, self.state))
+
+    def flush(self) -> None:
+        self._print(self.core.take_all(self.state))
+
+    def end(self) -> None:
+        self._print(self.core.take(None, self.state))
+
+    def _print(self, state: Any) -> None:
+        while state.clauses:
+            utterances, state = self.core.utterances(state)
+            for u in utterances:
+                line = u.phonemes.strip() if self.what == "phonemes" else u.spelled()
+                if line:
+                    self.lines += 1
+                    print(line, flush=True)
+        self.state = state
 
 
 def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
@@ -178,9 +281,8 @@ def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
                 timings.add(chunk)
                 if sink is None:
                     first_s = time.monotonic() - began
-                    sink = open_sink(
-                        stream.sample_rate, args, cost, len(chunk.pcm) / stream.sample_rate
-                    )
+                    block_s = len(chunk.pcm) / stream.sample_rate
+                    sink = open_sink(stream.sample_rate, args, cost, block_s)
                 sound_s += len(chunk.pcm) / stream.sample_rate
                 with interrupts.at_once():
                     sink.write(chunk.pcm)
@@ -209,13 +311,22 @@ def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
 
 
 def open_sink(rate: int, args: argparse.Namespace, cost_s: float, block_s: float) -> Any:
-    from speechstream.cli.sinks import Loudspeaker, Pipe, SoundFile  # help comes without numpy
+    from speechstream.cli.sinks import (  # help comes without numpy
+        Loudspeaker,
+        Pipe,
+        Resampled,
+        SoundFile,
+    )
 
+    out: Any
+    to = rate if args.rate is None else args.rate
     if args.output is None:
-        return Loudspeaker(rate, args.output_device, cost_s, block_s)
-    if args.output == "-" or args.raw:
-        return Pipe(rate, None if args.output == "-" else Path(args.output), args.raw)
-    return SoundFile(rate, Path(args.output))
+        out = Loudspeaker(to, args.output_device, cost_s, block_s)
+    elif args.output == "-" or args.raw:
+        out = Pipe(to, None if args.output == "-" else Path(args.output), args.raw)
+    else:
+        out = SoundFile(to, Path(args.output))
+    return out if to == rate else Resampled(out, rate, to)
 
 
 class Source(threading.Thread):

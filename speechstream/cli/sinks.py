@@ -5,13 +5,15 @@ A sink is opened at the first block. `close` plays or writes all of it; `stop` l
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from speechstream.audio.pcm import wav_header
+from speechstream.audio.pcm import UNKNOWN_SIZE, wav_header
 from speechstream.errors import SpeechStreamError
 
 FADE_S = 0.005
@@ -38,6 +40,32 @@ class Loudspeaker:
 
     def stop(self) -> None:
         self.speaker.close(drain=False)
+
+
+class Resampled:
+    """Another sink, at another rate. Which blocks the sound comes in makes no difference to it."""
+
+    def __init__(self, sink: Any, rate_in: int, rate_out: int) -> None:
+        from speechstream.audio.resample import Resampler
+
+        self.sink, self._resampler = sink, Resampler(rate_in, rate_out)
+        self._state = self._resampler.init_state()
+
+    @property
+    def speaker(self) -> Any:
+        """The loudspeaker, where it is one."""
+        return getattr(self.sink, "speaker", None)
+
+    def write(self, pcm: np.ndarray) -> None:
+        block, self._state = self._resampler.step(pcm[None], self._state)
+        self.sink.write(block[0])
+
+    def close(self) -> None:
+        self.sink.write(self._resampler.finish(self._state)[0])
+        self.sink.close()
+
+    def stop(self) -> None:
+        self.sink.stop()
 
 
 class _Held:
@@ -98,7 +126,8 @@ class SoundFile(_Held):
 
 
 class Pipe(_Held):
-    """16-bit PCM into a pipe or a file, as a WAV of unknown length or (`raw`) without a header."""
+    """16-bit PCM into a pipe or a file, as a WAV or (`raw`) without a header. The WAV's length is unknown, until at the
+    end it is written into what is a file after all: `say -o - > out.wav`."""
 
     def __init__(self, rate: int, path: Path | None, raw: bool) -> None:
         super().__init__(rate)
@@ -109,12 +138,44 @@ class Pipe(_Held):
         else:
             self._out = sys.stdout.buffer
         self._own = path is not None
+        self._rate, self._bytes = rate, 0
+        self._header: int | None = None  # where it stands, in a file
         if not raw:
+            self._header = _place(self._out)
             self._out.write(wav_header(rate))
 
     def _put(self, pcm: np.ndarray) -> None:
-        self._out.write((np.clip(pcm, -1, 1) * 32767).round().astype("<i2").tobytes())
+        data = (np.clip(pcm, -1, 1) * 32767).round().astype("<i2").tobytes()
+        self._out.write(data)
         self._out.flush()
+        self._bytes += len(data)
 
     def _end(self) -> None:
-        self._out.close() if self._own else self._out.flush()
+        self._out.flush()
+        if self._header is not None and self._bytes < UNKNOWN_SIZE - 36:
+            end = self._out.tell()
+            self._out.seek(self._header)
+            self._out.write(wav_header(self._rate, self._bytes))
+            self._out.seek(end)
+            self._out.flush()
+        if self._own:
+            self._out.close()
+
+
+def _place(out: BinaryIO) -> int | None:
+    """Where the next byte goes, if that can be changed later: not in a pipe, and not where a shell's >> appends."""
+    try:
+        if not stat.S_ISREG(os.fstat(out.fileno()).st_mode) or _appends(out.fileno()):
+            return None
+        out.flush()
+        return out.tell()
+    except (OSError, ValueError):
+        return None
+
+
+def _appends(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND)

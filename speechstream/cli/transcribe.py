@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import queue
 import sys
@@ -21,6 +22,7 @@ from speechstream.cli.terminal import is_terminal, progress
 from speechstream.errors import AudioDamaged, SpeechStreamError
 
 LIVE_LATENCY_MS = 320
+LONGEST_S = (5, 30)  # of --longest-segment, in seconds
 STDIN, MICROPHONE = "-", "microphone"
 TELEPHONY = ("mulaw", "alaw")
 RAW_NAMES = {"ulaw": "mulaw", "mu-law": "mulaw", "u-law": "mulaw", "a-law": "alaw"}
@@ -32,6 +34,8 @@ EXAMPLES = """examples:
   speechstream transcribe talk.flac                     one line for each stretch of speech
   speechstream transcribe *.mp3 -f srt -o captions/     a file of captions for each recording
   speechstream transcribe --mic                         what you say, while you say it; Ctrl-C ends
+  speechstream transcribe --mic --live captions.txt     the same as a text source of OBS ("Read from file")
+  speechstream transcribe call.wav --channels split     both sides of a call, each line with its channel
   arecord -t raw -f S16_LE -r 16000 | speechstream transcribe - --raw 16000
 """
 
@@ -66,6 +70,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="PATH",
         help="write to this file, or into this folder one file for each recording",
+    )
+    add(
+        "--live",
+        metavar="FILE",
+        help="live captions: a .txt, .srt or .vtt file that is rewritten whenever words have become certain, for OBS (a "
+        "text source that reads from a file), a web page or a player",
+    )
+    add(
+        "--channels",
+        type=parse_channels,
+        default="mix",
+        metavar="WHICH",
+        help="of recordings: mix (the default), left, right, a channel's number from 1 on, or split: each by itself, as "
+        "for calls with a speaker in each, and every line says whose it is",
+    )
+    add(
+        "--numbers",
+        choices=("asis", "digits", "words"),
+        default="asis",
+        help="digits ($12.50, 25%%), words (twelve dollars and fifty cents), or asis, as the model writes them: the default",
+    )
+    add(
+        "--punctuation",
+        choices=("on", "off"),
+        default="on",
+        help="off: no marks between words; capitals stay; default: on",
+    )
+    add(
+        "--endpoint-silence",
+        type=parse_seconds,
+        metavar="SECONDS",
+        help="silence that ends a stretch of speech, and with it a line; default: 0.8",
+    )
+    add(
+        "--longest-segment",
+        type=parse_seconds,
+        metavar="SECONDS",
+        help="a stretch of speech that grows longer is cut between two words; 5 to 30, default: 24",
     )
     add("--model", metavar="BUNDLE", help="the folder of another model than the embedded one")
     add(
@@ -139,6 +181,8 @@ def run(args: argparse.Namespace) -> int:
                 recognizer = load_recognizer(args)
         except Interrupted:
             return interrupts.exit_code
+        if args.live and args.latency is None:
+            args.latency = live_latency(recognizer)
         failed = transcribe(recognizer, names, args, interrupts)
         return interrupts.exit_code or (EXIT_ERROR if failed else 0)
 
@@ -157,10 +201,22 @@ def check(args: argparse.Namespace) -> None:
     for option in ("jobs", "beam"):
         if (value := getattr(args, option)) is not None and value < 1:
             raise SpeechStreamError(f"--{option} must be 1 or more, got {value}")
-    if args.ray and (args.mic is not None or STDIN in args.files or args.latency):
+    live = args.mic is not None or STDIN in args.files or args.latency or args.live
+    if args.ray and (live or args.channels != "mix"):
         raise SpeechStreamError(
-            "--ray is for recordings as a whole; leave out --mic, - and --latency"
+            "--ray is for recordings as a whole; leave out --mic, -, --latency, --live and --channels"
         )
+    if args.mic is not None and args.channels != "mix":
+        raise SpeechStreamError(
+            "--channels is for recordings; a microphone is heard as the mix of its channels"
+        )
+    longest = args.longest_segment
+    if longest is not None and not LONGEST_S[0] <= longest <= LONGEST_S[1]:
+        raise SpeechStreamError(
+            f"--longest-segment must be {LONGEST_S[0]} to {LONGEST_S[1]} seconds, got {longest:g}"
+        )
+    if args.live:
+        check_live(args)
     if args.hotwords is not None and args.grammar is not None:
         raise SpeechStreamError(
             "--hotwords and --grammar exclude each other: a grammar says nothing else anyway"
@@ -189,6 +245,20 @@ def check(args: argparse.Namespace) -> None:
                 )
 
 
+def check_live(args: argparse.Namespace) -> None:
+    from speechstream.cli.live import check_path
+
+    if len(args.files) > 1:
+        raise SpeechStreamError(
+            "--live is a file of captions for one recording; transcribe them one at a time"
+        )
+    path = check_path(Path(args.live))
+    others = [name for name in (*args.files, args.output) if name and name != STDIN]
+    for other in others:
+        if os.path.realpath(other) == os.path.realpath(path):
+            raise SpeechStreamError(f"{other} would be overwritten by --live; give another file")
+
+
 def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the arguments say of the model, for `Recognizer.load`."""
     options = {"path": args.model, "engine": args.engine, "device": args.device}
@@ -197,6 +267,12 @@ def load_options(args: argparse.Namespace) -> dict[str, Any]:
         for name, value in (("decoder", args.decoder), ("beam", args.beam))
         if value is not None
     }
+    from speechstream.asr.endpoint import EndpointRules
+    from speechstream.asr.form import TextForm
+
+    rules = {"silence_s": args.endpoint_silence, "longest_s": args.longest_segment}
+    options["rules"] = EndpointRules(**{k: v for k, v in rules.items() if v is not None})
+    options["form"] = TextForm(args.numbers, args.punctuation == "on")
     for name in ("hotwords", "grammar"):
         if (path := getattr(args, name)) is not None:
             from speechstream.asr.biasing import HotWords
@@ -284,6 +360,7 @@ def one(
 ) -> None:
     """One recording, into the writer."""
     latency = args.latency or live_latency(recognizer)
+    open_stream = recognizer.split_stream if args.channels == "split" else recognizer.stream
     if name == MICROPHONE:
         from speechstream.audio.device import microphone
 
@@ -293,28 +370,34 @@ def one(
         with closing(source):
             if not args.quiet:
                 tell(f"listening to {source.device.name} at {source.sample_rate} Hz; Ctrl-C ends")
-            follow(recognizer, name, heard(source, interrupts), source.sample_rate, latency, writer)
+            sound = heard(source, interrupts)
+            follow(recognizer.stream, name, sound, source.sample_rate, latency, writer)
         if source.overflows and not args.quiet:
             tell(
                 f"sound from the microphone was lost {source.overflows} time(s), {source.lost_s:.1f} s at least"
             )
     elif name == STDIN:
         with interrupts.at_once():
-            blocks, rate = open_stdin(args.raw)
-        follow(recognizer, name, read_ahead(blocks, interrupts), rate, latency, writer)
+            blocks, rate = open_stdin(args.raw, args.channels)
+        follow(open_stream, name, read_ahead(blocks, interrupts), rate, latency, writer)
     else:
         from speechstream.audio.io import blocks as open_blocks
 
-        shown = not args.quiet and is_terminal(sys.stderr) and not isinstance(writer, Live)
+        shown = (
+            not args.quiet
+            and is_terminal(sys.stderr)
+            and not args.live
+            and not isinstance(writer, Live)
+        )
         if ahead:
             transcript, damage = what_is_heard(lambda: ahead.next(name, shown, interrupts))
         else:
             with interrupts.at_once():  # a named pipe may wait for its writer
-                blocks = open_blocks(name)
+                blocks = open_blocks(name, channels=args.channels)
             with blocks, progress(name, blocks.duration, shown) as done:
                 if args.latency:
                     counted = counting(until_signal(blocks, interrupts), blocks.rate, done)
-                    follow(recognizer, name, counted, blocks.rate, latency, writer)
+                    follow(open_stream, name, counted, blocks.rate, latency, writer)
                     return
                 with interrupts.at_once():
                     transcript, damage = what_is_heard(
@@ -337,14 +420,19 @@ def what_is_heard(transcribe: Callable[[], Any]) -> tuple[Any, AudioDamaged | No
 
 
 def follow(
-    recognizer: Any, name: str, blocks: Iterable, rate: int, latency: int, writer: Writer
+    open_stream: Callable[..., Any],
+    name: str,
+    blocks: Iterable,
+    rate: int,
+    latency: int,
+    writer: Writer,
 ) -> None:
     """Push blocks through a stream and write its events as they come.
 
     Where the sound breaks off by an error, what came before it is written, and then the error is raised.
     """
     samples, begun, failure, blocks = 0, False, None, iter(blocks)
-    with recognizer.stream(latency_ms=latency, sample_rate=rate) as stream:
+    with open_stream(latency_ms=latency, sample_rate=rate) as stream:
         while True:
             try:
                 block = next(blocks, None)
@@ -421,7 +509,7 @@ def read_ahead(blocks: Iterable, interrupts: Interrupts) -> Iterator:
         yield item
 
 
-def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
+def open_stdin(raw: tuple[int, str, int] | None, hear: str | int) -> tuple[Iterable, int]:
     """Standard input as blocks, and their rate."""
     from speechstream.audio.pcm import raw_blocks
     from speechstream.audio.stream import UnknownFormat, stream_blocks
@@ -429,12 +517,33 @@ def open_stdin(raw: tuple[int, str, int] | None) -> tuple[Iterable, int]:
     stream = _Stdin()
     if raw:
         rate, dtype, channels = raw
-        return raw_blocks(stream, dtype, channels, name="standard input"), rate
+        return raw_blocks(stream, dtype, channels, "standard input", hear), rate
     try:
         blocks = stream_blocks(stream, None)
     except UnknownFormat as error:
         raise SpeechStreamError(f"{error}, as in --raw 16000:int16:1") from None
-    return blocks, blocks.rate
+    return blocks.hear(hear), blocks.rate
+
+
+def parse_channels(text: str) -> str | int:
+    """mix, split, left, right or a number."""
+    from speechstream.audio.channels import check_channels
+
+    try:
+        return check_channels(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def parse_seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0, as in 0.8")
+    return seconds
 
 
 def parse_raw(text: str) -> tuple[int, str, int]:
@@ -491,7 +600,12 @@ def make_writer(args: argparse.Namespace, path: Path | None, names: list[str]) -
         and is_terminal(sys.stdout if path is None else sys.stderr)
     ):
         kind = Live
-    return kind(path, len(names) > 1)
+    writer = kind(path, len(names) > 1)
+    if not args.live:
+        return writer
+    from speechstream.cli.live import LiveCaptions
+
+    return LiveCaptions(Path(args.live), writer)
 
 
 class _Stdin:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from speechstream.audio.vad import MODEL, Vad
 from speechstream.errors import SpeechStreamError
 
 DEVICES = ("cpu", "cuda")
+# an ONNX graph: c = MatMulInteger(a uint8, b int8)
+PRODUCT = (
+    "CAg6YgoYCgFhCgFiEgFjIg1NYXRNdWxJbnRlZ2VyEgFnWhUKAWESEAoOCAISCgoDEgFtCgMSAWtaFQoBYhIQCg4IAxIKCgMS"
+    "AWsKAxIBbmIVCgFjEhAKDggGEgoKAxIBbQoDEgFuQgQKABAN"
+)
 EXACT = b"speechstream exact"  # the producer of graphs whose sums no processor saturates
 
 
@@ -37,9 +45,10 @@ def open_session(
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # two spinners burn half a core for nothing
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # int8 weights are read as uint8 where the processor has no VNNI; older releases abort on shared weights
+    # older releases abort on shared weights
     recent = tuple(int(n) for n in ort.__version__.split(".")[:2]) >= (1, 24)
-    if recent and not _is_exact(model):
+    if recent and not _is_exact(model) and saturates():
+        # int8 weights are read as uint8, which is exact everywhere but slower, and takes more memory
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4  # what goes wrong is raised too
     providers: list[Any] = ["CPUExecutionProvider"]
@@ -60,6 +69,18 @@ def open_session(
         raise SpeechStreamError(
             f"{what} not a usable ONNX graph: {str(error).splitlines()[0][:200]}"
         ) from error
+
+
+@lru_cache(maxsize=1)
+def saturates() -> bool:
+    """Whether this processor's products of uint8 with int8 stop at 16 bits: x86 without VNNI. Tried, not looked up."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    product = ort.InferenceSession(base64.b64decode(PRODUCT), options, ["CPUExecutionProvider"])
+    a, b = np.full((1, 64), 255, np.uint8), np.full((64, 32), 127, np.int8)
+    return bool((product.run(None, {"a": a, "b": b})[0] != 255 * 127 * 64).any())
 
 
 def _is_exact(model: str | os.PathLike[str] | bytes) -> bool:

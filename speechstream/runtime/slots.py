@@ -42,8 +42,8 @@ class Rows:
     """
 
     def __init__(self, like: Any):
-        self._like = like
-        self._first = flatten(like)
+        self._first = {n: _compact(a) for n, a in flatten(like).items()}
+        self._like = unflatten(like, self._first)
         self._arrays = {n: np.zeros((0, *a.shape[1:]), a.dtype) for n, a in self._first.items()}
         self._row: dict[int, int] = {}  # of each slot
         self._slot: list[int | None] = []  # of each row
@@ -124,3 +124,8 @@ class Rows:
             self._arrays[n] = np.zeros((size, *a.shape[1:]), a.dtype)
             self._arrays[n][:kept] = a[:kept]
         self._slot = self._slot[:kept] + [None] * (size - kept)
+
+
+def _compact(a: np.ndarray) -> np.ndarray:
+    """An array of zeros, as most first states are, in the memory of one."""
+    return a if a.any() else np.broadcast_to(np.zeros((), a.dtype), a.shape)

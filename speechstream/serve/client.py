@@ -169,7 +169,8 @@ class Client:
                     return
             except ConnectionClosed as closed:
                 end = closed.rcvd
-                if end is not None and end.code in FOR_GOOD:
+                full = end is not None and end.code == 1013 and self._token is not None
+                if end is not None and end.code in FOR_GOOD and not full:
                     raise SpeechStreamError(end.reason or f"closed with {end.code}") from None
                 last = end.reason if end is not None else "the connection dropped"
             except InvalidStatus as refused:

@@ -16,6 +16,8 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from speechstream.asr.biasing import MAX_WEIGHT
 from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.recording import check_rate
@@ -23,6 +25,7 @@ from speechstream.audio.samples import MAX_CHANNELS
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Endpoint, Event, Failed, Final, Partial, SpeechStarted, Word
 from speechstream.serve.engine import Engine, Refused, Stream
+from speechstream.serve.media import RATE, Media, is_available
 from speechstream.serve.sockets import (
     BROKEN,
     NORMAL,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 ENCODINGS = {"linear16": "int16", "linear32": "int32", "mulaw": "mulaw", "alaw": "alaw"}
+CONTAINERS = ("ogg-opus", "flac")  # or no encoding: what the first bytes tell
 LATENCY_MS = 320  # where the client names none, the latency nearest to it
 SHORTEST_ENDPOINT_MS = 100  # a shorter silence lies within words
 SHORTEST_GAP_MS = 1000  # of utterance_end_ms, Deepgram's own
@@ -66,7 +70,7 @@ _OFF = ("", "false", "0", "none")
 class Options:
     """What a connection asks for, from its query."""
 
-    dtype: str = "int16"
+    dtype: str | None = "int16"  # None: in a container
     sample_rate: int = 16_000
     channels: int = 1
     latency_ms: int = LATENCY_MS
@@ -141,17 +145,19 @@ def _warning(name: str, message: str) -> Mapping[str, str]:
     return {"parameter": name[:80], "type": "unsupported", "message": message}
 
 
-def _dtype(given: Mapping[str, str]) -> str:
+def _dtype(given: Mapping[str, str]) -> str | None:
+    """The type of samples; None: the sound comes in a container that says it."""
     encoding = given.get("encoding", "").lower()
-    if not encoding:
-        raise ValueError(
-            "encoding is missing; recordings in containers are not heard live here, expected one of "
-            f"{', '.join(ENCODINGS)} with its sample_rate"
-        )
+    if encoding in ("", *CONTAINERS):
+        if not is_available():
+            raise ValueError(
+                "sound in a container needs PyAV on the server, pip install speechstream[media]; "
+                f"without it encoding must be one of {', '.join(ENCODINGS)}, with a sample_rate"
+            )
+        return None
     if encoding not in ENCODINGS:
-        raise ValueError(
-            f"encoding={encoding[:40]} is not supported; expected one of {', '.join(ENCODINGS)}"
-        )
+        known = ", ".join((*ENCODINGS, *CONTAINERS))
+        raise ValueError(f"encoding={encoding[:40]} is not supported; expected one of {known}")
     if "sample_rate" not in given:
         raise ValueError(f"encoding={encoding} needs a sample_rate, in Hz")
     return ENCODINGS[encoding]
@@ -438,17 +444,17 @@ async def listen(websocket: WebSocket, engine: Engine) -> None:
     try:
         languages = engine.recognizer.card.get("languages") or ("en",)
         options = read_options(websocket.query_params.multi_items(), languages)
-        with engine.seat("listen"):
-            connection = _Connection(engine, options, request_id)
-            try:
-                await _run(websocket, connection, headers)
-            finally:
-                connection.stream.close()
+        connection = _Connection(engine, options, request_id)
     except Refused as refused:
-        retry = {} if refused.retry_s is None else {"Retry-After": str(refused.retry_s)}
-        await _denied(websocket, 429, "TOO_MANY_REQUESTS", str(refused), headers | retry)
+        await _denied(websocket, 503, "SERVICE_UNAVAILABLE", str(refused), headers)
+        return
     except (ValueError, SpeechStreamError) as failure:
         await _denied(websocket, 400, "INVALID_QUERY_PARAMETER", str(failure), headers)
+        return
+    try:
+        await _run(websocket, connection, headers)
+    finally:
+        connection.drop()
 
 
 async def _run(websocket: WebSocket, connection: _Connection, headers: Mapping[str, str]) -> None:
@@ -477,7 +483,12 @@ class _Connection:
         self.protocol = Listening(
             options, request_id, created.replace("+00:00", "Z"), engine.recognizer.card
         )
-        self.sound = Sound(options.dtype, options.sample_rate, options.channels, engine.limits)
+        self.media: Media | None = None
+        if options.dtype is None:
+            self.options = options = replace(options, sample_rate=RATE)
+            self.media = Media(self._push)
+        dtype = options.dtype or "float32"
+        self.sound = Sound(dtype, options.sample_rate, options.channels, engine.limits)
         self.stream = self._open()
         self.digest = hashlib.sha256()
         self.closing: Ended | None = None
@@ -504,7 +515,7 @@ class _Connection:
             reason = "NET-0001: no sound and no KeepAlive came in time"
             raise Ended(BROKEN, reason) from None
         finally:
-            self.stream.close()  # a client that reads slowly may still read why it is closed
+            self.drop()  # a client that reads slowly may still read why it is closed
         if self.closing is not None:
             raise self.closing
 
@@ -513,14 +524,16 @@ class _Connection:
             try:
                 message = await socket.receive()
             except Draining:
-                self._close(Ended(RESTART, "the server is about to end; connect again", False))
+                await self._close(
+                    Ended(RESTART, "the server is about to end; connect again", False)
+                )
                 continue
             if self.closing is not None:
                 continue
             if isinstance(message, bytes):
                 await self._hear(socket, message)
             elif (command := self.protocol.command(parsed(message))) is Command.CLOSE:
-                self._close(Ended(NORMAL, "", False))
+                await self._close(Ended(NORMAL, "", False))
             elif command is Command.FINALIZE:
                 await self._finalize()
             elif command is Command.CONFIGURE:
@@ -528,11 +541,19 @@ class _Connection:
 
     async def _hear(self, socket: Any, data: bytes) -> None:
         self.digest.update(data)
-        for block in self.sound.blocks(data):
-            await feed(self.stream, block)
+        if self.media is not None:
+            await self.media.feed(data)
+        else:
+            for block in self.sound.blocks(data):
+                await feed(self.stream, block)
         if self.resting and self.stream.quiet:
             for message in self.protocol.heard(self.seconds - self.stream.waiting_s):
                 await socket.send(message)
+
+    async def _push(self, block: np.ndarray) -> None:
+        """Sound out of a container."""
+        self.sound.count(len(block))
+        await feed(self.stream, np.clip(block, -1.0, 1.0))
 
     async def _finalize(self) -> None:
         """All words so far; nothing more is read before they are said."""
@@ -541,10 +562,18 @@ class _Connection:
         self.stream.finish()
         await self.settled.wait()
 
-    def _close(self, how: Ended) -> None:
+    async def _close(self, how: Ended) -> None:
         if self.closing is None:
+            if self.media is not None:
+                await self.media.end()
             self.closing = how
             self.stream.finish()
+
+    def drop(self) -> None:
+        """Give up what is still heard."""
+        self.stream.close()
+        if self.media is not None:
+            self.media.close()
 
     async def _write(self, socket: Any) -> None:
         while True:

@@ -311,10 +311,14 @@ class Sound:
         size = max(int(BLOCK_S * self.sample_rate), 1) * self._decoder.frame
         for at in range(0, whole, size):
             block = as_samples(self._decoder.decode(data[at : min(at + size, whole)]))
-            self.samples += len(block)
-            if self.samples > self._most:
-                raise Ended(POLICY, f"a connection may bring {self._session_s:g} s of sound")
+            self.count(len(block))
             yield block
+
+    def count(self, samples: int) -> None:
+        """So many more have come. Raises Ended after limits.session_s of sound."""
+        self.samples += samples
+        if self.samples > self._most:
+            raise Ended(POLICY, f"a connection may bring {self._session_s:g} s of sound")
 
 
 def parsed(text: str) -> dict[str, Any]:

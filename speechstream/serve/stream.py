@@ -14,7 +14,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -293,8 +292,7 @@ class Session:
         self.draining = False
         self._expiry: asyncio.TimerHandle | None = None
         self.dropped = False
-        self._seat = ExitStack()
-        self._seat.enter_context(engine.seat("stream"))
+        self.parked = False  # nobody is connected
         self.halves: dict[str, Half] = {}
         self.sound: Sound | None = None
         self._pumps: list[asyncio.Future[None]] = []
@@ -476,6 +474,7 @@ class Session:
             raise Ended(UNKNOWN, "no session is kept for this token; start again")
         if self._expiry is not None:
             self._expiry.cancel()
+        self.parked = False
         owner = self.owner = Owner()
         keep = False
         try:
@@ -571,14 +570,14 @@ class Session:
         )
 
     def _park(self) -> None:
-        """Wait for another connection for a while. What is over holds no seat, and so is bounded by itself."""
-        if self._done:
-            self._seat.close()
-            over = [s for s in self.engine.resumable.values() if isinstance(s, Session) and s._done]
-            for session in over[: max(len(over) - self.engine.limits.sessions, 0)]:
-                session.drop()
-        loop = asyncio.get_running_loop()
-        self._expiry = loop.call_later(self.engine.limits.resume_s, self.drop)
+        """Wait for another connection for a while. As many may as may be connected; the oldest gives way."""
+        sessions, limits = self.engine.resumable, self.engine.limits
+        sessions[self.name] = sessions.pop(self.name)
+        self.parked = True
+        self._expiry = asyncio.get_running_loop().call_later(limits.resume_s, self.drop)
+        parked = [s for s in sessions.values() if isinstance(s, Session) and s.parked]
+        for session in parked[: max(len(parked) - limits.sessions, 0)]:
+            session.drop()
 
     def drop(self) -> None:
         """The session is over; nobody can resume it. May be called again."""
@@ -590,7 +589,6 @@ class Session:
         for pump in self._pumps:
             pump.cancel()
         self.engine.resumable.pop(self.name, None)
-        self._seat.close()
 
 
 class Owner:

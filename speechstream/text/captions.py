@@ -22,19 +22,20 @@ _ENDINGS = tuple(".?!,;:")
 
 @dataclass(frozen=True)
 class Caption:
-    """Times in seconds; `lines` are one or two."""
+    """Times in seconds; `lines` are one or two. channel: of a recording whose channels are heard one by one."""
 
     start: float
     end: float
     lines: tuple[str, ...]
+    channel: str | None = None
 
 
-def captions(final: Final) -> Iterator[Caption]:
-    """Cut a final text. The captions are in order, do not overlap, and each ends after it starts."""
-    words = [piece for word in _timed(final) for piece in _pieces(word)]
+def captions(final: Final, label: str = "") -> Iterator[Caption]:
+    """Cut a final text. The captions are in order, do not overlap, and each ends after it starts. label: put before each."""
+    words = [piece for word in _timed(final) for piece in _pieces(word, len(label))]
     earliest = 0.0
     while words:
-        count = _fitting(words)
+        count = _fitting(words, label)
         group, words = words[:count], words[count:]
         start = round(max(group[0].start, earliest), 3)
         limit = words[0].start if words else math.inf
@@ -42,7 +43,8 @@ def captions(final: Final) -> Iterator[Caption]:
             min(max(w.end for w in group), limit), min(start + SHORTEST_S, limit), start + 0.001
         )
         earliest = round(end, 3)
-        yield Caption(start, earliest, wrap(" ".join(w.text for w in group)))
+        text = label + " ".join(w.text for w in group)
+        yield Caption(start, earliest, wrap(text), final.channel)
 
 
 def wrap(text: str) -> tuple[str, ...]:
@@ -89,15 +91,16 @@ def _timed(final: Final) -> Sequence[Word]:
     return made
 
 
-def _pieces(word: Word) -> Iterator[Word]:
-    """A word longer than a line, cut where it must be."""
-    parts = [word.text[i : i + LINE_CHARACTERS] for i in range(0, len(word.text), LINE_CHARACTERS)]
+def _pieces(word: Word, taken: int) -> Iterator[Word]:
+    """A word longer than a line, of which some characters are `taken`, cut where it must be."""
+    size = LINE_CHARACTERS - taken
+    parts = [word.text[i : i + size] for i in range(0, len(word.text), size)]
     step = (word.end - word.start) / len(parts)
     for i, part in enumerate(parts):
         yield replace(word, text=part, start=word.start + i * step, end=word.start + (i + 1) * step)
 
 
-def _fitting(words: Sequence[Word]) -> int:
+def _fitting(words: Sequence[Word], label: str) -> int:
     """How many of the words make the next caption."""
     count = 1
     while count < len(words):
@@ -105,7 +108,7 @@ def _fitting(words: Sequence[Word]) -> int:
         if word.start - before.end >= PAUSE_S:
             return count
         if word.end - words[0].start > LONGEST_S or not _fits(
-            " ".join(w.text for w in words[: count + 1])
+            label + " ".join(w.text for w in words[: count + 1])
         ):
             break
         count += 1

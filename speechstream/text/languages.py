@@ -6,6 +6,7 @@ for utterance in front(clause): front.encode(utterance.phonemes)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, Protocol
@@ -14,9 +15,11 @@ import numpy as np
 
 from speechstream.errors import SpeechStreamError
 from speechstream.text.clauses import Clause
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import Utterance
 
 _FRONT_ENDS = {"en": "speechstream.text.en.phonemes:FrontEnd"}
+_PHONEMES = {"en": "speechstream.text.en.phonemes:from_ipa"}
 
 
 class FrontEnd(Protocol):
@@ -47,13 +50,27 @@ def symbols(language: str) -> tuple[str, ...]:
     return found
 
 
+def phonemes_from(language: str) -> Callable[[str], tuple[str, str]]:
+    """How phonemes as a person writes them become those of a language: (phonemes, the characters that it has not)."""
+    name = _PHONEMES.get(_primary(language))
+    if name is None:
+        return lambda text: (text, "")
+    module, _, function = name.partition(":")
+    found: Callable[[str], tuple[str, str]] = getattr(import_module(module), function)
+    return found
+
+
 @lru_cache(maxsize=8)
-def front_end(language: str, markup: bool = True) -> FrontEnd:
-    """The front end of a language tag. markup: whether it reads SSML and [[phonemes]].
+def front_end(
+    language: str, markup: bool = True, options: ReadingOptions | None = None
+) -> FrontEnd:
+    """The front end of a language tag.
+
+    `markup`: whether it reads SSML and [[phonemes]]. `options`: the user's choices of reading, see `rules.ReadingOptions`.
 
     Raises SpeechStreamError for a language that has none.
     """
-    made: FrontEnd = _class(language)(markup=markup)
+    made: FrontEnd = _class(language)(markup=markup, options=options)
     return made
 
 

@@ -48,6 +48,14 @@ class Utterance:
             out[w.first : w.last] = i
         return out
 
+    def spelled(self) -> str:
+        """Its words, with the marks between them."""
+        out, at = "", 0
+        for w in self.words:
+            out += self.phonemes[at : w.first] + w.text
+            at = w.last
+        return (out + self.phonemes[at:]).strip()
+
     def check(self) -> None:
         """Raises ValueError where its parts do not fit together."""
         count = len(self.phonemes)

@@ -19,8 +19,10 @@ from speechstream import state as states
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Event, Phoneme, Word
 from speechstream.runtime.requests import Work
-from speechstream.text.clauses import Clause, TextConfig, TextState, TextStream
+from speechstream.text.clauses import Clause
+from speechstream.text.user_lexicon import UserLexicon
 from speechstream.text.utterance import Utterance
+from speechstream.tts.reading import Reader, ReadingState, markup_named
 from speechstream.tts.voice import Controls, Voice
 
 K = TypeVar("K")
@@ -54,7 +56,7 @@ class Spoken:
 class SpeakingState:
     """All that a synthesis stream remembers."""
 
-    text: TextState
+    text: ReadingState
     voice: Any  # the voice's own
     clauses: tuple[Clause, ...] = ()  # not yet given to the front end
     queue: tuple[Part, ...] = ()  # of the clause that is spoken, still to come
@@ -77,19 +79,29 @@ class Piece:
 class SynthesisCore:
     """Streams of one voice and one manner: `step(text, state)` is pure.
 
-    markup: whether SSML and [[phonemes]] are read. Raises ValueError for controls that the voice has not.
+    markup: how text is written. "plain"; "ssml" (or True), with [[phonemes]]; "markdown", with SSML. code: what becomes
+    of Markdown's fenced code: "note", "skip" or "say". lexicon: the user's own pronunciations. Raises ValueError for
+    what is none of these, and for controls that the voice has not.
     """
 
-    def __init__(self, voice: Voice[Any], controls: Controls | None = None, markup: bool = True):
-        self.voice, self.controls, self.markup = voice, controls or Controls(), markup
+    def __init__(
+        self,
+        voice: Voice[Any],
+        controls: Controls | None = None,
+        markup: str | bool = "ssml",
+        lexicon: UserLexicon | None = None,
+        code: str = "note",
+    ):
+        self.voice, self.controls, self.markup = voice, controls or Controls(), markup_named(markup)
+        self.lexicon, self.code = lexicon, code
         voice.check_controls(self.controls)
         self.sample_rate = voice.sample_rate
         language = voice.speakers[0].language
-        self._text = TextStream(TextConfig(markup=markup, language=language))
+        self._reader = Reader(self.markup, language, lexicon, code, self.controls.pause)
 
     def init_state(self) -> SpeakingState:
         """A stream that has been given nothing."""
-        return SpeakingState(self._text.init_state(), self.voice.init_state())
+        return SpeakingState(self._reader.init_state(), self.voice.init_state())
 
     def step(
         self, x: str | bytes | None, state: SpeakingState
@@ -98,21 +110,18 @@ class SynthesisCore:
 
         Raises ValueError for other types, and for a stream whose text has ended.
         """
-        if state.ended:
-            raise ValueError("this stream's text has ended; open another one")
-        if x is None:
-            clauses, text = self._text.finish(state.text)
-        else:
-            clauses, text = self._text.step(x, state.text)
-        state = replace(state, text=text, clauses=state.clauses + tuple(clauses), ended=x is None)
-        return (yield from self.resume(state))
+        return (yield from self.resume(self.take(x, state)))
 
     def flush(self, state: SpeakingState) -> Work[tuple[list[Event], SpeakingState]]:
         """Let all words that have come be spoken, without waiting for the clause to be complete."""
-        if not state.ended:
-            clauses, text = self._text.flush(state.text)
-            state = replace(state, text=text, clauses=state.clauses + tuple(clauses))
-        return (yield from self.resume(state))
+        return (yield from self.resume(self.take_all(state)))
+
+    def take_all(self, state: SpeakingState) -> SpeakingState:
+        """All words that have come as clauses that wait."""
+        if state.ended:
+            return state
+        clauses, text = self._reader.flush(state.text)
+        return replace(state, text=text, clauses=state.clauses + tuple(clauses))
 
     def busy(self, state: SpeakingState) -> bool:
         """Whether there is more to say without further text."""
@@ -128,7 +137,7 @@ class SynthesisCore:
 
     def pending(self, state: SpeakingState) -> bool:
         """Whether there is text that waits for the rest of its clause."""
-        return bool(state.text.text.strip())
+        return state.text.pending
 
     def resume(self, state: SpeakingState) -> Work[tuple[list[Event], SpeakingState]]:
         """Make the next block."""
@@ -150,13 +159,27 @@ class SynthesisCore:
 
     def _read(self, state: SpeakingState) -> SpeakingState:
         """Text to symbols: the next clause becomes what is spoken next."""
+        utterances, state = self.utterances(state)
+        queue = tuple(part for u in utterances for part in _parts(u, self.sample_rate))
+        return replace(state, queue=queue)
+
+    def utterances(self, state: SpeakingState) -> tuple[list[Utterance], SpeakingState]:
+        """What the next clause is read as, taken from the state; [] where none waits. For who wants no sound."""
+        if not state.clauses:
+            return [], state
         clause, *rest = state.clauses
-        queue: list[Part] = []
-        for utterance in self.voice.utterances(clause, self.markup):
+        utterances, text = self._reader.utterances(clause, self.voice.utterances, state.text)
+        for utterance in utterances:
             for warning in utterance.warnings:
                 _log.warning("%s", warning)
-            queue += _parts(utterance, self.sample_rate)
-        return replace(state, clauses=tuple(rest), queue=tuple(queue))
+        return utterances, replace(state, text=text, clauses=tuple(rest))
+
+    def take(self, x: str | bytes | None, state: SpeakingState) -> SpeakingState:
+        """Text (None: no more comes) as clauses that wait. Raises ValueError as `step` does."""
+        if state.ended:
+            raise ValueError("this stream's text has ended; open another one")
+        clauses, text = self._reader.step(x, state.text)
+        return replace(state, text=text, clauses=state.clauses + tuple(clauses), ended=x is None)
 
     def _next(self, state: SpeakingState, events: list[Event]) -> Work[SpeakingState]:
         """Begin the next utterance, or give a block of the next pause."""
@@ -314,18 +337,18 @@ class SynthesisCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[str | None, float, float, float, bool]:
-        """Controls and markup of the stream that a snapshot holds. Raises SpeechStreamError."""
+    def kind(data: bytes) -> tuple[Any, ...]:
+        """The arguments of `Synthesizer.core` for the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
-        names = ("voice", "speed", "pitch", "energy", "markup")
         try:
-            *controls, markup = (about[n] for n in names)
-            Controls(*controls)
-            if type(markup) is not bool:
-                raise ValueError(f"markup is {markup!r}")
-        except (KeyError, ValueError) as error:
+            controls = tuple(about[n] for n in ("voice", "speed", "pitch", "energy"))
+            Controls(*(about[n] for n in ("voice", "speed", "pitch", "energy", "pause")))
+            markup, lexicon, code = markup_named(about["markup"]), about["lexicon"], about["code"]
+            if not isinstance(lexicon, dict):
+                raise ValueError(f"lexicon is {lexicon!r:.40}")
+        except (KeyError, ValueError, TypeError) as error:
             raise SpeechStreamError(f"this snapshot holds no synthesis stream: {error}") from error
-        return (*controls, markup)
+        return (*controls, markup, about["pause"], lexicon, code)
 
     def about(self) -> dict[str, Any]:
         """What must agree between a state that is left and the core that takes it up: JSON values."""
@@ -333,14 +356,16 @@ class SynthesisCore:
             "model": self.voice.digest,
             **vars(self.controls),
             "markup": self.markup,
+            "lexicon": {} if self.lexicon is None else self.lexicon.entries,
+            "code": self.code,
             "sample_rate": self.sample_rate,
         }
 
     def _check(self, state: SpeakingState) -> None:
         """Raises ValueError where no stream can have come to this state."""
-        text = state.text
-        if any(not 0 <= b < 256 for b in text.undecoded) or len(text.undecoded) > 3:
-            raise ValueError("its text holds no bytes")
+        for text in (state.text.clauses, state.text.markdown):
+            if any(not 0 <= b < 256 for b in text.undecoded) or len(text.undecoded) > 3:
+                raise ValueError("its text holds no bytes")
         for part in state.queue:
             if part.utterance is not None:
                 part.utterance.check()

@@ -30,6 +30,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio
 from speechstream.runtime.pool import Pool
 from speechstream.runtime.requests import Work, drive
+from speechstream.text.user_lexicon import Given, UserLexicon
 from speechstream.tts.stream import SpeakingState, SynthesisCore, checked
 from speechstream.tts.voice import Controls, Voice, VoiceInfo
 
@@ -39,19 +40,33 @@ AT_ONCE = 4096  # characters of waiting text that are looked at between two bloc
 
 
 class Synthesizer:
-    """A voice, ready to speak any number of streams, each from a thread of its own if need be."""
+    """A voice, ready to speak any number of streams, each from a thread of its own if need be.
 
-    def __init__(self, voice: Voice[Any]) -> None:
+    lexicon: the user's own pronunciations for all of them (see `speechstream.text.user_lexicon`), a path or a mapping.
+    """
+
+    def __init__(self, voice: Voice[Any], lexicon: Given = None) -> None:
         self.voice = voice
+        self.lexicon = UserLexicon.of(lexicon, self.language)
+
+    @property
+    def language(self) -> str:
+        """Of its first speaker, a tag such as "en-US"."""
+        return self.voice.speakers[0].language
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str] | None = None, threads: int = 1, device: str = "cpu"
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        threads: int = 1,
+        device: str = "cpu",
+        lexicon: Given = None,
     ) -> Synthesizer:
         """Open a voice: None for the embedded one, or a bundle's folder, a Piper voice (an .onnx beside its .json, or a
         converted folder), or the name of one of these in a folder of voices (see `installed_voices`).
 
-        All of it runs on `device`, "cpu" or "cuda", with so many threads. Raises SpeechStreamError where it cannot.
+        All of it runs on `device`, "cpu" or "cuda", with so many threads; `lexicon` as for the class. Raises
+        SpeechStreamError where it cannot.
         """
         found = bundle.embedded("tts") if path is None else _find(path)
         if (found / bundle.INDEX).is_file():
@@ -60,9 +75,9 @@ class Synthesizer:
                 raise SpeechStreamError(
                     f"{found} is a bundle for {b.task} ({b.architecture}), not a voice"
                 )
-            return cls(models.find(b.architecture, "tts").load(b, threads, device))
+            return cls(models.find(b.architecture, "tts").load(b, threads, device), lexicon)
         if found.suffix == ".onnx" or (found / "config.json").is_file():
-            return cls(models.find("piper", "tts").load(found, threads, device))
+            return cls(models.find("piper", "tts").load(found, threads, device), lexicon)
         raise SpeechStreamError(
             f"{found} is no voice: expected the folder of a bundle, or a Piper voice's .onnx file"
         )
@@ -88,17 +103,26 @@ class Synthesizer:
         speed: float = 1.0,
         pitch: float = 0.0,
         energy: float = 0.0,
-        markup: bool = True,
+        markup: str | bool = "ssml",
+        pause: float = 1.0,
+        lexicon: Given = None,
+        code: str = "note",
     ) -> SynthesisCore:
         """The pure core of streams of this manner. Options and errors as for `stream`."""
-        return SynthesisCore(self.voice, Controls(voice, speed, pitch, energy), markup)
+        words = UserLexicon.of(lexicon, self.language)
+        words = self.lexicon if words is None else words.over(self.lexicon)
+        controls = Controls(voice, speed, pitch, energy, pause)
+        return SynthesisCore(self.voice, controls, markup, words, code)
 
     def stream(self, patience_s: float | None = None, **options: Any) -> SpeechSynthesis:
         """Begin to speak. Options: `voice`, a speaker's name; `speed` 0.25 to 4; `pitch` in semitones and `energy` in
-        decibels, -12 to 12. `markup` (True) reads SSML and [[phonemes]]. After `patience_s` without new text, what has
-        come is spoken up to its last space.
+        decibels, -12 to 12; `pause`, a factor on pauses, 0 to 4. `markup` is "ssml" (SSML and [[phonemes]] are read),
+        "markdown" (what language models write; `code` "note", "skip" or "say" decides on fenced code) or "plain".
+        `lexicon`, a path or a mapping of words, goes before that of the synthesizer. After `patience_s` without new
+        text, what has come is spoken up to its last space.
 
-        Raises ValueError for a speaker or a control that the voice has not.
+        Raises ValueError for an option that there is not, or that the voice has not; SpeechStreamError for a lexicon
+        that cannot be read.
         """
         return SpeechSynthesis(self.core(**options), patience_s)
 

@@ -18,12 +18,13 @@ S = TypeVar("S")
 @dataclass(frozen=True)
 class Controls:
     """How a stream speaks: speaker's name (None: the voice's first), factor on the rate, semitones, decibels of
-    effort."""
+    effort, factor on the length of pauses."""
 
     voice: str | None = None
     speed: float = 1.0
     pitch: float = 0.0
     energy: float = 0.0
+    pause: float = 1.0
 
     def __post_init__(self) -> None:
         if self.voice is not None and not isinstance(self.voice, str):
@@ -32,6 +33,7 @@ class Controls:
             ("speed", 0.25, 4.0),
             ("pitch", -12.0, 12.0),
             ("energy", -12.0, 12.0),
+            ("pause", 0.0, 4.0),
         ):
             value = getattr(self, name)
             if (

@@ -51,6 +51,18 @@ def test_the_last_word_is_there_without_silence_behind(asr, readings, cut, laten
     assert words[-1].end <= len(x) / RATE + 0.03  # and no time lies behind the sound
 
 
+@pytest.mark.parametrize("latency", [None, 320])
+@pytest.mark.parametrize("command", ["Stop", "Seven", "Turn it on", "One"])
+def test_a_command_that_breaks_off_does_not_say_its_end_twice(asr, command, latency):
+    tts = ss.Synthesizer.load()
+    pcm = tts.synthesize(f"{command}.").pcm
+    loud = np.flatnonzero(np.abs(pcm) > 0.05 * np.abs(pcm).max())
+    clipped = pcm[loud[0] : loud[-1]]
+    heard = said(asr.transcribe(clipped, tts.sample_rate, latency_ms=latency).text)
+    assert 1 <= len(heard) <= len(command.split()) + 1
+    assert all(a != b for a, b in zip(heard, heard[1:]))
+
+
 @pytest.mark.parametrize("name", ["0870", "0880", "0920", "0930"])
 @pytest.mark.parametrize("silence", [0.0, 0.7])
 def test_a_first_word_begins_where_it_is_said(asr, readings, name, silence):

@@ -14,6 +14,12 @@ def test_a_rule_that_cannot_work_is_refused(name, value):
         EndpointRules(**{name: value})
 
 
+def test_no_segment_is_longer_than_what_models_have_learnt_from():
+    assert EndpointRules(longest_s=30).longest_s == 30
+    with pytest.raises(ValueError, match="at most 30 seconds"):
+        EndpointRules(longest_s=31)
+
+
 def test_no_audio_before_the_onset_is_allowed_but_not_less():
     assert EndpointRules(before_s=0).before_s == 0
     with pytest.raises(ValueError, match="before_s"):

@@ -21,7 +21,7 @@ class Slow:
     def __init__(self):
         self.lock, self.now, self.most, self.done = threading.Lock(), 0, 0, []
 
-    def transcribe(self, file, latency_ms, progress):
+    def transcribe(self, file, latency_ms, progress, channels="mix"):
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)

@@ -199,9 +199,9 @@ def heard(asr, path, **options):
 def test_a_name_is_written_as_the_list_has_it(embedded, fixtures_dir):
     path = fixtures_dir / "austen_0870.flac"
     plain, _ = heard(embedded, path)
-    assert "John Dash would had" in plain
+    assert "John Dash" in plain and "Dashwood" not in plain
     biased, shown = heard(embedded, path, hotwords=["Dashwood", "Norland"])
-    assert "John Dashwood had then leisure" in biased
+    assert "John Dashwood ha" in biased and "then leisure" in biased
     stable = [p.stable for p in shown]
     assert all(b.startswith(a) for a, b in zip(stable, stable[1:]))
     assert heard(embedded, path)[0] == plain  # the next stream has none

@@ -156,6 +156,16 @@ def test_wrong_rates_are_one_sentence_in_every_call(asr, speech, rate):
     assert len(said) == 1 and "sample_rate must be a whole number of Hz" in said.pop()
 
 
+@pytest.mark.parametrize("rate", [8000.0, np.float32(8000), np.int64(8000)], ids=repr)
+def test_a_whole_number_of_hz_of_any_type_is_taken_by_every_call(asr, rate):
+    x = np.zeros(800, np.float32)
+    assert asr.transcribe(x, rate).duration == 0.1
+    assert asr.core(640, rate).sample_rate == 8000
+    assert asr.stream(640, rate).push(x) == asr.split_stream(640, rate).push(x) == []
+    pool = asr.pool(1)
+    assert pool.open(640, rate) in pool
+
+
 @pytest.mark.parametrize(
     "audio, word",
     [

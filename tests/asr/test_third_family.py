@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from speechstream import Recognizer, bundle, models
-from speechstream.asr.family import Mode
+from speechstream.asr.family import NOTHING, Mode
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Word
 
@@ -65,10 +65,11 @@ class Loudness:
             letters, waiting = (*letters, *found.tolist()), waiting[size:]
         return Letters(waiting, letters)
 
-    def finish(self, segment: Letters, mode: Mode) -> Any:
-        rest = np.pad(segment.waiting, (0, -len(segment.waiting) % FRAME))
-        found = (yield Quantise(rest.reshape(-1, FRAME))).tolist() if len(rest) else []
-        return Letters(np.zeros(0, np.float32), (*segment.letters, *found), True)
+    def finish(self, segment: Letters, mode: Mode, rest: Any = NOTHING) -> Any:
+        waiting = np.concatenate([segment.waiting, rest])
+        waiting = np.pad(waiting, (0, -len(waiting) % FRAME))
+        found = (yield Quantise(waiting.reshape(-1, FRAME))).tolist() if len(waiting) else []
+        return Letters(NOTHING, (*segment.letters, *found), True)
 
     def close(self, segment: Letters) -> None:
         pass

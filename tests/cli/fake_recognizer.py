@@ -9,6 +9,7 @@ import sys
 import time
 from types import ModuleType
 
+from speechstream.asr.multichannel import SplitStream
 from speechstream.errors import AudioDamaged
 from speechstream.events import Endpoint, Final, Partial, Transcript, Word
 
@@ -69,6 +70,8 @@ class Recognizer:
         if path == "slow":
             print("loading", file=sys.stderr, flush=True)
             time.sleep(300)
+        if path == "options":
+            print(options["rules"].silence_s, options["rules"].longest_s, options["form"])
         recognizer = cls()
         recognizer.pace_s = 0.2 if path == "dawdling" else 0.0
         return recognizer
@@ -78,22 +81,27 @@ class Recognizer:
             raise ValueError(latency_ms)
         return Stream(sample_rate)
 
-    def transcribe(self, path, latency_ms=None, progress=None):
+    def split_stream(self, latency_ms=320, sample_rate=16000):
+        return SplitStream(lambda: self.stream(latency_ms, sample_rate))
+
+    def transcribe(self, path, latency_ms=None, progress=None, channels="mix"):
         from speechstream.audio.io import blocks
         from speechstream.audio.recording import Blocks
 
-        with path if isinstance(path, Blocks) else blocks(path) as parts:
-            stream, events, damage = Stream(parts.rate), [], None
+        with path if isinstance(path, Blocks) else blocks(path, channels=channels) as parts:
+            open_stream = self.split_stream if parts.channels == "split" else self.stream
+            stream, events, damage, samples = open_stream(320, parts.rate), [], None, 0
             try:
                 for block in parts:
                     events += stream.push(block)
-                    progress(stream.samples / parts.rate)
+                    samples += len(block)
+                    progress(samples / parts.rate)
                     time.sleep(self.pace_s)
             except AudioDamaged as error:
                 damage = error
             events += stream.finish()
-        finals = tuple(e for e in events if isinstance(e, Final))
-        transcript = Transcript(finals, stream.samples / parts.rate)
+        finals = sorted((e for e in events if isinstance(e, Final)), key=lambda e: e.start)
+        transcript = Transcript(tuple(finals), samples / parts.rate)
         if damage is not None:
             damage.transcript = transcript
             raise damage

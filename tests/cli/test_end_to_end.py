@@ -118,3 +118,15 @@ def test_the_installed_command():
         pytest.skip("speechstream is not installed in this environment (pip install -e .)")
     done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, f"speechstream {speechstream.__version__}\n")
+
+
+@pytest.mark.parametrize("decoder", ["attention", "ctc"])
+def test_no_encoding_of_the_system_changes_what_is_read(real_cli, fixtures_dir, decoder):
+    """A model's files are UTF-8, whatever the locale; the strictest one knows ASCII alone."""
+    sound = str(fixtures_dir / "austen_0880.flac")
+    strict = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = ("transcribe", sound, "--decoder", decoder)
+    plain = real_cli(*command)
+    done = real_cli(*command, env={**real_cli.environment, **strict})
+    assert (done.returncode, done.stdout, done.stderr) == (0, plain.stdout, "")
+    assert plain.stdout.isascii() and len(plain.stdout.split()) > 4

@@ -248,6 +248,24 @@ def test_what_came_before_a_fault_in_a_stream_is_kept(cli, wav):
         (["-", "--ray"], "--ray"),
         (["a.wav", "--format", "doc"], "doc"),
         (["a.wav", "--lat", "80"], "--lat"),
+        (["a.wav", "--channels", "both"], "split"),
+        (["a.wav", "--channels", "0"], "split"),
+        (["a.wav", "--channels", "right"], "has 1 channel"),
+        (["--mic", "--channels", "split"], "microphone"),
+        (["a.wav", "--ray", "--channels", "split"], "--ray"),
+        (["a.wav", "--ray", "--live", "a.txt"], "--ray"),
+        (["a.wav", "--endpoint-silence", "0"], "seconds"),
+        (["a.wav", "--endpoint-silence", "-1"], "seconds"),
+        (["a.wav", "--endpoint-silence", "nan"], "seconds"),
+        (["a.wav", "--endpoint-silence", "long"], "seconds"),
+        (["a.wav", "--longest-segment", "inf"], "seconds"),
+        (["a.wav", "--longest-segment", "1"], "5 to 30"),
+        (["a.wav", "--longest-segment", "31"], "5 to 30"),
+        (["a.wav", "--numbers", "roman"], "digits"),
+        (["a.wav", "--punctuation", "some"], "off"),
+        (["a.wav", "--live", "a.doc"], ".vtt"),
+        (["a.wav", "--live", "nowhere/a.txt"], "no folder"),
+        (["a.wav", "b.wav", "--live", "a.txt"], "one at a time"),
         (["a.wav", "-o", "no/where/"], None),
     ],
 )
@@ -263,6 +281,60 @@ def test_arguments_that_cannot_be_meant_are_one_sentence(cli, wav, tmp_path, arg
         and done.stderr.count("\n") == 1
         and said in done.stderr
     )
+
+
+def test_endpoint_rules_and_form_reach_the_recogniser(cli, wav):
+    wav()
+    given = ["--endpoint-silence", ".3", "--longest-segment", "12.5"]
+    form = ["--numbers", "digits", "--punctuation", "off"]
+    done = cli("transcribe", "a.wav", "--model", "options", *given, *form)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.splitlines()[0] == ("0.3 12.5 TextForm(numbers='digits', punctuation=False)")
+    done = cli("transcribe", "a.wav", "--model", "options")
+    assert done.stdout.splitlines()[0] == "0.8 24.0 TextForm(numbers='asis', punctuation=True)"
+
+
+@pytest.fixture
+def call(tmp_path):
+    """3 s of two channels, the same word in each half second of both."""
+    t = np.arange(24000) / 8000
+    sf.write(tmp_path / "call.wav", 0.1 * np.sin(2 * np.pi * 300 * t)[:, None] * [[1, 0.5]], 8000)
+    return tmp_path / "call.wav"
+
+
+def test_split_channels_in_every_format(cli, call):
+    text = cli("transcribe", call, "--channels", "split")
+    assert (text.returncode, text.stderr) == (0, "")
+    assert text.stdout == f"left: {FIRST}\nright: {FIRST}\nleft: {SECOND}\nright: {SECOND}\n"
+    document = json.loads(cli("transcribe", call, "--channels", "split", "-f", "json").stdout)
+    assert [(s["channel"], s["start"]) for s in document["segments"]] == [
+        ("left", 0.0),
+        ("right", 0.0),
+        ("left", 2.0),
+        ("right", 2.0),
+    ]
+    assert document["channels"] == dict.fromkeys(("left", "right"), f"{FIRST} {SECOND}")
+    srt = cli("transcribe", call, "--channels", "split", "-f", "srt").stdout
+    assert srt.split("\n\n")[:2] == [
+        f"1\n00:00:00,000 --> 00:00:01,950\nleft: {FIRST}",
+        f"2\n00:00:00,000 --> 00:00:01,950\nright: {FIRST}",
+    ]
+    vtt = cli("transcribe", call, "--channels", "split", "-f", "vtt").stdout
+    assert vtt.startswith("WEBVTT\n\n") and f"\n<v right>{FIRST}\n" in vtt
+    lines = cli("transcribe", call, "--channels", "split", "-f", "jsonl", "--latency", "320").stdout
+    events = [json.loads(line) for line in lines.splitlines()]
+    assert {e["channel"] for e in events} == {"left", "right"}
+
+
+def test_split_channels_from_a_pipe_and_in_several_files(cli, call, wav):
+    raw = np.zeros((24000, 2), "<i2").tobytes()
+    done = cli("transcribe", "-", "--raw", "8000:int16:2", "--channels", "split", data=raw)
+    assert done.returncode == 0 and sorted(done.stdout.splitlines()) == sorted(
+        f"{label}: {text}" for label in ("left", "right") for text in (FIRST, SECOND)
+    )
+    assert cli("transcribe", "-", "--channels", "left", data=call.read_bytes()).stdout == TEXT
+    done = cli("transcribe", call, wav("mono.wav", 2.0), "--channels", "split")
+    assert done.stdout.count("right: ") == 2 and f"mono: {FIRST}\n" in done.stdout
 
 
 def test_the_terminal_is_no_recording(cli):

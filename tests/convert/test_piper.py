@@ -198,7 +198,7 @@ def test_without_espeak_the_message_says_what_to_do(monkeypatch, voice):
     monkeypatch.setitem(sys.modules, "piper_phonemize", None)  # None makes an import fail
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     monkeypatch.setattr(espeak, "_library", None)
-    with pytest.raises(SpeechStreamError, match="pip install espeakng-loader"):
+    with pytest.raises(SpeechStreamError, match=r"pip install speechstream\[piper\]"):
         voice.phonemize("hello")
 
 

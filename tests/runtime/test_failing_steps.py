@@ -60,7 +60,7 @@ class Counted:
         yield Ask(x)
         return replace(segment, samples=segment.samples + len(x))
 
-    def finish(self, segment, mode):
+    def finish(self, segment, mode, rest=None):
         yield Ask(None)
         return segment
 

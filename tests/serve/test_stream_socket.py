@@ -323,17 +323,36 @@ def test_who_says_goodbye_is_not_kept_and_who_drops_is_for_a_while(models, serve
         ws.recv(30)
     poll(lambda: server.call(lambda: server.engine.sessions) == 0)
     assert not server.call(lambda: dict(server.engine.resumable) and len(server.engine.live))
-    with serving(models, Limits(resume_s=0.3, sessions=1), stream=stream) as brief:
-        ws = connect(f"{brief.url}/v1/stream")
-        ws.send(LISTEN)
-        token = json.loads(ws.recv(30))["token"]
-        ws.socket.close()
-        got, close = talk(brief, [LISTEN])
-        assert close.code == 1013 and "places" in got[0]["message"]
+    with serving(models, Limits(resume_s=0.3), stream=stream) as brief:
+        token = dropped(brief)
         poll(lambda: not brief.call(lambda: brief.engine.resumable))
         assert brief.call(lambda: (brief.engine.sessions, len(brief.engine.live))) == (0, 0)
         _, close = talk(brief, [json.dumps({"type": "resume", "token": token})])
         assert close.code == 4004
+
+
+def dropped(server):
+    """The token of a session whose connection has dropped."""
+    ws = connect(f"{server.url}/v1/stream")
+    ws.send(LISTEN)
+    token = json.loads(ws.recv(30))["token"]
+    ws.socket.close()
+    poll(lambda: server.call(lambda: server.engine.sessions) == 0)
+    return token
+
+
+def test_only_so_many_are_kept_and_the_oldest_give_way(models):
+    with serving(models, Limits(sessions=2), stream=stream) as server:
+        tokens = [dropped(server) for _ in range(3)]
+        assert server.call(lambda: (len(server.engine.resumable), len(server.engine.live))) == (
+            2,
+            2,
+        )
+        kinds = []
+        for token in tokens:
+            got, _ = talk(server, [json.dumps({"type": "resume", "token": token}), FINISH])
+            kinds.append(got[0]["type"])
+        assert kinds == ["error", "resumed", "resumed"]
 
 
 def poll(is_so):

@@ -12,6 +12,8 @@ from hypothesis import given, settings, strategies as st
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio
 from speechstream.runtime.requests import answer_together, drive
+from speechstream.text.clauses import TextStream
+from speechstream.text.user_lexicon import UserLexicon
 from speechstream.text.utterance import Utterance
 from speechstream.tts.stream import SynthesisCore
 from speechstream.tts.synthesizer import Synthesizer
@@ -54,9 +56,14 @@ def pieces_of(draw):
 
 
 @settings(max_examples=25, deadline=None)
-@given(pieces_of(), st.lists(st.integers(0, 2), min_size=1, max_size=40), st.booleans())
+@given(
+    pieces_of(),
+    st.lists(st.integers(0, 2), min_size=1, max_size=40),
+    st.sampled_from([True, False, "markdown"]),
+)
 def test_snapshots_and_forks_anywhere_change_nothing(pieces, what, markup):
-    core = SynthesisCore(TTS.voice, Controls("two", 1.1, 1.0, 2.0), markup)
+    words = UserLexicon({"nobody": "somebody"})
+    core = SynthesisCore(TTS.voice, Controls("two", 1.1, 1.0, 2.0, 1.5), markup, words)
     expected, _ = whole(core, pieces)
     state, events, forks, turn = core.init_state(), [], [], 0
     left = [*pieces, None]
@@ -277,7 +284,7 @@ def test_timings_may_come_with_their_blocks():
     core = SynthesisCore(_Late())
     events, state = whole(core, ["Hello there you."])
     (utterance,) = [
-        u for c in core._text("Hello there you.") for u in core.voice.utterances(c, True)
+        u for c in TextStream()("Hello there you.") for u in core.voice.utterances(c, True)
     ]
     assert isinstance(utterance, Utterance)
     words = [w for e in events for w in e.words]
@@ -297,3 +304,22 @@ def test_every_part_runs_on_the_device_or_none():
         Synthesizer.load(VOICE, device="tpu")
     with pytest.raises(ValueError, match="threads must be"):
         Synthesizer.load(VOICE, threads=0)
+
+
+def test_a_pool_takes_up_a_stream_with_its_dictionary():
+    pool = TTS.pool(2)
+    sid = pool.open(markup="markdown", pause=2.0, lexicon={"nobody": "somebody"}, code="skip")
+    pool.push(sid, "# A title\n\nNobody")
+    pool.step()
+    data = pool.snapshot(sid)
+    other = TTS.pool(2)
+    again = other.resume(data)
+    said = []
+    for p, n in ((pool, sid), (other, again)):
+        p.push(n, " knew *it*.")
+        p.finish(n)
+        events = []
+        while n in p:
+            events += p.step().get(n, [])
+        said.append([w.text for e in events if isinstance(e, Audio) for w in e.words])
+    assert said[0] == said[1] and "somebody" in [w.lower() for w in said[0]]

@@ -18,7 +18,7 @@ import numpy as np
 from speechstream.asr import search
 from speechstream.asr.biasing import CTC, TRANSDUCER, Bias, HotWords, compile_pieces
 from speechstream.asr.ctc import BEAM, Greedy, PrefixBeam
-from speechstream.asr.family import Mode
+from speechstream.asr.family import NOTHING, Mode
 from speechstream.asr.fastconformer.blocks import Blocks, BlockState
 from speechstream.asr.fastconformer.onnx import Networks, OnnxNetworks
 from speechstream.asr.transducer import GreedyTransducer
@@ -289,8 +289,10 @@ class FastConformerFamily:
         mel, features = self.features.step(x[None], segment.features)
         return (yield from self._hear(mel[0].T, replace(segment, features=features), mode))
 
-    def finish(self, segment: ConformerSegment, mode: Mode) -> Work[ConformerSegment]:
-        s = segment
+    def finish(
+        self, segment: ConformerSegment, mode: Mode, rest: np.ndarray = NOTHING
+    ) -> Work[ConformerSegment]:
+        s = (yield from self.feed(rest, segment, mode)) if len(rest) else segment
         if s.waiting is None:
             tail = np.zeros(2 * self.features.config.hop, np.float32)
             mel = self.features(np.concatenate([*s.audio, tail])[None]).transpose(0, 2, 1)

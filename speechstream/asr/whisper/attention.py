@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from speechstream.asr.timing import token_spans
-from speechstream.asr.whisper import beam as beams
-from speechstream.asr.whisper.incremental import (
+from speechstream.asr import beam as beams
+from speechstream.asr.incremental import (
     FRAME_S,
     Draft,
     IncrementalDecoder,
-    Memory,
     attention_table,
 )
-from speechstream.asr.whisper.networks import Decoded, DecoderState
-from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.asr.text_model import Pieces, Said, TextModel, TextState
+from speechstream.asr.timing import token_spans
 from speechstream.runtime.requests import Work
 
 
 class AttentionDecoder(IncrementalDecoder):
     """Greedy, and with a beam the doubtful places are searched again before their words become stable."""
 
-    def __init__(self, vocabulary: Vocabulary, margin_s: float = 0.5, beam: int = 1):
+    def __init__(self, vocabulary: Pieces, margin_s: float = 0.5, beam: int = 1):
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
         super().__init__(vocabulary, margin_s)
         self.beam = beam
 
     def accept(
-        self, d: Draft, n: int, token: int, said: Decoded, at: int, memory: Memory, final: bool
+        self, d: Draft, n: int, token: int, said: Said, at: int, model: TextModel, final: bool
     ) -> bool:
         return token != self.vocabulary.end
 
-    def settled(self, d: Draft, memory: Memory) -> int:
-        horizon, settled = memory.confirmed - self.margin_s / FRAME_S, 0
+    def settled(self, d: Draft, model: TextModel) -> int:
+        horizon, settled = model.confirmed - self.margin_s / FRAME_S, 0
         if horizon <= 0 or not d.tokens:
             return 0
         spans = token_spans(attention_table(d.rows))
@@ -42,12 +40,10 @@ class AttentionDecoder(IncrementalDecoder):
         return settled
 
     def rescore(
-        self, d: Draft, memory: Memory, state: DecoderState, limit: int, end: float, final: bool
-    ) -> Work[tuple[Draft, DecoderState]]:
+        self, d: Draft, model: TextModel, state: TextState, limit: int, end: float, final: bool
+    ) -> Work[tuple[Draft, TextState]]:
         if self.beam == 1:
             return d, state
         # doubts about words that cannot become stable yet are left for when they can
-        until = limit + 1 if final else self.settled(d, memory)
-        return (
-            yield from beams.refine(self, self.beam, d, memory, state, limit, end, final, until)
-        )
+        until = limit + 1 if final else self.settled(d, model)
+        return (yield from beams.refine(self, self.beam, d, model, state, limit, end, final, until))

@@ -140,7 +140,7 @@ class Memory:
         self.keys: Any = None  # (1, layers, H, at least T, Dh)
         self.values: Any = None
         self.frames = 0
-        self.version = 0  # changes with every write
+        self._writes: list[int] = []  # from which frame on each was
         if keys is not None and values is not None:
             self.put(0, keys, values)
 
@@ -159,7 +159,16 @@ class Memory:
         self.keys[:, :, :, at:end] = keys
         self.values[:, :, :, at:end] = values
         self.frames = max(self.frames, end)
-        self.version += 1
+        self._writes.append(at)
+
+    @property
+    def version(self) -> int:
+        """Changes with every write."""
+        return len(self._writes)
+
+    def changed(self, version: int) -> int:
+        """The first frame that may differ from what it was in an earlier version."""
+        return min(self._writes[version:], default=self.frames)
 
     def decode(self, networks: Networks, r: Decode) -> tuple[Decoded, DecoderState]:
         """Answer a request about this memory."""
@@ -294,10 +303,10 @@ class Resident:
 
 
 class _Batch:
-    """Memories of like length as one array; one that keeps its place and has not changed is not copied again.
+    """Memories of like length as one array. Of one that keeps its place only what has changed is copied again.
 
-    While a segment is brought up to date it decodes token by token over the same memory: only the first
-    call copies it.
+    While a segment is brought up to date it decodes token by token over the same memory, and the next time
+    most of it is as it was.
     """
 
     def __init__(self, frames: int):
@@ -320,20 +329,21 @@ class _Batch:
                 for _ in range(2)
             )
             self.seated, self.filled = [None] * (2 * count), [0] * (2 * count)
-        waiting = {(slot, m.version): i for i, (slot, m) in enumerate(memories)}
-        order: list = [waiting.pop(key, None) if key else None for key in self.seated[:count]]
+        waiting = {slot: i for i, (slot, _) in enumerate(memories)}
+        order: list = [waiting.pop(seat[0], None) if seat else None for seat in self.seated[:count]]
         for row, found in enumerate(order):
             if found is None:
-                key, order[row] = waiting.popitem()
-                self._copy(row, key, memories[order[row]][1])
+                _, order[row] = waiting.popitem()
+            self._bring(row, *memories[order[row]])
         return order, self.keys[:count], self.values[:count]
 
-    def _copy(self, row: int, key: tuple[int, int], m: Memory) -> None:
-        n = m.frames
+    def _bring(self, row: int, slot: int, m: Memory) -> None:
+        seat, n = self.seated[row], m.frames
+        since = m.changed(seat[1]) if seat and seat[0] == slot else 0
         for rows, a in ((self.keys, m.keys), (self.values, m.values)):
-            rows[row, :, :, :n] = a[0, :, :, :n]
+            rows[row, :, :, since:n] = a[0, :, :, since:n]
             rows[row, :, :, n : self.filled[row]] = 0  # what is masked is zero
-        self.seated[row], self.filled[row] = key, n
+        self.seated[row], self.filled[row] = (slot, m.version), n
 
 
 def _decode(
@@ -366,9 +376,9 @@ def _decode(
             new.values[i : i + 1, :, :, rows].copy(),
             r.state.tokens + n,
         )
-        text = None if said.text is None else said.text[i : i + 1, :n]
+        hidden = None if said.hidden is None else said.hidden[i : i + 1, :n]
         logits = said.logits[i : i + 1, r.first - first : n - first]
-        out.append((Decoded(logits, said.alignment[i : i + 1, :n], text), state))
+        out.append((Decoded(logits, said.alignment[i : i + 1, :n], hidden), state))
     return out
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from speechstream.asr import search
 from speechstream.asr.biasing import CTC, Bias, HotWords, compile_pieces
 from speechstream.asr.ctc import BEAM, Greedy, PrefixBeam
-from speechstream.asr.whisper.incremental import Memory
-from speechstream.asr.whisper.networks import DecoderState
+from speechstream.asr.text_model import TextModel, TextState
 from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Word
@@ -61,20 +60,20 @@ class CtcDecoder:
         decoder.search = PrefixBeam(getattr(self.search, "beam", BEAM), trie=bias.trie)
         return decoder
 
-    def init_state(self, state: DecoderState) -> CtcHypothesis:
+    def init_state(self, state: TextState) -> CtcHypothesis:
         """A hypothesis that says nothing; the text model's state is not needed."""
         return CtcHypothesis(self.search.init_state(1))
 
-    def extend(self, h: CtcHypothesis, memory: Memory, final: bool) -> Work[CtcHypothesis]:
+    def extend(self, h: CtcHypothesis, model: TextModel, final: bool) -> Work[CtcHypothesis]:
         """Bring a hypothesis up to date with its memory; no network is asked anything."""
         yield from ()
-        done, known = int(h.state.frames[0]), memory.confirmed // 2
-        tokens, state = self.search.step(memory.heads[:, done:known], h.state)
+        done, known = int(h.state.frames[0]), model.confirmed // 2
+        tokens, state = self.search.step(model.heads[:, done:known], h.state)
         stable = (*h.stable, *tokens[0])
         if final:
             tokens, state = self.search.finish(state)
             return CtcHypothesis(state, (*stable, *tokens[0]))
-        trial, after = self.search.step(memory.heads[:, known : memory.frames // 2], state)
+        trial, after = self.search.step(model.heads[:, known : model.frames // 2], state)
         return CtcHypothesis(state, stable, (*trial[0], *self.search.pending(after)[0]))
 
     def text(self, h: CtcHypothesis) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords
-from speechstream.asr.family import Mode
+from speechstream.asr.family import NOTHING, Mode
+from speechstream.asr.incremental import Hypothesis, IncrementalDecoder
 from speechstream.asr.search import check_state, check_tokens
 from speechstream.asr.whisper.attention import AttentionDecoder
 from speechstream.asr.whisper.cache import (
@@ -25,11 +26,11 @@ from speechstream.asr.whisper.cache import (
     SegmentCache,
     Values,
 )
+from speechstream.asr.whisper.conditioned import ConditionedDecoder
 from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis
 from speechstream.asr.whisper.gate import GatedDecoder
 from speechstream.asr.whisper.grammar import leashed
-from speechstream.asr.whisper.incremental import Hypothesis, IncrementalDecoder, Memory
-from speechstream.asr.whisper.networks import Encoded, Networks
+from speechstream.asr.whisper.networks import DecoderState, Encoded, Networks
 from speechstream.asr.whisper.onnx import OnnxNetworks
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import HOP_LENGTH, N_FFT, LogMel, LogMelState
@@ -126,11 +127,15 @@ class WhisperFamily:
             s = yield from self._decode(s, final=False)
         return s
 
-    def finish(self, segment: WhisperSegment, mode: Mode) -> Work[WhisperSegment]:
+    def finish(
+        self, segment: WhisperSegment, mode: Mode, rest: np.ndarray = NOTHING
+    ) -> Work[WhisperSegment]:
         """The last frames are flushed with silence, and all of the hypothesis stands."""
-        frames = -(-segment.samples // FRAME_LENGTH)
-        silence = np.zeros(FRAME_LENGTH * frames - segment.samples + N_FFT, np.float32)
-        s = self._featurise(replace(segment, unheard=(*segment.unheard, silence)))
+        samples = segment.samples + len(rest)
+        frames = -(-samples // FRAME_LENGTH)
+        silence = np.zeros(FRAME_LENGTH * frames - samples + N_FFT, np.float32)
+        unheard = (*segment.unheard, rest, silence)
+        s = self._featurise(replace(segment, unheard=unheard, samples=samples))
         s = yield from self._encode(len(mode.chunks) - 1, s, mode, last=frames)
         return (yield from self._decode(s, final=True))
 
@@ -221,8 +226,8 @@ class WhisperFamily:
     def _decode(self, s: WhisperSegment, final: bool) -> Work[WhisperSegment]:
         if not s.frames:
             return s
-        memory = Memory(self.runner, s.cache, s.frames, s.confirmed, s.checked, s.heads)
-        hypothesis = yield from self.decoder.extend(s.hypothesis, memory, final)
+        model = ConditionedDecoder(self.runner, s.cache, s.frames, s.confirmed, s.checked, s.heads)
+        hypothesis = yield from self.decoder.extend(s.hypothesis, model, final)
         return replace(s, hypothesis=hypothesis, checked=s.confirmed)
 
     # States that come from elsewhere.
@@ -243,6 +248,7 @@ class WhisperFamily:
             "": WhisperSegment,
             "cache": SegmentCache,
             "hypothesis": Hypothesis,
+            "hypothesis.cache": DecoderState,
         }
         if isinstance(self.decoder, CtcDecoder):
             found["hypothesis"] = CtcHypothesis

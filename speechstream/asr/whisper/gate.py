@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from speechstream.asr.incremental import FRAME_S, Draft, IncrementalDecoder, attended
+from speechstream.asr.text_model import Pieces, Said, TextModel
 from speechstream.asr.transducer import MAX_SYMBOLS
-from speechstream.asr.whisper.incremental import FRAME_S, Draft, IncrementalDecoder, Memory
-from speechstream.asr.whisper.networks import Decoded, Joint
-from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.asr.whisper.networks import Joint
 from speechstream.errors import SpeechStreamError
 
 PAIR_S = 2 * FRAME_S
@@ -32,7 +32,7 @@ class GatedDecoder(IncrementalDecoder):
     head = "gate"
     repeats = False
 
-    def __init__(self, vocabulary: Vocabulary, joint: Joint | None, margin_s: float = 0.5):
+    def __init__(self, vocabulary: Pieces, joint: Joint | None, margin_s: float = 0.5):
         if joint is None:
             raise SpeechStreamError(
                 "this model has no transducer; choose the decoder 'attention' or 'ctc'"
@@ -41,13 +41,13 @@ class GatedDecoder(IncrementalDecoder):
         self.joint = joint
 
     def accept(
-        self, d: Draft, n: int, token: int, said: Decoded, at: int, memory: Memory, final: bool
+        self, d: Draft, n: int, token: int, said: Said, at: int, model: TextModel, final: bool
     ) -> bool:
-        pairs, row = memory.frames // 2, said.alignment[0, at, : memory.frames]
-        heads = memory.heads
-        if heads is None or said.text is None:
+        pairs, row = model.frames // 2, attended(said, 0, at, model.frames)
+        heads = model.heads
+        if heads is None or said.hidden is None:
             raise ValueError("a transducer hears the encoder's gate, and this memory has none")
-        pair = self._next(heads[0, :pairs], said.text[0, at], row, d.pairs)
+        pair = self._next(heads[0, :pairs], said.hidden[0, at], row, d.pairs)
         goes_on = said.logits[0, n, : self.vocabulary.end + 1].argmax() != self.vocabulary.end
         if pair is None and goes_on:
             pair = self._missed(row, pairs, d.pairs[-1], final)
@@ -56,9 +56,9 @@ class GatedDecoder(IncrementalDecoder):
         d.pairs.append(pair)
         return True
 
-    def settled(self, d: Draft, memory: Memory) -> int:
+    def settled(self, d: Draft, model: TextModel) -> int:
         """How many tokens are in words that were said well before the end of the confirmed audio."""
-        horizon, settled = (memory.confirmed * FRAME_S - self.margin_s) / PAIR_S, d.stable
+        horizon, settled = (model.confirmed * FRAME_S - self.margin_s) / PAIR_S, d.stable
         for _, end in self.vocabulary.words(d.tokens)[:-1]:
             if end > d.stable:
                 if d.pairs[end - d.stable] + 1 > horizon:

@@ -14,17 +14,17 @@ import numpy as np
 from speechstream.asr import search
 from speechstream.asr.biasing import Bias
 from speechstream.asr.ctc import BEAM, PrefixBeam
-from speechstream.asr.search import log_softmax
-from speechstream.asr.whisper.attention import AttentionDecoder
-from speechstream.asr.whisper.ctc import FRAME_S as CTC_FRAME_S, CtcDecoder, CtcHypothesis
-from speechstream.asr.whisper.incremental import (
+from speechstream.asr.incremental import (
     FRAME_S,
     MAX_TOKENS_PER_S,
     Draft,
     Hypothesis,
-    Memory,
+    attended,
 )
-from speechstream.asr.whisper.networks import DecoderState
+from speechstream.asr.search import log_softmax
+from speechstream.asr.text_model import TextModel, TextState
+from speechstream.asr.whisper.attention import AttentionDecoder
+from speechstream.asr.whisper.ctc import FRAME_S as CTC_FRAME_S, CtcDecoder, CtcHypothesis
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
 
@@ -40,12 +40,12 @@ class GrammarDecoder(AttentionDecoder):
         super().__init__(decoder.vocabulary, decoder.margin_s, 1)
         self.grammar = bias
 
-    def extend(self, h: Hypothesis, memory: Memory, final: bool) -> Work[Hypothesis]:
-        empty, limit = h.cache, int(memory.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
+    def extend(self, h: Hypothesis, model: TextModel, final: bool) -> Work[Hypothesis]:
+        empty, limit = h.cache, int(model.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
         free = Draft()
-        state, end = yield from self._draft_and_verify(free, [], empty, memory, final, True, limit)
+        state, end = yield from self._draft_and_verify(free, [], empty, model, final, True, limit)
         freely = float(np.log(np.maximum([*free.probabilities, end], 1e-30)).sum())
-        found = yield from self._search(memory, empty, limit)
+        found = yield from self._search(model, empty, limit)
         # in proportion to the phrase: a short one does not stand for a long speech
         fits = found is not None and found[0] > freely - WORSE * (len(found[1].tokens) + 1)
         best = found[1] if found is not None and fits else Draft()
@@ -58,7 +58,7 @@ class GrammarDecoder(AttentionDecoder):
         )
 
     def _search(
-        self, memory: Memory, state: DecoderState, limit: int
+        self, model: TextModel, state: TextState, limit: int
     ) -> Work[tuple[float, Draft] | None]:
         """The most probable text of whole phrases, its end included, and its log probability."""
         v, trie = self.vocabulary, self.grammar.trie
@@ -67,7 +67,7 @@ class GrammarDecoder(AttentionDecoder):
         best: tuple[float, Draft] | None = None
         feed = [v.prompt]
         while open_ and (best is None or open_[0][0] > best[0]):
-            said, state = yield memory.read(feed, state, len(feed[0]) - 1)
+            said, state = yield model.step(feed, state, len(feed[0]) - 1)
             logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
             for (score, h), p, node in zip(open_, logp, nodes):
                 done = score + float(p[v.end])
@@ -81,7 +81,7 @@ class GrammarDecoder(AttentionDecoder):
             for b, token in zip(parents.tolist(), tokens.tolist()):
                 if scores[b, token] == -np.inf or len(open_[b][1].tokens) >= limit:
                     continue
-                row = said.alignment[b, -1, : memory.frames].copy()
+                row = attended(said, b, -1, model.frames)
                 extended = open_[b][1].extended(token, float(np.exp(logp[b, token])), row)
                 longer.append((float(scores[b, token]), extended))
                 kept.append(b)
@@ -89,7 +89,7 @@ class GrammarDecoder(AttentionDecoder):
             if open_:
                 last = np.array([h.tokens[-1] for _, h in open_])
                 nodes = trie.follow(nodes[kept], last, repeat=True)
-                state = DecoderState(state.keys[kept], state.values[kept], state.tokens[kept])
+                state = model.select(state, kept)
                 feed = [[t] for t in last.tolist()]
         return best
 
@@ -111,19 +111,19 @@ class CtcGrammarDecoder(CtcDecoder):
         beam = getattr(decoder.search, "beam", BEAM)
         self.search = PrefixBeam(max(beam, PHRASES), prune=np.inf, trie=bias.trie, closed=True)
 
-    def extend(self, h: CtcHypothesis, memory: Memory, final: bool) -> Work[CtcHypothesis]:
+    def extend(self, h: CtcHypothesis, model: TextModel, final: bool) -> Work[CtcHypothesis]:
         yield from ()
-        heads = memory.heads
+        heads = model.heads
         if heads is None:
             raise ValueError("CTC hears the encoder's head, and this memory has none")
-        done, known = int(h.state.frames[0]), memory.confirmed // 2
+        done, known = int(h.state.frames[0]), model.confirmed // 2
         tokens, state = self.search.step(heads[:, done:known], h.state)
         stable = (*h.stable, *tokens[0])  # of the search; nothing of it is said yet
-        trial, after = self.search.step(heads[:, known : memory.frames // 2], state)
+        trial, after = self.search.step(heads[:, known : model.frames // 2], state)
         ended = self.search.ended(after)
         score = float(np.logaddexp(*ended.scores[0, 0]))
         rest = (*trial[0], *self.search.pending(ended)[0])
-        freely = float(heads[0, : memory.frames // 2].max(-1).astype(np.float64).sum())
+        freely = float(heads[0, : model.frames // 2].max(-1).astype(np.float64).sum())
         n = len(stable) + len(rest)
         node = int(ended.nodes[0, 0]) if ended.nodes is not None else 0
         fits = self.grammar.trie.final[node] and score > freely - CTC_WORSE * (n + 1)

@@ -45,7 +45,7 @@ class Decoded:
 
     logits: np.ndarray  # (B, n, vocabulary); of fewer tokens where only the last were asked for
     alignment: np.ndarray  # (B, n, T) attention to the memory
-    text: np.ndarray | None = (
+    hidden: np.ndarray | None = (
         None  # (B, n, D) what the transducer's joint reads; None for a model without
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from speechstream.audio.channels import MIX, Channels
 from speechstream.audio.containers import trailing
 from speechstream.audio.containers.content import Content, Pieces, exactly
 from speechstream.audio.containers.riff import HEAD, is_unknown, wav_blocks
@@ -304,10 +305,10 @@ def _through_ffmpeg(content: Content, program: str) -> Blocks:
         blocks = wav_blocks(out, content.name, faults())
         close = after.pop_all().close
 
-    def until_closed() -> Iterator[np.ndarray]:
+    def until_closed(channels: Channels = MIX) -> Iterator[np.ndarray]:
         try:
-            yield from blocks
+            yield from blocks.hear(channels)
         finally:
             close()
 
-    return Blocks(blocks.rate, until_closed())
+    return Blocks(blocks.rate, until_closed(), None, until_closed)

@@ -207,7 +207,7 @@ class Talk extends Hearing {
       this.cut();
     }
     if (s !== "open") {
-      this.ready = false;
+      this.ready = this.hearing = false;
       this.response = null;
     }
     this.at = s;

@@ -61,6 +61,9 @@ MEASURES = {
     ).split()
     for form in (u, n.plural(u))
 }
+PAST_HOUR = {"5", "10", "20", "25"}  # minutes that clocks are read with: twenty to three
+ROWS = set("the this that my your his her its our their".split())
+HALVES = {*TIMES_OF_DAY, "a", "p"}
 TERMINAL = PERCENT | TIMES_OF_DAY | DURATIONS | MEASURES
 
 INT = r"\d{1,3}(?:,\d{3})+|\d+"
@@ -103,18 +106,35 @@ def ordinal_text(value: int) -> str:
 
 
 class Quantities:
-    """One pass over one run: its words in lower case, and whether each was written with a capital."""
+    """One pass over one run: its words in lower case, whether each was written with a capital, and the word before it."""
 
-    def __init__(self, parts: list[str], capital: list[bool]):
-        self.w, self.capital = parts, capital
+    def __init__(self, parts: list[str], capital: list[bool], before: str = ""):
+        self.w, self.capital, self.before = parts, capital, before
         self.out: list[Item] = []
 
     def read(self) -> list[Item]:
         at = 0
         while at < len(self.w):
             at = self._date(at) or self._clock(at) or self._number(at) or self._word(at)
+        self._leave_pairs()
         lifted = any(x.text is not None and not x.small for x in self.out)
         return [self._settled(x, lifted) for x in self.out]
+
+    def _leave_pairs(self) -> None:
+        """Back into words, what could be two things: "twenty to three" (20 to 3, or 2:40), "two or three hundred"."""
+        at = {item.first: i for i, item in enumerate(self.out)}
+        for i, item in enumerate(self.out):
+            other = self.out[at.get(item.last + 1, 0)]
+            if item.text is None or other.first != item.last + 1 or other.text is None:
+                continue
+            join, words = self._at(item.last), self.w[other.first : other.last]
+            clock = join == "to" and item.text in PAST_HOUR and self._at(other.last) not in HALVES
+            hours = other.small and ONES[words[0]] if words[0] in ONES else 13
+            two_things = clock and len(words) == 1 and 1 <= hours < min(int(item.text), 13)
+            shared = join in ("to", "or") and item.small and len(words) == 2 and words[0] in ONES
+            if two_things or shared and words[1] in ("hundred", *SCALES):
+                self.out[i] = Item(item.first, item.last, None)
+                self.out[at[other.first]] = Item(other.first, other.last, None)
 
     def _settled(self, item: Item, lifted: bool) -> Item:
         if not item.small or lifted and (self.w[item.first] != "one" or self._in_range(item)):
@@ -183,13 +203,19 @@ class Quantities:
         if self._at(head.end) != "hundred":
             return head
         start = end + (self._at(end) == "and")
-        tail = self._below_hundred(start)
+        tail = None if self._lasts(at, end) else self._below_hundred(start)
         numeral = self._numeral(start, 100)
         if tail is None and numeral is not None and start > end:
             tail = Number(start + 1, "", numeral)
         if tail and tail.value and self._at(tail.end) not in ("hundred", "hundredth"):
             return Number(tail.end, "", value + tail.value, ordinal=tail.ordinal)
         return Number(end, "", value, article=head.article)
+
+    def _lasts(self, at: int, end: int) -> bool:
+        """Whether "second" behind a round number tells how long it lasts: a hundred second timeout. Where it is a place
+        in a row, "and" or "the" says so: the two hundred second time."""
+        before = self._at(at - 1) if at else self.before
+        return self._at(end) == "second" and before not in ROWS
 
     def _whole(self, at: int) -> Number | None:
         """A cardinal or ordinal: groups with falling scales, "and" before a last one below a hundred."""
@@ -207,7 +233,8 @@ class Quantities:
                 article, spelled = group.article, group.spelled
             if group.ordinal or not (scale or ordinal):
                 fits = groups == 0 or 0 < group.value < last and (not joined or group.value < 100)
-                if not fits or (group.article and group.end == at + 1):
+                lasts = groups and not joined and group.end == end + 1 and self._lasts(at, end)
+                if not fits or lasts or (group.article and group.end == at + 1):
                     break
                 total += group.value
                 return Number(
@@ -369,6 +396,10 @@ class Quantities:
         end = self._digits(at)
         if self._at(end) in {*SCALES, *SCALE_ORDINALS, "hundred", "hundredth", "point"}:
             end -= 1
+        if end - at >= 3 and self._counts(at, end):
+            for i in range(at, end):
+                self._put(i, i + 1, str(ONES[w[i]]))
+            return end
         if end - at >= 3:
             text = "".join("0" if x == "oh" else str(ONES[x]) for x in w[at:end])
             if text[0] == "0":
@@ -386,6 +417,14 @@ class Quantities:
         if found.ordinal:
             return self._ordinal(at, found)
         return self._amount(at, found, text, bool(sign))
+
+    def _counts(self, at: int, end: int) -> bool:
+        """Whether somebody counts, up or down: one two three four. What follows makes a number of it: $123."""
+        digits = [ONES.get(w, -2) for w in self.w[at:end]]
+        steps = {b - a for a, b in zip(digits, digits[1:])}
+        after = self._at(end)
+        measured = after in {*CURRENCIES, *PERCENT, *MEASURES, *DURATIONS, "per"}
+        return len(steps) == 1 and steps <= {1, -1} and not measured
 
     def _ordinal(self, at: int, found: Number) -> int:
         """21st; first to ninth stay, and so do fractions: a tenth, one twentieth."""

@@ -33,12 +33,16 @@ from speechstream.text.en.quantities import (
     Quantities,
 )
 
-__all__ = ["DIGITS_FROM", "pending", "to_digits", "to_words"]
+__all__ = ["DIGITS_FROM", "bare", "pending", "pending_words", "to_digits", "to_words"]
 
 LEAD = "\"'([{\u201c\u2018\u00bf\u00a1"
 TRAIL = ".,;:!?\u2026\"')]}\u201d\u2019\u2014"
 HALF_DAY = re.compile(r"([ap])\.m\.?", re.I)
+DASHES = re.compile(r"[\u2013\u2014\u2026]+|-{2,}|\.{2,}")
+REACH = 4  # words between which a written number and what belongs to it may lie: "3 to 5 km"
 WRITTEN = re.compile(r"[\d%$\u20ac\u00a3\u00a5\u20b9]")
+
+OPENS = re.compile(r"\W*[A-Z]{1,3}\W*|\w*\W+")  # a currency or a title, where a number may follow
 
 Token = tuple[str, int, int]
 
@@ -65,6 +69,22 @@ def pending(words: list[str]) -> int:
         return 0
     first, last, open_ = runs[-1]
     return last - first if open_ else 0
+
+
+def pending_words(words: list[str]) -> int:
+    """The same of `to_words`: how many of the last words may still be said otherwise when more words come."""
+    first = len(words)
+    for i in reversed(range(len(words))):
+        if first - i > REACH:
+            break
+        if WRITTEN.search(words[i]) or i == len(words) - 1 and OPENS.fullmatch(words[i]):
+            first = i
+    return len(words) - first
+
+
+def bare(word: str) -> str:
+    """A word without the marks before and after it; the signs of amounts are no marks."""
+    return _split(word)[1]
 
 
 def to_words(words: list[str]) -> list[Token]:
@@ -177,7 +197,8 @@ def _write(words: list[str], first: int, last: int) -> list[Token]:
     verbatim = [(words[i], i, i + 1) for i in range(first, last)]
     capital = [core[:1].isupper() for _, core, _ in split]
     out: list[Token] = []
-    for item in Quantities(parts, [capital[i - first] for i in owner[:-1]]).read():
+    before = _split(words[first - 1])[1].lower() if first else ""
+    for item in Quantities(parts, [capital[i - first] for i in owner[:-1]], before).read():
         if item.text is None:
             continue
         a, b = owner[item.first], owner[item.last]

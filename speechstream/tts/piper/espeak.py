@@ -75,8 +75,8 @@ def _load() -> ctypes.CDLL:
             loader = importlib.import_module("espeakng_loader")
         except ImportError:
             raise SpeechStreamError(
-                "a Piper voice needs espeak-ng to read text: pip install espeakng-loader (espeak-ng is GPL-3.0), or "
-                "give it phonemes, as in [[həlˈoʊ]]"
+                "a Piper voice of this language needs espeak-ng to read text: pip install speechstream[piper] "
+                "(espeak-ng is GPL-3.0)"
             ) from None
         library = ctypes.CDLL(str(loader.get_library_path()))
         library.espeak_TextToPhonemes.restype = ctypes.c_char_p

@@ -92,7 +92,7 @@ def convert_piper(voice: str | Path, target: str | Path) -> Path:
         import onnx
     except ImportError:
         raise SpeechStreamError(
-            "splitting a Piper voice needs the onnx package: pip install onnx"
+            "a Piper voice needs the onnx package to be opened: pip install speechstream[piper]"
         ) from None
     voice, target = Path(voice), Path(target)
     description = Path(f"{voice}.json")

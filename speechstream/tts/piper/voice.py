@@ -20,6 +20,7 @@ from speechstream.text.languages import front_end, speaks
 from speechstream.text.utterance import Utterance
 from speechstream.tts.piper.espeak import EspeakFrontEnd
 from speechstream.tts.piper.network import BLOCK, FIRST_BLOCK, Latents, PiperVoice
+from speechstream.tts.reading import MARKS
 from speechstream.tts.voice import Block, Controls, VoiceInfo, speaker_number
 
 
@@ -120,7 +121,8 @@ class PiperSpeech:
         self, utterance: Utterance, controls: Controls, state: PiperState
     ) -> Work[PiperState]:
         ids, owner = self._ids(utterance)
-        speed = controls.speed * (float(np.mean(utterance.speed)) if len(utterance.speed) else 1.0)
+        speeds = [s for s, c in zip(utterance.speed, utterance.phonemes) if c not in MARKS]
+        speed = controls.speed * (float(np.mean(speeds)) if speeds else 1.0)
         speaker = speaker_number(self.speakers, controls.voice)
         latents = cast(
             Latents, (yield Plan(self.piper, tuple(ids), min(max(speed, 0.1), 10.0), speaker))

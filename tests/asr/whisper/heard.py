@@ -3,7 +3,7 @@
 import numpy as np
 
 from speechstream.asr.whisper.cache import Memory as Written, SegmentCache, Values
-from speechstream.asr.whisper.incremental import Memory
+from speechstream.asr.whisper.conditioned import ConditionedDecoder
 from speechstream.runtime.requests import drive
 
 
@@ -28,7 +28,7 @@ class Heard:
         n = self.frames
         keys, values = (a[:, :, :, :n] for a in (self.memory.keys, self.memory.values))
         heads = getattr(self, decoder.head) if decoder.head else None
-        memory = Memory(
+        memory = ConditionedDecoder(
             Values(networks), SegmentCache((), keys, values), n, self.confirmed, self.checked, heads
         )
         out = drive(decoder.extend(hypothesis, memory, final))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from speechstream.asr.whisper import beam
+from speechstream.asr import beam
 from speechstream.asr.whisper.attention import AttentionDecoder
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded
 from speechstream.asr.whisper.vocabulary import Vocabulary

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from speechstream.asr.endpoint import EndpointRules
+from speechstream.asr.incremental import MAX_TOKENS_PER_S
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.whisper.attention import FRAME_S, AttentionDecoder
 from speechstream.asr.whisper.cache import Values
 from speechstream.asr.whisper.family import WhisperFamily
-from speechstream.asr.whisper.incremental import MAX_TOKENS_PER_S
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, EncoderState
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.events import Endpoint, Final, Partial, SpeechStarted

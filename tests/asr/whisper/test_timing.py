@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from speechstream import Recognizer
+from speechstream.asr.incremental import attention_table as table
 from speechstream.asr.timing import SMOOTHING, at_pauses, pauses, token_spans
-from speechstream.asr.whisper.incremental import attention_table as table
 
 
 def stretches(lengths, noise=0.0, seed=0):

@@ -7,7 +7,7 @@ audio and another word follows it; its tokens and their keys and values are then
 hence never retracted.
 
 What differs between decoders is when a token may be said (`accept`) and when it stands (`settled`): see
-`attention` and `gate`. The text model is Whisper's: its cross-attention is what `Memory.read` asks for.
+`asr.whisper.attention` and `asr.whisper.gate`. Of the text model no more is known than `asr.text_model` says.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords, compile_bytes
+from speechstream.asr.text_model import Pieces, Said, TextModel, TextState
 from speechstream.asr.timing import token_spans
-from speechstream.asr.whisper.cache import Cache, Decode, Runner, truncate
-from speechstream.asr.whisper.networks import Decoded, DecoderState
-from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
 from speechstream.state import bounded, cache
@@ -35,33 +33,6 @@ STICKY = 1.0  # a drafted token is replaced by one at least so many nats more pr
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What has been encoded of a segment, as a decoder sees it, and how it asks for it to be read.
-
-    Frames up to `confirmed` will not change; those after it come from the quick pass. checked: frames that
-    were confirmed when the hypothesis was last verified. heads: what the decoder's head says of each pair of
-    frames, (1, frames // 2, D), where it has one.
-    """
-
-    runner: Runner
-    cache: Cache
-    frames: int
-    confirmed: int
-    checked: int
-    heads: np.ndarray | None
-
-    def has_news(self, final: bool) -> bool:
-        """Whether more has been confirmed since the last time, or nothing more will be."""
-        return final or self.confirmed > self.checked
-
-    def read(self, tokens: list[list[int]], state: DecoderState, first: int = 0) -> Decode:
-        """The request to read these tokens of each hypothesis after `state`."""
-        return Decode(
-            self.runner, self.cache, np.array(tokens, np.int64), state, self.frames, first
-        )
-
-
-@dataclass(frozen=True)
 class Hypothesis:
     """Tokens of one segment, of which the first `stable` are final.
 
@@ -69,7 +40,7 @@ class Hypothesis:
     but the last. pair: of frames, in which a transducer said the last stable token.
     """
 
-    cache: DecoderState = cache()
+    cache: TextState = cache()
     tokens: tuple[int, ...] = bounded(0, 1 << 20, default=())
     probabilities: tuple[float, ...] = ()
     rows: tuple[np.ndarray, ...] = ()
@@ -112,10 +83,10 @@ class IncrementalDecoder:
     repeats = True  # whether the decoder may read the same sound again
     bias: Bias | None = None  # hot words
 
-    def __init__(self, vocabulary: Vocabulary, margin_s: float = 0.5):
+    def __init__(self, vocabulary: Pieces, margin_s: float = 0.5):
         self.vocabulary, self.margin_s = vocabulary, margin_s
 
-    def init_state(self, state: DecoderState) -> Hypothesis:
+    def init_state(self, state: TextState) -> Hypothesis:
         """A hypothesis that says nothing. state: the text model's, before the first token."""
         return Hypothesis(cache=state)
 
@@ -130,12 +101,12 @@ class IncrementalDecoder:
         return decoder
 
     def accept(
-        self, d: Draft, n: int, token: int, said: Decoded, at: int, memory: Memory, final: bool
+        self, d: Draft, n: int, token: int, said: Said, at: int, model: TextModel, final: bool
     ) -> bool:
         """Whether the token that output n predicts, row `at` of the alignment, is said now; else all wait."""
         raise TypeError("a decoder says when a token is said")
 
-    def settled(self, d: Draft, memory: Memory) -> int:
+    def settled(self, d: Draft, model: TextModel) -> int:
         """How many tokens are in words that ended well before the end of the confirmed audio."""
         raise TypeError("a decoder says when a token stands")
 
@@ -163,18 +134,18 @@ class IncrementalDecoder:
         return best, 1 / np.exp(logits - chosen[:, None]).sum(-1)
 
     def rescore(
-        self, d: Draft, memory: Memory, state: DecoderState, limit: int, end: float, final: bool
-    ) -> Work[tuple[Draft, DecoderState]]:
+        self, d: Draft, model: TextModel, state: TextState, limit: int, end: float, final: bool
+    ) -> Work[tuple[Draft, TextState]]:
         """A chance to search again before words become stable."""
         yield from ()
         return d, state
 
-    def extend(self, h: Hypothesis, memory: Memory, final: bool) -> Work[Hypothesis]:
-        """Bring a hypothesis up to date with its memory. final: no more audio follows, all becomes stable."""
+    def extend(self, h: Hypothesis, model: TextModel, final: bool) -> Work[Hypothesis]:
+        """Bring a hypothesis up to date with its model. final: no more audio follows, all becomes stable."""
         v, n_stable = self.vocabulary, h.stable
-        verify = memory.has_news(final)
+        verify = model.has_news(final)
         # keys of stable tokens recall where the sound ended when they were read: they are read anew
-        before = truncate(h.cache, 0) if verify else h.cache
+        before = model.truncate(h.cache, 0) if verify else h.cache
         new = Draft(
             list(h.tokens[:n_stable]),
             list(h.probabilities[:n_stable]),
@@ -183,19 +154,19 @@ class IncrementalDecoder:
             [h.pair],
         )
         draft = list(h.tokens[n_stable:])
-        limit = int(memory.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
+        limit = int(model.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
         state, end = yield from self._draft_and_verify(
-            new, draft, before, memory, final, verify, limit
+            new, draft, before, model, final, verify, limit
         )
         pair = h.pair
         if verify:
-            new, state = yield from self.rescore(new, memory, state, limit, end, final)
-            settled = len(new.tokens) if final else max(n_stable, self.settled(new, memory))
+            new, state = yield from self.rescore(new, model, state, limit, end, final)
+            settled = len(new.tokens) if final else max(n_stable, self.settled(new, model))
             if settled > n_stable and len(new.pairs) > settled - n_stable:
                 pair = new.pairs[settled - n_stable]
             new.stable = settled
         return Hypothesis(
-            truncate(state, len(v.prompt) + new.stable - 1),
+            model.truncate(state, len(v.prompt) + new.stable - 1),
             tuple(new.tokens),
             tuple(new.probabilities),
             tuple(new.rows),
@@ -207,33 +178,34 @@ class IncrementalDecoder:
         self,
         new: Draft,
         draft: list[int],
-        state: DecoderState,
-        memory: Memory,
+        state: TextState,
+        model: TextModel,
         final: bool,
         verify: bool,
         limit: int,
-    ) -> Work[tuple[DecoderState, float]]:
+    ) -> Work[tuple[TextState, float]]:
         """Read the draft, keep what would be chosen again, go on greedily: the state, and the end's probability."""
         v, n_stable = self.vocabulary, new.stable
         context = v.prompt + new.tokens
-        n_cached = int(state.tokens[0])
+        n_cached = model.length(state)
         feed = context[n_cached:] + draft
         first = len(context) - n_cached - 1  # this output predicts the first new token
         dated = not verify
         while True:
-            said, state = yield memory.read([feed], state, first)
+            said, state = yield model.step([feed], state, first)
             if not dated:  # what is stable is dated anew
-                stable_rows = said.alignment[0, len(v.prompt) - 1 : first]
-                new.rows = [row[: memory.frames].copy() for row in stable_rows]
+                read = range(len(v.prompt) - 1, first)
+                new.rows = [attended(said, 0, at, model.frames) for at in read]
                 dated = True
-            read, begin = [*new.tokens, *draft], len(new.tokens)
-            best, probability = self.choose(said.logits[0], [] if verify else draft, read, begin)
+            context, begin = [*new.tokens, *draft], len(new.tokens)
+            drafted = [] if verify else draft
+            best, probability = self.choose(said.logits[0], drafted, context, begin)
             for n, token in enumerate(best.tolist()):
-                if not self.accept(new, n, token, said, first + n, memory, final):
+                if not self.accept(new, n, token, said, first + n, model, final):
                     return state, float(probability[n])
                 if len(new.tokens) >= limit or self.loops(new.tokens, token):
                     return state, 1.0
-                row = said.alignment[0, first + n, : memory.frames].copy()
+                row = attended(said, 0, first + n, model.frames)
                 new.append(token, float(probability[n]), row)
                 if self.repeats and (kept := non_repeating(new)) < len(new.tokens):
                     new.cut(max(kept, n_stable))
@@ -241,7 +213,7 @@ class IncrementalDecoder:
                 if n >= len(draft) or token != draft[n]:
                     break
             # the last token has been chosen but not read
-            state = truncate(state, len(v.prompt) + len(new.tokens) - 1)
+            state = model.truncate(state, len(v.prompt) + len(new.tokens) - 1)
             feed, first, draft = new.tokens[-1:], 0, []
 
     def text(self, h: Hypothesis) -> tuple[str, str]:
@@ -273,6 +245,13 @@ class IncrementalDecoder:
                 if len(copies) == 1:
                     return True
         return False
+
+
+def attended(said: Said, hypothesis: int, at: int, frames: int) -> np.ndarray:
+    """What a token attended to, (frames,); (0,) of a text model that does not say."""
+    if said.alignment is None:
+        return np.zeros(0, np.float32)
+    return said.alignment[hypothesis, at, :frames].copy()
 
 
 def non_repeating(d: Draft) -> int:

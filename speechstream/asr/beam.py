@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from speechstream.asr.incremental import Draft, IncrementalDecoder, attended, non_repeating
 from speechstream.asr.search import log_softmax
-from speechstream.asr.whisper.cache import truncate
-from speechstream.asr.whisper.incremental import Draft, IncrementalDecoder, Memory, non_repeating
-from speechstream.asr.whisper.networks import DecoderState
+from speechstream.asr.text_model import TextModel, TextState
 from speechstream.runtime.requests import Work
 
 DOUBT = 0.7  # probability below which a greedy token is in doubt
@@ -24,13 +23,13 @@ def refine(
     decoder: IncrementalDecoder,
     beam: int,
     greedy: Draft,
-    memory: Memory,
-    state: DecoderState,
+    model: TextModel,
+    state: TextState,
     limit: int,
     end: float,
     final: bool,
     until: int,
-) -> Work[tuple[Draft, DecoderState]]:
+) -> Work[tuple[Draft, TextState]]:
     """A hypothesis at least as probable, its end included, and the decoder's state after reading it.
 
     greedy: the whole hypothesis, of which the first `greedy.stable` tokens stand. state: after reading all of it but,
@@ -52,13 +51,13 @@ def refine(
     if (bias := decoder.bias) is not None:
         gained = sum(bias.gains([*greedy.tokens, v.end], at))
         finished = [(finished[0][0] + gained, greedy, whole)]
-    state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
+    state, feed = _reread(model, whole, v.prompt + greedy.tokens[:at])
     beam += 0 if decoder.bias is None else BIASED
     most = min(beam, v.end)  # continuations looked at, beside the end
     while open_ and open_[0][0] > max(
         f[0] for f in finished
     ):  # else nothing open can become more probable
-        said, state = yield memory.read(feed, state, len(feed[0]) - 1)
+        said, state = yield model.step(feed, state, len(feed[0]) - 1)
         logp = log_softmax(said.logits[:, -1, : v.end + 1].astype(np.float64))
         total = logp
         if bias is not None:
@@ -83,12 +82,9 @@ def refine(
             if token == v.end and total[b].argmax() != v.end:
                 continue  # a hypothesis that would rather go on does not end: short ones are too probable
             if token == v.end or len(h.tokens) >= limit or decoder.loops(h.tokens, token):
-                read = DecoderState(
-                    state.keys[b : b + 1], state.values[b : b + 1], state.tokens[b : b + 1]
-                )
-                finished.append((score, h, read))
+                finished.append((score, h, model.select(state, [b])))
                 continue
-            row = said.alignment[b, -1, : memory.frames].copy()
+            row = attended(said, b, -1, model.frames)
             longer.append((score, h.extended(token, float(np.exp(logp[b, token])), row)))
             parents.append(b)
         open_ = longer
@@ -102,16 +98,18 @@ def refine(
             if bias is not None:
                 score += sum(bias.gains(greedy.tokens[:at], n))
             open_ = [(score, greedy.prefix(at))]
-            state, feed = _reread(whole, v.prompt + greedy.tokens[:at])
+            state, feed = _reread(model, whole, v.prompt + greedy.tokens[:at])
             continue
-        state = DecoderState(state.keys[parents], state.values[parents], state.tokens[parents])
+        state = model.select(state, parents)
         feed = [[h.tokens[-1]] for _, h in open_]
     _, best, read = max(finished, key=lambda f: f[0])
     best.cut(max(non_repeating(best), n_stable))
     return best, read
 
 
-def _reread(state: DecoderState, context: list[int]) -> tuple[DecoderState, list[list[int]]]:
+def _reread(
+    model: TextModel, state: TextState, context: list[int]
+) -> tuple[TextState, list[list[int]]]:
     """The state before the last token of a context, and that token to read."""
-    state = truncate(state, len(context) - 1)
-    return state, [context[int(state.tokens[0]) :]]
+    state = model.truncate(state, len(context) - 1)
+    return state, [context[model.length(state) :]]

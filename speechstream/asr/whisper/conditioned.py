@@ -1,0 +1,45 @@
+"""Whisper's decoder as a text model: `asr.text_model.TextModel` over the memory of one segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from speechstream.asr.whisper.cache import Cache, Decode, Runner, truncate
+from speechstream.asr.whisper.networks import DecoderState
+
+
+@dataclass(frozen=True)
+class ConditionedDecoder:
+    """The decoder, conditioned on what has been encoded of a segment.
+
+    checked: frames that were confirmed when the hypothesis was last verified. heads: what the encoder's
+    head says of each pair of frames, (1, frames // 2, D), where the search listens to one.
+    """
+
+    runner: Runner
+    cache: Cache
+    frames: int
+    confirmed: int
+    checked: int
+    heads: np.ndarray | None
+
+    def has_news(self, final: bool) -> bool:
+        return final or self.confirmed > self.checked
+
+    def step(self, tokens: Sequence[Sequence[int]], state: DecoderState, first: int = 0) -> Decode:
+        return Decode(
+            self.runner, self.cache, np.array(tokens, np.int64), state, self.frames, first
+        )
+
+    def length(self, state: DecoderState) -> int:
+        return int(state.tokens[0])
+
+    def truncate(self, state: DecoderState, tokens: int) -> DecoderState:
+        return truncate(state, tokens)
+
+    def select(self, state: DecoderState, rows: Sequence[int]) -> DecoderState:
+        index = list(rows)
+        return DecoderState(state.keys[index], state.values[index], state.tokens[index])
