@@ -795,7 +795,8 @@ class Protocol:
             item = replace(item, parts=(Part("input_audio", x.said),))
             usage = {"type": "duration", "seconds": round(x.seconds, 3)}
             if shown:
-                words = {"words": [word_to_json(w) for w in x.words]} if x.words else {}
+                dated = x.words if state.session.words else ()
+                words = {"words": [word_to_json(w) for w in dated]} if dated else {}
                 out.add(f"{TRANSCRIPT}.completed", **head, transcript=x.said, usage=usage, **words)
         elif shown:
             error = {"type": "server_error", "code": "transcription_failed", "message": x.message}
@@ -845,7 +846,7 @@ class Protocol:
     def _spoke(self, x: Spoke, state: State, out: Outbox) -> State:
         state, r = self._opened(state, out)
         if x.text:
-            words = {"words": _dated(x, r.speech)} if x.words else {}
+            words = {"words": _dated(x, r.speech)} if x.words and state.session.words else {}
             out.add("response.output_audio_transcript.delta", **_place(r), delta=x.text, **words)
         if x.data:
             sound = base64.b64encode(x.data).decode()

@@ -228,7 +228,7 @@ class Talk extends Hearing {
       turn_detection: { type: "semantic_vad" },
     };
     const spoken = { format: { type: "audio/pcm", rate: player.rate }, voice: $("voice").value };
-    return { type: "realtime", output_modalities: ["audio"], audio: { input: heard, output: spoken } };
+    return { type: "realtime", include: ["words"], output_modalities: ["audio"], audio: { input: heard, output: spoken } };
   }
 
   update(fields, note) {
