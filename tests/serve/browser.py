@@ -23,20 +23,23 @@ FLAGS = """--headless=new --no-sandbox --disable-gpu --no-first-run --disable-ba
 --disable-component-update --disable-sync --disable-extensions --mute-audio --use-fake-ui-for-media-stream
 --use-fake-device-for-media-stream --disable-dev-shm-usage""".split()
 PATIENCE_S = 60
-# What goes to the loudspeakers goes into window.heard too, with the time of its end.
+# What goes to the loudspeakers goes into window.heard too, with the time of its end. The page's own worklet records it,
+# since its policy lets no other script in.
+BLOCK = 512
 RECORDER = """(() => {
   window.heard = [];
   const taps = new WeakMap();
   const connect = AudioNode.prototype.connect;
+  const tap = async (context) => {
+    await context.audioWorklet.addModule("page/ears.js");
+    const node = new AudioWorkletNode(context, "ears", { numberOfOutputs: 0 });
+    node.port.onmessage = ({ data }) => window.heard.push([performance.now(), new Uint8Array(data)]);
+    return node;
+  };
   AudioNode.prototype.connect = function (to, ...more) {
     if (to instanceof AudioDestinationNode) {
-      if (!taps.has(to.context)) {
-        const tap = to.context.createScriptProcessor(1024, 1, 1);
-        tap.onaudioprocess = (e) => window.heard.push([performance.now(), e.inputBuffer.getChannelData(0).slice()]);
-        connect.call(tap, to);
-        taps.set(to.context, tap);
-      }
-      connect.call(this, taps.get(to.context));
+      if (!taps.has(to.context)) taps.set(to.context, tap(to.context));
+      taps.get(to.context).then((node) => connect.call(this, node));
     }
     return connect.call(this, to, ...more);
   };
@@ -164,10 +167,8 @@ class Page:
         return " ".join(self.texts(f".turn.{who} .words"))
 
     def heard(self):
-        """What went to the loudspeakers: samples at 24 kHz, and when each block of 1024 came, in ms."""
-        found = self.evaluate(
-            "window.heard.map(([t, x]) => [t, btoa(String.fromCharCode(...new Uint8Array(Int16Array.from(x, (v) => v * 32767).buffer)))])"
-        )
+        """What went to the loudspeakers: samples at 24 kHz, and when each of its blocks came, in ms."""
+        found = self.evaluate("window.heard.map(([t, x]) => [t, btoa(String.fromCharCode(...x))])")
         blocks = [np.frombuffer(base64.b64decode(data), "<i2") for _, data in found]
         sound = np.concatenate([np.zeros(0, "<i2"), *blocks]).astype(np.float32) / 32767
         return sound, [t for t, _ in found]

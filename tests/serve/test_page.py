@@ -270,7 +270,7 @@ def test_a_typed_question_and_a_stop(served, agent, microphone, tmp_path, how):
         page.until("document.querySelector('.turn.voice.cut')")
         time.sleep(1.0)
         sound, times = page.heard()
-        late = [x for t, x in zip(times, sound.reshape(-1, 1024)) if t > at + 300]
+        late = [x for t, x in zip(times, sound.reshape(-1, browser.BLOCK)) if t > at + 300]
         assert len(late) > 5 and np.abs(late).max() == 0
         page.type("#text", "And now?")
         page.until(
@@ -412,10 +412,13 @@ def test_a_text_is_spoken(served, models, tmp_path):
     with browser.browsing(tmp_path / "profile") as page:
         page.open(served.url)
         page.click("input[value=speak] + span")
+        page.type("#text", "Hello.")  # the recorder is ready when it is over
+        page.until("document.querySelectorAll('.turn.voice:not(.open)').length == 1")
+        page.evaluate("(window.heard = [], document.querySelector('#text').value = '')")
         page.type("#text", text)
-        page.until("document.querySelector('.turn.voice:not(.open)')")
-        time.sleep(0.5)  # the recorder has buffers of its own
-        assert page.words("voice") == text
+        page.until("document.querySelectorAll('.turn.voice:not(.open)').length == 2")
+        time.sleep(0.3)
+        assert page.texts(".turn.voice .words") == ["Hello.", text]
         sound, _ = page.heard()
         alone = models[1].synthesize(text, markup=False).pcm
         heard, expected = (models[0].transcribe(x, 24_000).text for x in (sound, alone))

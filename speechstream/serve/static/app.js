@@ -461,6 +461,7 @@ class Transcribe extends Hearing {
       state: (s) => this.state(s),
       trouble: (t) => failed(t),
       taken: (sample) => this.taken(sample),
+      trip: (ms) => meter("trip", ms),
     };
     let running = null;
     if (this.restored) {
@@ -598,6 +599,7 @@ class Speak {
       state: (s) => this.state(s),
       trouble: (t) => failed(t),
       taken: () => {},
+      trip: (ms) => meter("trip", ms),
     });
     this.link.text(this.text);
     this.link.finish();
@@ -845,6 +847,7 @@ function grow() {
   $("text").style.height = `${Math.min($("text").scrollHeight + 2, 160)}px`;
 }
 $("text").addEventListener("input", grow);
+addEventListener("resize", grow);
 
 $("modes").addEventListener("change", () => {
   stop(true);

@@ -127,7 +127,7 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 /**
  * A session of /v1/stream that survives dropped connections, and reloads of the page (docs/serve_stream.md).
  *
- * on: {event(e, bytes), state("connecting" | "open" | "waiting" | "over"), trouble(t), taken(sample)}. What the server
+ * on: {event(e, bytes), state("connecting" | "open" | "waiting" | "over"), trouble(t), taken(sample), trip(ms)}. What the server
  * has not taken is kept and sent again after a drop, and events are counted, so no word is lost or doubled.
  */
 export class StreamLink {
@@ -188,11 +188,6 @@ export class StreamLink {
     while (this.live && this.live.readyState === WebSocket.OPEN && this.next < this.kept.length) this.live.send(this.kept[this.next++].data);
   }
 
-  /** Seconds of sound that the server has not taken, at a rate. */
-  behind(rate) {
-    return this.kept.reduce((n, k) => n + (k.kind === "samples" ? k.amount : 0), 0) / rate;
-  }
-
   /** The session is over: nobody resumes it. */
   close() {
     this.over = true;
@@ -236,6 +231,7 @@ export class StreamLink {
   async connection(opened) {
     const socket = await this.keys.open("v1/stream");
     if (this.over) socket.close(1000);
+    const asked = performance.now();
     const resume = { type: "resume", token: this.token, received: this.received };
     socket.send(JSON.stringify(this.token ? resume : { type: "start", ...this.start }));
     let head = null; // an audio event whose sound is to come
@@ -251,6 +247,7 @@ export class StreamLink {
         }
         const message = JSON.parse(data);
         if (message.type === "started" || message.type === "resumed") {
+          this.on.trip(performance.now() - asked);
           this.resumed += message.type === "resumed";
           this.token = message.token;
           this.resumeMs = message.resume_s * 1000;
