@@ -307,6 +307,8 @@ class Conversation:
             sure = tuple(tokens(" ".join(_least(e, self.config.sure))))
             finals = (*s.finals, e.text)
             text = replace(s, finals=finals, partial="", stable="", sure=s.sure + sure)
+            if not s.voiced:  # nothing is left to foresee, and what was foreseen has come
+                text = replace(text, foreseeing=False, foreseen=True)
         if s.phase == THINKING:
             if s.reply is not None and s.reply.apology:
                 return self._heard(e, self._begin(s.now, self._stop(s, out)), out)

@@ -169,9 +169,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.segment)
     @rule(words=st.one_of(WORDS, st.just("")))
     def segment_closes(self, words):
-        self.segment = False
         if words:
             self.send(Heard(Final(words, (), 0, self.now), self.now))
+        self.segment = False  # of the two, which come together, the first does not say so yet
         self.send(Heard(Endpoint(self.now, self.now), self.now))
 
     @rule()
