@@ -90,9 +90,15 @@ class Stats:
 class Stream:
     """One stream of an engine, for the event loop alone. Iterate over its events; the last may be a Failed."""
 
-    def __init__(self, lane: Lane, core: RecognitionCore | SynthesisCore, backlog_s: float):
+    def __init__(
+        self,
+        lane: Lane,
+        core: RecognitionCore | SynthesisCore,
+        backlog_s: float,
+        twin_of: int | None = None,
+    ):
         self._lane, self._core, self._backlog_s = lane, core, backlog_s
-        self._key = lane.open(self, core)
+        self._key = lane.open(self, core, twin_of)
         self._events: deque[Event] = deque()
         self._untaken, self._held = 0, False
         self._waiting_s = 0.0
@@ -141,6 +147,10 @@ class Stream:
             self._lane.command(lambda: self._lane.drop(self._key))
         self._events.clear()
         self._changed.set()
+
+    def fork(self) -> Stream:
+        """A twin that was given the same and goes its own way. It begins with the events that come after now."""
+        return Stream(self._lane, self._core, self._backlog_s, self._key)
 
     async def snapshot(self) -> bytes:
         """The stream with all that it has not said yet, see `Pool.snapshot`. Events taken so far are not in it.
@@ -255,12 +265,15 @@ class Lane:
         self.command(run)
         return await answer
 
-    def open(self, stream: Stream, core: RecognitionCore | SynthesisCore) -> int:
+    def open(
+        self, stream: Stream, core: RecognitionCore | SynthesisCore, twin_of: int | None = None
+    ) -> int:
+        """Take in a stream: a new one, or the twin of another. Raises Refused where the thread has ended."""
         if not self.alive:
             raise Refused("the server has failed and must be started again", None)
         key, self._next = self._next, self._next + 1
         self._streams[key] = stream
-        self.command(lambda: self._open(key, core))
+        self.command(lambda: self._open(key, core, twin_of))
         return key
 
     def push(self, key: int, x: np.ndarray | str, count: int) -> None:
@@ -287,9 +300,12 @@ class Lane:
         self._forget(key)
         self._told([(key, [], 0.0, 0, True)])
 
-    def _open(self, key: int, core: RecognitionCore | SynthesisCore) -> None:
+    def _open(self, key: int, core: RecognitionCore | SynthesisCore, twin_of: int | None) -> None:
         try:
-            sid = self.pool.open_core(core)
+            if twin_of is None:
+                sid = self.pool.open_core(core)
+            else:
+                sid = self.pool.fork(self.number(twin_of))
         except SpeechStreamError as error:
             self._told([(key, [Failed(str(error))], 0.0, 0, True)])
             return

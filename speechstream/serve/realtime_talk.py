@@ -46,6 +46,9 @@ from speechstream.duplex.events import (
     Cancel,
     DuplexEvent,
     Error,
+    Foresee,
+    Foreseen,
+    Forget,
     Heard,
     Label,
     Played,
@@ -222,6 +225,17 @@ class Thinking:
             self._loop.call_soon_threadsafe(self._tell, kind, reply, said)
 
 
+def behind(e: Partial | Final, words: int) -> Partial | Final | None:
+    """What comes after the first words of a sentence, None where nothing does."""
+    if isinstance(e, Final):
+        text = " ".join(e.text.split()[words:])
+        return replace(e, text=text, words=e.words[words:]) if text else None
+    stable = e.stable.split()
+    unstable = e.unstable.split()[max(words - len(stable), 0) :]
+    rest = " ".join(stable[words:]), " ".join(unstable)
+    return replace(e, stable=rest[0], unstable=rest[1]) if any(rest) else None
+
+
 def _piece(reply: int, piece: Any) -> tuple[type, int, Any]:
     if isinstance(piece, ToolCall):
         return ToolCall, reply, piece
@@ -243,6 +257,8 @@ class Stretch:
     began: float = 0.0  # of the segment, seconds of the connection's sound
     seconds: float = 0.0  # of sound
     late: str | None = None  # an item whose last sentence is still being heard
+    deaf: bool = False  # the conversation is not interested in the rest of this sentence
+    taken: int = 0  # words of this sentence that the conversation has taken as they stood
     words: list[Word] = field(default_factory=list)  # of the item that is open, in its finals
 
     @property
@@ -344,6 +360,7 @@ class Talk:
         self._unanswered = False  # a turn ended during a response
         self._voice: Voice | None = None
         self._thinking = Thinking(agent, self._agent_said)
+        self._whole: Event | VoiceActivity | None = None  # what was heard last, unabridged
 
     @property
     def session(self) -> Session:
@@ -617,6 +634,7 @@ class Talk:
 
     async def _attend(self, s: Stretch, e: Event | VoiceActivity) -> None:
         """What was heard, where the conversation decides."""
+        self._whole = e
         if isinstance(e, VoiceActivity):
             self._sounded = time.monotonic()
             self._heard_s = s.offset + e.now
@@ -625,9 +643,21 @@ class Talk:
             await self._wake()
             await self._step(replace(e, now=self.now))
             return
+        if isinstance(e, (SpeechStarted, Endpoint)):
+            s.deaf, s.taken = False, 0
         if isinstance(e, SpeechStarted):
             s.began = s.offset + e.time
             e = replace(e, time=s.began + self._shift)
+        if isinstance(e, (Partial, Final)) and (s.deaf or s.taken):
+            new = None if s.deaf else behind(e, s.taken)
+            if isinstance(e, Final):
+                s.taken = 0
+            if new is None:
+                if s.late is not None:
+                    s.note(e)
+                    await self._news(protocol.Words(s.said, s.late))
+                return
+            e = new
         await self._step(Heard(e, self.now))  # type: ignore[arg-type]
         if isinstance(e, Endpoint) and s.late is not None:
             item, s.late = s.late, None
@@ -698,6 +728,8 @@ class Talk:
                 before = self.core
                 actions, after = self.conversation.step(event, before)
                 self.core = replace(after, history=after.history[-KEPT:])
+                if any(isinstance(a, Forget) for a in actions):
+                    self._forget(before, event)
                 await self._follow(before, after, event)
                 for action in actions:
                     await self._act(action)
@@ -728,7 +760,10 @@ class Talk:
             self._inbox.put_nowait((partial(self._call_only, label.reply), None))
 
     async def _follow_turn(self, s: Stretch, before: Core, after: Core, event: DuplexEvent) -> None:
-        words = event.event if isinstance(event, Heard) else None
+        words = self._whole if isinstance(event, Heard) else None
+        open_ = before.segment and not (
+            isinstance(event, Heard) and isinstance(event.event, (Endpoint, Failed))
+        )
         if before.phase not in ACTIVE and after.phase in ACTIVE:
             if s.late is not None:
                 item, s.late = s.late, None
@@ -748,7 +783,7 @@ class Talk:
             await self._news(protocol.Words(s.said))
         elif turn is not None and turn.vad:
             await self._news(protocol.TurnEnded(_ms(self._heard_s), s.all))
-            if after.segment:
+            if after.segment or open_:  # the recogniser goes on with the sentence
                 s.late = turn.item
             else:
                 seconds = self._heard_s - s.began
@@ -766,8 +801,41 @@ class Talk:
             await self._say(a)
         elif isinstance(a, StopSpeaking):
             await self._stop(a.label)
+        elif isinstance(a, Foresee):
+            self._foresee()
         elif isinstance(a, Error):
             await self._failed(a.text)
+
+    def _forget(self, before: Core, event: DuplexEvent) -> None:
+        """Of the sentence that is being heard the conversation has taken the words so far, or wants no more."""
+        s = self._ears
+        if s is None:
+            return
+        s.deaf = not isinstance(event, (Tick, VoiceActivity, Heard, Foreseen))
+        s.taken = len(before.partial.split())
+
+    def _foresee(self) -> None:
+        """Let a twin of the stream tell what would be written if nothing more were said."""
+        s = self._ears
+        if s is not None and not s.stream.over and not s.stream.finished:
+            with suppress(Refused):
+                self._spawn(self._twin(s, s.stream.fork()))
+
+    async def _twin(self, s: Stretch, twin: Stream) -> None:
+        twin.finish()
+        try:
+            found = [e async for e in twin]
+        finally:
+            twin.close()
+        if any(isinstance(e, Failed) for e in found):
+            return  # no slot is free: the conversation waits for the recogniser instead
+        text = " ".join(e.text for e in found if isinstance(e, Final))
+
+        async def tell() -> None:
+            if s is self._ears:
+                await self._step(Foreseen(text, self._wall()))
+
+        self._inbox.put_nowait((tell, None))
 
     def _messages(self) -> tuple[Json, ...]:
         """What the agent is told: the items, and the turn that goes on."""

@@ -46,7 +46,7 @@ class Reader:
         yield from ()
         return replace(segment, samples=segment.samples + len(x))
 
-    def finish(self, segment, mode):
+    def finish(self, segment, mode, rest=None):
         yield from ()
         return replace(segment, over=True)
 

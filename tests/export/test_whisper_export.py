@@ -106,7 +106,10 @@ def decode(engine, memory, tokens, split, mask):
         out.append(said)
         at += size
     return (
-        *(np.concatenate([getattr(o, n) for o in out], 1) for n in ("logits", "alignment", "text")),
+        *(
+            np.concatenate([getattr(o, n) for o in out], 1)
+            for n in ("logits", "alignment", "hidden")
+        ),
         state,
     )
 
