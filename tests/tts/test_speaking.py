@@ -56,7 +56,7 @@ def pieces_of(draw):
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)])]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     pieces_of(),
     st.lists(st.integers(0, 2), min_size=1, max_size=40),
