@@ -95,6 +95,32 @@ def test_a_stream_that_nobody_takes_is_held_and_then_goes_on(models):
     assert seconds > 2 * UNTAKEN_BYTES / 4 / 24_000
 
 
+def test_a_twin_foresees_the_end_and_the_stream_goes_on(models, speech):
+    x, rate = speech
+    half = len(x) // 2
+
+    async def do(engine):
+        stream = engine.listen(320, rate)
+        await stream.push(x[:half])
+        twin = stream.fork()
+        twin.finish()
+        foreseen = [e async for e in twin]
+        await stream.push(x[half:])
+        stream.finish()
+        return foreseen, [e async for e in stream]
+
+    foreseen, whole = within(models, do)
+    with models[0].stream(320, rate) as stream:
+        alone = stream.push(x[:half])
+        assert alone  # the twin says what comes after these
+        cut = stream.fork()
+        assert [e for e in foreseen if isinstance(e, Final)] == [
+            e for e in cut.finish() if isinstance(e, Final)
+        ]
+        alone += stream.push(x[half:]) + stream.finish()
+    assert [e for e in whole if isinstance(e, Final)] == [e for e in alone if isinstance(e, Final)]
+
+
 def test_input_waits_where_too_much_is_unheard(models, speech):
     x, rate = speech
 

@@ -29,11 +29,11 @@ from speechstream.audio.pcm import alaw_table, mulaw_table
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.agent import ChatCompletions
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Final
+from speechstream.events import Final, Partial, Word
 from speechstream.serve.engine import Engine
 from speechstream.serve.realtime import client_secrets, realtime
 from speechstream.serve.realtime_session import Format
-from speechstream.serve.realtime_talk import Encoder
+from speechstream.serve.realtime_talk import Encoder, behind
 from tests.serve.realtime_rules import Ledger
 
 RATE = 24_000
@@ -631,3 +631,14 @@ def test_a_key_for_a_browser(server):
     )
     assert secret.value == "ek_120" and secret.session.type == "transcription"
     assert abs(secret.expires_at - time.time() - 120) < 20
+
+
+def test_words_that_were_taken_already_are_left_out():
+    partial = Partial("He was not", "an ill young", 1.0)
+    assert behind(partial, 2) == Partial("not", "an ill young", 1.0)
+    assert behind(partial, 4) == Partial("", "ill young", 1.0)
+    assert behind(partial, 6) is None
+    words = tuple(Word(w, i, i + 1.0, 1.0) for i, w in enumerate("He was not ill.".split()))
+    final = Final("He was not ill.", words, 0.0, 4.0)
+    assert behind(final, 3) == Final("ill.", words[3:], 0.0, 4.0)
+    assert behind(final, 4) is None
