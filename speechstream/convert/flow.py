@@ -105,7 +105,7 @@ def qwen_weights(
     """
     mel, code = config.n_mels, config.condition_dim
     order = [(0, mel), (mel + enc_dim, code), (mel, enc_dim), (mel + enc_dim + code, None)]
-    kept = {k: v for k, v in weights.items() if not k.startswith("input_embed.spk_encoder.")}
+    kept = {k: v for k, v in weights.items() if ".spk_encoder." not in k}
     return _transformer(kept, config, order)
 
 
@@ -118,7 +118,8 @@ def cosyvoice3_weights(weights: Mapping[str, Tensor], config: FlowConfig) -> dic
         (mel, mel),
         (2 * mel + config.condition_dim, None),
     ]
-    return _transformer(weights, config, order)
+    kept = {k: v for k, v in weights.items() if not k.startswith("rotary_embed.")}
+    return _transformer(kept, config, order)
 
 
 def cosyvoice2_weights(weights: Mapping[str, Tensor], config: FlowConfig) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from speechstream.config import read
@@ -233,9 +233,7 @@ class FlowConfig:
     @property
     def network(self) -> DiTConfig | UNetConfig:
         """The network's sizes, of either kind."""
-        found = self.dit or self.unet
-        assert found is not None  # for the type checker
-        return found
+        return self.dit if self.dit is not None else self.unet
 
     @property
     def layers(self) -> int:
@@ -280,9 +278,8 @@ class FlowConfig:
     @property
     def convolution_numbers(self) -> int:
         """Numbers that the convolutions remember of a stream, for one evaluation of one row."""
-        if self.dit is not None:
+        if self.unet is None:
             return self.dit.convolution_numbers
-        assert self.unet is not None
         return (self.unet.kernel - 1) * sum(self.unet.convolution_channels(self.input_dim))
 
     def stream_bytes(self, number: int = 4) -> int:
@@ -306,11 +303,11 @@ class FlowConfig:
 
 
 def _check_sizes(config: Any) -> None:
-    for name, most in LIMITS.items():
-        value = getattr(config, name, None)
-        if value is None:
+    for size in fields(config):
+        name, value = size.name, getattr(config, size.name)
+        if name not in LIMITS:
             continue
-        least = 0 if name in MAY_BE_ZERO else 1
+        most, least = LIMITS[name], 0 if name in MAY_BE_ZERO else 1
         if type(value) is not int or not least <= value <= most:
             raise ValueError(f"{name} must be {least} to {most}; got {str(value)[:30]}")
 
