@@ -78,6 +78,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "kernels/test_transducer_decode.py": ALL,
     "kernels/test_transducer_loss.py": ALL,
     "kernels/test_verify_gpu.py": ALL,
+    "convert/test_flow_weights.py": ("test_qwen_velocity",),
+    "nn/test_flow.py": ("test_the_cost_of_a_chunk_is_flat",),
     "nn/test_whisper.py": ("test_the_position_table_is_whispers",),
     "recipes": ALL,
     "runtime": ALL,

@@ -7,7 +7,7 @@ as their repository's checkpoints do. Sizes are read off the weights where they 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,7 +147,7 @@ def load(model: FlowDecoder, weights: Mapping[str, Tensor]) -> FlowDecoder:
 
 
 def _transformer(
-    weights: Mapping[str, Tensor], config: FlowConfig, order: list[tuple[int, int | None]]
+    weights: Mapping[str, Tensor], config: FlowConfig, order: Sequence[tuple[int, int | None]]
 ) -> dict[str, Tensor]:
     found = _renamed(weights, _TRANSFORMER)
     dit = config.dit
@@ -188,7 +188,7 @@ def _halves(x: Tensor, heads: int, head_dim: int) -> Tensor:
     return torch.cat([turned, x[n:]])
 
 
-def _ordered(x: Tensor, order: list[tuple[int, int | None]]) -> Tensor:
+def _ordered(x: Tensor, order: Sequence[tuple[int, int | None]]) -> Tensor:
     """Input channels of a matrix or a convolution, in another order: (first, count) of each part."""
     parts = [x[:, at:] if n is None else x[:, at : at + n] for at, n in order]
     return torch.cat(parts, 1)
