@@ -1,22 +1,24 @@
 """Weights of public flow-matching decoders under the names of `speechstream.nn.flow.FlowDecoder`.
 
-Qwen2.5-Omni's token2wav transformer as `transformers` names it, CosyVoice 2's causal U-Net and CosyVoice 3's transformer
-as their repository's checkpoints do. Sizes are read off the weights where they show them.
+Qwen2.5-Omni's token2wav transformer as `transformers` names it, CosyVoice 2's causal U-Net, CosyVoice 3's transformer
+and vocoder as their repository's checkpoints do. Sizes are read off the weights where they show them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechstream.config import Section
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.flow import FlowDecoder
 from speechstream.nn.flow_config import DiTConfig, FlowConfig, WindowConfig
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _TRANSFORMER = [  # of a DiT, both of Qwen2.5-Omni and of CosyVoice 3
     (r"^time_embed\.time_mlp\.0\.", "network.time.first."),
@@ -58,6 +60,17 @@ _UNET = [  # of CosyVoice 2
     (r"\.attn1\.to_out\.0\.", ".out."),
     (r"\.ff\.net\.0\.proj\.", ".up."),
     (r"\.ff\.net\.2\.", ".down."),
+]
+_VOCODER = [  # of CosyVoice 3
+    (r"^f0_predictor\.classifier\.", "pitch.output."),
+    (r"^m_source\.l_linear\.", "source."),
+    (r"^conv_pre\.", "first."),
+    (r"^conv_post\.", "last."),
+    (r"^source_downs\.", "downs."),
+    (r"^source_resblocks\.", "source_blocks."),
+    (r"^resblocks\.", "blocks."),
+    (r"\.convs1\.", ".first."),
+    (r"\.convs2\.", ".second."),
 ]
 
 
@@ -133,14 +146,30 @@ def cosyvoice2_weights(weights: Mapping[str, Tensor], config: FlowConfig) -> dic
     return found
 
 
-def load(model: FlowDecoder, weights: Mapping[str, Tensor]) -> FlowDecoder:
-    """The decoder with these weights, in evaluation mode. Raises SpeechStreamError where they do not fit."""
+def cosyvoice3_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of CosyVoice 3's causal HiFT vocoder by our names, its weight norms folded. Raises SpeechStreamError."""
+
+    def snake(m: re.Match[str]) -> str:
+        return f".snakes.{2 * int(m[2]) + int(m[1]) - 1}."
+
+    def pitch(m: re.Match[str]) -> str:
+        return f"pitch.layers.{int(m[1]) // 2}."  # an activation after each
+
+    found = {}
+    for name, value in _renamed(_folded(weights), _VOCODER).items():
+        name = re.sub(r"\.activations([12])\.(\d+)\.", snake, name)
+        found[re.sub(r"^f0_predictor\.condnet\.(\d+)\.", pitch, name)] = value
+    return found
+
+
+def load(model: Network, weights: Mapping[str, Tensor]) -> Network:
+    """A decoder or vocoder with these weights, in evaluation mode. Raises SpeechStreamError where they do not fit."""
     own = model.state_dict()
     for name in sorted(own.keys() | weights.keys()):
         has, wants = weights.get(name), own.get(name)
         if has is None or wants is None or has.shape != wants.shape:
             raise SpeechStreamError(
-                f"the flow decoder's {name} is {_size(has)} in the checkpoint, {_size(wants)} by its configuration"
+                f"the {_title(model)}'s {name} is {_size(has)} in the checkpoint, {_size(wants)} by its configuration"
             )
     model.load_state_dict(dict(weights))
     return model.eval()
@@ -194,9 +223,28 @@ def _ordered(x: Tensor, order: Sequence[tuple[int, int | None]]) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def _folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weight norms, of either of torch's namings, as plain weights: g v / |v|."""
+    found = dict(weights)
+    for gain, direction in (
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+        ("weight_g", "weight_v"),
+    ):
+        for name in [n for n in found if n.endswith("." + gain)]:
+            layer = name.removesuffix(gain)
+            v = _there(found, layer + direction)
+            found[layer + "weight"] = v * (found.pop(name) / v.norm(dim=(1, 2), keepdim=True))
+            del found[layer + direction]
+    return found
+
+
+def _title(model: nn.Module) -> str:
+    return "flow decoder" if isinstance(model, FlowDecoder) else "vocoder"
+
+
 def _there(weights: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in weights:
-        raise SpeechStreamError(f"the checkpoint lacks the flow decoder's {name}")
+        raise SpeechStreamError(f"the checkpoint lacks {name}")
     return weights[name]
 
 

@@ -302,6 +302,90 @@ class FlowConfig:
         return read(cls, d)
 
 
+@dataclass(frozen=True)
+class VocoderConfig:
+    """A causal HiFTNet (arXiv:2309.09493). The defaults are those of CosyVoice 3.
+
+    rates: of the upsampling convolutions; a mel frame makes their product of spectra of `window` samples, `hop` apart.
+    lookahead: mel frames that the first convolution sees ahead; the pitch estimator always sees 3.
+    """
+
+    n_mels: int = 80
+    dim: int = 512  # channels of the first convolution, halved at each rate
+    sample_rate: int = 24_000
+    rates: tuple[int, ...] = (8, 5, 3)
+    kernels: tuple[int, ...] = (16, 11, 7)
+    window: int = 16
+    hop: int = 4
+    block_kernels: tuple[int, ...] = (3, 7, 11)
+    dilations: tuple[int, ...] = (1, 3, 5)
+    source_kernels: tuple[int, ...] = (7, 7, 11)
+    harmonics: int = 9  # the fundamental included
+    amplitude: float = 0.1  # of a harmonic
+    voiced_noise: float = 0.003
+    voiced_above: float = 10.0  # Hz
+    slope: float = 0.1  # of the leaky ReLU
+    limit: float = 0.99  # of the samples
+    lookahead: int = 4
+    pitch_dim: int = 512
+    pitch_layers: int = 4  # after the first
+
+    def __post_init__(self) -> None:
+        sizes = (self.n_mels, self.dim, self.hop, self.harmonics, self.pitch_dim, self.pitch_layers)
+        many = (
+            *self.rates,
+            *self.kernels,
+            *self.block_kernels,
+            *self.dilations,
+            *self.source_kernels,
+        )
+        if not all(1 <= n <= 1 << 14 for n in (*sizes, *many)) or not 0 <= self.lookahead <= 64:
+            raise ValueError(
+                f"the vocoder's sizes must be 1 to {1 << 14}, its lookahead 0 to 64; got {self}"[
+                    :400
+                ]
+            )
+        if not 1 <= len(self.rates) == len(self.kernels) == len(self.source_kernels) <= 8:
+            raise ValueError(
+                f"rates, kernels and source_kernels must be equally many, 1 to 8; got {len(self.rates)}, "
+                f"{len(self.kernels)} and {len(self.source_kernels)}"
+            )
+        if self.window != 4 * self.hop:
+            raise ValueError(
+                f"the window must be 4 hops; got a window of {self.window} and a hop of {self.hop}"
+            )
+        if self.dim % 2 ** len(self.rates):
+            raise ValueError(f"dim must be a multiple of {2 ** len(self.rates)}; got {self.dim}")
+        if self.spectra > 1 << 14 or not 1000 <= self.sample_rate <= 768_000:
+            raise ValueError(
+                f"rates must make 16384 at most and sample_rate be 1000 to 768000; got {self.rates}, {self.sample_rate}"
+            )
+
+    @property
+    def spectra(self) -> int:
+        """Short-time spectra to a mel frame."""
+        return math.prod(self.rates)
+
+    @property
+    def frame_size(self) -> int:
+        """Samples to a mel frame."""
+        return self.spectra * self.hop
+
+    @property
+    def given_ahead(self) -> int:
+        """Mel frames after a chunk that a step needs: the pitch's 3, one frame later, or the first convolution's."""
+        return max(self.lookahead, 4)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: Any) -> VocoderConfig:
+        """What `to_dict` gave, also after a round through JSON. Raises ValueError for unknown or wrong entries."""
+        return read(cls, d)
+
+
 def _check_sizes(config: Any) -> None:
     for size in fields(config):
         name, value = size.name, getattr(config, size.name)
