@@ -1,7 +1,7 @@
 """Weights of public flow-matching decoders under the names of `speechstream.nn.flow.FlowDecoder`.
 
-Qwen2.5-Omni's token2wav transformer as `transformers` names it, CosyVoice 2's causal U-Net, CosyVoice 3's transformer
-and vocoder as their repository's checkpoints do. Sizes are read off the weights where they show them.
+Qwen2.5-Omni's token2wav transformer as `transformers` names it, its vocoder, CosyVoice 2's causal U-Net, CosyVoice 3's
+transformer and vocoder as their repository's checkpoints do. Sizes are read off the weights where they show them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from speechstream.config import Section
+from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.flow import FlowDecoder
 from speechstream.nn.flow_config import DiTConfig, FlowConfig, WindowConfig
+from speechstream.nn.vocoder_config import BigVganConfig
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -72,6 +73,40 @@ _VOCODER = [  # of CosyVoice 3
     (r"\.convs1\.", ".first."),
     (r"\.convs2\.", ".second."),
 ]
+_BIGVGAN = [  # of Qwen2.5-Omni
+    (r"^conv_pre\.", "first."),
+    (r"^conv_post\.", "last."),
+    (r"^ups\.(\d+)\.0\.", r"ups.\1."),
+    (r"^resblocks\.", "blocks."),
+    (r"\.convs1\.", ".first."),
+    (r"\.convs2\.", ".second."),
+    (r"^activation_post\.act\.", "activation."),
+    (r"\.activations\.(\d+)\.act\.", r".activations.\1."),
+]
+
+
+def qwen_vocoder_config(data: Mapping[str, Any]) -> BigVganConfig:
+    """The vocoder of a Qwen2.5-Omni `bigvgan_config` (its config.json). Raises ValueError for a wrong entry."""
+    d = Section(data, "bigvgan_config")
+    default = BigVganConfig()
+    dilations = d.raw("resblock_dilation_sizes")
+    if dilations is None:
+        dilations = default.dilations
+    return BigVganConfig(
+        n_mels=d.integer("mel_dim", default.n_mels),
+        dim=d.integer("upsample_initial_channel", default.dim),
+        rates=d.integers("upsample_rates", default.rates),
+        kernels=d.integers("upsample_kernel_sizes", default.kernels),
+        block_kernels=d.integers("resblock_kernel_sizes", default.block_kernels),
+        dilations=read_value(
+            tuple[tuple[int, ...], ...], dilations, "bigvgan_config.resblock_dilation_sizes"
+        ),
+    )
+
+
+def qwen_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of transformers' Qwen2_5OmniToken2WavBigVGANModel by our names."""
+    return _renamed(weights, _BIGVGAN)
 
 
 def qwen_config(data: Mapping[str, Any], points: int = 10, guidance: float = 0.5) -> FlowConfig:

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechstream.nn.flow_config import VocoderConfig
 from speechstream.nn.seanet import Tails
 from speechstream.nn.spectral import fourier
+from speechstream.nn.vocoder_config import VocoderConfig
 
 NOISE_FRAMES = 64  # the noise repeats after so many mel frames
 OVERLAP = 4  # hops to a window

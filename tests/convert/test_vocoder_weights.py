@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from speechstream.convert.flow import cosyvoice3_vocoder_weights, load
 from speechstream.errors import SpeechStreamError
-from speechstream.nn.flow_config import VocoderConfig
 from speechstream.nn.flow_vocoder import FlowVocoder
+from speechstream.nn.vocoder_config import VocoderConfig
 
 CONFIG = VocoderConfig(n_mels=6, dim=32, pitch_dim=12, sample_rate=24_000)
 PITCH_BIAS = (2.0, -5.0)  # so that the random weights give voiced frames and unvoiced ones

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechstream.nn.flow_config import VocoderConfig
 from speechstream.nn.flow_vocoder import NOISE_FRAMES, FlowVocoder
+from speechstream.nn.vocoder_config import VocoderConfig
 from speechstream.state import fields, from_bytes, nbytes, select, stack, to_bytes
 
 CONFIG = VocoderConfig(
