@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from speechstream.nn.flow_config import DiTConfig, FlowConfig, UNetConfig, Windo
 from tools._pictures import COLOURS
 
 MEL_RATE = 50  # frames a second of both systems
+PREFIX_TURNS = 2  # of the repeats: the long ones take seconds
 
 SIZES = {
     ("unet", "small"): FlowConfig(
@@ -57,38 +59,43 @@ SIZES = {
 }
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """The quickest of some calls."""
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
-    return 1000 * min(times)
+def milliseconds(work: Callable[[], object]) -> float:
+    """How long a call takes."""
+    begun = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - begun)
 
 
 def measure(config: FlowConfig, chunks: list[int], repeats: int, longest: int) -> list[dict]:
-    """For each chunk number: milliseconds of its step, of the prefix up to it (or None), and the state's bytes."""
+    """For each chunk number: milliseconds of its step, of the prefix up to it (or None), and the state's bytes.
+
+    The chunks take turns, so that whatever else the machine does falls on all of them.
+    """
     torch.manual_seed(0)
     decoder = FlowDecoder(config).eval().requires_grad_(False)
     speaker = torch.randn(1, config.speaker_dim)
     block = config.windows.block
     given = torch.randn(1, block + config.lookahead, config.condition_dim)
-    state, done, found = decoder.init_state(1, speaker), 0, []
-    decoder.step(given, state)  # to warm up
+    state, done, states = decoder.init_state(1, speaker), 0, {}
     for number in chunks:
         while done < number - 1:
             _, state = decoder.step(given, state)
             done += 1
-        frames, before = number * block, state
-        stream = milliseconds(lambda: decoder.step(given, before), repeats)
-        prefix = None
-        if frames <= longest:
-            x = torch.randn(1, frames, config.condition_dim)
-            prefix = milliseconds(lambda: decoder(x, speaker, full=True), max(2, repeats // 4))
-        found.append({"chunk": number, "stream": stream, "prefix": prefix, "bytes": size(state)})
-        report(found[-1], block)
-    return found
+        states[number] = state
+    rows = [
+        {"chunk": n, "stream": math.inf, "prefix": None, "bytes": size(states[n])} for n in chunks
+    ]
+    for turn in range(repeats):
+        for row in rows:
+            before = states[row["chunk"]]
+            took = milliseconds(lambda: decoder.step(given, before))
+            row["stream"] = min(row["stream"], took)
+            frames = row["chunk"] * block
+            if turn < PREFIX_TURNS and frames <= longest:
+                x = torch.randn(1, frames, config.condition_dim)
+                took = milliseconds(lambda: decoder(x, speaker, full=True))
+                row["prefix"] = min(row["prefix"] or math.inf, took)
+    return rows
 
 
 def size(state: FlowState) -> int:
@@ -145,7 +152,7 @@ def main() -> None:
     add("--steps", type=int, default=5, help="of the solver; default: 5")
     add("--guidance", type=float, default=0.7, help="0: none; default: 0.7")
     add("--chunks", nargs="+", type=int, default=[1, 2, 5, 10, 20, 50, 100, 200, 500])
-    add("--repeats", type=int, default=9)
+    add("--repeats", type=int, default=15)
     add("--longest", type=int, default=5000, help="frames of the longest prefix; default: 5000")
     add("--picture", type=Path, help="PNG of both costs")
     args = parser.parse_args()
@@ -161,6 +168,8 @@ def main() -> None:
     )
     print(f"{'chunk':>6} {'stream':>10} {'step':>13} {'prefix':>13} {'ratio':>8} {'state':>12}")
     rows = measure(config, sorted(set(args.chunks)), args.repeats, args.longest)
+    for row in rows:
+        report(row, block)
     costs = [r["stream"] for r in rows]
     print(f"dearest step / cheapest step: {max(costs) / min(costs):.2f}")
     if args.picture:

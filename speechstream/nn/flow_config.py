@@ -20,6 +20,7 @@ SOLVERS: dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...], tuple
     ),
 }
 MAX_SLOTS = 1 << 16  # frames of keys that one layer may keep
+MAX_STREAM_BYTES = 32 << 30  # of one stream's caches
 # What a config may ask for at most: models of this kind are well below, and a damaged file is not.
 LIMITS = {
     "n_mels": 1024,
@@ -228,6 +229,12 @@ class FlowConfig:
         if self.windows.ahead_layers and self.convolution_numbers:
             raise ValueError(
                 "layers that look ahead need a network without convolutions: ahead_layers must be empty here"
+            )
+
+        if self.stream_bytes() > MAX_STREAM_BYTES:
+            raise ValueError(
+                f"a stream's caches would take {self.stream_bytes() >> 20} MiB, {MAX_STREAM_BYTES >> 20} at most; "
+                "take fewer steps, blocks to look back to or layers"
             )
 
     @property

@@ -143,7 +143,7 @@ class BigVganConfig:
     @property
     def reach(self) -> int:
         """Mel frames on either side on which a sample can depend, rounded up at each rate."""
-        activation = 7  # of a signal's samples, through its two filters
+        activation = 6  # of its samples on either side, through its two filters
         blocks = max(
             sum((k // 2) * (d + 1) + 2 * activation for d in dilations)
             for k, dilations in zip(self.block_kernels, self.dilations)

@@ -11,9 +11,12 @@ from speechstream.convert.flow import (
     cosyvoice3_weights,
     load,
     qwen_config,
+    qwen_vocoder_config,
+    qwen_vocoder_weights,
     qwen_weights,
 )
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.bigvgan import BigVgan
 from speechstream.nn.flow import FlowDecoder
 from speechstream.nn.flow_config import DiTConfig, FlowConfig, UNetConfig, WindowConfig
 from speechstream.nn.flow_networks import visible
@@ -123,6 +126,44 @@ def test_qwen_streamed(qwen, voice):
         mel.append(y)
     whole = decoder(x[:, :32], vector, 7, null)
     torch.testing.assert_close(torch.cat(mel, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_qwen_token2wav(qwen, voice):
+    """Codes to samples, decoder and vocoder one after another, as transformers' whole model has them."""
+    from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
+        Qwen2_5OmniBigVGANConfig,
+        Qwen2_5OmniToken2WavConfig,
+    )
+    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavModel
+
+    reference, decoder = qwen
+    mel, embedding, vector, null = voice
+    small = Qwen2_5OmniBigVGANConfig(
+        mel_dim=10,
+        upsample_initial_channel=8,
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1, 2, 1]],
+        upsample_rates=[5, 2],
+        upsample_kernel_sizes=[11, 4],
+    )
+    whole = Qwen2_5OmniToken2WavModel(
+        Qwen2_5OmniToken2WavConfig(
+            dit_config=reference.config.to_dict(), bigvgan_config=small.to_dict()
+        )
+    ).eval()
+    whole.code2wav_dit_model.load_state_dict(reference.state_dict())
+    for p in whole.requires_grad_(False).code2wav_bigvgan_model.parameters():
+        p.add_(0.15 * torch.randn_like(p))
+    vocoder = BigVgan(qwen_vocoder_config(small.to_dict()))
+    load(vocoder, qwen_vocoder_weights(whole.code2wav_bigvgan_model.state_dict()))
+    codes = torch.randint(CODES, (2, 9), generator=torch.Generator().manual_seed(5))
+    torch.manual_seed(6)
+    noise = torch.randn(2, 18, 10)
+    torch.manual_seed(6)
+    expected = whole(codes, embedding, mel, num_steps=5)
+    got = vocoder(decoder(decoder.embed(codes), vector, null_speaker=null, noise=noise, full=True))
+    assert expected.shape == (2, 180) and expected.std() > 0.01
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
 def test_the_defaults_are_qwens():

@@ -456,6 +456,8 @@ def test_configs_are_read_strictly():
                 FlowConfig.from_dict({**again, **change})
     with pytest.raises(ValueError, match="look ahead need a network without convolutions"):
         FlowConfig(windows=WindowConfig(4, 1, None, (0,)), unet=UNET)
+    with pytest.raises(ValueError, match="caches would take .* 32768 at most"):
+        FlowConfig(windows=WindowConfig(4096, 15), dit=DiTConfig(), steps=100)
     with pytest.raises(ValueError, match="head_dim must be even"):
         DiTConfig(head_dim=7)
 
