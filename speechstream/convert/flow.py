@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.ecapa import Ecapa
 from speechstream.nn.flow import FlowDecoder
-from speechstream.nn.flow_config import DiTConfig, FlowConfig, WindowConfig
+from speechstream.nn.flow_config import DiTConfig, EcapaConfig, FlowConfig, WindowConfig
 from speechstream.nn.vocoder_config import BigVganConfig
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -83,6 +84,43 @@ _BIGVGAN = [  # of Qwen2.5-Omni
     (r"^activation_post\.act\.", "activation."),
     (r"\.activations\.(\d+)\.act\.", r".activations.\1."),
 ]
+_ECAPA = [  # of Qwen2.5-Omni
+    (r"^(.*\.)?input_embed\.spk_encoder\.", ""),
+    (r"^blocks\.0\.conv\.", "first."),
+    (r"^blocks\.(\d+)\.tdnn1\.conv\.", r"blocks.\1.first."),
+    (r"^blocks\.(\d+)\.tdnn2\.conv\.", r"blocks.\1.last."),
+    (r"^blocks\.(\d+)\.res2net_block\.blocks\.(\d+)\.conv\.", r"blocks.\1.groups.\2."),
+    (r"^blocks\.(\d+)\.se_block\.conv1\.", r"blocks.\1.squeeze."),
+    (r"^blocks\.(\d+)\.se_block\.conv2\.", r"blocks.\1.excite."),
+    (r"^mfa\.conv\.", "join."),
+    (r"^asp\.tdnn\.conv\.", "attention."),
+    (r"^asp\.conv\.", "score."),
+    (r"^fc\.", "output."),
+]
+
+
+def qwen_speaker_config(data: Mapping[str, Any]) -> EcapaConfig:
+    """The speaker encoder of a Qwen2.5-Omni `dit_config` (its config.json). Raises ValueError for a wrong entry."""
+    d, default = Section(data, "dit_config"), EcapaConfig()
+    return EcapaConfig(
+        n_mels=d.integer("mel_dim", default.n_mels),
+        dim=d.integer("enc_dim", default.dim),
+        channels=d.integers("enc_channels", default.channels),
+        kernels=d.integers("enc_kernel_sizes", default.kernels),
+        dilations=d.integers("enc_dilations", default.dilations),
+        groups=d.integer("enc_res2net_scale", default.groups),
+        squeeze_dim=d.integer("enc_se_channels", default.squeeze_dim),
+        attention_dim=d.integer("enc_attention_channels", default.attention_dim),
+    )
+
+
+def qwen_speaker_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The speaker encoder among the weights of transformers' Qwen2_5OmniToken2WavDiTModel, by our names."""
+    found = _renamed({k: v for k, v in weights.items() if ".spk_encoder." in k}, _ECAPA)
+    return {
+        re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) - 1}", k): v
+        for k, v in found.items()
+    }
 
 
 def qwen_vocoder_config(data: Mapping[str, Any]) -> BigVganConfig:
@@ -274,6 +312,8 @@ def _folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _title(model: nn.Module) -> str:
+    if isinstance(model, Ecapa):
+        return "speaker encoder"
     return "flow decoder" if isinstance(model, FlowDecoder) else "vocoder"
 
 

@@ -309,6 +309,52 @@ class FlowConfig:
         return read(cls, d)
 
 
+@dataclass(frozen=True)
+class EcapaConfig:
+    """A speaker encoder (ECAPA-TDNN, arXiv:2005.07143). The defaults are those of Qwen2.5-Omni's token2wav.
+
+    channels, kernels, dilations: of the first convolution, of the residual blocks, and of the last one over all of them.
+    """
+
+    n_mels: int = 80
+    dim: int = 128  # of the vector
+    channels: tuple[int, ...] = (256, 256, 256, 256, 768)
+    kernels: tuple[int, ...] = (5, 3, 3, 3, 1)
+    dilations: tuple[int, ...] = (1, 2, 3, 4, 1)
+    groups: int = (
+        2  # of channels that a block's convolutions take one after another (Res2Net's scale)
+    )
+    squeeze_dim: int = 64
+    attention_dim: int = 64
+
+    def __post_init__(self) -> None:
+        sizes = (self.n_mels, self.dim, self.groups, self.squeeze_dim, self.attention_dim)
+        if not all(
+            1 <= n <= 1 << 14 for n in (*sizes, *self.channels, *self.kernels, *self.dilations)
+        ):
+            raise ValueError(f"the speaker encoder's sizes must be 1 to 16384; got {self}"[:400])
+        if not 3 <= len(self.channels) == len(self.kernels) == len(self.dilations) <= 32:
+            raise ValueError(
+                "channels, kernels and dilations of the speaker encoder must be equally many, 3 to 32; got "
+                f"{len(self.channels)}, {len(self.kernels)} and {len(self.dilations)}"
+            )
+        if len(set(self.channels[:-1])) != 1 or self.channels[0] % self.groups:
+            raise ValueError(
+                f"all channels but the last must be one multiple of {self.groups} groups; got {self.channels}"[
+                    :300
+                ]
+            )
+        if sum(self.channels[1:-1]) != self.channels[-1]:
+            raise ValueError(
+                f"the last of channels must be the sum of the blocks'; got {self.channels}"[:300]
+            )
+
+    @property
+    def least_frames(self) -> int:
+        """Mel frames that a recording must have, for its ends are mirrored."""
+        return 1 + max((k - 1) * d for k, d in zip(self.kernels, self.dilations))
+
+
 def _check_sizes(config: Any) -> None:
     for size in fields(config):
         name, value = size.name, getattr(config, size.name)

@@ -11,14 +11,17 @@ from speechstream.convert.flow import (
     cosyvoice3_weights,
     load,
     qwen_config,
+    qwen_speaker_config,
+    qwen_speaker_weights,
     qwen_vocoder_config,
     qwen_vocoder_weights,
     qwen_weights,
 )
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.bigvgan import BigVgan
+from speechstream.nn.ecapa import Ecapa
 from speechstream.nn.flow import FlowDecoder
-from speechstream.nn.flow_config import DiTConfig, FlowConfig, UNetConfig, WindowConfig
+from speechstream.nn.flow_config import DiTConfig, EcapaConfig, FlowConfig, UNetConfig, WindowConfig
 from speechstream.nn.flow_networks import visible
 
 ENC_DIM, CODES = 5, 20
@@ -72,6 +75,20 @@ def voice(qwen):
     vector = torch.cat([encoder(mel), embedding], -1)
     null = torch.cat([encoder(torch.zeros_like(mel)), torch.zeros_like(embedding)], -1)
     return mel, embedding, vector, null
+
+
+def test_qwen_speaker_encoder(qwen, voice):
+    reference, _ = qwen
+    config = qwen_speaker_config(reference.config.to_dict())
+    encoder = load(Ecapa(config), qwen_speaker_weights(reference.state_dict()))
+    expected = reference.input_embed.spk_encoder(voice[0])
+    assert expected.std() > 0.05
+    torch.testing.assert_close(encoder(voice[0]), expected, atol=1e-5, rtol=1e-5)
+    assert qwen_speaker_config({}) == EcapaConfig()
+    with pytest.raises(ValueError, match="must be .B, 9 or more, 10.; got .1, 8, 10."):
+        encoder(torch.zeros(1, 8, 10))
+    with pytest.raises(ValueError, match="last of channels must be the sum"):
+        EcapaConfig(channels=(8, 8, 8, 8, 16))
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 16])
