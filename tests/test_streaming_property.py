@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from speechstream.audio import LogMel, Resampler
 from speechstream.audio.nemo_mel import NemoMel
 from speechstream.nn.conformer import ConformerConfig, ConformerEncoder
+from speechstream.nn.flow import FlowDecoder
+from speechstream.nn.flow_config import DiTConfig, FlowConfig, UNetConfig, WindowConfig
 from speechstream.nn.mimi import Mimi, MimiConfig
 from speechstream.nn.seanet import SEANetConfig
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
@@ -294,6 +296,30 @@ def predictor(kind):
     )
 
 
+def flow(network):
+    net = weights(
+        FlowDecoder(
+            FlowConfig(4, 8, steps=2, guidance=0.5, windows=WindowConfig(3, 2, sinks=2), **network)
+        )
+    )
+    chunk = 3
+
+    def tail(rest, state):
+        if not len(rest):
+            return None
+        x = F.pad(rest, (0, 0, 0, chunk - len(rest)))[None]
+        return net.step(x, state, lengths=torch.tensor([len(rest)]))[0][0, : len(rest)]
+
+    return Chunks(
+        chunk,
+        tail,
+        make=lambda g, n: torch.randn(n, 8, generator=g),
+        init=net.init_state,
+        step=net.step,
+        offline=net,
+    )
+
+
 class Text:
     """Clauses of text, cut anywhere; a stream of text has no batch."""
 
@@ -340,6 +366,8 @@ PARTS = {
     "voice activity": lambda: Samples(load_vad()),
     "Whisper encoder": whisper,
     "FastConformer encoder": conformer,
+    "flow transformer": lambda: flow({"dit": DiTConfig(16, 2, 2, 8, 24, 8)}),
+    "flow U-Net": lambda: flow({"unet": UNetConfig(16, 1, 1, 2, 8, 24, 8, 8)}),
     "LSTM predictor": lambda: predictor("lstm"),
     "stateless predictor": lambda: predictor("stateless"),
     "Mimi encoder": lambda: mimi("encoder"),
