@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from speechstream.serve.engine import Limits
 from speechstream.serve.problems import Problem, wrong
+from speechstream.serve.sockets import within
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def limited(request: Request, most: int, patience_s: float) -> Receive:
     async def receive() -> Message:
         nonlocal seen
         try:
-            message = await asyncio.wait_for(request.receive(), patience_s)
+            message = await within(patience_s, request.receive())
         except asyncio.TimeoutError:
             raise Problem(408, f"nothing of the body has come for {patience_s:g} seconds") from None
         seen += len(message.get("body", b""))
@@ -74,7 +75,7 @@ async def drain(request: Request) -> None:
             more = message.get("more_body", False)
 
     try:
-        await asyncio.wait_for(read(), DRAIN_S)
+        await within(DRAIN_S, read())
     except asyncio.TimeoutError:
         pass
 
@@ -151,7 +152,7 @@ class Streamed(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def patient(message: Message) -> None:
             try:
-                await asyncio.wait_for(send(message), self._slow_s)
+                await within(self._slow_s, send(message))
             except asyncio.TimeoutError:
                 abort = scope.get("state", {}).get("abort")
                 if abort is not None:  # an orderly end would wait for this reader too

@@ -453,7 +453,10 @@ class Engine:
 
         Raises ValueError for a latency or a rate that the model has not, and for hot words that are none.
         """
-        core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
+        return self.hear(self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules))
+
+    def hear(self, core: RecognitionCore) -> Stream:
+        """Hear somebody live with a core of `recognizer.core`, or with one of a kind of its own."""
         return Stream(self.live, core.on(self._families[0]), self.limits.backlog_s)
 
     def hear_file(
