@@ -27,6 +27,7 @@ from speechstream.serve import encoders
 from speechstream.serve.app import create_app
 from speechstream.serve.door import JsonLines, Plain
 from speechstream.serve.engine import Engine
+from speechstream.serve.problems import Problem
 from speechstream.serve.settings import Settings
 
 KEEP_ALIVE_S = 30
@@ -76,6 +77,14 @@ class WebSockets(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
         super().data_received(data)
+        if (
+            not self.handshake_initiated
+        ):  # its head came whole and cannot be read: nobody else would end it
+            problem = Problem(431, "the handshake cannot be read: a line of it may have 8192 bytes")
+            body = problem.response().body
+            head = f"HTTP/1.1 431 \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+            self.transport.close()
 
     def keepalive_timeout(self) -> None:
         """A pong that has not come may wait behind sound that was not read yet: who sends, or is not read, lives."""
