@@ -140,8 +140,11 @@ def test_numbers_in_messages(served, path, message, value):
         ({"temperature": "1e999"}, "temperature"),
         ({"chunking_strategy": "[" * 9000}, "chunking_strategy"),
         *(
-            ({"chunking_strategy": '{"type": "server_vad", "%s": %s}' % one}, "chunking_strategy")
-            for one in (
+            (
+                {"chunking_strategy": f'{{"type": "server_vad", "{name}": {value}}}'},
+                "chunking_strategy",
+            )
+            for name, value in (
                 ("threshold", "NaN"),
                 ("threshold", "1e999"),
                 ("silence_duration_ms", "1e999"),
@@ -216,7 +219,7 @@ def test_a_message_of_a_gigabyte_is_refused_by_its_head(served, path):
 def test_pings_that_nobody_reads_the_answers_of_are_not_read_either(served, path):
     pings, sent = frame(Opcode.PING, bytes(125)) * 500, 0
     with raw(served, path) as sock:
-        sock.settimeout(1.0)
+        sock.settimeout(0.5)
         with pytest.raises((TimeoutError, OSError)):
             while sent < 64 << 20:
                 sent += sock.send(pings)
@@ -225,19 +228,19 @@ def test_pings_that_nobody_reads_the_answers_of_are_not_read_either(served, path
 
 def test_fragments_are_joined_as_they_come(served):
     head = frame(Opcode.TEXT, START[:8].encode(), fin=False)
-    body = b"".join(frame(Opcode.CONT, b"  ", fin=False) for _ in range(50_000))
+    body = b"".join(frame(Opcode.CONT, b"  ", fin=False) for _ in range(10_000))
     with raw(served, "/v1/stream") as sock:
         sock.sendall(head)
         tracemalloc.start()
         try:
             sock.sendall(body)
-            sock.sendall(frame(Opcode.CONT, b"", fin=False) * 50_000)
+            sock.sendall(frame(Opcode.CONT, b"", fin=False) * 10_000)
             sock.sendall(frame(Opcode.PING, b"seen"))
             data = sock.recv(100)
-            kept = tracemalloc.get_traced_memory()[0]
+            assert b"seen" in data
+            until(lambda: tracemalloc.get_traced_memory()[0] < 200_000, 5)
         finally:
             tracemalloc.stop()
-        assert b"seen" in data and kept < 2 << 20
         sock.sendall(frame(Opcode.CONT, START[8:].encode()))
         assert b'"started"' in sock.recv(500)
 
@@ -349,7 +352,7 @@ def test_others_are_unharmed(served, speech, expected):
 
     def garbage():
         for path in PATHS:
-            with ws(served, path) as c:
+            with ws(served, path, close_timeout=0.1) as c:
                 try:
                     for n in range(20):
                         c.send('{"type": "input_audio_buffer.append", "audio": "%s"}' % ("!" * n))
