@@ -27,6 +27,9 @@ def listening(host: str, port: int, option: str = "--port") -> socket.socket:
         raise SpeechStreamError(
             f"port {port} of {host} cannot be listened on: {reason}; choose another with {option}"
         ) from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+    # Connections inherit both. asyncio sets the first one only where a socket names its protocol, and these do not:
+    # the second of two small messages would wait 40 ms for the acknowledgement of the first.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * STUCK_S)
     return sock

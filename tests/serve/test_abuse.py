@@ -302,11 +302,12 @@ def test_who_sends_more_than_can_be_heard_at_once_is_not(models, speech, expecte
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="of Linux")
-def test_connections_inherit_that_unread_bytes_end_them():
+def test_connections_inherit_that_unread_bytes_end_them_and_that_small_ones_leave_at_once():
     with listening("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
         accepted, _ = sock.accept()
         with accepted:
             found = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert found == 1000 * STUCK_S > 1000 * Limits().slow_s
 
 
