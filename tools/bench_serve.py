@@ -1,7 +1,7 @@
 """What `speechstream serve` holds on one machine, measured through its sockets and against the library in the same run.
 
     python -m tools.bench_serve                                   # about two and a half minutes, the embedded models
-    python -m tools.bench_serve --listeners 4 8 16 --speakers 1 --seconds 8 --connections 500 --busy 8
+    python -m tools.bench_serve --listeners 4 8 16 --speakers 1 --seconds 20 --connections 500 --busy 8
 
 The server is a process of its own, started as the command starts it; this one is all of its clients. Four parts:
 
@@ -14,7 +14,7 @@ The server is a process of its own, started as the command starts it; this one i
 
 Sessions a core = seconds of sound heard / seconds of CPU of the whole server, its own share of sockets and JSON
 included; in the part `live` the CPU of the speaking is measured first and taken off. Other work on the machine makes
-delays and lags longer, but not the CPU: the table says what else ran (load).
+delays and lags longer, but hardly the CPU: the table says what else ran (load), and how many cores the server got.
 """
 
 from __future__ import annotations
@@ -414,9 +414,9 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--listeners", type=int, nargs="+", default=[4, 8, 16, 32], metavar="N")
+    add("--listeners", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="N")
     add("--speakers", type=int, default=2, metavar="M", help="who have text spoken meanwhile")
-    add("--seconds", type=float, default=12.0, help="of sound for each listener")
+    add("--seconds", type=float, default=10.0, help="of sound for each listener")
     add("--connections", type=int, default=500, help="places of the server, all of them taken")
     add("--busy", type=int, default=8, help="of them, who speak")
     add("--requests", type=int, default=20, help="to speak, one after the other")
