@@ -383,7 +383,7 @@ def start(**listen):
         ([start(channels=0)], "channels must lie between"),
         ([start(latency_ms=7)], "latency"),
         ([start(endpointing={"silence_s": -1})], "silence_s is a number of seconds above 0"),
-        ([start(endpointing={"longest_s": 1e6})], "longest_s may be 24"),
+        ([start(endpointing={"longest_s": 25})], "longest_s may be 24"),
         ([start(endpointing={"x": 1})], "listen.endpointing.x is not known"),
         ([start(hotwords="/etc/passwd")], "start.listen.hotwords"),
         ([start(hotwords=[""])], "a phrase needs a letter"),
