@@ -205,7 +205,12 @@ class Microphone:
         self._resampler = Resampler(self.native_rate, self.sample_rate)
         self._state = self._resampler.init_state(1)
         self._block = max(round(self.native_rate * block_s), 1)
-        self._queue: queue.Queue[np.ndarray] = queue.Queue(maxsize=max(round(queue_s / block_s), 2))
+        self.captured = (
+            0.0  # when the first sample of the last block was, on time.monotonic's clock
+        )
+        self._queue: queue.Queue[tuple[np.ndarray, float]] = queue.Queue(
+            maxsize=max(round(queue_s / block_s), 2)
+        )
         self._stall_s = stall_s
         self._stream, self._stopped, self._ended = None, threading.Event(), threading.Event()
         self._warned, self._heard, self._done, self._reopened = 0, 0.0, False, 0
@@ -254,7 +259,9 @@ class Microphone:
         self.start()
         while True:
             try:
-                heard = self._queue.get(timeout=0 if self._stopped.is_set() else _POLL_S)
+                heard, self.captured = self._queue.get(
+                    timeout=0 if self._stopped.is_set() else _POLL_S
+                )
             except queue.Empty:
                 if self._stopped.is_set():
                     return self._last()
@@ -276,13 +283,14 @@ class Microphone:
     def _callback(self, indata, frames, when, status) -> None:
         """PortAudio's thread: copy and go."""
         self._heard = time.monotonic()
+        age = min(max(when.currentTime - when.inputBufferAdcTime, 0.0), 1.0)
         if status and status.input_overflow:
             self.overflows += 1
         if self._stopped.is_set():
             return
         try:
             mono, self._mix = self._downmix.step(as_samples(indata), self._mix)
-            self._queue.put_nowait(mono)
+            self._queue.put_nowait((mono, self._heard - age))
         except queue.Full:
             self.overflows += 1
             self.lost_s += frames / self.native_rate

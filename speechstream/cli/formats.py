@@ -56,6 +56,7 @@ class Writer:
             try:
                 out.close()
             except OSError as error:
+                _abandon(out)
                 raise self._failed(error) from error
 
     def _begin(self, name: str) -> None:
@@ -72,6 +73,8 @@ class Writer:
         except BrokenPipeError:
             raise
         except OSError as error:
+            if self.path is not None:
+                _abandon(self._out)
             raise self._failed(error) from error
 
     def _open(self) -> TextIO:
@@ -84,6 +87,11 @@ class Writer:
 
     def _failed(self, error: OSError) -> SpeechStreamError:
         return OutputError(f"{self.path or 'standard output'} cannot be written: {error.strerror}")
+
+
+def _abandon(out: Any) -> None:
+    """Close a file with what could not be written: else the interpreter tries again when it ends, and complains."""
+    out.buffer.raw.close()
 
 
 class OutputError(SpeechStreamError):

@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechstream.cli.captions import LINE_CHARACTERS, Caption
 from speechstream.cli.formats import OutputError, SubRip, WebVtt, Writer, labelled, until
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Event, Final, Partial, SpeechStarted
+from speechstream.text.captions import LINE_CHARACTERS, Caption
 
 KINDS: dict[str, type[SubRip] | None] = {".txt": None, ".srt": SubRip, ".vtt": WebVtt}
 TRIES, WAIT_S = 20, 0.05  # at the end, where another program keeps the file from being replaced

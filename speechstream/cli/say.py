@@ -17,6 +17,7 @@ from typing import Any
 from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.errors import SpeechStreamError
+from speechstream.text.rules import ReadingOptions
 
 STDIN = "-"
 SHOW = ("words", "phonemes")
@@ -108,6 +109,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lexicon",
         metavar="FILE",
         help="your own pronunciations: a word, a tab and how it is said (words, or /phonemes/) a line",
+    )
+    add(
+        "--date-order",
+        choices=("mdy", "dmy", "ymd"),
+        default="mdy",
+        help="what 03/04/2025 means; default: mdy",
+    )
+    add(
+        "--words",
+        type=capitals,
+        default=frozenset(),
+        metavar="A,B",
+        help="capitals that are said as words, such as SQL",
+    )
+    add(
+        "--letters",
+        type=capitals,
+        default=frozenset(),
+        metavar="A,B",
+        help="capitals that are said letter by letter, such as GIF",
     )
     add(
         "--show",
@@ -208,10 +229,16 @@ def open_stream(synthesizer: Any, speaker: str | None, args: argparse.Namespace)
             markup=markup_of(args),
             code=args.code,
             lexicon=args.lexicon,
+            reading=ReadingOptions(args.date_order, args.words, args.letters),
             patience_s=PATIENCE_S if live else None,
         )
     except ValueError as error:
         raise SpeechStreamError(str(error)) from error
+
+
+def capitals(text: str) -> frozenset[str]:
+    """Words between commas."""
+    return frozenset(w for w in text.replace(",", " ").split() if w)
 
 
 def markup_of(args: argparse.Namespace) -> str:

@@ -10,26 +10,32 @@ from speechstream.cli import tell
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.errors import SpeechStreamError
 
-PULL_S = 0.01  # of sound asked of the session by the loudspeaker at once
-
 EXAMPLES = """examples:
-  speechstream talk                                     it repeats what you say
-  speechstream talk --rule-bot                          it answers a few things by rule
+  speechstream talk                                     with the embedded brain, a toy (extra: llm)
+  speechstream talk --bot rule                          it answers a few things by rule
+  speechstream talk --llm model.gguf                    with a language model on this computer
   speechstream talk --llm http://127.0.0.1:11434/v1 --model qwen2.5:1.5b --system "Be brief."
   speechstream talk --input-file user.wav --output-file answer.wav
   echo "Hello" | speechstream talk --text
-The key of an endpoint is taken from $OPENAI_API_KEY. With loudspeakers it may hear itself: use a headset.
+The key of an endpoint is taken from $OPENAI_API_KEY. With loudspeakers it needs the extra talk, which cancels its echo.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("--llm", metavar="URL", help="an OpenAI-compatible endpoint, e.g. http://host:port/v1")
+    add(
+        "--llm",
+        metavar="URL|PATH",
+        help="an OpenAI-compatible endpoint, e.g. http://host:port/v1, or a .gguf file or converted bundle; "
+        "default: the embedded brain where the extra llm is installed",
+    )
     add("--model", default="", metavar="NAME", help="which of its models")
     add("--system", default="", metavar="TEXT", help="what the assistant is told first")
-    add("--echo-bot", action="store_true", help="repeat what is said; the default without --llm")
-    add("--rule-bot", action="store_true", help="answer a few things by rule, without a model")
+    add("--bot", choices=("echo", "rule"), help="no model: repeat what is said, or answer by rule")
+    for name in ("echo", "rule"):  # as they were called before
+        add(f"--{name}-bot", dest="bot", action="store_const", const=name, help=argparse.SUPPRESS)
+    add("--no-echo", action="store_true", help="cancel no echo: you wear a headset")
     add("--voice", metavar="NAME", help="a speaker of the embedded voice")
     add(
         "--latency",
@@ -63,24 +69,49 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> Any:
     """Refuse what cannot be meant, and make the agent."""
-    from speechstream.duplex.agent import ChatCompletions, EchoBot, RuleBot
-
-    if sum(map(bool, (args.llm, args.echo_bot, args.rule_bot))) > 1:
-        raise SpeechStreamError("--llm, --echo-bot and --rule-bot exclude each other")
-    if args.model and not args.llm:
+    if args.llm and args.bot:
+        raise SpeechStreamError("--llm and --bot exclude each other")
+    remote = bool(args.llm) and "://" in args.llm
+    if args.model and not remote:
         raise SpeechStreamError("--model needs --llm, the address of the endpoint that has it")
     if args.text and args.input_file is not None:
         raise SpeechStreamError("--text and --input-file exclude each other")
     if args.output_file is not None and args.input_file is None:
         raise SpeechStreamError("--output-file needs --input-file; live, --record keeps the sound")
-    if args.llm:
+    if remote:
+        from speechstream.duplex.agent import ChatCompletions
+
         try:
             return ChatCompletions(args.llm, args.model)
         except ValueError as error:
             raise SpeechStreamError(str(error)) from error
-    if not (args.echo_bot or args.rule_bot or args.quiet):
-        tell("without --llm it repeats what you say")
-    return RuleBot() if args.rule_bot else EchoBot()
+    if args.bot:
+        return bot(args.bot)
+    return local(args)
+
+
+def bot(name: str) -> Any:
+    from speechstream.duplex.agent import EchoBot, RuleBot
+
+    return RuleBot() if name == "rule" else EchoBot()
+
+
+def local(args: argparse.Namespace) -> Any:
+    """A language model on this computer, the embedded one by default; where that is not installed, a bot."""
+    from speechstream.export.brain import brain_bundle, embedded, is_installed
+
+    if not args.llm and not is_installed():
+        if not args.quiet:
+            tell("it repeats what you say; for an embedded brain: pip install speechstream[llm]")
+        return bot("echo")
+    from speechstream.duplex.brain import SYSTEM, BrainRunner
+    from speechstream.lm.brain import Brain
+
+    if not args.llm and not args.quiet:
+        tell("the embedded brain is a toy: it answers in sentences and knows little")
+    runner = BrainRunner(Brain.load(brain_bundle(args.llm) if args.llm else embedded()))
+    args.system = args.system or SYSTEM
+    return runner
 
 
 def in_text(args: argparse.Namespace, agent: Any) -> int:
@@ -110,47 +141,83 @@ class Report:
         self.quiet, self.state = quiet, is_terminal(sys.stderr) and not quiet
         self.waits: list[float] = []
         self.stopped_speaking: float | None = None
+        self.began_speaking: float | None = None
+        self.silences: list[float] = []  # from the user's onset until the assistant was silent
+        self.lag = self.longest_lag = 0.0  # seconds behind the microphone
         self._written = 0
 
     def action(self, action: Any, now: float) -> None:
-        from speechstream.duplex.events import Error, Show
+        from speechstream.duplex.events import Error, Pause, Show
 
         if isinstance(action, Error):
             tell(action.text)
+        elif isinstance(action, Pause) and self.began_speaking is not None:
+            self.silences.append(now + self.lag - self.began_speaking)
         elif isinstance(action, Show) and self.state:
             sys.stderr.write(f"\r\x1b[K[{action.phase}] {action.user[-60:]}")
             sys.stderr.flush()
 
     def event(self, event: Any, state: Any) -> None:
-        from speechstream.duplex.conversation import THINKING
+        from speechstream.duplex.conversation import DECIDING, THINKING
         from speechstream.duplex.events import Played
 
+        self.longest_lag = max(self.longest_lag, self.lag)
+        self.began_speaking = state.since if state.phase == DECIDING else None
         if state.phase == THINKING:
             self.stopped_speaking = state.last_speech
         elif isinstance(event, Played) and self.stopped_speaking is not None:
-            self.waits.append(event.now - self.stopped_speaking)
+            self.waits.append(event.now + self.lag - self.stopped_speaking)
             self.stopped_speaking = None
 
     def history(self, state: Any) -> None:
         """Print what has become history since."""
         done = [m for m in state.history if m.role != "system"]
-        for m in done[self._written :]:
+        for m in done[max(self._written - state.forgotten, 0) :]:
             if self.state:
                 sys.stderr.write("\r\x1b[K")
                 sys.stderr.flush()
             print(f"{'you' if m.role == 'user' else 'bot'}: {m.content}", flush=True)
-        self._written = len(done)
+        self._written = state.forgotten + len(done)
 
-    def end(self) -> None:
-        if self.waits and not self.quiet:
-            waits = sorted(self.waits)
-            tell(
-                f"{len(waits)} answer(s); from the end of speech to the first sound "
-                f"{1000 * waits[len(waits) // 2]:.0f} ms in the median, {1000 * waits[-1]:.0f} ms at most"
-            )
+    def end(self, session: Any = None) -> None:
+        """How long the user waited, and what the echo canceller did."""
+        if self.quiet:
+            return
+        if self.waits:
+            waits = f"from the end of speech to the first sound {spread(self.waits)}"
+            tell(f"{len(self.waits)} answer(s); {waits}")
+        if self.silences:
+            silent = f"from your first sound to its silence {spread(self.silences)}"
+            tell(f"{len(self.silences)} time(s) it was spoken into; {silent}")
+        if self.longest_lag > 0.1:
+            tell(f"the computer was up to {1000 * self.longest_lag:.0f} ms behind the microphone")
+        echo = getattr(session, "echo", None)
+        if echo is not None:
+            where = "no echo was found" if echo.delay_s is None else f"{1000 * echo.delay_s:.0f} ms"
+            tell(f"echo: {where}, {echo.loss_db:.0f} dB taken away")
 
 
-def make_session(args: argparse.Namespace, agent: Any, rate: int, report: Report) -> Any:
+def spread(values: list[float]) -> str:
+    """The median and the longest, in milliseconds."""
+    ordered = sorted(values)
+    return f"{1000 * ordered[len(ordered) // 2]:.0f} ms in the median, {1000 * ordered[-1]:.0f} ms at most"
+
+
+def canceller(args: argparse.Namespace, rate: int) -> Any:
+    """The echo canceller, or None and a sentence where it is not installed."""
+    from speechstream.audio.echo import EchoCanceller
+
+    try:
+        return EchoCanceller(rate)
+    except SpeechStreamError as error:
+        if not args.quiet:
+            tell(str(error))
+        return None
+
+
+def make_session(
+    args: argparse.Namespace, agent: Any, rate: int, report: Report, echo: bool = False
+) -> Any:
     from speechstream.asr.recognizer import Recognizer
     from speechstream.duplex.session import Session
     from speechstream.tts.synthesizer import Synthesizer
@@ -162,14 +229,16 @@ def make_session(args: argparse.Namespace, agent: Any, rate: int, report: Report
             report.event(e, session.state)
 
     try:
+        voice = Synthesizer.load()
         session = Session(
             Recognizer.load(),
-            Synthesizer.load(),
+            voice,
             agent,
             system=args.system,
             sample_rate_in=rate,
             latency_ms=args.latency,
             voice=args.voice,
+            echo=canceller(args, voice.sample_rate) if echo else None,
             on_action=report.action,
             on_event=event,
         )
@@ -227,47 +296,21 @@ def write(path: str, pcm: Any, rate: int) -> None:
 
 def live(args: argparse.Namespace, agent: Any) -> int:
     """The microphone drives the conversation; the sound card's thread only takes what is to be played."""
-    import numpy as np
+    from speechstream.duplex.live import RATE, converse
 
-    from speechstream.audio.device import choose_device, close_stream, microphone, open_stream
-    from speechstream.audio.resample import Resampler
-
-    device = choose_device(args.output, "output")
     report = Report(args.quiet)
-    kept: tuple[list, list] = ([], [])
-    with microphone(16_000, args.input) as source:
-        session = make_session(args, agent, 16_000, report)
-        resampler = Resampler(session.sample_rate, device.sample_rate)
-        state, left = resampler.init_state(), np.zeros(0, np.float32)
+    session = make_session(args, agent, RATE, report, echo=not args.no_echo)
+    if not args.quiet:
+        tell("speak; Ctrl-C ends the conversation")
 
-        def callback(outdata, frames, when, status) -> None:
-            nonlocal state, left
-            while len(left) < frames:
-                pcm = session.pull(round(PULL_S * session.sample_rate))
-                if args.record is not None:
-                    kept[1].append(pcm)
-                more, state = resampler.step(pcm[None], state)
-                left = np.concatenate([left, more[0]])
-            outdata[:] = left[:frames, None]
-            left = left[frames:]
+    def each(lag: float) -> None:
+        report.lag = lag
+        report.history(session.state)
 
-        speaker = open_stream("output", device, (1, 2), latency="low", callback=callback)
-        if not args.quiet:
-            tell("speak; Ctrl-C ends the conversation")
-        try:
-            for block in source:
-                if args.record is not None:
-                    kept[0].append(block)
-                session.push(block)
-                report.history(session.state)
-        finally:
-            close_stream(speaker)
-            session.close()
-            report.history(session.state)
-            report.end()
-            if args.record is not None and kept[0]:
-                user, out = (np.concatenate([np.zeros(0, np.float32), *k]) for k in kept)
-                write(
-                    args.record, both(user, 16_000, out, session.sample_rate), session.sample_rate
-                )
+    try:
+        converse(session, args.input, args.output, args.record, tell, each)
+    finally:
+        session.close()
+        report.history(session.state)
+        report.end(session)
     return 0

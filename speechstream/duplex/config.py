@@ -14,8 +14,10 @@ class ConversationConfig:
 
     Turn ends: `short_s` of silence after a complete sentence, `normal_s` where the text does not tell, `long_s` after
     an open one ("and ...", a comma); what the user's own pauses have taught moves them, never past `longest_pause_s`.
-    Barge-in: ducked after `onset_s` of speech, paused after `pause_s`, stopped by `min_words` words that are no
-    backchannel or by `long_speech_s` of speech; resumed after `resume_s` of silence.
+    Barge-in: ducked at the first window of speech, paused after `pause_s`, stopped by `min_words` words that are no
+    backchannel or by `long_speech_s` of speech; resumed after `resume_s` of silence. While it is paused nothing is lost
+    by waiting, so words of less than `partial_s` of speech count only when they are final, and then only those that
+    were heard with a confidence of `sure`, unless there are `many_words`.
     """
 
     onset: float = 0.5  # probability from which a window is speech while nobody speaks
@@ -29,14 +31,18 @@ class ConversationConfig:
     longest_pause_s: float = 2.5
     learning: float = 0.2  # weight of the newest pause in the running mean; 0 learns nothing
 
-    preempt_s: float = 0.12  # silence before a reply is prepared
+    preempt_s: float = 0.12  # silence before what was said is foreseen and a reply prepared
     preempt_tries: int = 3  # prepared replies in one turn; 0 prepares none
 
-    pause_s: float = 0.2
+    pause_s: float = 0.16
     min_words: int = 2
+    many_words: int = 3
+    partial_s: float = 0.7
+    sure: float = 0.72
     long_speech_s: float = 2.0
     resume_s: float = 0.3
     decide_s: float = 4.0  # a decision takes no longer
+    echo_s: float = 1.0  # behind the assistant's last word, in which its echo may begin
     min_confidence: float = 0.35  # a final none of whose words reaches this holds no words
 
     final_wait_s: float = (
@@ -50,7 +56,9 @@ class ConversationConfig:
     stall_s: float = 6.0  # speech that does not get on for so long is over
 
     longest_reply: int = 20_000  # characters; an agent that goes on is cancelled
-    keep_messages: int = 400  # of the history; the oldest go first, the system's stays
+    keep_messages: int = (
+        400  # of the history and of what is asked; the oldest go first, the system's stays
+    )
     apology: str = "Sorry, I could not answer that."
 
     def __post_init__(self) -> None:
@@ -59,13 +67,19 @@ class ConversationConfig:
             if name == "apology":
                 if not isinstance(value, str) or not any(c.isalnum() for c in value):
                     raise ValueError(f"apology must be a sentence, got {value!r}")
-            elif name in ("preempt_tries", "min_words", "longest_reply", "keep_messages"):
+            elif name in (
+                "preempt_tries",
+                "min_words",
+                "many_words",
+                "longest_reply",
+                "keep_messages",
+            ):
                 least = 0 if name == "preempt_tries" else 1
                 if type(value) is not int or value < least:
                     raise ValueError(f"{name} must be a whole number from {least}, got {value!r}")
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{name} must be a number, got {value!r}")
-            elif name in ("onset", "release", "learning", "min_confidence"):
+            elif name in ("onset", "release", "learning", "min_confidence", "sure"):
                 if not 0 <= value <= 1:
                     raise ValueError(f"{name} must lie between 0 and 1, got {value}")
             elif not (math.isfinite(value) and value > 0):
@@ -77,6 +91,7 @@ class ConversationConfig:
             ("normal_s", "long_s"),
             ("long_s", "longest_pause_s"),
             ("pause_s", "long_speech_s"),
+            ("min_words", "many_words"),
             ("long_speech_s", "decide_s"),
             ("noise_s", "answer_s"),
         ):

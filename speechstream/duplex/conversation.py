@@ -28,11 +28,15 @@ from speechstream.duplex.events import (
     Duck,
     DuplexEvent,
     Error,
+    Foresee,
+    Foreseen,
+    Forget,
     Heard,
     Label,
     Message,
     Pause,
     Played,
+    Read,
     Recognized,
     Resume,
     Say,
@@ -47,8 +51,18 @@ from speechstream.duplex.events import (
     VoiceActivity,
 )
 from speechstream.duplex.reply import Reply
-from speechstream.duplex.turns import Pauses, content, is_echo, is_stop, learn, same, tokens, wait
-from speechstream.events import Endpoint, Failed, Partial, SpeechStarted
+from speechstream.duplex.turns import (
+    EMPTY_WORDS,
+    Pauses,
+    content,
+    is_echo,
+    is_stop,
+    learn,
+    same,
+    tokens,
+    wait,
+)
+from speechstream.events import Endpoint, Failed, Final, Partial, SpeechStarted
 
 LISTENING, USER, PAUSE = "listening", "user speaks", "user pauses"
 THINKING, SPEAKING, DECIDING = "thinking", "speaking", "deciding"
@@ -63,6 +77,7 @@ class State:
     """All that a conversation remembers. Times in seconds."""
 
     history: tuple[Message, ...] = ()  # what is over; `messages` adds what goes on
+    forgotten: int = 0  # messages that the history had before
     phase: str = LISTENING
     now: float = 0.0
     turn: int = 0
@@ -82,13 +97,18 @@ class State:
     skip: bool = False  # whose words are of no interest any more
     finals: tuple[str, ...] = ()
     partial: str = ""
-    unsure: bool = False  # the words of a decision were heard with too little confidence
+    stable: str = ""  # of the partial, what does not change any more
+    foreseeing: bool = False  # the recogniser was asked what it would write
+    foreseen: bool = False  # and `partial` is what it said
+    sure: tuple[str, ...] = ()  # words of a decision that are final and were heard well
     # the assistant
     reply: Reply | None = None
     tries: int = 0  # answers prepared in this turn
     owed: float | None = None  # since when an answer is due
     ducked: bool = False
     paused: bool = False
+    last_words: str = ""  # of the last speech, and when it was over: they may still echo
+    silent_since: float = 0.0
     stopped: Reply | None = (
         None  # the last one that was cut, whose last samples may still be reported
     )
@@ -151,6 +171,10 @@ class Conversation:
             return self._voice(e, s, out)
         if isinstance(e, Heard):
             return self._heard(e.event, s, out)
+        if isinstance(e, Foreseen):
+            if not s.foreseeing or s.phase != PAUSE or s.voiced:
+                return s  # of a pause that is over
+            return replace(s, partial=e.text, foreseen=True)
         if isinstance(e, Typed):
             return self._typed(e.text, s, out)
         if isinstance(e, StopPressed):
@@ -184,7 +208,7 @@ class Conversation:
         )
         s = replace(s, reply=r)
         if s.phase == THINKING and r.ready:
-            s = replace(s, phase=SPEAKING, owed=None)
+            s = replace(s, phase=SPEAKING, owed=None, skip=s.segment)
         return s
 
     def _voice(self, e: VoiceActivity, s: State, out: list[Action]) -> State:
@@ -196,6 +220,8 @@ class Conversation:
             end_of_turn=e.end_of_turn,
             run=s.run + e.duration if speech else 0.0,
         )
+        if speech:
+            s = replace(s, foreseeing=False, foreseen=False)
         if speech and s.voiced:
             return replace(s, last_speech=s.now, spoken=s.spoken + e.duration)
         if speech and s.run >= c.onset_s - EPSILON:
@@ -203,12 +229,15 @@ class Conversation:
             return replace(s, voiced=True, last_speech=s.now, spoken=s.spoken + s.run)
         if s.voiced and s.now - s.last_speech >= c.hang_s - EPSILON:
             return replace(s, voiced=False)
+        if s.phase == SPEAKING and speech != s.ducked and not s.voiced:
+            out.append(Duck() if speech else Unduck())  # at the first window; one alone was nothing
+            return replace(s, ducked=speech)
         return s
 
     def _onset(self, at: float, s: State, out: list[Action]) -> State:
         """Somebody begins to make a sound."""
         if s.phase == LISTENING:
-            return self._begin(at, s)
+            return self._read(self._begin(at, s), out)
         if s.phase == PAUSE:
             if s.text:
                 s = replace(s, pauses=learn(at - s.last_speech, s.pauses, self.config))
@@ -218,17 +247,10 @@ class Conversation:
         if s.phase == THINKING and s.now - (s.owed or 0.0) < self.config.noise_s:
             return self._reopen(s, out)
         if s.phase == SPEAKING:
-            out.append(Duck())
-            return replace(
-                s,
-                phase=DECIDING,
-                ducked=True,
-                since=at,
-                spoken=0.0,
-                finals=(),
-                partial="",
-                unsure=False,
-            )
+            if not s.ducked:
+                out.append(Duck())
+            s = replace(s, phase=DECIDING, ducked=True, since=at, spoken=0.0)
+            return replace(s, finals=(), partial="", sure=())
         return s
 
     def _begin(self, at: float, s: State) -> State:
@@ -240,9 +262,11 @@ class Conversation:
             spoken=0.0,
             finals=(),
             partial="",
+            stable="",
+            foreseeing=False,
+            foreseen=False,
             tries=0,
             owed=None,
-            unsure=False,
         )
 
     def _reopen(self, s: State, out: list[Action]) -> State:
@@ -272,15 +296,19 @@ class Conversation:
         if s.phase == LISTENING:
             s = replace(self._begin(s.now, s), last_speech=s.now)
         if isinstance(e, Partial):
-            text = replace(s, partial=e.text)
+            if s.foreseen:
+                return s  # it lags behind what is known already
+            text = replace(s, partial=e.text, stable=e.stable)
+            if e.stable != s.stable and s.phase in (USER, PAUSE):
+                text = self._read(text, out)
         else:
-            unsure = bool(e.words) and all(
-                w.confidence is not None and w.confidence < self.config.min_confidence
-                for w in e.words
-            )
-            if unsure and s.phase == DECIDING:
-                return replace(s, partial="", unsure=True)
-            text = replace(s, finals=(*s.finals, e.text), partial="")
+            if s.phase == DECIDING and not _least(e, self.config.min_confidence):
+                return replace(s, partial="")
+            sure = tuple(tokens(" ".join(_least(e, self.config.sure))))
+            finals = (*s.finals, e.text)
+            text = replace(s, finals=finals, partial="", stable="", sure=s.sure + sure)
+            if not s.voiced:  # nothing is left to foresee, and what was foreseen has come
+                text = replace(text, foreseeing=False, foreseen=True)
         if s.phase == THINKING:
             if s.reply is not None and s.reply.apology:
                 return self._heard(e, self._begin(s.now, self._stop(s, out)), out)
@@ -307,15 +335,16 @@ class Conversation:
             s = self._stop(s, out) if apology else self._reopen(s, out)
         if deciding or s.phase == LISTENING:
             s = self._begin(s.now, s)
-        s = replace(s, finals=(*s.finals, *([s.partial] if s.partial else []), written.strip()))
-        return self._end(replace(s, partial="", skip=s.segment), out)
+        finals = (*s.finals, *([s.partial] if s.partial else []), written.strip())
+        s = self._forget(replace(s, finals=finals, partial="", last_words=""), out)
+        return self._end(s, out)
 
     def _silence(self, s: State, out: list[Action]) -> State:
         """The user's button: whatever is said or prepared is dropped."""
         if s.phase in (SPEAKING, DECIDING, THINKING):
             s = self._stop(s, out)
-        s = self._drop(s, out)
-        return replace(s, phase=LISTENING, finals=(), partial="", owed=None, skip=s.segment)
+        s = self._forget(self._drop(s, out), out)
+        return replace(s, phase=LISTENING, finals=(), partial="", owed=None)
 
     def _played(self, e: Played, s: State) -> State:
         r = s.reply
@@ -363,7 +392,7 @@ class Conversation:
             if not s.voiced:
                 return replace(s, phase=PAUSE)
             if self._due(s, s.since + c.longest_turn_s):
-                return self._end(replace(s, skip=s.segment), out)
+                return self._end(self._forget(s, out), out)
             return s
         if s.phase == PAUSE:
             return self._pause(s, out)
@@ -382,32 +411,50 @@ class Conversation:
             return self._end(s, out)
         if r is not None and not same(r.prompt, text):
             return self._drop(s, out)
-        if s.segment and not self._due(s, s.last_speech + c.final_wait_s):
-            if r is None and tokens(text) and self._due(s, s.last_speech + c.preempt_s):
+        early = self._due(s, s.last_speech + c.preempt_s)
+        if s.segment and not s.foreseen:
+            if early and not s.foreseeing:
+                out.append(Foresee())
+                return replace(s, foreseeing=True)
+            if not self._due(s, s.last_speech + c.final_wait_s):
+                return s
+        elif not self._due(s, s.last_speech + self._wait(s)):
+            if r is None and tokens(text) and early:
                 return self._prepare(s, out)
             return s
-        if not self._due(s, s.last_speech + self._wait(s)):
-            if r is None and tokens(text) and self._due(s, s.last_speech + c.preempt_s):
-                return self._prepare(s, out)
+        return self._end(self._forget(s, out), out)
+
+    @staticmethod
+    def _forget(s: State, out: list[Action]) -> State:
+        """What the recogniser still holds of this turn is taken as it stands."""
+        if not s.segment:
             return s
-        return self._end(replace(s, skip=s.segment), out)
+        out.append(Forget())
+        finals = (*s.finals, s.partial) if s.partial else s.finals
+        return replace(s, segment=False, skip=False, finals=finals, partial="", foreseen=False)
 
     def _wait(self, s: State) -> float:
         return wait(s.text, s.pauses, s.end_of_turn, self.config)
 
     def _prepare(self, s: State, out: list[Action]) -> State:
         """Ask before the turn is over."""
-        if s.tries >= self.config.preempt_tries:
+        if s.tries >= self.config.preempt_tries or self._echoes(s):
             return s
         return replace(self._ask(s.text, s, out, speculative=True), tries=s.tries + 1)
 
     def _ask(self, prompt: str, s: State, out: list[Action], speculative: bool) -> State:
         id = s.replies + 1
-        messages = (*s.history, Message("user", prompt))
-        system = messages[:1] if messages[0].role == "system" else ()
-        kept = messages[len(system) :][-self.config.keep_messages :]
-        out.append(Ask(id, system + kept, speculative))
+        messages, _ = _kept((*s.history, Message("user", prompt)), self.config.keep_messages)
+        out.append(Ask(id, messages, speculative))
         return replace(s, replies=id, reply=Reply(id, prompt, progress=s.now))
+
+    def _read(self, s: State, out: list[Action]) -> State:
+        """Let the agent read ahead what is certain."""
+        if s.reply is None:
+            said = " ".join(t for t in (*s.finals, s.stable) if t)
+            messages, _ = _kept((*s.history, Message("user", said)), self.config.keep_messages)
+            out.append(Read(messages))
+        return s
 
     def _drop(self, s: State, out: list[Action]) -> State:
         """A prepared answer is not wanted."""
@@ -418,7 +465,7 @@ class Conversation:
     def _end(self, s: State, out: list[Action]) -> State:
         """The turn is over: from now on an answer is owed, if there were words."""
         text, r = s.text, s.reply
-        if not tokens(text):
+        if not tokens(text) or self._echoes(s):
             return replace(self._drop(s, out), phase=LISTENING, owed=None, finals=(), partial="")
         owed = s.now if s.owed is None else s.owed
         if r is None or not same(r.prompt, text):
@@ -429,6 +476,11 @@ class Conversation:
         label = Label(s.turn, s.reply.id, s.generation)
         reply = replace(s.reply, label=label, progress=s.now)
         return replace(s, phase=THINKING, reply=reply, owed=owed, ducked=False, paused=False)
+
+    def _echoes(self, s: State) -> bool:
+        """Whether what was heard right behind the assistant's last words is those."""
+        late = s.since - s.silent_since <= self.config.echo_s
+        return late and is_echo(tokens(s.text), tokens(s.last_words)[-ECHO_REACH:])
 
     def _speak(self, s: State, out: list[Action]) -> State:
         """Give the voice what the agent has said."""
@@ -514,10 +566,17 @@ class Conversation:
         said = tokens(r.text[: self._reach(r)])[-ECHO_REACH:]
         if is_echo(words, said):
             return False
-        meant = content(words)
-        if is_stop(words) or len(meant) >= c.min_words or (meant and s.finals):
+        if s.voiced and s.spoken >= c.long_speech_s:
             return True
-        return s.voiced and s.spoken >= c.long_speech_s
+        final, partial = " ".join(s.finals), s.partial
+        if s.spoken < c.partial_s:
+            partial = ""  # so soon a recogniser guesses more than it hears
+        if is_stop(tokens(final)) or (not final and is_stop(tokens(partial))):
+            return True
+        if len(content(tokens(f"{final} {partial}"))) >= c.many_words:
+            return True
+        meant = content(s.sure)
+        return len(meant) >= c.min_words or bool(set(meant) - EMPTY_WORDS)
 
     @staticmethod
     def _reach(r: Reply) -> int:
@@ -533,7 +592,11 @@ class Conversation:
 
     def _finish(self, s: State) -> State:
         """The answer has been heard to its end, or is over for another reason: it becomes history."""
-        return replace(s, history=s.messages, reply=None, phase=LISTENING, owed=None)
+        kept, dropped = _kept(s.messages, self.config.keep_messages)
+        forgotten = s.forgotten + dropped
+        if s.reply is not None:
+            s = replace(s, last_words=s.reply.text[: self._reach(s.reply)], silent_since=s.now)
+        return replace(s, history=kept, forgotten=forgotten, reply=None, phase=LISTENING, owed=None)
 
     def _stop(self, s: State, out: list[Action], told: bool = False) -> State:
         """End the speech now. told: the user goes on, and where nothing was heard yet, goes on with the same turn."""
@@ -575,10 +638,12 @@ class Conversation:
         if s.phase == USER:
             times.append(s.since + c.longest_turn_s)
         elif s.phase == PAUSE:
-            if r is None and tokens(s.text) and s.tries < c.preempt_tries:
+            foreseeing = s.segment and not s.foreseeing
+            preparing = r is None and tokens(s.text) and s.tries < c.preempt_tries
+            if foreseeing or preparing:
                 times.append(s.last_speech + c.preempt_s)
-            end = self._wait(s)
-            times.append(s.last_speech + (c.final_wait_s if s.segment else end))
+            open = s.segment and not s.foreseen
+            times.append(s.last_speech + (c.final_wait_s if open else self._wait(s)))
         elif s.phase == THINKING and r is not None:
             times.append(r.progress + c.voice_s if r.apology else (s.owed or 0.0) + c.answer_s)
         elif s.phase == SPEAKING and r is not None:
@@ -593,3 +658,18 @@ class Conversation:
         r = s.reply
         user = s.text if s.phase in (USER, PAUSE, DECIDING) else (r.prompt if r else "")
         return user, r.text if r is not None and r.label is not None else ""
+
+
+def _least(final: Final, confidence: float) -> list[str]:
+    """The words that were heard with this confidence; all where none is known."""
+    if not final.words:
+        return final.text.split()
+    return [w.text for w in final.words if w.confidence is None or w.confidence >= confidence]
+
+
+def _kept(messages: tuple[Message, ...], count: int) -> tuple[tuple[Message, ...], int]:
+    """The last `count` messages behind the system's, and how many were left out."""
+    system = messages[:1] if messages and messages[0].role == "system" else ()
+    rest = messages[len(system) :]
+    dropped = max(len(rest) - count, 0)
+    return system + rest[dropped:], dropped

@@ -67,6 +67,14 @@ class VoiceActivity:
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """The answer to `Foresee`: the whole text of the open stretch of speech if nothing more is said."""
+
+    text: str
+    now: float
+
+
+@dataclass(frozen=True)
 class AgentText:
     """The agent goes on with this text."""
 
@@ -145,6 +153,7 @@ class Tick:
 
 DuplexEvent = (
     Heard
+    | Foreseen
     | VoiceActivity
     | AgentText
     | AgentEnd
@@ -175,6 +184,23 @@ class Cancel:
     """The agent need not go on with this reply."""
 
     reply: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """The user is saying this: an agent that can, reads it ahead. The last message is the user's, as far as it is certain."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Foresee:
+    """Ask a copy of the recogniser what it would write if the user said no more; `Foreseen` tells."""
+
+
+@dataclass(frozen=True)
+class Forget:
+    """The recogniser's open stretch of speech is over: what it holds of it is settled, and it begins anew."""
 
 
 @dataclass(frozen=True)
@@ -238,5 +264,18 @@ class Error:
 
 
 Action = (
-    Ask | Cancel | Say | Duck | Unduck | Pause | Resume | StopSpeaking | SetTimer | Show | Error
+    Ask
+    | Cancel
+    | Read
+    | Foresee
+    | Forget
+    | Say
+    | Duck
+    | Unduck
+    | Pause
+    | Resume
+    | StopSpeaking
+    | SetTimer
+    | Show
+    | Error
 )

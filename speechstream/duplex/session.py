@@ -39,11 +39,15 @@ from speechstream.duplex.events import (
     Cancel,
     Duck,
     DuplexEvent,
+    Foresee,
+    Foreseen,
+    Forget,
     Heard,
     Label,
     Message,
     Pause,
     Played,
+    Read,
     Resume,
     Say,
     SpeechFailed,
@@ -58,6 +62,7 @@ from speechstream.duplex.events import (
 )
 from speechstream.duplex.output import Output
 from speechstream.errors import SpeechStreamError
+from speechstream.events import Final
 from speechstream.runtime.requests import drive
 from speechstream.runtime.session import load_vad
 from speechstream.tts.stream import SpeakingState, SynthesisCore
@@ -177,13 +182,33 @@ class Timed:
 
 
 class EchoCanceller(Protocol):
-    """Takes the loudspeaker's sound out of the microphone's."""
+    """Takes the loudspeaker's sound out of the microphone's; `speechstream.audio.echo` has one."""
 
-    def played(self, pcm: np.ndarray) -> None:
-        """(n,) float32 at the output's rate, as it goes to the loudspeaker."""
+    def played(self, pcm: np.ndarray, at: float | None = None) -> None:
+        """(n,) float32 at the output's rate, as it goes to the loudspeaker, which plays it from this time on."""
 
-    def cancel(self, pcm: np.ndarray) -> np.ndarray:
-        """(n,) float32 at 16 kHz, of the microphone, to what is left: as many samples."""
+    def cancel(self, pcm: np.ndarray, at: float | None = None) -> np.ndarray:
+        """(n,) float32 at 16 kHz of the microphone, captured from this time on, to what is left of it.
+
+        A few samples may wait for the next ones.
+        """
+
+    def restart(self) -> None:
+        """A device was gone."""
+
+
+def _later(event: Any, seconds: float) -> Any:
+    """An event of a stream that began so much later."""
+    if not seconds:
+        return event
+    moved: dict[str, Any] = {
+        name: getattr(event, name) + seconds
+        for name in ("time", "decided", "start", "end")
+        if hasattr(event, name)
+    }
+    if isinstance(event, Final):
+        moved["words"] = tuple(_later(w, seconds) for w in event.words)
+    return replace(event, **moved)
 
 
 @dataclass
@@ -223,16 +248,15 @@ class Session:
         self.sample_rate = synthesizer.sample_rate
         self._resampler = Resampler(sample_rate_in, SAMPLE_RATE)
         self._resampling = self._resampler.init_state()
-        listening = Recognizer(
-            recognizer.family, RULES, recognizer.card, recognizer.digest, recognizer._vad
-        )
-        self._stream = listening.stream(latency_ms, SAMPLE_RATE)
+        self._stream = recognizer.stream(latency_ms, SAMPLE_RATE, rules=RULES)
+        self._silent = self._stream.state
+        self._began = 0.0  # when the stream did, on the conversation's clock
         self._vad = load_vad()
         self._activity = self._vad.init_state()
         self._core: SynthesisCore = synthesizer.core(voice=voice, markup="markdown")
         self._voice: Voice | None = None
         self._runner: Runner = agent if hasattr(agent, "poll") else Threaded(agent)  # type: ignore[assignment]
-        self._echo = echo
+        self.echo = echo
         self._on_action, self._on_event = on_action, on_event
         self._heard = 0  # samples at 16 kHz
         self._offset = 0.0  # seconds that `tick` was ahead of them
@@ -243,21 +267,23 @@ class Session:
         """Seconds on the microphone's clock."""
         return self._heard / SAMPLE_RATE + self._offset
 
-    def push(self, block: np.ndarray) -> None:
+    def push(self, block: np.ndarray, at: float | None = None) -> None:
         """The microphone's next sound: any length, (n,) or (n, channels), int16, int32 or float.
 
+        at: when its first sample was captured, in seconds of the same clock as `pull`'s; for the echo canceller.
         Raises ValueError for what is no sound.
         """
         began = time.perf_counter()
         pcm, self._resampling = self._resampler.step(to_mono(block)[None], self._resampling)
         size = round(STEP_S * SAMPLE_RATE)
-        for at in range(0, pcm.shape[1], size):
-            self._hear(pcm[0, at : at + size])
+        for begin in range(0, pcm.shape[1], size):
+            captured = None if at is None else at + begin / SAMPLE_RATE
+            self._hear(pcm[0, begin : begin + size], captured)
         self.compute_s += time.perf_counter() - began
 
-    def _hear(self, pcm: np.ndarray) -> None:
-        if self._echo is not None:
-            pcm = self._echo.cancel(pcm)
+    def _hear(self, pcm: np.ndarray, at: float | None) -> None:
+        if self.echo is not None:
+            pcm = self.echo.cancel(pcm, at)
         self._heard += len(pcm)
         self._report()
         self._wake()
@@ -265,7 +291,7 @@ class Session:
         for p in windows[0].tolist():
             self._step(VoiceActivity(p, self.now))
         for event in self._stream.push(pcm):
-            self._step(Heard(event, self.now))  # type: ignore[arg-type]
+            self._step(Heard(_later(event, self._began), self.now))
         self.advance()
 
     def tick(self, now: float) -> None:
@@ -281,11 +307,11 @@ class Session:
             self._step(event)
         self._speak()
 
-    def pull(self, count: int) -> np.ndarray:
-        """(count,) float32: what goes to the loudspeaker now."""
+    def pull(self, count: int, at: float | None = None) -> np.ndarray:
+        """(count,) float32: what goes to the loudspeaker now. at: when its first sample will be heard."""
         pcm = self.output.pull(count)
-        if self._echo is not None:
-            self._echo.played(pcm)
+        if self.echo is not None:
+            self.echo.played(pcm, at)
         return pcm
 
     def type(self, text: str) -> None:
@@ -312,10 +338,19 @@ class Session:
         for action in actions:
             self._do(action)
             self._on_action(action, self.now)
+        if any(isinstance(a, Foresee) for a in actions):
+            self._foresee()
 
     def _do(self, a: Action) -> None:
+        if isinstance(a, Forget):
+            self._stream.rollback(self._silent)
+            self._began = self._heard / SAMPLE_RATE
         if isinstance(a, Ask):
             self._runner.ask(a.reply, a.messages, self.now)
+        elif isinstance(a, Read):
+            read = getattr(self._runner, "read", None)
+            if read is not None:
+                read(a.messages)
         elif isinstance(a, Cancel):
             self._runner.cancel(a.reply)
         elif isinstance(a, Say):
@@ -331,6 +366,11 @@ class Session:
             self.output.duck(isinstance(a, Duck))
         elif isinstance(a, (Pause, Resume)):
             self.output.pause(isinstance(a, Pause))
+
+    def _foresee(self) -> None:
+        """What the recogniser would write if nothing more were said: a twin of its stream is ended."""
+        said = [e.text for e in self._stream.fork().finish() if isinstance(e, Final)]
+        self._step(Foreseen(" ".join(said), self.now))
 
     def _wake(self) -> None:
         timer = self.state.timer

@@ -23,6 +23,10 @@ OPEN_WORDS = frozenset(
     "i'm you're we're they're i'd i'll it's um uh er erm hmm well very really just also i we they he she".split()
 )
 # Words of assent or attention that leave the floor to the speaker (backchannels).
+# Those of them that may as well end a sentence: "as respectable as he was".
+AUXILIARIES = frozenset(
+    "is are was were am be been will would can could should may might must do does did have has had it".split()
+)
 BACKCHANNELS = frozenset(
     "mm mhm hm hmm mmm mm-hmm mm-hm uh-huh huh uh um ah oh aha yeah yep yes yup ya okay ok right sure alright cool "
     "nice great good wow really true exactly indeed fine".split()
@@ -44,7 +48,9 @@ BACKCHANNEL_PHRASES = (
     "thank you",
     "thanks",
 )
-# What is said to stop somebody; one of these words is enough.
+# Words that mean nothing by themselves, and what a recogniser makes of a hum.
+EMPTY_WORDS = frozenset("i a the and you we he she it an in on to is are".split())
+# What is said to stop somebody or to ask; one of these is enough.
 STOP_PHRASES = (
     "stop",
     "wait",
@@ -61,6 +67,21 @@ STOP_PHRASES = (
     "listen",
     "actually",
     "sorry",
+    "what",
+    "why",
+    "who",
+    "where",
+    "when",
+    "how",
+    "which",
+    "repeat",
+    "again",
+    "louder",
+    "slower",
+    "next",
+    "skip",
+    "cancel",
+    "never mind",
 )
 ECHO_SHARE = 0.75  # of the words heard that the assistant has just said, in this order
 ECHO_WORDS = 3  # fewer words may be a coincidence
@@ -103,7 +124,7 @@ def completeness(text: str) -> str:
     if text.endswith("?"):
         return "complete"
     if words[-1] in OPEN_WORDS and not (len(words) == 1 and text.endswith((".", "!"))):
-        return "open"
+        return "unknown" if words[-1] in AUXILIARIES and text.endswith((".", "!")) else "open"
     return "complete" if text.endswith((".", "!")) else "unknown"
 
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from importlib import import_module
 from typing import cast
 
 from starlette.applications import Starlette
@@ -23,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from speechstream.serve import deepgram, realtime, rest, stream
+from speechstream.serve import deepgram, page, realtime, rest, stream
 from speechstream.serve.bodies import drain
 from speechstream.serve.door import Door, Guarded
 from speechstream.serve.engine import Engine, Refused
@@ -72,17 +71,6 @@ SOCKETS: Mapping[str, Handler] = {
 }
 
 
-def page() -> list[BaseRoute]:
-    """The routes of the web page, if this version has one."""
-    name = "speechstream.serve.page"
-    try:
-        return list(import_module(name).routes())
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return []
-
-
 def seated(kind: str, handler: Handler) -> Callable[[WebSocket], Awaitable[None]]:
     """A handler of WebSockets as an endpoint: with a seat, or closed with the reason where none is free."""
 
@@ -118,7 +106,7 @@ def routes() -> tuple[list[BaseRoute], list[BaseRoute]]:
         WebSocketRoute(path, seated(path.rpartition("/")[2], handler))
         for path, handler in SOCKETS.items()
     ]
-    pages = page()
+    pages = page.routes()
     return [*REST, *sockets, *pages], pages
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from speechstream.audio.pcm import decoder
 from speechstream.duplex.events import SpokenWord
 from speechstream.duplex.reply import Reply
+from speechstream.events import Word, word_to_json
 from speechstream.serve import realtime_session as sessions
 from speechstream.serve.realtime_session import (
     Format,
@@ -77,11 +78,15 @@ class Words:
 
 @dataclass(frozen=True)
 class Transcribed:
-    """The text of a turn that was committed, and how many seconds of sound it had."""
+    """The text of a turn that was committed, and how many seconds of sound it had.
+
+    words: with their times in seconds of all sound that was appended, where they are known.
+    """
 
     item: str
     said: str
     seconds: float
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -790,7 +795,9 @@ class Protocol:
             item = replace(item, parts=(Part("input_audio", x.said),))
             usage = {"type": "duration", "seconds": round(x.seconds, 3)}
             if shown:
-                out.add(f"{TRANSCRIPT}.completed", **head, transcript=x.said, usage=usage)
+                dated = x.words if state.session.words else ()
+                words = {"words": [word_to_json(w) for w in dated]} if dated else {}
+                out.add(f"{TRANSCRIPT}.completed", **head, transcript=x.said, usage=usage, **words)
         elif shown:
             error = {"type": "server_error", "code": "transcription_failed", "message": x.message}
             out.add(f"{TRANSCRIPT}.failed", **head, error=error)
@@ -839,7 +846,8 @@ class Protocol:
     def _spoke(self, x: Spoke, state: State, out: Outbox) -> State:
         state, r = self._opened(state, out)
         if x.text:
-            out.add("response.output_audio_transcript.delta", **_place(r), delta=x.text)
+            words = {"words": _dated(x, r.speech)} if x.words and state.session.words else {}
+            out.add("response.output_audio_transcript.delta", **_place(r), delta=x.text, **words)
         if x.data:
             sound = base64.b64encode(x.data).decode()
             out.add("response.output_audio.delta", **_place(r), delta=sound)
@@ -1013,6 +1021,18 @@ def _answer(r: Response, status: str) -> Item:
     part = Part(f"output_{r.modality}", r.speech.text)
     speech = r.speech if r.modality == "audio" else None
     return Item(r.item, "assistant", (part,), status, speech=speech)
+
+
+def _dated(x: Spoke, before: Speech) -> list[Json]:
+    """The words that begin in a block of an answer, in seconds of its sound: an addition of ours.
+
+    What is spoken as several words, such as a number, is one.
+    """
+    said, rate, found = before.text + x.text, before.rate, dict[int, Json]()
+    for w in x.words:
+        one = {"word": said[w.first : w.last], "start": round(w.start / rate, 3)}
+        found.setdefault(w.first, one)["end"] = round(w.end / rate, 3)
+    return list(found.values())
 
 
 def _longer(before: str, said: str) -> str:

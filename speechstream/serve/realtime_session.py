@@ -34,6 +34,7 @@ SEGMENT_S = (
 RATES = (8_000, 48_000)  # Hz of audio/pcm that are taken; the protocol's own is 24000
 MOST_TEXT = 100_000  # characters of instructions
 MOST_KEYWORDS = 200
+WORDS = "words"  # of `include`, an addition of ours: words with their times in transcripts
 MOST_TOOLS = 128
 # Taken, and without effect.
 UNUSED = frozenset(
@@ -130,6 +131,7 @@ class Session:
     speed: float = 1.0
     transcription: Transcription | None = None
     turns: TurnDetection | None = field(default_factory=TurnDetection)
+    words: bool = False  # whether transcripts have words with times
     tools: tuple[Json, ...] = ()
     tool_choice: Any = "auto"
 
@@ -230,6 +232,9 @@ def updated(session: Session, asked: Any, offer: Offer) -> Session:
     readers: dict[str, Callable[[Any, Session], Session]] = {
         "type": lambda v, s: s,
         "audio": lambda v, s: _audio(v, s, offer),
+        "include": lambda v, s: replace(
+            s, words=WORDS in strings([] if v is None else v, "session.include")
+        ),
     }
     if kind == REALTIME:
         readers |= {
@@ -254,7 +259,7 @@ def _each(
     unused: frozenset[str] = UNUSED,
 ) -> Session:
     for key, value in table.items():
-        if key in unused:
+        if key in unused and key not in readers:
             continue
         if key not in readers:
             known = ", ".join(sorted(readers))

@@ -60,7 +60,16 @@ from speechstream.duplex.events import (
 )
 from speechstream.duplex.reply import CLOSING
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Audio, Endpoint, Event, Failed, Final, Partial, SpeechStarted
+from speechstream.events import (
+    Audio,
+    Endpoint,
+    Event,
+    Failed,
+    Final,
+    Partial,
+    SpeechStarted,
+    Word,
+)
 from speechstream.runtime.requests import Work
 from speechstream.serve import realtime_protocol as protocol
 from speechstream.serve.engine import Engine, Refused, Stream
@@ -234,6 +243,7 @@ class Stretch:
     began: float = 0.0  # of the segment, seconds of the connection's sound
     seconds: float = 0.0  # of sound
     late: str | None = None  # an item whose last sentence is still being heard
+    words: list[Word] = field(default_factory=list)  # of the item that is open, in its finals
 
     @property
     def said(self) -> str:
@@ -250,6 +260,7 @@ class Stretch:
         if isinstance(e, Final):
             said = self._without(e.text)
             self.finals += [said] if said else []
+            self.words += map(self._moved, e.words[len(e.words) - len(said.split()) :])
             self.stable = self.partial = self.cut = ""
         else:
             self.stable, self.partial = self._without(e.stable), self._without(e.text)
@@ -257,7 +268,16 @@ class Stretch:
     def renew(self) -> None:
         """The words from here on belong to another item."""
         self.cut = " ".join(t for t in (self.cut, self.stable) if t)
-        self.finals, self.stable, self.partial = [], "", ""
+        self.finals, self.stable, self.partial, self.words = [], "", "", []
+
+    def transcribed(self, item: str, seconds: float) -> protocol.Transcribed:
+        """The news of an item that is complete."""
+        whole = len(self.words) == len(self.said.split())
+        return protocol.Transcribed(item, self.said, seconds, tuple(self.words) if whole else ())
+
+    def _moved(self, w: Word) -> Word:
+        start, end = (round(t + self.offset, 3) for t in (w.start, w.end))
+        return replace(w, start=start, end=end)
 
     def _without(self, said: str) -> str:
         return said[len(self.cut) :].strip() if said.startswith(self.cut) else said
@@ -533,7 +553,7 @@ class Talk:
     async def _listened(self, s: Stretch) -> None:
         """A stream is over."""
         if s.item is not None:
-            await self._news(protocol.Transcribed(s.item, s.said, s.seconds))
+            await self._news(s.transcribed(s.item, s.seconds))
 
     async def _clip(self, c: protocol.HearClip) -> None:
         """Hear a recording that is an item."""
@@ -576,7 +596,7 @@ class Talk:
             turn = self.state.turn
             await self._news(protocol.TurnEnded(_ms(end), s.said))
             if turn is not None:
-                await self._news(protocol.Transcribed(turn.item, s.said, end - s.began))
+                await self._news(s.transcribed(turn.item, end - s.began))
             s.renew()
             if self.session.type != TRANSCRIPTION and turns.create_response:
                 self._unanswered = True
@@ -609,7 +629,7 @@ class Talk:
         await self._step(Heard(e, self.now))  # type: ignore[arg-type]
         if isinstance(e, Endpoint) and s.late is not None:
             item, s.late = s.late, None
-            await self._news(protocol.Transcribed(item, s.said, self._heard_s - s.began))
+            await self._news(s.transcribed(item, self._heard_s - s.began))
             s.renew()
 
     # The clock
@@ -710,7 +730,7 @@ class Talk:
         if before.phase not in ACTIVE and after.phase in ACTIVE:
             if s.late is not None:
                 item, s.late = s.late, None
-                await self._news(protocol.Transcribed(item, s.said, self._heard_s - s.began))
+                await self._news(s.transcribed(item, self._heard_s - s.began))
             s.renew()
         if isinstance(words, (Partial, Final)) and (
             s.late or before.phase in ACTIVE or after.phase in ACTIVE
@@ -730,7 +750,7 @@ class Talk:
                 s.late = turn.item
             else:
                 seconds = self._heard_s - s.began
-                await self._news(protocol.Transcribed(turn.item, s.said, seconds))
+                await self._news(s.transcribed(turn.item, seconds))
 
     async def _act(self, a: Action) -> None:
         if isinstance(a, Ask):

@@ -33,6 +33,7 @@ from speechstream.events import (
     to_json,
 )
 from speechstream.serve.engine import Engine, Stream
+from speechstream.serve.guard import subprotocol
 from speechstream.serve.sockets import (
     BROKEN,
     NORMAL,
@@ -651,7 +652,7 @@ def _number(message: Mapping[str, Any], name: str) -> int:
 
 async def stream(websocket: WebSocket, engine: Engine) -> None:
     """Serve one connection until it is closed."""
-    async with opened(websocket, engine, error) as socket:
+    async with opened(websocket, engine, error, subprotocol(websocket)) as socket:
         try:
             message = await within(START_S, socket.receive())
         except asyncio.TimeoutError:

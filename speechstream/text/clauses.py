@@ -31,6 +31,7 @@ FULL_WIDTH = (
 SOFT = ",;:\u2014\u2013\uff0c\u3001\uff1b\uff1a\u060c"
 CLOSERS = "\"')]}\u201d\u2019\u00bb"
 OPENERS = "\"'([{\u201c\u2018\u00ab"
+FACTORIAL = "=+*/\u00d7\u2212<>"  # may follow a factorial
 MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
 MAX_WORD = 12  # letters of the next word that one decision looks at
 PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
@@ -308,6 +309,9 @@ class _Scan:
     def _ends(self, at: int, run: int, end: int) -> bool:
         """Whether the punctuation text[at:run], with closing quotes up to `end`, ends a sentence."""
         marks = self.text[at:run]
+        if marks == "!" and self.text[at - 1 : at].isdigit():
+            word = self._next(end)
+            return not self._look(word) or self._look(word) not in FACTORIAL  # 5! = 120
         if "!" in marks or "?" in marks:
             return True
         begin = at
@@ -325,11 +329,18 @@ class _Scan:
         )  # "1. Buy milk"
         initials = re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,3}", token)
         if marks == ".":
-            if listed or lower in self.rules.never_end:
+            state = token in self.rules.states and self.text[self.start : begin].endswith(", ")
+            if not state and (listed or lower in self.rules.never_end):
                 return not self._look(self._next(end))
+            if lower == "no" and self._answers(token, begin):
+                return True
             if (
                 lower not in self.rules.before_number
                 and lower not in self.rules.may_end
+                and not (
+                    lower in self.rules.after_number and self._word_before(begin)[-1:].isdigit()
+                )
+                and not state
                 and not initials
             ):
                 return True  # an ordinary word: no need to see what follows
@@ -348,6 +359,16 @@ class _Scan:
             return True
         following = self._word(word)
         return following[:1].isupper() and following.lower() in self.rules.starters
+
+    def _answers(self, token: str, begin: int) -> bool:
+        """Whether "no." is an answer rather than a number: I said no. 5 people came."""
+        before = self._word_before(begin)
+        return before in self.rules.answered or (token == "no" and before in self.rules.asked)
+
+    def _word_before(self, at: int) -> str:
+        """The word before `at` in small letters; "" where the clause begins."""
+        words = self.text[max(self.start, at - 24) : at].split()
+        return words[-1].lower() if words else ""
 
     def _newline(self, at: int) -> str:
         """A blank line or a list item ends a paragraph; a single newline is a space."""
@@ -381,7 +402,11 @@ class _Scan:
             return not self._look(at + 1).isdigit()
         if not self._look(at + 1).isspace():
             return False
-        following = self._look(self._next(at + 1))
+        word = self._next(at + 1)
+        following = self._look(word)
+        if following.isupper() and self._look(word + 1).isupper() and self.text[at] == ",":
+            if not self._look(word + 2).isalnum():
+                return False  # a state: Philadelphia, PA
         return bool(following) and not following.isdigit()
 
     def _phrase(self, at: int, force: bool) -> bool:

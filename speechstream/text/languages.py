@@ -15,6 +15,7 @@ import numpy as np
 
 from speechstream.errors import SpeechStreamError
 from speechstream.text.clauses import Clause
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import Utterance
 
 _FRONT_ENDS = {"en": "speechstream.text.en.phonemes:FrontEnd"}
@@ -60,12 +61,16 @@ def phonemes_from(language: str) -> Callable[[str], tuple[str, str]]:
 
 
 @lru_cache(maxsize=8)
-def front_end(language: str, markup: bool = True) -> FrontEnd:
-    """The front end of a language tag. markup: whether it reads SSML and [[phonemes]].
+def front_end(
+    language: str, markup: bool = True, options: ReadingOptions | None = None
+) -> FrontEnd:
+    """The front end of a language tag.
+
+    `markup`: whether it reads SSML and [[phonemes]]. `options`: the user's choices of reading, see `rules.ReadingOptions`.
 
     Raises SpeechStreamError for a language that has none.
     """
-    made: FrontEnd = _class(language)(markup=markup)
+    made: FrontEnd = _class(language)(markup=markup, options=options)
     return made
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from speechstream.text.inline import Formula
 
-_FORMULAS = {"en": "speechstream.text.en.formulas:spoken"}
+_FORMULAS = {"en": "speechstream.text.en.tex:spoken"}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Words by which a language's clauses are found."""
+"""Words by which a language's clauses are found, and what a user may choose of how text is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULT = "en"  # for languages without rules of their own
 
 @dataclass(frozen=True)
 class Rules:
-    """Small letters. All but the last two are abbreviations without their last full stop."""
+    """Small letters. Those up to `may_end` are abbreviations without their last full stop."""
 
     never_end: frozenset[str]  # a sentence ("Mr.")
     before_number: frozenset[str]  # ("no. 5")
@@ -20,6 +20,36 @@ class Rules:
     may_end: frozenset[str]  # a sentence ("Inc.")
     starters: frozenset[str]  # words that begin sentences
     conjunctions: frozenset[str]  # words before which a phrase may end
+    states: frozenset[str] = (
+        frozenset()
+    )  # capitals that end a sentence behind a town and a comma ("CA")
+    answered: frozenset[str] = frozenset()  # words before a "no." that is an answer, not a number
+    asked: frozenset[str] = frozenset()  # the same, before a small "no."
+    after_number: frozenset[str] = frozenset()  # abbreviations only behind a number ("10 in.")
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How text is read where that is a matter of choice.
+
+    `date_order`: "mdy", "dmy" or "ymd", for 03/05/2024 and the like. `as_words` and `as_letters`: capitals that are said as a
+    word ("SQL") or letter by letter ("GIF"), whatever the dictionary says; any case. Raises ValueError for another order.
+    """
+
+    date_order: str = "mdy"
+    as_words: frozenset[str] = frozenset()
+    as_letters: frozenset[str] = frozenset()
+
+    def __post_init__(self):
+        if self.date_order not in ("mdy", "dmy", "ymd"):
+            raise ValueError(
+                f'the order of dates is "mdy", "dmy" or "ymd", given {self.date_order!r}'
+            )
+        for name in ("as_words", "as_letters"):
+            given = getattr(self, name)
+            if isinstance(given, str):
+                raise ValueError(f"{name} is a set of words, given one string: {given!r}")
+            object.__setattr__(self, name, frozenset(w.upper() for w in given))
 
 
 @lru_cache(maxsize=32)

@@ -20,6 +20,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Event, Phoneme, Word
 from speechstream.runtime.requests import Work
 from speechstream.text.clauses import Clause
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.user_lexicon import UserLexicon
 from speechstream.text.utterance import Utterance
 from speechstream.tts.reading import Reader, ReadingState, markup_named
@@ -80,7 +81,8 @@ class SynthesisCore:
     """Streams of one voice and one manner: `step(text, state)` is pure.
 
     markup: how text is written. "plain"; "ssml" (or True), with [[phonemes]]; "markdown", with SSML. code: what becomes
-    of Markdown's fenced code: "note", "skip" or "say". lexicon: the user's own pronunciations. Raises ValueError for
+    of Markdown's fenced code: "note", "skip" or "say". lexicon: the user's own pronunciations. reading: the order of
+    dates, and which capitals are words. Raises ValueError for
     what is none of these, and for controls that the voice has not.
     """
 
@@ -91,13 +93,18 @@ class SynthesisCore:
         markup: str | bool = "ssml",
         lexicon: UserLexicon | None = None,
         code: str = "note",
+        reading: ReadingOptions | None = None,
     ):
+        self.reading = reading or ReadingOptions()
         self.voice, self.controls, self.markup = voice, controls or Controls(), markup_named(markup)
         self.lexicon, self.code = lexicon, code
         voice.check_controls(self.controls)
         self.sample_rate = voice.sample_rate
         language = voice.speakers[0].language
         self._reader = Reader(self.markup, language, lexicon, code, self.controls.pause)
+
+    def _symbols(self, clause: Clause, markup: bool) -> list[Utterance]:
+        return self.voice.utterances(clause, markup, self.reading)
 
     def init_state(self) -> SpeakingState:
         """A stream that has been given nothing."""
@@ -168,7 +175,7 @@ class SynthesisCore:
         if not state.clauses:
             return [], state
         clause, *rest = state.clauses
-        utterances, text = self._reader.utterances(clause, self.voice.utterances, state.text)
+        utterances, text = self._reader.utterances(clause, self._symbols, state.text)
         for utterance in utterances:
             for warning in utterance.warnings:
                 _log.warning("%s", warning)
@@ -346,9 +353,10 @@ class SynthesisCore:
             markup, lexicon, code = markup_named(about["markup"]), about["lexicon"], about["code"]
             if not isinstance(lexicon, dict):
                 raise ValueError(f"lexicon is {lexicon!r:.40}")
+            reading = _reading(about["reading"])
         except (KeyError, ValueError, TypeError) as error:
             raise SpeechStreamError(f"this snapshot holds no synthesis stream: {error}") from error
-        return (*controls, markup, about["pause"], lexicon, code)
+        return (*controls, markup, about["pause"], lexicon, code, reading)
 
     def about(self) -> dict[str, Any]:
         """What must agree between a state that is left and the core that takes it up: JSON values."""
@@ -358,6 +366,11 @@ class SynthesisCore:
             "markup": self.markup,
             "lexicon": {} if self.lexicon is None else self.lexicon.entries,
             "code": self.code,
+            "reading": {
+                "date_order": self.reading.date_order,
+                "as_words": sorted(self.reading.as_words),
+                "as_letters": sorted(self.reading.as_letters),
+            },
             "sample_rate": self.sample_rate,
         }
 
@@ -445,3 +458,13 @@ def _before(timed: Sequence[Word] | Sequence[Phoneme], end: float) -> int:
     while count < len(timed) and timed[count].start < end:
         count += 1
     return count
+
+
+def _reading(found: Any) -> ReadingOptions:
+    """From a snapshot. Raises ValueError, KeyError or TypeError."""
+    sets = found["as_words"], found["as_letters"]
+    if not all(
+        isinstance(words, list) and all(isinstance(w, str) for w in words) for words in sets
+    ):
+        raise ValueError("its capitals are no lists of words")
+    return ReadingOptions(found["date_order"], *map(frozenset, sets))

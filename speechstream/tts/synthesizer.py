@@ -30,6 +30,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio
 from speechstream.runtime.pool import Pool
 from speechstream.runtime.requests import Work, drive
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.user_lexicon import Given, UserLexicon
 from speechstream.tts.stream import SpeakingState, SynthesisCore, checked
 from speechstream.tts.voice import Controls, Voice, VoiceInfo
@@ -107,18 +108,20 @@ class Synthesizer:
         pause: float = 1.0,
         lexicon: Given = None,
         code: str = "note",
+        reading: ReadingOptions | None = None,
     ) -> SynthesisCore:
         """The pure core of streams of this manner. Options and errors as for `stream`."""
         words = UserLexicon.of(lexicon, self.language)
         words = self.lexicon if words is None else words.over(self.lexicon)
         controls = Controls(voice, speed, pitch, energy, pause)
-        return SynthesisCore(self.voice, controls, markup, words, code)
+        return SynthesisCore(self.voice, controls, markup, words, code, reading)
 
     def stream(self, patience_s: float | None = None, **options: Any) -> SpeechSynthesis:
         """Begin to speak. Options: `voice`, a speaker's name; `speed` 0.25 to 4; `pitch` in semitones and `energy` in
         decibels, -12 to 12; `pause`, a factor on pauses, 0 to 4. `markup` is "ssml" (SSML and [[phonemes]] are read),
         "markdown" (what language models write; `code` "note", "skip" or "say" decides on fenced code) or "plain".
-        `lexicon`, a path or a mapping of words, goes before that of the synthesizer. After `patience_s` without new
+        `lexicon`, a path or a mapping of words, goes before that of the synthesizer. `reading` has the order of dates
+        and the capitals that are words (`speechstream.text.rules.ReadingOptions`). After `patience_s` without new
         text, what has come is spoken up to its last space.
 
         Raises ValueError for an option that there is not, or that the voice has not; SpeechStreamError for a lexicon

@@ -10,6 +10,7 @@ import numpy as np
 
 from speechstream.runtime.requests import Work
 from speechstream.text.clauses import Clause
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import Utterance
 
 S = TypeVar("S")
@@ -73,7 +74,9 @@ class Voice(Protocol[S]):
     speakers: tuple[VoiceInfo, ...]
     digest: str  # of its model: states are taken up by the same model only
 
-    def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
+    def utterances(
+        self, clause: Clause, markup: bool, reading: ReadingOptions | None = None
+    ) -> list[Utterance]:
         """Text to symbols. `markup`: whether SSML and [[phonemes]] are read, or text like any other."""
 
     def check_controls(self, controls: Controls) -> None:

@@ -169,3 +169,14 @@ def test_what_cannot_be_done_is_one_sentence(run, arguments, message):
     done = run("Hello", *arguments)
     assert done.returncode == 2 and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_dates_and_capitals_are_read_as_asked(run):
+    text = "Born on 03/04/2024, she reads SQL and GIF."
+    asked = ("--date-order", "dmy", "--words", "AGILE,SQL", "--letters", "GIF")
+    plain, chosen = (run("--show", "words", *o, text).stdout for o in ((), asked))
+    assert "march fourth" in plain and "april third" in chosen
+    sounds, others = (run("--show", "phonemes", *o, "SQL.").stdout for o in ((), asked))
+    assert len(others) < len(sounds)  # one word is shorter than three letters
+    sounds, others = (run("--show", "phonemes", *o, "GIF.").stdout for o in ((), asked))
+    assert len(others) > len(sounds)

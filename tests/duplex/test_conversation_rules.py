@@ -12,7 +12,11 @@ from speechstream.duplex.events import (
     AgentText,
     Ask,
     Cancel,
+    Duck,
     Error,
+    Foresee,
+    Foreseen,
+    Forget,
     Heard,
     Pause,
     Played,
@@ -25,13 +29,14 @@ from speechstream.duplex.events import (
     StopSpeaking,
     Tick,
     Typed,
+    Unduck,
     VoiceActivity,
 )
 from speechstream.events import Endpoint, Failed, Final, Partial, SpeechStarted
 
 WINDOW = 0.032
 WORD = 100  # samples of a spoken word
-CONFIG = ConversationConfig()
+CONFIG = ConversationConfig(keep_messages=6)
 WORDS = st.sampled_from(
     "What time is it?|Okay.|Stop.|and then|tell me more about it|mm-hm|I think,|Thank you very much.".split(
         "|"
@@ -54,7 +59,8 @@ class Machine(RuleBasedStateMachine):
         self.done = set()
         self.live = None  # the label that the sink would play
         self.stopped = set()
-        self.paused = False
+        self.paused = self.ducked = False
+        self.foreseeing = False
         self.position = {}  # label -> samples played
         self.segment = False
         self.finals = 0
@@ -85,7 +91,7 @@ class Machine(RuleBasedStateMachine):
                 assert a.label not in self.stopped
                 assert a.at == self.position.get(a.label, 0)
                 self.stopped.add(a.label)
-                self.paused = False
+                self.paused = self.ducked = False
                 if self.live == a.label:
                     self.live = None
             elif isinstance(a, Pause):
@@ -96,6 +102,15 @@ class Machine(RuleBasedStateMachine):
                 self.paused = False
             elif isinstance(a, Error):
                 self.errors += 1
+            elif isinstance(a, (Duck, Unduck)):
+                assert self.ducked != isinstance(a, Duck)
+                self.ducked = isinstance(a, Duck)
+            elif isinstance(a, Foresee):
+                assert self.segment and not self.state.voiced
+                self.foreseeing = True
+            elif isinstance(a, Forget):
+                assert self.segment
+                self.segment = False
         return actions
 
     def over(self, label):
@@ -142,12 +157,21 @@ class Machine(RuleBasedStateMachine):
     def words_come(self, words):
         self.send(Heard(Partial("", words, self.now), self.now))
 
+    @precondition(lambda self: self.foreseeing)
+    @rule(words=st.one_of(WORDS, st.just("")))
+    def the_recogniser_foresees(self, words):
+        """At once, late or never: an answer to a pause that is over changes nothing."""
+        self.foreseeing, before = False, self.state
+        self.send(Foreseen(words, self.now))
+        if before.phase != c.PAUSE or before.voiced:
+            assert self.state.history == before.history and self.state.text == before.text
+
     @precondition(lambda self: self.segment)
     @rule(words=st.one_of(WORDS, st.just("")))
     def segment_closes(self, words):
-        self.segment = False
         if words:
             self.send(Heard(Final(words, (), 0, self.now), self.now))
+        self.segment = False  # of the two, which come together, the first does not say so yet
         self.send(Heard(Endpoint(self.now, self.now), self.now))
 
     @rule()
@@ -265,10 +289,11 @@ class Machine(RuleBasedStateMachine):
     def history_is_what_was_played(self):
         """Every word in the history has been played, and all that were played are in it."""
         heard = " ".join(m.content for m in self.state.messages if m.role == "assistant").split()
+        assert len(self.state.history) <= 1 + CONFIG.keep_messages
         played = []
         for label in sorted(self.text, key=lambda l: (l.reply, l.generation)):
             played += self.text[label].split()[: self.position.get(label, 0) // WORD]
-        assert heard == played
+        assert heard == (played[len(played) - len(heard) :] if self.state.forgotten else played)
 
     @invariant()
     def an_answer_comes_or_an_error(self):
@@ -282,7 +307,8 @@ class Machine(RuleBasedStateMachine):
         if s.phase == c.LISTENING:
             assert s.reply is None and not s.paused and not s.ducked
         assert not s.paused or s.phase == c.DECIDING
-        assert self.paused == s.paused
+        assert self.paused == s.paused and self.ducked == s.ducked
+        assert not s.ducked or s.phase in (c.SPEAKING, c.DECIDING)
         if s.phase != c.LISTENING:
             assert s.timer is not None  # every state but rest has an exit in time
 

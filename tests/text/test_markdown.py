@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from markdown_it import MarkdownIt
 
-from speechstream.text.en.formulas import spoken
+from speechstream.text.en.tex import spoken
 from speechstream.text.inline import GUARD
 from speechstream.text.languages import front_end
 from speechstream.text.markdown import Markdown, MarkdownConfig, Piece, joined

@@ -13,6 +13,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio
 from speechstream.runtime.requests import answer_together, drive
 from speechstream.text.clauses import TextStream
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.user_lexicon import UserLexicon
 from speechstream.text.utterance import Utterance
 from speechstream.tts.stream import SynthesisCore
@@ -89,7 +90,8 @@ def test_snapshots_and_forks_anywhere_change_nothing(pieces, what, markup):
 
 
 def test_a_stream_goes_on_in_another_process(tmp_path):
-    core = TTS.core(voice="two")
+    core = TTS.core(voice="two", reading=ReadingOptions("dmy", {"SQL"}, {"GIF"}))
+    assert core.kind(core.to_bytes(core.init_state()))[-1] == core.reading
     expected, _ = whole(core, [TEXT])
     said, state = drive(core.step(TEXT, core.init_state()))
     for _ in range(5):
@@ -101,8 +103,9 @@ def test_a_stream_goes_on_in_another_process(tmp_path):
 import sys, numpy as np
 from pathlib import Path
 from speechstream.runtime.requests import drive
+from speechstream.text.rules import ReadingOptions
 from speechstream.tts.synthesizer import Synthesizer
-core = Synthesizer.load({str(VOICE)!r}).core(voice="two")
+core = Synthesizer.load({str(VOICE)!r}).core(voice="two", reading=ReadingOptions("dmy", {{"SQL"}}, {{"GIF"}}))
 state = core.from_bytes(Path("state").read_bytes())
 said, state = drive(core.step(None, state))
 while core.busy(state):
@@ -245,8 +248,8 @@ class _Late:
     sample_rate, digest = 100, "late"
     speakers = (VoiceInfo("late", "en-US", ""),)
 
-    def utterances(self, clause, markup):
-        return TTS.voice.utterances(clause, markup)
+    def utterances(self, clause, markup, reading=None):
+        return TTS.voice.utterances(clause, markup, reading)
 
     def check_controls(self, controls):
         pass

@@ -8,6 +8,8 @@ There is no statistical tagger: it would weigh more than all the rest of the tex
 
 from __future__ import annotations
 
+from speechstream.text.en import pronunciations
+
 
 def _set(text: str) -> frozenset:
     return frozenset(text.split())
@@ -247,6 +249,8 @@ def _pair(words: list[str], i: int) -> str:
 
 
 def _read(words, i, written):
+    if _before(words, i) == "re":  # re-read
+        return _read(words[: i - 1] + words[i:], i - 1, written[: i - 1] + written[i:])
     before, after = _before(words, i), _after(words, i)
     back = [w for w in words[max(0, i - 4) : i] if w not in MARKS]
     if any(w in HAVE for w in back) or before in (
@@ -462,7 +466,31 @@ def _adjective(words, i, written):
     return None
 
 
+def _refuse(words, i, written):
+    rubbish = _set(
+        "bin bins collection collectors collector dump disposal truck heap tip site bag bags"
+    )
+    if _after(words, i) in rubbish or _before(words, i) in ("household", "garden", "domestic"):
+        return "NOUN"
+    return None
+
+
+def _subject(words, i, written):
+    """Subject to change."""
+    before = _before(words, i)
+    if _after(words, i) == "to" and (not before or before in MARKS or before in BE):
+        return "NOUN"
+    return None
+
+
+def _moped(words, i, written):
+    return "VERB" if _after(words, i) in _set("around about all for over") else "DEFAULT"
+
+
 SPECIAL = {
+    "refuse": _refuse,
+    "subject": _subject,
+    "moped": _moped,
     "read": _read,
     "wound": _wound,
     "lead": _lead,
@@ -495,4 +523,8 @@ EXTRA: dict[str, str | dict[str, str]] = {
         "DEFAULT": "\u02c8\u025bksp\u02cc\u0254\u0279t",
         "VERB": "\u026aksp\u02c8\u0254\u0279t",
     },
+    "resume": {"DEFAULT": "ɹəzˈum", "NOUN": "ɹˈɛzəmˌA"},
+    "resumes": {"DEFAULT": "ɹəzˈumz", "NOUN": "ɹˈɛzəmˌAz"},
+    "re": "ɹˌi",
 }
+EXTRA |= pronunciations.table()

@@ -7,6 +7,7 @@ licences and error rates.
 from __future__ import annotations
 
 import re
+import unicodedata
 import zlib
 from functools import lru_cache
 from importlib import resources
@@ -27,6 +28,55 @@ MAX_LETTERS = 48  # longer words go through the network in parts
 VOICELESS = "ptkf\u03b8"
 SIBILANTS = "sz\u0283\u0292\u02a7\u02a4"
 BEFORE_FLAP = "AIOWYiu\u00e6\u0251\u0259\u025b\u026a\u0279\u028a\u028c"
+
+
+SOUNDS = {  # letters of other spellings as English ones
+    "\u010d": "ch",
+    "\u0107": "ch",
+    "\u0161": "sh",
+    "\u015b": "sh",
+    "\u015f": "sh",
+    "\u0219": "sh",
+    "\u017e": "zh",
+    "\u017a": "zh",
+    "\u017c": "zh",
+    "\u0159": "rzh",
+    "\u0142": "w",
+    "\u0144": "ny",
+    "\u00f1": "ny",
+    "\u00e7": "s",
+    "\u0119": "en",
+    "\u0105": "on",
+    "\u021b": "ts",
+    "\u011f": "",
+    "\u00df": "ss",
+    "\u00e6": "ae",
+    "\u0153": "oe",
+    "\u00f8": "o",
+    "\u0111": "d",
+    "\u00f0": "th",
+    "\u00fe": "th",
+    "\u0131": "i",
+}
+LAST_E = re.compile("\u00e9e?$")
+
+
+def plain(word: str) -> str:
+    """A word without its accents."""
+    out = ""
+    for c in unicodedata.normalize("NFD", word):
+        small = c.lower()
+        if not c.isascii():
+            small = "l" if small == "\u0142" else SOUNDS.get(small, "")
+        out += small.capitalize() if c.isupper() else small
+    return out
+
+
+def respelled(word: str) -> str:
+    """A small word in the letters of the network, as an English writer would spell its sounds."""
+    if word.isascii():
+        return word
+    return plain("".join(SOUNDS.get(c, c) for c in unicodedata.normalize("NFC", word)))
 
 
 class Network:
@@ -127,17 +177,35 @@ class Lexicon:
 
     def find(self, word: str) -> str | dict[str, str] | None:
         """The entry for a spelling, its lower case, its capitalised form, or of the word it is an inflection of."""
-        if word.lower() in homographs.EXTRA:
-            return homographs.EXTRA[word.lower()]
+        extra = homographs.EXTRA.get(word.lower())
+        if extra is not None:
+            return extra
+        if not word.isascii():
+            return self._accented(word)
         for form in dict.fromkeys((word, word.lower(), word.lower().capitalize())):
             found = self.entry(form)
             if found is not None:
                 return found
-        return inflected(word.lower(), lambda w: self.entry(w) or self.entry(w.capitalize()))
+        return inflected(
+            word.lower(),
+            lambda w: homographs.EXTRA.get(w) or self.entry(w) or self.entry(w.capitalize()),
+        )
+
+    def _accented(self, word: str) -> str | dict[str, str] | None:
+        """A word with accents: as without them where the dictionary has that; a last \u00e9 is spoken."""
+        found = inflected(word.lower(), homographs.EXTRA.get)
+        if found is not None:
+            return found
+        if re.search("\u00e9e?s$", word) and isinstance(stem := self._accented(word[:-1]), str):
+            return _add_s(stem)
+        found = self.find(plain(word))
+        if isinstance(found, str) and LAST_E.search(word) and found[-1:] not in "Ai":
+            return found.replace("\u02c8", "\u02cc") + "\u02c8A"
+        return found
 
     def guess(self, word: str) -> str:
         """Pronunciation of a word the dictionary lacks: two known words run together, else the network."""
-        return self._guessed(word.lower())
+        return self._guessed(respelled(word.lower()))
 
     def _guess(self, word: str) -> str:
         if "'" not in word and 8 <= len(word) <= 24:

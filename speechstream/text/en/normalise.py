@@ -3,8 +3,9 @@
     [(w.text, w.start, w.end) for w in Normaliser()("Dr. Smith paid $3.50.")]
     # doctor 0-3, Smith 4-9, paid 10-14, three 15-20, dollars 15-20, and 15-20, fifty 15-20, cents 15-20, "." 20-21
 
-Words are read in `spelling.py`, other scripts in `scripts.py`, symbols in `symbols.py`, numbers in `numerals.py`; names of
-abbreviations, units and symbols are in `tables.py`. American English.
+Words are read in `spelling.py`, formulas in `formulas.py`, Roman numerals in `romans.py`, other scripts in `scripts.py`,
+symbols in `symbols.py`, numbers in `numerals.py`. Names of abbreviations, units and symbols are in `tables.py`, the words
+that tell what a number is in `cues.py`. American English.
 """
 
 from __future__ import annotations
@@ -14,28 +15,63 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from speechstream.text.en import numbers, numerals, tables as t
+from speechstream.text.en import cues as q, numbers, numerals, tables as t
+from speechstream.text.en.chemistry import Formulas
+from speechstream.text.en.romans import Romans
 from speechstream.text.en.scripts import Scripts
 from speechstream.text.en.spelling import Spelling
 from speechstream.text.en.symbols import Symbols
 from speechstream.text.en.word import ATOM, PUNCTUATION, Word, clean_up, tidy
+from speechstream.text.rules import ReadingOptions
 
 __all__ = ["ATOM", "PUNCTUATION", "Normaliser", "NormaliserConfig", "Word", "tidy"]
 
 URL = re.compile(
     r"(?:https?|ftp)://[^\s<>\"]+|www\.[^\s<>\"]+|(?:[A-Za-z0-9-]+\.)+(?:"
     + "|".join(t.TLDS)
-    + r")(?:[:/?#][^\s<>\"]*)?(?![\w-]|\.\w)",
+    + r")(?:[:/?#][^\s<>\"]*)?(?![\w-]|\.\w)|localhost:\d+(?:/[^\s<>\"]*)?",
     re.I,
+)
+FILE = re.compile(
+    r"[A-Za-z0-9_][\w-]*(?:\.[\w-]+)*\.(?:"
+    + "|".join(sorted(q.EXTENSIONS, key=len, reverse=True))
+    + r")(?![\w-]|\.\w)"
 )
 EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
+CURRENCY = "|".join(sorted(map(re.escape, t.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
-    r"[-+\u2212\u00b1]?[$\u00a3\u20ac\u00a5\u20b9\u20a9\u20bf]|[-+\u2212\u00b1]?\.?\d|US\$|[AC]\$|\(\d{3}\)|['\u2019]\d|["
+    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(\d{{3}}\)|['\u2019]\d|["
     + "".join(t.VULGAR)
-    + r"]|(?:USD|GBP|EUR|JPY|INR|CHF|CNY)\s?\d|[vV]\d+(?:\.\d|\b)"
+    + r"]|[-+\u2212\u00b1]["
+    + "".join(t.VULGAR)
+    + r"]|[vV]\d+(?:\.\d|\b)|AD\s\d|A\.D\.\s\d"
 )
+INITIALS = frozenset("jfmasondJFMASOND")
 MONTH = re.compile(numerals.MONTH, re.I)
+DECIMAL_NAME = re.compile(r"([A-Za-z]+)(\d+(?:\.\d+)+)(?![^\W_])")
+OPERATOR = re.compile("|".join(sorted(map(re.escape, t.OPERATORS), key=len, reverse=True)))
+SPACED_CODE = re.compile(r"[A-Z]{2}\d\d(?: [A-Z0-9]{4})+(?: [A-Z0-9]{1,4})?(?![^\W_])")
+HEX = re.compile(r"(?=(?:[a-f]*\d){2})(?=(?:\d*[a-f]){2})[0-9a-f]{7,}(?![^\W_])")
+NEXT_IN_RANGE = re.compile(r"[$\u00a3\u20ac\u00a5]?\.?\d")
+TAGGED = re.compile(r"[#@](\w+)")
+RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
+HEX_COLOUR = re.compile(r"#(?=[a-f]*\d|[A-F]*\d)(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})(?![^\W_])")
+DASHES = frozenset("-\u2010\u2011\u2012\u2013\u2014")
+CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
+RANGE_WORD = re.compile(r"[A-Za-z]+")
+DAYS = {name: name for name in t.WEEKDAYS}
+NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
+CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
+HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
+NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
+POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
+MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
+NOT_NAMES = frozenset(
+    "v no p pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
+)
+SHOUTED = 3  # letters that a word in capitals must have to be taken for shouting
+LINE = 44  # characters: a shorter line was not wrapped by an editor
 
 
 @dataclass(frozen=True)
@@ -54,13 +90,20 @@ class NormaliserConfig:
 
 
 class Normaliser:
-    """Text to words. `known(word)` tells whether a dictionary has a spelling; it settles acronyms and camel case."""
+    """Text to words. `known(word)` tells whether a dictionary has a spelling; it settles acronyms and camel case.
+    `lettered(word)` tells whether the dictionary says a word by its letters. `options` are the user's choices."""
 
     def __init__(
-        self, config: NormaliserConfig | None = None, known: Callable[[str], bool] | None = None
+        self,
+        config: NormaliserConfig | None = None,
+        known: Callable[[str], bool] | None = None,
+        lettered: Callable[[str], bool] | None = None,
+        options: ReadingOptions | None = None,
     ):
         self.config = config or NormaliserConfig()
+        self.options = options or ReadingOptions()
         self.known = known or (lambda word: False)
+        self.lettered = lettered or (lambda word: False)
 
     def __call__(self, text: str, warnings: list[str] | None = None) -> list[Word]:
         """The words of `text`, in order. What cannot be spoken is described in `warnings`, one sentence each.
@@ -68,8 +111,7 @@ class Normaliser:
         Raises SpeechStreamError for an unsupported script if the configuration says so.
         """
         clean, places = clean_up(text)
-        reading = _Reading(clean, self.config, self.known, warnings if warnings is not None else [])
-        words = reading.run()
+        words = _Reading(clean, self, warnings if warnings is not None else []).run()
 
         def end_of(w: Word) -> int:
             if w.end <= w.start:
@@ -82,18 +124,30 @@ class Normaliser:
         return [Word(w.text, places[w.start], end_of(w), w.kind) for w in tidy(words)]
 
 
-class _Reading(Spelling, Scripts, Symbols):
+class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
     """One pass over one clean text."""
 
-    def __init__(
-        self, text: str, config: NormaliserConfig, known: Callable[[str], bool], warnings: list[str]
-    ):
-        self.text, self.config, self.known, self.warnings = text, config, known, warnings
+    def __init__(self, text: str, normaliser: Normaliser, warnings: list[str]):
+        self.text, self.warnings = text, warnings
+        self.config, self.options = normaliser.config, normaliser.options
+        self.known, self.lettered = normaliser.known, normaliser.lettered
         self.out: list[Word] = []
-        capitals = re.findall(r"[A-Za-z]{2,}", text)
-        self.shouting = len(capitals) >= 3 and sum(w.isupper() for w in capitals) > 0.6 * len(
-            capitals
+        self.number_end = -9  # where the last number ended: a dash behind it may be a range
+        words = re.findall(r"[A-Za-z]{2,}", text)
+        self.shouting = (
+            len(words) > 1
+            and all(w.isupper() for w in words)
+            and any(len(w) >= SHOUTED and self._ordinary(w) for w in words)
         )
+
+    def _ordinary(self, word: str) -> bool:
+        """Whether a word in capitals is one that is also written small."""
+        lower = word.lower()
+        if word in t.SPELLED and lower not in q.ORDINARY:
+            return False
+        if len(word) <= 3:
+            return lower in q.SHORT_WORDS
+        return self.known(lower) and word not in t.SAID and not self.lettered(lower)
 
     def run(self) -> list[Word]:
         at, text = 0, self.text
@@ -101,41 +155,163 @@ class _Reading(Spelling, Scripts, Symbols):
             c = text[at]
             if c == ATOM:
                 self.out.append(Word(c, at, at + 1, "atom"))
+            elif c == "\n" and self._line_ends(at):
+                self.out.append(Word(",", at, at + 1, "punct"))
             at = at + 1 if c.isspace() or c == ATOM else self._one(at, c)
         return self.out
+
+    def _line_ends(self, at: int) -> bool:
+        """Whether a line's end is a pause: lists and titles have short lines, running text is wrapped at long ones."""
+        text = self.text
+        line = text[text.rfind("\n", 0, at) + 1 : at].rstrip()
+        rest = text[at + 1 :].lstrip()
+        if not rest or len(line) > LINE or not line:
+            return False
+        last = line.split()[-1].lower()
+        following = rest.split("\n", 1)[0]
+        return last not in q.DANGLING and (len(following) <= LINE or not rest[0].islower())
 
     def _one(self, at: int, c: str) -> int:
         """Read what stands at `at`; returns where it ends."""
         text = self.text
         joined = at > 0 and text[at - 1].isalnum()
-        if c.isalnum() and (m := EMAIL.match(text, at)):
-            return self._address(m[0].rstrip("."), at)
-        if c.isalnum() and (m := URL.match(text, at)):
-            return self._address(m[0].rstrip(".,;:!?)'\u2019\u2026"), at)
-        if c in "#@" and (m := re.compile(r"[#@](\w+)").match(text, at)) and not m[1].isdigit():
-            self._say("hashtag" if c == "#" else "at", at, at + 1)
-            return self._compound(at + 1, m.end())
+        if c.isalnum() and (end := self._named(at, joined)):
+            return end
+        if c in "#@" and (m := TAGGED.match(text, at)) and not m[1].isdigit():
+            return self._tag(m, at)
         if c in "#\u2116" and text[at + 1 : at + 2].isdigit():
-            self._say("number", at, at + 1)
+            sharp = NOTE.search(text, max(0, at - 2), at)
+            self._say("sharp" if sharp else "number", at, at + 1)
             return at + 1
-        if (DIGITISH.match(text, at) and not (joined and c in "-+'\u2019\u2212\u00b1")) or (
-            c.isalpha() and c.lower() in "jfmasond" and MONTH.match(text, at)
-        ):
+        if c in "!=<>&|+-*:/" and (m := OPERATOR.match(text, at)) and (end := self._operator(m)):
+            return end
+        if c in DASHES and (end := self._range(at)):
+            return end
+        signed = joined and c in "-+'\u2019\u2212\u00b1."
+        if (DIGITISH.match(text, at) and not signed) or (c in INITIALS and MONTH.match(text, at)):
             end = self._number(at)
             if end > at:
                 return end
         if "\u2070" <= c <= "\u207b" or c in "\u00b2\u00b3\u00b9":
-            m = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+").match(text, at)
+            m = RAISED.match(text, at)
             if m and m[0] != "\u207b":
                 self._say(numerals.exponent(m[0].translate(t.SUPERSCRIPTS)[:6]), at, m.end())
             return m.end() if m else at + 1
+        if c == "x" and self._between_measures(at):
+            self._say("by", at, at + 1)
+            return at + 1
+        if c.isalnum() and (end := self._formula(at)):
+            return end
         if m := MIXED.match(text, at):
-            return self._compound(at, m.end())
+            return self._mixed(at, m.end())
         if c.isalpha() or (c in "'\u2019" and text[at + 1 : at + 2].isalpha() and not joined):
             return self._letters(at)
         if c.isdecimal():
             return self._digit(at)
         return self._symbol(at, c)
+
+    def _named(self, at: int, joined: bool) -> int:
+        """Addresses, file names and codes that begin with a letter or digit; 0 if there is none here."""
+        text = self.text
+        if m := EMAIL.match(text, at):
+            return self._address(m[0].rstrip("."), at)
+        if m := URL.match(text, at):
+            return self._address(m[0].rstrip(".,;:!?)'\u2019\u2026"), at)
+        if joined:
+            return 0
+        if m := FILE.match(text, at):
+            return self._address(m[0], at)
+        if m := HARDWARE.match(text, at):
+            return self._characters(at, m.end())
+        if m := SPACED_CODE.match(text, at):
+            return self._characters(at, m.end())
+        if m := HEX.match(text, at):
+            return self._characters(at, m.end())
+        if m := DECIMAL_NAME.match(text, at):
+            return self._decimal_name(m)
+        return 0
+
+    def _tag(self, m: re.Match, at: int) -> int:
+        """#MachineLearning, @someone, #ff0000."""
+        colour = self.text[at] == "#" and HEX_COLOUR.match(self.text, at)
+        self._say("hash" if colour else "hashtag" if self.text[at] == "#" else "at", at, at + 1)
+        return self._characters(at + 1, m.end()) if colour else self._compound(at + 1, m.end())
+
+    def _operator(self, m: re.Match) -> int:
+        """!=, >=, -> and the like; 0 where they are dashes, arrows of a quotation or marks."""
+        text, sign = self.text, m[0]
+        after = text[m.end() : m.end() + 1]
+        before = text[m.start() - 1 : m.start()]
+        if sign == "++" and not before.isalnum() or sign == "**" and not before.isalnum():
+            return 0
+        if sign == "**" and not after.isalnum() or sign == "<>" and not after.strip():
+            return 0
+        if sign in ("/=", "*=", ">>", "<<") and not (before.isspace() and after.isspace()):
+            return 0
+        if sign in (">>", "->", "=>", "-->") and not self.out:
+            return 0
+        self._say(t.OPERATORS[sign], m.start(), m.end())
+        return m.end()
+
+    def _range(self, at: int) -> int:
+        """A dash between two numbers, days, months or letters is said; 0 if this one is not."""
+        text = self.text
+        start, end = at, at + 1
+        spaced = text[at - 1 : at] == " "
+        if spaced != (text[end : end + 1] == " ") or not self.out:
+            return 0
+        previous = self.out[-1]
+        if spaced:
+            start, end = at - 1, at + 2
+        numbered = self.number_end == start
+        number = numbered and not spaced and NEXT_IN_RANGE.match(text, end)
+        clock = numbered and text[start - 1] in "mM." and CLOCK.match(text, end)
+        m = RANGE_WORD.match(text, end)
+        word, said = (m[0] if m else ""), previous.text
+        month = numbered and word and MONTH.match(text, end)
+        weekday = numbered and spaced and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        days = said in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        times = said.lower() in q.NAMED_TIMES and NEXT_IN_RANGE.match(text, end)
+        now = (numbered or said.lower() in q.NAMED_TIMES) and word.lower() in q.NAMED_TIMES
+        letters = (
+            len(said) == len(word) == 1 and (said + word).isupper() and text[start - 1] == said
+        )
+        if letters and text[at] != "\u2013" and said + word != "AZ":
+            letters = False
+        if not (number or clock or month or weekday or days or times or letters or now):
+            return 0
+        self._say("to", at, at + 1)
+        return end
+
+    def _mixed(self, at: int, end: int) -> int:
+        """Letters with digits: each by itself where they are a code, else in parts."""
+        code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
+        if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
+            return self._characters(at, end)
+        return self._compound(at, end)
+
+    def _characters(self, at: int, end: int) -> int:
+        """Each letter and digit by itself."""
+        for i in range(at, end):
+            c = self.text[i]
+            if c.isalpha():
+                self._say(c.upper(), i, i + 1)
+            elif c.isdigit():
+                self._say(numbers.digits(c), i, i + 1)
+        return end
+
+    def _decimal_name(self, m: re.Match) -> int:
+        """Qwen2.5, PM2.5: a name and a number with a point. 0 where other rules know more."""
+        name = m[1]
+        if name.lower() in NOT_NAMES or name.isupper() and len(name) == 1 and name in "A":
+            return 0
+        self._compound(m.start(), m.end(1))
+        words = [w for part in m[2].split(".") for w in [*numbers.grouped(part), "point"]][:-1]
+        if m[2].count(".") == 1:
+            words = numbers.decimal(m[2])
+        self._say(words, m.start(2), m.end())
+        self.number_end = m.end()
+        return m.end()
 
     def _say(self, words: str | list[str], start: int, end: int) -> None:
         """Add words; one in capitals is to be spelled, a mark is a pause."""
@@ -152,16 +328,35 @@ class _Reading(Spelling, Scripts, Symbols):
     def _before(self) -> str:
         return self.out[-1].text.lower() if self.out else ""
 
+    def _context(self) -> numerals.Context:
+        return numerals.Context(tuple(w.text.lower() for w in self.out[-6:]), self.options)
+
     def _number(self, at: int) -> int:
-        found = numerals.read(self.text, at, self._before())
+        model = self._model(at)
+        found = model or numerals.read(self.text, at, self._context())
         if not found:
             return at
         pieces, end = found
+        self.number_end = -1 if model else end
         for words, start, stop in pieces:
             self._say(words, start, stop)
+        if POSSESSIVE.match(self.text, end) and self.out[-1].kind == "word":
+            last = self.out[-1]
+            self.out[-1] = Word(last.text + "'s", last.start, end + 2)  # 2023's
+            return end + 2
         if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):
             self.out.append(Word(".", end - 1, end, "punct"))  # "at 5 p.m." at the end
         return end
+
+    def _model(self, at: int) -> tuple[list[numerals.Piece], int] | None:
+        """The number of a name such as U-235 or SHA-256, in twos."""
+        text = self.text
+        if at < 2 or text[at - 1] != "-" or not text[at - 2].isalpha():
+            return None
+        m = CHAINED.match(text, at)
+        if not m and NAME_BEFORE.search(text, max(at - 3, 0), at):
+            m = MODEL.match(text, at)
+        return ([(numbers.grouped(m[0]), at, m.end())], m.end()) if m else None
 
     def _digit(self, at: int) -> int:
         """Digits no rule took: of another script, or glued to letters."""

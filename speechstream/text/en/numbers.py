@@ -12,6 +12,11 @@ ONES = (
 ).split()
 TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 SCALES = ("", "thousand", "million", "billion", "trillion", "quadrillion", "quintillion")
+NAMES = (
+    frozenset(ONES)
+    | frozenset(TENS)
+    | {"hundred", "thousand", "million", "first", "second", "third"}
+)
 MAX_CARDINAL_DIGITS = 3 * len(SCALES)  # longer digit strings are read digit by digit
 
 IRREGULAR_ORDINALS = {
@@ -90,8 +95,33 @@ def plural(word: str) -> str:
         "degree": "degrees",
         "celsius": "celsius",
         "fahrenheit": "fahrenheit",
+        "won": "won",
+        "baht": "baht",
+        "dong": "dong",
+        "rand": "rand",
+        "lira": "lira",
+        "naira": "naira",
+        "paisa": "paise",
+        "real": "reais",
+        "krone": "kroner",
+        "krona": "kronor",
+        "zloty": "zlotys",
+        "ore": "ore",
+        "grosz": "groszy",
+        "satang": "satang",
+        "fen": "fen",
+        "rappen": "rappen",
+        "kurus": "kurus",
+        "fils": "fils",
+        "molar": "molar",
+        "lux": "lux",
+        "henry": "henries",
+        "torr": "torr",
+        "tesla": "tesla",
+        "mercury": "mercury",
+        "I": "I",
     }
-    if word.endswith("hertz"):
+    if word.endswith(("hertz", "molar")):
         return word
     if word in irregular:
         return irregular[word]

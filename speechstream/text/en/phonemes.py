@@ -40,10 +40,12 @@ from speechstream.text.en.normalise import (
     tidy,
 )
 from speechstream.text.en.say_as import words_as
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import SpokenWord, Utterance
 
 PAD = "_"
 STRESS = "\u02c8\u02cc"
+NO_STRESS = str.maketrans("", "", STRESS)
 VOWELS = lexicon.VOWELS + "\u0250"
 CONSONANTS = lexicon.CONSONANTS
 SYMBOLS = tuple(
@@ -211,7 +213,7 @@ class FrontEnd:
     """Clauses to utterances: markup, normalisation, pronunciation. Stateless, so one serves any number of streams.
 
     `max_symbols` bounds an utterance; a clause that needs more becomes several. `lexicon` entries given by the user,
-    `{"word": "phonemes"}`, go before the dictionary's. Raises ValueError for such an entry outside the inventory.
+    `{"word": "phonemes"}`, go before the dictionary's. `options` are the user's choices of reading. Raises ValueError for such an entry outside the inventory.
     """
 
     symbols = SYMBOLS
@@ -222,6 +224,7 @@ class FrontEnd:
         user_lexicon: dict[str, str] | None = None,
         max_symbols: int = 400,
         markup: bool = True,
+        options: ReadingOptions | None = None,
     ):
         if max_symbols < 50:
             raise ValueError(
@@ -232,8 +235,19 @@ class FrontEnd:
         for phonemes in self.user.values():
             encode(phonemes)
         self.normaliser = Normaliser(
-            config, known=lambda w: w.lower() in self.user or self.lexicon.known(w)
+            config,
+            known=lambda w: w.lower() in self.user or self.lexicon.known(w),
+            lettered=lambda w: w.lower() not in self.user and self._lettered(w),
+            options=options,
         )
+
+    def _lettered(self, word: str) -> bool:
+        """Whether the dictionary says a word by the names of its letters: dvd."""
+        entry = self.lexicon.entry(word) if len(word) <= 6 else None
+        if entry is None:
+            return False
+        sound = entry["DEFAULT"] if isinstance(entry, dict) else entry
+        return sound.translate(NO_STRESS) == self._spell(word.upper()).translate(NO_STRESS)
 
     def encode(self, phonemes: str) -> np.ndarray:
         """Symbols to int64 ids (N,). Raises ValueError for a character outside the inventory."""
@@ -247,6 +261,10 @@ class FrontEnd:
         """The utterances of a whole text, offline: `TextStream` and `__call__` in one."""
         stream = TextStream(TextConfig(markup=self.markup))
         return [u for clause in stream(text) for u in self(clause)]
+
+    def words(self, clause: Clause) -> list[Word]:
+        """The words and marks of a clause as they will be said; their places are within the clause's visible text."""
+        return self._words(self._visible(clause), [])
 
     def __call__(self, clause: Clause) -> list[Utterance]:
         """The utterances of a clause: one as a rule, more for a very long one, none where nothing is to be spoken.

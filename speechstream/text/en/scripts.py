@@ -29,7 +29,11 @@ class Scripts:
                     .translate(APOSTROPHES)
                     .strip("'")
                 )
-                self._plain(plain, start, stop) if plain.isascii() and plain else None
+                written = text[start:stop].strip("'\u2019")
+                if len(plain) > 2 and plain.isascii() and (plain.islower() or plain.istitle()):
+                    self.out.append(Word(written.translate(APOSTROPHES), start, stop))
+                elif plain.isascii() and plain:
+                    self._plain(plain, start, stop)
             else:
                 stop = self._foreign(start, stop)
             start = max(stop, start + 1)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import numbers, tables as t
+from speechstream.text.en import cues as q, numbers, tables as t
+from speechstream.text.en.amounts import expression
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
 
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
+ARGUMENT = re.compile(r"\(([a-z])\)")
+SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o)(?![A-Za-z])", re.I)
+DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
+DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
+STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
+UNIT_PAIR = re.compile(
+    r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
+)
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -55,10 +64,13 @@ class Spelling:
                 lower = part.lower()
                 spell = (
                     lower == "www"
+                    or lower in q.SPELLED_SMALL
+                    or (part.upper() in t.SPELLED and lower not in q.ORDINARY)
+                    or (lower in q.FILE_LETTERS and self.text[m.start() - 1 : m.start()] == ".")
                     or (
                         len(part) <= 3
                         and not self.known(lower)
-                        and lower not in ("com", "org", "net", "gov")
+                        and lower not in ("com", "org", "net", "gov", "bin", "tar", "app", "zip")
                     )
                     or (
                         len(part) <= 2
@@ -77,10 +89,13 @@ class Spelling:
             start = at + offset
             stop = start + len(part)
             if part.isdigit():
-                self._say(numbers.grouped(part), start, stop)
+                code = len(part) == 3 and stop - at > 6
+                self._say(numbers.digits(part) if code else numbers.grouped(part), start, stop)
             elif not part.isascii():
                 self._foreign(start, stop)
             elif len(part) == 1 or (part.isupper() and (len(part) <= 4 and part not in t.SAID)):
+                self._say(part.upper(), start, stop)
+            elif part.lower() in q.SPELLED_SMALL:
                 self._say(part.upper(), start, stop)
             elif not self.known(part.lower()) and not re.search("[aeiouy]", part, re.I):
                 self._say(part.upper(), start, stop)
@@ -97,8 +112,14 @@ class Spelling:
         if not m:  # an apostrophe before digits or marks
             return at + 1
         word, end = m[0].translate(APOSTROPHES), m.end()
+        if end == len(text) and text[at:end].lower() == "z\u0142":
+            self._say("zlotys", at, end)
+            return end
         if not word.isascii():
             return self._accented(at, end)
+        for read in (self._glued, self._place, self._month):
+            if done := read(word, at, end):
+                return done
         if word.startswith("'") and not self.known(word.lower()):
             word, at = word[1:], at + 1
         if word.endswith("'"):
@@ -107,21 +128,120 @@ class Spelling:
                 end - 1,
             )  # a closing quote or a plural's apostrophe: neither is spoken
         stop = text[end : end + 1] == "."
+        if stop and len(word) == 1 and word.isupper() and text[at - 1 : at] == "\n":
+            self._say([word, "."], at, end + 1)
+            return end + 1  # a list of letters
         if stop and (done := self._abbreviation(word.lower(), at, end)):
             return done
         if stop and len(word) == 1 and word.isupper() and self._name_follows(end + 1):
             self.out.append(Word(word, at, end, "letters"))
             return end + 1  # an initial: John F. Kennedy
         lower = word.lower()
-        if text[end : end + 1] == "/" and (
-            m := re.compile(r"w/o?(?![a-z])|b/c(?![a-z])").match(text, at)
+        if word == "VS" and self._name_follows(end) and not self.shouting:
+            self.out.append(Word(word, at, end, "letters"))
+        elif (
+            lower in t.WITHOUT_STOP and (lower != "dr" or self._name_follows(end)) and word != "ETC"
         ):
-            self._say(t.WITHOUT_STOP[m[0]], at, m.end())
-            return m.end()
-        if lower in t.WITHOUT_STOP and (lower != "dr" or self._name_follows(end)) and word != "ETC":
             self._say(t.WITHOUT_STOP[lower], at, end)
         elif not self._roman(word, at, end):
             self._plain(word, at, end)
+        return end
+
+    def _glued(self, word: str, at: int, end: int) -> int:
+        """What a mark belongs to: w/, c/o, km/h, C#, an x between measures. Returns where it ends, or 0."""
+        text = self.text
+        after = text[end : end + 1]
+        if after == "/" and (m := SLASHED.match(text, at)):
+            self._say(t.WITHOUT_STOP[m[0].lower()], at, m.end())
+            return m.end()
+        if after == "/" and (m := UNIT_PAIR.match(text, at)):
+            self._say(expression(m[0], False), at, m.end())
+            return m.end()
+        if after == "#" and len(word) == 1 and not text[end + 1 : end + 2].isalnum():
+            self._say([word.upper(), "sharp"], at, end + 1)
+            return end + 1
+        raised = after and after in "\u00b2\u00b3^"
+        if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
+            self._say(" ".join(word.upper()), at, end)
+            return end
+        if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
+            self._say([word.upper(), "of", m[1].upper()], at, m.end())
+            return m.end()
+        if len(word) == 2 and word[0].isupper() and word[1] == "s" and self.number_end == at - 1:
+            self.out.append(Word(word, at, end, "letters"))  # the 4 Ps
+            return end
+        if word == "cc" and text[end : end + 2] == " @":
+            self._say("C C", at, end)
+            return end
+        return 0
+
+    def _month(self, word: str, at: int, end: int) -> int:
+        """A month in short without a day: in Jan, to Aug. Returns where it ends, or 0."""
+        lower = word.lower()
+        if lower not in t.MONTH_OF or lower in t.MONTHS or not word.istitle():
+            return 0
+        if self._before() not in q.BEFORE_MONTH or self.text[end : end + 1] in ("'", "\u2019", "-"):
+            return 0
+        self._say(t.MONTH_OF[lower], at, end)
+        return end
+
+    def _place(self, word: str, at: int, end: int) -> int:
+        """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
+        text = self.text
+        if word in t.STATES and (done := self._state(word, at, end)):
+            return done
+        if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
+            numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
+            if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
+                self._say(t.DIRECTIONS[word], at, end + len(m[1]))
+                return end + len(m[1])
+        if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
+            self._say(t.DIRECTIONS[word], at, end)
+            return end
+        lower = word.lower()
+        if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
+            stop = text[end : end + 1] == "." and text[end + 1 : end + 2] not in ("", "\n")
+            if lower not in ("wed", "sat", "sun") or self._day_near(end):
+                self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
+                return end + stop
+        if (
+            lower in t.STREET_NAMES
+            and word.istitle()
+            and STREET_END.match(text, end)
+            and text[end : end + 1] != "."
+        ):
+            earlier = [w.text for w in self.out[-4:]]
+            if earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier):
+                self._say(t.STREET_NAMES[lower], at, end)
+                return end
+        return 0
+
+    def _day_near(self, end: int) -> bool:
+        """Whether Sat or Sun is a day: another day, or a range or a number, is next to it."""
+        after = self.text[end : end + 8]
+        both = (
+            self._before() in ("and", ",") and len(self.out) > 1 and self.out[-2].text in t.WEEKDAYS
+        )
+        return (
+            both
+            or self._before() in ("to", *t.WEEKDAYS)
+            or bool(re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after))
+        )
+
+    def _state(self, word: str, at: int, end: int) -> int:
+        """A state by two letters: after a town and a comma."""
+        text = self.text
+        if len(self.out) < 2 or self.out[-1].text != "," or not text[max(at - 2, 0) : at] == ", ":
+            return 0
+        town = self.out[-2]
+        if self.shouting or not town.text[:1].isupper() or town.text.lower() in q.INTERJECTIONS:
+            return 0
+        after = text[end:]
+        closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
+        ambiguous = word.lower() in q.SHORT_WORDS or word == "OK"
+        if ambiguous and not closed:
+            return 0
+        self._say(t.STATES[word].split(), at, end)
         return end
 
     def _plain(self, word: str, at: int, end: int) -> None:
@@ -131,7 +251,27 @@ class Spelling:
             if re.fullmatch(r"[A-Z]{2,}(?:'s|s)?", word)
             else (word, "")
         )
-        if len(stem) >= 2 and stem.isupper() and stem.isalpha():
+        if (
+            len(word) > 2
+            and not word.isupper()
+            and word.lower() in t.MIXED_CASE
+            and word != word.lower()
+        ):
+            self._say(t.MIXED_CASE[word.lower()], at, end)
+        elif word in ("PhDs", "pH"):
+            self.out.append(
+                Word(word.replace("pH", "PH").replace("PhD", "PHD"), at, end, "letters")
+            )
+        elif word.islower() and word in q.SPELLED_SMALL:
+            tail = "s" if word in ("llms", "urls", "apis", "pdfs") else ""
+            self.out.append(Word(word[: len(word) - len(tail)].upper() + tail, at, end, "letters"))
+        elif stem in q.TRIPLED:
+            self._say(q.TRIPLED[stem], at, end)
+        elif (
+            len(stem) >= 5 and re.fullmatch("[MDCLXVI]+", stem) and numbers.roman(stem) is not None
+        ):
+            self._say(numbers.year(numbers.roman(stem) or 0), at, end)
+        elif len(stem) >= 2 and stem.isupper() and stem.isalpha():
             if self._spelled(stem):
                 self.out.append(Word(stem + tail, at, end, "letters"))
             else:
@@ -142,7 +282,11 @@ class Spelling:
         elif len(word) == 1 and word not in "aAI":
             self.out.append(Word(word.upper(), at, end, "letters"))
         elif (
-            re.search(r"[a-z][A-Z]", word) and not self.known(word) and not self.known(word.lower())
+            re.search(r"[a-z][A-Z]|[A-Z]{2}[a-z]{2}", word)
+            and not self.known(word)
+            and not self.known(word.lower())
+            and not re.fullmatch(r"(?:Mc|Mac)[A-Z][a-z]+(?:'s|s)?", word)
+            and not self.known(word.lower().removesuffix("'s"))
         ):
             self._compound(at, end)
         elif (
@@ -173,11 +317,17 @@ class Spelling:
     def _spelled(self, word: str) -> bool:
         """Whether an all-capital word is said letter by letter."""
         lower = word.lower()
-        if self.shouting and self.known(lower):
+        if word in self.options.as_words:
             return False
+        if word in self.options.as_letters:
+            return True
         if word in t.SAID:
             return False
-        if word in t.SPELLED:
+        if word in t.SPELLED and not (self.shouting and lower in q.ORDINARY):
+            return True
+        if self.shouting and (lower in q.SHORT_WORDS or len(word) > 3 and self._ordinary(word)):
+            return False
+        if self.lettered(word) or not self.known(word) and self.lettered(lower):
             return True
         if self.known(word):
             return False
@@ -232,6 +382,38 @@ class Spelling:
                 or not name
                 else saint
             )
+        elif lower in ("sat", "sun", "wed") and (
+            self._before() in ("the", "a", "he", "she", "they", "we", "it") or rest[:1].islower()
+        ):
+            return 0
+        elif lower in q.BOOKS_SHORT and text[at].isupper() and re.match(r"\d+:\d", rest):
+            said = q.BOOKS_SHORT[lower]
+        elif lower == "ft" and text[at].isupper() and rest[:1].isupper():
+            said = "fort"
+        elif lower == "ft":
+            said = "feet" if self.number_end == at - 1 or not rest else "foot"
+        elif lower == "c" and re.match(r"\d{3,4}(?!\d)", rest) and text[at] == "c":
+            said = "circa"
+        elif lower == "ca" and text[at : at + 2] == "CA":
+            self._state("CA", at, end) or self._say("C A", at, end)
+            return end
+        elif (
+            lower in t.STATES_OLD
+            and text[at].isupper()
+            and text[at + 1].islower()
+            and len(lower) > 2
+        ):
+            said = t.STATES_OLD[lower]
+        elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
+            said = "minimum" if lower == "min" else "maximum"
+        elif lower == "min" and self.number_end < at - 1 and rest:
+            said = "minimum"
+        elif (
+            lower in ("pl", "ct", "sq", "rd", "ave", "ln", "blvd", "hwy") and not text[at].isupper()
+        ):
+            return 0
+        elif lower in ("pl", "ct", "sq") and not after_name:
+            return 0
         elif lower in t.BEFORE_NUMBER and rest[:1].isdigit():
             said = t.BEFORE_NUMBER[lower]
         elif (
@@ -256,7 +438,11 @@ class Spelling:
             and lower not in ("min", "max", "al", "ext", "est")
         ):
             return 0
-        elif lower == "co" and text[at].isupper() and not after_name:
+        elif lower == "co" and text[at].isupper() and not self.out:
+            return 0
+        elif lower in ("ref", "dir", "det", "mos", "sec", "pct", "lib", "amb", "sun") and not (
+            rest[:1].isdigit() or text[at].isupper() and self._name_follows(end + 1)
+        ):
             return 0
         elif lower in t.MONTH_OF and lower not in t.MONTHS and text[at].isupper():
             said = t.MONTH_OF[lower]
@@ -276,53 +462,3 @@ class Spelling:
 
     def _name_follows(self, end: int) -> bool:
         return bool(re.compile(r"\s+[A-Z]").match(self.text, end))
-
-    def _roman(self, word: str, at: int, end: int) -> bool:
-        """Henry VIII the eighth, World War II two. Only after a capitalised word."""
-        previous = self.out[-1] if self.out else None
-        if (
-            previous is None
-            or previous.kind != "word"
-            or not previous.text[:1].isupper()
-            or not re.fullmatch("[IVXL]+", word)
-        ):
-            return False
-        value = numbers.roman(word)
-        king = previous.text.lower() in t.KINGS
-        titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
-        if (
-            value is None
-            or (word in ("L", "XL") and previous.text != "Bowl")
-            or (
-                len(word) == 1
-                and not king
-                and not (
-                    word in "VX"
-                    and previous.text
-                    in (
-                        "Part",
-                        "Chapter",
-                        "Act",
-                        "Volume",
-                        "Type",
-                        "Phase",
-                        "Rocky",
-                        "Article",
-                        "Fantasy",
-                    )
-                )
-            )
-        ):
-            return False
-        if king:
-            follows = self.text[end : end + 12]
-            if (
-                word in ("I", "V", "X")
-                and not titled
-                and not re.match(r"\s*(?:[,.;:!?)]|of\b|was\b|'s|\u2019s|and\b|$)", follows)
-            ):
-                return False
-            self._say(["the"] + numbers.ordinal(value), at, end)
-        else:
-            self._say(numbers.cardinal(value), at, end)
-        return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from speechstream.text.en import numbers, numerals, tables as t
+from speechstream.text.en import cues as q, numbers, numerals, tables as t
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
 
 MARKS = {
@@ -25,6 +25,13 @@ MARKS = {
     "\u00bf": "",
     "\u00a1": "",
 }
+GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
+DIGITS = re.compile(r"\d+(?![\w.])")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
+MULTIPLIED = re.compile(r"\w\*\d")
+ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
+AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
+BY_NUMBER = re.compile(r"\s?\d")
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
 
@@ -35,7 +42,12 @@ class Symbols:
         text = self.text
         after = text[at + 1 : at + 2]
         spaced = (at == 0 or text[at - 1].isspace()) and (not after or after.isspace())
-        if EMOJI.match(c) and c not in t.SYMBOLS and c not in "\u2605\u2606":
+        if (
+            EMOJI.match(c)
+            and c not in t.SYMBOLS
+            and c not in "\u2605\u2606"
+            and not (c == "\u2665" and self._before() in ("i", "we", "you", "they"))
+        ):
             return self._emoji(at)
         if c in ".!?\u2026":
             m = re.compile(r"[.!?\u2026]+").match(text, at)
@@ -48,12 +60,21 @@ class Symbols:
                 if len(m[0]) > 1 or c == "\u2026"
                 else "."
             )
-            if m[0] == "." and after.isalnum() and at and text[at - 1].isalnum():
-                self._say("dot" if text[at - 1].isdigit() or after.islower() else ".", at, at + 1)
+            inside = at and text[at - 1].isalnum()
+            leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
+            if m[0] == "." and (inside and after.isalnum() or leading):
+                dot = leading or text[at - 1].isdigit() or after.islower() or after.isdigit()
+                self._say("dot" if dot else ".", at, at + 1)
+                if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
+                    self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
+                    return digits.end()
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
         mark = MARKS.get(c, c)
+        if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
+            self._say("minus", at, at + 1)
+            return at + 1
         if c == "-" and (spaced or after == "-"):
             m = re.compile(r"-+").match(text, at)
             numbers_around = (
@@ -70,18 +91,34 @@ class Symbols:
                 return at + 1
             self.out.append(Word(mark, at, at + 1, "punct"))
             return at + 1
-        if c in "<>" and spaced:
+        if c in "<>" and self._compares(at, c, spaced):
             self._say("less than" if c == "<" else "greater than", at, at + 1)
         elif c == "/":
-            digits = at and text[at - 1].isdigit() and after.isdigit()
+            if per := self._per(at):
+                self._say(["per", *t.PER[per].split()], at, at + 1 + len(per))
+                return at + 1 + len(per)
+            digits = at and text[at - 1].isdigit() and after.isdigit() or after == "\u2202"
             both = (
                 re.search(r"(?:^|\s)(?:and|he|his)$", text[max(0, at - 5) : at].lower())
                 and after.isalpha()
             )
+            capitals = after.isupper() and text[at - 1 : at].isupper()
+            lone = capitals and not (text[at - 2 : at - 1] + text[at + 2 : at + 3]).strip(
+                " .,;:!?)("
+            )
+            if lone:
+                return at + 1  # A/B, N/A
             if digits or (not both and (after.isalnum() or spaced)):
                 self._say("over" if digits else "slash", at, at + 1)
-        elif c == "*" and spaced and self.out and after:
+        elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
             self._say("times", at, at + 1)
+        elif c == "\u00d7" and self._between_measures(at):
+            self._say("by", at, at + 1)
+        elif c == "#":
+            if text[at - 1 : at].isalpha() and not after.isalnum():
+                self._say("sharp", at, at + 1)
+            elif spaced and text[max(at - 1, 0)] != "\n" and (at > 0 or text.startswith("# of ")):
+                self._say("number", at, at + 1)
         elif c == "^" and after:
             m = re.compile(r"\^\s?([-\u2212]?\d{1,6})").match(text, at)
             self._say(
@@ -90,8 +127,12 @@ class Symbols:
                 m.end() if m else at + 1,
             )
             return m.end() if m else at + 1
-        elif c in "~\u223c" and after.isdigit():
+        elif c in "~\u223c" and ABOUT.match(text, at + 1):
             self._say("about", at, at + 1)
+        elif c == "~" and after == "/":
+            self._say("tilde", at, at + 1)
+        elif c == "\u2665" and self._before() in ("i", "we", "you", "they"):
+            self._say("love", at, at + 1)
         elif c == "\\" and after.isalnum():
             self._say("backslash", at, at + 1)
         elif c in t.CURRENCIES:
@@ -109,6 +150,31 @@ class Symbols:
         elif unicodedata.category(c) == "Lo":
             return self._foreign(at, at + 1)
         return at + 1
+
+    def _compares(self, at: int, c: str, spaced: bool) -> bool:
+        """Whether < or > compares: not where it quotes a line or is half of a tag."""
+        text = self.text
+        before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
+        if not before.strip(" ") and (not before or before == "\n") and after == " ":
+            return False
+        if spaced:
+            return bool(self.out)
+        return bool(AMOUNT.match(text, at + 1)) and (
+            not before or before.isspace() or before.isalnum() or before in "("
+        )
+
+    def _per(self, at: int) -> str:
+        """The unit behind a slash in `miles/day`, or ""."""
+        m = NAME.match(self.text, at + 1)
+        return m[0] if m and m[0] in t.PER and self._before() in q.COUNTED else ""
+
+    def _between_measures(self, at: int) -> bool:
+        """Whether a times sign or an x stands between two measures: 3 m x 4 m."""
+        text = self.text
+        gap = text[at - 1 : at] == " "
+        if self.number_end != at - gap or not BY_NUMBER.match(text, at + 1):
+            return False
+        return not text[at - gap - 1].isdigit()
 
     def _emoji(self, at: int) -> int:
         """One emoji with its skin tones and joined parts, named once; flags by their letters."""

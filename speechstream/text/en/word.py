@@ -10,6 +10,7 @@ ATOM = "\ue000"  # stands for a piece of markup in a text: a word of kind "atom"
 PUNCTUATION = ";:,.!?\u2014\u2026"
 STRENGTH = {p: i for i, p in enumerate((",", ":", ";", "\u2014", "\u2026", ".", "!", "?"))}
 EMOJI = re.compile("[\u203c\u2049\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
+RAISED = "\u02e2\u1d57\u207f\u1d48\u02b3\u02b0"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ def clean_up(text: str) -> tuple[str, list[int]]:
                 continue
             if out[-1].isascii():
                 continue  # an accent this letter does not have
+        if (
+            category == "Lm"
+            and out
+            and (out[-1].isdigit() or (places[-1] == i - 1 and text[i - 1] in RAISED))
+        ):
+            plain = unicodedata.normalize("NFKC", c)
+            c = plain if plain.isascii() else c  # 1st with raised letters
         if category in ("Zs", "Zl", "Zp"):
             c = "\n" if category == "Zp" else " "
         elif category not in ("No",) and (

@@ -14,6 +14,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.runtime.requests import Work
 from speechstream.text.clauses import Clause
 from speechstream.text.languages import front_end
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import Utterance
 from speechstream.tts.blockwise import requests
 from speechstream.tts.blockwise.acoustic import (
@@ -61,8 +62,8 @@ class Blockwise:
             config = read(VoiceConfig, model.config)
         except ValueError as error:
             raise SpeechStreamError(f"the voice {folder} is of another version: {error}") from error
-        self._front = {markup: front_end(config.language, markup) for markup in (True, False)}
-        if not "".join(self._front[True].symbols).startswith(config.symbols):
+        self._language, self._front = config.language, front_end(config.language)
+        if not "".join(self._front.symbols).startswith(config.symbols):
             raise SpeechStreamError(
                 f"the voice {folder} was made for another version of the phonemes"
             )
@@ -82,8 +83,10 @@ class Blockwise:
             self.acoustic.init_state(), self.codec.init_state(), self.codec.delay
         )
 
-    def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
-        return self._front[markup](clause)
+    def utterances(
+        self, clause: Clause, markup: bool, reading: ReadingOptions | None = None
+    ) -> list[Utterance]:
+        return front_end(self._language, markup, reading)(clause)
 
     def check_controls(self, controls: Controls) -> None:
         speaker_number(self.speakers, controls.voice)
@@ -94,7 +97,7 @@ class Blockwise:
     def begin(
         self, utterance: Utterance, controls: Controls, state: BlockwiseState
     ) -> Work[BlockwiseState]:
-        ids = np.concatenate([[PAD_ID], self._front[True].encode(utterance.phonemes), [PAD_ID]])
+        ids = np.concatenate([[PAD_ID], self._front.encode(utterance.phonemes), [PAD_ID]])
         speaker = speaker_number(self.speakers, controls.voice)
         encoding: Encoding = yield requests.Plan(self.acoustic, ids, speaker)
         plan, counts = self.plan(encoding, utterance, controls)
@@ -166,7 +169,7 @@ class Blockwise:
         if state.plan is None or utterance is None:
             return
         plan, count = state.plan, len(utterance.phonemes) + 2
-        self._front[True].encode(utterance.phonemes)
+        self._front.encode(utterance.phonemes)
         frames = len(plan)
         shapes = (frames * self.subframes,), (frames * self.subframes, 4)
         if (plan.index.shape, plan.scalars.shape, plan.subframes) != (*shapes, self.subframes):

@@ -17,6 +17,7 @@ import numpy as np
 from speechstream.runtime.requests import Work
 from speechstream.text.clauses import Clause
 from speechstream.text.languages import front_end, speaks
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import Utterance
 from speechstream.tts.piper.espeak import EspeakFrontEnd
 from speechstream.tts.piper.network import BLOCK, FIRST_BLOCK, Latents, PiperVoice
@@ -99,15 +100,17 @@ class PiperSpeech:
         if len(names) == 1:
             names = [config.get("dataset") or Path(path).stem]
         self.speakers = tuple(VoiceInfo(n, language, f"Piper {quality}".strip()) for n in names)
-        self._front = {
-            markup: front_end(language, markup)
-            if speaks(language)
-            else EspeakFrontEnd(self.piper.phonemize, markup)
-            for markup in (True, False)
-        }
+        self._language, self._front = language, self._front_end(language, True)
 
-    def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
-        return self._front[markup](clause)
+    def _front_end(self, language: str, markup: bool, reading: ReadingOptions | None = None) -> Any:
+        if speaks(language):
+            return front_end(language, markup, reading)
+        return EspeakFrontEnd(self.piper.phonemize, markup)
+
+    def utterances(
+        self, clause: Clause, markup: bool, reading: ReadingOptions | None = None
+    ) -> list[Utterance]:
+        return self._front_end(self._language, markup, reading)(clause)
 
     def check_controls(self, controls: Controls) -> None:
         if controls.pitch or controls.energy:
@@ -171,7 +174,7 @@ class PiperSpeech:
 
     def _ids(self, utterance: Utterance) -> tuple[list[int], list[int]]:
         """Phoneme ids, and the symbol that each belongs to (-1 before the first)."""
-        symbols = self._front[True].ipa(utterance.phonemes)
+        symbols = self._front.ipa(utterance.phonemes)
         ids, owner = self.piper.phoneme_ids("")[:2], [-1, -1]  # beginning and its pad
         for i, symbol in enumerate(symbols):
             inner = self.piper.phoneme_ids(symbol, strict=False)[2:-1]

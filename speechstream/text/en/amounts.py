@@ -1,0 +1,328 @@
+"""Amounts: money, magnitudes, shares of a hundred, measures with their units, and durations."""
+
+from __future__ import annotations
+
+import re
+
+from speechstream.text.en import cues as q, homographs, numbers as n, tables as t
+from speechstream.text.en.patterns import (
+    ARTICLES,
+    DASH,
+    END,
+    MAGNITUDE,
+    NUM,
+    SIGN,
+    Context,
+    Rules,
+    alternatives,
+    following,
+    is_one,
+    number,
+    qualifies,
+)
+
+rule = Rules()
+SYMBOL = alternatives(t.CURRENCIES)
+AFTER = alternatives(
+    c for c in t.CURRENCIES if c.isalpha() or c in "\u20ac\u00a3\u00a2$\u20bd\u20ba"
+)
+UNIT = alternatives({**t.UNITS, **t.PER})
+POWER = r"(?:[\u00b2\u00b3]|\^?[23](?![\w.]))?"
+FACTOR = rf"(?:{UNIT}){POWER}"
+HEAD = rf"(?:{alternatives(t.UNITS)}){POWER}"
+EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?{FACTOR})*"
+PARTS = re.compile(rf"({UNIT})({POWER})$")
+POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
+POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
+INCH = ('"', "\u2033")
+MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
+COMPOUND = re.compile("-[a-z]")
+
+
+@rule(rf"[$\u00a3\u20ac](\d+)s{END}")
+def notes(m, context):
+    """$20s."""
+    return n.decade(int(m[1])) if len(m[1]) < 4 else None
+
+
+@rule(
+    rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
+    rf"(?:(\s?|-)({MAGNITUDE}|bn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
+)
+def money(m, context):
+    """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
+    unit, cent = t.CURRENCIES[m[2]]
+    single = qualifies(m, context) or bool(COMPOUND.match(m.string, m.end()))
+    words = _money(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
+    return words + (["per", *t.PER[m[9]].split()] if m[9] else [])
+
+
+@rule(
+    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s({MAGNITUDE}|bn|mn))?\s?({AFTER})(?![^\W_])"
+)
+def money_after(m, context):
+    """50 euros by sign or code: 50 EUR, 12,50 EUR."""
+    unit, cent = t.CURRENCIES[m[4]]
+    return _money(m[1], m[2], None, m[3], unit, cent, qualifies(m, context))
+
+
+@rule(rf"(\d{{1,2}})p{END}")
+def pence(m, context):
+    """50p."""
+    return n.cardinal(m[1]) + ["penny" if m[1] == "1" else "pence"]
+
+
+def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
+    words = ["minus"] if sign in ("-", "\u2212") else []
+    names = unit.split()
+    many = names if single else names[:-1] + [n.plural(names[-1])]
+    scale = [t.MAGNITUDES[magnitude]] if magnitude else []
+    if re.fullmatch(r"[\d.]+,\d\d", amount):
+        amount = amount.replace(".", "").replace(",", ".")
+    elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
+        amount = amount.replace(".", "")
+    if upto:
+        return words + n.decimal(amount) + ["to"] + n.decimal(upto) + scale + many
+    whole, _, part = amount.replace(",", "").partition(".")
+    if scale or len(part) not in (0, 2) or (part and not cent):
+        return words + n.decimal(amount) + scale + many
+    cents = int(part or 0)
+    small = n.cardinal(cents) + [cent if cents == 1 else n.plural(cent)] if cents else []
+    if cents and not int(whole or 0):
+        return words + small
+    many = names[:-1] + [n.plural(names[-1])] if small else many
+    big = n.cardinal(whole) + (names if whole.lstrip("0") == "1" else many)
+    return words + big + (["and"] + small if small else [])
+
+
+@rule(rf"(\d{{2,3}})/(\d{{2,3}})\s?mm\s?Hg{END}")
+def blood_pressure(m, context):
+    """120/80 mmHg."""
+    return [*n.cardinal(m[1]), "over", *n.cardinal(m[2]), "millimeters", "of", "mercury"]
+
+
+@rule(
+    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)({EXPRESSION}|in\.|[\"\u2033](?!\w)){END}(?!/)"
+)
+def measured_fraction(m, context):
+    """6 3/4 in, a quarter pound."""
+    top, bottom = t.VULGAR[m[4]] if m[4] else (int(m[2]), int(m[3]))
+    if top >= bottom or m[5] in q.CAREFUL or m[5] in ("m", "s", "h", "g"):
+        return None
+    part = ["a", "half"] if bottom == 2 and m[1] else n.fraction(top, bottom)
+    words = [*n.cardinal(m[1]), "and", *part] if m[1] else part
+    return words + expression("in" if m[5] in INCH else m[5].rstrip("."), not m[1])
+
+
+@rule(rf"({SIGN})({NUM})(?:{DASH}({NUM}))?(bn|tn|mn|[kKMBT])(?:\b|(?=\+))(?!['\u2019])")
+def magnitude(m, context):
+    """1.5B parameters, 2k, 5M users, 10k-20k; not 4K video, a 10K run or seat 14B."""
+    letter, near = m[4], following(m)
+    if letter in "kK" and m.string[max(m.start() - 1, 0)] == "-":
+        return None  # i7-12700K
+    if letter == "M" and MOLAR.match(m.string, m.end()):
+        return [*number(m[1] + m[2]), "molar"]
+    if context.before in q.PLACES or not m[3] and _letter(m, context, letter, near):
+        return None
+    words = number(m[1] + m[2]) + (["to", *n.decimal(m[3])] if m[3] else [])
+    return [*words, t.MAGNITUDES[letter]]
+
+
+def _letter(m: re.Match, context: Context, letter: str, near: str) -> bool:
+    """Whether the letter behind a number is only a letter."""
+    tall = letter == "K" and m[2] in ("2", "4", "5", "8") and "." not in m[2]
+    if near.lower() in q.LETTERED_AFTER.get(letter.upper(), ()):
+        return True
+    if tall and (not near or not near.endswith("s")) and context.before != "about":
+        return True
+    street = re.match(rf"\s(?:[A-Z]\w+\s)+(?:{q.STREETS})\b", m.string[m.end() : m.end() + 40])
+    return bool(street)
+
+
+@rule(rf"({NUM})b(?=[ -](?:model|param|token|version|variant))")
+def parameters(m, context):
+    """A 7b model."""
+    return [*n.decimal(m[1]), "billion"]
+
+
+@rule(r"401\s?(?:k|K|\([kK]\))(?!\w)")
+def pension(m, context):
+    """401(k)."""
+    return ["four", "oh", "one", "K"]
+
+
+@rule(
+    rf"({SIGN})({NUM})(%?)(?:\s?({DASH}|to|\u00b1)\s?({NUM}))?\s?(%|\u2030|percent(?:age points?)?){END}"
+)
+def percent(m, context):
+    """5%, 5-10%, 50%-60%."""
+    name = {"%": ["percent"], "\u2030": ["per", "mille"]}.get(m[6], m[6].split())
+    if m[3] and not m[5]:
+        return None
+    if m[4] == "to" and m[3]:
+        return number(m[1] + m[2]) + [*name, "to"] + n.decimal(m[5]) + name
+    middle = ["plus", "or", "minus"] if m[4] == "\u00b1" else ["to"]
+    return number(m[1] + m[2]) + (middle + n.decimal(m[5]) if m[5] else []) + name
+
+
+@rule(rf"(\d{{1,2}})['\u2032\u2019]\s?(\d{{1,2}})(?:[\"\u2033\u201d]|''|(?!\w)){END}")
+def feet_inches(m, context):
+    """5'10" without its inches."""
+    return n.cardinal(m[1]) + ["foot"] + n.cardinal(m[2])
+
+
+@rule(rf"({NUM})(?:\s?([\u00bd\u00bc\u00be\u215b-\u215e]))?[\"\u2033\u201d](?!\w(?<!x))")
+def inches(m, context):
+    """A 27" monitor; a quotation mark that closes one is none."""
+    before = m.string[: m.start()]
+    if m[0][-1] == '"' and len(re.findall(r'(?<!\d)"', before)) % 2:
+        return None
+    if m[0][-1] == "\u201d" and before.rfind("\u201c") > before.rfind("\u201d"):
+        return None
+    words = n.decimal(m[1])
+    if m[2]:
+        top, bottom = t.VULGAR[m[2]]
+        words += ["and", *(["a", "half"] if bottom == 2 else n.fraction(top, bottom))]
+    noun = following(m)
+    named = noun.islower() and noun not in homographs.FUNCTION and noun not in ("x", "by")
+    single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
+    return [*words, "inch" if single else "inches"]
+
+
+@rule(rf"(\d+)['\u2032\u2019]{DASH}(\d+)['\u2032\u2019](?!\w)")
+def feet_range(m, context):
+    """5'-6'."""
+    return [*n.cardinal(m[1]), "to", *n.cardinal(m[2]), "feet"]
+
+
+@rule(r"(\d+)['\u2032\u2019](?= [a-z]| ?[x\u00d7]|[\s,.]|$)")
+def feet(m, context):
+    """A 6' fence."""
+    opened = re.search(r"(?:^|\s)['\u2018](?!\d)", m.string[: m.start()])
+    by = context.before == "by" or re.match(r"\s?[x\u00d7]\s?\d", m.string[m.end() :])
+    sized = context.before in ARTICLES or following(m) in ("tall", "wide", "long", "high", "deep")
+    if m[0][-1] != "\u2032" and not by and (opened or not sized):
+        return None
+    if not by and not following(m):
+        return None
+    return [*n.cardinal(m[1]), "foot" if qualifies(m, context) or m[1] == "1" else "feet"]
+
+
+@rule(
+    r"(-?\d+(?:\.\d+)?)\s?\u00b0\s?(?:(\d+(?:\.\d+)?)\s?['\u2032\u2019]\s?)?(?:(\d+(?:\.\d+)?)\s?[\"\u2033\u201d]\s?)?"
+    r"\s?([NSEW])?(?![A-Za-z])"
+)
+def angle(m, context):
+    """40\u00b042\u2032 N."""
+    if not (m[2] or m[4]):
+        return None
+    words = number(m[1]) + ["degree" if is_one(m[1]) else "degrees"]
+    words += [*n.decimal(m[2]), "minutes"] if m[2] else []
+    words += [*n.decimal(m[3]), "seconds"] if m[3] else []
+    return words + ([t.DIRECTIONS[m[4]]] if m[4] else [])
+
+
+STEPS = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
+
+
+@rule(
+    r"\d+\s?(?:d|h|hrs?|m|mins?)\s?\d+\s?(?:h|hrs?|m|mins?|s|secs?)(?![^\W_])(?:\s?\d+\s?(?:mins?|m|secs?|s)(?![^\W_]))*"
+)
+def duration(m, context):
+    """2h 15m, 1h30m20s: units from the longer to the shorter."""
+    parts = re.findall(r"(\d+)\s?([a-z]+)", m[0])
+    order = ["dhms".index(unit[0]) for _, unit in parts]
+    if order != sorted(set(order)):
+        return None
+    words = []
+    for amount, unit in parts:
+        words += n.cardinal(amount) + [STEPS[unit[0]] + "s" * (amount != "1")]
+    return words
+
+
+@rule(rf"({NUM})(?:{DASH}({NUM}))?\s?([dhms]){END}(?!['\u2019\u00b2\u00b3/])")
+def short_duration(m, context):
+    """15m ago, in 30s, 5d: letters that are times where the words around them say so."""
+    letter, near = m[3], following(m).lower()
+    spaced = m[0][-2] == " "
+    timed = near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
+    if letter == "m" and not timed:
+        return None
+    if letter == "d" and (spaced or m[1] in ("2", "3") and not timed):
+        return None
+    words = n.decimal(m[1]) + (["to", *n.decimal(m[2])] if m[2] else [])
+    single = is_one(m[1]) and not m[2] or qualifies(m, context)
+    return [*words, STEPS[letter] + "s" * (not single)]
+
+
+@rule(
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z]))?"
+)
+def measure(m, context):
+    """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
+    gap, found = m[6] or "", "in" if m[5] else m[7]
+    if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
+        return None
+    middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])
+    words = number(m[1] + m[2]) + (middle + n.decimal(m[4]) if m[4] else [])
+    single = is_one(m[2]) and not m[4] or gap == "-" or qualifies(m, context)
+    return words + expression(found, single)
+
+
+def _measured(m: re.Match, gap: str, found: str) -> bool:
+    """Whether what looks like a unit is one: single letters only where no name or sentence follows."""
+    rest = m.string[m.end() :]
+    if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):
+        return False  # a 10-K
+    if gap == " " and found in q.NOT_SPACED:
+        return False
+    if not gap and found in q.NOT_TOUCHING:
+        return following(m).lower() in q.UNIT_NOUNS.get(found, ())
+    word = re.match(r"\.?\s+([A-Za-z0-9]+)", rest)
+    if gap == " " and found == "in":
+        feet = re.search(r"\b(?:ft|feet|foot)\.?,?\s$", m.string[: m.start()])
+        return bool(feet or word and word[1] in q.INCHED)
+    if not gap or not word:
+        return True
+    if found in q.DIRECTED and not word[1][0].islower():
+        return False
+    return found not in q.CAREFUL or word[1] in q.AFTER_UNIT
+
+
+def expression(text: str, single: bool) -> list[str]:
+    """The words of a unit: km/h is kilometers per hour, m/s\u00b2 meters per second squared."""
+    above, *below = re.split(r"\s?/\s?", text)
+    words: list[str] = []
+    factors = re.split("[\u00b7\u22c5\u2022]", above)
+    for i, factor in enumerate(factors):
+        words += _factor(factor, single or i + 1 < len(factors))
+    for factor in below:
+        words += ["per", *_factor(factor, True)]
+    return words
+
+
+def _factor(text: str, single: bool) -> list[str]:
+    m = PARTS.match(text)
+    assert m is not None
+    symbol, power = m[1], POWERS.get(m[2])
+    if power is None and text in t.UNITS:
+        symbol = text
+    words = unit_words(symbol, single)
+    if not power:
+        return words
+    if words[-1].endswith(
+        ("meter", "meters", "foot", "feet", "inch", "inches", "yard", "yards", "mile", "miles")
+    ):
+        return ["square" if power == 2 else "cubic", *words]
+    return [*words, "squared" if power == 2 else "cubed"]
+
+
+def unit_words(symbol: str, single: bool) -> list[str]:
+    """'km' -> kilometers; 'mph' -> miles per hour: the first noun takes the plural."""
+    words = (t.UNITS.get(symbol) or t.PER[symbol]).split()
+    if single or words[0].isupper() or words[-1] == "mercury" and words[0].endswith("s"):
+        return words
+    stops = ("per", "of", "celsius", "fahrenheit")
+    at = next((i - 1 for i, w in enumerate(words) if w in stops), len(words) - 1)
+    words[at] = n.plural(words[at])
+    return words

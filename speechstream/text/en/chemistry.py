@@ -1,0 +1,71 @@
+"""Chemical formulas: by the letters of their elements."""
+
+from __future__ import annotations
+
+import re
+
+from speechstream.text.en import numbers, tables as t
+
+ELEMENT = "|".join(sorted(t.ELEMENTS, key=len, reverse=True))
+ELEMENT_WORDS = frozenset("He In As At No Be Co La Ta Pa Mo Ho Am Os Po Re Ti Al Me".split())
+COUNT = "[0-9\u2080-\u2089]"
+GROUP_OF = rf"(?:{ELEMENT}){COUNT}{{0,2}}"
+FORMULA = re.compile(
+    rf"(?:{COUNT}{{0,2}}(?:{GROUP_OF}|\((?:{GROUP_OF})+\){COUNT}{{0,2}})+)(?:(?:{COUNT}|[\u00b2\u00b3])?(?:[+\u207a\u207b](?!\w)|-(?![\w-])))?(?![^\W_])"
+)
+FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[-+\u207a\u207b\u00b2\u00b3]")
+ISOTOPE = re.compile(r"-(?:\d{1,3}(?![\w-])|ion\b)")
+LOWERED = str.maketrans(
+    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u00b2\u00b3", "012345678923"
+)
+
+
+class Formulas:
+    """The part of a reading (`speechstream.text.en.normalise`) that reads H2O, NaCl and Ca(OH)2."""
+
+    def _formula(self, at: int) -> int:
+        """H2O, NaCl, Ca(OH)2, Na+: symbols of elements by their letters; 0 where this is none."""
+        text = self.text
+        m = FORMULA.match(text, at)
+        if not m or at and (text[at - 1].isalnum() or text[at - 1] in "'\u2019"):
+            return 0
+        body = m[0].rstrip("-+\u207a\u207b")
+        symbols = re.findall(ELEMENT, body)
+        alone = len(symbols) == 1
+        if alone and not re.search(COUNT, body):
+            is_one = self._marked_element(m, body)
+        else:
+            is_one = self._compounded(body, symbols)
+        if not is_one:
+            return 0
+        for part in FORMULA_PARTS.finditer(text, at, m.end()):
+            self._formula_part(part)
+        return m.end()
+
+    def _marked_element(self, m: re.Match, body: str) -> bool:
+        """Whether one element stands with a charge or a mass: Na+, Sr-90, Li-ion."""
+        charged = m[0] != body or ISOTOPE.match(self.text, m.end())
+        return bool(charged) and len(body) == 2 and body not in ELEMENT_WORDS
+
+    def _compounded(self, body: str, symbols: list[str]) -> bool:
+        """Whether symbols with counts, or several of which some have two letters, are a compound."""
+        letters = "".join(symbols)
+        counted = re.search(rf"[A-Za-z)]{COUNT}", body)
+        mixed = not letters.isupper() and len(symbols) > 1
+        if re.fullmatch("[A-Z]+s", body) or not (counted or mixed):
+            return False  # UFOs
+        if not counted:
+            organic = any(x in ("Me", "Et", "Ph") for x in symbols[1:])
+            return not self.known(body) and not organic
+        return len(letters) > 1 or len(re.findall(r"\d", body)) <= 1  # not H100
+
+    def _formula_part(self, part: re.Match) -> None:
+        written = part[0].translate(LOWERED)
+        if written.isdigit():
+            self._say(numbers.cardinal(written), *part.span())
+        elif written in "+\u207a":
+            self._say("plus", *part.span())
+        elif written in "-\u207b":
+            self._say("minus", *part.span())
+        else:
+            self._say(" ".join(written.upper()), *part.span())

@@ -1,0 +1,76 @@
+"""Roman numerals: of rulers, wars, chapters and centuries."""
+
+from __future__ import annotations
+
+import re
+
+from speechstream.text.en import cues as q, numbers, tables as t
+
+ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
+
+
+class Romans:
+    """The part of a reading (`speechstream.text.en.normalise`) that reads Roman numerals."""
+
+    def _roman(self, word: str, at: int, end: int) -> bool:
+        """Henry VIII the eighth, World War II two, the XXI century. Only after a capitalised word or before an age."""
+        numeral, tail = (word[:-2], "'s") if word.endswith("'s") else (word, "")
+        previous = self.out[-1] if self.out else None
+        if previous is None or not re.fullmatch("[IVXL]+|[ivx]+", numeral):
+            return False
+        value = numbers.roman(numeral.upper())
+        if value is None:
+            return False
+        said = previous.text.lower()
+        after = re.match(r"[\s-]([A-Za-z]+)", self.text[end : end + 24])
+        if after and after[1].lower() in q.ORDINAL_BEFORE and len(numeral) > 1:
+            words = numbers.ordinal(value)
+        elif said in q.NUMBERED and previous.end == at - 1:
+            words = self._numbered(numeral, value, previous.text, end)
+        elif numeral.islower() or previous.kind != "word" or not previous.text[:1].isupper():
+            return False
+        else:
+            words = self._named_roman(numeral, value, said, tail or self.text[end:])
+        if not words:
+            return False
+        if tail:
+            words = [*words[:-1], words[-1] + tail]
+        self._say(words, at, end)
+        return True
+
+    def _numbered(self, numeral: str, value: int, previous: str, end: int) -> list[str]:
+        """After part, chapter, war and the like; small numerals only after a capital or at the end."""
+        if numeral in ("i", "I") and (previous.islower() or not ROMAN_AFTER.match(self.text, end)):
+            if numeral == "i" or previous.lower() not in (
+                "war",
+                "chapter",
+                "part",
+                "article",
+                "act",
+                "title",
+            ):
+                return []
+            if previous.islower():
+                return []
+        if numeral.islower() and len(numeral) == 1:
+            return []
+        if numeral in ("L", "XL") and previous != "Bowl":
+            return []
+        return numbers.cardinal(value)
+
+    def _named_roman(self, numeral: str, value: int, said: str, rest: str) -> list[str]:
+        """After a name: a ruler's or a son's number is an ordinal, a thing's a cardinal."""
+        if numeral in ("L", "XL"):
+            return []
+        titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
+        first = self.out[-2].text.lower() if len(self.out) > 1 else ""
+        if said in t.KINGS:
+            alone = numeral in ("I", "V", "X")
+            if alone and not titled and not ROMAN_AFTER.match(rest):
+                return []
+            return ["the", *numbers.ordinal(value)]
+        if len(numeral) == 1:
+            return []
+        if first in q.GIVEN and self.out[-2].text[:1].isupper():
+            return ["the", *numbers.ordinal(value)]
+        return numbers.cardinal(value)

@@ -1,0 +1,155 @@
+"""Echo cancelling against rooms whose impulse response is known."""
+
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("pywebrtc_audio", reason="the extra talk is not installed")
+from speechstream.asr.recognizer import Recognizer
+from speechstream.audio.echo import MARGIN, Aligner, Clock, EchoCanceller, between, phat
+from speechstream.errors import SpeechStreamError
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def speech(request):
+    folder = request.path.parents[1] / "fixtures"
+    return [
+        soundfile.read(folder / f"austen_{n}.flac", dtype="float32")[0]
+        for n in ("0870", "0890", "0920", "0880")
+    ]
+
+
+def room(x, delay_s, ppm=0.0, decay_s=0.3):
+    """x as a microphone hears it: a direct path, an exponential tail, a delay, a clock that drifts."""
+    rng = np.random.default_rng(0)
+    n = round(decay_s * RATE)
+    response = 0.15 * rng.standard_normal(n) * 10 ** (-3 * np.arange(n) / n)
+    response[0] = 1.0
+    wet = np.concatenate([np.zeros(round(delay_s * RATE)), np.convolve(x, response)])[: len(x)]
+    places = np.arange(len(x)) * (1 + ppm * 1e-6)
+    return between(wet.astype(np.float32), places)
+
+
+def run(echo, played, heard, block=320):
+    left = []
+    for i in range(0, len(played) - block + 1, block):
+        echo.played(played[i : i + block])
+        left.append(echo.cancel(heard[i : i + block]))
+    return np.concatenate(left)
+
+
+def loss_db(heard, left, begin, end):
+    span = slice(round(begin * RATE), round(end * RATE))
+    return 10 * np.log10(np.sum(heard[span] ** 2) / (np.sum(left[span] ** 2) + 1e-9))
+
+
+@pytest.mark.parametrize("delay_s", [0.06, 0.3, 0.9])
+@pytest.mark.parametrize("ppm", [0, 150])
+def test_an_echo_is_found_and_taken_away(speech, delay_s, ppm):
+    far = np.concatenate(speech[:2])
+    heard = room(far, delay_s, ppm)
+    echo = EchoCanceller(RATE)
+    left = run(echo, far, heard)
+    assert loss_db(heard, left, 0, 2.5) > 15  # silenced until it is found
+    assert loss_db(heard, left, 2.5, len(left) / RATE) > 25
+    # the clock that drifts hears the end of the recording that much earlier
+    expected = delay_s - ppm * 1e-6 * len(left) / RATE
+    assert echo.delay_s == pytest.approx(expected, abs=0.002)
+
+
+def test_drift_is_measured(speech):
+    far = np.concatenate(speech)
+    for ppm in (-200, 100):
+        echo = EchoCanceller(RATE)
+        run(echo, far, room(far, 0.06, ppm))
+        assert echo.state.drift * 1e6 == pytest.approx(ppm, abs=20)
+
+
+def test_the_user_is_heard_as_without_it(speech):
+    """The user speaks behind the echo: the same text as of the clean recording."""
+    far, user = speech[0], speech[3]
+    played = np.concatenate([far, np.zeros(len(user) + RATE, np.float32)])
+    heard = room(played, 0.06)
+    begin = len(far) + RATE // 2
+    heard[begin : begin + len(user)] += user
+    left = run(EchoCanceller(RATE), played, heard)
+    recognizer = Recognizer.load()
+    clean = recognizer.transcribe(user, RATE).text
+    assert recognizer.transcribe(left[begin:], RATE).text == clean
+
+
+def test_a_headset_has_no_echo_and_the_user_passes(speech):
+    far, user = np.concatenate(speech[:2]), np.concatenate(speech[2:])
+    n = min(len(far), len(user))
+    echo = EchoCanceller(RATE)
+    left = run(echo, far[:n], user[:n])
+    assert echo.state.lag is None and echo.delay_s is None
+    assert abs(loss_db(user, left, 4, n / RATE - 0.1)) < 3
+
+
+def test_a_device_that_loses_sound_is_followed(speech):
+    far = np.concatenate(speech)
+    heard = room(far, 0.2)
+    lost = round(0.05 * RATE)
+    at = 8 * RATE
+    heard = np.concatenate([heard[:at], heard[at + lost :]])
+    echo = EchoCanceller(RATE)
+    left = run(echo, far[: len(heard)], heard)
+    assert echo.delay_s == pytest.approx(0.15, abs=0.002)
+    assert loss_db(heard, left, 11, len(left) / RATE) > 20
+
+
+def test_any_rate_and_odd_blocks(speech):
+    import soxr
+
+    far = speech[0]
+    heard = room(far, 0.06)
+    played = soxr.resample(far, RATE, 24_000).astype(np.float32)
+    echo, left, at = EchoCanceller(24_000), [], 0
+    for i in range(0, len(far) - 333, 333):
+        until = round((i + 333) * 1.5)
+        echo.played(played[at:until])
+        at = until
+        left.append(echo.cancel(heard[i : i + 333]))
+    left = np.concatenate(left)
+    assert len(heard) - len(left) < 333 + 160
+    assert loss_db(heard, left, 2.5, 6.5) > 25
+
+
+def test_aligning_is_pure_and_follows_time_stamps():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal(RATE).astype(np.float32)
+    aligner = Aligner()
+    state = aligner.played(x, aligner.init_state())
+    first, after = aligner.step(x[:1600], state, nominal=5000.0)
+    again, _ = aligner.step(x[:1600], state, nominal=5000.0)
+    assert np.array_equal(first, again) and state.position is None
+    expected = x[5000 - MARGIN : 6600 - MARGIN]
+    assert np.allclose(first, expected, atol=1e-5)
+    assert after.position == 6600 - MARGIN
+
+
+def test_a_late_callback_moves_no_clock():
+    clock = Clock(RATE)
+    for i in range(100):
+        clock.take(160, 3.0 + i * 0.01 + (0.4 if i % 7 == 3 else 0.001))
+    assert clock.begin == pytest.approx(3.001, abs=1e-6)
+
+
+def test_correlation_and_interpolation_in_closed_form():
+    rng = np.random.default_rng(2)
+    b = rng.standard_normal(4000)
+    assert phat(b[700:1700], b).argmax() == 700
+    t = np.arange(2000) + 0.25
+    wave = np.sin(0.3 * np.arange(2100)).astype(np.float32)
+    assert np.allclose(between(wave, t)[20:-20], np.sin(0.3 * t)[20:-20], atol=2e-3)
+
+
+def test_without_the_extra_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pywebrtc_audio", None)
+    with pytest.raises(SpeechStreamError, match=r"pip install speechstream\[talk\]"):
+        EchoCanceller(RATE)

