@@ -106,7 +106,7 @@ def routes() -> tuple[list[BaseRoute], list[BaseRoute]]:
         WebSocketRoute(path, seated(path.rpartition("/")[2], handler))
         for path, handler in SOCKETS.items()
     ]
-    pages = page.routes()
+    pages: list[BaseRoute] = [*page.routes()]
     return [*REST, *sockets, *pages], pages
 
 
