@@ -60,6 +60,11 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "audio/test_pitch.py": ("test_a_human_voice_against_pyin",),
     "audio/test_resample.py": ("test_a_sine_keeps_its_time_and_shape",),
     "audio/test_samples.py": ("test_a_torch_tensor_is_an_array",),
+    "serve/test_abuse.py": (
+        "test_fragments_are_joined_as_they_come",
+        "test_others_are_unharmed",
+        "test_who_sends_more_than_can_be_heard_at_once_is_not",
+    ),
     "serve/test_rest.py": ALL,
     "serve/test_serve_command.py": ALL,
     "text/test_captions.py": ("test_limits_and_order",),

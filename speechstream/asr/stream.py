@@ -208,7 +208,7 @@ class RecognitionCore:
 
     def on(self, family: Family[Any]) -> RecognitionCore:
         """This core on another runner of the same model."""
-        return RecognitionCore(
+        return type(self)(
             family,
             self.vad,
             self.rules,

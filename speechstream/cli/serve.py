@@ -66,20 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    needed = NEEDED if args.wyoming is None else (*NEEDED, "wyoming")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise SpeechStreamError(
             f"the server needs {', '.join(missing)}: pip install speechstream[serve]"
         )
     from speechstream.serve.engine import Engine
-    from speechstream.serve.server import check_tls, listening, log, run as serve
+    from speechstream.serve.ports import listening
+    from speechstream.serve.server import check_tls, log, run as serve
 
     settings, key = settings_of(args)
     limits = limits_of(args)
     check_tls(settings)
-    sock = listening(
-        settings.host, settings.port
-    )  # before the models: what cannot be is told at once
+    # before the models: what cannot be is told at once
+    sock, wyoming = listening(settings.host, settings.port), None
+    if args.wyoming is not None:
+        wyoming = listening(settings.host, args.wyoming, "--wyoming")
     log(args.log_format == "json", logging.WARNING if args.quiet else logging.INFO)
     recognizer, synthesizer = load(args)
 
@@ -87,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
         port = sock.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         tell(f"serving on {settings.scheme}://{host}:{port}/v1; Ctrl-C ends it")
+        if wyoming is not None:
+            tell(f"Wyoming on {host}:{wyoming.getsockname()[1]}")
+            if not settings.local:
+                tell("Wyoming has no keys: whoever reaches its port may use it")
         if key is not None:
             tell(f"the key, new with each start unless --key or ${KEYS_VARIABLE} gives one: {key}")
         if not settings.local and settings.certificate is None:
@@ -95,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
             )
 
     engine = Engine(recognizer, synthesizer, limits)
-    return serve(engine, settings, sock, args.wyoming, ready)
+    return serve(engine, settings, sock, wyoming, ready)
 
 
 def settings_of(args: argparse.Namespace) -> tuple[Any, str | None]:

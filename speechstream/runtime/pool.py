@@ -144,15 +144,17 @@ class Pool:
                 one.work.close()  # gives back what the step in progress has opened
             one.core.close(one.state)
 
-    def step(self, budget_s: float | None = None) -> dict[int, list[Event]]:
+    def step(self, budget_s: float | None = None, eager: bool = False) -> dict[int, list[Event]]:
         """Work on what was pushed, and give each stream's new events.
 
         Returns when all is done, or about `budget_s` seconds from now with the rest left for the next step:
-        streams take turns, so a long backlog delays only itself.
+        streams take turns, so a long backlog delays only itself. eager: it returns as well once anybody has said
+        anything, so that the first sound does not wait for the second.
         """
         until = None if budget_s is None else time.monotonic() + budget_s
         while self._turn() and (until is None or time.monotonic() < until):
-            pass
+            if eager and any(one.events for one in self._open.values()):
+                break
         said = {sid: one.events for sid, one in self._open.items() if one.events}
         for sid, one in list(self._open.items()):
             one.events = []

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from importlib import import_module
-from typing import Any, cast
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from speechstream.serve import rest
+from speechstream.serve import deepgram, page, realtime, rest, stream
 from speechstream.serve.bodies import drain
 from speechstream.serve.door import Door, Guarded
 from speechstream.serve.engine import Engine, Refused
@@ -35,7 +34,7 @@ from speechstream.serve.speech import speech
 
 LATER, FAILED = 1013, 1011  # close codes: try again later; an error of ours
 REASON_CHARACTERS = 120  # of a close frame, which holds 123 bytes
-Handler = Callable[..., Awaitable[None]]
+Handler = Callable[[WebSocket, Engine], Awaitable[None]]
 _log = logging.getLogger("speechstream.serve")
 
 
@@ -55,35 +54,31 @@ REST = (
     Route("/v1/audio/transcriptions", rest.transcriptions, methods=["POST"]),
     Route("/v1/audio/translations", rest.translations, methods=["POST"]),
     Route("/v1/audio/speech", speech, methods=["POST"]),
-)
-# path: module:handler, and whether it takes the settings too. Each gets a WebSocket that was let in and not yet
-# accepted, and owns it until it is closed.
-SOCKETS = (
-    ("/v1/listen", "speechstream.serve.deepgram:listen", False),
-    ("/v1/stream", "speechstream.serve.stream:stream", False),
-    ("/v1/realtime", "speechstream.serve.realtime:realtime", True),
+    Route("/v1/realtime/client_secrets", realtime.client_secrets, methods=["POST"]),
 )
 
 
-def found(place: str) -> Any:
-    """What stands at "module:name", or None while there is no such module."""
-    module, _, name = place.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
+async def talk(websocket: WebSocket, engine: Engine) -> None:
+    """The Realtime protocol, whose answers come from the agent of the settings."""
+    await realtime.realtime(websocket, engine, websocket.app.state.settings)
 
 
-def seated(kind: str, handler: Handler, *more: Any) -> Callable[[WebSocket], Awaitable[None]]:
+# Each gets a WebSocket that was let in and not yet accepted, and owns it until it is closed.
+SOCKETS: Mapping[str, Handler] = {
+    "/v1/listen": deepgram.listen,
+    "/v1/stream": stream.stream,
+    "/v1/realtime": talk,
+}
+
+
+def seated(kind: str, handler: Handler) -> Callable[[WebSocket], Awaitable[None]]:
     """A handler of WebSockets as an endpoint: with a seat, or closed with the reason where none is free."""
 
     async def endpoint(websocket: WebSocket) -> None:
         engine: Engine = websocket.app.state.engine
         try:
             with engine.seat(kind):
-                await handler(websocket, engine, *more)
+                await handler(websocket, engine)
         except Refused as refusal:
             await closed(websocket, LATER, str(refusal))
         except WebSocketDisconnect:
@@ -105,18 +100,14 @@ async def closed(websocket: WebSocket, code: int, reason: str) -> None:
         await websocket.close(code, reason[:REASON_CHARACTERS])
 
 
-def routes(settings: Settings) -> tuple[list[BaseRoute], list[BaseRoute]]:
+def routes() -> tuple[list[BaseRoute], list[BaseRoute]]:
     """All routes, and those of the web page, which need no key: the page asks for it."""
-    made: list[BaseRoute] = list(REST)
-    for path, place, wants_settings in SOCKETS:
-        if (handler := found(place)) is not None:
-            more = (settings,) if wants_settings else ()
-            made.append(WebSocketRoute(path, seated(path.rpartition("/")[2], handler, *more)))
-    if (secrets := found("speechstream.serve.realtime:client_secrets")) is not None:
-        made.append(Route("/v1/realtime/client_secrets", secrets, methods=["POST"]))
-    page = found("speechstream.serve.page:routes")
-    pages = list(page()) if page is not None else []
-    return made + pages, pages
+    sockets = [
+        WebSocketRoute(path, seated(path.rpartition("/")[2], handler))
+        for path, handler in SOCKETS.items()
+    ]
+    pages: list[BaseRoute] = [*page.routes()]
+    return [*REST, *sockets, *pages], pages
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
@@ -132,10 +123,13 @@ async def on_refused(request: Request, error: Exception) -> Response:
 
 
 async def on_http(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router."""
+    """404 and 405 of the router; 426 for a WebSocket that was asked for as a page."""
     known = cast(HTTPException, error)
     path, method = request.url.path[:80], request.method
-    said = f"{method} {path} is not there"
+    if request.url.path in SOCKETS:
+        said = f"{path} is a WebSocket, connect with ws:// or wss://; recordings go to POST /v1/audio/transcriptions"
+        return Problem(426, said, headers={"upgrade": "websocket"}).response()
+    said = f"{method} {path} is not there; the API begins with /v1, see docs/serve.md"
     if known.status_code == 405:
         said = f"{path} does not take {method}"
     return Problem(known.status_code, said, headers=dict(known.headers or {})).response()
@@ -145,7 +139,7 @@ def create_app(engine: Engine, settings: Settings | None = None) -> Starlette:
     """The application; its lifespan starts and stops the engine."""
     settings = settings or Settings()
     guard, watched = Guard(settings), Metrics(engine)
-    made, pages = routes(settings)
+    made, pages = routes()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
@@ -16,11 +17,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from speechstream.serve.engine import Limits
 from speechstream.serve.problems import Problem, wrong
+from speechstream.serve.sockets import within
 
 T = TypeVar("T")
 
 FIELDS = 1200  # of a form: a thousand keywords and the others
 FIELD_BYTES = 64 << 10
+SLOWEST = (
+    500  # bytes a second of a body, below the thriftiest codec: a place is not held byte by byte
+)
 DRAIN_BYTES, DRAIN_S = (
     8 << 20,
     5.0,
@@ -39,23 +44,28 @@ def check_type(request: Request, expected: str, hint: str) -> None:
 def limited(request: Request, most: int, patience_s: float) -> Receive:
     """The request's `receive` with a limit on the bytes and on the wait for each piece.
 
-    Raises a Problem: 413 at once where the header tells of too much, 408 where nothing comes.
+    Raises a Problem: 413 at once where the header tells of too much, 408 where nothing comes, or on the whole next to
+    nothing.
     """
     too_large = Problem(413, f"the body is larger than the {most} bytes that this server takes")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and len(length) > 18 or int(length or 0) > most:
         raise too_large
-    seen = 0
+    seen, waited = 0, 0.0
 
     async def receive() -> Message:
-        nonlocal seen
+        nonlocal seen, waited
+        began = time.monotonic()
         try:
-            message = await asyncio.wait_for(request.receive(), patience_s)
+            message = await within(patience_s, request.receive())
         except asyncio.TimeoutError:
             raise Problem(408, f"nothing of the body has come for {patience_s:g} seconds") from None
         seen += len(message.get("body", b""))
+        waited += time.monotonic() - began
         if seen > most:
             raise too_large
+        if waited > patience_s + seen / SLOWEST:
+            raise Problem(408, f"the body comes at less than {SLOWEST} bytes a second")
         return message
 
     return receive
@@ -74,7 +84,7 @@ async def drain(request: Request) -> None:
             more = message.get("more_body", False)
 
     try:
-        await asyncio.wait_for(read(), DRAIN_S)
+        await within(DRAIN_S, read())
     except asyncio.TimeoutError:
         pass
 
@@ -151,7 +161,7 @@ class Streamed(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def patient(message: Message) -> None:
             try:
-                await asyncio.wait_for(send(message), self._slow_s)
+                await within(self._slow_s, send(message))
             except asyncio.TimeoutError:
                 abort = scope.get("state", {}).get("abort")
                 if abort is not None:  # an orderly end would wait for this reader too

@@ -210,8 +210,8 @@ def _size(event: Event) -> int:
 class Lane:
     """One thread that owns a pool. Its public methods are for the event loop, unless they say otherwise."""
 
-    def __init__(self, name: str, pool: Pool, stats: Stats):
-        self.pool, self.stats = pool, stats
+    def __init__(self, name: str, pool: Pool, stats: Stats, eager: bool = False):
+        self.pool, self.stats, self._eager = pool, stats, eager
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._streams: dict[int, Stream] = {}  # of the loop
@@ -360,7 +360,7 @@ class Lane:
 
     def _step(self) -> None:
         before = time.perf_counter()
-        said = self.pool.step(BUDGET_S)
+        said = self.pool.step(BUDGET_S, self._eager)
         self.stats.busy_s += time.perf_counter() - before
         self.stats.steps += 1
         changed, self._pushed = self._pushed, set()
@@ -412,7 +412,7 @@ class Engine:
         # A connection may end one stretch while the next begins, and hear while it speaks.
         slots = 4 * self.limits.sessions + 4
         self._families = recognizer.family.resident(), recognizer.family.resident()
-        self.live = Lane("live", Pool(slots), self.stats)
+        self.live = Lane("live", Pool(slots), self.stats, eager=True)
         self.files = Lane("files", Pool(self.limits.files), self.stats)
         self.seated: dict[str, int] = {}
         self.resumable: dict[str, Any] = {}  # sessions that outlive their connection, by their name
@@ -469,7 +469,10 @@ class Engine:
 
         Raises ValueError for a latency or a rate that the model has not, and for hot words that are none.
         """
-        core = self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules)
+        return self.hear(self.recognizer.core(latency_ms, sample_rate, hotwords, rules=rules))
+
+    def hear(self, core: RecognitionCore) -> Stream:
+        """Hear somebody live with a core of `recognizer.core`, or with one of a kind of its own."""
         return Stream(self.live, core.on(self._families[0]), self.limits.backlog_s)
 
     def hear_file(

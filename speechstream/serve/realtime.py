@@ -116,11 +116,14 @@ async def client_secrets(request: Request) -> Response:
 
 async def _body(request: Request) -> Any:
     """The request's JSON object; {} where there is none."""
+    from starlette.requests import Request
+
+    from speechstream.serve.bodies import limited
+
+    limits = request.app.state.engine.limits
     data = bytearray()
-    async for piece in request.stream():
+    async for piece in Request(request.scope, limited(request, MOST_BODY, limits.slow_s)).stream():
         data += piece
-        if len(data) > MOST_BODY:
-            raise Invalid(f"the body has more than {MOST_BODY} bytes")
     try:
         return sessions.mapping(json.loads(data) if data.strip() else {}, "the body")
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):

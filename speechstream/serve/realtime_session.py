@@ -14,6 +14,7 @@ from typing import Any
 
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.duplex.config import ConversationConfig
+from speechstream.serve.names import VOICES, voice as voice_of
 
 Json = dict[str, Any]
 
@@ -31,21 +32,6 @@ SEGMENT_S = (
     0.32  # of silence closes a stretch of speech where the turn's end is decided by its words
 )
 RATES = (8_000, 48_000)  # Hz of audio/pcm that are taken; the protocol's own is 24000
-OPENAI_VOICES = {  # 0 stands for our first one, 1 for our second, if there is one
-    "alloy": 0,
-    "ash": 1,
-    "ballad": 1,
-    "cedar": 1,
-    "coral": 0,
-    "echo": 1,
-    "fable": 1,
-    "marin": 0,
-    "nova": 0,
-    "onyx": 1,
-    "sage": 0,
-    "shimmer": 0,
-    "verse": 1,
-}
 MOST_TEXT = 100_000  # characters of instructions
 MOST_KEYWORDS = 200
 WORDS = "words"  # of `include`, an addition of ours: words with their times in transcripts
@@ -77,9 +63,7 @@ class Offer:
 
     def voice(self, name: str) -> str:
         """The speaker that a voice's name stands for: its own, or one of OpenAI's for some speaker."""
-        if name in self.voices:
-            return name
-        return self.voices[OPENAI_VOICES[name] % len(self.voices)]
+        return voice_of(name, self.voices)
 
 
 @dataclass(frozen=True)
@@ -485,7 +469,7 @@ def tool_choice(value: Any, path: str) -> Any:
 def voice(value: Any, path: str, offer: Offer) -> str:
     """A voice's name, one of the server's or one of OpenAI's, which stands for some of the server's."""
     name = value.get("id") if isinstance(value, dict) else value
-    if not isinstance(name, str) or name not in (*offer.voices, *OPENAI_VOICES):
+    if not isinstance(name, str) or name not in (*offer.voices, *VOICES):
         known = ", ".join(offer.voices)
         raise Invalid(f"{path} must be one of {known}, got {short(value)}", path)
     return name

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.asr.family import Family
 from speechstream.asr.stream import RecognitionCore, StreamState
 from speechstream.audio.pcm import alaw_table, mulaw_table
 from speechstream.audio.resample import Resampler
@@ -105,10 +104,10 @@ class Attentive(RecognitionCore):
         return state
 
     @classmethod
-    def of(cls, core: RecognitionCore, family: Family[Any]) -> Attentive:
-        """Such a core on that runner of its model."""
+    def of(cls, core: RecognitionCore) -> Attentive:
+        """Such a core that otherwise does what this one does."""
         return cls(
-            family,
+            core.family,
             core.vad,
             core.rules,
             core.latency_ms,
@@ -116,6 +115,7 @@ class Attentive(RecognitionCore):
             core.digest,
             core.hotwords,
             core.bias,
+            core.form,
         )
 
 
@@ -512,9 +512,7 @@ class Talk:
         engine, s = self.engine, self.session
         words = list(s.transcription.keywords) if s.transcription else []
         core = engine.recognizer.core(s.latency_ms, s.input.rate, words or None, rules=s.rules())
-        family = engine._families[0]
-        core = Attentive.of(core, family) if s.automatic else core.on(family)
-        stream = Stream(engine.live, core, engine.limits.backlog_s)
+        stream = engine.hear(Attentive.of(core) if s.automatic else core)
         self._ears = Stretch(stream, self._appended_s, s.automatic)
         self._spawn(self._listen(self._ears))
 

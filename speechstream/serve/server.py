@@ -19,12 +19,15 @@ from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from speechstream.errors import SpeechStreamError
 from speechstream.serve import encoders
-from speechstream.serve.app import create_app, found
+from speechstream.serve.app import create_app
 from speechstream.serve.door import JsonLines, Plain
 from speechstream.serve.engine import Engine
+from speechstream.serve.problems import Problem
 from speechstream.serve.settings import Settings
 
 KEEP_ALIVE_S = 30
@@ -63,6 +66,59 @@ class Protocol(H11Protocol):
         self._head = self.loop.call_later(HEAD_S, self._look)
 
 
+class WebSockets(WebSocketsSansIOProtocol):
+    """WebSockets that keep little of what a client sends in bad faith, and wait for one that is only busy."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._heard = self.loop.time()  # when something came
+        self._whole = bytearray()  # of a message in fragments
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
+        super().data_received(data)
+        if (
+            not self.handshake_initiated
+        ):  # its head came whole and cannot be read: nobody else would end it
+            problem = Problem(431, "the handshake cannot be read: a line of it may have 8192 bytes")
+            body = problem.response().body
+            head = f"HTTP/1.1 431 \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+            self.transport.close()
+
+    def keepalive_timeout(self) -> None:
+        """A pong that has not come may wait behind sound that was not read yet: who sends, or is not read, lives."""
+        waited = self.ping_timeout or PING_S
+        if not self.transport.is_reading() or self.loop.time() - self._heard < waited:
+            self.pong_timer = self.loop.call_later(waited, self.keepalive_timeout)
+            return
+        super().keepalive_timeout()
+
+    def pause_writing(self) -> None:
+        """A client that does not read is not read either: each of its pings would wait for it as a pong."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if not self.writable.is_set():
+            self.transport.pause_reading()
+        return message
+
+    def handle_cont(self, event: Frame) -> None:
+        """Join a message as it comes: its size has a limit, the number of its fragments has none."""
+        self._whole = bytearray(self.frames.pop()) if self.frames else self._whole
+        self._whole += event.data
+        if event.fin:
+            self.frames, self._whole = [bytes(self._whole)], bytearray()
+            self.send_receive_event_to_app()
+
+
 class Server(uvicorn.Server):
     """ended: the signal that has asked for the end; cut: whether somebody was cut off by it."""
 
@@ -95,19 +151,6 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises SpeechStreamError where it cannot."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
-    except OverflowError as error:
-        raise SpeechStreamError(f"a port goes from 0 to 65535, got {port}") from error
-    except OSError as error:
-        raise SpeechStreamError(
-            f"port {port} of {host} cannot be listened on: {error.strerror or error}; choose another with --port"
-        ) from error
-
-
 def configure(engine: Engine, settings: Settings) -> uvicorn.Config:
     """uvicorn's configuration, loaded."""
     limits = engine.limits
@@ -116,6 +159,7 @@ def configure(engine: Engine, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http=Protocol,
+        ws=WebSockets,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -156,16 +200,14 @@ def run(
     engine: Engine,
     settings: Settings,
     sock: socket.socket,
-    wyoming_port: int | None = None,
+    wyoming_sock: socket.socket | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until a signal, and return an exit code: 0, or 128 + the signal where somebody was cut off.
 
-    sock: of `listening`; ready: called once connections are taken. Raises SpeechStreamError where it cannot begin.
+    sock, wyoming_sock: of `ports.listening`; without the second one Wyoming is not spoken. ready: called once
+    connections are taken. Raises SpeechStreamError where it cannot begin.
     """
-    wyoming = found("speechstream.serve.wyoming:start") if wyoming_port is not None else None
-    if wyoming_port is not None and wyoming is None:
-        raise SpeechStreamError("this version does not speak Wyoming; leave out --wyoming")
     server = Server(configure(engine, settings), engine)
     encoders.warm()
 
@@ -175,8 +217,10 @@ def run(
             while not server.started and not task.done():
                 await asyncio.sleep(POLL_S)
             if not task.done():
-                if wyoming is not None:
-                    await kept.enter_async_context(wyoming(engine, settings.host, wyoming_port))
+                if wyoming_sock is not None:
+                    from speechstream.serve.wyoming import start
+
+                    await kept.enter_async_context(start(engine, wyoming_sock))
                 ready()
             await task
 

@@ -26,7 +26,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -221,7 +221,7 @@ async def opened(
         await socket.close(code, reason)
 
 
-async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+async def within(seconds: float, work: Awaitable[T]) -> T:
     """The result of what may take so long. Raises asyncio.TimeoutError.
 
     `asyncio.wait_for` before Python 3.12 forgets that it was cancelled where the work ends at that moment.

@@ -40,6 +40,7 @@ NOT_HERE = {  # field: why it is refused, rather than passed over in silence
     "known_speaker_references": "speakers are not told apart by this server",
 }
 LANGUAGES = {"en": "english"}  # as OpenAI's verbose_json writes them
+LONGEST_PADDING_MS = 2000  # of sound before speech that is heard with it
 PROMPT_WEIGHT = 0.5  # of a hot word from a prompt: it was not asked for as one
 PROMPT_PHRASES = 500
 PHRASE_WORDS = 3  # a piece of a prompt so short is a phrase; of a longer one, its names are
@@ -234,6 +235,8 @@ def _rules(value: str | None, rules: EndpointRules) -> EndpointRules | None:
             raise wrong(f"{name}.{field[:40]} is not known; expected {', '.join(fields)}", name)
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise wrong(f"{name}.{field} is a number", name)
+        if field == "prefix_padding_ms" and not 0 <= number <= LONGEST_PADDING_MS:
+            raise wrong(f"{name}.{field} goes from 0 to {LONGEST_PADDING_MS}, got {number:g}", name)
         changes[fields[field]] = number / 1000 if field.endswith("_ms") else number
     if "onset" in changes:
         changes["release"] = min(rules.release, changes["onset"])

@@ -1,6 +1,6 @@
 """Wyoming, the voice protocol of Home Assistant, on a TCP port of its own: recognition and synthesis.
 
-    async with start(engine, "127.0.0.1", 10300) as port: ...
+    async with start(engine, listening("127.0.0.1", 10300)): ...
 
 `Connection` joins `wyoming_protocol` with a socket and the engine. What a client asks for is done in order, one
 recognition and one synthesis at a time, which may overlap. An error is told in one `error` event and ends the
@@ -38,6 +38,7 @@ from wyoming.tts import SynthesizeStopped
 from speechstream.asr.biasing import HotWords
 from speechstream.events import Audio, Failed
 from speechstream.serve.engine import Engine, Limits, Refused, Stream
+from speechstream.serve.sockets import within
 from speechstream.serve.wyoming_frames import ProtocolError, encoded, read_event
 from speechstream.serve.wyoming_protocol import (
     Command,
@@ -117,7 +118,7 @@ class Connection:
             if isinstance(self._error, SpeechStreamError):
                 await self._tell(self._error)
             self._writer.close()
-            await asyncio.wait_for(self._writer.wait_closed(), self._limits.slow_s)
+            await within(self._limits.slow_s, self._writer.wait_closed())
         except (OSError, asyncio.TimeoutError):
             self._writer.transport.abort()
         except BaseException:  # the server ends: what was written still leaves
@@ -323,7 +324,7 @@ class Connection:
         await self._send(Error(text, code.get(type(error), "failed")).event())
         self._writer.write_eof()
         try:
-            await asyncio.wait_for(self._drained(), LINGER_S)
+            await within(LINGER_S, self._drained())
         except asyncio.TimeoutError:
             pass
 
@@ -345,11 +346,11 @@ def _header_bytes(limits: Limits) -> int:
 
 @asynccontextmanager
 async def start(
-    engine: Engine, host: str, port: int, latency_ms: int | None = 320
-) -> AsyncIterator[int]:
-    """Serve on host and port (0: a free one, which is given) until the context is left.
+    engine: Engine, sock: socket.socket, latency_ms: int | None = 320
+) -> AsyncIterator[None]:
+    """Serve on a socket of `ports.listening` until the context is left, and close it.
 
-    latency_ms: of the recognition, for a model that has it. Raises SpeechStreamError where the address cannot be had.
+    latency_ms: of the recognition, for a model that has it.
     """
     protocol = Protocol(describe(engine), engine.limits)
     if latency_ms not in engine.recognizer.latencies:
@@ -375,15 +376,10 @@ async def start(
         except asyncio.CancelledError:
             pass  # the server ends; asyncio of Python 3.11 would log it as a fault
 
+    limit = _header_bytes(engine.limits)
+    server = await asyncio.start_server(connected, sock=sock, limit=limit)
     try:
-        limit = _header_bytes(engine.limits)
-        server = await asyncio.start_server(connected, host, port, limit=limit)
-    except OSError as error:
-        raise SpeechStreamError(
-            f"the Wyoming server cannot listen on {host}:{port}: {error.strerror or error}"
-        ) from error
-    try:
-        yield server.sockets[0].getsockname()[1]
+        yield
     finally:
         server.close()
         for task in tasks:

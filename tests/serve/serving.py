@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import uvicorn
 
 from speechstream.serve.engine import Engine
-from speechstream.serve.server import configure, listening
+from speechstream.serve.ports import listening
+from speechstream.serve.server import configure
 from speechstream.serve.settings import Settings
 
 

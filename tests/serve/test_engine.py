@@ -8,7 +8,8 @@ import soundfile as sf
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Failed, Final
+from speechstream.events import Audio, Failed, Final
+from speechstream.runtime.pool import Pool
 from speechstream.serve.engine import UNTAKEN_BYTES, Engine, Limits, Refused
 
 TEXT = "Dr. Brown arrives at 9:15."
@@ -71,6 +72,22 @@ def test_both_threads_give_what_the_library_gives(models, speech):
         ]
     sound, alone = np.concatenate([b.pcm for b in blocks]), tts.synthesize(TEXT)
     assert sound.shape == alone.pcm.shape and np.abs(sound - alone.pcm).max() < 1e-4
+
+
+def test_the_first_sound_does_not_wait_for_the_second(models):
+    def steps(eager):
+        pool, said = Pool(1), []
+        sid = pool.open_core(models[1].core())
+        pool.push(sid, TEXT)
+        pool.finish(sid)
+        while sid in pool:
+            events = pool.step(eager=eager).get(sid, [])
+            said.append([e.pcm for e in events if isinstance(e, Audio) and len(e.pcm)])
+        return said
+
+    whole, eager = steps(False), steps(True)
+    assert len(whole) == 1 and max(map(len, eager)) == 1
+    np.testing.assert_array_equal(np.concatenate(whole[0]), np.concatenate(sum(eager, [])))
 
 
 def test_a_stream_that_nobody_takes_is_held_and_then_goes_on(models):

@@ -13,7 +13,6 @@ import pytest
 from serving import read_to_the_end, serving
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse
 from starlette.routing import Route
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
@@ -174,7 +173,7 @@ def models():
 def handlers():
     """WebSockets that say which one they are, in the place of those that are not under test."""
 
-    async def echo(websocket, engine, *more):
+    async def echo(websocket, engine):
         await websocket.accept(subprotocol(websocket))
         message = await websocket.receive_text()
         if message == "fail":
@@ -184,12 +183,8 @@ def handlers():
         await websocket.send_text(message)
         await websocket.close()
 
-    async def secrets(request):
-        return JSONResponse({"value": request.app.state.guard.issue(60)})
-
-    known = {"listen": echo, "realtime": echo, "client_secrets": secrets}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(application, "found", lambda place: known.get(place.partition(":")[2]))
+        patch.setattr(application, "SOCKETS", dict.fromkeys(application.SOCKETS, echo))
         yield
 
 

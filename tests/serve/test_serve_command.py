@@ -111,6 +111,18 @@ def test_others_need_the_key_that_is_printed():
         assert command.end() == 0
 
 
+def test_wyoming_is_on_a_port_of_its_own_without_keys():
+    arguments = ("--host", "0.0.0.0", "--port", "0", "--wyoming", "0", "-q")
+    with Command(*arguments, SPEECHSTREAM_KEYS="first-key-1") as command:
+        until(lambda: len(command.said) == 4)
+        assert "Wyoming has no keys" in command.said[2]
+        port = int(re.search(r"Wyoming on 0.0.0.0:(\d+)", command.said[1])[1])
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(b'{"type": "describe"}\n')
+            assert sock.recv(1000).startswith(b'{"type": "info"')
+        assert command.end() == 0
+
+
 def test_keys_of_the_environment():
     with Command("--port", "0", "-q", SPEECHSTREAM_KEYS="first-key-1, second-key-2") as command:
         url = f"{command.url}/v1/models"
@@ -140,6 +152,11 @@ def test_what_cannot_begin_is_told_in_a_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"port {port} of 127.0.0.1" in fails("--port", str(port))
+        said = fails("--port", "0", "--wyoming", str(port))
+        assert f"port {port} of 127.0.0.1" in said and said.endswith(
+            "choose another with --wyoming\n"
+        )
+    assert "--wyoming 99999" in fails("--port", "0", "--wyoming", "99999")
     assert "printable" in fails("--key", "short")
     assert "sessions must be above 0" in fails("--sessions", "0")
     assert "--no-key" in fails("--no-key", "--key", "long-enough")

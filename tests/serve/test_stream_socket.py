@@ -385,6 +385,7 @@ def start(**listen):
         ([start(endpointing={"silence_s": -1})], "silence_s is a number of seconds above 0"),
         ([start(endpointing={"longest_s": 1e6})], "longest_s is at most 30"),
         ([start(endpointing={"longest_s": 28})], "longest_s may be 24"),
+        ([start(endpointing={"longest_s": 25})], "longest_s may be 24"),
         ([start(endpointing={"x": 1})], "listen.endpointing.x is not known"),
         ([start(hotwords="/etc/passwd")], "start.listen.hotwords"),
         ([start(hotwords=[""])], "a phrase needs a letter"),

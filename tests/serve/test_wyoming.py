@@ -32,6 +32,7 @@ from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from speechstream.serve.engine import UNTAKEN_BYTES, Engine, Limits
+from speechstream.serve.ports import listening
 from speechstream.serve.wyoming import start
 from speechstream.serve.wyoming_frames import ProtocolError, encoded, read_event
 from speechstream.serve.wyoming_protocol import (
@@ -89,7 +90,9 @@ def within(models, do, limits=None):
         engine = Engine(*models, limits)
         engine.start()
         try:
-            async with start(engine, "127.0.0.1", 0) as port:
+            sock = listening("127.0.0.1", 0)
+            port = sock.getsockname()[1]
+            async with start(engine, sock):
                 return await asyncio.wait_for(do(engine, port), 20)
         finally:
             engine.stop()
@@ -475,10 +478,11 @@ def test_the_end_of_the_server_ends_connections(models):
     async def main():
         engine = Engine(*models)
         engine.start()
-        async with start(engine, "127.0.0.1", 0) as port:
-            with pytest.raises(SpeechStreamError, match=f"cannot listen on 127.0.0.1:{port}"):
-                async with start(engine, "127.0.0.1", port):
-                    pass
+        sock = listening("127.0.0.1", 0)
+        port = sock.getsockname()[1]
+        async with start(engine, sock):
+            with pytest.raises(SpeechStreamError, match=f"port {port} of 127.0.0.1 cannot be"):
+                listening("127.0.0.1", port, "--wyoming")
             hearing, idle = client(port), client(port)
             for c in (hearing, idle):
                 await c.connect()
