@@ -8,15 +8,14 @@ feed-forward hears. All of it is causal, so that steps of any size give what the
     audio, state = model.hear(mel, model.encoder.init_state())        # mel frames, whole tokens of them
     logits, text = model.read(tokens, audio, model.scales(6), model.init_text())
 
-States are values, no longer than their windows. Streams of different age share a batch: `join`, `part`.
+States are values, no longer than their windows. Streams of different age share a batch: `nn.voxtral_state`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +24,7 @@ from torch.nn import functional as F
 from speechstream.nn.llm import Llm, LlmState, rotate
 from speechstream.nn.voxtral_config import VoxtralConfig, VoxtralEncoderConfig
 
-S = TypeVar("S")
-
 THETA = 10_000.0  # of the sinusoids that write the delay
-GROWING = ("keys", "values")  # fields of a state whose rows grow, axis 3
 
 
 @dataclass(frozen=True)
@@ -187,11 +183,11 @@ class Voxtral(nn.Module):
         return self.text.init_state(batch)
 
     def read(
-        self, tokens: Tensor, audio: Tensor, scales: Tensor, state: LlmState
+        self, tokens: Tensor, audio: Tensor, scales: Tensor, state: LlmState, last: bool = False
     ) -> tuple[Tensor, LlmState]:
         """Read tokens (B, T) with the audio (B, T, text dim) of the same places: logits (B, T, vocab_size).
 
-        scales: (B or 1, layers, text dim) of `scales`.
+        scales: (B or 1, layers, text dim) of `scales`. last: only the logits after the last, (B, 1, vocab_size).
         """
         x = self.text.model.embed_tokens(tokens) + audio
         x, state = self.text.hidden(x, state, scales)
@@ -200,7 +196,7 @@ class Voxtral(nn.Module):
             state = replace(
                 state, keys=state.keys[:, :, :, first:], values=state.values[:, :, :, first:]
             )
-        return self.text.lm_head(x), state
+        return self.text.lm_head(x[:, -1:] if last else x), state
 
     @torch.no_grad()
     def generate(
@@ -219,44 +215,3 @@ class Voxtral(nn.Module):
             logits, state = self.read(last, audio[:, place : place + 1], scales, state)
             out.append(int(logits[0, -1].argmax()))
         return out
-
-
-def join(states: Sequence[S]) -> S:
-    """Streams of any age as one batch, tensors or numpy arrays: the keys and values of younger ones are padded on the left."""
-    first: Any = states[0]
-    if len(states) == 1:
-        return first
-    found: dict[str, Any] = {}
-    for f in fields(first):
-        parts = [getattr(s, f.name) for s in states]
-        longest = max(a.shape[3] for a in parts) if f.name in GROWING else 0
-        whole = _zeros(parts, longest)
-        at = 0
-        for a in parts:
-            rows = whole[at : at + len(a)]
-            (rows[..., longest - a.shape[3] :, :] if f.name in GROWING else rows)[:] = a
-            at += len(a)
-        found[f.name] = whole
-    joined: S = replace(first, **found)
-    return joined
-
-
-def part(state: S, row: int) -> S:
-    """One stream of a batch, without what it was padded with, copied."""
-    given: Any = state
-    counted = [getattr(given, f.name) for f in fields(given) if f.name not in GROWING][-1]
-    age = int(counted[row])
-    found = {}
-    for f in fields(given):
-        a = getattr(given, f.name)[row : row + 1]
-        if f.name in GROWING:
-            a = a[..., a.shape[3] - min(age, a.shape[3]) :, :]
-        found[f.name] = a.clone() if isinstance(a, Tensor) else a.copy()
-    one: S = replace(given, **found)
-    return one
-
-
-def _zeros(parts: Sequence[Any], longest: int) -> Any:
-    a, batch = parts[0], sum(map(len, parts))
-    shape = (batch, *a.shape[1:3], longest, a.shape[4]) if a.ndim == 5 else (batch, *a.shape[1:])
-    return a.new_zeros(shape)
