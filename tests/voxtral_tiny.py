@@ -20,12 +20,12 @@ WORDS = [
     "ing",
     " on",
     " mat",
-    "s",
+    "es",
     " \u00e9t\u00e9",
     " \u4e16\u754c",
     " Dr",
-    ".",
-    ",",
+    "...",
+    ", ",
 ]
 BYTES = [bytes([i]) for i in range(256)]
 PIECES = [*BYTES, *(w.encode() for w in WORDS)]

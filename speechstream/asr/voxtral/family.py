@@ -1,7 +1,7 @@
 """The family of Voxtral Realtime: a token each 80 ms, at any delay the model knows, from one pass.
 
-A latency is the delay: how much later than its sound a token is written. What has been written stands, so all of the
-text is stable at once; it grows by pieces of words. The sound of a segment is preceded by silence (32 tokens), over
+A latency is the delay: how much later than its sound a token is written. What has been written stands: the text only
+grows, by pieces of words, and all of it is stable but a word that is just being spelt. The sound of a segment is preceded by silence (32 tokens), over
 which nothing is written, and followed by as much of it as the last word needs: both as the model was trained
 (`mistral_common`). The end of the text is taken for an answer only behind the last sound: a model that says it
 earlier goes on with its next best token, so that nothing said later is lost.
@@ -23,7 +23,7 @@ from speechstream.asr.family import NOTHING, Mode
 from speechstream.asr.search import log_softmax
 from speechstream.asr.voxtral.networks import Hear, Networks, Read, Resident, Values
 from speechstream.asr.voxtral.vocabulary import Vocabulary
-from speechstream.audio.features import HOP_LENGTH, N_FFT, LogMel, LogMelState
+from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, LogMel, LogMelState
 from speechstream.bundle import Bundle
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError
@@ -155,14 +155,30 @@ class VoxtralFamily:
         )
 
     def text(self, segment: VoxtralSegment) -> tuple[str, str]:
-        return self.vocabulary.text(segment.tokens, segment.final), ""
+        words = self.vocabulary.words(segment.tokens, segment.final)
+        kept = len(self._spelt(segment))
+        texts = [text for text, _, _ in words]
+        return " ".join(texts[:kept]), " ".join(texts[kept:])
+
+    def _spelt(self, segment: VoxtralSegment) -> list[tuple[str, int, int]]:
+        """The words without the last, where that is being spelt: since its first token each has written something."""
+        tokens = segment.tokens
+        words = self.vocabulary.words(tokens, segment.final)
+        if words and not segment.final and min(tokens[words[-1][1] :]) >= self.vocabulary.special:
+            words.pop()
+        return words
 
     def words(self, segment: VoxtralSegment, spoken_from: float) -> list[Word]:
-        """A word lasts from its first token to its last, less the delay: that is when the model wrote it."""
+        """A word lasts from its first token to its last, less the delay: that is when the model wrote it.
+
+        What it wrote behind the last sound ends with it.
+        """
         token_s, found = self.about.token_ms / 1000, []
-        for text, first, end in self.vocabulary.words(segment.tokens, segment.final):
+        last = segment.samples / SAMPLE_RATE
+        for text, first, end in self._spelt(segment):
             sure = math.exp(min(segment.logprobs[first:end]))
-            found.append(Word(text, first * token_s, end * token_s, sure))
+            begin = min(first * token_s, max(last - token_s, 0.0))
+            found.append(Word(text, begin, min(end * token_s, last), sure))
         return found
 
     def resident(self) -> VoxtralFamily:
