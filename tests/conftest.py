@@ -36,6 +36,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_the_tail_is_flushed",
         "test_two_sentences_with_a_pause",
     ),
+    "asr/test_voxtral.py": ("test_unsynchronised_streams_of_any_delay_in_a_pool_equal_each_alone",),
     "asr/whisper/test_timing.py": ("test_recordings_are_dated_as_forced_alignment_dates_them",),
     "audio/test_features.py": (
         "test_equals_librosa_on_speech",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from speechstream.audio.features import SAMPLE_RATE
+from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
 
 EXAMPLES = """examples:
@@ -108,6 +109,7 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
     b = convert_voxtral(source, target, card)
     about = read(VoxtralBundle, b.config)
     c = about.network
+    b, graphs = _with_graphs(b, c.parameters)
     print(
         f"{target}  {b.nbytes / 1e6:.1f} MB: an encoder of {c.encoder.layers} layers of {c.encoder.dim}, a language "
         f"model of {c.text.layers} of {c.text.dim}, {c.parameters / 1e6:.0f} million parameters"
@@ -116,7 +118,25 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
     print(
         f"streams {delays[0]} to {delays[1]} ms behind the sound, a token each {about.token_ms} ms; files at {delays[2]} ms"
     )
+    print(graphs)
     return 0
+
+
+def _with_graphs(b: Bundle, parameters: int) -> tuple[Bundle, str]:
+    """The bundle with ONNX graphs, where they can be written, and what to say of them."""
+    try:
+        from speechstream.export.voxtral import MOST_PARAMETERS, add_graphs
+    except ModuleNotFoundError as error:
+        return b, (
+            f"without ONNX graphs, for which {error.name} is needed (pip install speechstream[train]): "
+            "run it with --engine torch"
+        )
+    if parameters > MOST_PARAMETERS:
+        return b, (
+            f"without ONNX graphs, which are written up to {MOST_PARAMETERS // 1_000_000} million parameters: "
+            "run it with --engine torch"
+        )
+    return add_graphs(b), "with ONNX graphs: runs without torch"
 
 
 def _is_llm(source: Path) -> bool:

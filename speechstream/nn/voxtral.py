@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from torch.nn import functional as F
 
 from speechstream.nn.llm import Llm, LlmState, rotate
 from speechstream.nn.voxtral_config import VoxtralConfig, VoxtralEncoderConfig
+
+S = TypeVar("S")
 
 THETA = 10_000.0  # of the sinusoids that write the delay
 
@@ -99,6 +102,12 @@ class VoxtralEncoder(nn.Module):
             raise ValueError(
                 f"expected mel frames (B, {c.n_mels}, an even number), got {tuple(mel.shape)}"
             )
+        x, new = self.extend(mel, state)
+        return x, shortened(new, c.window)
+
+    def extend(self, mel: Tensor, state: VoxtralEncoderState) -> tuple[Tensor, VoxtralEncoderState]:
+        """The same with all keys and values that there were, beyond the window too."""
+        c = self.config
         mel = torch.cat([state.conv1, mel], -1)
         wide = torch.cat([state.conv2, F.gelu(self.conv1(mel))], -1)
         x = F.gelu(self.conv2(wide)).transpose(1, 2)
@@ -108,8 +117,8 @@ class VoxtralEncoder(nn.Module):
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             x, k, v = layer(x, (state.keys[:, i], state.values[:, i]), seen, cos, sin)
-            keys.append(k[:, :, -(c.window - 1) :] if c.window > 1 else k[:, :, :0])
-            values.append(v[:, :, -(c.window - 1) :] if c.window > 1 else v[:, :, :0])
+            keys.append(k)
+            values.append(v)
         new = VoxtralEncoderState(
             mel[..., -2:],
             wide[..., -1:],
@@ -130,6 +139,13 @@ class VoxtralEncoder(nn.Module):
         angle = positions[:, None, :, None].double() * freqs
         scale = rope.attention_factor
         return (angle.cos() * scale).to(like.dtype), (angle.sin() * scale).to(like.dtype)
+
+
+def shortened(state: S, window: int) -> S:
+    """A state without the keys and values that nothing will see again; window 0: all will be."""
+    keep = window - 1 if window else state.keys.shape[3]
+    first = max(state.keys.shape[3] - keep, 0)
+    return replace(state, keys=state.keys[:, :, :, first:], values=state.values[:, :, :, first:])
 
 
 def visible(past: int, count: int, before: Tensor, window: int) -> Tensor:
@@ -191,12 +207,8 @@ class Voxtral(nn.Module):
         """
         x = self.text.model.embed_tokens(tokens) + audio
         x, state = self.text.hidden(x, state, scales)
-        if window := self.config.text.window:
-            first = state.keys.shape[3] - min(state.keys.shape[3], window - 1)
-            state = replace(
-                state, keys=state.keys[:, :, :, first:], values=state.values[:, :, :, first:]
-            )
-        return self.text.lm_head(x[:, -1:] if last else x), state
+        logits = self.text.lm_head(x[:, -1:] if last else x)
+        return logits, shortened(state, self.config.text.window)
 
     @torch.no_grad()
     def generate(

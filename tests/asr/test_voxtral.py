@@ -314,15 +314,6 @@ def test_what_it_cannot_do_is_said(made, asr):
     assert load_file(made[1] / "model.safetensors")
 
 
-def test_the_command_line_transcribes(made, asr, fixtures_dir, capsys):
-    from speechstream.cli import main
-
-    recording = fixtures_dir / "austen_0880.flac"
-    command = ["transcribe", str(recording), "--model", str(made[1]), "--engine", "torch"]
-    assert main(command) == 0
-    assert capsys.readouterr().out.split() == asr.transcribe(recording).text.split()
-
-
 def test_letters_of_several_tokens_wait_for_all_of_them():
     v = Vocabulary(SPECIAL, PIECES)
     letter = [SPECIAL + b for b in "\u00e9".encode()]

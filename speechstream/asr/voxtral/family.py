@@ -22,6 +22,7 @@ import numpy as np
 from speechstream.asr.family import NOTHING, Mode
 from speechstream.asr.search import log_softmax
 from speechstream.asr.voxtral.networks import Hear, Networks, Read, Resident, Values
+from speechstream.asr.voxtral.onnx import OnnxNetworks
 from speechstream.asr.voxtral.vocabulary import Vocabulary
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, LogMel, LogMelState
 from speechstream.bundle import Bundle
@@ -287,12 +288,15 @@ def load(
     except (ValueError, RecursionError) as error:
         raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
     delays = sorted({*about.delays, about.delay})
+    networks: Networks
     if engine == "torch":
+        if unknown := options.keys() - {"dtype"}:
+            raise ValueError(f"the engine 'torch' has no option {sorted(unknown)[0]!r}")
         networks = _torch(b, about, delays, device, threads, options.get("dtype", "float32"))
     elif engine == "onnx":
-        raise SpeechStreamError(
-            f"the bundle {b.path} has no ONNX graphs; run it with the engine 'torch'"
-        )
+        if options:
+            raise ValueError(f"the engine 'onnx' has no option {sorted(options)[0]!r}")
+        networks = OnnxNetworks(b, about.network, threads, device)
     else:
         raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
     return VoxtralFamily(Values(networks), about, vocabulary)
