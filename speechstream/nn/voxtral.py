@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -143,9 +143,13 @@ class VoxtralEncoder(nn.Module):
 
 def shortened(state: S, window: int) -> S:
     """A state without the keys and values that nothing will see again; window 0: all will be."""
-    keep = window - 1 if window else state.keys.shape[3]
-    first = max(state.keys.shape[3] - keep, 0)
-    return replace(state, keys=state.keys[:, :, :, first:], values=state.values[:, :, :, first:])
+    given: Any = state
+    keep = window - 1 if window else given.keys.shape[3]
+    first = max(given.keys.shape[3] - keep, 0)
+    short: S = replace(
+        given, keys=given.keys[:, :, :, first:], values=given.values[:, :, :, first:]
+    )
+    return short
 
 
 def visible(past: int, count: int, before: Tensor, window: int) -> Tensor:

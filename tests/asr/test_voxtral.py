@@ -174,6 +174,30 @@ def test_a_token_is_written_its_delay_behind_its_sound(asr, delay):
         assert len(segment.tokens) == max(whole - delay, 0)
 
 
+def test_a_segment_that_grows_too_long_is_cut_whatever_the_blocks(asr, spoken):
+    from speechstream.asr.endpoint import EndpointRules
+
+    x, rate = spoken
+    x = np.concatenate([x, x, x])
+    said = []
+    for size in (1700, 9000, len(x)):
+        stream, events = asr.stream(480, rate, rules=EndpointRules(longest_s=3.0)), []
+        for at in range(0, len(x), size):
+            events += stream.push(x[at : at + size])
+        said.append(events + stream.finish())
+    assert said[0] == said[1] == said[2]
+    finals = [e for e in said[0] if isinstance(e, Final)]
+    assert len(finals) > 2 and all(e.end - e.start < 4.5 for e in finals)
+    stable = ""
+    for e in said[0]:
+        if isinstance(e, Partial):
+            assert e.stable.startswith(stable)
+            stable = e.stable
+        elif isinstance(e, Final):
+            assert e.text.startswith(stable)
+            stable = ""
+
+
 def test_unsynchronised_streams_of_any_delay_in_a_pool_equal_each_alone(asr, spoken):
     x, rate = spoken
     kinds = [(80, 0), (480, 4000), (480, 17000), (2400, 900), (480, 4000)]
@@ -219,6 +243,25 @@ def test_streams_share_runs_of_the_network(asr):
     together = dict(answer_together(reads))
     for i, request in enumerate(reads):
         np.testing.assert_allclose(together[i][0], request.run()[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_the_silence_before_a_segment_is_heard_once(asr, resident):
+    family = asr.family.resident() if resident else without_end(asr.family)
+    mode, x, said, frames = family.mode(160), sound(1.0), [], []
+    for _ in range(3):
+        segment, heard_frames = family.open(mode), 0
+        work, answer = family.finish(segment, mode, x), None
+        try:
+            while True:
+                request = work.send(answer)
+                heard_frames += request.mel.shape[1] if isinstance(request, Hear) else 0
+                answer = request.run()
+        except StopIteration as done:
+            said.append(done.value.tokens)
+        frames.append(heard_frames)
+    assert said[0] == said[1] == said[2]
+    assert frames[1] == frames[2] == frames[0] - 8 * (family.about.left_pad - 1)
 
 
 def test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been(asr, spoken):

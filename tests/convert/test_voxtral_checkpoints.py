@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from speechstream import Recognizer, bundle
 from speechstream.cli import main
-from speechstream.convert.voxtral import convert_voxtral, is_voxtral
+from speechstream.config import Section
+from speechstream.convert.voxtral import convert_voxtral, is_voxtral, network_config, renamed
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.voxtral_config import shapes
 from speechstream.runtime.requests import drive
 from tests.voxtral_tiny import (
     BOS,
@@ -212,6 +214,22 @@ def test_damaged_weights_are_refused(copy, tmp_path):
     refused("no \\*.safetensors")
 
 
+def test_the_released_sizes_are_those_of_transformers():
+    """Without memory: what its configuration says by default, and the names and shapes that follow."""
+    config = transformers.VoxtralRealtimeConfig()
+    with torch.device("meta"):
+        model = transformers.VoxtralRealtimeForConditionalGeneration(config)
+    ours, eos = network_config(Section(config.to_dict()))
+    expected = {renamed(n): tuple(t.shape) for n, t in model.state_dict().items()}
+    expected.pop("text.lm_head.weight")
+    assert shapes(ours) == expected and eos == (2,)
+    assert network_config(Section({"model_type": "voxtral_realtime"}))[0].text == ours.text
+    assert (ours.encoder.window, ours.text.window, ours.mels_per_token) == (750, 8192, 8)
+    assert 4e9 < ours.parameters < 5e9
+    matrices = sum(int(np.prod(s)) for s in expected.values() if len(s) > 1)
+    assert ours.parameters == matrices
+
+
 def test_the_form_of_its_makers_is_named(tmp_path):
     (tmp_path / "params.json").write_text("{}")
     (tmp_path / "tekken.json").write_text("{}")
@@ -235,7 +253,7 @@ def test_a_bundle_that_does_not_fit_together_is_refused(copy, tmp_path):
         with pytest.raises(SpeechStreamError, match=message):
             Recognizer.load(tmp_path / "out", engine="torch")
         index.write_text(text)
-    with pytest.raises(ValueError, match="one decoder"):
+    with pytest.raises(SpeechStreamError, match="one decoder"):
         Recognizer.load(tmp_path / "out", engine="torch", decoder="ctc")
     with pytest.raises(ValueError, match="dtype"):
         Recognizer.load(tmp_path / "out", engine="torch", dtype="int3")

@@ -66,6 +66,9 @@ class VoxtralFamily:
         self.features = LogMel(network.encoder.n_mels, about.floor)
         self.latencies = tuple(sorted(about.token_ms * d for d in about.delays))
         self.batch_size = BATCH_SIZE
+        # segments after the silence, by their delay: as values, and as resident families share them
+        self._silent: dict[int, tuple[VoxtralSegment, Any]] = {}
+        self._silent_resident: dict[int, tuple[VoxtralSegment, Any]] = {}
 
     def mode(self, latency_ms: int | None) -> Mode:
         """chunks: the delay, in tokens."""
@@ -84,10 +87,20 @@ class VoxtralFamily:
 
     def feed(self, x: np.ndarray, segment: VoxtralSegment, mode: Mode) -> Work[VoxtralSegment]:
         if not segment.samples and len(x):
-            x = np.concatenate([np.zeros(self.about.left_pad * self.hop, np.float32), x])
-            segment = replace(segment, samples=-self.about.left_pad * self.hop)
+            segment = yield from self._silence(segment, mode)
         segment = replace(segment, samples=segment.samples + len(x))
         return (yield from self._hear(x, segment, mode, None))
+
+    def _silence(self, segment: VoxtralSegment, mode: Mode) -> Work[VoxtralSegment]:
+        """The segment after the silence that precedes all sounds: the same for all of one delay, and so heard once."""
+        delay = mode.chunks[0] or 0
+        if delay in self._silent:
+            after, kept = self._silent[delay]
+            return replace(after, cache=self.runner.again(segment.cache, kept))
+        silence = np.zeros(self.about.left_pad * self.hop, np.float32)
+        after = yield from self._hear(silence, segment, mode, None)
+        self._silent[delay] = replace(after, cache=None), self.runner.kept(after.cache)
+        return after
 
     def finish(
         self, segment: VoxtralSegment, mode: Mode, rest: np.ndarray = NOTHING
@@ -183,7 +196,9 @@ class VoxtralFamily:
         return found
 
     def resident(self) -> VoxtralFamily:
-        return VoxtralFamily(Resident(self.runner.networks), self.about, self.vocabulary)
+        family = VoxtralFamily(Resident(self.runner.networks), self.about, self.vocabulary)
+        family._silent = family._silent_resident = self._silent_resident
+        return family
 
     def read(self, segment: VoxtralSegment) -> VoxtralSegment:
         if isinstance(self.runner, Resident):
@@ -276,11 +291,13 @@ def load(
 ) -> VoxtralFamily:
     """Open a bundle of a Voxtral Realtime. options: dtype, of the torch engine: float32 (default), bfloat16, float16.
 
-    Raises SpeechStreamError where the bundle does not fit together, ValueError for a decoder or a beam: there is one
-    search, and it is greedy.
+    Raises SpeechStreamError where the bundle does not fit together, and for a decoder or a beam: there is one search,
+    and it is greedy. Raises ValueError for another option.
     """
     if decoder is not None or beam not in (None, 1):
-        raise ValueError("this model has one decoder, which is greedy: leave out decoder and beam")
+        raise SpeechStreamError(
+            f"the model {b.path} has one decoder, which is greedy: leave out decoder and beam"
+        )
     try:
         about = read(VoxtralBundle, b.config)
         size = about.network.text.vocab_size

@@ -51,6 +51,14 @@ class Values:
     def close(self, cache: Any) -> None:
         """Nothing is held."""
 
+    def kept(self, cache: Any) -> Any:
+        """What `again` starts from; it never changes."""
+        return cache
+
+    def again(self, cache: Any, kept: Any) -> Any:
+        """An open cache as it was when something was kept."""
+        return kept
+
     def _states(self, cache: Any) -> tuple[Any, Any]:
         return self.networks.native(cache.encoder), self.networks.native(cache.text)
 
@@ -98,6 +106,13 @@ class Resident(Values):
 
     def close(self, cache: int) -> None:
         del self._kept[cache]
+
+    def kept(self, cache: int) -> Any:
+        return self._kept[cache]  # a step makes new states and leaves these as they are
+
+    def again(self, cache: int, kept: Any) -> int:
+        self._kept[cache] = kept
+        return cache
 
     def _states(self, cache: int) -> tuple[Any, Any]:
         return self._kept[cache]
