@@ -12,7 +12,11 @@ import torch
 import transformers
 
 SPECIAL = 24
-SPECIALS = ["<unk>", "<s>", "</s>", "[INST]", "[STREAMING_PAD]", "[STREAMING_WORD]"]
+SPECIALS = (  # 24; mistral-common asks for most of them
+    "<unk> <s> </s> [INST] [STREAMING_PAD] [STREAMING_WORD] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] "
+    "[TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT] [ARGS] "
+    "[CALL_ID] [THINK] [/THINK] [AUDIO] [BEGIN_AUDIO] [PREFIX] [MIDDLE] [SUFFIX]"
+).split()
 WORDS = [
     " the",
     " cat",
@@ -104,9 +108,8 @@ def tekken():
         {"rank": i, "token_bytes": base64.b64encode(b).decode(), "token_str": None}
         for i, b in enumerate(PIECES)
     ]
-    special = [{"rank": i, "token_str": s, "is_control": True} for i, s in enumerate(SPECIALS)] + [
-        {"rank": i, "token_str": f"<SPECIAL_{i}>", "is_control": True}
-        for i in range(len(SPECIALS), SPECIAL)
+    special = [
+        {"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(SPECIALS)
     ]
     audio = {
         "sampling_rate": 16000,

@@ -11,12 +11,13 @@ transformers = pytest.importorskip("transformers", reason="transformers is the o
 
 from safetensors.torch import load_file, save_file
 
-from speechstream import Recognizer, bundle
+from speechstream import Recognizer
+from speechstream.asr.voxtral.vocabulary import Vocabulary
 from speechstream.cli import main
-from speechstream.config import Section
+from speechstream.config import Section, read
 from speechstream.convert.voxtral import convert_voxtral, is_voxtral, network_config, renamed
 from speechstream.errors import SpeechStreamError
-from speechstream.nn.voxtral_config import shapes
+from speechstream.nn.voxtral_config import VoxtralBundle, prompt, shapes
 from speechstream.runtime.requests import drive
 from tests.voxtral_tiny import (
     BOS,
@@ -27,7 +28,6 @@ from tests.voxtral_tiny import (
     generate,
     padded,
     sound,
-    tekken,
     theirs,
     write_checkpoint,
 )
@@ -259,34 +259,53 @@ def test_a_bundle_that_does_not_fit_together_is_refused(copy, tmp_path):
         Recognizer.load(tmp_path / "out", engine="torch", dtype="int3")
 
 
-def test_padding_and_prompt_are_those_of_mistral_common(copy, tmp_path):
+def test_padding_prompt_and_text_are_those_of_mistral_common(copy, tmp_path):
     """The released model's own preparation of sounds."""
     pytest.importorskip("mistral_common", reason="mistral-common is the oracle")
+    from mistral_common.tokens.tokenizers.audio import AudioEncoder, SpecialAudioIDs
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
-    from speechstream.nn.voxtral_config import VoxtralBundle, prompt
-
-    theirs_ = Tekkenizer.from_file(copy / "tekken.json")
-    from mistral_common.tokens.tokenizers.audio import AudioEncoder, SpecialAudioIDs
-
-    encoder = AudioEncoder(theirs_.audio, SpecialAudioIDs(None, None, PAD, None, None))
-    b = bundle.Bundle
-    from speechstream.config import read
-
+    tokenizer = Tekkenizer.from_file(copy / "tekken.json")
+    encoder = AudioEncoder(tokenizer.audio, SpecialAudioIDs(None, None, PAD, None, None))
     b = convert_voxtral(copy, tmp_path / "out", CARD)
     about = read(VoxtralBundle, b.config)
-    assert about.delay == theirs_.audio.get_num_delay_tokens() == 6
+    assert about.delay == tokenizer.audio.get_num_delay_tokens() == 6
+    assert about.left_pad == tokenizer.audio.n_left_pad_tokens == LEFT_PAD
     for delay in (1, 6, 30):
         expected = [BOS, *encoder.encode_streaming_tokens(80.0 * delay)]
         assert list(prompt(about, delay)) == expected
         for n in (1, 1280, 5000, 12801):
             x = np.ones(n, np.float32)
             np.testing.assert_array_equal(padded(x, delay), encoder.pad(x, 16000, 80.0 * delay))
-    assert about.left_pad == LEFT_PAD and tekken()["audio"]["frame_rate"] == 12.5
-    from speechstream.asr.voxtral.vocabulary import Vocabulary
-
     ours = Vocabulary.read(b.file("tokens.json"), about.network.text.vocab_size)
     rng = np.random.default_rng(0)
-    for _ in range(20):
-        ids = [24 + int(i) for i in rng.integers(0, 268, 12)]
-        assert ours.text(ids, True) == " ".join(theirs_.decode(ids).split())
+    for low in (24, 0):  # without and with special tokens
+        for _ in range(30):
+            ids = rng.integers(low, 292, 12).tolist()
+            ids = [i if i >= 24 or low == 0 else 24 for i in ids]
+            assert ours.text(ids, True) == " ".join(tokenizer.decode(ids).split())
+
+
+def test_the_processor_of_transformers_end_to_end(copy, tmp_path):
+    """From samples to text, by the processor that comes with the released model."""
+    pytest.importorskip("mistral_common", reason="mistral-common is the oracle")
+    from transformers.tokenization_mistral_common import MistralCommonBackend
+
+    model = theirs("plain", 2)
+    processor = transformers.VoxtralRealtimeProcessor(
+        transformers.VoxtralRealtimeFeatureExtractor(feature_size=16),
+        MistralCommonBackend(str(copy / "tekken.json")),
+    )
+    convert_voxtral(copy, tmp_path / "out", CARD)
+    family = Recognizer.load(tmp_path / "out", engine="torch").family
+    mode = family.mode(None)
+    for seconds in (0.5, 1.73):
+        # their processor takes samples through a WAV file of 16 bits
+        x = (np.round(sound(seconds, 7) * 32767) / 32768).astype(np.float32)
+        inputs = processor(x, return_tensors="pt")
+        out = model.generate(**inputs, do_sample=False, pad_token_id=0)
+        written = out[0, inputs["input_ids"].shape[1] :].tolist()
+        segment = drive(family.finish(family.open(mode), mode, x))
+        assert list(segment.tokens) == written
+        text = processor.decode(written, skip_special_tokens=True)
+        assert family.text(segment) == (" ".join(text.split()), "")

@@ -36,12 +36,13 @@ class Vocabulary:
     def letters(self, ids: Sequence[int], final: bool = False) -> Iterator[tuple[int, str]]:
         """The letters, each with the index of the token that completes it; what is no UTF-8 is U+FFFD.
 
-        final: half a letter at the end is one of those; else it waits.
+        final: half a letter at the end is one of those; else it waits. So is half a letter before a special token.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for i, token in enumerate(ids):
-            if token >= self.special:
-                yield from ((i, c) for c in decoder.decode(self.pieces[token - self.special]))
+            special = token < self.special
+            data = b"" if special else self.pieces[token - self.special]
+            yield from ((i, c) for c in decoder.decode(data, special))
         if final:
             yield from ((len(ids) - 1, c) for c in decoder.decode(b"", True))
 
