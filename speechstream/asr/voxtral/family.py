@@ -1,10 +1,10 @@
 """The family of Voxtral Realtime: a token each 80 ms, at any delay the model knows, from one pass.
 
 A latency is the delay: how much later than its sound a token is written. What has been written stands: the text only
-grows, by pieces of words, and all of it is stable but a word that is just being spelt. The sound of a segment is preceded by silence (32 tokens), over
-which nothing is written, and followed by as much of it as the last word needs: both as the model was trained
-(`mistral_common`). The end of the text is taken for an answer only behind the last sound: a model that says it
-earlier goes on with its next best token, so that nothing said later is lost.
+grows, by pieces of words, and all of it is stable but a word that is just being spelt. The sound of a segment is
+preceded by silence (32 tokens), over which nothing is written, and followed by as much of it as the last word needs:
+both as the model was trained (the library `mistral_common`). The end of the text is taken for an answer only behind
+the last sound: a model that says it earlier goes on with its next best token, so that nothing said later is lost.
 
 A state has the keys and values of at most a window of the encoder and one of the language model, however long the
 segment is.
@@ -79,7 +79,7 @@ class VoxtralFamily:
             raise ValueError(
                 f"latency_ms must be one of {known} for this model, got {latency_ms!r}"
             )
-        return Mode((latency_ms // self.about.token_ms,), vad_windows=LIVE_WINDOWS)
+        return Mode((int(latency_ms) // self.about.token_ms,), vad_windows=LIVE_WINDOWS)
 
     def open(self, mode: Mode) -> VoxtralSegment:
         none = np.zeros((self.features.mels, 0), np.float32)
