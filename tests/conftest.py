@@ -45,6 +45,11 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_the_tail_is_flushed",
         "test_two_sentences_with_a_pause",
     ),
+    "asr/test_voxtral.py": (
+        "test_a_segment_that_grows_too_long_is_cut_whatever_the_blocks",
+        "test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been",
+        "test_unsynchronised_streams_of_any_delay_in_a_pool_equal_each_alone",
+    ),
     "asr/whisper/test_timing.py": ("test_recordings_are_dated_as_forced_alignment_dates_them",),
     "audio/test_echo.py": (
         "test_a_device_that_loses_sound_is_followed",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from speechstream.audio.features import SAMPLE_RATE
+from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
 
 EXAMPLES = """examples:
@@ -24,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
-        "folder of its Hugging Face port (Parakeet, Nemotron streaming); or a language model of the Llama "
+        "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
+        "(config.json, *.safetensors, tekken.json); or a language model of the Llama "
         "family: a .gguf file, or a folder with config.json, *.safetensors and tokenizer.json",
     )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise SpeechStreamError(
             f"{target} exists and is not an empty folder; give another --output"
         )
+    if _is_voxtral(source):
+        return _voxtral(args, source, target)
     if _is_llm(source):
         return _language_model(args, source, target)
     try:
@@ -84,6 +88,55 @@ def run(args: argparse.Namespace) -> int:
         else "hears whole utterances: for files, with --engine torch"
     )
     return 0
+
+
+def _is_voxtral(source: Path) -> bool:
+    from speechstream.convert.voxtral import is_voxtral
+
+    return is_voxtral(source)
+
+
+def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.config import read
+    from speechstream.convert.voxtral import convert_voxtral
+    from speechstream.nn.voxtral_config import VoxtralBundle
+
+    card = {
+        "name": args.name or source.resolve().name,
+        "licence": args.licence,
+        "converted_from": source.name,
+    }
+    b = convert_voxtral(source, target, card)
+    about = read(VoxtralBundle, b.config)
+    c = about.network
+    b, graphs = _with_graphs(b, c.parameters)
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: an encoder of {c.encoder.layers} layers of {c.encoder.dim}, a language "
+        f"model of {c.text.layers} of {c.text.dim}, {c.parameters / 1e6:.0f} million parameters"
+    )
+    delays = [about.token_ms * d for d in (about.delays[0], about.delays[-1], about.delay)]
+    print(
+        f"streams {delays[0]} to {delays[1]} ms behind the sound, a token each {about.token_ms} ms; files at {delays[2]} ms"
+    )
+    print(graphs)
+    return 0
+
+
+def _with_graphs(b: Bundle, parameters: int) -> tuple[Bundle, str]:
+    """The bundle with ONNX graphs, where they can be written, and what to say of them."""
+    try:
+        from speechstream.export.voxtral import MOST_PARAMETERS, add_graphs
+    except ModuleNotFoundError as error:
+        return b, (
+            f"without ONNX graphs, for which {error.name} is needed (pip install speechstream[train]): "
+            "run it with --engine torch"
+        )
+    if parameters > MOST_PARAMETERS:
+        return b, (
+            f"without ONNX graphs, which are written up to {MOST_PARAMETERS // 1_000_000} million parameters: "
+            "run it with --engine torch"
+        )
+    return add_graphs(b), "with ONNX graphs: runs without torch"
 
 
 def _is_llm(source: Path) -> bool:

@@ -74,10 +74,14 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.dim, config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add the attention's result (B, H, T, Dh) to the stream, then the feed-forward."""
+    def finish(self, x: Tensor, attended: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Add the attention's result (B, H, T, Dh) to the stream, then the feed-forward.
+
+        scale: (B, 1, dim) of the feed-forward's normed input, where a model is told something by it.
+        """
         x = x + self.self_attn.o_proj(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.post_attention_layernorm(x))
+        h = self.post_attention_layernorm(x)
+        return x + self.mlp(h if scale is None else h * scale)
 
 
 class Decoder(nn.Module):
@@ -112,8 +116,13 @@ class Llm(nn.Module):
         x, state = self.hidden(self.model.embed_tokens(tokens), state)
         return self.lm_head(x), state
 
-    def hidden(self, x: Tensor, state: LlmState) -> tuple[Tensor, LlmState]:
-        """The same from embeddings (B, T, dim) to the last layer's normed features (B, T, dim)."""
+    def hidden(
+        self, x: Tensor, state: LlmState, scales: Tensor | None = None
+    ) -> tuple[Tensor, LlmState]:
+        """The same from embeddings (B, T, dim) to the last layer's normed features (B, T, dim).
+
+        scales: (B, layers, dim) of the feed-forwards' normed inputs; None: they are taken as they are.
+        """
         c, past, count = self.config, state.keys.shape[3], x.shape[1]
         offset = torch.arange(count, device=x.device)
         cos, sin = self._rotary(state.tokens[:, None] + offset)
@@ -127,7 +136,7 @@ class Llm(nn.Module):
             k, v = torch.cat([state.keys[:, i], k], 2), torch.cat([state.values[:, i], v], 2)
             seen = windowed if i in c.window_layers else full
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
-            x = layer.finish(x, attended)
+            x = layer.finish(x, attended, None if scales is None else scales[:, i, None])
             keys.append(k)
             values.append(v)
         new = LlmState(torch.stack(keys, 1), torch.stack(values, 1), state.tokens + count)
