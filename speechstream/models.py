@@ -55,3 +55,4 @@ register(Architecture("causal-whisper", "asr", "speechstream.asr.whisper.family:
 register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.family:load"))
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
+register(Architecture("pocket-tts", "tts", "speechstream.tts.pocket.voice:load"))

@@ -1,0 +1,208 @@
+"""Run an exported pocket-tts with numpy and onnxruntime alone.
+
+    network = PocketNetwork(bundle, config)
+    frame, caches = network.read(ids, noise, network.voices[0])    # a text after a voice: the first latent
+    frame, caches = network.next(frame.next, noise, caches)        # and every further one
+    audio, state = network.decode(latents, state)                  # (1, T, latent_dim) to sound
+
+The graphs come from `speechstream.export.pocket`. What a stream has read is a value, so streams and threads may share a
+network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from speechstream import bundle
+from speechstream.config import read
+from speechstream.errors import SpeechStreamError
+from speechstream.nn.pocket_config import PocketConfig, PocketSampling
+from speechstream.runtime.graph import Graph
+from speechstream.runtime.session import open_session
+from speechstream.state import cache
+
+ARCHITECTURE = "pocket-tts"
+FRAMES, WEIGHTS, CODEC = "frames.onnx", "weights.bin", "codec.onnx"
+VOICES, TOKENIZER = "voices.safetensors", "tokenizer.json"
+BLOCKS = (1, 2, 4)  # latents of an utterance's first blocks, and of all that follow
+LATENT = -1  # in the place of a token: this position is a latent
+TOKENS_PER_S, SPARE_S = 3.0, 2.0  # an utterance lasts at most tokens / 3 + 2 seconds
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class PocketVoiceConfig:
+    """The `config` of a bundle. speakers: in the order of its voices. blocks: latents of a stream's first blocks, and of
+    all that follow."""
+
+    network: PocketConfig
+    sampling: PocketSampling
+    speakers: tuple[str, ...]
+    language: str
+    blocks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if (
+            not self.speakers
+            or not self.blocks
+            or not 1 <= min(self.blocks) <= max(self.blocks) <= 100
+        ):
+            raise ValueError("it has no speakers, or blocks that are not 1 to 100 latents long")
+
+    def most_frames(self, tokens: int) -> int:
+        """Latents that a text of so many tokens may get."""
+        return math.ceil((tokens / TOKENS_PER_S + SPARE_S) * self.network.frame_rate)
+
+
+@dataclass(frozen=True)
+class Caches:
+    """What a stream has read: keys and values of each layer, (1, kv_heads, S, head_dim) float32."""
+
+    keys: tuple[Array, ...] = cache()
+    values: tuple[Array, ...] = cache()
+
+    def __len__(self) -> int:
+        return int(self.keys[0].shape[2])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """next: (latent_dim,) to be read again. latent: (latent_dim,) for the codec. ended: logit of the end of speech."""
+
+    next: Array
+    latent: Array
+    ended: float
+
+
+class PocketNetwork:
+    """The graphs and the voices of a bundle."""
+
+    def __init__(
+        self, model: bundle.Bundle, config: PocketConfig, threads: int = 1, device: str = "cpu"
+    ) -> None:
+        """Raises SpeechStreamError where a file cannot be used."""
+        self.config, self.path = config, model.path
+        model.file(WEIGHTS)  # listed, and so checked; the graph opens it
+        self.session = open_session(model.file(FRAMES), threads, device)
+        self.codec = Graph(model.file(CODEC), threads, device)
+        about = self.codec.about.get("sample_rate"), self.codec.about.get("frame_size")
+        if about != (config.codec.sample_rate, config.codec.frame_size):
+            raise SpeechStreamError(
+                f"{model.path} is damaged: its codec is of another rate than its model"
+            )
+        layers = range(config.backbone.layers)
+        self._caches = [f"{n}.{i}" for n in ("keys", "values") for i in layers]
+        takes = [i.name for i in self.session.get_inputs()]
+        if [n for n in self._caches if n not in takes] or len(takes) != 7 + len(self._caches):
+            raise SpeechStreamError(f"{model.path} is damaged: its {FRAMES} is of another size")
+        self.voices = self._voices(model)
+
+    def read(self, tokens: Sequence[int], noise: Array, caches: Caches) -> tuple[Frame, Caches]:
+        """Read tokens after what `caches` hold; the frame that follows the last of them."""
+        ids = np.asarray(tokens, np.int64)[None]
+        latents = np.zeros((*ids.shape, self.config.latent_dim), np.float32)
+        return self._run(ids, latents, noise[None], [caches])[0]
+
+    def next(self, latent: Array, noise: Array, caches: Caches) -> tuple[Frame, Caches]:
+        """Read the frame before; the one that follows."""
+        return self.next_many([latent], [noise], [caches])[0]
+
+    def next_many(
+        self, latents: Sequence[Array], noise: Sequence[Array], caches: Sequence[Caches]
+    ) -> list[tuple[Frame, Caches]]:
+        """The same of several streams of any length."""
+        ids = np.full((len(latents), 1), LATENT, np.int64)
+        return self._run(ids, np.stack(latents)[:, None], np.stack(noise), caches)
+
+    def decode(self, latents: Array, state: Any) -> tuple[Array, Any]:
+        """Latents (B, T, latent_dim) to sound (B, T * frame_size), and the codec's new state."""
+        out, state = self.codec.step({"latents": np.ascontiguousarray(latents)}, state)
+        return out["audio"][:, 0], state
+
+    def _run(
+        self, ids: Array, latents: Array, noise: Array, caches: Sequence[Caches]
+    ) -> list[tuple[Frame, Caches]]:
+        """ids (B, T)."""
+        b, count = self.config.backbone, ids.shape[1]
+        read = np.array([len(c) for c in caches])
+        cos, sin = b.rope.table((read[:, None] + np.arange(count)).ravel(), b.head_dim)
+        past = [c.keys + c.values for c in caches]
+        feeds = {
+            "tokens": ids,
+            "latents": latents,
+            "noise": noise.astype(np.float32, copy=False),
+            "cosines": cos,
+            "sines": sin,
+            "seen": (read + count - 1).astype(np.int32),
+            "total": np.array(read.max() + count, np.int32),
+            **{n: _joined(parts) for n, parts in zip(self._caches, zip(*past))},
+        }
+        names = ["next", "latent", "ended", *(f"new.{n}" for n in self._caches)]
+        try:
+            following, latent, ended, *new = self.session.run(names, feeds)
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise SpeechStreamError(
+                f"{self.path / FRAMES} cannot be run: {str(error).splitlines()[0][:300]}"
+            ) from error
+        layers, found = b.layers, []
+        for i, n in enumerate(read + count):
+            own = tuple(a if len(caches) == 1 else a[i : i + 1, :, :n].copy() for a in new)
+            frame = Frame(following[i], latent[i], float(ended[i, 0]))
+            found.append((frame, Caches(own[:layers], own[layers:])))
+        return found
+
+    def _voices(self, model: bundle.Bundle) -> list[Caches]:
+        b, found = self.config.backbone, []
+        try:
+            tensors = safetensors.numpy.load_file(model.file(VOICES))
+            while f"{len(found)}.keys.0" in tensors:
+                n = len(found)
+                keys, values = (
+                    tuple(tensors[f"{n}.{name}.{i}"][None] for i in range(b.layers))
+                    for name in ("keys", "values")
+                )
+                found.append(Caches(keys, values))
+        except (KeyError, safetensors.SafetensorError) as error:
+            raise SpeechStreamError(
+                f"{model.path} is damaged: its voices are incomplete"
+            ) from error
+        for one in found:
+            check_caches(one, self.config)
+        return found
+
+
+def check_caches(caches: Caches, config: PocketConfig) -> None:
+    """Raises ValueError for keys and values of another network."""
+    b = config.backbone
+    arrays = caches.keys + caches.values
+    if len(caches.keys) != b.layers or len(caches.values) != b.layers:
+        raise ValueError("its keys and values are of another number of layers")
+    shape = 1, b.kv_heads, arrays[0].shape[2] if arrays[0].ndim == 4 else -1, b.head_dim
+    if any(a.shape != shape or a.dtype != np.float32 for a in arrays) or shape[2] > b.context:
+        raise ValueError("its keys and values are of another size")
+
+
+def read_config(model: bundle.Bundle) -> PocketVoiceConfig:
+    """A bundle's configuration. Raises SpeechStreamError where it is of another version."""
+    try:
+        return read(PocketVoiceConfig, model.config)
+    except ValueError as error:
+        raise SpeechStreamError(f"the voice {model.path} is of another version: {error}") from error
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Keys (1, H, S, D) of several streams as one array, the shorter ones filled up behind."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(p.shape[2] for p in parts)
+    out = np.zeros((len(parts), parts[0].shape[1], longest, parts[0].shape[3]), np.float32)
+    for row, p in zip(out, parts):
+        row[:, : p.shape[2]] = p[0]
+    return out
