@@ -84,6 +84,9 @@ def tiny(
         for name, p in [*network.named_parameters(), *coder.named_parameters()]:
             if "loss_weighting" not in name:
                 p.add_(0.1 * torch.randn(p.shape))
+        last = coder.decoder.decoder_seanet.layers[-1].conv
+        last.weight.mul_(0.05)  # well below full scale
+        last.bias.mul_(0.05)
         network.latent_mean.normal_(0, 0.3)
         network.latent_std.uniform_(0.5, 1.5)
     return network, coder

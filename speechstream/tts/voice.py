@@ -1,4 +1,4 @@
-"""What a stream asks of a voice, whatever is inside: `tts.blockwise` and `tts.piper` are such families."""
+"""What a stream asks of a voice, whatever is inside: `tts.blockwise`, `tts.piper` and `tts.pocket` are such families."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class Voice(Protocol[S]):
     sample_rate: int  # Hz of its sound
     speakers: tuple[VoiceInfo, ...]
     digest: str  # of its model: states are taken up by the same model only
+    phonetic: bool  # whether an utterance's symbols are phonemes; otherwise they are letters
 
     def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
         """Text to symbols. `markup`: whether SSML and [[phonemes]] are read, or text like any other."""

@@ -4,7 +4,7 @@ An utterance begins with the voice's keys and values, which the bundle holds, re
 the other until the model says that it has ended, as in the model's own package; each has a codec stream of its own.
 
 The noise is a function of the utterance's number in its stream and of the frame: what follows from a state is determined,
-so streams can be left, resumed, forked and taken back to the sample.
+so streams can be left, resumed, forked and taken back to the sample. Words' times are estimates, see `_starts`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Speaking:
     heard: int  # frames that were decoded
     most: int  # frames at most
     tail: int  # frames after the end of speech
+    symbols: int  # of the utterance
     left: int = bounded(UNKNOWN, 1000, default=UNKNOWN)  # frames that still follow
     over: bool = False  # no frame follows
 
@@ -71,6 +72,8 @@ class PocketState:
 
 class PocketSpeech:
     """A pocket-tts for the synthesizer."""
+
+    phonetic = False
 
     def __init__(self, model: bundle.Bundle, threads: int = 1, device: str = "cpu") -> None:
         """Raises SpeechStreamError where the bundle is damaged, or the device or `tokenizers` is not to be had."""
@@ -140,6 +143,7 @@ class PocketSpeech:
             heard=0,
             most=min(self.config.most_frames(len(tokens)), room),
             tail=self.sampling.tail(len(utterance.phonemes.split())),
+            symbols=len(utterance.phonemes),
         )
         return replace(state, spoken=self._made(new, frame, caches))
 
@@ -159,9 +163,8 @@ class PocketSpeech:
         pcm, codec = yield requests.Decode(self.network, now.ready, now.codec)
         pcm = self._faded(pcm, now.heard)
         now = replace(now, ready=now.ready[:0], codec=codec, heard=now.made)
-        return Block(pcm, np.zeros(0)), replace(
-            state, blocks=state.blocks + 1, spoken=None if now.over else now
-        )
+        block = Block(pcm, self._starts(now))
+        return block, replace(state, blocks=state.blocks + 1, spoken=None if now.over else now)
 
     def rest(self, state: PocketState) -> PocketState:
         return replace(state, blocks=0)
@@ -182,7 +185,7 @@ class PocketSpeech:
         if now is None:
             return
         check_caches(now.caches, self.config.network)
-        size = self.config.network.latent_dim
+        size, context = self.config.network.latent_dim, self.config.network.backbone.context
         kinds = now.latent.dtype, now.ready.dtype
         if (
             now.latent.shape != (size,)
@@ -190,14 +193,12 @@ class PocketSpeech:
             or kinds != (np.float32,) * 2
         ):
             raise ValueError("its latents are of another size")
+        if utterance is not None and now.symbols != len(utterance.phonemes):
+            raise ValueError("its latents are of another utterance")
         if len(now.ready) != now.made - now.heard or not 0 < now.made < now.most or now.over:
             raise ValueError("its latents do not add up")
-        if not state.utterances or now.most + len(now.caches) - now.made >= self._context:
+        if not state.utterances or now.most + len(now.caches) - now.made >= context:
             raise ValueError("its latents do not add up")
-
-    @property
-    def _context(self) -> int:
-        return self.config.network.backbone.context + 1
 
     def _made(self, now: Speaking, frame: Frame, caches: Caches) -> Speaking:
         """After another frame: has the speech ended, and how many still follow?"""
@@ -220,4 +221,12 @@ class PocketSpeech:
         fade = self._fade[at : at + len(pcm)]
         pcm = np.array(pcm, np.float32)
         pcm[: len(fade)] *= fade
-        return pcm.clip(-1, 1)
+        return pcm
+
+    def _starts(self, now: Speaking) -> np.ndarray:
+        """Times of the letters, once the utterance's length is known. The model does not say where it is in the text:
+        its letters are taken to be equally long."""
+        if not now.over:
+            return np.zeros(0)
+        seconds = now.made * self.config.network.codec.frame_size / self.sample_rate
+        return np.linspace(0, seconds, now.symbols + 1)
