@@ -207,4 +207,5 @@ def _rope(s: Section) -> float:
     kind = rope.text("rope_type", "default")
     if kind != "default" or rope.number("partial_rotary_factor", 1.0) != 1:
         raise ValueError(f"rotary positions of type {kind[:40]!r} are not supported")
+    _known(rope, ("rope_type", "rope_theta", "type", "partial_rotary_factor"))
     return rope.number("rope_theta", 10_000.0)

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import torch
 from safetensors.numpy import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechstream import bundle
 from speechstream.convert.pocket import PocketCheckpoint
@@ -157,6 +157,7 @@ class _Graph:
             x = self.layer(i, x, layer)
         x = w.op("Reshape", x, self.batched)
         last = w.op("Gather", x, w.const(-1), axis=1)  # (B, dim)
+        w.new_rows()
         last = self.norm(last, "norm", m.norm)
         w.output("ended", self.linear(last, "eos_head", m.eos_head), "float32", ["batch", 1])
         found = self.flow(noise, last)
@@ -262,14 +263,14 @@ class _Graph:
     def silu(self, x: str) -> str:
         return self.w.op("QuickGelu", x, alpha=1.0)  # x sigmoid(x)
 
-    def norm(self, x: str, name: str, norm: nn.LayerNorm) -> str:
+    def norm(self, x: str, name: str, norm: Any) -> str:
         size = norm.normalized_shape[0]
         weight = torch.ones(size) if norm.weight is None else norm.weight
         bias = torch.zeros(size) if norm.bias is None else norm.bias
         parts = [self.array(weight, f"{name}.weight"), self.array(bias, f"{name}.bias")]
         return self.w.op("LayerNormalization", x, *parts, axis=-1, epsilon=norm.eps)
 
-    def linear(self, x: str, name: str, *layers: nn.Linear) -> str:
+    def linear(self, x: str, name: str, *layers: Any) -> str:
         """x (rows, K) by the matrices of these layers, side by side."""
         weight = torch.cat([one.weight for one in layers]).detach().numpy()
         biases = [one.bias for one in layers if one.bias is not None]

@@ -79,6 +79,10 @@ class PocketCodecConfig:
         for name in ("kernel", "last_kernel", "residual_kernel", "stride"):
             _within(f"the codec's {name}", getattr(self, name), 1024)
         _within("sample_rate", self.sample_rate, 1 << 20)
+        if self.compress > self.filters:
+            raise ValueError(
+                f"the codec's compress must be at most its filters; got {self.compress}, {self.filters}"
+            )
         if self.stride < 2:
             raise ValueError("the codec's stride must be 2 or more; got 1")
         if not 0 < len(self.ratios) <= 10 or min(self.ratios) < 1 or self.frame_size > MOST_HOP:

@@ -159,7 +159,7 @@ class PocketNetwork:
         return found
 
     def _voices(self, model: bundle.Bundle) -> list[Caches]:
-        b, found = self.config.backbone, []
+        b, found = self.config.backbone, list[Caches]()
         try:
             tensors = safetensors.numpy.load_file(model.file(VOICES))
             while f"{len(found)}.keys.0" in tensors:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +18,15 @@ SOFT = (",", ";", ":", "\u2014", "\u2013")  # after which a long one is cut, whe
 _WORD = re.compile(r"\S+")
 
 
+class Letters(NamedTuple):
+    """One word as it is written: its place in the whole text, and among the clause's letters."""
+
+    text: str
+    start: int
+    end: int
+    at: int
+
+
 class PocketFrontEnd:
     """Clauses to utterances whose symbols are letters. markup: whether SSML is read."""
 
@@ -24,18 +35,22 @@ class PocketFrontEnd:
         self._special = tokenizer.special
 
     def __call__(self, clause: Clause) -> list[Utterance]:
-        """The utterances of a clause, of up to MOST_TOKENS tokens each; none where nothing is to be spoken."""
+        """The utterances of a clause, of about MOST_TOKENS tokens at most; none where nothing is to be spoken."""
         seen = visible(clause, self.markup)
+        if not any(c.isalnum() for c in seen.text) and not seen.pauses:
+            return []
         words = [
-            (m[0], seen.places[m.start()], seen.places[m.end() - 1] + 1, m.start())
+            Letters(m[0], seen.places[m.start()], seen.places[m.end() - 1] + 1, m.start())
             for m in _WORD.finditer(seen.text)
         ]
-        pauses, found = list(seen.pauses), []
-        if not any(c.isalnum() for c in seen.text) and not pauses:
-            return []
-        for part in self._parts(words):
-            last = part is words or not part or part[-1] is words[-1]
-            found.append(_utterance(part, clause, pauses, last, () if found else seen.warnings))
+        pauses, parts = list(seen.pauses), self._parts(words)
+        found = []
+        for i, part in enumerate(parts):
+            behind = parts[i + 1][0].at if i + 1 < len(parts) else math.inf
+            own = [p for p in pauses if p[0] < behind]
+            pauses = pauses[len(own) :]
+            kind = clause.kind if behind == math.inf else "clause"
+            found.append(_utterance(part, clause, own, kind, () if i else seen.warnings))
         return found
 
     def encode(self, letters: str) -> list[int]:
@@ -43,13 +58,15 @@ class PocketFrontEnd:
         ids = self._tokenizer.encode(prepared(letters))
         return [i for i in ids if i not in self._special]
 
-    def _parts(self, words: list) -> list[list]:
-        """Words cut into stretches that are short enough."""
-        parts, part, sizes = [], [], []
+    def _parts(self, words: list[Letters]) -> list[list[Letters]]:
+        """Words cut into stretches that are short enough; one that is empty where there are none."""
+        parts: list[list[Letters]] = []
+        part: list[Letters] = []
+        sizes: list[int] = []
         for word in words:
-            size = len(self._tokenizer.encode(word[0]))
+            size = len(self._tokenizer.encode(word.text))
             while part and sum(sizes) + size > MOST_TOKENS:
-                soft = [i + 1 for i, w in enumerate(part) if w[0].endswith(SOFT)]
+                soft = [i + 1 for i, w in enumerate(part) if w.text.endswith(SOFT)]
                 cut = soft[-1] if soft else len(part)
                 parts.append(part[:cut])
                 part, sizes = part[cut:], sizes[cut:]
@@ -65,26 +82,29 @@ def prepared(letters: str) -> str:
 
 
 def _utterance(
-    part: list, clause: Clause, pauses: list, last: bool, warnings: tuple[str, ...]
+    part: list[Letters],
+    clause: Clause,
+    pauses: list[tuple[int, float]],
+    kind: str,
+    warnings: tuple[str, ...],
 ) -> Utterance:
-    """Words (text, start, end, place among the clause's letters), and those of the clause's pauses that fall among them."""
+    """Words with the pauses that fall among them. kind: how it ends, as in `Clause`."""
     letters, words, breaks = "", [], []
-    for text, start, end, at in part:
-        while pauses and pauses[0][0] <= at:
-            breaks.append((len(letters), pauses.pop(0)[1]))
+    for word in part:
+        breaks += [(len(letters), seconds) for at, seconds in pauses if at <= word.at]
+        pauses = [p for p in pauses if p[0] > word.at]
         letters += " " if letters else ""
-        words.append(SpokenWord(text, text, start, end, len(letters), len(letters) + len(text)))
-        letters += text
-    if last:
-        breaks += [(len(letters), seconds) for _, seconds in pauses]
-        pauses.clear()
+        end = len(letters) + len(word.text)
+        words.append(SpokenWord(word.text, word.text, word.start, word.end, len(letters), end))
+        letters += word.text
+    breaks += [(len(letters), seconds) for _, seconds in pauses]
     ones = np.ones(len(letters), np.float32)
     return Utterance(
         letters,
         tuple(words),
-        part[0][1] if part else clause.start,
-        part[-1][2] if part else clause.end,
-        clause.kind if last else "clause",
+        part[0].start if part else clause.start,
+        part[-1].end if part else clause.end,
+        kind,
         tuple(breaks),
         ones,
         0 * ones,
