@@ -284,6 +284,7 @@ def test_markup(tts):
     assert long.words[1].start - long.words[0].end >= 0.5 - 1e-6
     said = tts.synthesize("The <sub alias='web site'>WWW</sub> is there.")
     assert [w.text for w in said.words] == ["The", "web", "site", "is", "there."]
+    assert not tts.synthesize("... !").words
     marker = tts.synthesize("Go <|audio_bos|> on.", markup="plain")
     assert np.isfinite(marker.pcm).all()
 
@@ -361,3 +362,40 @@ def test_say_and_voices(made, tts, tmp_path, capsys):
     assert capsys.readouterr().out.split()[:3] == ["ada", "en-US", "pocket-tts"]
     assert main(["say", "Hello.", "--voice", str(made), "--speed", "2", "-o", str(target)]) == 2
     assert "no control of speed" in capsys.readouterr().err
+
+
+def test_damaged_bundles_are_refused(made, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    def said(change):
+        other = tmp_path / "other"
+        shutil.rmtree(other, ignore_errors=True)
+        shutil.copytree(made, other)
+        index = json.loads((other / "bundle.json").read_text())
+        change(other, index["config"])
+        bundle.write(other, "tts", "pocket-tts", index["config"], CARD, list(index["files"]))
+        with pytest.raises(SpeechStreamError) as caught:
+            Synthesizer.load(other)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def voices(edit):
+        def change(folder, config):
+            tensors = load_file(folder / "voices.safetensors")
+            save_file(edit(tensors), folder / "voices.safetensors")
+
+        return change
+
+    assert "mystery" in said(lambda folder, config: config.update(mystery=1))
+    assert "blocks" in said(lambda folder, config: config.update(blocks=[0]))
+    assert "3 speakers" in said(lambda folder, config: config.update(speakers=["a", "b", "c"]))
+    assert "another size" in said(
+        lambda folder, config: config["network"]["backbone"].update(layers=1)
+    )
+    assert "another rate" in said(
+        lambda folder, config: config["network"]["codec"].update(stride=8)
+    )
+    lost = voices(lambda t: {n: a for n, a in t.items() if n != "1.values.2"})
+    assert "voices are incomplete" in said(lost)
+    cut = voices(lambda t: {n: a[:, :-1] if n == "0.keys.0" else a for n, a in t.items()})
+    assert "another size" in said(cut)

@@ -169,12 +169,14 @@ class PocketNetwork:
                     for name in ("keys", "values")
                 )
                 found.append(Caches(keys, values))
+            for one in found:
+                check_caches(one, self.config)
         except (KeyError, safetensors.SafetensorError) as error:
             raise SpeechStreamError(
                 f"{model.path} is damaged: its voices are incomplete"
             ) from error
-        for one in found:
-            check_caches(one, self.config)
+        except ValueError as error:
+            raise SpeechStreamError(f"{model.path} is damaged, at a voice: {error}") from error
         return found
 
 

@@ -37,11 +37,12 @@ class PocketFrontEnd:
     def __call__(self, clause: Clause) -> list[Utterance]:
         """The utterances of a clause, of about MOST_TOKENS tokens at most; none where nothing is to be spoken."""
         seen = visible(clause, self.markup)
-        if not any(c.isalnum() for c in seen.text) and not seen.pauses:
+        spoken = any(c.isalnum() for c in seen.text)
+        if not spoken and not seen.pauses:
             return []
         words = [
             Letters(m[0], seen.places[m.start()], seen.places[m.end() - 1] + 1, m.start())
-            for m in _WORD.finditer(seen.text)
+            for m in (_WORD.finditer(seen.text) if spoken else ())
         ]
         pauses, parts = list(seen.pauses), self._parts(words)
         found = []
