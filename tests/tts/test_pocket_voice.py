@@ -399,3 +399,36 @@ def test_damaged_bundles_are_refused(made, tmp_path):
     assert "voices are incomplete" in said(lost)
     cut = voices(lambda t: {n: a[:, :-1] if n == "0.keys.0" else a for n, a in t.items()})
     assert "another size" in said(cut)
+
+
+def test_what_was_read_is_a_value_though_it_grows_in_place(made):
+    """Forks of one state, in any order and from threads at once, give what a copy of it gives."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from speechstream.tts.pocket.network import Caches
+
+    model = bundle.load(made)
+    network = PocketNetwork(model, read_config(model).network)
+    noise = np.random.default_rng(1).standard_normal((200, 8)).astype(np.float32)
+    first, start = network.read([5, 9, 13], noise[0], network.voices[0])
+    assert start.home is not None and network.voices[0].home is None
+
+    def copied(caches):
+        return Caches(*(tuple(a.copy() for a in part) for part in (caches.keys, caches.values)))
+
+    def run(caches, rows):
+        frame = first
+        for row in rows:
+            frame, caches = network.next(frame.next, row, caches)
+        return frame.next, caches
+
+    before = copied(start)
+    expected = [run(copied(start), noise[i : i + 90])[0] for i in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda i: run(start, noise[i : i + 90]), range(4)))
+    for (latent, caches), like in zip(found, expected):
+        np.testing.assert_allclose(latent, like, atol=1e-6)
+        assert len(caches) == len(start) + 90
+    for a, b in zip(start.keys + start.values, before.keys + before.values):
+        np.testing.assert_array_equal(a, b)
+    assert len({c.home for _, c in found}) == 4

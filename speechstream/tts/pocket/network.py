@@ -12,9 +12,10 @@ network.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import safetensors
@@ -32,9 +33,11 @@ ARCHITECTURE = "pocket-tts"
 FRAMES, WEIGHTS, CODEC = "frames.onnx", "weights.bin", "codec.onnx"
 VOICES, TOKENIZER = "voices.safetensors", "tokenizer.json"
 BLOCKS = (1, 2, 4)  # latents of an utterance's first blocks, and of all that follow
+GROWTH = 64  # positions: a stream's room is a multiple of it
 LATENT = -1  # in the place of a token: this position is a latent
 TOKENS_PER_S, SPARE_S = 3.0, 2.0  # an utterance lasts at most tokens / 3 + 2 seconds
 Array = np.ndarray
+_MADE = ("next", "latent", "ended")  # the graph's outputs beside keys and values
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,57 @@ class PocketVoiceConfig:
         return math.ceil((tokens / TOKENS_PER_S + SPARE_S) * self.network.frame_rate)
 
 
+class Home:
+    """Where one stream's keys and values lie, with room for C positions, and how many of these some state has."""
+
+    def __init__(self, caches: Caches, room: int) -> None:
+        arrays = caches.keys + caches.values
+        _, heads, taken, size = arrays[0].shape
+        self.memory = np.zeros((len(arrays), 1, heads, room, size), np.float32)
+        self.memory[..., :taken, :] = arrays
+        self.room, self.taken, self._lock = room, taken, threading.Lock()
+
+    def claim(self, read: int, count: int) -> bool:
+        """Whether who has read so many may write the next `count` positions: the first who asks, if there is room."""
+        with self._lock:
+            mine = self.taken == read and read + count <= self.room
+            self.taken += count if mine else 0
+            return mine
+
+
 @dataclass(frozen=True)
 class Caches:
-    """What a stream has read: keys and values of each layer, (1, kv_heads, S, head_dim) float32."""
+    """What a stream has read: keys and values of each layer, (1, kv_heads, S, head_dim) float32. A value.
+
+    They are views of a `Home` where the network has made them. It writes behind what any state has, and nothing twice:
+    the newest of a stream's states grows without a copy, and an older one is copied before it grows.
+    """
 
     keys: tuple[Array, ...] = cache()
     values: tuple[Array, ...] = cache()
+    home: ClassVar[Home | None] = None  # no part of the value: lost on the way through bytes
 
     def __len__(self) -> int:
         return int(self.keys[0].shape[2])
+
+    def with_room(self, count: int) -> Home:
+        """Where `count` positions may be written behind these."""
+        read, home = len(self), self.home
+        if home is not None and home.claim(read, count):
+            return home
+        need = read + count
+        home = Home(self, -(-max(need * 3 // 2, need + 1) // GROWTH) * GROWTH)
+        home.claim(read, count)
+        return home
+
+    @classmethod
+    def at(cls, home: Home, read: int) -> Caches:
+        """The first positions of a home."""
+        views = tuple(m[..., :read, :] for m in home.memory)
+        layers = len(views) // 2
+        made = cls(views[:layers], views[layers:])
+        object.__setattr__(made, "home", home)
+        return made
 
 
 @dataclass(frozen=True)
@@ -133,7 +178,6 @@ class PocketNetwork:
         b, count = self.config.backbone, ids.shape[1]
         read = np.array([len(c) for c in caches])
         cos, sin = b.rope.table((read[:, None] + np.arange(count)).ravel(), b.head_dim)
-        past = [c.keys + c.values for c in caches]
         feeds = {
             "tokens": ids,
             "latents": latents,
@@ -142,21 +186,47 @@ class PocketNetwork:
             "sines": sin,
             "seen": (read + count - 1).astype(np.int32),
             "total": np.array(read.max() + count, np.int32),
-            **{n: _joined(parts) for n, parts in zip(self._caches, zip(*past))},
         }
-        names = ["next", "latent", "ended", *(f"new.{n}" for n in self._caches)]
         try:
-            following, latent, ended, *new = self.session.run(names, feeds)
+            if len(caches) == 1:
+                home = caches[0].with_room(count)
+                made = self._run_in_place(feeds, home)
+                new = [Caches.at(home, int(read[0]) + count)]
+            else:
+                made, new = self._run_together(feeds, caches, read + count)
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise SpeechStreamError(
                 f"{self.path / FRAMES} cannot be run: {str(error).splitlines()[0][:300]}"
             ) from error
-        layers, found = b.layers, []
-        for i, n in enumerate(read + count):
-            own = tuple(a if len(caches) == 1 else a[i : i + 1, :, :n].copy() for a in new)
-            frame = Frame(following[i], latent[i], float(ended[i, 0]))
-            found.append((frame, Caches(own[:layers], own[layers:])))
-        return found
+        frames = [Frame(n, latent, float(e[0])) for n, latent, e in zip(*made)]
+        return list(zip(frames, new))
+
+    def _run_in_place(self, feeds: dict[str, Array], home: Home) -> list[Array]:
+        """One stream: the graph's attention appends keys and values where they lie."""
+        binding = self.session.io_binding()
+        for name, a in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(a))
+        for name in _MADE:
+            binding.bind_output(name)
+        for name, m in zip(self._caches, home.memory):
+            binding.bind_input(name, "cpu", 0, m.dtype, m.shape, m.ctypes.data)
+            binding.bind_output(f"new.{name}", "cpu", 0, m.dtype, m.shape, m.ctypes.data)
+        self.session.run_with_iobinding(binding)
+        return [v.numpy() for v in binding.get_outputs()[: len(_MADE)]]
+
+    def _run_together(
+        self, feeds: dict[str, Array], caches: Sequence[Caches], read: Array
+    ) -> tuple[list[Array], list[Caches]]:
+        """Several streams: their keys and values are joined, and taken apart again."""
+        past = zip(*(c.keys + c.values for c in caches))
+        joined = {n: _joined(parts) for n, parts in zip(self._caches, past)}
+        out = self.session.run([*_MADE, *(f"new.{n}" for n in self._caches)], feeds | joined)
+        made, new, layers = out[: len(_MADE)], out[len(_MADE) :], self.config.backbone.layers
+        found = []
+        for i, n in enumerate(read):
+            own = tuple(a[i : i + 1, :, :n].copy() for a in new)
+            found.append(Caches(own[:layers], own[layers:]))
+        return made, found
 
     def _voices(self, model: bundle.Bundle) -> list[Caches]:
         b, found = self.config.backbone, list[Caches]()
@@ -201,8 +271,6 @@ def read_config(model: bundle.Bundle) -> PocketVoiceConfig:
 
 def _joined(parts: Sequence[Array]) -> Array:
     """Keys (1, H, S, D) of several streams as one array, the shorter ones filled up behind."""
-    if len(parts) == 1:
-        return parts[0]
     longest = max(p.shape[2] for p in parts)
     out = np.zeros((len(parts), parts[0].shape[1], longest, parts[0].shape[3]), np.float32)
     for row, p in zip(out, parts):
