@@ -432,3 +432,31 @@ def test_what_was_read_is_a_value_though_it_grows_in_place(made):
     for a, b in zip(start.keys + start.values, before.keys + before.values):
         np.testing.assert_array_equal(a, b)
     assert len({c.home for _, c in found}) == 4
+
+
+def test_the_end_is_counted_as_transformers_counts_it(tts):
+    """Of any course of the logit: the same last frame, with every tail and budget."""
+    from dataclasses import replace
+
+    from transformers.models.pocket_tts.generation_pocket_tts import PocketTTSEosThresholdCriteria
+
+    from speechstream.tts.pocket.network import Frame
+
+    s, core = tts.voice.sampling, tts.core()
+    _, state = drive(core.step(TEXT, core.init_state()))
+    like = state.voice.spoken
+    rng, zeros, lengths = np.random.default_rng(2), np.zeros(8, np.float32), set()
+    for case in range(200):
+        tail, most = case % 4, 5 + case % 9
+        ended = s.eos_threshold + rng.choice([-1.0, -1.0, -1.0, 0.0, 1.0], 40)
+        rule = PocketTTSEosThresholdCriteria(s.eos_threshold, tail, s.min_frames)
+        ids = torch.zeros(1, 1, dtype=torch.int64)
+        theirs = 1
+        while not rule(ids, torch.tensor([ended[theirs - 1]])) and theirs < most:
+            theirs += 1
+        now = replace(like, made=0, heard=0, most=most, tail=tail, left=-1, over=False)
+        while not now.over:
+            now = tts.voice._made(now, Frame(zeros, zeros, ended[now.made]), like.caches)
+        assert now.made == theirs
+        lengths.add(theirs)
+    assert len(lengths) > 5
