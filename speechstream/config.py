@@ -99,6 +99,11 @@ class Section:
         """Whether the key has a value other than null."""
         return self._data.get(key) is not None
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys that stand there."""
+        return tuple(self._data)
+
     def raw(self, key: str, default: Any = None) -> Any:
         """Whatever is there."""
         return self._data.get(key, default)

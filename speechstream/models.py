@@ -56,3 +56,4 @@ register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.fa
 register(Architecture("voxtral-realtime", "asr", "speechstream.asr.voxtral.family:load"))
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
+register(Architecture("pocket-tts", "tts", "speechstream.tts.pocket.voice:load"))

@@ -149,6 +149,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "test_packaging.py": ("test_the_wheel_has_one_top_level_name",),
     "tts/test_codec.py": ("test_the_graphs_give_what_the_network_gives",),
     "tts/test_embedded_voice.py": ("test_it_is_understood",),
+    "tts/test_pocket_voice.py": ALL,
 }
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 TORCH_FOLDERS = ("kernels", "nn", "recipes")

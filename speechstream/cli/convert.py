@@ -13,6 +13,8 @@ EXAMPLES = """examples:
   speechstream convert stt_en_fastconformer_hybrid_large_streaming_multi.nemo -o bundle/
   speechstream transcribe talk.flac --model bundle/
   speechstream convert SmolLM2-360M-Instruct-Q4_K_M.gguf -o brain/
+  speechstream convert pocket-tts/ -o voice/ --weights int8
+  speechstream say "Hello." --voice voice/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -26,16 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json); or a language model of the Llama "
-        "family: a .gguf file, or a folder with config.json, *.safetensors and tokenizer.json",
+        "(config.json, *.safetensors, tekken.json); a language model of the Llama family: a .gguf file, or a folder "
+        "with config.json, *.safetensors and tokenizer.json; or a pocket-tts: transformers' folder, with the codec's "
+        "in it, and voices (latents or recordings) in voices/",
     )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add(
         "--weights",
         choices=("own", "fp32", "int8", "int4"),
         default="own",
-        help="of a language model; default: as the checkpoint has them",
+        help="of a language model or a pocket-tts; default: as the checkpoint has them",
     )
+    add("--language", default="en", help="of a pocket-tts, a tag such as en-US; default: en")
     add("--name", help="for the model's card; default: the checkpoint's name")
     add("--licence", default="that of the checkpoint", help="for the model's card")
 
@@ -57,11 +61,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         from speechstream.convert.nemo import load_nemo
         from speechstream.convert.parakeet import load_parakeet
+        from speechstream.convert.pocket import is_pocket
         from speechstream.export.fastconformer import write_fastconformer
     except ModuleNotFoundError as error:
         raise SpeechStreamError(
             f"converting needs {error.name}: pip install speechstream[train]"
         ) from error
+    if source.is_dir() and is_pocket(source):
+        return _pocket(args, source, target)
     one = load_parakeet(source) if source.is_dir() else load_nemo(source)
     if one.features.sample_rate != SAMPLE_RATE:
         raise SpeechStreamError(
@@ -165,4 +172,22 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
         f"{target}  {b.nbytes / 1e6:.1f} MB: {c.layers} layers of {c.dim}, {c.parameters / 1e6:.0f} million "
         f"parameters, {c.vocab_size} tokens, {c.context} of context"
     )
+    return 0
+
+
+def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.convert.pocket import load_pocket
+    from speechstream.export.pocket import write_pocket
+    from speechstream.export.quantize import FORMS
+
+    weights = FORMS["fp32" if args.weights == "own" else args.weights]
+    one = load_pocket(source)
+    card = {"name": args.name or one.name, "licence": args.licence, "converted_from": source.name}
+    b = write_pocket(one, target, card, weights, args.language)
+    c, k = one.config.backbone, one.config.codec
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: {c.layers} layers of {c.dim}, {one.config.frame_rate:g} frames a second, "
+        f"{k.sample_rate} Hz"
+    )
+    print("speakers: " + (", ".join(one.voices) or "none; put recordings or latents into voices/"))
     return 0

@@ -11,6 +11,7 @@ from speechstream.cli import tell
 from speechstream.config import Section, read, read_value
 from speechstream.errors import SpeechStreamError
 from speechstream.tts.blockwise.acoustic import VoiceConfig
+from speechstream.tts.pocket.network import ARCHITECTURE as POCKET
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +48,11 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
         document = Section(json.loads(index.read_text(encoding="utf-8")))
         if document.raw("task") != "tts":
             raise ValueError(f"it is a bundle for {document.raw('task')}")
+        if document.raw("architecture") == POCKET:
+            config = document.section("config")
+            for name in read_value(tuple[str, ...], config.raw("speakers"), "speakers"):
+                yield name, config.text("language"), POCKET
+            return
         voice = read(VoiceConfig, document.raw("config"), "config")
         for speaker in voice.speakers:
             yield speaker.name, voice.language, speaker.description

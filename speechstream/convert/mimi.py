@@ -142,13 +142,13 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
             name = re.sub(pattern, replacement, name)
         source[name] = value
     moshi = any(name.startswith("encoder.model.") for name in source)
-    reader = _Reader(source)
+    reader = Reader(source)
     result: dict[str, Tensor] = {}
     stem, conv, convtr = (
         ("model", ".conv.conv", ".convtr.convtr") if moshi else ("layers", ".conv", ".conv")
     )
     for side in ("encoder", "decoder"):
-        for ours, theirs in _seanet_names(config.seanet, side):
+        for ours, theirs in seanet_names(config.seanet, side):
             resample, up = ours.endswith("resample"), side == "decoder"
             name = f"{side}.{stem}.{theirs}{convtr if resample and up else conv}"
             weight = reader(f"{name}.weight")
@@ -157,7 +157,7 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
             result[f"{side}.{ours}.weight"] = weight
             result[f"{side}.{ours}.bias"] = reader(f"{name}.bias")
         for i in range(config.transformer.layers):
-            layer = _moshi_layer if moshi else _transformers_layer
+            layer = _moshi_layer if moshi else transformers_layer
             middle = "transformer.layers" if moshi else "layers"
             for ours, value in layer(
                 reader, f"{side}_transformer.{middle}.{i}.", config.transformer.heads
@@ -209,11 +209,11 @@ def save_mimi(model: Mimi, target: str | Path) -> Path:
     return target
 
 
-class _Reader:
+class Reader:
     """Reads weights by name, remembers which were read, and says which is missing."""
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self.weights, self.read = weights, set()
+    def __init__(self, weights: Mapping[str, Tensor], what: str = "Mimi") -> None:
+        self.weights, self.what, self.read = weights, what, set()
 
     def __call__(self, *names: str) -> Tensor:
         for name in names:
@@ -221,11 +221,11 @@ class _Reader:
                 self.read.add(name)
                 return self.weights[name].float()
         raise SpeechStreamError(
-            f"not a Mimi checkpoint of this configuration: {names[0]!r} is missing"
+            f"not a {self.what} checkpoint of this configuration: {names[0]!r} is missing"
         )
 
 
-def _seanet_names(config: SEANetConfig, side: str) -> Iterator[tuple[str, str]]:
+def seanet_names(config: SEANetConfig, side: str) -> Iterator[tuple[str, str]]:
     """Our names and the positions in the peers' flat lists, where activations count as layers."""
     yield "input", "0"
     position = 1
@@ -243,7 +243,7 @@ def _seanet_names(config: SEANetConfig, side: str) -> Iterator[tuple[str, str]]:
     yield "output", f"{position + 1}"
 
 
-def _moshi_layer(read: _Reader, p: str, heads: int) -> Iterator[tuple[str, Tensor]]:
+def _moshi_layer(read: Reader, p: str, heads: int) -> Iterator[tuple[str, Tensor]]:
     qkv = read(
         p + "self_attn.in_proj_weight",
         p + "self_attn.in_projs.0.weight",
@@ -265,7 +265,7 @@ def _moshi_layer(read: _Reader, p: str, heads: int) -> Iterator[tuple[str, Tenso
         yield ours, read(p + theirs)
 
 
-def _transformers_layer(read: _Reader, p: str, heads: int) -> Iterator[tuple[str, Tensor]]:
+def transformers_layer(read: Reader, p: str, heads: int) -> Iterator[tuple[str, Tensor]]:
     yield "qkv.weight", torch.cat([read(f"{p}self_attn.{n}_proj.weight") for n in "qkv"])
     for ours, theirs in (
         ("out.weight", "self_attn.o_proj.weight"),
@@ -286,7 +286,7 @@ def _halves(weight: Tensor, heads: int) -> Tensor:
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _codebook(read: _Reader, prefix: str, level: int, moshi: bool) -> tuple[Tensor, Tensor]:
+def _codebook(read: Reader, prefix: str, level: int, moshi: bool) -> tuple[Tensor, Tensor]:
     if moshi:
         p = f"{prefix}vq.layers.{level}._codebook."
         sums = read(p + "embedding_sum", p + "embed_sum", p + "embed_avg")

@@ -110,6 +110,10 @@ class Writer:
         self.nodes, self.tensors, self._scope = outside
         return graph
 
+    def new_rows(self) -> None:
+        """Activations from here on have another number of rows than those before."""
+        self._rows, self._zeros = {}, None
+
     def slice(self, x: str, start, stop, axis: int) -> str:
         """start, stop: integers, or names of (1,) int64 values."""
         start, stop = (v if isinstance(v, str) else self.const([v]) for v in (start, stop))

@@ -55,6 +55,12 @@ class Tokenizer:
         found: int | None = self._read.token_to_id(token)
         return found
 
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of markers, which no text should bring with it."""
+        added = self._read.get_added_tokens_decoder()
+        return frozenset(int(i) for i, token in added.items() if token.special)
+
     def __len__(self) -> int:
         return int(self._read.get_vocab_size())
 

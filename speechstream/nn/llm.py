@@ -123,33 +123,48 @@ class Llm(nn.Module):
 
         scales: (B, layers, dim) of the feed-forwards' normed inputs; None: they are taken as they are.
         """
-        c, past, count = self.config, state.keys.shape[3], x.shape[1]
-        offset = torch.arange(count, device=x.device)
-        cos, sin = self._rotary(state.tokens[:, None] + offset)
-        back = past + offset[:, None] - torch.arange(past + count, device=x.device)  # (T, S + T)
-        real = torch.arange(past + count, device=x.device) >= past - state.tokens[:, None]
-        full = (back >= 0) & real[:, None, None, :]  # (B, 1, T, S + T)
-        windowed = full & (back < c.window)
-        keys, values = [], []
-        for i, layer in enumerate(self.model.layers):
-            q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
-            k, v = torch.cat([state.keys[:, i], k], 2), torch.cat([state.values[:, i], v], 2)
-            seen = windowed if i in c.window_layers else full
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
-            x = layer.finish(x, attended, None if scales is None else scales[:, i, None])
-            keys.append(k)
-            values.append(v)
-        new = LlmState(torch.stack(keys, 1), torch.stack(values, 1), state.tokens + count)
-        return self.model.norm(x), new
+        x, state = attend(self.config, self.model.layers, x, state, scales)
+        return self.model.norm(x), state
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, vocab_size) of whole texts (B, T)."""
         return self.step(tokens, self.init_state(tokens.shape[0]))[0]
 
-    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (B, 1, T, head_dim / 2); angles in float64, so that no stream is too long."""
-        rope, w = self.config.rope, self.model.norm.weight
-        freqs = torch.from_numpy(rope.frequencies(self.config.head_dim)).to(positions.device)
-        angle = positions[:, None, :, None].double() * freqs
-        scale = rope.attention_factor
-        return (angle.cos() * scale).to(w.dtype), (angle.sin() * scale).to(w.dtype)
+
+def attend(
+    config: LlmConfig,
+    layers: nn.ModuleList,
+    x: Tensor,
+    state: LlmState,
+    scales: Tensor | None = None,
+) -> tuple[Tensor, LlmState]:
+    """x (B, T, dim) after what `state` has read, through layers with `input_layernorm`, `self_attn` and `finish`.
+
+    scales: (B, layers, dim), given to each layer's `finish`.
+    """
+    c, past, count = config, state.keys.shape[3], x.shape[1]
+    offset = torch.arange(count, device=x.device)
+    cos, sin = _rotary(c, state.tokens[:, None] + offset, x)
+    back = past + offset[:, None] - torch.arange(past + count, device=x.device)  # (T, S + T)
+    real = torch.arange(past + count, device=x.device) >= past - state.tokens[:, None]
+    full = (back >= 0) & real[:, None, None, :]  # (B, 1, T, S + T)
+    windowed = full & (back < c.window)
+    keys, values = [], []
+    for i, layer in enumerate(layers):
+        q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
+        k, v = torch.cat([state.keys[:, i], k], 2), torch.cat([state.values[:, i], v], 2)
+        seen = windowed if i in c.window_layers else full
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
+        scaled = () if scales is None else (scales[:, i, None],)
+        x = layer.finish(x, attended, *scaled)
+        keys.append(k)
+        values.append(v)
+    return x, LlmState(torch.stack(keys, 1), torch.stack(values, 1), state.tokens + count)
+
+
+def _rotary(config: LlmConfig, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, 1, T, head_dim / 2); angles in float64, so that no stream is too long."""
+    freqs = torch.from_numpy(config.rope.frequencies(config.head_dim)).to(positions.device)
+    angle = positions[:, None, :, None].double() * freqs
+    scale = config.rope.attention_factor
+    return (angle.cos() * scale).to(like.dtype), (angle.sin() * scale).to(like.dtype)

@@ -171,7 +171,7 @@ class Mimi(nn.Module):
         self._check_codes(codes)
         if codes.shape[-1] == 0:
             return self._no_audio(codes), state
-        x, upsample = self._upsample(self.quantizer.decode(codes), state.upsample)
+        x, upsample = overlap_add(self.quantizer.decode(codes), self.upsample, state.upsample)
         x, transformer = self.decoder_transformer.step(x, state.transformer)
         audio, tails = self.decoder.step(x.transpose(1, 2), state.seanet)
         return audio, MimiDecoderState(upsample, transformer, tails, state.frames + codes.shape[-1])
@@ -182,18 +182,12 @@ class Mimi(nn.Module):
         if codes.shape[-1] == 0:
             return self._no_audio(codes)
         tail = self.upsample.new_zeros(codes.shape[0], self.config.stride, self.config.seanet.dim)
-        x, _ = self._upsample(self.quantizer.decode(codes), tail)
+        x, _ = overlap_add(self.quantizer.decode(codes), self.upsample, tail)
         return self.decoder(self.decoder_transformer(x).transpose(1, 2))
 
     def forward(self, audio: Tensor) -> Tensor:
         """Audio (B, channels, samples) through the codec and back, of the same length."""
         return self.decode(self.encode(audio))[..., : audio.shape[-1]]
-
-    def _upsample(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, dim) to (B, T * stride, dim) by overlap-add; the tail is (B, stride, dim)."""
-        now = x.unsqueeze(2) * self.upsample[0]
-        late = torch.cat([tail.unsqueeze(1), x.unsqueeze(2) * self.upsample[1]], 1)
-        return (now + late[:, :-1]).flatten(1, 2), late[:, -1]
 
     def _frames(self, batch: int) -> Tensor:
         return torch.zeros(batch, dtype=torch.int64, device=self.upsample.device)
@@ -225,3 +219,13 @@ class Mimi(nn.Module):
                 f"expected codes (B, {c.n_semantic_codebooks} to {c.n_codebooks} levels, T); got "
                 f"{tuple(codes.shape)}"
             )
+
+
+def overlap_add(x: Tensor, weight: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+    """A transposed convolution of each channel by itself, kernel 2 * stride: (B, T, dim) to (B, T * stride, dim).
+
+    weight: (2, stride, dim); tail: (B, stride, dim), what the frames before have left. Returns the new one too.
+    """
+    now = x.unsqueeze(2) * weight[0]
+    late = torch.cat([tail.unsqueeze(1), x.unsqueeze(2) * weight[1]], 1)
+    return (now + late[:, :-1]).flatten(1, 2), late[:, -1]

@@ -1,6 +1,6 @@
 """A causal transformer with a bounded context: rotary positions, layer scale, cached keys and values.
 
-The one of Mimi (Moshi, arXiv:2410.00037): pre-norm layers, exact GELU, no biases in the linear layers, residual
+The one of Mimi (Moshi, arXiv:2410.00037): pre-norm layers, GELU, no biases in the linear layers, residual
 branches scaled by a learnt vector (layer scale, arXiv:2103.17239), rotary positions (RoPE, arXiv:2104.09864).
 
 Frames are (B, T, dim). A query sees itself and the `context - 1` frames before it. Keys are rotated by their position
@@ -30,12 +30,15 @@ class TransformerConfig:
     left_context: int = 250
     max_period: float = 10_000.0
     layer_scale: float = 0.01
+    activation: str = "gelu"  # or "gelu_tanh", its approximation
 
     def __post_init__(self) -> None:
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"dim must be a multiple of twice the heads; got dim {self.dim}, heads {self.heads}"
             )
+        if self.activation not in ("gelu", "gelu_tanh"):
+            raise ValueError(f"activation must be gelu or gelu_tanh; got {self.activation!r}")
         if self.left_context < 2:
             raise ValueError(f"left_context must be at least 2 frames; got {self.left_context}")
 
@@ -85,6 +88,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.heads
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
         self.norm1 = nn.LayerNorm(config.dim, eps=1e-5)
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
@@ -105,7 +109,9 @@ class TransformerLayer(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add the attention's result (B, H, T, Dh) to the stream, then the feed-forward."""
         x = x + self.scale1 * self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.scale2 * self.down(F.gelu(self.up(self.norm2(x))))
+        return x + self.scale2 * self.down(
+            F.gelu(self.up(self.norm2(x)), approximate=self.approximate)
+        )
 
 
 class CausalTransformer(nn.Module):

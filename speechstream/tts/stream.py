@@ -242,7 +242,7 @@ class SynthesisCore:
             + tuple(
                 Phoneme(utterance.phonemes[i], at[i], at[i + 1])
                 for i in range(spoken.phonemes, phonemes)
-                if utterance.phonemes[i] != " "
+                if self.voice.phonetic and utterance.phonemes[i] != " "
             ),
         )
         return state, replace(spoken, words=words, phonemes=phonemes)

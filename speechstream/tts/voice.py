@@ -1,4 +1,4 @@
-"""What a stream asks of a voice, whatever is inside: `tts.blockwise` and `tts.piper` are such families."""
+"""What a stream asks of a voice, whatever is inside: `tts.blockwise`, `tts.piper` and `tts.pocket` are such families."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ class Voice(Protocol[S]):
     sample_rate: int  # Hz of its sound
     speakers: tuple[VoiceInfo, ...]
     digest: str  # of its model: states are taken up by the same model only
+    phonetic: bool  # whether an utterance's symbols are phonemes; otherwise they are letters
 
     def utterances(
         self, clause: Clause, markup: bool, reading: ReadingOptions | None = None

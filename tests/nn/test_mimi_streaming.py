@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speechstream.nn.mimi import Mimi, MimiConfig
+from speechstream.nn.mimi import Mimi, MimiConfig, overlap_add
 from speechstream.nn.seanet import (
     DownConv1d,
     SEANetConfig,
@@ -204,8 +204,10 @@ def test_gradients_reach_every_weight(codec):
     model = Mimi(CONFIG)
     latent = model.latent(torch.randn(1, 1, 4 * FRAME))
     tail = latent.new_zeros(1, 2, 16)
-    x, _ = model._upsample(
-        model.quantizer.acoustic(latent)[0] + model.quantizer.semantic(latent)[0], tail
+    x, _ = overlap_add(
+        model.quantizer.acoustic(latent)[0] + model.quantizer.semantic(latent)[0],
+        model.upsample,
+        tail,
     )
     model.decoder(model.decoder_transformer(x).transpose(1, 2)).square().sum().backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None and "input_proj" not in n]

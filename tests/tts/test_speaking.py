@@ -245,7 +245,7 @@ class _Late:
     """A voice that does not know how long a symbol lasts before it is spoken, as language-model voices: 10 samples
     each, known when the symbol has been said."""
 
-    sample_rate, digest = 100, "late"
+    sample_rate, digest, phonetic = 100, "late", True
     speakers = (VoiceInfo("late", "en-US", ""),)
 
     def utterances(self, clause, markup, reading=None):

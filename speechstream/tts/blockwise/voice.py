@@ -54,6 +54,8 @@ class BlockwiseState:
 class Blockwise:
     """A voice from a bundle of `speechstream.export.acoustic`."""
 
+    phonetic = True
+
     def __init__(self, model: bundle.Bundle, threads: int = 1, device: str = "cpu") -> None:
         """Raises SpeechStreamError where the bundle is damaged, or the device is not to be had."""
         folder = model.path

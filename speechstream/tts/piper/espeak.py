@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import ctypes
-import html
 import importlib
 import re
 import threading
@@ -17,9 +16,9 @@ from collections.abc import Callable
 import numpy as np
 
 from speechstream.errors import SpeechStreamError
-from speechstream.text import ssml
 from speechstream.text.clauses import Clause
 from speechstream.text.utterance import SpokenWord, Utterance
+from speechstream.text.visible import visible
 
 MARKS = ".,;:!?"  # kept between the phonemes: the voices were trained with them
 SOFT_MARKS = re.compile(r"[.,;:!?…—]")
@@ -108,7 +107,8 @@ class EspeakFrontEnd:
 
     def __call__(self, clause: Clause) -> list[Utterance]:
         """The utterance of a clause, or none where nothing is to be spoken."""
-        text, places, pauses = _visible(clause, self.markup)
+        seen = visible(clause, self.markup)
+        text, places, pauses = seen.text, seen.places, list(seen.pauses)
         found = list(re.finditer(r"\S+", text))
         sounds = self.phonemize(text).split()
         if len(sounds) != len(found):  # espeak-ng has joined or split words: ask for each by itself
@@ -146,30 +146,6 @@ class EspeakFrontEnd:
                 ones,
                 0 * ones,
                 0 * ones,
+                seen.warnings,
             )
         ]
-
-
-def _visible(clause: Clause, markup: bool) -> tuple[str, list[int], list[tuple[int, float]]]:
-    """A clause without its markup, the place of each character in the whole text, and (index, seconds) of breaks."""
-    text, at = clause.text, 0
-    out: list[str] = []
-    places: list[int] = []
-    pauses: list[tuple[int, float]] = []
-    while at < len(text):
-        tag, end = (ssml.match(text, at, True) if markup and text[at] in "<[" else None) or (
-            None,
-            at,
-        )
-        if tag is None:
-            entity = ssml.ENTITY.match(text, at) if markup else None
-            piece = html.unescape(entity[0]) if entity else text[at]
-            end = entity.end() if entity else at + 1
-        else:
-            piece = " "
-            if tag.name == "break":
-                pauses.append((len(out), ssml.seconds(tag)))
-        out += piece
-        places += [clause.start + at] * len(piece)
-        at = end
-    return "".join(out), places, pauses

@@ -81,6 +81,8 @@ class Decode:
 class PiperSpeech:
     """A Piper voice for the synthesizer."""
 
+    phonetic = True
+
     def __init__(self, path: str | Path, threads: int = 1, device: str = "cpu") -> None:
         """`path` is a folder of `speechstream.tts.piper.split`, or a voice's .onnx beside its .json (which needs
         `onnx`). Raises SpeechStreamError where it cannot be used, or the device is not to be had."""
