@@ -26,6 +26,27 @@ settings.load_profile("suite")
 # What takes more than a second or two of a shared core: a test, all tests of a module, or all of a folder.
 ALL = "all"
 SLOW: dict[str, str | tuple[str, ...]] = {
+    "asr/test_snapshot.py": ALL,
+    "asr/test_hotwords.py": (
+        "test_a_name_is_written_as_the_list_has_it",
+        "test_of_a_grammar_nothing_else_comes_out",
+    ),
+    "tts/test_speaking.py": ("test_snapshots_and_forks_anywhere_change_nothing",),
+    "text/test_written.py": (
+        "test_what_is_not_pending_only_grows",
+        "test_written_again_is_the_same",
+        "test_spans_cover_all_words_once",
+    ),
+    "cli/test_microphone.py": (
+        "test_speech_is_transcribed_live",
+        "test_the_microphone_until_a_signal",
+    ),
+    "audio/test_sound_server.py": (
+        "test_speaker_is_heard_to_the_end",
+        "test_microphone_hears_what_is_played",
+        "test_cancel_is_heard_as_silence",
+    ),
+    "lm/test_generate.py": ("test_drafts_write_what_plain_greedy_writes",),
     "asr/test_endings.py": ALL,
     "asr/test_files.py": (
         "test_damaged_recordings_in_a_pool_keep_what_was_heard",
@@ -44,6 +65,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_streams_are_independent",
         "test_the_tail_is_flushed",
         "test_two_sentences_with_a_pause",
+        "test_words_have_their_times",
     ),
     "asr/test_voxtral.py": (
         "test_a_segment_that_grows_too_long_is_cut_whatever_the_blocks",
@@ -80,6 +102,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_pauses_are_scaled",
         "test_plain_reads_everything",
         "test_the_header_of_a_file_is_right_at_the_end",
+        "test_dates_and_capitals_are_read_as_asked",
     ),
     "text/test_markdown.py": ("test_blocks_are_those_of_markdown_it",),
     "cli/test_talk.py": ("test_the_embedded_brain_answers_a_pipe",),
@@ -87,6 +110,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_a_pipe_gets_a_wav_that_players_accept",
         "test_voices_lists_what_is_installed",
         "test_voices_that_are_not_there",
+        "test_it_is_heard_through_a_sound_server",
+        "test_what_was_played_is_recognised",
     ),
     "duplex/test_session.py": ALL,
     "duplex/test_live.py": ALL,
@@ -147,7 +172,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     ),
     "test_imports.py": ("test_a_file_is_transcribed_without_torch",),
     "test_packaging.py": ("test_the_wheel_has_one_top_level_name",),
-    "tts/test_codec.py": ("test_the_graphs_give_what_the_network_gives",),
+    "tts/test_codec.py": ALL,
     "tts/test_embedded_voice.py": ("test_it_is_understood",),
     "tts/test_pocket_voice.py": ALL,
 }

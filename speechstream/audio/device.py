@@ -283,7 +283,8 @@ class Microphone:
     def _callback(self, indata, frames, when, status) -> None:
         """PortAudio's thread: copy and go."""
         self._heard = time.monotonic()
-        age = min(max(when.currentTime - when.inputBufferAdcTime, 0.0), 1.0)
+        # some hosts give no times
+        age = min(max(when.currentTime - when.inputBufferAdcTime, 0.0), 1.0) if when else 0.0
         if status and status.input_overflow:
             self.overflows += 1
         if self._stopped.is_set():

@@ -23,6 +23,7 @@ from speechstream.nn.pocket_config import PocketSampling
 from speechstream.runtime.requests import Work
 from speechstream.state import bounded
 from speechstream.text.clauses import Clause
+from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import Utterance
 from speechstream.tts.pocket import requests
 from speechstream.tts.pocket.network import (
@@ -94,7 +95,10 @@ class PocketSpeech:
         self._fade = np.linspace(0, 1, fade, dtype=np.float32)
         self._codec = self.network.codec.init_state()  # one value for all that begin
 
-    def utterances(self, clause: Clause, markup: bool) -> list[Utterance]:
+    def utterances(
+        self, clause: Clause, markup: bool, reading: ReadingOptions | None = None
+    ) -> list[Utterance]:
+        """The model reads numbers and capitals as it has learned: `reading` has no effect."""
         return self._front[markup](clause)
 
     def check_controls(self, controls: Controls) -> None:
