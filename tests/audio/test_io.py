@@ -11,7 +11,7 @@ import scipy.signal
 import soundfile as sf
 
 from speechstream.audio import blocks, read
-from speechstream.audio.containers import mpeg
+from speechstream.audio.containers import media, mpeg
 from speechstream.errors import SpeechStreamError
 
 FORMATS = [
@@ -176,6 +176,24 @@ def patched(path, *changes):
 @pytest.mark.parametrize("rate", [0, 1, 3_000_000, 2**31 - 1])
 def test_absurd_sample_rates(tmp_path, speech, rate):
     refused(patched(write(tmp_path, speech, ("wav", "PCM_16")), (24, rate)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "rate", "align", "bits"),
+    [(0, 16_000, 2, 16), (1, 0, 2, 16), (1, 16_000, 0, 0), (1, 16_000, 2, 0)],
+)
+def test_impossible_formats_reach_no_decoder_that_crashes(
+    tmp_path, monkeypatch, channels, rate, align, bits
+):
+    def never(*arguments):
+        raise AssertionError("asked to decode what cannot be")
+
+    monkeypatch.setattr(media, "open_media", never)
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * align, align, bits)
+    data = b"fmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", 3200) + bytes(3200)
+    path = tmp_path / "sound.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(data)) + b"WAVE" + data)
+    refused(path)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def decoded(content: Content, seconds: float) -> Blocks:
                 return found
         return _whole(content, seconds)
     except sndfile.Unreadable as error:
+        if what == "wav" and not tags and (reason := riff.impossible(data)):
+            raise SpeechStreamError(f"{content.name} cannot be decoded: {reason}") from error
         if what in ("wav", "ogg", "other"):
             if media.is_available():
                 return media.open_media(content, seconds)

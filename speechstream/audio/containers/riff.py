@@ -8,6 +8,7 @@ neither, for it is sound that the header has forgotten.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -23,6 +24,7 @@ from speechstream.errors import SpeechStreamError
 
 _NEAR = 1 << 20  # bytes around 2^31 and below 2^32 where a length is none
 _AIFF_SOX = 0x7F000000
+_PLAIN = (1, 3, 6, 7, 0xFFFE)  # codes of formats whose samples have a size of their own
 HEAD = 12  # bytes of "RIFF", a length and "WAVE"
 _TYPES = {
     (1, 8): "uint8",
@@ -112,6 +114,24 @@ def is_plain(data: Any) -> bool:
             return length > left or _only_chunks(data, position + length, length & 1)
         position += length + (length & 1)
     return True
+
+
+def impossible(data: Any) -> str | None:
+    """What in a WAV's format no sound can have, None where there is nothing: not every decoder survives it."""
+    position = HEAD
+    while position + 8 <= len(data):
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
+        if bytes(data[position : position + 4]) == b"fmt ":
+            code, channels, rate, _, align, bits = struct.unpack_from(
+                "<HHIIHH", bytes(data[position + 8 : position + 24]).ljust(16, b"\0")
+            )
+            if not (channels and rate and align):
+                return f"its header tells of {channels} channels at {rate} Hz and {align} bytes of a sample of all"
+            if code in _PLAIN and not bits:
+                return "its header tells of samples of no bits"
+            return None
+        position += 8 + length + (length & 1)
+    return "it has no format"
 
 
 def _only_chunks(data: Any, position: int, odd: int) -> bool:
