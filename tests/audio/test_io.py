@@ -223,6 +223,15 @@ def test_flac_of_unknown_length(tmp_path, speech):
     refused(path)
 
 
+@pytest.mark.parametrize("behind", [b"\xff", b"ab", b"\xff\xfb\x90"])
+def test_a_few_bytes_behind_an_mp3_are_told(tmp_path, speech, behind):
+    path = write(tmp_path, speech, ("mp3", "MPEG_LAYER_III"))
+    whole = read(path)[0]
+    path.write_bytes(path.read_bytes() + behind)
+    got, sentence = refused(path)
+    assert len(got) == len(whole) and f"{len(behind)} bytes" in sentence
+
+
 def test_mp3_without_a_length_is_read_to_its_end(tmp_path, speech):
     path = write(tmp_path, speech, ("mp3", "MPEG_LAYER_III"))
     data = path.read_bytes()

@@ -77,7 +77,7 @@ def scan(data: Any) -> Scan:
     while position < size:
         header = bytes(data[position : position + 4])
         frame = known.get(header) or known.setdefault(header, mpeg_frame(header))
-        fresh = run is None or _kind(header) != kind
+        fresh = run is None or frame is None or _kind(header) != kind
         if frame is None or (fresh and not _certain(data, position, frame)):
             after = past_tags(data, position)
             if after > position:
