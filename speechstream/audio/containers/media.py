@@ -22,7 +22,7 @@ from speechstream.audio.containers import trailing
 from speechstream.audio.containers.content import Content, Pieces, exactly
 from speechstream.audio.containers.riff import HEAD, is_unknown, wav_blocks
 from speechstream.audio.recording import MAX_RATE, MIN_RATE, Blocks, Decoded, Part, joined
-from speechstream.audio.samples import as_samples
+from speechstream.audio.samples import MAX_CHANNELS, as_samples
 from speechstream.errors import SpeechStreamError
 
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # an object with the file's size
@@ -159,6 +159,10 @@ class _Frames:
                         self.fault = f"{self.damaged} packet(s) in it are damaged"
                     continue
                 for frame in frames:
+                    if frame.layout.nb_channels > MAX_CHANNELS:
+                        count = frame.layout.nb_channels
+                        self.fault = f"it has {count} channels, and {MAX_CHANNELS} are the most"
+                        return
                     if frame.samples and MIN_RATE <= frame.sample_rate <= MAX_RATE:
                         self.seconds += frame.samples / frame.sample_rate
                         yield frame
