@@ -29,7 +29,8 @@ def start(server, *options, source="speech.monitor"):
 
 
 @pytest.mark.xfail(
-    reason="words spoken over the assistant's, as loud as they are, are often misheard", strict=False
+    reason="words spoken over the assistant's, as loud as they are, are often misheard",
+    strict=False,
 )
 @pytest.mark.parametrize("delay_s", [0.06, 0.3])
 def test_three_turns_with_its_own_echo_in_the_room(pulse_server, tmp_path, delay_s):
