@@ -17,11 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
 
-# the same examples each time, on any machine
-settings.register_profile("suite", derandomize=True, deadline=None, database=None)
-settings.load_profile("suite")
+if importlib.util.find_spec("hypothesis"):  # tests of weights run without, on an emulated processor
+    from hypothesis import settings
+
+    # the same examples each time, on any machine
+    settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+    settings.load_profile("suite")
 
 # What takes more than a second or two of a shared core: a test, all tests of a module, or all of a folder.
 ALL = "all"

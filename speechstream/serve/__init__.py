@@ -1,1 +1,1 @@
-"""Serving many users: `ray` spreads streams and archives over the processes and machines of a Ray cluster."""
+"""Serving many users: `app` is the server of `speechstream serve`, `ray` spreads streams and archives over a cluster."""
