@@ -92,3 +92,14 @@ class Biasable(Protocol):
 
     def biased(self, bias: Bias) -> Family[Any]:
         """This family with them, on the same runner: its streams share batches with those that have none."""
+
+
+@runtime_checkable
+class Attended(Protocol):
+    """What a family has besides, that can tell how a segment ended."""
+
+    def attended(self, segment: Any, samples: int) -> np.ndarray:
+        """(K, D) what the encoder has heard in the last frames that end within the first `samples`, oldest first."""
+
+    def closing(self, segment: Any) -> float:
+        """The decoder's probability of the mark that ends the last sentence; 0 where it wrote none."""

@@ -7,8 +7,9 @@ where the latency allows, so the text does not depend on how the audio was cut i
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from speechstream import state as states
 from speechstream.asr.biasing import Bias, HotWords
+from speechstream.asr.end_of_turn import Ending
 from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
-from speechstream.asr.family import NOTHING, Biasable, Family
+from speechstream.asr.family import NOTHING, Attended, Biasable, Family
 from speechstream.asr.form import TextForm
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.audio.features import SAMPLE_RATE
@@ -105,11 +107,12 @@ class RecognitionCore:
         hotwords: HotWords | None = None,
         bias: Bias | None = None,
         form: TextForm | None = None,
+        end_of_turn: Callable[[Ending], float] | None = None,
     ):
         if bias is not None and isinstance(family, Biasable):
             family = family.biased(bias)
         self.hotwords, self.bias, self.form = hotwords, bias, form or TextForm()
-        self.family, self.vad, self.rules = family, vad, rules
+        self.family, self.vad, self.rules, self.end_of_turn = family, vad, rules, end_of_turn
         self.latency_ms, self.mode, self.digest = latency_ms, family.mode(latency_ms), digest
         self.resampler, self.segmenter = Resampler(sample_rate, SAMPLE_RATE), Segmenter(rules)
         self.sample_rate, self.downmix = self.resampler.rate_in, Downmix()
@@ -218,7 +221,14 @@ class RecognitionCore:
             self.hotwords,
             self.bias,
             self.form,
+            self.end_of_turn,
         )
+
+    def telling(self, end_of_turn: Callable[[Ending], float] | None) -> RecognitionCore:
+        """This core, whose finals tell how probable it is that the speaker has finished. None: that do not."""
+        core = copy.copy(self)
+        core.end_of_turn = end_of_turn
+        return core
 
     def read(self, state: StreamState) -> StreamState:
         """The state as a value."""
@@ -450,7 +460,8 @@ class RecognitionCore:
         segment = replace(state.segment, decoding=decoding)
         silent = state.segmenter.run * WINDOW if ended else 0
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
-        self._say(segment, step, self._words(segment, spoken), spoken)
+        words = self._words(segment, spoken)
+        self._say(segment, step, words, spoken, self._ending(segment, words, spoken))
         step.closed.append(decoding)
         if ended and state.heard <= state.received:  # beyond, the stream ended and nobody stopped
             step.events.append(Endpoint(round(spoken, 3), self._now(state)))
@@ -522,12 +533,33 @@ class RecognitionCore:
             for w, (start, end) in zip(words, spans)
         ]
 
-    def _say(self, segment: Segment, step: _Step, words: list[Word], end: float) -> None:
+    def _ending(self, segment: Segment, words: list[Word], spoken: float) -> float | None:
+        """How probable it is that the speaker has finished; None where nobody asked or the model cannot tell."""
+        if self.end_of_turn is None or not isinstance(self.family, Attended) or not words:
+            return None
+        samples = max(round(spoken * SAMPLE_RATE) - segment.start, 0)
+        frames = self.family.attended(segment.decoding, samples)
+        closing = self.family.closing(segment.decoding)
+        start = segment.start / SAMPLE_RATE
+        shifted = tuple(replace(w, start=w.start - start, end=w.end - start) for w in words)
+        audio = np.concatenate(segment.audio)[:samples]
+        return round(self.end_of_turn(Ending(frames, audio, shifted, closing)), 3)
+
+    def _say(
+        self,
+        segment: Segment,
+        step: _Step,
+        words: list[Word],
+        end: float,
+        end_of_turn: float | None = None,
+    ) -> None:
         words = self.form.words(words)
         text = " ".join(w.text for w in words)
         if any(c.isalnum() for c in text):
             start = round(segment.start / SAMPLE_RATE, 3)
-            step.events.append(Final(text, tuple(words), start, round(end, 3)))
+            step.events.append(
+                Final(text, tuple(words), start, round(end, 3), end_of_turn=end_of_turn)
+            )
 
 
 def _longer(segment: Segment, x: np.ndarray) -> Segment:

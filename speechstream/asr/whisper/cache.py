@@ -59,6 +59,9 @@ class Runner(Protocol):
 
     def decode(self, requests: Sequence[Decode]) -> list[tuple[Decoded, DecoderState]]: ...
 
+    def attended(self, cache: Cache, first: int, last: int) -> np.ndarray:
+        """(frames, D) the values of frames [first, last) that the decoder's first layer attends to, heads side by side."""
+
 
 @dataclass(frozen=True)
 class Encode:
@@ -228,6 +231,10 @@ def expanded(networks: Networks, state: EncoderState) -> EncoderState:
     return EncoderState(state.mel, like.keys, like.values, state.frames)
 
 
+    def attended(self, cache: SegmentCache, first: int, last: int) -> np.ndarray:
+        return _side_by_side(cache.values, first, last)
+
+
 class Resident:
     """Runs the networks on caches that stay in place, each segment's behind the number of a slot."""
 
@@ -300,6 +307,10 @@ class Resident:
         for i, answer in zip(order, answers):
             out[i] = answer
         return out
+
+
+    def attended(self, cache: int, first: int, last: int) -> np.ndarray:
+        return _side_by_side(self._memories[cache].values, first, last)
 
 
 class _Batch:
@@ -380,6 +391,14 @@ def _decode(
         logits = said.logits[i : i + 1, r.first - first : n - first]
         out.append((Decoded(logits, said.alignment[i : i + 1, :n], hidden), state))
     return out
+
+
+def _side_by_side(values: np.ndarray | None, first: int, last: int) -> np.ndarray:
+    """(1, layers, H, T, Dh) to the first layer's (last - first, H Dh)."""
+    if values is None:
+        return np.zeros((0, 0), np.float32)
+    found = values[0, 0, :, first:last].swapaxes(0, 1)
+    return found.reshape(len(found), -1).astype(np.float32)
 
 
 def _row(e: Encoded, i: int) -> Encoded:
