@@ -63,12 +63,14 @@ def boundary(words: Sequence[Any], at: float) -> str:
     return last if last in (*CLOSING, ",") else "," if last in ";:-—" and last else ""
 
 
-def hear(samples: np.ndarray, recognizer: Recognizer, vad: Any) -> Iterator[dict[str, Any]]:
-    """What is known at each pause of a recording (n,) at 16 kHz."""
+def hear(
+    samples: np.ndarray, recognizer: Recognizer, vad: Any, marks: bool
+) -> Iterator[dict[str, Any]]:
+    """What is known at each pause of a recording (n,) at 16 kHz. marks: with the mark that stands there in the whole."""
     sound = with_tail(samples)
     recorder = Recorder()
     stream = Stream(recognizer.core(LATENCY_MS, rules=RULES).telling(recorder))
-    whole = recognizer.transcribe(samples, SAMPLE_RATE).words
+    whole = recognizer.transcribe(samples, SAMPLE_RATE).words if marks else ()
     finals: list[str] = []
     at = 0
     for pause in find_pauses(sound, vad):
@@ -146,7 +148,8 @@ def main() -> None:
         samples = read(args.manifest.parent / row["audio"])
         about = {k: row[k] for k in ("audio", "speaker", "source")}
         about["ends"] = True
-        if any(row["source"].startswith(s) for s in args.joined):
+        joined = any(row["source"].startswith(s) for s in args.joined)
+        if joined:
             about["ends"] = None
             after = rows[i + 1] if i + 1 < len(rows) else row
             if after is not row and after["speaker"] == row["speaker"]:
@@ -154,7 +157,7 @@ def main() -> None:
                 first, second = samples[-size:], read(args.manifest.parent / after["audio"])[:size]
                 words = recognizer.transcribe(np.concatenate([first, second]), SAMPLE_RATE).words
                 about["ends"] = boundary(words, len(first) / SAMPLE_RATE) in CLOSING
-        save(path, about, list(hear(samples, recognizer, vad)))
+        save(path, about, list(hear(samples, recognizer, vad, joined)))
         print(path.name, row["source"], flush=True)
 
 

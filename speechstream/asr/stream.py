@@ -543,7 +543,8 @@ class RecognitionCore:
         start = segment.start / SAMPLE_RATE
         shifted = tuple(replace(w, start=w.start - start, end=w.end - start) for w in words)
         audio = np.concatenate(segment.audio)[:samples]
-        return round(self.end_of_turn(Ending(frames, audio, shifted, closing)), 3)
+        ending = Ending(frames, audio, samples / SAMPLE_RATE, shifted, closing)
+        return round(self.end_of_turn(ending), 3)
 
     def _say(
         self,

@@ -116,6 +116,7 @@ class Attentive(RecognitionCore):
             core.hotwords,
             core.bias,
             core.form,
+            core.end_of_turn,
         )
 
 
@@ -512,7 +513,9 @@ class Talk:
         engine, s = self.engine, self.session
         words = list(s.transcription.keywords) if s.transcription else []
         core = engine.recognizer.core(s.latency_ms, s.input.rate, words or None, rules=s.rules())
-        stream = engine.hear(Attentive.of(core) if s.automatic else core)
+        if s.automatic:
+            core = Attentive.of(core.telling(engine.recognizer.end_of_turn))
+        stream = engine.hear(core)
         self._ears = Stretch(stream, self._appended_s, s.automatic)
         self._spawn(self._listen(self._ears))
 
@@ -827,11 +830,13 @@ class Talk:
             twin.close()
         if any(isinstance(e, Failed) for e in found):
             return  # no slot is free: the conversation waits for the recogniser instead
-        text = " ".join(e.text for e in found if isinstance(e, Final))
+        said = [e for e in found if isinstance(e, Final)]
+        text = " ".join(e.text for e in said)
+        end_of_turn = said[-1].end_of_turn if said else None
 
         async def tell() -> None:
             if s is self._ears:
-                await self._step(Foreseen(text, self._wall()))
+                await self._step(Foreseen(text, self._wall(), end_of_turn))
 
         self._inbox.put_nowait((tell, None))
 
