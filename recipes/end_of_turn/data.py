@@ -30,7 +30,7 @@ class Decision:
     mark: str
     text: str
     own_tail: float
-    ending: Ending
+    x: np.ndarray  # the head's features
 
 
 def load(folder: Path, keep: Callable[[str], bool] = lambda speaker: True) -> list[Decision]:
@@ -62,7 +62,7 @@ def load(folder: Path, keep: Callable[[str], bool] = lambda speaker: True) -> li
                         d["mark"],
                         " ".join(d["text"]),
                         d["own_tail"],
-                        Ending(frames, audio, d["spoken"], words, d["closing"]),
+                        features(Ending(frames, audio, d["spoken"], words, d["closing"])),
                     )
                 )
     return found
@@ -70,4 +70,4 @@ def load(folder: Path, keep: Callable[[str], bool] = lambda speaker: True) -> li
 
 def matrix(decisions: list[Decision]) -> np.ndarray:
     """(N, n) their features."""
-    return np.stack([features(d.ending) for d in decisions])
+    return np.stack([d.x for d in decisions])

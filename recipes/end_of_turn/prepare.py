@@ -27,15 +27,25 @@ from recipes.common.args import parser
 from recipes.end_of_turn.pauses import DECIDE, WINDOW_S, find_pauses, with_tail
 from speechstream.asr.end_of_turn import Ending
 from speechstream.asr.recognizer import Recognizer, Stream
+from speechstream.asr.whisper.family import WhisperFamily, WhisperSegment
 from speechstream.audio.vad import SAMPLE_RATE
 from speechstream.duplex.session import RULES
 from speechstream.events import Final
+from speechstream.runtime.requests import Work
 from speechstream.runtime.session import load_vad
 
 LATENCY_MS = 1280  # the copy's last pass is the same for all
 KEPT_S = 3.0  # of sound before each pause
 JOIN_S = 6.0
 CLOSING = (".", "?", "!")
+
+
+class Listening(WhisperFamily):
+    """The recogniser's encoder without its decoder: it writes nothing."""
+
+    def _decode(self, s: WhisperSegment, final: bool) -> Work[WhisperSegment]:
+        yield from ()
+        return s
 
 
 class Recorder:
@@ -80,7 +90,7 @@ def hear(
         finals += [e.text for e in stream.push(sound[at:decided]) if isinstance(e, Final)]
         at, recorder.last = decided, None
         said = [e for e in stream.fork().finish() if isinstance(e, Final)]
-        if not said or recorder.last is None:
+        if recorder.last is None:
             continue
         e = recorder.last
         yield {
@@ -130,6 +140,7 @@ def main() -> None:
     p.add_argument("--sources", nargs="+", default=[""], help="what their names begin with")
     p.add_argument("--joined", nargs="*", default=[])
     p.add_argument("--not-speakers-of", type=Path, help="a manifest whose speakers are left out")
+    p.add_argument("--encoder-only", action="store_true", help="without words; a third of the time")
     p.add_argument("--worker", default="0/1")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
@@ -140,6 +151,9 @@ def main() -> None:
         held = {json.loads(line)["speaker"] for line in lines} - {None}
     number, workers = map(int, args.worker.split("/"))
     recognizer, vad = Recognizer.load(), load_vad()
+    if args.encoder_only:
+        f = recognizer.family
+        recognizer.family = Listening(f.runner, f.decoder, f.features)
     args.out.mkdir(parents=True, exist_ok=True)
     for i in choose(rows, args.sources, args.count, args.seed)[number::workers]:
         row, path = rows[i], args.out / f"{i:05d}.npz"

@@ -58,6 +58,8 @@ def features(e: Ending) -> np.ndarray:
 
 
 def _of_text(e: Ending) -> list[float]:
+    if not e.words:
+        return [0.0] * 13
     last = e.words[-1]
     bare = last.text.strip(".,?!;:\"'").lower()
     confidences = [w.confidence or 0.0 for w in e.words]

@@ -535,7 +535,7 @@ class RecognitionCore:
 
     def _ending(self, segment: Segment, words: list[Word], spoken: float) -> float | None:
         """How probable it is that the speaker has finished; None where nobody asked or the model cannot tell."""
-        if self.end_of_turn is None or not isinstance(self.family, Attended) or not words:
+        if self.end_of_turn is None or not isinstance(self.family, Attended):
             return None
         samples = max(round(spoken * SAMPLE_RATE) - segment.start, 0)
         frames = self.family.attended(segment.decoding, samples)

@@ -167,7 +167,7 @@ class WhisperFamily:
         return self._on(Resident(self.networks))
 
     def _on(self, runner: Runner, decoder: Decoder | None = None) -> WhisperFamily:
-        return WhisperFamily(
+        return type(self)(
             runner,
             decoder or self.decoder,
             self.features,
