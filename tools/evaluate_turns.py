@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from recipes.end_of_turn.data import Decision, load
+from recipes.end_of_turn.data import Decision, load, matrix
 from recipes.end_of_turn.pauses import DECIDE, WINDOW_S, with_tail
 from recipes.end_of_turn.prepare import read
+from speechstream.asr.end_of_turn import WEIGHTS, EndOfTurn
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, mel_filters
+from speechstream.bundle import EMBEDDED, MODELS
 from speechstream.duplex.config import ConversationConfig
 from speechstream.duplex.turns import Pauses as Learned, completeness, wait
 from speechstream.runtime.session import open_session
@@ -188,10 +190,8 @@ def main() -> None:
             smart_turn(decisions, args.smart_turn, args.audio),
             SMART_TURN_STOP_S,
         )
-    from speechstream.asr.end_of_turn import EndOfTurn
-
-    head = EndOfTurn.load(args.head)
-    scored["head"] = (np.array([head(d.ending) for d in decisions]), SCORED_S)
+    path = args.head or MODELS / EMBEDDED["asr"] / WEIGHTS
+    scored["head"] = (EndOfTurn.load(path).probabilities(matrix(decisions)), SCORED_S)
     report = evaluate(decisions, scored)
     print(json.dumps({k: v for k, v in report.items() if k != "systems"}))
     print(table(report))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechstream.asr.end_of_turn import Ending, features
-from speechstream.events import Word
+from speechstream.asr.end_of_turn import pooled
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Decision:
     mark: str
     text: str
     own_tail: float
-    x: np.ndarray  # the head's features
+    x: np.ndarray  # what the head is given
 
 
 def load(folder: Path, keep: Callable[[str], bool] = lambda speaker: True) -> list[Decision]:
@@ -45,8 +44,6 @@ def load(folder: Path, keep: Callable[[str], bool] = lambda speaker: True) -> li
                 end = not np.isfinite(d["seconds"])
                 if end and about["ends"] is None:
                     continue
-                words = tuple(Word(*w) for w in d["words"])
-                audio = arrays[f"audio.{i}"].astype(np.float32) / 32767
                 frames = arrays[f"frames.{i}"].astype(np.float32)
                 if not len(frames):
                     continue
@@ -62,7 +59,7 @@ def load(folder: Path, keep: Callable[[str], bool] = lambda speaker: True) -> li
                         d["mark"],
                         " ".join(d["text"]),
                         d["own_tail"],
-                        features(Ending(frames, audio, d["spoken"], words, d["closing"])),
+                        pooled(frames),
                     )
                 )
     return found

@@ -25,7 +25,6 @@ import soundfile as sf
 
 from recipes.common.args import parser
 from recipes.end_of_turn.pauses import DECIDE, WINDOW_S, find_pauses, with_tail
-from speechstream.asr.end_of_turn import Ending
 from speechstream.asr.recognizer import Recognizer, Stream
 from speechstream.asr.whisper.family import WhisperFamily, WhisperSegment
 from speechstream.audio.vad import SAMPLE_RATE
@@ -35,7 +34,6 @@ from speechstream.runtime.requests import Work
 from speechstream.runtime.session import load_vad
 
 LATENCY_MS = 1280  # the copy's last pass is the same for all
-KEPT_S = 3.0  # of sound before each pause
 JOIN_S = 6.0
 CLOSING = (".", "?", "!")
 
@@ -52,10 +50,10 @@ class Recorder:
     """In the place of a head: keeps what it is given."""
 
     def __init__(self) -> None:
-        self.last: Ending | None = None
+        self.last: np.ndarray | None = None
 
-    def __call__(self, ending: Ending) -> float:
-        self.last = ending
+    def __call__(self, frames: np.ndarray) -> float:
+        self.last = frames
         return 0.0
 
 
@@ -92,26 +90,21 @@ def hear(
         said = [e for e in stream.fork().finish() if isinstance(e, Final)]
         if recorder.last is None:
             continue
-        e = recorder.last
         yield {
             "start": pause.start,
             "seconds": pause.seconds,
             "own_tail": len(samples) / SAMPLE_RATE - pause.start,
             "text": [*finals, *(f.text for f in said)],
             "mark": boundary(whole, pause.start + 0.1),
-            "words": [[w.text, w.start, w.end, w.confidence] for w in e.words],
-            "closing": e.closing,
-            "spoken": len(e.audio) / SAMPLE_RATE,
-            "frames": e.frames.astype(np.float16),
-            "audio": (e.audio[-round(KEPT_S * SAMPLE_RATE) :] * 32767).astype(np.int16),
+            "frames": recorder.last.astype(np.float16),
         }
 
 
 def save(path: Path, about: dict[str, Any], decisions: list[dict[str, Any]]) -> None:
     arrays, rows = {}, []
     for i, d in enumerate(decisions):
-        arrays |= {f"frames.{i}": d["frames"], f"audio.{i}": d["audio"]}
-        rows.append({k: v for k, v in d.items() if k not in ("frames", "audio")})
+        arrays[f"frames.{i}"] = d["frames"]
+        rows.append({k: v for k, v in d.items() if k != "frames"})
     arrays["about"] = np.array(json.dumps({**about, "decisions": rows}))
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **arrays)

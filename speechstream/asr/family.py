@@ -96,10 +96,7 @@ class Biasable(Protocol):
 
 @runtime_checkable
 class Attended(Protocol):
-    """What a family has besides, that can tell how a segment ended."""
+    """What a family has besides, whose encoder's frames can be read."""
 
     def attended(self, segment: Any, samples: int) -> np.ndarray:
         """(K, D) what the encoder has heard in the last frames that end within the first `samples`, oldest first."""
-
-    def closing(self, segment: Any) -> float:
-        """The decoder's probability of the mark that ends the last sentence; 0 where it wrote none."""

@@ -17,7 +17,6 @@ import numpy as np
 
 from speechstream import state as states
 from speechstream.asr.biasing import Bias, HotWords
-from speechstream.asr.end_of_turn import Ending
 from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
 from speechstream.asr.family import NOTHING, Attended, Biasable, Family
 from speechstream.asr.form import TextForm
@@ -107,7 +106,7 @@ class RecognitionCore:
         hotwords: HotWords | None = None,
         bias: Bias | None = None,
         form: TextForm | None = None,
-        end_of_turn: Callable[[Ending], float] | None = None,
+        end_of_turn: Callable[[np.ndarray], float] | None = None,
     ):
         if bias is not None and isinstance(family, Biasable):
             family = family.biased(bias)
@@ -224,7 +223,7 @@ class RecognitionCore:
             self.end_of_turn,
         )
 
-    def telling(self, end_of_turn: Callable[[Ending], float] | None) -> RecognitionCore:
+    def telling(self, end_of_turn: Callable[[np.ndarray], float] | None) -> RecognitionCore:
         """This core, whose finals tell how probable it is that the speaker has finished. None: that do not."""
         core = copy.copy(self)
         core.end_of_turn = end_of_turn
@@ -461,7 +460,7 @@ class RecognitionCore:
         silent = state.segmenter.run * WINDOW if ended else 0
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
         words = self._words(segment, spoken)
-        self._say(segment, step, words, spoken, self._ending(segment, words, spoken))
+        self._say(segment, step, words, spoken, self._ending(segment, spoken))
         step.closed.append(decoding)
         if ended and state.heard <= state.received:  # beyond, the stream ended and nobody stopped
             step.events.append(Endpoint(round(spoken, 3), self._now(state)))
@@ -533,18 +532,13 @@ class RecognitionCore:
             for w, (start, end) in zip(words, spans)
         ]
 
-    def _ending(self, segment: Segment, words: list[Word], spoken: float) -> float | None:
+    def _ending(self, segment: Segment, spoken: float) -> float | None:
         """How probable it is that the speaker has finished; None where nobody asked or the model cannot tell."""
         if self.end_of_turn is None or not isinstance(self.family, Attended):
             return None
         samples = max(round(spoken * SAMPLE_RATE) - segment.start, 0)
         frames = self.family.attended(segment.decoding, samples)
-        closing = self.family.closing(segment.decoding)
-        start = segment.start / SAMPLE_RATE
-        shifted = tuple(replace(w, start=w.start - start, end=w.end - start) for w in words)
-        audio = np.concatenate(segment.audio)[:samples]
-        ending = Ending(frames, audio, samples / SAMPLE_RATE, shifted, closing)
-        return round(self.end_of_turn(ending), 3)
+        return round(self.end_of_turn(frames), 3) if len(frames) else None
 
     def _say(
         self,

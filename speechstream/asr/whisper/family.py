@@ -46,7 +46,6 @@ BEAM = 4  # hypotheses of the attention decoder where it is in doubt
 DECODE_FRAMES = 12  # 240 ms: verifying the hypothesis more often than this would show little more
 OFFLINE_FRAMES = 64  # 1.28 s: how much is heard at a time where nobody waits for it
 CONFIRM_MS = 1920  # a longer chunk hears more of what follows; words become stable that much later
-CLOSING_MARKS = (".", "?", "!")
 ATTENDED_FRAMES = 64  # 1.28 s that may be read of the encoder's memory
 RIGHT_CONTEXT_MS = 960  # the confirming pass hears so much beyond its chunk
 
@@ -154,14 +153,6 @@ class WhisperFamily:
         """(K, D) of the last ATTENDED_FRAMES: the encoder's output as the decoder's first layer reads it."""
         end = min(samples // FRAME_LENGTH, segment.frames)
         return self.runner.attended(segment.cache, max(end - ATTENDED_FRAMES, 0), end)
-
-    def closing(self, segment: WhisperSegment) -> float:
-        """The probability of the last token where it is a full stop, a question or an exclamation mark, else 0."""
-        h = segment.hypothesis
-        if not isinstance(h, Hypothesis) or not h.tokens:
-            return 0.0
-        closes = self.decoder.vocabulary.text(h.tokens[-1:]).strip() in CLOSING_MARKS
-        return float(h.probabilities[-1]) if closes else 0.0
 
     def resident(self) -> WhisperFamily:
         return self._on(Resident(self.networks))
