@@ -5,14 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from tools._turns import ACTIONS, TIMEOUTS, Pauses, Policy, area, best, rates, resampled
+from tools._turns import ACTIONS, TIMEOUTS, Pauses, Policy, Waiting, area, best, rates, resampled
 
 
 def scene(seed, n=40):
     rng = np.random.default_rng(seed)
     seconds = np.where(rng.random(n) < 0.5, np.inf, rng.exponential(0.5, n))
     scores = np.round(rng.normal(np.where(np.isinf(seconds), 1.0, 0.0)), 1)  # with ties
-    return scores, Pauses(seconds)
+    return 1 / (1 + np.exp(-scores)), Pauses(seconds)
 
 
 def test_rates_are_counted():
@@ -28,10 +28,15 @@ def test_no_policy_of_the_grid_is_better(seed):
     cut, policy = best(scores, p, 0.4, earliest=0.2)
     assert rates(policy.delays(scores), p)[0] == pytest.approx(cut)
     assert rates(policy.delays(scores), p)[1] <= 0.4 + 1e-9
-    for t, a, o in itertools.product(np.arange(-3, 4, 0.5), ACTIONS[2::3], TIMEOUTS[::4]):
+    for t, a, o in itertools.product(np.arange(0, 1, 0.1), ACTIONS[2::3], TIMEOUTS[::4]):
         if a <= o:
             found, latency = rates(Policy(t, a, o).delays(scores), p)
             assert found >= cut - 1e-12 or latency > 0.4
+
+
+def test_waiting_grows_with_the_log_odds_that_are_missing():
+    delays = Waiting(enough=2.0, floor=0.2, pace=0.1).delays(1 / (1 + np.exp([-3.0, -2.0, 0.0, 99.0])))
+    assert delays == pytest.approx([0.2, 0.2, 0.4, 0.2 + 0.1 * (2 + np.log(1e6))], abs=1e-5)
 
 
 def test_weights_are_repetitions():

@@ -3,6 +3,7 @@
 As eot-bench has it (github.com/livekit/eot-bench): every pause within a turn is a hold, the last one its end; a policy acts
 `action` seconds after the last word where the score exceeds `threshold`, and after `timeout` seconds where it does not. A
 hold that outlasts this is cut off; at an end, it is the latency. Holds shorter than 0.2 s or longer than 5 s do not count.
+Besides, what this package does: the delay grows evenly with the log odds that are missing (`Waiting`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import numpy as np
 
 SHORTEST_S, LONGEST_S = 0.2, 5.0
 ACTIONS = np.round(np.arange(0.1, 1.01, 0.05), 2)
+FLOORS = (0.15, 0.2, 0.3)
+PACES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
+LONGEST_WAIT_S = 2.5
 TIMEOUTS = np.round(np.concatenate([np.arange(0.2, 1.6, 0.05), np.arange(1.6, 3.01, 0.2)]), 2)
 
 
@@ -27,6 +31,25 @@ class Policy:
 
     def delays(self, scores: np.ndarray) -> np.ndarray:
         return np.where(scores > self.threshold, self.action, self.timeout)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """`floor` seconds where the log odds of the score reach `enough`, `pace` seconds longer for each that is missing."""
+
+    enough: float
+    floor: float
+    pace: float
+
+    def delays(self, scores: np.ndarray) -> np.ndarray:
+        missing = np.maximum(self.enough - log_odds(scores), 0)
+        return np.minimum(self.floor + self.pace * missing, LONGEST_WAIT_S)
+
+
+def log_odds(scores: np.ndarray) -> np.ndarray:
+    """Of probabilities; of 0 and 1 those of 1 in a million."""
+    p = np.clip(scores, 1e-6, 1 - 1e-6)
+    return np.log(p / (1 - p))
 
 
 @dataclass(frozen=True)
@@ -53,9 +76,36 @@ def rates(delays: np.ndarray, p: Pauses, weights: np.ndarray | None = None) -> t
 
 def best(
     scores: np.ndarray, p: Pauses, budget: float, earliest: float, weights: np.ndarray | None = None
-) -> tuple[float, Policy]:
-    """The least share of holds cut off with a mean latency within the budget, and the policy. earliest: when scores are
-    known. All thresholds between scores are tried."""
+) -> tuple[float, Policy | Waiting]:
+    """The least share of holds cut off with a mean latency within the budget, and the policy. scores: probabilities.
+    earliest: when they are known."""
+    return min(
+        best_policy(scores, p, budget, earliest, weights),
+        best_waiting(scores, p, budget, earliest, weights),
+        key=lambda found: found[0],
+    )
+
+
+def best_waiting(
+    scores: np.ndarray, p: Pauses, budget: float, earliest: float, weights: np.ndarray | None = None
+) -> tuple[float, Policy | Waiting]:
+    """The best of the `Waiting` kind."""
+    found: tuple[float, Policy | Waiting] = (np.inf, Waiting(0.0, budget, 0.0))
+    odds = np.quantile(log_odds(scores), np.linspace(0, 1, 41))
+    for floor in (f for f in FLOORS if earliest <= f < budget):
+        for pace in PACES:
+            for enough in odds:
+                policy = Waiting(float(enough), floor, pace)
+                cut, latency = rates(policy.delays(scores), p, weights)
+                if latency <= budget + 1e-9 and cut < found[0]:
+                    found = cut, policy
+    return found
+
+
+def best_policy(
+    scores: np.ndarray, p: Pauses, budget: float, earliest: float, weights: np.ndarray | None = None
+) -> tuple[float, Policy | Waiting]:
+    """The best of eot-bench's kind, with all thresholds between scores."""
     w = np.ones(len(scores)) if weights is None else weights
     order = np.argsort(-scores, kind="stable")
     s, seconds, v = scores[order], p.seconds[order], w[order]
@@ -66,7 +116,7 @@ def best(
     between = np.concatenate([[True], s[:-1] > s[1:], [True]])
     at = {t: v_hold * (seconds > t) for t in {*ACTIONS.tolist(), *TIMEOUTS.tolist()}}
     summed = {t: np.concatenate([[0.0], np.cumsum(a)]) for t, a in at.items()}
-    found = (np.inf, Policy(np.inf, 0.0, budget))
+    found: tuple[float, Policy | Waiting] = (np.inf, Policy(np.inf, 0.0, budget))
     for timeout in TIMEOUTS.tolist():
         late = summed[timeout][-1] - summed[timeout]
         for action in ACTIONS[(ACTIONS >= earliest - 1e-9) & (ACTIONS <= timeout)].tolist():

@@ -19,8 +19,8 @@ from recipes.common.logging import report
 from recipes.end_of_turn.data import Decision, load, matrix
 from speechstream.asr.end_of_turn import EndOfTurn
 
-FOLDS = 8
-SHRINK = (0.1, 0.3, 1.0, 3.0)
+FOLDS = 5
+SHRINK = (0.1, 0.3, 1.0)
 STEPS = 30
 CLOSING = (".", "?", "!")
 

@@ -29,9 +29,9 @@ class ConversationConfig:
     hang_s: float = 0.1  # silence before the user counts as pausing
 
     end_of_turn: bool = True
-    sure_end: float = 0.8
+    sure_end: float = 0.9
     sure_s: float = 0.2
-    pause_mean_s: float = 0.4
+    pause_mean_s: float = 0.3
     short_s: float = 0.3
     normal_s: float = 0.6
     long_s: float = 1.4

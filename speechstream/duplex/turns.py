@@ -85,6 +85,8 @@ STOP_PHRASES = (
     "never mind",
 )
 PRIOR_PAUSES = 4
+MOST_PAUSES = 8  # what is older has faded from the running mean
+SHORTEST_MEAN_S = 0.05
 ECHO_SHARE = 0.75  # of the words heard that the assistant has just said, in this order
 ECHO_WORDS = 3  # fewer words may be a coincidence
 
@@ -160,10 +162,11 @@ def log_odds(p: float) -> float:
 
 
 def mean_pause(pauses: Pauses, config: ConversationConfig) -> float:
-    """Of this user, in seconds: what is expected of anybody weighs as much as `PRIOR_PAUSES` of their own."""
-    own = min(pauses.count, 8) if config.learning else 0  # what is older has faded from the mean
-    expected = PRIOR_PAUSES * config.pause_mean_s
-    return (expected + own * pauses.mean) / (PRIOR_PAUSES + own)
+    """Of this user, in seconds beyond `hang_s`, from which on silence is a pause: what is expected of anybody weighs as
+    much as `PRIOR_PAUSES` of their own."""
+    own = min(pauses.count, MOST_PAUSES) if config.learning else 0
+    beyond = max(pauses.mean - config.hang_s, SHORTEST_MEAN_S)
+    return (PRIOR_PAUSES * config.pause_mean_s + own * beyond) / (PRIOR_PAUSES + own)
 
 
 def content(words: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechstream.asr.end_of_turn import EndOfTurn, Ending, features
+from speechstream.asr.end_of_turn import EndOfTurn, pooled
 from speechstream.asr.recognizer import Recognizer, Stream
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, from_json, to_json
@@ -67,6 +67,14 @@ def test_a_head_is_a_file_of_its_own(tmp_path, asr):
         EndOfTurn.load(path)
     with pytest.raises(SpeechStreamError, match="no end-of-turn head"):
         EndOfTurn.load(tmp_path / "absent")
-    small = Ending(np.ones((3, 16), np.float32), np.zeros(800, np.float32), 0.05, (), 0.0)
     with pytest.raises(ValueError, match="another encoder"):
-        again(small)
+        again(np.ones((3, 16), np.float32))
+
+
+def test_short_stretches_are_averaged_as_far_as_they_go():
+    frames = np.arange(60, dtype=np.float32).reshape(30, 2)
+    means = [frames[-n:].mean(0) for n in (4, 24, 30)]
+    assert pooled(frames).tolist() == np.concatenate(means).tolist()
+    assert pooled(frames[:1]).tolist() == [0, 1] * 3
+    head = EndOfTurn(np.array([1, 0, 0, 0, 0, 0], np.float32), -55.0)
+    assert head(frames) == pytest.approx(0.5)  # the last four frames' first value is 55 in the mean

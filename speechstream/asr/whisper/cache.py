@@ -211,6 +211,9 @@ class Values:
     def decode(self, requests: Sequence[Decode]) -> list[tuple[Decoded, DecoderState]]:
         return [Memory(r.cache.keys, r.cache.values).decode(self.networks, r) for r in requests]
 
+    def attended(self, cache: SegmentCache, first: int, last: int) -> np.ndarray:
+        return _side_by_side(cache.values, first, last)
+
 
 def trimmed(networks: Networks, state: EncoderState) -> EncoderState:
     """One stream's state without the rows that are not filled yet, copied."""
@@ -229,10 +232,6 @@ def expanded(networks: Networks, state: EncoderState) -> EncoderState:
     rows = networks.filled(int(state.frames[0]))
     like.keys[:, :, :, rows], like.values[:, :, :, rows] = state.keys, state.values
     return EncoderState(state.mel, like.keys, like.values, state.frames)
-
-
-    def attended(self, cache: SegmentCache, first: int, last: int) -> np.ndarray:
-        return _side_by_side(cache.values, first, last)
 
 
 class Resident:
@@ -307,7 +306,6 @@ class Resident:
         for i, answer in zip(order, answers):
             out[i] = answer
         return out
-
 
     def attended(self, cache: int, first: int, last: int) -> np.ndarray:
         return _side_by_side(self._memories[cache].values, first, last)
