@@ -35,7 +35,9 @@ def test_no_policy_of_the_grid_is_better(seed):
 
 
 def test_waiting_grows_with_the_log_odds_that_are_missing():
-    delays = Waiting(enough=2.0, floor=0.2, pace=0.1).delays(1 / (1 + np.exp([-3.0, -2.0, 0.0, 99.0])))
+    delays = Waiting(enough=2.0, floor=0.2, pace=0.1).delays(
+        1 / (1 + np.exp([-3.0, -2.0, 0.0, 99.0]))
+    )
     assert delays == pytest.approx([0.2, 0.2, 0.4, 0.2 + 0.1 * (2 + np.log(1e6))], abs=1e-5)
 
 

@@ -88,7 +88,9 @@ def sources(decisions: list[Decision]) -> dict[str, np.ndarray]:
     return {name: np.array(v) for name, v in sorted(found.items())}
 
 
-def evaluate(decisions: list[Decision], scored: dict[str, tuple[np.ndarray, float]]) -> dict[str, Any]:
+def evaluate(
+    decisions: list[Decision], scored: dict[str, tuple[np.ndarray, float]]
+) -> dict[str, Any]:
     """scored: by system, the scores and from how much silence on they are known."""
     p = Pauses(np.array([d.seconds for d in decisions]))
     weights = resampled([d.speaker or d.recording for d in decisions], DRAWS)
@@ -120,7 +122,9 @@ def evaluate(decisions: list[Decision], scored: dict[str, tuple[np.ndarray, floa
         entry: dict[str, Any] = {"auc": area(scores, p)}
         for budget in BUDGETS_S:
             cut, policy = best(scores, p, budget, earliest)
-            drawn = np.array([best(scores, p, budget, earliest, w)[0] for w in weights[:BEST_DRAWS]])
+            drawn = np.array(
+                [best(scores, p, budget, earliest, w)[0] for w in weights[:BEST_DRAWS]]
+            )
             drawn_best[f"{name} {budget}"] = drawn
             entry[f"{1000 * budget:.0f}"] = describe(policy.delays(scores)) | {
                 "policy": {type(policy).__name__: vars(policy)},
@@ -150,7 +154,11 @@ def evaluate(decisions: list[Decision], scored: dict[str, tuple[np.ndarray, floa
 
 def table(report: dict[str, Any]) -> str:
     """For a terminal, and for docs/turns.md."""
-    lines = ["| | mean delay, ms | p50, p95 | cut off, % | 95 % | " + " | ".join(report["by_source"]) + " |"]
+    lines = [
+        "| | mean delay, ms | p50, p95 | cut off, % | 95 % | "
+        + " | ".join(report["by_source"])
+        + " |"
+    ]
     lines.append("|---" * (5 + len(report["by_source"])) + "|")
     for name, entry in report["systems"].items():
         for key in ("300", "550", "fixed"):

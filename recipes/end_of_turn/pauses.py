@@ -10,7 +10,9 @@ from speechstream.audio.vad import SAMPLE_RATE, WINDOW, Vad
 from speechstream.duplex.config import ConversationConfig
 
 WINDOW_S = WINDOW / SAMPLE_RATE
-DECIDE = 4  # windows of silence, 128 ms, after which a conversation asks the recogniser what was said
+DECIDE = (
+    4  # windows of silence, 128 ms, after which a conversation asks the recogniser what was said
+)
 TAIL_S = 0.5  # of silence there must be behind the last word
 NOISE_S = 0.1
 
@@ -40,7 +42,9 @@ def with_tail(samples: np.ndarray) -> np.ndarray:
     return np.concatenate([samples, np.resize(there_and_back, count)])
 
 
-def find_pauses(samples: np.ndarray, vad: Vad, config: ConversationConfig | None = None) -> list[Pause]:
+def find_pauses(
+    samples: np.ndarray, vad: Vad, config: ConversationConfig | None = None
+) -> list[Pause]:
     """The pauses of samples (n,) at 16 kHz that a conversation would notice, the last one without an end."""
     c = config or ConversationConfig()
     whole = len(samples) // WINDOW * WINDOW

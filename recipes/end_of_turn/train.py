@@ -9,7 +9,7 @@ It takes a minute; there is nothing to resume.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from speechstream.asr.end_of_turn import EndOfTurn
 FOLDS = 5
 SHRINK = (0.1, 0.3, 1.0)
 STEPS = 30
+BETWEEN = 0.5
 CLOSING = (".", "?", "!")
 
 
@@ -31,12 +32,16 @@ def fold(speaker: str) -> int:
 
 
 def weights(decisions: list[Decision]) -> np.ndarray:
-    """(N,) each source the same for holds and ends. A pause between two sentences is both: it does not count."""
-    keys = [(d.source, d.over) for d in decisions]
-    counted = [d.over or d.mark not in CLOSING for d in decisions]
-    count = Counter(k for k, c in zip(keys, counted) if c)
-    total = Counter(d.source for d, c in zip(decisions, counted) if c)
-    w = [total[k[0]] / 2 / count[k] if c else 0.0 for k, c in zip(keys, counted)]
+    """(N,) each source the same for holds and ends, and as a whole the root of its number of pauses.
+
+    A pause between two sentences may as well be the end: it counts half.
+    """
+    counts = [BETWEEN if not d.over and d.mark in CLOSING else 1.0 for d in decisions]
+    of: dict[tuple[str, bool], float] = defaultdict(float)
+    for d, count in zip(decisions, counts):
+        of[d.source, d.over] += count
+    root = {s: np.sqrt(of[s, True] + of[s, False]) for s, _ in list(of)}
+    w = [c / of[d.source, d.over] * root[d.source] for d, c in zip(decisions, counts)]
     return np.array(w)
 
 
@@ -59,9 +64,9 @@ def fit(x: np.ndarray, y: np.ndarray, w: np.ndarray, shrink: float) -> tuple[np.
     return theta[:-1], float(theta[-1])
 
 
-def standardised(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    known = x[w > 0]
-    mean, scale = known.mean(0), known.std(0) + 1e-3
+def standardised(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x with means of 0 and deviations of 1, and what they were."""
+    mean, scale = x.mean(0), x.std(0) + 1e-3
     return (x - mean) / scale, mean, scale
 
 
@@ -69,11 +74,12 @@ def held_out(decisions: list[Decision], x: np.ndarray, shrink: float) -> np.ndar
     """(N,) log odds, of each fold by a head that has not heard its speakers."""
     folds = np.array([fold(d.speaker) for d in decisions])
     y, out = np.array([d.over for d in decisions], float), np.zeros(len(x))
+    w = weights(decisions)
     for k in range(FOLDS):
-        w = weights(decisions) * (folds != k)
-        z, _, _ = standardised(x, w)
-        theta, bias = fit(z[w > 0], y[w > 0], w[w > 0], shrink)
-        out[folds == k] = z[folds == k] @ theta + bias
+        t = folds != k
+        z, mean, scale = standardised(x[t])
+        theta, bias = fit(z, y[t], w[t], shrink)
+        out[~t] = (x[~t] - mean) / scale @ theta + bias
     return out
 
 
@@ -87,22 +93,20 @@ def main() -> None:
         known = {d.recording for d in decisions}
         decisions += [d for d in load(folder) if d.recording not in known]
     x, y = matrix(decisions), np.array([d.over for d in decisions], float)
-    found = []
+    w, found = weights(decisions), []
     for shrink in SHRINK:
         odds = held_out(decisions, x, shrink)
-        w = weights(decisions)
         loss = float((w * np.logaddexp(0, np.where(y > 0, -odds, odds))).sum() / w.sum())
         right = {
             s: float((w[i] * ((odds[i] > 0) == (y[i] > 0))).sum() / w[i].sum())
             for s in sorted({d.source for d in decisions})
-            if (w[i := np.array([d.source == s for d in decisions])]).any()
+            if (i := np.array([d.source == s for d in decisions])).any()
         }
         report(shrink=shrink, loss=loss, balanced_accuracy=right)
         found.append((loss, shrink))
     _, shrink = min(found)
-    w = weights(decisions)
-    z, mean, scale = standardised(x, w)
-    theta, bias = fit(z[w > 0], y[w > 0], w[w > 0], shrink)
+    z, mean, scale = standardised(x)
+    theta, bias = fit(z, y, w, shrink)
     # the standardisation goes into the weights
     head = EndOfTurn((theta / scale).astype(np.float32), float(bias - (theta / scale) @ mean))
     head.save(args.out)

@@ -17,7 +17,11 @@ from safetensors.numpy import load_file, save_file
 from speechstream.errors import SpeechStreamError
 
 WEIGHTS = "end_of_turn.safetensors"  # in a bundle
-POOLED_FRAMES = (4, 24, 64)  # of 20 ms, the last before the end, over which the encoder's are averaged
+POOLED_FRAMES = (
+    4,
+    24,
+    64,
+)  # of 20 ms, the last before the end, over which the encoder's are averaged
 
 
 def pooled(frames: np.ndarray) -> np.ndarray:

@@ -20,7 +20,10 @@ def asr():
 
 @pytest.fixture(scope="module")
 def speech(fixtures_dir):
-    read = [soundfile.read(fixtures_dir / f"austen_{n}.flac", dtype="float32")[0] for n in ("0880", "0930")]
+    read = [
+        soundfile.read(fixtures_dir / f"austen_{n}.flac", dtype="float32")[0]
+        for n in ("0880", "0930")
+    ]
     silence = np.zeros(16_000, np.float32)
     return np.concatenate([read[0], silence, read[1]])
 

@@ -56,7 +56,9 @@ def test_marks_of_the_whole_text():
 
 
 def test_any_beginning_of_the_choice_is_a_fair_sample():
-    rows = [{"source": s, "speaker": "x"} for s in "aaaaabbbbb"] + [{"source": "a", "speaker": None}]
+    rows = [{"source": s, "speaker": "x"} for s in "aaaaabbbbb"] + [
+        {"source": "a", "speaker": None}
+    ]
     chosen = choose(rows, ["a", "b"], 4, seed=0)
     assert len(set(chosen)) == 8 and 10 not in chosen
     assert [rows[i]["source"] for i in chosen] == ["a", "b"] * 4
@@ -81,13 +83,21 @@ def test_every_source_weighs_as_much_for_holds_as_for_ends():
     found = [decision("a", True)] * 3 + [decision("a", False)] + [decision("b", False, ",")] * 4
     found += [decision("b", True, "."), decision("b", False, ".")]
     w = train.weights(found)
-    assert w[:3].sum() == pytest.approx(w[3:4].sum()) and w[4:8].sum() == pytest.approx(w[8])
-    assert w[9] == 0  # between two sentences
+    assert w[:3].sum() == pytest.approx(w[3]) and w[4:8].sum() + w[9] == pytest.approx(w[8])
+    assert w[9] == w[4] / 2  # between two sentences
+    assert (w[:4].sum() / w[4:].sum()) ** 2 == pytest.approx(4 / 5.5)
 
 
 def test_what_is_stored_is_read(tmp_path):
     frames = np.random.default_rng(2).normal(size=(70, 8)).astype(np.float16)
-    row = {"start": 1.0, "seconds": 0.5, "own_tail": 2.0, "text": ["Well."], "mark": "", "frames": frames}
+    row = {
+        "start": 1.0,
+        "seconds": 0.5,
+        "own_tail": 2.0,
+        "text": ["Well."],
+        "mark": "",
+        "frames": frames,
+    }
     end = row | {"seconds": np.inf}
     about = {"audio": "a.opus", "speaker": "s", "source": "b", "ends": None}
     save(tmp_path / "00000.npz", about, [row, end])
