@@ -29,7 +29,7 @@ class ConversationConfig:
     hang_s: float = 0.1  # silence before the user counts as pausing
 
     end_of_turn: bool = True
-    sure_end: float = 0.9
+    sure_end: float = 0.8
     sure_s: float = 0.2
     pause_mean_s: float = 0.3
     short_s: float = 0.3
