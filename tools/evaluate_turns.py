@@ -22,7 +22,7 @@ import numpy as np
 
 from recipes.end_of_turn.data import Decision, load, matrix
 from recipes.end_of_turn.pauses import DECIDE, WINDOW_S, with_tail
-from recipes.end_of_turn.prepare import read
+from recipes.end_of_turn.prepare import CLOSING, read
 from speechstream.asr.end_of_turn import WEIGHTS, EndOfTurn
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, mel_filters
 from speechstream.bundle import EMBEDDED, MODELS
@@ -81,10 +81,11 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def sources(decisions: list[Decision]) -> dict[str, np.ndarray]:
-    """Indices by what the source's name begins with, and all."""
+    """Indices by what the source's name begins with; pauses between two sentences of a reading by themselves."""
     found: dict[str, list[int]] = defaultdict(list)
     for i, d in enumerate(decisions):
-        found[d.source.split("_")[0]].append(i)
+        between = not d.over and d.mark in CLOSING
+        found[d.source.split("_")[0] + (", between sentences" if between else "")].append(i)
     return {name: np.array(v) for name, v in sorted(found.items())}
 
 
