@@ -53,7 +53,8 @@ class EndOfTurn:
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Of rows (N, n) of what `pooled` gives, (N,)."""
-        return 1 / (1 + np.exp(-np.clip(x @ self.weights + self.bias, -30, 30)))
+        p: np.ndarray = 1 / (1 + np.exp(-np.clip(x @ self.weights + self.bias, -30, 30)))
+        return p
 
     def save(self, path: Path) -> None:
         """Write it, as safetensors."""
