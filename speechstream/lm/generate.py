@@ -48,12 +48,12 @@ class Sampling:
 
 
 class Constraint(Protocol):
-    """What may be written at all: `lm.schema`. Its states are values, so that drafts can be tried."""
+    """What may be written at all, as `lm.json_schema`."""
 
     start: Any
 
-    def allowed(self, state: Any) -> np.ndarray:
-        """The tokens that may follow, (vocab_size,) bool; none at the end."""
+    def allowed(self, state: Any, left: int | None = None) -> np.ndarray:
+        """The tokens that may follow, (vocab_size,) bool; none at the end. left: tokens until the text must end."""
 
     def step(self, state: Any, token: int) -> Any:
         """The state after an allowed token."""
@@ -146,27 +146,34 @@ class _Writer:
     def __init__(self, sampling: Sampling, stop: Sequence[int], constraint: Constraint | None):
         self.sampling, self.stop, self.constraint = sampling, list(stop), constraint
         self.rng = np.random.default_rng(sampling.seed)
-        self.at = constraint.start if constraint else None
+        self.at, self.left = constraint.start if constraint else None, sampling.most
 
     def next(self, logits: np.ndarray) -> int | None:
         """The token that follows, None at the end of the text."""
-        if self.constraint is None:
-            token = draw(logits, self.sampling, self.rng)
-            return None if token in self.stop else token
-        allowed = self.constraint.allowed(self.at)
-        if self.stop and self.constraint.complete(self.at):
-            allowed = allowed.copy()
-            allowed[self.stop] = True
-        if not allowed.any():
-            return None
-        token = draw(np.where(allowed, logits, -np.inf), self.sampling, self.rng)
+        if self.constraint is not None:
+            allowed = self.allowed(len(logits))
+            if not allowed.any():
+                return None
+            logits = np.where(allowed, logits, -np.inf)
+        token = draw(logits, self.sampling, self.rng)
         if token in self.stop:
             return None
-        self.at = self.constraint.step(self.at, token)
+        if self.constraint is not None:
+            self.at = self.constraint.step(self.at, token)
+        self.left -= 1
         return token
+
+    def allowed(self, size: int) -> np.ndarray:
+        """Of as many tokens as there are logits, those that the constraint lets through, or that end the text."""
+        found = np.zeros(size, bool)
+        if self.constraint is not None:
+            known = self.constraint.allowed(self.at, self.left)
+            found[: len(known)] = known[:size]
+            found[self.stop] = self.constraint.complete(self.at)
+        return found
 
     def ended(self) -> bool:
         """Whether nothing can follow, so that nothing more need be read."""
-        return self.constraint is not None and not (
-            self.stop and self.constraint.complete(self.at)
-        ) and not self.constraint.allowed(self.at).any()
+        if self.constraint is None:
+            return False
+        return not self.constraint.allowed(self.at, self.left).any()

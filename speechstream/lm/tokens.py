@@ -7,6 +7,7 @@ sandbox: a template may loop and join texts; it may not reach Python, nor run wi
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,8 +64,47 @@ class Tokenizer:
         added = self._read.get_added_tokens_decoder()
         return frozenset(int(i) for i, token in added.items() if token.special)
 
+    def pieces(self) -> list[bytes | None]:
+        """The bytes that each id stands for within a text; None: a marker, or no bytes of a text."""
+        vocabulary = self._read.get_vocab(with_added_tokens=True)
+        added = self._read.get_added_tokens_decoder()
+        kinds = _kinds(json.loads(self._read.to_str()).get("decoder"))
+        found: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
+        for piece, i in vocabulary.items():
+            if i in added:
+                found[i] = None if added[i].special else piece.encode()
+            else:
+                found[i] = _bytes(piece, kinds)
+        return found
+
     def __len__(self) -> int:
         return int(self._read.get_vocab_size())
+
+
+def _kinds(decoder: Any) -> set[str]:
+    """The kinds of a tokenizer.json's decoder and of those within it."""
+    if not isinstance(decoder, dict):
+        return set()
+    return {str(decoder.get("type"))}.union(*map(_kinds, decoder.get("decoders", [])))
+
+
+def _bytes(piece: str, kinds: set[str]) -> bytes | None:
+    if "ByteLevel" in kinds:
+        known = _byte_letters()
+        return bytes(known[c] for c in piece) if all(c in known for c in piece) else None
+    if "ByteFallback" in kinds and len(piece) == 6 and piece.startswith("<0x"):
+        return bytes.fromhex(piece[3:5])
+    if kinds & {"Metaspace", "Replace"}:
+        piece = piece.replace("\u2581", " ")
+    return piece.encode()
+
+
+@functools.lru_cache(maxsize=1)
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters for bytes: those that can be seen stand for themselves, the others for letters from 256 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [b for b in range(256) if b not in seen]
+    return {chr(b): b for b in seen} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
 class TextStream:
@@ -261,8 +301,6 @@ def _environment(kind: Any, steps: _Steps) -> Any:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    import json
-
     return json.dumps(value, ensure_ascii=False, indent=min(indent, 8) if indent else None)
 
 
