@@ -38,7 +38,9 @@ def head_changes(
 def streaming_heads(changes: np.ndarray, share: float) -> tuple[tuple[int, ...], ...]:
     """For `KvConfig.streaming`: this share of all heads (0 to 1, not all), those that change least."""
     if not 0 <= share < 1:
-        raise ValueError(f"the share of heads that stream must be 0 or more and below 1; got {share}")
+        raise ValueError(
+            f"the share of heads that stream must be 0 or more and below 1; got {share}"
+        )
     least = np.argsort(changes, None)[: int(share * changes.size)]
     chosen = np.zeros(changes.size, bool)
     chosen[least] = True

@@ -6,10 +6,13 @@ position changes; what lies beyond the scale is clipped.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 
+from speechstream.convert.llm import LlmCheckpoint
+from speechstream.export.llm import write_llm
 from speechstream.lm.model import LanguageModel
 
 MARGIN = 1.1
@@ -36,7 +39,9 @@ def kv_scales(model: LanguageModel, ids: Sequence[int] | None = None) -> np.ndar
     ids: a text of at most the model's window, a few hundred tokens or more; None: that of this module.
     """
     if model.kv.bits != 32 or any(model.kv.streaming):
-        raise ValueError("scales are found with a model that keeps keys and values in floats, all of them")
+        raise ValueError(
+            "scales are found with a model that keeps keys and values in floats, all of them"
+        )
     tokens = model.tokenizer.encode(TEXT) if ids is None else list(ids)
     if not tokens:
         raise ValueError("scales need a text")
@@ -50,3 +55,10 @@ def kv_scales(model: LanguageModel, ids: Sequence[int] | None = None) -> np.ndar
     pairs = np.hypot(*np.split(keys, 2, -1)).max(2)
     most = np.stack([np.concatenate([pairs, pairs], -1), np.abs(values).max(2)])
     return np.maximum(most * MARGIN / 127, 1e-8).astype(np.float32)
+
+
+def measured_scales(checkpoint: LlmCheckpoint, form: str = "own") -> np.ndarray:
+    """`kv_scales` of a checkpoint, whose graph is written to a temporary folder for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_llm(checkpoint, folder, {"name": "scales", "licence": "none"}, form)
+        return kv_scales(LanguageModel.load(folder))

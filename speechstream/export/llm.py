@@ -34,7 +34,7 @@ from speechstream.convert.llm import LlmCheckpoint
 from speechstream.errors import SpeechStreamError
 from speechstream.export.graph import Writer
 from speechstream.export.quantize import quantize_blocks
-from speechstream.nn.llm_config import KvConfig, kv_to_dict, to_dict
+from speechstream.nn.llm_config import FLOATS, KvConfig, kv_to_dict, to_dict
 
 FORMS = ("own", "fp32", "int8", "int4")  # own: as the checkpoint has it, fp32 where it has floats
 ARCHITECTURE, TASK = "causal-llm", "lm"
@@ -50,7 +50,7 @@ def write_llm(
     folder: str | Path,
     card: dict[str, Any],
     form: str = "own",
-    kv: KvConfig = KvConfig(),
+    kv: KvConfig = FLOATS,
     scales: np.ndarray | None = None,
 ) -> bundle.Bundle:
     """Write the graph, its weights and the tokenizer into a folder and make it a bundle.
@@ -80,7 +80,7 @@ def write_llm(
         },
     }
     files = [GRAPH, WEIGHTS, TOKENIZER]
-    if kv != KvConfig():
+    if kv != FLOATS:
         config["cache"] = kv_to_dict(kv)
     if kv.bits == 8:
         if scales is None:
@@ -91,7 +91,7 @@ def write_llm(
 
 
 def llm_graph(
-    checkpoint: LlmCheckpoint, form: str = "own", kv: KvConfig = KvConfig()
+    checkpoint: LlmCheckpoint, form: str = "own", kv: KvConfig = FLOATS
 ) -> onnx.ModelProto:
     """The graph of a checkpoint with its weights in a form of FORMS. Raises SpeechStreamError for what does not fit."""
     if form not in FORMS:
@@ -186,7 +186,9 @@ class _Graph:
 
     def pick(self, x: str, heads: list[int]) -> str:
         """Some heads of (B, T, heads head_dim), in this order."""
-        found = self.w.op("Gather", self.w.op("Reshape", x, self.heads), self.w.const(heads), axis=2)
+        found = self.w.op(
+            "Gather", self.w.op("Reshape", x, self.heads), self.w.const(heads), axis=2
+        )
         return self.w.op("Reshape", found, self.batched)
 
     def norm(self, x: str, name: str) -> str:
@@ -357,7 +359,9 @@ class _Memory:
         q = w.op("RotaryEmbedding", raw, g.positions, self.cos, self.sin)
         q = w.op("Mul", q, w.const(d**-0.5, np.float32))
         q = w.op("Transpose", w.op("Reshape", q, w.const([-1, heads, each * d])), perm=[1, 0, 2])
-        q = w.op("Reshape", q, w.const([heads, -1, d]))  # rows: of all streams, tokens, queries of a head
+        q = w.op(
+            "Reshape", q, w.const([heads, -1, d])
+        )  # rows: of all streams, tokens, queries of a head
         there = w.op("Add", w.op("MatMul", q, keys), g.bias)
         most = w.op("ReduceLogSumExp", there, w.const([-1]))
         found = w.op("MatMul", w.op("Exp", w.op("Sub", there, most)), values)

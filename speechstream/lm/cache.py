@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechstream.lm.parts import GROWTH, CacheConfig, Group, Part, PartArrays, concatenated
-from speechstream.nn.llm_config import KvConfig, LlmConfig
+from speechstream.nn.llm_config import FLOATS, KvConfig, LlmConfig
 
 __all__ = ["Cache", "CacheConfig", "LmArrays", "LmState", "Prefix", "from_arrays", "to_arrays"]
 
@@ -107,7 +107,7 @@ class Cache:
         self,
         config: LlmConfig,
         cache: CacheConfig,
-        kv: KvConfig = KvConfig(),
+        kv: KvConfig = FLOATS,
         scales: np.ndarray | None = None,
     ):
         shape = (2, config.layers, config.kv_heads, config.head_dim)
@@ -140,7 +140,9 @@ class Cache:
             raise ValueError("a prefix is made of one stream that has none itself")
         n = int(state.tokens[0])
         if not n or any(p.kept[0] != n for p in state.parts):
-            raise ValueError("of a prefix nothing may have been forgotten, and it has one token at least")
+            raise ValueError(
+                "of a prefix nothing may have been forgotten, and it has one token at least"
+            )
         pairs = [g.floats(p) for g, p in zip(self.groups, state.parts)]
         return Prefix(
             n,

@@ -365,7 +365,9 @@ def _bounds(given: dict[str, Any], low: str, high: str) -> tuple[int, int | None
     least, most = given.get(low, 0), given.get(high)
     for name, value in ((low, least), (high, most)):
         if value is not None and (type(value) is not int or not 0 <= value <= MAX_NODES):
-            raise ValueError(f"{name} must be a whole number up to {MAX_NODES}; got {str(value)[:40]}")
+            raise ValueError(
+                f"{name} must be a whole number up to {MAX_NODES}; got {str(value)[:40]}"
+            )
     if most is not None and most < least:
         raise ValueError(f"{high} is below {low}")
     return least, most

@@ -22,7 +22,7 @@ from speechstream import bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.lm.cache import Cache, CacheConfig, LmArrays, LmState, Prefix, from_arrays
 from speechstream.lm.tokens import ChatFormat, Tokenizer
-from speechstream.nn.llm_config import KvConfig, LlmConfig, from_dict, kv_from_dict
+from speechstream.nn.llm_config import FLOATS, KvConfig, LlmConfig, from_dict, kv_from_dict
 from speechstream.runtime.session import open_session
 
 ARCHITECTURE, TASK = "causal-llm", "lm"
@@ -49,7 +49,7 @@ class LanguageModel:
         tokenizer: Tokenizer,
         chat: ChatFormat,
         cache: CacheConfig | None = None,
-        kv: KvConfig = KvConfig(),
+        kv: KvConfig = FLOATS,
         scales: np.ndarray | None = None,
     ):
         if cache is None:
@@ -265,9 +265,7 @@ class _Inputs:
     def _nothing(cache: Cache) -> Prefix:
         """No prefix: one token that is never seen."""
         d = cache.config.head_dim
-        keys = tuple(
-            tuple(np.zeros((n, d, 1), np.float32) for n in g.counts) for g in cache.groups
-        )
+        keys = tuple(tuple(np.zeros((n, d, 1), np.float32) for n in g.counts) for g in cache.groups)
         values = tuple(
             tuple(np.zeros((n, 1, d), np.float32) for n in g.counts) for g in cache.groups
         )

@@ -56,7 +56,9 @@ class Part:
 
     buffer: Buffer
     kept: np.ndarray  # (B,) int64: rows of the buffer that are theirs
-    sinks: np.ndarray | None  # (2, heads of all layers, B, sinks, head_dim): the first tokens, unmoved
+    sinks: (
+        np.ndarray | None
+    )  # (2, heads of all layers, B, sinks, head_dim): the first tokens, unmoved
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +108,9 @@ class Group:
         self.config, self.heads, self.cache = config, heads, cache
         self.counts = [len(h) for h in heads]
         self.kind = np.float32 if scales is None else np.int8
-        self.scales: list[np.ndarray] | None = None  # as the memory: of each layer (heads, 1, head_dim)
+        self.scales: list[np.ndarray] | None = (
+            None  # as the memory: of each layer (heads, 1, head_dim)
+        )
         self._scales = np.ones((2, sum(self.counts), 1, 1), np.float32)
         if scales is not None:
             self.scales = [
@@ -220,7 +224,9 @@ class Group:
                 f"keys and values of this model have the shape {shape}; got {keys.shape}, {values.shape}"
             )
         if keys.dtype != self.kind or values.dtype != self.kind:
-            raise ValueError(f"keys and values of this model are {np.dtype(self.kind)}; got {keys.dtype}")
+            raise ValueError(
+                f"keys and values of this model are {np.dtype(self.kind)}; got {keys.dtype}"
+            )
         dropped = self.dropped(tokens)
         if (kept != tokens - dropped).any():
             raise ValueError("this state was made with another window")

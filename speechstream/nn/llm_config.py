@@ -204,6 +204,9 @@ class KvConfig:
         return [whole, [list(s) for s in self.streaming]]
 
 
+FLOATS = KvConfig()  # of all heads all tokens, in floats
+
+
 def from_dict(values: Any) -> LlmConfig:
     """The config that `to_dict` wrote. Raises ValueError for an unknown key, a wrong type or size: one sentence."""
     return _read(LlmConfig, values, "the config of the language model")
@@ -211,7 +214,7 @@ def from_dict(values: Any) -> LlmConfig:
 
 def kv_from_dict(values: Any) -> KvConfig:
     """The same for how keys and values are kept; None: as in bundles that do not say."""
-    return KvConfig() if values is None else _read(KvConfig, values, "the config of the cache")
+    return FLOATS if values is None else _read(KvConfig, values, "the config of the cache")
 
 
 def to_dict(config: LlmConfig) -> dict[str, Any]:

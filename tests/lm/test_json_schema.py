@@ -110,9 +110,7 @@ def random_value(schema, rng):
     kind = schema["type"]
     kind = kind if isinstance(kind, str) else kind[rng.integers(len(kind))]
     if kind == "object":
-        names = [
-            n for n in schema["properties"] if n in schema["required"] or rng.random() < 0.5
-        ]
+        names = [n for n in schema["properties"] if n in schema["required"] or rng.random() < 0.5]
         return {n: random_value(schema["properties"][n], rng) for n in names}
     least = schema.get("minItems", schema.get("minLength", 0))
     size = int(rng.integers(least, schema.get("maxItems", schema.get("maxLength", least + 3)) + 1))
@@ -143,7 +141,9 @@ def test_what_is_valid_is_accepted_and_what_is_accepted_is_valid():
             broken = bytearray(text.encode())
             for _ in range(int(rng.integers(1, 3))):
                 at = int(rng.integers(len(broken)))
-                broken[at : at + int(rng.integers(2))] = bytes(rng.choice([*b'{}[],:"0-.ate\\\xc3'], 1))
+                broken[at : at + int(rng.integers(2))] = bytes(
+                    rng.choice([*b'{}[],:"0-.ate\\\xc3'], 1)
+                )
             if constraint.accepts(bytes(broken)):
                 jsonschema.validate(json.loads(bytes(broken).decode()), schema)
             else:
@@ -216,9 +216,7 @@ def test_letters_are_never_cut_where_they_could_not_be_finished():
     model = {"type": "BPE", "vocab": {p: i for i, p in enumerate(pieces)}, "merges": []}
     as_text = Tokenizer(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
     assert as_text.pieces() == [p.encode() for p in pieces]
-    as_bytes = Tokenizer(
-        json.dumps({"version": "1.0", "model": model, "decoder": BYTES})
-    )
+    as_bytes = Tokenizer(json.dumps({"version": "1.0", "model": model, "decoder": BYTES}))
     assert as_bytes.pieces()[4:] == [b"\xe9", b"\xc3"]
     string = JsonSchema({"type": "string"}, as_bytes)
     after = string.step(string.start, 2)

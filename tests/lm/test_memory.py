@@ -85,7 +85,9 @@ def recomputed(one, kv, scales, ids, prefix):
             for h in range(c.kv_heads):
                 streams = bool(kv.streaming) and h in kv.streaming[i]
                 cache = CacheConfig(kv.recent, kv.sinks, kv.recent // 4) if streams else WINDOW
-                by = (torch.ones(2, d) if scales is None else torch.from_numpy(scales[:, i, h]))[:, None]
+                by = (torch.ones(2, d) if scales is None else torch.from_numpy(scales[:, i, h]))[
+                    :, None
+                ]
                 values = kept(v[0, h], by[1])
                 for t in range(n):
                     e = cache.dropped(max(t + 1 - prefix, 0))
