@@ -7,6 +7,7 @@ texts, as a share of what it adds to. The texts should ask for what stood far ba
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ def _changes(net: Llm, ids: Sequence[int], recent: int, sinks: int) -> np.ndarra
     near = seen & ((back < recent - sinks - recent // 8) | (at < sinks))
     late = at >= recent
     found = np.zeros((c.layers, c.kv_heads))
-    for i, layer in enumerate(net.model.layers):
+    layers: Any = net.model.layers
+    for i, layer in enumerate(layers):
         q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
         k, v = (a.repeat_interleave(c.heads // c.kv_heads, 1) for a in (k, v))
         scores = q @ k.mT * d**-0.5

@@ -177,9 +177,9 @@ class _Graph:
         found, order = [], []
         for memory, heads in used:
             queries = [h * each + j for h in heads for j in range(each)]
-            parts = (self.pick(a, n) for a, n in ((q, queries), (k, heads), (v, heads)))
-            some = self.pick(raw, queries) if raw and self.kv.shared else ""
-            found.append(memory.attention(i, len(heads), *parts, some))
+            own = [self.pick(a, n) for a, n in ((q, queries), (k, heads), (v, heads))]
+            some = self.pick(raw, queries) if self.kv.shared else ""
+            found.append(memory.attention(i, len(heads), own[0], own[1], own[2], some))
             order += queries
         back = [order.index(h) for h in range(c.heads)]
         return self.pick(self.w.op("Concat", *found, axis=2), back)
@@ -322,7 +322,8 @@ class _Memory:
         each = c.heads // c.kv_heads
         kind = "float32" if g.kv.bits == 32 else "int8"
         past = [w.input(f"{name}{n}.{i}", kind, axes) for n in ("keys", "values")]
-        inputs, options = [self.seen, self.total], {}
+        inputs = [self.seen, self.total]
+        options: dict[str, Any] = {}
         if g.kv.bits == 8:
             shape = [heads, 1, c.head_dim]
             scales = [w.input(f"{name}scale.{n}.{i}", "float32", shape) for n in ("keys", "values")]

@@ -255,9 +255,9 @@ class _Inputs:
             if group.counts[i]
         ]
         self.scales = [
-            (f"{_before(name, 'scale.')}", cache.groups[g].scales[at])
+            (_before(name, "scale."), scales[at])
             for name, g, at in self.places
-            if cache.groups[g].scales is not None
+            if (scales := cache.groups[g].scales) is not None
         ]
         self.nothing = self._nothing(cache) if self.shared else None
 
