@@ -18,20 +18,20 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from speechstream.convert.llm import LlmCheckpoint, load_llm
-from speechstream.export.brain import brain_bundle, embedded
+from speechstream.export.brain import brain_bundle, embedded, gguf
 from speechstream.export.kv_scales import kv_scales
 from speechstream.export.llm import write_llm
 from speechstream.lm.cache import CacheConfig, LmState
 from speechstream.lm.generate import Sampling, generate
 from speechstream.lm.model import LanguageModel
 from speechstream.nn.llm_config import KvConfig
-from tools.bench_lm import embedded_gguf
 
 BLOCK = 256  # tokens a step
 
@@ -164,9 +164,12 @@ def memory(args: argparse.Namespace) -> dict:
 
     The heads that stream are chosen on the text's end, which is not what the perplexity is of.
     """
-    one = load_llm(args.model or embedded_gguf())
     cache = CacheConfig(args.length, 4, args.length // 8)
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        nullcontext(args.model) if args.model else gguf() as path,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        one = load_llm(path)
         base = form(one, KvConfig(), None, Path(folder) / "base", cache)
         ids = text_ids(base, args)
         end = base.tokenizer.encode("\n\n".join(p.read_text("utf-8") for p in args.text)[-80_000:])

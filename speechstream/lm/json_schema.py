@@ -8,24 +8,24 @@ written), items, minItems, maxItems, minLength, maxLength, enum, const; anything
 the schema's order; a space may follow a comma or a colon, and there is no other white space. Numbers have at most 15 digits
 before and after the point and 2 in the exponent, so that they always end and are finite.
 
-Without references such a language is regular: the schema becomes a deterministic automaton over bytes (the subset
-construction, Rabin and Scott 1959), and what a token may do is found by walking its bytes (Willard and Louf,
+Without references such a language is regular: the schema becomes a deterministic automaton over bytes
+(`lm.automaton`), and what a token may do is found by walking its bytes (Willard and Louf,
 arXiv:2307.09702). A state is the number of a node.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from speechstream.lm.automaton import DEAD, MAX_NODES, Builder, deterministic, distances
 from speechstream.lm.tokens import Tokenizer
 
 MAX_DEPTH = 32  # of schemas in schemas
-MAX_NODES = 20_000
 MAX_TOKEN = 64  # bytes; longer ones are not written
 IGNORED = {"title", "description", "default", "examples", "$schema", "$comment", "deprecated"}
 KEYWORDS = {
@@ -37,15 +37,14 @@ KEYWORDS = {
     "boolean": set(),
     "null": set(),
 }
-DEAD = 0
 
 
 class JsonSchema:
     """A `generate.Constraint`. Raises ValueError in one sentence for a schema that is not of the closed part."""
 
     def __init__(self, schema: Mapping[str, Any], tokenizer: Tokenizer):
-        self._table, self._final = _deterministic(_compile(schema))
-        self._left = _distances(self._table, self._final)
+        self._table, self._final = deterministic(*_compile(schema))
+        self._left = distances(self._table, self._final)
         self._tokens = _Tokens(tokenizer.pieces())
         self.start = 1
         self._after: Callable[[int], np.ndarray] = lru_cache(maxsize=64)(self._walk)
@@ -123,115 +122,13 @@ def _whole(piece: bytes) -> bool:
     return True
 
 
-# The automaton of a schema, with moves on nothing at first.
-
-
-class _Builder:
-    """moves[n]: (first byte, last byte, node); nothing[n]: nodes that are reached without reading."""
-
-    def __init__(self) -> None:
-        self.moves: list[list[tuple[int, int, int]]] = []
-        self.nothing: list[list[int]] = []
-
-    def node(self) -> int:
-        if len(self.moves) >= 4 * MAX_NODES:
-            raise ValueError("the schema is too large: its lengths and lists multiply")
-        self.moves.append([])
-        self.nothing.append([])
-        return len(self.moves) - 1
-
-    def skip(self, a: int, b: int) -> int:
-        self.nothing[a].append(b)
-        return b
-
-    def byte(self, a: int, ranges: Iterable[tuple[int, int]], b: int | None = None) -> int:
-        end = self.node() if b is None else b
-        self.moves[a] += [(first, last, end) for first, last in ranges]
-        return end
-
-    def text(self, a: int, text: str) -> int:
-        for byte in text.encode():
-            a = self.byte(a, [(byte, byte)])
-        return a
-
-    def after(self, a: int, mark: str) -> int:
-        """A comma or a colon, and perhaps a space."""
-        a = self.text(a, mark)
-        self.skip(a, end := self.node())
-        return self.byte(a, [(32, 32)], end)
-
-    def times(self, a: int, one: Callable[[int], int], least: int, most: int | None) -> int:
-        """`one` at least and at most so often; None: without end."""
-        for _ in range(least):
-            a = one(a)
-        if most is None:
-            self.skip(one(a), a)
-            return self.skip(a, self.node())
-        end = self.node()
-        for _ in range(most - least):
-            self.skip(a, end)
-            a = one(a)
-        return self.skip(a, end)
-
-    def letter(self, a: int) -> int:
-        """A letter of a string, as UTF-8 or escaped, never half a surrogate pair."""
-        end, tail = self.node(), (0x80, 0xBF)
-        self.byte(a, [(0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F)], end)
-        for lead, *more in (
-            ((0xC2, 0xDF), tail),
-            ((0xE0, 0xE0), (0xA0, 0xBF), tail),
-            ((0xE1, 0xEC), tail, tail),
-            ((0xED, 0xED), (0x80, 0x9F), tail),
-            ((0xEE, 0xEF), tail, tail),
-            ((0xF0, 0xF0), (0x90, 0xBF), tail, tail),
-            ((0xF1, 0xF3), tail, tail, tail),
-            ((0xF4, 0xF4), (0x80, 0x8F), tail, tail),
-        ):
-            n = self.byte(a, [lead])
-            for r in more[:-1]:
-                n = self.byte(n, [r])
-            self.byte(n, [more[-1]], end)
-        escaped = self.text(a, "\\")
-        self.byte(escaped, [(ord(c), ord(c)) for c in '"\\/bfnrt'], end)
-        hexes = [(48, 57), (65, 70), (97, 102)]
-        u = self.text(escaped, "u")
-        second = self.byte(u, [(48, 57), (65, 67), (97, 99), (69, 70), (101, 102)])
-        third = self.byte(second, hexes)
-        self.byte(self.byte(u, [(68, 68), (100, 100)]), [(48, 55)], third)
-        self.byte(self.byte(third, hexes), hexes, end)
-        return end
-
-    def digits(self, a: int, least: int, most: int) -> int:
-        return self.times(a, lambda n: self.byte(n, [(48, 57)]), least, most)
-
-    def number(self, a: int, whole: bool) -> int:
-        minus = self.text(a, "-")
-        self.skip(a, minus)
-        zero = self.text(minus, "0")
-        end = self.digits(self.byte(minus, [(49, 57)]), 0, 14)
-        self.skip(zero, end)
-        if whole:
-            return end
-        point = self.skip(self.digits(self.text(end, "."), 1, 15), self.node())
-        self.skip(end, point)
-        e = self.byte(point, [(69, 69), (101, 101)])
-        sign = self.byte(e, [(43, 43), (45, 45)])
-        self.skip(e, sign)
-        return self.either(point, self.digits(sign, 1, 2))
-
-    def either(self, a: int, b: int) -> int:
-        end = self.node()
-        self.skip(a, end)
-        return self.skip(b, end)
-
-
-def _compile(schema: Any) -> tuple[_Builder, int, int]:
-    b = _Builder()
+def _compile(schema: Any) -> tuple[Builder, int, int]:
+    b = Builder()
     start = b.node()
     return b, start, _value(b, start, schema, 0)
 
 
-def _value(b: _Builder, a: int, schema: Any, depth: int) -> int:
+def _value(b: Builder, a: int, schema: Any, depth: int) -> int:
     if not isinstance(schema, Mapping):
         raise ValueError(f"a schema must be an object; got {str(schema)[:40]!r}")
     if depth > MAX_DEPTH:
@@ -291,7 +188,7 @@ def _is(value: Any, kind: str) -> bool:
     }[kind]
 
 
-def _of_kind(b: _Builder, a: int, kind: str, given: dict[str, Any], depth: int) -> int:
+def _of_kind(b: Builder, a: int, kind: str, given: dict[str, Any], depth: int) -> int:
     if kind == "object":
         return _object(b, a, given, depth)
     if kind == "array":
@@ -310,7 +207,7 @@ def _of_kind(b: _Builder, a: int, kind: str, given: dict[str, Any], depth: int) 
     return b.either(b.text(a, "true"), b.text(a, "false"))
 
 
-def _array(b: _Builder, a: int, items: Any, least: int, most: int | None, depth: int) -> int:
+def _array(b: Builder, a: int, items: Any, least: int, most: int | None, depth: int) -> int:
     a, end = b.text(a, "["), b.node()
     if not least:
         b.skip(a, end)
@@ -327,7 +224,7 @@ def _array(b: _Builder, a: int, items: Any, least: int, most: int | None, depth:
     return b.text(end, "]")
 
 
-def _object(b: _Builder, a: int, given: dict[str, Any], depth: int) -> int:
+def _object(b: Builder, a: int, given: dict[str, Any], depth: int) -> int:
     properties, required = given.get("properties", {}), given.get("required", [])
     if not isinstance(properties, Mapping) or any(not isinstance(k, str) for k in properties):
         raise ValueError("properties must be an object of schemas")
@@ -371,56 +268,3 @@ def _bounds(given: dict[str, Any], low: str, high: str) -> tuple[int, int | None
     if most is not None and most < least:
         raise ValueError(f"{high} is below {low}")
     return least, most
-
-
-# Without moves on nothing.
-
-
-def _deterministic(compiled: tuple[_Builder, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The table (nodes, 256) of the next node, DEAD (0) for none, and which nodes end a text. The first node is 1."""
-    b, start, end = compiled
-
-    def closed(nodes: Iterable[int]) -> frozenset[int]:
-        found, new = set(nodes), list(nodes)
-        while new:
-            for n in b.nothing[new.pop()]:
-                if n not in found:
-                    found.add(n)
-                    new.append(n)
-        # only what reads or ends tells nodes apart
-        return frozenset(n for n in found if b.moves[n] or n == end)
-
-    first = closed([start])
-    numbers, todo, rows = {first: 1}, [first], [np.zeros(256, np.int32)]
-    for nodes in todo:  # which grows
-        moves = [m for n in nodes for m in b.moves[n]]
-        borders = sorted({m[0] for m in moves} | {m[1] + 1 for m in moves})
-        row = np.zeros(256, np.int32)
-        for low, high in zip(borders, borders[1:]):
-            into = closed([n for f, last, n in moves if f <= low and high - 1 <= last])
-            if not into:
-                continue
-            if into not in numbers:
-                if len(numbers) >= MAX_NODES:
-                    raise ValueError(f"the schema is too large: more than {MAX_NODES} nodes")
-                numbers[into] = len(numbers) + 1
-                todo.append(into)
-            row[low:high] = numbers[into]
-        rows.append(row)
-    final = np.array([False, *(end in nodes for nodes in numbers)])
-    return np.stack(rows), final
-
-
-def _distances(table: np.ndarray, final: np.ndarray) -> np.ndarray:
-    """Bytes (nodes,) to the nearest end; of DEAD a great many."""
-    before: list[list[int]] = [[] for _ in table]
-    for node, row in enumerate(table):
-        for after in np.unique(row).tolist():
-            before[after].append(node)
-    found = np.full(len(table), np.iinfo(np.int32).max, np.int64)
-    nearest, distance = np.flatnonzero(final).tolist(), 0
-    while nearest:
-        found[nearest] = distance
-        distance += 1
-        nearest = list({b for n in nearest for b in before[n] if b and found[b] > distance})
-    return found
