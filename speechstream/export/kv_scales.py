@@ -42,13 +42,13 @@ def kv_scales(model: LanguageModel, ids: Sequence[int] | None = None) -> np.ndar
         raise ValueError(
             "scales are found with a model that keeps keys and values in floats, all of them"
         )
-    tokens = model.tokenizer.encode(TEXT) if ids is None else list(ids)
+    most = model.window.window
+    tokens = model.tokenizer.encode(TEXT)[:most] if ids is None else list(ids)
     if not tokens:
         raise ValueError("scales need a text")
-    state = model.step([tokens], model.init_state())[1]
-    arrays = state.parts[0].arrays()
-    if state.kept[0] != len(tokens):
-        raise ValueError(f"the text has {len(tokens)} tokens, more than the window")
+    if len(tokens) > most:
+        raise ValueError(f"the text has {len(tokens)} tokens, more than the window of {most}")
+    arrays = model.step([tokens], model.init_state())[1].parts[0].arrays()
     c = model.config
     shape = (c.layers, c.kv_heads, -1, c.head_dim)
     keys, values = (a[0].reshape(shape) for a in (arrays.keys, arrays.values))

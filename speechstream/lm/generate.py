@@ -17,7 +17,7 @@ import numpy as np
 from speechstream.lm.cache import LmState
 from speechstream.lm.model import LanguageModel
 
-NGRAM = 3  # tokens that must agree for a draft
+NGRAM, LEAST = 3, 2  # tokens that agree before a draft: at best, and at least; one alone promises too little
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def draw(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> in
     return int(rng.choice(len(p), p=p))
 
 
-def lookup(text: Sequence[int], most: int, ngram: int = NGRAM) -> list[int]:
-    """What followed the last `ngram` tokens where they stood last before, or of fewer tokens; at most `most`."""
-    for n in range(min(ngram, len(text) - 1), 0, -1):
+def lookup(text: Sequence[int], most: int, ngram: int = NGRAM, least: int = LEAST) -> list[int]:
+    """What followed the last `ngram` tokens where they stood last before, or fewer, down to `least`; at most `most`."""
+    for n in range(min(ngram, len(text) - 1), least - 1, -1):
         end = list(text[-n:])
         for at in range(len(text) - n - 1, -1, -1):
             if text[at] == end[0] and list(text[at : at + n]) == end:

@@ -67,7 +67,8 @@ def test_drafts_write_what_plain_greedy_writes(name, request):
 
 def test_lookup():
     assert lookup([1, 2, 3, 9, 8, 1, 2, 3], 2) == [9, 8]
-    assert lookup([7, 1, 5, 1], 4) == [5, 1]
+    assert lookup([7, 1, 5, 1], 4, least=1) == [5, 1] and lookup([7, 1, 5, 1], 4) == []
+    assert lookup([1, 2, 9, 1, 2], 4) == [9, 1, 2]
     assert lookup([1, 2, 3], 4) == [] and lookup([1], 4) == [] and lookup([], 4) == []
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("tokenizers", reason="needs the [llm] extra")
 import small
 
 from speechstream.errors import SpeechStreamError
-from speechstream.export.kv_scales import kv_scales
+from speechstream.export.kv_scales import TEXT as SAID, kv_scales, measured_scales
 from speechstream.export.llm import llm_graph, write_llm
 from speechstream.lm.cache import CacheConfig, to_arrays
 from speechstream.lm.model import SCALES, LanguageModel
@@ -206,6 +206,48 @@ def test_bundles(name, one, scales, tmp_path):
     (tmp_path / SCALES).unlink()
     with pytest.raises(SpeechStreamError):
         LanguageModel.load(tmp_path)
+
+
+@pytest.mark.torch
+def test_heads_that_add_nothing_are_the_first_to_stream(one):
+    pytest.importorskip("torch", reason="needs the [train] extra")
+    from speechstream.export.kv_heads import head_changes, streaming_heads
+
+    weights = {n: one.values(n).copy() for n in one.names}
+    for layer, head in ((0, 1), (2, 0)):
+        d = one.config.head_dim
+        weights[f"model.layers.{layer}.self_attn.v_proj.weight"][head * d : (head + 1) * d] = 0
+    mute = dataclasses.replace(one, values=weights.__getitem__)
+    changes = head_changes(mute, [TEXT, TEXT[::-1]], recent=12, sinks=2)
+    assert (np.argwhere(changes == 0) == [[0, 1], [2, 0]]).all()
+    heads = streaming_heads(changes, 0.4)
+    assert heads == ((1,), (), (0,)) and streaming_heads(changes, 0) == ((), (), ())
+    # and indeed nothing is lost
+    cache = CacheConfig(64, 0, 8)
+    whole, part = (
+        small.as_graph(mute, cache, kv=kv) for kv in (KvConfig(), KvConfig(32, heads, 12, 2))
+    )
+    expected, _ = all_logits(whole, TEXT, [50], whole.init_state())
+    got, state = all_logits(part, TEXT, [50], part.init_state())
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert state.parts[1].kept[0] < 13
+    with pytest.raises(ValueError, match="longer than"):
+        head_changes(mute, [TEXT[:12]], 12, 2)
+    with pytest.raises(ValueError, match="share of heads"):
+        streaming_heads(changes, 1)
+
+
+def test_scales_of_a_checkpoint(one):
+    found = measured_scales(one, "fp32")
+    model = small.as_graph(one, CacheConfig(64, 4, 16))
+    np.testing.assert_array_equal(found, kv_scales(model, model.tokenizer.encode(SAID)[:64]))
+    arrays = model.step([TEXT], model.init_state())[1].parts[0].arrays()
+    # what the text holds is within the scale, and uses most of it
+    own = kv_scales(model, TEXT)
+    codes = arrays.values[0].reshape(3, 2, 50, -1) / own[1][:, :, None]
+    np.testing.assert_allclose(np.abs(codes).max(2), 127 / 1.1, rtol=1e-5)
+    with pytest.raises(ValueError, match="more than the window"):
+        kv_scales(model, TEXT * 2)
 
 
 def test_what_cannot_be_is_said(one, scales, models):
