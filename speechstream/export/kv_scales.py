@@ -42,12 +42,12 @@ def kv_scales(model: LanguageModel, ids: Sequence[int] | None = None) -> np.ndar
         raise ValueError(
             "scales are found with a model that keeps keys and values in floats, all of them"
         )
-    most = model.window.window
-    tokens = model.tokenizer.encode(TEXT)[:most] if ids is None else list(ids)
+    window = model.window.window
+    tokens = model.tokenizer.encode(TEXT)[:window] if ids is None else list(ids)
     if not tokens:
         raise ValueError("scales need a text")
-    if len(tokens) > most:
-        raise ValueError(f"the text has {len(tokens)} tokens, more than the window of {most}")
+    if len(tokens) > window:
+        raise ValueError(f"the text has {len(tokens)} tokens, more than the window of {window}")
     arrays = model.step([tokens], model.init_state())[1].parts[0].arrays()
     c = model.config
     shape = (c.layers, c.kv_heads, -1, c.head_dim)

@@ -62,7 +62,7 @@ def test_drafts_write_what_plain_greedy_writes(name, request):
         end = plain[30]
         first = plain.index(end)
         assert write(model, ids, Sampling(draft=8, most=60), [end])[0] == plain[:first]
-    assert saved > 50  # a random network repeats itself
+    assert saved > 20  # a random network repeats itself
 
 
 def test_lookup():
