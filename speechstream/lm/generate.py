@@ -17,7 +17,10 @@ import numpy as np
 from speechstream.lm.cache import LmState
 from speechstream.lm.model import LanguageModel
 
-NGRAM, LEAST = 3, 2  # tokens that agree before a draft: at best, and at least; one alone promises too little
+NGRAM, LEAST = (
+    3,
+    2,
+)  # tokens that agree before a draft: at best, and at least; one alone promises too little
 
 
 @dataclass(frozen=True)
