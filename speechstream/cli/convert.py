@@ -39,6 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="own",
         help="of a language model or a pocket-tts; default: as the checkpoint has them",
     )
+    add(
+        "--kv-bits",
+        type=int,
+        choices=(32, 8),
+        default=32,
+        help="of a language model's keys and values: 8 take a quarter of the memory; default: 32",
+    )
+    add(
+        "--shared-prefix",
+        action="store_true",
+        help="of a language model: many streams may go on from one prompt that is kept once",
+    )
     add("--language", default="en", help="of a pocket-tts, a tag such as en-US; default: en")
     add("--name", help="for the model's card; default: the checkpoint's name")
     add("--licence", default="that of the checkpoint", help="for the model's card")
@@ -157,6 +169,7 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
 
     try:
         from speechstream.export.llm import write_llm
+        from speechstream.nn.llm_config import KvConfig
     except ModuleNotFoundError as error:
         raise SpeechStreamError(
             f"converting a language model needs {error.name}: pip install speechstream[llm]"
@@ -166,7 +179,15 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
     if one.licence and licence == "that of the checkpoint":
         licence = one.licence
     card = {"name": args.name or one.name, "licence": licence, "converted_from": source.name}
-    b = write_llm(one, target, card, args.weights)
+    kv, scales = KvConfig(args.kv_bits, shared=args.shared_prefix), None
+    if kv.bits == 8:
+        from speechstream.export.kv_scales import measured_scales
+
+        scales = measured_scales(one, args.weights)
+    try:
+        b = write_llm(one, target, card, args.weights, kv, scales)
+    except ValueError as error:
+        raise SpeechStreamError(f"{source}: {error}") from error
     c = one.config
     print(
         f"{target}  {b.nbytes / 1e6:.1f} MB: {c.layers} layers of {c.dim}, {c.parameters / 1e6:.0f} million "
