@@ -45,9 +45,9 @@ class MimiDecoderState:
 class MimiEncoder(nn.Module):
     """The way in, for whoever only hears. Audio is (B, channels, samples) within [-1, 1], codes are int64 (B, levels, frames)."""
 
-    def __init__(self, config: MimiConfig = MimiConfig()) -> None:
+    def __init__(self, config: MimiConfig | None = None) -> None:
         super().__init__()
-        c = self.config = config
+        c = self.config = config or MimiConfig()
         dim = c.seanet.dim
         self.encoder = SEANetEncoder(c.seanet)
         self.encoder_transformer = CausalTransformer(c.transformer)
@@ -133,9 +133,9 @@ class MimiEncoder(nn.Module):
 class Mimi(MimiEncoder):
     """The codec as a network: both ways."""
 
-    def __init__(self, config: MimiConfig = MimiConfig()) -> None:
+    def __init__(self, config: MimiConfig | None = None) -> None:
         super().__init__(config)
-        c = config
+        c = self.config
         # a transposed convolution of each channel by itself, kernel 2 * stride: (stretch 0 or 1, sample, channel)
         self.upsample = nn.Parameter(torch.full((2, c.stride, c.seanet.dim), 0.5))
         self.decoder_transformer = CausalTransformer(c.transformer)

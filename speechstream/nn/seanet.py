@@ -169,9 +169,10 @@ class _SEANet(nn.Module):
 class SEANetEncoder(_SEANet):
     """Audio (B, channels, T * hop) to frames (B, dim, T)."""
 
-    def __init__(self, config: SEANetConfig = SEANetConfig()) -> None:
+    def __init__(self, config: SEANetConfig | None = None) -> None:
         super().__init__()
-        self.config, width = config, config.filters
+        config = self.config = config or SEANetConfig()
+        width = config.filters
         self.input = CausalConv1d(config.channels, width, config.kernel)
         self.blocks = nn.ModuleList()
         for ratio in reversed(config.ratios):
@@ -200,9 +201,10 @@ class SEANetEncoder(_SEANet):
 class SEANetDecoder(_SEANet):
     """Frames (B, dim, T) to audio (B, channels, T * hop)."""
 
-    def __init__(self, config: SEANetConfig = SEANetConfig()) -> None:
+    def __init__(self, config: SEANetConfig | None = None) -> None:
         super().__init__()
-        self.config, width = config, config.filters * 2 ** len(config.ratios)
+        config = self.config = config or SEANetConfig()
+        width = config.filters * 2 ** len(config.ratios)
         self.input = CausalConv1d(config.dim, width, config.kernel)
         self.blocks = nn.ModuleList()
         for ratio in config.ratios:

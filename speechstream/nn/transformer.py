@@ -95,9 +95,9 @@ class TransformerLayer(nn.Module):
 class CausalTransformer(nn.Module):
     """`layers` transformer layers over frames (B, T, dim), with `init_state`, `step` and an equal offline call."""
 
-    def __init__(self, config: TransformerConfig = TransformerConfig()) -> None:
+    def __init__(self, config: TransformerConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        config = self.config = config or TransformerConfig()
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
 
     def init_state(self, batch: int = 1) -> TransformerState:
