@@ -7,6 +7,7 @@
 import functools
 import io
 import json
+import re
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ VOCAB = PIECES + 1
 BOS, PAD, WORD = PIECES, 3, 0
 
 SIZES = {  # names of configurations: other sizes, head counts, windows, levels
-    "plain": {},
+    "plain": {"sliding_window": 19},
     "grouped": {
         "num_hidden_layers": 3,
         "num_attention_heads": 6,
@@ -34,7 +35,12 @@ SIZES = {  # names of configurations: other sizes, head counts, windows, levels
         "ffn_dim": 90,
         "head_dim": 12,
         "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-        "codec": {"sliding_window": 9, "num_hidden_layers": 3, "num_filters": 3},
+        "codec": {
+            "sliding_window": 9,
+            "num_hidden_layers": 3,
+            "num_filters": 3,
+            "upsampling_ratios": [8, 6, 5, 4],  # as released
+        },
     },
 }
 
@@ -51,6 +57,7 @@ def theirs(name="plain", seed=0):
         "num_attention_heads": 2,
         "intermediate_size": 24,
         "sliding_window": 25,
+        "upsampling_ratios": [48, 20],
         "num_quantizers": 4,
         "codebook_size": 32,
         "vector_quantization_hidden_dimension": 8,
@@ -115,11 +122,10 @@ def padded(x, delay=0.5, prefix=0.0):
 
 
 @torch.no_grad()
-def generate(model, audio, window=None):
+def generate(model, audio, window=None, without=()):
     """The greedy tokens of padded audio, by transformers. window: frames that its codec hears at a time; None: all."""
     model.generation_config.audio_window_size = window
-    model.generation_config.eos_token_id = None
-    out = model.generate(input_values=audio, do_sample=False)
+    out = model.generate(input_values=audio, do_sample=False, suppress_tokens=list(without) or None)
     return out[0, 1:].tolist()
 
 
@@ -187,8 +193,9 @@ def write_moshi(model, folder, heads=0, delay=0.5, prefix=0.0):
     torch.manual_seed(5)
     extra = [torch.randn(6, c.hidden_size) / 4 for _ in range(heads)]
     lm |= {f"extra_heads.{i}.weight": w for i, w in enumerate(extra)}
+    last = 3 * len(c.codec_config.upsampling_ratios) + 2
     for name, value in state.items():
-        mimi[_mimi_name(name.removeprefix("codec_model."))] = value
+        mimi[_mimi_name(name.removeprefix("codec_model."), last)] = value
     for side in ("encoder", "decoder"):
         for i in range(c.codec_config.num_hidden_layers):
             at = f"{side}_transformer.transformer.layers.{i}.self_attn."
@@ -235,10 +242,8 @@ def _pairs(weight, heads):
     return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
-def _mimi_name(name):
-    """transformers' name of a codec's tensor as moshi's."""
-    import re
-
+def _mimi_name(name, last):
+    """transformers' name of a codec's tensor as moshi's. last: number of the decoder's last layer."""
     for a, b in (
         (r"^(en|de)coder\.\1coder_seanet\.", r"\1coder."),
         (r"^(en|de)coder\.\1coder_transformer\.", r"\1coder_transformer."),
@@ -246,7 +251,10 @@ def _mimi_name(name):
         (r"^decoder\.upsample\.", "upsample."),
         (r"^(encoder|decoder)\.layers\.", r"\1.model."),
         (r"^(encoder\.model\.\d+|encoder\.model\.\d+\.block\.\d+)\.conv\.", r"\1.conv.conv."),
-        (r"^(decoder\.model\.\d+\.block\.\d+|decoder\.model\.(0|14))\.conv\.", r"\1.conv.conv."),
+        (
+            rf"^(decoder\.model\.\d+\.block\.\d+|decoder\.model\.(0|{last}))\.conv\.",
+            r"\1.conv.conv.",
+        ),
         (r"^(decoder\.model\.\d+)\.conv\.(?!conv)", r"\1.convtr.convtr."),
         (r"^downsample\.conv\.", "downsample.conv.conv.conv."),
         (r"^upsample\.conv\.", "upsample.convtr.convtr.convtr."),

@@ -154,6 +154,8 @@ def _moshi(folder: Path, config: Section) -> Layout:
     tables: dict[str, Stored] = {}
     for name, t in lm.items():
         new = _renamed(name, _MOSHI_NAMES)
+        if name.startswith("depformer_in."):
+            continue  # into a depth transformer, which such a model does not have
         if name == "text_emb.weight" or re.fullmatch(r"emb\.\d+\.weight", name):
             tables[name] = t
         elif found := _MOSHI_QKV.search(new):
