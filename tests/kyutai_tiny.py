@@ -22,6 +22,7 @@ BOS, PAD, WORD = PIECES, 3, 0
 
 SIZES = {  # names of configurations: other sizes, head counts, windows, levels
     "plain": {"sliding_window": 19},
+    "shallow": {"sliding_window": 12, "codec": {"num_hidden_layers": 1}},
     "grouped": {
         "num_hidden_layers": 3,
         "num_attention_heads": 6,

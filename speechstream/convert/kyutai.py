@@ -171,7 +171,7 @@ def _moshi(folder: Path, config: Section) -> Layout:
                     folder, t, 2 * inner, n * inner, (n + 1) * inner
                 )
         elif name.endswith(".alpha") and t.shape == (1, 1, dim):
-            tensors[new] = Made(t.dtype, (dim,), lambda t=t: t.read().reshape(-1))
+            tensors[new] = _flat(t)
         else:
             tensors[new] = t
     tensors["embed.weight"] = _joined(folder, tables, network)
@@ -210,6 +210,10 @@ def _cut(folder: Path, t: Stored, rows: int, begin: int, end: int) -> Made:
             f"{folder}: its tensor {t.name[:80]!r} has the shape {t.shape}, and its config says {rows} rows"
         )
     return Made(t.dtype, (end - begin, t.shape[1]), lambda: t.read()[begin:end])
+
+
+def _flat(t: Stored) -> Made:
+    return Made(t.dtype, (int(np.prod(t.shape)),), lambda: t.read().reshape(-1))
 
 
 def _halves(make: Callable[[], np.ndarray], heads: int) -> Callable[[], np.ndarray]:

@@ -16,8 +16,10 @@ from speechstream import bundle
 from speechstream.asr.kyutai.torch import read_kyutai
 from speechstream.bundle import Bundle
 from speechstream.config import read
+from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import encoder_graph
-from speechstream.export.onnx import describe, export_step, save_beside
+from speechstream.export.onnx import MOST_PARAMETERS, describe, export_step, save_beside
+from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.kyutai import Kyutai
 from speechstream.nn.kyutai_config import KyutaiBundle
 from speechstream.nn.llm import LlmState
@@ -25,7 +27,9 @@ from speechstream.nn.llm import LlmState
 ARCHITECTURE = "kyutai-stt"
 
 
-class _Reading(nn.Module):
+class Reading(nn.Module):
+    """The step of the language model as its graph takes it."""
+
     def __init__(self, model: Kyutai) -> None:
         super().__init__()
         self.model = model
@@ -37,9 +41,10 @@ class _Reading(nn.Module):
 
 
 @torch.no_grad()
-def export_kyutai(model: Kyutai) -> dict[str, onnx.ModelProto]:
-    """Graphs `encoder` and `text` of a model in float32."""
-    c, reading = model.config, _Reading(model).eval()
+def export_kyutai(model: Kyutai, weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
+    """Graphs `encoder` and `text` of a model in float32. weights: of the language model; those of the codec stay, as its
+    codes would be others."""
+    c, reading = model.config, Reading(model).eval()
     tokens = torch.ones(2, 3, dtype=torch.int64)
     codes = torch.ones(2, 3, c.levels, dtype=torch.int64)
     *_, said = reading.step(tokens, codes, model.init_text(2))
@@ -58,13 +63,27 @@ def export_kyutai(model: Kyutai) -> dict[str, onnx.ModelProto]:
         },
     )
     describe(text, {"architecture": ARCHITECTURE, "graph": "text"}, model.init_text())
-    return {"encoder": encoder_graph(model.codec, c.levels), "text": text}
+    encoder = encoder_graph(model.codec, c.levels)
+    return {"encoder": encoder, "text": quantize_graph(text, weights)}
+
+
+def load_model(b: Bundle) -> Kyutai:
+    """The network of a bundle in float32. Raises SpeechStreamError where it is too large to be written as graphs."""
+    try:
+        network = read(KyutaiBundle, b.config).network
+    except ValueError as error:
+        raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
+    if network.parameters > MOST_PARAMETERS:
+        raise SpeechStreamError(
+            f"graphs are written up to {MOST_PARAMETERS // 1_000_000} million parameters, and {b.path} has "
+            f"{network.parameters / 1e6:.0f}: run it with --engine torch"
+        )
+    return read_kyutai(b, network).float().eval().requires_grad_(False)
 
 
 def add_graphs(b: Bundle) -> Bundle:
     """The bundle with its graphs, their weights beside them."""
-    about = read(KyutaiBundle, b.config)
-    model = read_kyutai(b, about.network).float().eval().requires_grad_(False)
+    model = load_model(b)
     files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
     for name, graph in export_kyutai(model).items():
         files += save_beside(graph, b.path, name)

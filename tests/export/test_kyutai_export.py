@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A model of transformers, and the bundle that the command line makes of it in moshi's layout, with extra heads."""
-    folder, model = tmp_path_factory.mktemp("kyutai"), theirs("plain", 2)
+    folder, model = tmp_path_factory.mktemp("kyutai"), theirs("shallow", 2)
     (folder / "src").mkdir()
     write_moshi(model, folder / "src", heads=4)
     assert main(["convert", str(folder / "src"), "-o", str(folder / "out")]) == 0
@@ -81,6 +81,12 @@ def test_the_command_line_transcribes_without_torch(made, fixtures_dir):
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == expected.split() and expected
+
+
+def test_they_are_exported_and_checked_like_any_other(made, tmp_path, capsys):
+    assert main(["export", str(made[1]), "--onnx", str(tmp_path / "graphs"), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("codes", "logits", "pauses", "state keys"))
 
 
 def test_graphs_of_another_model_are_refused(made, tmp_path):

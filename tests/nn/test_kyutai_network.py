@@ -13,12 +13,12 @@ from speechstream.convert.kyutai import convert_kyutai
 from speechstream.nn.growing import join, part
 from speechstream.nn.kyutai_config import KyutaiBundle
 from speechstream.state import select, stack
-from tests.kyutai_tiny import FRAME, SIZES, VOCAB, generate, padded, sound, theirs, write_checkpoint
+from tests.kyutai_tiny import FRAME, VOCAB, generate, padded, sound, theirs, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module", params=list(SIZES))
+@pytest.fixture(scope="module", params=["plain", "grouped", "narrow"])
 def pair(request, tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("kyutai"), theirs(request.param, 2)
     (folder / "src").mkdir()
