@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--llm", metavar="URL", help="who answers in conversations: an OpenAI-compatible endpoint")
     add("--llm-model", default="", metavar="NAME", help="which of its models")
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the models")
+    add(
+        "--engine",
+        choices=("onnx", "torch"),
+        default="onnx",
+        help="what runs the recogniser; default: onnx",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     add("--sessions", type=int, metavar="N", help="connections and requests at once; default: 32")
     add("--recordings", type=int, metavar="N", help="recordings heard at once; default: 8")
@@ -164,5 +170,5 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     from speechstream.asr.recognizer import Recognizer
     from speechstream.tts.synthesizer import Synthesizer
 
-    recognizer = Recognizer.load(args.model, device=args.device)
+    recognizer = Recognizer.load(args.model, engine=args.engine, device=args.device)
     return recognizer, Synthesizer.load(args.voice, device=args.device)
