@@ -194,6 +194,11 @@ class Pool:
         one = self._find(sid)
         return float(sum(one.core.seconds(x) for x in one.queue if x is not None))
 
+    def resting(self, sid: int) -> bool:
+        """Whether no step of a stream is in progress, which its snapshot would have to end, and nothing is unsaid."""
+        one = self._find(sid)
+        return one.work is None and not one.events
+
     def pausing(self, sid: int) -> bool:
         """Whether a stream is between two stretches of speech, where its snapshot is small."""
         one = self._find(sid)
@@ -224,16 +229,16 @@ class Pool:
         )
         return states.to_bytes(wrapped, one.core.about(), fp16_caches)
 
-    def resume(self, data: bytes) -> int:
-        """Take up a stream from its snapshot, under a number of this pool.
+    def resume(self, data: bytes, core: Any = None) -> int:
+        """Take up a stream from its snapshot, under a number of this pool. core: its own, if the pool belongs to no model.
 
         Raises SpeechStreamError where the bytes are no snapshot of a stream of this model, or no slot is free.
         """
         self._admit()
-        if self._core is None or self._kind is None:
+        if core is None and (self._core is None or self._kind is None):
             raise ValueError("this pool belongs to no model: open_core takes a state")
         try:
-            core = self._core(*self._kind(data))
+            core = core or self._core(*self._kind(data))  # type: ignore[misc]
         except ValueError as error:
             raise SpeechStreamError(f"this snapshot is of another model: {error}") from error
         found = core.unpack(data, _Snapshot, "stream")
@@ -284,6 +289,13 @@ class _Snapshot:
     queue: Any
     events: tuple[str, ...]
     ending: bool
+
+
+def beginning(core: Any) -> bytes:
+    """The snapshot of a stream that has been given nothing."""
+    return states.to_bytes(
+        _Snapshot(core.read(core.init_state()), core.joined([]), (), False), core.about()
+    )
 
 
 def _rank(request: Any) -> int:
