@@ -90,7 +90,7 @@ class Pool:
         self,
         slots: int = 64,
         core: Callable[..., Any] | None = None,
-        kind: Callable[[bytes], tuple[Any, ...]] | None = None,
+        kind: Callable[[Any], tuple[Any, ...]] | None = None,
     ):
         if type(slots) is not int or slots < 1:
             raise ValueError(f"a pool needs at least one slot, got {slots}")
@@ -220,6 +220,13 @@ class Pool:
         The step in progress, if a budget interrupted it, ends first. fp16_caches: half the bytes, and a text
         that may differ. Raises SpeechStreamError for a stream that is not open or has failed.
         """
+        return states.to_bytes(*self._wrapped(sid), fp16_caches)
+
+    def flat(self, sid: int) -> states.Flat:
+        """A snapshot taken apart, for `states.pack`. Raises SpeechStreamError as `snapshot` does."""
+        return states.flat_of(*self._wrapped(sid))
+
+    def _wrapped(self, sid: int) -> tuple[_Snapshot, dict[str, Any]]:
         one = self._settled(sid)
         wrapped = _Snapshot(
             one.core.read(one.state),
@@ -227,9 +234,9 @@ class Pool:
             _dumped(one.events),
             one.ending,
         )
-        return states.to_bytes(wrapped, one.core.about(), fp16_caches)
+        return wrapped, one.core.about()
 
-    def resume(self, data: bytes, core: Any = None) -> int:
+    def resume(self, data: bytes | states.Flat, core: Any = None) -> int:
         """Take up a stream from its snapshot, under a number of this pool. core: its own, if the pool belongs to no model.
 
         Raises SpeechStreamError where the bytes are no snapshot of a stream of this model, or no slot is free.
@@ -291,11 +298,10 @@ class _Snapshot:
     ending: bool
 
 
-def beginning(core: Any) -> bytes:
+def beginning(core: Any) -> states.Flat:
     """The snapshot of a stream that has been given nothing."""
-    return states.to_bytes(
-        _Snapshot(core.read(core.init_state()), core.joined([]), (), False), core.about()
-    )
+    wrapped = _Snapshot(core.read(core.init_state()), core.joined([]), (), False)
+    return states.flat_of(wrapped, core.about())
 
 
 def _rank(request: Any) -> int:

@@ -32,7 +32,7 @@ from speechstream.serve.replay import Journal
 HANG_S = 5.0  # without a word from a worker that has streams
 STUCK_S = 60.0  # of one step of its networks
 LOAD_S = 180.0  # until it has its models
-TRIAL_S = 10.0  # a suspect that lives so long is none
+TRIAL_S = 30.0  # a suspect that lives so long is none
 PATIENCE_S = 120.0  # a stream waits so long for a worker
 STEADY_S = 20.0  # a worker that has lived so long may be replaced at once
 BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
@@ -64,7 +64,7 @@ class Send:
 
     worker: int
     head: dict[str, Any]
-    body: bytes = b""
+    bodies: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,11 @@ class Counts:
     resumed: int = 0  # streams that another worker has taken up
     given_up: int = 0
     moved: int = 0
-    gaps: list[float] = field(
-        default_factory=list
-    )  # of streams that have caught up since it was read
+    gaps: int = 0  # streams that came beyond the place where their worker died
+    gap_s: float = 0.0  # how long that took
+    longest_gap_s: float = 0.0
+    snapshots: int = 0
+    snapshot_bytes: int = 0
     busy_s: float = 0.0
     steps: int = 0
 
@@ -178,14 +180,14 @@ class Dispatch:
         kept = 0
         for s in self._streams.values():
             kept += sum(x.nbytes if isinstance(x, np.ndarray) else len(x) for x in s.journal.inputs)
-            kept += len(s.journal.opening)
+            kept += sum(map(len, s.journal.opening))
         return kept
 
     # What the listeners ask for.
 
     def open(self, key: int, lane: str, kind: str, opening: bytes, rate: int, now: float) -> None:
-        """A stream begins; opening: `pool.beginning` of its core, rate: of its speech."""
-        s = self._streams[key] = _Stream(key, lane, kind, Journal(opening, rate), since=now)
+        """A stream begins; opening: `pool.beginning` of its core, packed, rate: of its speech."""
+        s = self._streams[key] = _Stream(key, lane, kind, Journal((opening,), rate), since=now)
         self._place(s, now)
 
     def fork(self, key: int, of: int, now: float) -> None:
@@ -377,7 +379,10 @@ class Dispatch:
         elif say == "news":
             self._news(s, head, body, now)
         elif say == "saved":
-            s.journal.save(body, self._seen(s, head))
+            self.counts.snapshots += 1
+            self.counts.snapshot_bytes += len(body)
+            added = wire.field(head, "added", bool)
+            s.journal.save((*s.journal.opening, body) if added else (body,), self._seen(s, head))
             self._balance(s, now)
         elif say == "forked":
             self._forked(s)
@@ -442,7 +447,7 @@ class Dispatch:
         self._seat(s, w, now)
         opening, inputs = s.journal.again()
         about = {"do": "open", "id": s.id, "lane": s.lane, "kind": s.kind}
-        self._send(w, about, opening)
+        self._send(w, about | {"pieces": [len(piece) for piece in opening]}, *opening)
         if s.lost is not None:
             self.counts.resumed += 1
         for number, x in enumerate(inputs, s.journal.count + 1):
@@ -497,7 +502,10 @@ class Dispatch:
     def _passed(self, s: _Stream, now: float) -> None:
         """A stream is beyond the place where its worker died."""
         if s.lost is not None:
-            self.counts.gaps.append(now - s.lost)
+            gap = now - s.lost
+            self.counts.gaps += 1
+            self.counts.gap_s += gap
+            self.counts.longest_gap_s = max(self.counts.longest_gap_s, gap)
         s.deaths, s.lost = 0, None
         if s.trial:
             s.trial = False
@@ -539,8 +547,8 @@ class Dispatch:
         if s.worker is not None:
             self._send(s.worker, head | {"id": s.id}, body)
 
-    def _send(self, w: Worker, head: dict[str, Any], body: bytes = b"") -> None:
-        self._actions.append(Send(w.number, head, body))
+    def _send(self, w: Worker, head: dict[str, Any], *bodies: bytes) -> None:
+        self._actions.append(Send(w.number, head, bodies))
 
     def _tell(
         self,

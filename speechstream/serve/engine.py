@@ -253,7 +253,7 @@ class Lane:
         return key
 
     def _tell(self, news: list[News]) -> None:
-        for key, events, waiting, seen, over, _ in news:
+        for key, events, waiting, seen, over, *_ in news:
             stream = self._streams.get(key)
             if stream is None:
                 continue

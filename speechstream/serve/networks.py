@@ -21,14 +21,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from speechstream import state as states
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Audio, Event, Failed
+from speechstream.events import Audio, Failed
 from speechstream.runtime.pool import Pool
 from speechstream.serve import replay
 
 BUDGET_S = 0.02  # a pool's step returns after about this: commands and events need not wait longer
 TEXT_PIECE = 512  # characters that a speaking stream looks at in one step
-SNAPSHOT_SHARE = 0.1  # of the time that went by, that snapshots may take within speech
+PAUSE_S, SPEECH_S = 1.0, 1.0  # seconds of sound between two snapshots, in pauses and within speech
+SNAPSHOT_SHARE = 0.1  # of the time that goes by, that snapshots may take within speech
 STOPPED = "the server has stopped"
 _log = logging.getLogger("speechstream.serve")
 
@@ -47,7 +49,7 @@ class Stats:
 
 class News(NamedTuple):
     """What there is to tell about a stream. seen: the number of the last push that it has; snapshot: taken after the
-    events, with the pushes seen in it."""
+    events, with the pushes seen in it, as `state.pack` writes it; added: to the ones before."""
 
     key: int
     events: list[Any]
@@ -55,6 +57,7 @@ class News(NamedTuple):
     seen: int
     over: bool
     snapshot: bytes | None = None
+    added: bool = False
 
 
 class Table:
@@ -67,6 +70,7 @@ class Table:
         self._seen: dict[int, int] = {}
         self._rates: dict[int, int] = {}  # samples a second
         self._unsaved: dict[int, float] = {}  # seconds of sound since the last snapshot
+        self._saves_of: dict[int, states.Flat] = {}  # the last one, of who speaks
         self._pushed: set[int] = set()  # since the last step
         self._late: dict[int, float] = {}  # what was told to wait
         self._rested = 0.0  # when the last snapshot within speech may be followed by another
@@ -88,7 +92,7 @@ class Table:
     def fork(self, key: int, of: int) -> list[News]:
         return self._begin(key, self._rates.get(of, 1), lambda: self.pool.fork(self.number(of)))
 
-    def resume(self, key: int, core: Any, data: bytes) -> list[News]:
+    def resume(self, key: int, core: Any, data: states.Flat) -> list[News]:
         return self._begin(key, core.sample_rate, lambda: self.pool.resume(data, core))
 
     def _begin(self, key: int, rate: int, begin: Callable[[], int]) -> list[News]:
@@ -139,6 +143,7 @@ class Table:
         if key in self._numbers:
             del self._keys[self._numbers.pop(key)], self._seen[key], self._rates[key]
             del self._unsaved[key]
+        self._saves_of.pop(key, None)
         self._late.pop(key, None)
         self._pushed.discard(key)
 
@@ -152,14 +157,15 @@ class Table:
         changed |= {self._keys[sid] for sid in said}
         changed |= {key for sid, key in self._keys.items() if sid not in self.pool}
         news = []
-        for key in changed | set(self._late):
+        # those first who have the most to lose, as not all of them may have their snapshots taken
+        for key in sorted(changed | set(self._late), key=lambda k: -self._unsaved[k]):
             sid = self._numbers[key]
             over = sid not in self.pool
             late = 0.0 if over else self.pool.waiting(sid)
             events = said.get(sid, [])
             if key in changed or late != self._late[key]:
-                snapshot = None if over or not self._saves else self._saved(key, sid, events)
-                news.append(News(key, events, late, self._seen[key], over, snapshot))
+                told = News(key, events, late, self._seen[key], over)
+                news.append(told if over or not self._saves else self._saved(told, sid))
             self._late[key] = late
             if over:
                 self._forget(key)
@@ -167,27 +173,30 @@ class Table:
                 del self._late[key]
         return news
 
-    def _saved(self, key: int, sid: int, events: list[Event]) -> bytes | None:
-        """A snapshot, where one is due."""
-        spoken = sum(len(event.pcm) for event in events if isinstance(event, Audio))
+    def _saved(self, news: News, sid: int) -> News:
+        """The news with a snapshot, where one is due."""
+        key = news.key
+        spoken = sum(len(event.pcm) for event in news.events if isinstance(event, Audio))
         self._unsaved[key] += spoken / self._rates[key]
-        pausing = self.pool.pausing(sid)
-        if not self.pool.resting(sid) or not replay.due(self._unsaved[key], pausing):
-            return None
-        before = time.monotonic()
-        if not pausing and before < self._rested:
-            return None
+        pausing, before = self.pool.pausing(sid), time.monotonic()
+        due = replay.due(self._unsaved[key], pausing, PAUSE_S, SPEECH_S)
+        if not due or not self.pool.resting(sid) or (not pausing and before < self._rested):
+            return news
         try:
-            data = self.pool.snapshot(sid)
+            flat = self.pool.flat(sid)
         except SpeechStreamError:
-            return None  # it has failed, and says so
+            return news  # it has failed, and says so
+        last = self._saves_of.pop(key, None)
+        data = states.pack(flat, last)
+        if not pausing:
+            self._saves_of[key] = flat
         took = time.monotonic() - before
         if not pausing:
             self._rested = before + took / SNAPSHOT_SHARE
         self.stats.snapshots += 1
         self.stats.snapshot_s += took
         self._unsaved[key] = 0.0
-        return data
+        return news._replace(snapshot=data, added=last is not None)
 
 
 class Networks:
@@ -241,7 +250,7 @@ class Networks:
     def drop(self, key: int) -> None:
         self._do(lambda: self.table.drop(key))
 
-    def resume(self, key: int, core: Any, data: bytes) -> None:
+    def resume(self, key: int, core: Any, data: states.Flat) -> None:
         self._do(lambda: self.table.resume(key, core, data))
 
     def refuse(self, key: int, why: str) -> None:

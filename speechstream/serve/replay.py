@@ -27,9 +27,11 @@ LONGEST_S = (
 )
 
 
-def due(unsaved_s: float, pausing: bool) -> bool:
+def due(
+    unsaved_s: float, pausing: bool, pause_s: float = SNAPSHOT_S, speech_s: float = LONGEST_S
+) -> bool:
     """Whether a stream's snapshot should be taken, so many seconds of sound after the last one."""
-    return unsaved_s >= LONGEST_S or (unsaved_s >= SNAPSHOT_S and pausing)
+    return unsaved_s >= speech_s or (unsaved_s >= pause_s and pausing)
 
 
 @dataclass(frozen=True)

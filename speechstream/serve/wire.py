@@ -68,6 +68,12 @@ def field(head: Json, name: str, *kinds: type) -> Any:
     return value
 
 
+def apart(sizes: Sequence[int], body: bytes) -> list[bytes]:
+    """A body of several pieces as those."""
+    ends = np.cumsum([0, *sizes])
+    return [body[a:b] for a, b in zip(ends, ends[1:])]
+
+
 def pack_input(x: np.ndarray | str) -> tuple[Json, bytes]:
     """A block of samples, or text, as fields of a head and a body."""
     if isinstance(x, str):
@@ -85,7 +91,8 @@ def unpack_input(head: Json, body: bytes) -> np.ndarray | str:
         return str(field(head, "text", str))
     if head.get("dtype") not in TYPES:
         raise ValueError(f"samples are {str(head.get('dtype'))[:40]!r}")
-    return np.frombuffer(body, head["dtype"]).reshape(field(head, "shape", list))
+    samples: np.ndarray = np.frombuffer(body, head["dtype"]).reshape(field(head, "shape", list))
+    return samples
 
 
 def pack_events(events: Sequence[Any]) -> tuple[list[Json], bytes]:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from speechstream import state as states
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.stream import RecognitionCore
 from speechstream.errors import SpeechStreamError
@@ -116,7 +117,7 @@ class Work:
         """Do what a message says."""
         number, do = head["id"], head["do"]
         if do == "open":
-            self._open(number, head["lane"], head["kind"], body)
+            self._open(number, head, body)
             return
         if do == "fork":
             self._fork(number, head["of"])
@@ -135,16 +136,18 @@ class Work:
         elif do == "ask":
             asyncio.ensure_future(self._answer(networks, number, head["number"]))
 
-    def _open(self, number: int, lane: str, kind: str, opening: bytes) -> None:
+    def _open(self, number: int, head: wire.Json, body: bytes) -> None:
+        lane = head["lane"]
         networks = self._of[number] = self._lanes[lane]
         try:
-            core = self._core(kind, lane, opening)
+            opening = states.unpack(wire.apart(head["pieces"], body))
+            core = self._core(head["kind"], lane, opening)
         except (SpeechStreamError, ValueError) as error:
             networks.refuse(number, str(error))
             return
         networks.resume(number, core, opening)
 
-    def _core(self, kind: str, lane: str, opening: bytes) -> Any:
+    def _core(self, kind: str, lane: str, opening: states.Flat) -> Any:
         if kind == "speak":
             return self._tts.core(*SynthesisCore.kind(opening))
         latency_ms, rate, words, rules, form = RecognitionCore.kind(opening)
@@ -165,13 +168,13 @@ class Work:
             self._link.say(about | {"error": str(error)})
 
     def _tell(self, news: list[News]) -> None:
-        for key, events, waiting, seen, over, snapshot in news:
+        for key, events, waiting, seen, over, snapshot, added in news:
             said, sound = wire.pack_events(events)
             about = {"id": key, "seen": seen}
             told = {"say": "news", "events": said, "waiting": waiting, "over": over}
             self._link.say(about | told, sound)
             if snapshot is not None:
-                self._link.say(about | {"say": "saved"}, snapshot)
+                self._link.say(about | {"say": "saved", "added": added}, snapshot)
             if over:
                 self._of.pop(key, None)
 

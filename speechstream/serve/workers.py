@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from speechstream import state as states
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.pool import beginning
 from speechstream.serve import dispatch as plan, wire
@@ -115,7 +116,7 @@ class Workers:
         if isinstance(action, plan.Send):
             link = self._links.get(action.worker)
             if link is not None:
-                link.say(action.head, action.body)
+                link.say(action.head, *action.bodies)
         elif isinstance(action, plan.Tell):
             self._tell(action)
         elif isinstance(action, plan.Answer):
@@ -202,7 +203,7 @@ class Workers:
         """The kind of a core, and the snapshot of a stream of it that begins."""
         kind = "speak" if isinstance(core, SynthesisCore) else "hear"
         about = kind + json.dumps(core.about())
-        found = self._openings.pop(about, None) or beginning(core)
+        found = self._openings.pop(about, None) or states.pack(beginning(core))
         self._openings[about] = found
         while len(self._openings) > OPENINGS:
             self._openings.popitem(last=False)
@@ -312,9 +313,9 @@ class _Link(asyncio.Protocol):
         except ValueError as error:
             self._workers.lost(self, f"says what nobody can read ({error})")
 
-    def say(self, head: dict[str, Any], body: bytes = b"") -> None:
+    def say(self, head: dict[str, Any], *bodies: bytes) -> None:
         if self._transport is not None:
-            self._transport.writelines(wire.pack(head, body))
+            self._transport.writelines(wire.pack(head, *bodies))
 
     def close(self) -> None:
         if self._transport is not None:
