@@ -116,6 +116,29 @@ def test_a_twin_tells_what_comes_after_it_was_made(data):
     assert len([e for e in told if isinstance(e, Final)]) >= len(finals) - known or ends
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_is_under_way_when_a_twin_is_made_is_not_told_by_it_twice(ends):
+    """A sentence of the source is in the socket; the twin has it behind it, tells one more, and is heard again."""
+    scene = Scene(2)
+    scene.settle()
+    scene.open(0)
+    (number,) = [n for n, p in scene.processes.items() if len(p.table.pool)]
+    scene.push(0, [1, 0, 0, 0])
+    scene.step(number)  # has said it; nobody has read it
+    scene.processes[number].table._saves = False
+    scene.do("fork", 1, 0, scene.now)
+    if ends:
+        scene.do("drop", 0, scene.now)
+    scene.push(1, [2, 0, 0, 0])
+    scene.step(number)
+    scene.deliver(number, 100)
+    assert [e.text for e in scene.told[1] if isinstance(e, Final)] == ["2"]
+    scene.kill(number)
+    scene.do("finish", 1)
+    scene.settle()
+    assert [e.text for e in scene.told[1] if isinstance(e, Final)] == ["2"]
+
+
 def test_what_was_saved_is_not_heard_again():
     scene = Scene()
     scene.settle()
@@ -165,6 +188,21 @@ def test_a_stream_that_workers_die_of_fails_alone():
     assert scene.over == {0, 1, 2, 3} and scene.dispatch.ready == 2
     for key in (0, 1, 3):
         same(scene.told[key], alone("hear", [np.float32([1, 2, 3])]))
+
+
+def test_who_was_beside_a_suspect_is_not_blamed():
+    """Four streams have yet to be heard again when a suspect kills their worker."""
+    scene = Scene(2)
+    scene.settle()
+    scene.kill(1)
+    for key in range(5):
+        scene.open(key)
+    streams = scene.dispatch._streams
+    for key in range(5):
+        streams[key].deaths = 1
+    streams[4].deaths, streams[4].trial = 2, True
+    scene.kill(0)
+    assert [streams[key].deaths for key in range(5)] == [1, 1, 1, 1, 3]
 
 
 def test_a_stream_that_was_there_by_chance_is_not_blamed():

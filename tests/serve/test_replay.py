@@ -108,6 +108,11 @@ def test_only_partials_that_heard_more_are_told():
     assert journal.told_of([SpeechStarted(0, 0), Partial("", "a", 0.3), later]) == [later]
 
 
+def test_partials_at_one_time_are_all_told_while_nothing_is_heard_again():
+    twice = [Partial("", "a", 0.3), Partial("a", "b", 0.3)]
+    assert Journal(None).told_of(twice) == twice
+
+
 def test_a_failure_is_always_told():
     journal = Journal(None)
     journal.told_of([Final("a", (), 0, 1)])
