@@ -101,6 +101,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     ),
     "serve/test_rest.py": ALL,
     "serve/test_serve_command.py": ALL,
+    "serve/test_workers.py": ALL,
     "text/test_captions.py": ("test_limits_and_order",),
     "cli/test_end_to_end.py": ALL,
     "cli/test_say_options.py": (

@@ -268,7 +268,7 @@ class RecognitionCore:
         """What `to_bytes` was given. Raises SpeechStreamError for other bytes, and those of another model."""
         return self.unpack(data, StreamState)
 
-    def unpack(self, data: bytes, kind: type[K], name: str = "") -> K:
+    def unpack(self, data: bytes | states.Flat, kind: type[K], name: str = "") -> K:
         """A value of that kind with a state of this core in its field `name` (none: it is the state itself)."""
         about, known = states.about_bytes(data), self.about()
         if about != known:
@@ -292,7 +292,9 @@ class RecognitionCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[int | None, int, HotWords | None, EndpointRules, TextForm]:
+    def kind(
+        data: bytes | states.Flat,
+    ) -> tuple[int | None, int, HotWords | None, EndpointRules, TextForm]:
         """Latency, sample rate, hot words, endpoint rules and form of the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
         try:

@@ -23,10 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.asr.stream import RecognitionCore, StreamState
 from speechstream.audio.pcm import alaw_table, mulaw_table
 from speechstream.audio.resample import Resampler
-from speechstream.audio.vad import SAMPLE_RATE, WINDOW
 from speechstream.duplex.conversation import (
     DECIDING,
     PAUSE,
@@ -73,8 +71,8 @@ from speechstream.events import (
     SpeechStarted,
     Word,
 )
-from speechstream.runtime.requests import Work
 from speechstream.serve import realtime_messages as messages
+from speechstream.serve.attentive import Attentive
 from speechstream.serve.engine import Engine, Refused, Stream
 from speechstream.serve.realtime_items import State
 from speechstream.serve.realtime_messages import News
@@ -92,34 +90,6 @@ KEPT = (
 )
 PROMPT = "go on"  # stands for a turn that the client describes by its items
 MOST_PIECES = 100_000  # of an answer's text
-
-
-class Attentive(RecognitionCore):
-    """A recogniser's stream that says after each window of 32 ms how likely it was speech (`VoiceActivity`)."""
-
-    def _window(
-        self, window: np.ndarray, speech: float, state: StreamState, step: Any
-    ) -> Work[StreamState]:
-        state = yield from super()._window(window, speech, state, step)
-        heard = state.heard / SAMPLE_RATE
-        step.events.append(VoiceActivity(speech, heard, WINDOW / SAMPLE_RATE))
-        return state
-
-    @classmethod
-    def of(cls, core: RecognitionCore) -> Attentive:
-        """Such a core that otherwise does what this one does."""
-        return cls(
-            core.family,
-            core.vad,
-            core.rules,
-            core.latency_ms,
-            core.sample_rate,
-            core.digest,
-            core.hotwords,
-            core.bias,
-            core.form,
-            core.end_of_turn,
-        )
 
 
 class Encoder:
