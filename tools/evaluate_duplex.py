@@ -27,7 +27,8 @@ import numpy as np
 import soundfile
 
 from speechstream.asr.recognizer import Recognizer
-from speechstream.audio.echo import EchoCanceller, between
+from speechstream.audio.echo import EchoCanceller
+from speechstream.audio.echo_delay import between
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.agent import Messages
 from speechstream.duplex.config import ConversationConfig

@@ -8,7 +8,8 @@ import soundfile
 
 pytest.importorskip("pywebrtc_audio", reason="the extra talk is not installed")
 from speechstream.asr.recognizer import Recognizer
-from speechstream.audio.echo import MARGIN, Aligner, Clock, EchoCanceller, between, phat
+from speechstream.audio.echo import EchoCanceller
+from speechstream.audio.echo_delay import MARGIN, Aligner, Clock, between, phat
 from speechstream.errors import SpeechStreamError
 
 RATE = 16_000
@@ -38,7 +39,7 @@ def run(echo, played, heard, block=320):
     left = []
     for i in range(0, len(played) - block + 1, block):
         echo.played(played[i : i + block])
-        left.append(echo.cancel(heard[i : i + block]))
+        left.append(echo.cancel(heard[i : i + block]).voice)
     return np.concatenate(left)
 
 
@@ -114,7 +115,7 @@ def test_any_rate_and_odd_blocks(speech):
         until = round((i + 333) * 1.5)
         echo.played(played[at:until])
         at = until
-        left.append(echo.cancel(heard[i : i + 333]))
+        left.append(echo.cancel(heard[i : i + 333]).voice)
     left = np.concatenate(left)
     assert len(heard) - len(left) < 333 + 160
     assert loss_db(heard, left, 2.5, 6.5) > 25
