@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.echo_delay import QUIET, RESIDUAL, SAMPLE_RATE, Aligner, Clock, rms
-from speechstream.audio.echo_path import BLOCK, EchoPath, PathState
+from speechstream.audio.echo_path import BLOCK, EchoPath
 from speechstream.audio.resample import Resampler
 from speechstream.errors import SpeechStreamError
 
@@ -151,11 +151,12 @@ class EchoCanceller:
         What goes on as it was would look for the echo where it was.
         """
         heard, reference = self.state.heard, self._aligner.before(self.state)
-        path: PathState = self._path.init_state()
-        for _ in range(PASSES):
-            words, path = self._path.step(heard, reference, path)
-        self._path_state, self._aec = path, self._make()
-        self._aec.process(words, reference)
+        words, path = self._path.step(heard, reference, self._path.init_state())
+        self._aec = self._make()
+        self._aec.process(words, reference)  # of the first time, in which the path is being learnt
+        for _ in range(PASSES - 1):
+            _, path = self._path.step(heard, reference, path)
+        self._path_state = path
 
     def _take(self, at: float | None, count: int) -> float | None:
         """Take over what was played; the reference's nominal place for the first sample of the next frame."""

@@ -25,7 +25,8 @@ SMOOTH = 0.5  # weight of the correlations before
 PEAK = 12.0  # times the root mean square of all lags: an echo, not chance
 CERTAIN = 20.0  # times: believed at once
 QUIET = 1e-4  # root mean square below which there is nothing to correlate
-LOOP = (0.3, 0.04)  # proportional and integral gain of the drift's loop, for each correlation
+LOOP = (0.3, 0.04)  # least proportional and integral gain of the drift's loop, for each correlation
+GROWING = 2  # correlations that count as made already: they are smoothed, so each is partly the one before
 JUMPY = 12.0  # samples: a larger step of the peak is another path of the room, not drift
 HOP = 160.0  # samples, 10 ms: a device lost or repeated some sound
 MAX_RATE = 1e-3  # clocks differ by less
@@ -53,6 +54,7 @@ class AlignState:
     correlation: np.ndarray | None = None
     since: int = 0  # samples of the microphone since the last correlation
     jumps: int = 0
+    fixes: int = 0  # correlations that told the lag since the reference was last moved
 
     @property
     def end(self) -> int:
@@ -139,9 +141,13 @@ class Aligner:
             # the same other path again: stay where it is, and follow it from now on
             moved = s.far is not None and abs(lag - s.far) < JUMPY
             return replace(s, far=None if moved else lag, lag=lag if moved else s.lag)
-        drift = float(np.clip(s.drift - LOOP[1] * error / EVERY, -MAX_RATE, MAX_RATE))
-        rate = float(np.clip(drift - LOOP[0] * error / EVERY, -2 * MAX_RATE, 2 * MAX_RATE))
-        return replace(s, drift=drift, rate=rate, far=None)
+        # the gains of a line fitted to all that was measured, until they are those of the loop
+        k = s.fixes + 1 + GROWING
+        near = max(LOOP[0], 2 * (2 * k - 1) / (k * (k + 1)))
+        lasting = max(LOOP[1], 6 / (k * (k + 1)))
+        drift = float(np.clip(s.drift - lasting * error / EVERY, -MAX_RATE, MAX_RATE))
+        rate = float(np.clip(drift - near * error / EVERY, -2 * MAX_RATE, 2 * MAX_RATE))
+        return replace(s, drift=drift, rate=rate, far=None, fixes=s.fixes + 1)
 
     @staticmethod
     def _far(lag: float, s: AlignState, certain: bool) -> AlignState:
@@ -158,6 +164,7 @@ class Aligner:
             far=None,
             correlation=None,
             jumps=s.jumps + 1,
+            fixes=0,
         )
 
 

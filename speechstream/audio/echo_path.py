@@ -15,7 +15,7 @@ import numpy as np
 
 BLOCK = 160  # samples, 10 ms at 16 kHz
 PARTITIONS = 28  # blocks of the impulse response: 280 ms
-KEEP = 0.9995  # of a path from block to block: rooms change slowly
+KEEP = 0.999  # of a path from block to block: rooms change slowly
 NOISE = 0.8  # weight of the blocks before in the spectrum of what is no echo
 QUIET = 1e-8  # power of a reference that moves nothing
 
