@@ -29,6 +29,7 @@ LOOP = (0.3, 0.04)  # least proportional and integral gain of the drift's loop, 
 GROWING = 2  # correlations that count as made already: they are smoothed, so each is partly the one before
 JUMPY = 12.0  # samples: a larger step of the peak is another path of the room, not drift
 HOP = 160.0  # samples, 10 ms: a device lost or repeated some sound
+ACTIVE = 0.5  # share of a window in which something was played, to conclude from it that the echo has moved
 MAX_RATE = 1e-3  # clocks differ by less
 STAMPS_S = 5.0  # of time stamps that are kept
 TAPS = 16  # of the interpolation
@@ -132,6 +133,8 @@ class Aligner:
             return s
         s = replace(s, unseen=0)
         lag = EARLIEST + _vertex(smooth, peak)
+        if s.lag is not None and abs(lag - s.lag) > HOP and not self._gone(found, s):
+            return s  # somebody speaks: sounds that resemble what was played before
         if s.lag is None or abs(lag - RESIDUAL) > TOO_FAR:
             return self._far(lag, s, s.lag is None and height > CERTAIN)
         error = lag - s.lag
@@ -148,6 +151,17 @@ class Aligner:
         drift = float(np.clip(s.drift - lasting * error / EVERY, -MAX_RATE, MAX_RATE))
         rate = float(np.clip(drift - near * error / EVERY, -2 * MAX_RATE, 2 * MAX_RATE))
         return replace(s, drift=drift, rate=rate, far=None, fixes=s.fixes + 1)
+
+    def _gone(self, found: np.ndarray, s: AlignState) -> bool:
+        """Whether the echo is not where it was, by a correlation to which it would have contributed."""
+        assert s.lag is not None
+        expected = self.before(s)
+        frames = expected.reshape(-1, EVERY // 50)
+        if np.mean([rms(f) > 10 * QUIET for f in frames]) < ACTIVE:
+            return False
+        at = round(s.lag) - EARLIEST
+        near = found[max(at - round(HOP), 0) : at + round(HOP)]
+        return float(near.max()) < 0.5 * PEAK * rms(found)
 
     @staticmethod
     def _far(lag: float, s: AlignState, certain: bool) -> AlignState:
