@@ -14,7 +14,7 @@ import soundfile
 
 pytest.importorskip("pywebrtc_audio", reason="the extra talk is not installed")
 from speechstream.tts.synthesizer import Synthesizer
-from tests.duplex.live_room import LiveRoom
+from tools._live_room import LiveRoom
 from tools.evaluate_duplex import LEVEL, Cue, loudness, spoken
 
 REPO = Path(__file__).parents[2]
