@@ -30,6 +30,9 @@ from speechstream.errors import SpeechStreamError
 MUTE_S = 3.0  # of played sound in which no echo was found: there is none
 LOST = 10 * SAMPLE_RATE  # of played sound without the echo that was known: a device stood still
 TAIL_S = 0.6  # behind what was played, in which a room still sounds
+CONVERGED = 0.16  # of the echo's power, 8 dB less, that the linear stage may leave for anybody to listen to it
+ALONE = 0.1  # of the power, that AEC3 leaves of it where only the echo is heard
+MEMORY_S = 0.5  # of both powers
 PASSES = 3  # over the last second, to learn the path of a reference that was moved
 
 
@@ -38,7 +41,7 @@ class Cleaned:
     """What is left of a stretch of the microphone's sound, twice, (n,) float32 at 16 kHz.
 
     voice: without any echo, and without some of the user where both speak. words: all of the user, with some 20 dB less
-    of the echo. echoing: whether the room may still sound of what was played.
+    of the echo; the same as `voice` until that much is taken away. echoing: whether the room may still sound of what was played.
     """
 
     voice: np.ndarray
@@ -72,6 +75,7 @@ class EchoCanceller:
         self._nominal: float | None = None
         self._rest = np.zeros(0, np.float32)  # of the microphone, less than a frame
         self._searched = 0.0  # seconds of played sound
+        self._alone = np.zeros(2)  # heard, and left by the linear stage, where the user was silent
         self._since_played = TAIL_S  # seconds of the microphone
         self._energy = np.zeros(2)  # heard and left, while something is played
 
@@ -107,11 +111,21 @@ class EchoCanceller:
             if self._searched < MUTE_S:
                 voice = words = np.zeros_like(voice)
         if playing:
+            words = self._trusted(mic, words, voice)
             self._energy += (
                 np.sum(mic.astype(np.float64) ** 2),
                 np.sum(voice.astype(np.float64) ** 2),
             )
         return Cleaned(voice, words, self._echoing)
+
+    def _trusted(self, mic: np.ndarray, words: np.ndarray, voice: np.ndarray) -> np.ndarray:
+        """What the recogniser may hear: the linear stage's, once that has been seen to take the echo away."""
+        power = np.array([np.sum(np.square(x, dtype=np.float64)) for x in (mic, words)])
+        if np.sum(np.square(voice, dtype=np.float64)) < ALONE * power[1]:
+            keep = np.exp(-len(mic) / SAMPLE_RATE / MEMORY_S)
+            self._alone = keep * self._alone + power
+        heard, left = self._alone
+        return words if left < CONVERGED * heard else voice
 
     @property
     def _echoing(self) -> bool:
@@ -156,7 +170,7 @@ class EchoCanceller:
         self._aec.process(words, reference)  # of the first time, in which the path is being learnt
         for _ in range(PASSES - 1):
             _, path = self._path.step(heard, reference, path)
-        self._path_state = path
+        self._path_state, self._alone = path, np.zeros(2)
 
     def _take(self, at: float | None, count: int) -> float | None:
         """Take over what was played; the reference's nominal place for the first sample of the next frame."""

@@ -78,7 +78,7 @@ from speechstream.tts.synthesizer import Synthesizer
 AHEAD_S = 0.5  # sound that is made before it is played
 STEP_S = 0.02  # the microphone's sound is taken in pieces of this length
 # Where somebody speaks into the assistant's voice, the recogniser hears the sound anew from so long before it was noticed.
-LOOK_BACK_S = 0.4
+LOOK_BACK_S = 0.2
 RECENT_S = 1.0  # of sound that is kept for that
 ATTENDED = (USER, PAUSE, DECIDING)  # phases in which the user's words are wanted
 # A stretch of speech is written out soon, for the turn's end is decided here.
