@@ -111,12 +111,15 @@ class SoundServer:
 
     def __init__(self, folder: Path) -> None:
         socket = folder / "native"
-        (folder / ".asoundrc").write_text("pcm.!default pulse\nctl.!default pulse\n")
+        (folder / ".asoundrc").write_text(
+            "pcm.!default { type pulse }\nctl.!default { type pulse }\n"
+        )
         bare = {k: v for k, v in os.environ.items() if not k.startswith(("PULSE_", "DBUS_"))}
         bare |= {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "PULSE_SINK": "speech"}
         self.env = bare | {"PULSE_SERVER": f"unix:{socket}", "PULSE_SOURCE": "mic"}
         command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1"]
         command += ["--use-pid-file=no", "--log-level=error"]
+        command += ["--resample-method=speex-float-5", "--log-target=stderr"]
         command += ["-L", "module-null-sink sink_name=speech rate=48000 channels=2"]
         command += ["-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"]
         self.process = subprocess.Popen(command, env=bare)
