@@ -6,6 +6,7 @@ still alive: one that was unplugged, or a sound server that died, ends in a Spee
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -178,7 +179,10 @@ def close_stream(stream, play_out: bool = False) -> bool:
     thread = threading.Thread(target=work, name="close-sound-device", daemon=True)
     thread.start()
     thread.join(CLOSE_S)
-    return not thread.is_alive()
+    if thread.is_alive():  # and the end of the process would wait for it too
+        atexit.unregister(getattr(load_sounddevice(), "_exit_handler", None))
+        return False
+    return True
 
 
 def refresh_devices() -> None:
