@@ -2,8 +2,8 @@
 
     python -m tools.picture_talk docs/talk.png
 
-The user asks, says "Mm-hmm" into the answer, interrupts it, and is answered again; the assistant's echo is as loud as the
-user. The words are those that were recognised, and those that were heard of the voice.
+The user asks, says "Okay" into the answer, interrupts it, and is answered again; the assistant's echo is as loud as the
+user. The words are those that the recogniser writes of the user alone, and those that were heard of the voice.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import numpy as np
 from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.echo import EchoCanceller
 from speechstream.duplex.conversation import PHASES
-from speechstream.duplex.events import Action, DuplexEvent, Heard, Played, Show, SpeechReady
+from speechstream.duplex.events import Action, DuplexEvent, Played, Show, SpeechReady
 from speechstream.duplex.replay import replay
 from speechstream.duplex.session import Session, Timed
-from speechstream.events import Final
 from speechstream.tts.synthesizer import Synthesizer
 from tools._pictures import conversation
 from tools.evaluate_duplex import ANSWER, LEVEL, RATE, SHORT, Room, answer, loudness, spoken
 
 USER = (
     (0.5, "How old is the lighthouse on the island?"),
-    (6.0, "Mm-hmm."),
+    (6.0, "Okay."),
     (9.5, "Wait a moment, that is not what I meant."),
 )
 
@@ -45,7 +44,7 @@ def main() -> None:
         user[round(at * RATE) : round(at * RATE) + len(pcm)] += pcm
     gain = LEVEL / loudness(models[1].synthesize(ANSWER[:200]).pcm, rate)
     states: list[tuple[str, float]] = [(PHASES[0], 0.0)]
-    heard: list[tuple[str, float]] = []
+    heard = [(w.text, w.start) for w in models[0].transcribe(user, RATE).words]
     said: list[tuple[str, float]] = []
     waiting: list[tuple[int, int, str]] = []  # generation, sample and word of the voice
 
@@ -54,9 +53,7 @@ def main() -> None:
             states.append((a.phase, now))
 
     def event(e: DuplexEvent) -> None:
-        if isinstance(e, Heard) and isinstance(e.event, Final):
-            heard.extend((w.text, w.start) for w in e.event.words)
-        elif isinstance(e, SpeechReady) and session.state.reply is not None:
+        if isinstance(e, SpeechReady) and session.state.reply is not None:
             text = session.state.reply.text
             waiting.extend((e.label.generation, w.start, text[w.first : w.last]) for w in e.words)
         elif isinstance(e, Played):

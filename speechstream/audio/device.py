@@ -180,7 +180,9 @@ def close_stream(stream, play_out: bool = False) -> bool:
     thread.start()
     thread.join(CLOSE_S)
     if thread.is_alive():  # and the end of the process would wait for it too
-        atexit.unregister(getattr(load_sounddevice(), "_exit_handler", None))
+        ending = getattr(load_sounddevice(), "_exit_handler", None)
+        if ending is not None:
+            atexit.unregister(ending)
         return False
     return True
 
