@@ -51,23 +51,21 @@ class Stream:
 
 
 class Models:
-    sample_rate = 24_000
+    sample_rate, end_of_turn = 24_000, None
 
-    def __init__(self):
-        self.opened = Stream()
+    def core(self, *args, **options):
+        return self
 
-    def stream(self, *args, **options):
-        return self.opened
-
-    def core(self, **options):
-        return None
+    def telling(self, end_of_turn):
+        return self
 
 
 @pytest.fixture
-def session():
-    models = Models()
+def session(monkeypatch):
+    models, opened = Models(), Stream()
+    monkeypatch.setattr("speechstream.duplex.session.Stream", lambda core: opened)
     made = Session(models, models, lambda messages: iter(()), echo=Canceller())
-    made.heard = models.opened
+    made.heard = opened
     return made
 
 
