@@ -14,7 +14,8 @@ class ConversationConfig:
 
     Turn ends: where the recogniser can tell how probable it is that the user has finished (and `end_of_turn` lets it),
     `sure_s` of silence where that is `sure_end` or more, and the longer the less; `pause_mean_s` says how long pauses
-    are of a user who is not known yet. Elsewhere `short_s` of silence after a complete sentence, `normal_s` where the text
+    are of a user who is not known yet. The probability counts as `stated_end` at least where the text is a whole sentence,
+    and as `asked_end` where it is a question. Elsewhere `short_s` of silence after a complete sentence, `normal_s` where the text
     does not tell, `long_s` after an open one ("and ...", a comma). What the user's own pauses have taught moves these, never
     past `longest_pause_s`.
     Barge-in: ducked at the first window of speech, paused after `pause_s`, stopped by `min_words` words that are no
@@ -29,9 +30,11 @@ class ConversationConfig:
     hang_s: float = 0.1  # silence before the user counts as pausing
 
     end_of_turn: bool = True
-    sure_end: float = 0.8
+    sure_end: float = 0.84
+    stated_end: float = 0.5
+    asked_end: float = 0.8
     sure_s: float = 0.2
-    pause_mean_s: float = 0.3
+    pause_mean_s: float = 0.35
     short_s: float = 0.3
     normal_s: float = 0.6
     long_s: float = 1.4
@@ -92,9 +95,9 @@ class ConversationConfig:
             elif name in ("onset", "release", "learning", "min_confidence", "sure"):
                 if not 0 <= value <= 1:
                     raise ValueError(f"{name} must lie between 0 and 1, got {value}")
-            elif name == "sure_end":
+            elif name in ("sure_end", "stated_end", "asked_end"):
                 if not 0 < value < 1:
-                    raise ValueError(f"sure_end must lie between 0 and 1, got {value}")
+                    raise ValueError(f"{name} must lie between 0 and 1, got {value}")
             elif not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a number of seconds above 0, got {value}")
         for less, more in (

@@ -84,6 +84,7 @@ STOP_PHRASES = (
     "cancel",
     "never mind",
 )
+MARKS_AROUND = " \t\n\"')”’"  # behind a sentence's own mark
 PRIOR_PAUSES = 4
 MOST_PAUSES = 8  # what is older has faded from the running mean
 SHORTEST_MEAN_S = 0.05
@@ -119,7 +120,7 @@ def same(a: str, b: str) -> bool:
 
 def completeness(text: str) -> str:
     """ "complete", "open" or "unknown": whether a sentence sounds finished by its text."""
-    text = text.rstrip(" \t\n\"')”’")
+    text = text.rstrip(MARKS_AROUND)
     words = tokens(text)
     if not words:
         return "unknown"
@@ -137,15 +138,20 @@ def wait(text: str, pauses: Pauses, end_of_turn: float | None, config: Conversat
 
     end_of_turn: the probability that it is, where there is a head that can tell. The time that pauses within a turn last
     is about exponential. So with each mean pause of silence the log odds that the user has finished rise by 1, and the
-    wait is until they reach those of `sure_end`. The mean is that of the user's own pauses, once they have been heard.
+    wait is until they reach those of `sure_end`. The mean is that of the user's own pauses, once they have been heard. A
+    head that is trained on few voices is sometimes sure that one of others goes on: the mark at the text's end sets how
+    sure it may be.
 
     Without a head the text alone tells, and a user whose pauses are long is given longer: half the mean pause more than
     that for an unfinished sentence.
     """
+    kind = completeness(text)
     if end_of_turn is not None:
+        if kind == "complete":
+            asked = text.rstrip(MARKS_AROUND).endswith("?")
+            end_of_turn = max(end_of_turn, config.asked_end if asked else config.stated_end)
         missing = max(log_odds(config.sure_end) - log_odds(end_of_turn), 0.0)
         return min(config.sure_s + mean_pause(pauses, config) * missing, config.longest_pause_s)
-    kind = completeness(text)
     delay = {"complete": config.short_s, "unknown": config.normal_s, "open": config.long_s}[kind]
     if pauses.count >= 2:
         learned = pauses.mean * (1.0 if kind == "complete" else 1.5)
