@@ -34,6 +34,10 @@ CONVERGED = 0.16  # of the echo's power, 8 dB less, that the linear stage may le
 ALONE = 0.1  # of the power, that AEC3 leaves of it where only the echo is heard
 MEMORY_S = 0.5  # of both powers
 PASSES = 3  # over the last second, to learn the path of a reference that was moved
+NEW_S = (
+    2.0  # of played sound in which a path is new: the last second is learnt from again and again
+)
+AGAIN = 12 * BLOCK  # samples after each of which that is done
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class EchoCanceller:
         self._nominal: float | None = None
         self._rest = np.zeros(0, np.float32)  # of the microphone, less than a frame
         self._searched = 0.0  # seconds of played sound
+        self._known = 0  # samples of played sound since the path was found or lost
         self._alone = np.zeros(2)  # heard, and left by the linear stage, where the user was silent
         self._since_played = TAIL_S  # seconds of the microphone
         self._energy = np.zeros(2)  # heard and left, while something is played
@@ -106,6 +111,8 @@ class EchoCanceller:
         voice = np.asarray(self._aec.process(words, reference), np.float32)
         playing = rms(reference) > 10 * QUIET
         self._since_played = 0.0 if playing else self._since_played + count / SAMPLE_RATE
+        if playing and self.state.lag is not None:
+            self._repeat(count)
         if playing and self.state.lag is None:
             self._searched += count / SAMPLE_RATE
             if self._searched < MUTE_S:
@@ -152,7 +159,7 @@ class EchoCanceller:
             self._out, self._in = Clock(self._reference_rate), Clock(SAMPLE_RATE)
         self.state = self._aligner.init_state()
         self._resampling = self._resampler.init_state()
-        self._aec, self._searched = self._make(), 0.0
+        self._aec, self._searched, self._known = self._make(), 0.0, 0
         self._path_state = self._path.init_state()
 
     def _make(self) -> Any:
@@ -170,7 +177,14 @@ class EchoCanceller:
         self._aec.process(words, reference)  # of the first time, in which the path is being learnt
         for _ in range(PASSES - 1):
             _, path = self._path.step(heard, reference, path)
-        self._path_state, self._alone = path, np.zeros(2)
+        self._path_state, self._alone, self._known = path, np.zeros(2), 0
+
+    def _repeat(self, count: int) -> None:
+        """Learn from the last second once more, while there are few seconds to learn from."""
+        before, self._known = self._known, self._known + count
+        if self._known < NEW_S * SAMPLE_RATE and self._known // AGAIN > before // AGAIN:
+            reference = self._aligner.before(self.state)
+            self._path_state = self._path.again(self.state.heard, reference, self._path_state)
 
     def _take(self, at: float | None, count: int) -> float | None:
         """Take over what was played; the reference's nominal place for the first sample of the next frame."""

@@ -64,6 +64,18 @@ class EchoPath:
             left[span], s = self._block(mic[span], reference[span], s)
         return left, s
 
+    def again(self, mic: np.ndarray, reference: np.ndarray, s: PathState) -> PathState:
+        """Learn from the last (k * BLOCK,) samples once more, which were given to `step` before; k > partitions.
+
+        A step learns less from a block than it tells, for it takes bins and partitions for independent of each other.
+        """
+        blocks = reference.reshape(-1, BLOCK)
+        windows = np.concatenate([blocks[: self.partitions], blocks[1 : self.partitions + 1]], 1)
+        spectra = np.fft.rfft(windows, axis=1)[::-1].astype(np.complex64)
+        begin = (self.partitions + 1) * BLOCK  # before that it is not known what still sounds
+        s = replace(s, last=blocks[self.partitions], spectra=spectra)
+        return self.step(mic[begin:], reference[begin:], s)[1]
+
     def _block(self, mic: np.ndarray, x: np.ndarray, s: PathState) -> tuple[np.ndarray, PathState]:
         spectrum = np.fft.rfft(np.concatenate([s.last, x])).astype(np.complex64)
         spectra = np.concatenate([spectrum[None], s.spectra[:-1]])

@@ -1,5 +1,7 @@
 """The linear echo filter against paths that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,3 +70,23 @@ def test_silence_teaches_nothing(path):
     noise = 0.1 * np.random.default_rng(2).standard_normal(RATE).astype(np.float32)
     left, after = f.step(noise, quiet, state)
     assert np.array_equal(left, noise) and np.array_equal(after.path, state.path)
+
+
+def test_learning_again_hears_what_was_heard(path):
+    """Whatever came before, the blocks whose tails are known are those of the first time."""
+    x, echo, _ = path
+    f = EchoPath(partitions=8)
+    begin, end = 9 * BLOCK, 40 * BLOCK
+    _, at_begin = f.step(0 * x[:begin], x[:begin], f.init_state())
+    first = f.step(echo[begin:end], x[begin:end], at_begin)[1]
+    stranger = f.step(echo[end : end + RATE], x[end : end + RATE], f.init_state())[1]
+    known = replace(stranger, path=at_begin.path, doubt=at_begin.doubt, noise=at_begin.noise)
+    again = f.again(echo[:end], x[:end], known)
+    for a, b in zip(vars(first).values(), vars(again).values()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    # and it leaves the filter where the sound goes on, nearer to the path
+    more = slice(end, end + 20 * BLOCK)
+    once, twice = (
+        f.step(echo[more], x[more], s)[0] for s in (first, f.again(echo[:end], x[:end], first))
+    )
+    assert power_db(once) - power_db(twice) > 3
