@@ -10,14 +10,17 @@ import numpy as np
 from tools.evaluate_duplex import STEP, Cue, Room
 
 BYTES = 2 * STEP
-QUIET_S = 1e-3
+QUIET = 1e-3  # a sample of the loudspeaker below which nothing is heard
+PATIENCE_S = 20.0  # in which an answer is expected
 
 
 class LiveRoom:
     """Reads the sink `speech`, adds what the room and the user make of it, and plays that into the sink `room`.
 
     cues: as in evaluate_duplex. The loudspeaker's clock is the server's, so the user waits by what is heard. on_cue: told
-    which of them begins. `played` and `heard` are all samples of both sinks, at 16 kHz, on one clock.
+    which of them begins. `played` and `heard` are all samples of both sinks, at 16 kHz, on one clock. `behind` is how far
+    that clock has been behind the world's at most, since `ready` was set: a room that is late is no room, for its echo comes
+    later and later. `stuck` is set where the user has waited for `PATIENCE_S` in vain.
     """
 
     def __init__(
@@ -42,25 +45,25 @@ class LiveRoom:
         self.room, self.cues = Room(16_000, gain, delay_s), list(cues)
         self.said: list[tuple[float, float]] = []
         self.loud: list[float] = []  # times at which the loudspeaker was heard
-        self.over, self.stopped = threading.Event(), threading.Event()
+        self.over, self.stuck, self.stopped = (threading.Event() for _ in range(3))
         self.ready = threading.Event()  # set by whoever knows that somebody listens
         self.on_cue = on_cue
         self.played: list[np.ndarray] = []
         self.heard: list[np.ndarray] = []
-        self.behind = 0.0  # seconds of the room's clock behind the world's, at most
+        self.behind = 0.0
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
         clip, at, now, speaking, silent = None, 0, 0.0, 0.0, 0.0
         answered = True  # what was said last
-        rng, began = np.random.default_rng(0), 0.0
+        rng, began = np.random.default_rng(0), None
         while not self.stopped.is_set():
             data = self.ears.stdout.read(BYTES)
             if len(data) < BYTES:
                 return
             out = np.frombuffer(data, np.int16).astype(np.float32) / 32768
-            if np.abs(out).max() > QUIET_S:
+            if np.abs(out).max() > QUIET:
                 self.loud.append(now)
                 answered = True
                 silent, speaking = 0.0, speaking + STEP / 16_000
@@ -80,9 +83,13 @@ class LiveRoom:
                 clip = clip if at < len(clip) else None
             if not self.cues and clip is None and answered and silent > 2.0:
                 self.over.set()
-            began = time.monotonic() - now if now == 0.0 else began
+            if silent > PATIENCE_S:
+                self.stuck.set()
             now += STEP / 16_000
-            self.behind = max(self.behind, time.monotonic() - began - now)
+            if began is None and self.ready.is_set():
+                began = time.monotonic() - now
+            if began is not None:
+                self.behind = max(self.behind, time.monotonic() - began - now)
             self.played.append(out)
             self.heard.append(mic)
             try:

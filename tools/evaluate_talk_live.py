@@ -6,8 +6,8 @@ It starts a PulseAudio of its own with null sinks: what talk plays goes through 
 loud as the user, and comes back as its microphone. The user is scripted and waits for the answers; the language model is
 a server of chat completions that takes 100 ms. There are questions, interruptions, backchannels, a cough, and a microphone
 that is unplugged for three seconds. All times are from the samples of the sinks, so the sound server's buffers and the
-computer's own time are in them. Needs pulseaudio and pulseaudio-utils, and a computer that is not busy: how far it was
-behind is part of the result.
+computer's own time are in them. Needs pulseaudio and pulseaudio-utils, and a computer that is not busy: where the room or
+talk falls behind, it says so in one line and gives no figures.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LOUD = 2e-3  # a sample of the loudspeaker that is heard
 SILENCE_S = 0.25  # the assistant is silent when nothing was heard for so long
 AWAY_S = 3.0  # the microphone
 LONGEST_S = 420.0
-BUSY_S = 0.3  # behind: the figures are those of the computer's load
+BUSY_S = 0.3  # behind: what is heard is the computer's load, and no room
 STORY = ANSWER[:205]
 
 
@@ -187,8 +187,10 @@ def converse(folder: Path, delay_s: float, level: float) -> dict:
         wait(lambda: any("speak" in n for n in notices) or process.poll() is not None, 120)
         room.ready.set()
         plugged, until = True, time.monotonic() + LONGEST_S
-        while not room.over.is_set() and process.poll() is None and time.monotonic() < until:
+        while process.poll() is None and time.monotonic() < until:
             time.sleep(0.1)
+            if room.over.is_set() or room.stuck.is_set() or room.behind > BUSY_S:
+                break
             i = next_part[0]
             quiet = not room.loud or len(room.played) * 0.02 - room.loud[-1] > 1.0
             if plugged and i < len(SCRIPT) and SCRIPT[i].unplugged and i and quiet:
@@ -207,6 +209,7 @@ def converse(folder: Path, delay_s: float, level: float) -> dict:
         server.close()
     return {
         "over": room.over.is_set(),
+        "stuck": room.stuck.is_set(),
         "said": room.said,
         "played": np.concatenate(room.played),
         "heard": np.concatenate(room.heard),
@@ -220,6 +223,20 @@ def wait(done, seconds: float) -> None:
     until = time.monotonic() + seconds
     while not done() and time.monotonic() < until:
         time.sleep(0.05)
+
+
+def late(got: dict) -> str:
+    """What to say of a run in which the computer did not keep up; empty: it did."""
+    found = re.search(r"up to (\d+) ms behind the microphone", " ".join(got["notices"]))
+    talk = int(found[1]) / 1000 if found else 0.0
+    if max(got["behind"], talk) <= BUSY_S:
+        return ""
+    who = "the room" if got["behind"] > BUSY_S else "talk"
+    return (
+        f"no figures: {who} fell {max(got['behind'], talk):.1f} s behind the clock within "
+        f"{len(got['played']) / RATE:.0f} s, with a load of {os.getloadavg()[0]:.1f} on {os.cpu_count()} "
+        f"cores; run it on a computer that is not busy"
+    )
 
 
 def figures(got: dict) -> dict:
@@ -281,13 +298,15 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         got = converse(Path(folder), args.delay, args.level)
+    if busy := late(got):
+        raise SystemExit(busy)
     found = figures(got)
+    if got["stuck"]:
+        print(f"nothing was answered any more after {SCRIPT[len(got['said']) - 1].text!r}")
     for name, value in found.items():
         text = quantiles(value) if name.startswith(("end", "onset")) else value
         print(f"{name}: {text}")
     print(*got["lines"], sep="\n")
-    if max(found["room behind"], 0.0) > BUSY_S:
-        print("the computer was too busy: these are figures of its load")
     if args.keep is not None:
         args.keep.mkdir(parents=True, exist_ok=True)
         sides = np.stack([got["heard"], got["played"]], 1)
