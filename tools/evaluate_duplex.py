@@ -257,6 +257,12 @@ def readings() -> list[Clip]:
     ]
 
 
+def recording(path: Path) -> Clip:
+    """One turn of somebody, in a file of any rate."""
+    pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return trimmed(pcm.mean(1), rate, path.stem)
+
+
 def noises() -> dict[str, np.ndarray]:
     """A cough, a knock, keys and a hum; synthetic, as loud as speech."""
     rng = np.random.default_rng(1)
@@ -290,9 +296,9 @@ def quantiles(values: Sequence[float]) -> str:
     return f"p50 {p50:4.0f}  p95 {p95:4.0f} ms  (n={len(values)})"
 
 
-def turns(models: tuple, rows: dict) -> None:
-    clips = [spoken(models[1], q, s) for q in QUESTIONS for s in (1.0, 0.9)] + readings()
-    waits = []
+def turns(models: tuple, clips: Sequence[Clip], rows: dict, name: str = "") -> None:
+    waits: list[float] = []
+    cut = unanswered = 0
     for clip in clips:
         scene = play(models, [Cue(clip, 0.5)], answer(SHORT))
         end = scene.spoken[0][1]
@@ -300,13 +306,13 @@ def turns(models: tuple, rows: dict) -> None:
         later = loud[loud > end]
         early = bool((loud < end).any())
         if early or not len(later):
-            rows["turns cut off"] = rows.get("turns cut off", 0) + early
-            rows["turns without an answer"] = rows.get("turns without an answer", 0) + (not early)
+            cut, unanswered = cut + early, unanswered + (not early)
             continue
         waits.append(float(later[0] - end))
-    rows["end of speech to first sound"] = waits
-    print(f"end of speech to first sound  {quantiles(waits)}")
-    print(f"  cut off: {rows.get('turns cut off', 0)} of {len(clips)}", flush=True)
+    rows[f"{name}end of speech to first sound"] = waits
+    rows[f"{name}turns"] = {"cut off": cut, "without an answer": unanswered, "of": len(clips)}
+    print(f"{name}end of speech to first sound  {quantiles(waits)}")
+    print(f"  cut off: {cut}, without an answer: {unanswered}, of {len(clips)}", flush=True)
 
 
 def interruptions(
@@ -493,6 +499,7 @@ def main() -> None:
     add("--levels", type=float, nargs="+", default=[-10.0, 0.0, 6.0], help="dB against the user")
     add("--delays", type=float, nargs="+", default=[0.06, 0.3], help="seconds")
     add("--drifts", type=float, nargs="+", default=[0.0, 100.0], help="parts per million")
+    add("--recordings", type=Path, nargs="+", help="audio of whole turns, measured besides")
     add("--output", "-o", type=Path, help="all figures as JSON")
     add("--points", type=int, nargs="+", default=range(len(GRID)), help="which rooms of the grid")
     add("--every", type=int, default=3, help="take every so manieth clip in the grid")
@@ -504,7 +511,10 @@ def main() -> None:
     nods = [spoken(models[1], t, s) for t in BACKCHANNELS for s in (1.0, 0.9)]
     headset = lambda: None
     if "turns" in args.only:
-        turns(models, rows)
+        asked = [spoken(models[1], q, s) for q in QUESTIONS for s in (1.0, 0.9)]
+        turns(models, asked + readings(), rows)
+        if args.recordings:
+            turns(models, [recording(p) for p in args.recordings], rows, "recordings: ")
     if "barge-in" in args.only:
         interruptions(models, barge, headset, rows, "headset")
     if "backchannels" in args.only:
