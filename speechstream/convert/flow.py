@@ -63,7 +63,7 @@ _UNET = [  # of CosyVoice 2
     (r"\.ff\.net\.0\.proj\.", ".up."),
     (r"\.ff\.net\.2\.", ".down."),
 ]
-_VOCODER = [  # of CosyVoice 3
+_VOCODER = [  # of CosyVoice 2 and 3
     (r"^f0_predictor\.classifier\.", "pitch.output."),
     (r"^m_source\.l_linear\.", "source."),
     (r"^conv_pre\.", "first."),
@@ -219,8 +219,11 @@ def cosyvoice2_weights(weights: Mapping[str, Tensor], config: FlowConfig) -> dic
     return found
 
 
-def cosyvoice3_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of CosyVoice 3's causal HiFT vocoder by our names, its weight norms folded. Raises SpeechStreamError."""
+def cosyvoice_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of CosyVoice's HiFT vocoder, of 2 or the causal one of 3, by our names, its weight norms folded.
+
+    Raises SpeechStreamError.
+    """
 
     def snake(m: re.Match[str]) -> str:
         return f".snakes.{2 * int(m[2]) + int(m[1]) - 1}."

@@ -58,6 +58,20 @@ def convolve(conv: nn.Conv1d, x: Tensor, tails: Tails, left: int, ahead: int = 0
     return conv(x)
 
 
+def transforms(window: int, hop: int) -> dict[str, Tensor]:
+    """Tables of short-time spectra of Hann windows, real parts first: `analysis` (window + 2, window) of samples,
+    `synthesis` (window, window + 2) of spectra, and the squared window as `envelope` (OVERLAP, hop)."""
+    cos, sin = fourier(window)
+    hann = torch.hann_window(window, periodic=True, dtype=torch.float64)
+    once = torch.full((len(cos), 1), 2.0, dtype=torch.float64)
+    once[[0, -1]] = 1.0  # the first and the last bin have no mirror image
+    analysis = torch.cat([cos, sin]) * hann
+    synthesis = torch.cat([cos, sin]) * once.repeat(2, 1) * hann / window
+    envelope = hann.square().view(OVERLAP, hop)
+    found = {"analysis": analysis, "synthesis": synthesis.T.contiguous(), "envelope": envelope}
+    return {name: table.float() for name, table in found.items()}
+
+
 class Snake(nn.Module):
     """x + sin(a x)**2 / a (arXiv:2006.08195), an `a` for each channel of (B, C, N)."""
 
@@ -147,20 +161,11 @@ class FlowVocoder(nn.Module):
             for kernel in c.block_kernels
         )
         self.last = nn.Conv1d(widths[-1], bins, 7)
-        cos, sin = fourier(c.window)
-        hann = torch.hann_window(c.window, periodic=True, dtype=torch.float64)
-        once = torch.full((len(cos), 1), 2.0, dtype=torch.float64)
-        once[[0, -1]] = 1.0  # the first and the last bin have no mirror image
-        analysis = torch.cat([cos, sin]) * hann
-        synthesis = torch.cat([cos, sin]) * once.repeat(2, 1) * hann / c.window
         noise = np.random.RandomState(0).random_sample((NOISE_FRAMES * c.frame_size, c.harmonics))
-        for name, table in (
-            ("analysis", analysis),
-            ("synthesis", synthesis.T.contiguous()),
-            ("envelope", hann.square().view(OVERLAP, c.hop)),
-            ("noise", torch.from_numpy(noise)),  # RandomState's numbers never change
-        ):
-            self.register_buffer(name, table.float(), persistent=False)
+        # RandomState's numbers never change
+        tables = {**transforms(c.window, c.hop), "noise": torch.from_numpy(noise).float()}
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     @property
     def delay(self) -> int:
