@@ -158,6 +158,28 @@ class FlowDecoder(nn.Module):
             mel.append(y)
         return torch.cat(mel, 1) if mel else conditions.new_zeros(len(frames), 0, c.n_mels), state
 
+    def evaluate(
+        self,
+        x: Tensor,
+        fixed: Tensor,
+        time: Tensor,
+        frames: Tensor,
+        lengths: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        tails: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One evaluation of the network on a chunk, for who drives the solver: what `export.cosyvoice` writes.
+
+        x (R, N, n_mels) and what stands beside it, `fixed` (R, N, ...), in R rows that have had `frames` (R,), of whose
+        N frames `lengths` (R,) are real; time (1,); the caches of this evaluation, (R, heads, slots, head_dim) and
+        (R, n). Returns the velocity (R, N, n_mels) and the new caches.
+        """
+        geometry = Geometry(self.config, frames, x.shape[1], lengths, x.dtype)
+        chunk = Chunk(geometry, keys, values, tails)
+        v = self.network(torch.cat([x, fixed], -1), self.network.modulations(time), chunk)
+        return v, chunk.new_keys, chunk.new_values, chunk.tails.pack()
+
     def _advance(
         self, conditions: Tensor, state: FlowState, lengths: Tensor, noise: Tensor | None
     ) -> tuple[Tensor, FlowState]:
