@@ -140,7 +140,7 @@ class Geometry:
         new = frames[:, None] + torch.arange(count, device=device)
         self.angles = rotary(new, config.network.head_dim, dtype)
         end = (frames + lengths)[:, None]
-        sink = torch.arange(w.sinks, device=device).expand(len(frames), -1)
+        sink = torch.arange(w.sinks, device=device).expand(frames.shape[0], -1)
         self.masks: dict[tuple[int, int], Tensor] = {}
         for layer in range(config.layers):
             kind = w.left(layer), w.ahead(layer)
@@ -158,7 +158,7 @@ class Geometry:
             self.masks[kind] = (mask | ~mask.any(-1, keepdim=True))[:, None]
         fill = sink - frames[:, None]  # which new frame a sink is
         self.sink_is_new = ((fill >= 0) & (fill < self.keep))[:, None, :, None]
-        self.sink_source = fill.clamp(0, max(self.keep - 1, 0))[:, None, :, None]
+        self.sink_source = fill.clamp(min=0).clamp(max=self.keep - 1).clamp(min=0)[:, None, :, None]
 
     def mask(self, layer: int) -> Tensor:
         """(R, 1, N, kept + N)."""
@@ -193,16 +193,16 @@ class Chunk:
         if size:
             mine = slice(self.used, self.used + size)
             self.used += size
-            k = self._push(k, self.keys[:, :, mine], self._kept[0])
-            v = self._push(v, self.values[:, :, mine], self._kept[1])
+            k = self._push(k, self.keys[:, :, mine], size, self._kept[0])
+            v = self._push(v, self.values[:, :, mine], size, self._kept[1])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=g.mask(layer))
 
-    def _push(self, new: Tensor, cache: Tensor, kept: list[Tensor]) -> Tensor:
-        """The cache and the new frames; what is to be remembered of them goes to `kept`."""
+    def _push(self, new: Tensor, cache: Tensor, size: int, kept: list[Tensor]) -> Tensor:
+        """The cache of `size` frames and the new ones; what is to be remembered of them goes to `kept`."""
         g, sinks = self.geometry, self.geometry.config.windows.sinks
         joined = torch.cat([cache, new], 2)
-        end = joined.shape[2] - g.config.lookahead
-        window = joined[:, :, end - (cache.shape[2] - sinks) : end]
+        ahead = g.config.lookahead
+        window = joined[:, :, -(size - sinks + ahead) : -ahead or None]
         if sinks:
             source = g.sink_source.expand(-1, new.shape[1], -1, new.shape[3])
             first = torch.where(g.sink_is_new, new.gather(2, source), cache[:, :, :sinks])

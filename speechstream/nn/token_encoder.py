@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.nn.position import relative_embedding, skew
 from speechstream.nn.token_config import TokenEncoderConfig
 
 UP_TAIL = 2  # tokens that the doubling convolution looks back to
 SLOPE = 0.01  # of the leaky ReLU
-POSITION_BASE = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,6 @@ class TokenEncoderState:
     up_keys: Tensor  # (B, up_layers, heads, repeats * left, head_dim)
     up_values: Tensor  # (B, up_layers, heads, repeats * left, head_dim)
     tokens: Tensor  # (B,) int64 tokens so far
-
-
-def relative(first: int, last: int, dim: int, like: Tensor) -> Tensor:
-    """Sinusoids (1, first - last + 1, dim) of the distances first, first - 1 ... last; sine and cosine in turn."""
-    distance = torch.arange(first, last - 1, -1, device=like.device, dtype=torch.float64)
-    step = -math.log(POSITION_BASE) / dim
-    waves = torch.exp(torch.arange(0, dim, 2, device=like.device, dtype=torch.float64) * step)
-    angle = distance[:, None] * waves
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[None].to(like.dtype)
 
 
 class Sight:
@@ -84,27 +75,20 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, N, dim) after keys and values (B, heads, left, head_dim); returns those that are kept after it.
 
-        distances (1, left + 2 N - 1, dim): sinusoids from left + N - 1 down to 1 - N.
+        distances (left + 2 N - 1, dim): sinusoids from left + N - 1 down to 1 - N.
         """
         parts = self.qkv(self.norm1(x)).chunk(3, -1)
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
         k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
-        p = self.position(distances).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        p = self.position(distances).unflatten(-1, (self.heads, -1)).transpose(0, 1)
         by_place = (q + self.position_bias[:, None]) @ p.transpose(-1, -2)
-        bias = shifted(by_place)[..., : sight.left + sight.count] * q.shape[-1] ** -0.5
+        bias = skew(by_place, sight.left + sight.count) * q.shape[-1] ** -0.5
         bias = bias.masked_fill(~sight.mask, -torch.inf)
         q = q + self.content_bias[:, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         x = x + self.down(F.silu(self.up(self.norm2(x))))
         return x, k[:, :, sight.count :], v[:, :, sight.count :]
-
-
-def shifted(x: Tensor) -> Tensor:
-    """Scores (B, H, N, M) by distance, the largest first, as scores by key: row i moves N - 1 - i to the left."""
-    batch, heads, n, m = x.shape
-    x = F.pad(x, (1, 0)).reshape(batch, heads, m + 1, n)
-    return x[:, :, 1:].reshape(batch, heads, n, m)
 
 
 class TokenEncoder(nn.Module):
@@ -215,7 +199,9 @@ class TokenEncoder(nn.Module):
         c, count = self.config, x.shape[1]
         left = c.left * rate
         sight = Sight(state.tokens * rate, end * rate, count, c.block * rate, left)
-        distances = relative(left + count - 1, 1 - count, c.dim, x)
+        distances = relative_embedding(
+            left + count - 1, left + 2 * count - 1, c.dim, x.device, x.dtype
+        )
         new_keys, new_values = [], []
         for i, layer in enumerate(layers):
             x, k, v = layer(x, keys[:, i], values[:, i], distances, sight)
