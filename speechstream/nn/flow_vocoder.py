@@ -52,9 +52,9 @@ class VocoderState:
 
 def convolve(conv: nn.Conv1d, x: Tensor, tails: Tails, left: int, ahead: int = 0) -> Tensor:
     """A convolution of (B, C, N) after `left` remembered inputs; the last `ahead` inputs come again with the next chunk."""
-    x = torch.cat([tails.take(x.shape[1], left), x], 2)
-    end = x.shape[2] - ahead
-    tails.leave(x[:, :, end - left : end])
+    if left:
+        x = torch.cat([tails.take(x.shape[1], left), x], 2)
+        tails.leave(x[:, :, -left - ahead : -ahead or None])
     return conv(x)
 
 
@@ -70,6 +70,12 @@ def transforms(window: int, hop: int) -> dict[str, Tensor]:
     envelope = hann.square().view(OVERLAP, hop)
     found = {"analysis": analysis, "synthesis": synthesis.T.contiguous(), "envelope": envelope}
     return {name: table.float() for name, table in found.items()}
+
+
+def windows(x: Tensor, hop: int) -> Tensor:
+    """The windows (B, T, OVERLAP * hop) of samples (B, (T + OVERLAP - 1) * hop), a hop after each other."""
+    hops = x.reshape(x.shape[0], -1, hop)
+    return torch.cat([hops[:, k : k + 1 - OVERLAP or None] for k in range(OVERLAP)], -1)
 
 
 class Snake(nn.Module):
@@ -124,13 +130,18 @@ class PitchEstimator(nn.Module):
 
     def step(self, mel: Tensor, tails: Tails) -> Tensor:
         """The last frame's pitch is needed for its first samples only; it comes again."""
-        x = mel.double().transpose(1, 2)
+        x = mel.double()
         for i, layer in enumerate(self.layers):
             if i:
-                x = torch.cat([tails.take(x.shape[1], 2), x], 2)
-                tails.leave(x[:, :, -3:-1])
-            x = F.elu(F.conv1d(x, layer.weight.double(), layer.bias.double()))
-        hz = F.linear(x.transpose(1, 2), self.output.weight.double(), self.output.bias.double())
+                x = torch.cat([tails.take(x.shape[2], 2).transpose(1, 2), x], 1)
+                tails.leave(x[:, -3:-1].transpose(1, 2))
+            # a convolution as products: graphs have none in double precision, nor an ELU
+            kernel = layer.kernel_size[0]
+            near = torch.cat([x[:, k : k + 1 - kernel or None] for k in range(kernel)], 2)
+            weight = layer.weight.double().transpose(1, 2).flatten(1)
+            x = F.linear(near, weight, layer.bias.double())
+            x = torch.where(x > 0, x, x.clamp(max=0).exp() - 1)
+        hz = F.linear(x, self.output.weight.double(), self.output.bias.double())
         return hz.squeeze(2).abs()
 
 
@@ -311,7 +322,7 @@ class FlowVocoder(nn.Module):
         at, end = torch.arange(wanted, device=sound.device), c.frame_size * ends[:, None]
         x = sound.gather(1, torch.where(at < end, at, 2 * (end - 1) - at).clamp(min=0))
         before = torch.where((state.frames == 0)[:, None], x[:, 1 : half + 1].flip(1), state.source)
-        frames = torch.cat([before, x], 1).unfold(1, c.window, c.hop)
+        frames = windows(torch.cat([before, x], 1), c.hop)
         return F.linear(frames, self.analysis).transpose(1, 2), x[
             :, wanted - 2 * half : wanted - half
         ]

@@ -26,6 +26,7 @@ from speechstream.nn.flow_vocoder import (
     OVERLAP,
     Snake,
     transforms,
+    windows,
 )
 from speechstream.nn.vocoder_config import HiftConfig
 
@@ -228,7 +229,7 @@ class HiftVocoder(nn.Module):
         first, last = (c.frame_size * e[:, None] for e in (there.begin, there.end))
         at = torch.where(at < first, 2 * first - at, torch.where(at < last, at, 2 * last - 2 - at))
         x = sound.gather(1, at.clamp(0, sound.shape[1] - 1))
-        return F.linear(x.unfold(1, c.window, c.hop), self.analysis).transpose(1, 2)
+        return F.linear(windows(x, c.hop), self.analysis).transpose(1, 2)
 
     def _synthesise(self, x: Tensor, there: There) -> Tensor:
         """Features (B, window + 2, N + 1) to samples (B, N * hop): windows added up, over what they add up to."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechstream.nn.position import relative_embedding, skew
+from speechstream.nn.position import relative_embedding
 from speechstream.nn.token_config import TokenEncoderConfig
 
 UP_TAIL = 2  # tokens that the doubling convolution looks back to
@@ -54,7 +54,10 @@ class Sight:
         seen = (its <= mine) & (its >= mine - left // block) & there
         # a row that sees nothing would be NaN, and spread
         self.mask = (seen | ~seen.any(-1, keepdim=True))[:, None]
-        self.count, self.left = count, left
+        self.count, self.keys = count, left + count
+        # which column of the scores by distance a key's is: the largest distance comes first
+        row = torch.arange(count, device=begin.device)
+        self.place = count - 1 - row[:, None] + torch.arange(left + count, device=begin.device)
 
 
 class Layer(nn.Module):
@@ -82,7 +85,8 @@ class Layer(nn.Module):
         k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
         p = self.position(distances).unflatten(-1, (self.heads, -1)).transpose(0, 1)
         by_place = (q + self.position_bias[:, None]) @ p.transpose(-1, -2)
-        bias = skew(by_place, sight.left + sight.count) * q.shape[-1] ** -0.5
+        bias = by_place.gather(3, sight.place.expand_as(by_place[..., : sight.keys]))
+        bias = bias * q.shape[-1] ** -0.5
         bias = bias.masked_fill(~sight.mask, -torch.inf)
         q = q + self.content_bias[:, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
