@@ -83,9 +83,7 @@ class Pitch(nn.Module):
     def __init__(self, c: HiftConfig) -> None:
         super().__init__()
         sizes = [c.n_mels, *[c.pitch_dim] * c.pitch_layers]
-        self.layers = nn.ModuleList(
-            nn.Conv1d(a, b, 3, padding=1) for a, b in zip(sizes, sizes[1:])
-        )
+        self.layers = nn.ModuleList(nn.Conv1d(a, b, 3, padding=1) for a, b in zip(sizes, sizes[1:]))
         self.output = nn.Linear(c.pitch_dim, 1)
 
     def forward(self, mel: Tensor, there: There) -> Tensor:
@@ -241,9 +239,7 @@ class HiftVocoder(nn.Module):
         parts = F.linear(spectra, self.synthesis).unflatten(-1, (OVERLAP, c.hop))
         both = torch.stack([parts, self.envelope.expand_as(parts)], 1)
         both = both * there.mask(x.shape[2], c.spectra, 1)[:, None, :, None, None]
-        total = sum(
-            F.pad(both[:, :, :, k], (0, 0, k, OVERLAP - 1 - k)) for k in range(OVERLAP)
-        )
+        total = sum(F.pad(both[:, :, :, k], (0, 0, k, OVERLAP - 1 - k)) for k in range(OVERLAP))
         half = OVERLAP // 2
         total = total[:, :, half : total.shape[2] - half]
         samples = (total[:, 0] / total[:, 1].clamp(min=1e-11)).flatten(1)

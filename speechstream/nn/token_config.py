@@ -44,7 +44,9 @@ class TokenEncoderConfig:
         if bool(self.layers) != bool(self.up_layers):
             raise ValueError("layers and up_layers go together")
         if self.dim % self.heads or self.dim % 2:
-            raise ValueError(f"dim must be even and a multiple of heads; got {self.dim}, {self.heads}")
+            raise ValueError(
+                f"dim must be even and a multiple of heads; got {self.dim}, {self.heads}"
+            )
         if not self.layers and self.input_dim != self.n_mels:
             raise ValueError(
                 f"without layers input_dim must be n_mels; got {self.input_dim} and {self.n_mels}"

@@ -128,7 +128,9 @@ class HiftConfig:
             mel += step + blocks / rate
             # the source joins at each rate: a window that is twice the stride, its own blocks, then those of both
             source = max(source + step, (own // 2 * span + 2) / rate) + blocks / rate
-        frames = max(mel, source + self.pitch_layers + 2)  # its pitch, and the phase that is drawn between frames
+        frames = max(
+            mel, source + self.pitch_layers + 2
+        )  # its pitch, and the phase that is drawn between frames
         return math.ceil(frames + (3 + 4) / rate)
 
     @property
@@ -158,7 +160,9 @@ def _check_hift(c: VocoderConfig | HiftConfig) -> None:
             f"{len(c.kernels)} and {len(c.source_kernels)}"
         )
     if c.window != 4 * c.hop:
-        raise ValueError(f"the window must be 4 hops; got a window of {c.window} and a hop of {c.hop}")
+        raise ValueError(
+            f"the window must be 4 hops; got a window of {c.window} and a hop of {c.hop}"
+        )
     if c.dim % 2 ** len(c.rates):
         raise ValueError(f"dim must be a multiple of {2 ** len(c.rates)}; got {c.dim}")
     if c.spectra > LARGEST or not 1000 <= c.sample_rate <= 768_000:
