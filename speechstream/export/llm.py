@@ -68,16 +68,18 @@ def write_llm(
     return bundle.write(folder, TASK, ARCHITECTURE, config, card, [GRAPH, WEIGHTS, TOKENIZER])
 
 
-def llm_graph(checkpoint: LlmCheckpoint, form: str = "own") -> onnx.ModelProto:
-    """The graph of a checkpoint with its weights in a form of FORMS. Raises SpeechStreamError for what does not fit."""
+def llm_graph(checkpoint: LlmCheckpoint, form: str = "own", outputs: int = 0) -> onnx.ModelProto:
+    """The graph of a checkpoint with its weights in a form of FORMS. outputs: logits, where the output layer has other
+    tokens than the input; 0: the vocabulary. Raises SpeechStreamError for what does not fit."""
     if form not in FORMS:
         raise ValueError(f"the form of the weights must be one of {', '.join(FORMS)}; got {form!r}")
-    return _Graph(checkpoint, form).build()
+    return _Graph(checkpoint, form, outputs).build()
 
 
 class _Graph:
-    def __init__(self, checkpoint: LlmCheckpoint, form: str):
+    def __init__(self, checkpoint: LlmCheckpoint, form: str, outputs: int = 0):
         self.checkpoint, self.config, self.form = checkpoint, checkpoint.config, form
+        self.outputs = outputs or self.config.vocab_size
         self.w = Writer()
         self.sums: dict[str, str] = {}  # of the blocks of an activation
 
@@ -102,7 +104,7 @@ class _Graph:
         x = w.op("Gather", x, rows, axis=0)
         x = self.norm(x, "model.norm")
         head = "model.embed_tokens" if c.tied else "lm_head"
-        w.output("logits", self.linear(x, [head]), "float32", ["rows", c.vocab_size])
+        w.output("logits", self.linear(x, [head]), "float32", ["rows", self.outputs])
         return w.model()
 
     def layer(self, i: int, x: str) -> str:

@@ -179,6 +179,9 @@ class PocketSpeech:
         yield from ()
         return np.zeros(0, np.float32), state
 
+    def finishing(self, state: PocketState) -> bool:
+        return False
+
     def declared(self) -> Mapping[str, Any]:
         return {"": PocketState, "spoken.codec": self._codec}
 
