@@ -57,3 +57,4 @@ register(Architecture("voxtral-realtime", "asr", "speechstream.asr.voxtral.famil
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
 register(Architecture("pocket-tts", "tts", "speechstream.tts.pocket.voice:load"))
+register(Architecture("cosyvoice", "tts", "speechstream.tts.cosyvoice.voice:load"))

@@ -271,6 +271,13 @@ def cosyvoice_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def load(model: Network, weights: Mapping[str, Tensor]) -> Network:
     """A decoder or vocoder with these weights, in evaluation mode. Raises SpeechStreamError where they do not fit."""
+    check(model, weights)
+    model.load_state_dict(dict(weights))
+    return model.eval()
+
+
+def check(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raises SpeechStreamError where weights do not fit a network, whose own need not be in memory."""
     own = model.state_dict()
     for name in sorted(own.keys() | weights.keys()):
         has, wants = weights.get(name), own.get(name)
@@ -278,8 +285,6 @@ def load(model: Network, weights: Mapping[str, Tensor]) -> Network:
             raise SpeechStreamError(
                 f"the {_title(model)}'s {name} is {_size(has)} in the checkpoint, {_size(wants)} by its configuration"
             )
-    model.load_state_dict(dict(weights))
-    return model.eval()
 
 
 def _transformer(
