@@ -185,6 +185,8 @@ def lm_weights(s: Sizes, version: int, seed: int = 0) -> dict[str, Tensor]:
     rows = CLASSES + (3 if version == 2 else 200)
     m.layer("llm_decoder", rows, s.lm_dim, bias=version == 2)
     m.made["llm_decoder.weight"] *= 3  # so that one token is likelier than another
+    if version == 2:
+        m.made["llm_decoder.bias"][CLASSES] += 4  # an utterance ends soon
     m.tensor("speech_embedding.weight", rows, s.lm_dim, scale=1)
     if version == 2:
         m.tensor("llm_embedding.weight", 2, s.lm_dim, scale=1)
@@ -295,7 +297,7 @@ def hift_weights(s: Sizes, version: int, seed: int = 2) -> dict[str, Tensor]:
         for j, size in enumerate((3, 5)):
             _blocks(m, f"resblocks.{2 * i + j}", channels, size)
     m.weight_normed("conv_post", bins, 4, 7)
-    m.made["conv_post.bias"] -= 2  # well below full scale
+    m.made["conv_post.bias"][:9] -= 5  # magnitudes well below full scale
     return m.made
 
 

@@ -130,6 +130,12 @@ def trace_step(
             dynamic_axes=axes,
         )
     model = onnx.load_from_string(file.getvalue())
+    taken = {i.name for i in model.graph.input}
+    for name, a in examples.items():  # what the step does not read is an input all the same
+        if name not in taken:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(a.numpy().dtype)
+            shape = [axes.get(name, {}).get(i, n) for i, n in enumerate(a.shape)]
+            model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
     for value in model.graph.output:  # of which only the batch is known for certain
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
             if i and not dim.dim_param and value.name in outputs:
