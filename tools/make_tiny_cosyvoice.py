@@ -263,7 +263,7 @@ def _dit(m: Maker, s: Sizes) -> None:
     m.layer(at + "input_embed.proj", dim, 4 * s.mels)
     for n in (1, 2):
         m.layer(f"{at}input_embed.conv_pos_embed.conv{n}.0", dim, dim // 16, 31)
-    m.made[at + "rotary_embed.inv_freq"] = torch.ones(8)
+    m.made[at + "rotary_embed.inv_freq"] = 10_000 ** (-torch.arange(8) / 8)
     for i in range(2):
         layer = f"{at}transformer_blocks.{i}."
         m.layer(f"{layer}attn_norm.linear", 6 * dim, dim)
@@ -297,7 +297,7 @@ def hift_weights(s: Sizes, version: int, seed: int = 2) -> dict[str, Tensor]:
         for j, size in enumerate((3, 5)):
             _blocks(m, f"resblocks.{2 * i + j}", channels, size)
     m.weight_normed("conv_post", bins, 4, 7)
-    m.made["conv_post.bias"][:9] -= 5  # magnitudes well below full scale
+    m.made["conv_post.bias"][:9] -= 2  # magnitudes well below full scale
     return m.made
 
 
