@@ -226,14 +226,13 @@ class Uniforms:
     """Draws of a step as `speechstream.tts.cosyvoice.writing` makes them, in the place of torch's."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.step = number, 0
+        self.number = number
 
     def sampling(self, scores: Tensor, decoded: list[int], k: int) -> int:
         from cosyvoice.utils.common import ras_sampling
 
-        random = np.random.Philox(key=[0, self.number], counter=[0, 0, 0, self.step])
+        random = np.random.Philox(key=[0, self.number], counter=[0, 0, 0, len(decoded)])
         draws = iter(np.random.Generator(random).random(2))
-        self.step += 1
 
         def multinomial(p: Tensor, count: int, replacement: bool = True) -> Tensor:
             edges = p.double().cumsum(0)
@@ -267,6 +266,14 @@ def lm_goldens(version: int) -> dict[str, Tensor]:
     encoder = Qwen2Encoder.__new__(Qwen2Encoder)
     torch.nn.Module.__init__(encoder)
     encoder.model = Qwen2ForCausalLM(config)
+    one_step = encoder.forward_one_step
+
+    def seeing_all(x: Tensor, masks: Tensor, cache: Any = None) -> Any:
+        # a mask of the new token alone meant all before it to older releases of transformers
+        before = 0 if cache is None else cache.get_seq_length()
+        return one_step(x, torch.ones(1, 1, before + x.shape[1], dtype=torch.bool), cache)
+
+    encoder.forward_one_step = seeing_all
     made = Qwen2LM if version == 2 else CosyVoice3LM
     model = made(s.lm_dim, s.lm_dim, CLASSES, encoder, None).eval()
     model.load_state_dict(lm_weights(s, version))

@@ -113,7 +113,9 @@ class AppendingGraph:
         takes = [i.name for i in self.session.get_inputs()]
         self.inputs = [n for n in takes if n not in self._caches]
         gives = {o.name for o in self.session.get_outputs()}
-        if len(takes) != len(self.inputs) + len(self._caches) or not gives.issuperset(made):
+        others = [n for n in self.inputs if n.startswith(("keys.", "values."))]
+        missing = [n for n in self._caches if n not in takes]
+        if others or missing or not gives.issuperset(made):
             raise SpeechStreamError(
                 f"{self.path.parent} is damaged: its {self.path.name} is of another size"
             )

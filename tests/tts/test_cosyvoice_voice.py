@@ -1,5 +1,6 @@
 """CosyVoice as a voice: the original's tokens, torch's frames and samples, streamed, left, resumed, forked, batched."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_what_stands_between_text_and_speech(network):
     before, after = read[1 : read.index(lm.task)], read[read.index(lm.task) + 1 :]
     assert [i for i in before if i < lm.speech] == words and all(i >= lm.speech for i in after)
     groups = "".join("t" if i < lm.speech else "s" for i in before)
-    assert groups == ("t" * 5 + "s" * 15) * 7  # 35 tokens of text, and none is left
+    assert re.fullmatch("(t{5}s{1,15})*", groups)  # of speech fewer where the model says so; no text is left
     assert before[5:20] == [lm.speech + p for p in prompt[:15]]
 
 
