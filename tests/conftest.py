@@ -177,6 +177,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "tts/test_codec.py": ALL,
     "tts/test_embedded_voice.py": ("test_it_is_understood",),
     "tts/test_pocket_voice.py": ALL,
+    "tts/test_cosyvoice_voice.py": ALL,
+    "convert/test_cosyvoice_checkpoints.py": ALL,
 }
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 TORCH_FOLDERS = ("kernels", "nn", "recipes")

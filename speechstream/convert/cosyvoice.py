@@ -29,6 +29,7 @@ from speechstream.config import Section
 from speechstream.convert import flow as names
 from speechstream.convert.cosyvoice_config import (
     YAMLS,
+    Options,
     flow_config,
     mel_config,
     read_yaml,
@@ -58,18 +59,6 @@ INSTRUCTION = "You are a helpful assistant.<|endofprompt|>"  # before a CosyVoic
 UNNAMED = "default"
 _NAME = re.compile(r"[\w][\w .-]{0,63}")
 N = TypeVar("N", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a bundle is made for. look_back_s: seconds before a block that the flow and the token encoder see. sinks_s:
-    seconds of a stream's beginning (the voice's prompt) that the flow always sees. steps: of the flow's solver."""
-
-    look_back_s: float = 2.0
-    sinks_s: float = 2.0
-    steps: int = 10
-    mode: str = "sentences"
-    language: str = "en"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from torch import Tensor
@@ -19,14 +20,23 @@ from speechstream.nn.flow_config import DiTConfig, FlowConfig, UNetConfig, Windo
 from speechstream.nn.token_config import TokenEncoderConfig
 from speechstream.nn.vocoder_config import HiftConfig, VocoderConfig
 
-if TYPE_CHECKING:
-    from speechstream.convert.cosyvoice import Options
-
 YAMLS = {"cosyvoice2.yaml": 2, "cosyvoice3.yaml": 3}
 MOST_YAML = 1 << 20  # bytes
 TOKEN_RATE = 25  # speech tokens a second of both versions
 _REFERENCE = re.compile(r"\s*<(\w+)>\s*(?:\*\s*<(\w+)>\s*)?")
 _SOLVERS = {"euler": "euler", "midpoint": "midpoint"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a bundle is made for. look_back_s: seconds before a block that the flow and the token encoder see. sinks_s:
+    seconds of a stream's beginning (the voice's prompt) that the flow always sees. steps: of the flow's solver."""
+
+    look_back_s: float = 2.0
+    sinks_s: float = 2.0
+    steps: int = 10
+    mode: str = "sentences"
+    language: str = "en"
 
 
 class _Loader(yaml.SafeLoader):

@@ -140,7 +140,8 @@ def test_what_stands_between_text_and_speech(network):
     before, after = read[1 : read.index(lm.task)], read[read.index(lm.task) + 1 :]
     assert [i for i in before if i < lm.speech] == words and all(i >= lm.speech for i in after)
     groups = "".join("t" if i < lm.speech else "s" for i in before)
-    assert re.fullmatch("(t{5}s{1,15})*", groups)  # of speech fewer where the model says so; no text is left
+    # less speech to a group where the model says so; no text is left
+    assert re.fullmatch("(t{5}s{1,15})*", groups)
     assert before[5:20] == [lm.speech + p for p in prompt[:15]]
 
 
