@@ -117,6 +117,15 @@ class ResidualBlock(nn.Module):
         return x
 
 
+def double_conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """ELU of a convolution of (B, N, C) in double precision, as products: graphs have neither in it."""
+    kernel = layer.kernel_size[0]
+    near = torch.cat([x[:, k : k + 1 - kernel or None] for k in range(kernel)], 2)
+    weight = layer.weight.double().transpose(1, 2).flatten(1)
+    x = F.linear(near, weight, layer.bias.double())
+    return torch.where(x > 0, x, x.clamp(max=0).exp() - 1)
+
+
 class PitchEstimator(nn.Module):
     """Mel frames (B, T + 1 + PITCH_AHEAD, n_mels) to Hz (B, T + 1), in double precision: a phase is its running sum."""
 
@@ -135,12 +144,7 @@ class PitchEstimator(nn.Module):
             if i:
                 x = torch.cat([tails.take(x.shape[2], 2).transpose(1, 2), x], 1)
                 tails.leave(x[:, -3:-1].transpose(1, 2))
-            # a convolution as products: graphs have none in double precision, nor an ELU
-            kernel = layer.kernel_size[0]
-            near = torch.cat([x[:, k : k + 1 - kernel or None] for k in range(kernel)], 2)
-            weight = layer.weight.double().transpose(1, 2).flatten(1)
-            x = F.linear(near, weight, layer.bias.double())
-            x = torch.where(x > 0, x, x.clamp(max=0).exp() - 1)
+            x = double_conv(layer, x)
         hz = F.linear(x, self.output.weight.double(), self.output.bias.double())
         return hz.squeeze(2).abs()
 

@@ -25,6 +25,7 @@ from speechstream.nn.flow_vocoder import (
     NOISE_FRAMES,
     OVERLAP,
     Snake,
+    double_conv,
     transforms,
     windows,
 )
@@ -78,19 +79,20 @@ class Block(nn.Module):
 
 
 class Pitch(nn.Module):
-    """Mel frames (B, T, n_mels) to Hz (B, T)."""
+    """Mel frames (B, T, n_mels) to Hz (B, T), in double precision: a phase is its running sum."""
 
     def __init__(self, c: HiftConfig) -> None:
         super().__init__()
         sizes = [c.n_mels, *[c.pitch_dim] * c.pitch_layers]
-        self.layers = nn.ModuleList(nn.Conv1d(a, b, 3, padding=1) for a, b in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Conv1d(a, b, 3) for a, b in zip(sizes, sizes[1:]))
         self.output = nn.Linear(c.pitch_dim, 1)
 
     def forward(self, mel: Tensor, there: There) -> Tensor:
-        x = mel.transpose(1, 2)
+        x, real = mel.double(), there.mask(mel.shape[1], 1)[..., None]
         for layer in self.layers:
-            x = F.elu(layer(there.silent(x, 1)))
-        return self.output(x.transpose(1, 2)).squeeze(2).abs()
+            x = double_conv(layer, F.pad(torch.where(real, x, 0.0), (0, 0, 1, 1)))
+        hz = F.linear(x, self.output.weight.double(), self.output.bias.double())
+        return hz.squeeze(2).abs()
 
 
 class HiftVocoder(nn.Module):
@@ -180,7 +182,7 @@ class HiftVocoder(nn.Module):
         """
         c, (batch, frames), known = self.config, hz.shape, self.config.pitch_layers
         order = torch.arange(1, c.harmonics + 1, device=hz.device)
-        turns = hz.double()[..., None] * order / c.sample_rate
+        turns = hz[..., None] * order / c.sample_rate
         advance = (turns - turns.floor()) * c.frame_size  # cycles a frame
         later = torch.arange(frames, device=hz.device)[:, None] > known
         phase = state.phase[:, None] + torch.where(later, advance, 0.0).cumsum(1)
@@ -192,8 +194,9 @@ class HiftVocoder(nn.Module):
         place = (torch.arange(c.frame_size, device=hz.device) + 0.5) / c.frame_size - 0.5
         before, behind = place.clamp(max=0).double()[:, None], place.clamp(min=0).double()[:, None]
         cycles = phase[:, :, None] + back[:, :, None] * before + ahead[:, :, None] * behind
-        sines = c.amplitude * torch.sin(2 * math.pi * (cycles - cycles.round()).to(hz.dtype))
-        voiced = (hz > c.voiced_above)[:, :, None, None].to(hz.dtype)
+        turn = 2 * math.pi * (cycles - cycles.round()).to(self.noise.dtype)
+        sines = c.amplitude * torch.sin(turn)
+        voiced = (hz > c.voiced_above)[:, :, None, None].to(sines.dtype)
         level = voiced * c.voiced_noise + (1 - voiced) * c.amplitude / 3
         number = (state.frames[:, None] - c.reach + at) % NOISE_FRAMES
         noise = self.noise.view(NOISE_FRAMES, c.frame_size, c.harmonics)[number]
