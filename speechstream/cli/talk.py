@@ -98,7 +98,7 @@ def bot(name: str) -> Any:
 
 def local(args: argparse.Namespace) -> Any:
     """A language model on this computer, the embedded one by default; where that is not installed, a bot."""
-    from speechstream.export.brain import brain_bundle, embedded, is_installed
+    from speechstream.export.brain import brain_bundle, embedded, is_here, is_installed
 
     if not args.llm and not is_installed():
         if not args.quiet:
@@ -109,6 +109,8 @@ def local(args: argparse.Namespace) -> Any:
 
     if not args.llm and not args.quiet:
         tell("the embedded brain is a toy: it answers in sentences and knows little")
+        if not is_here():
+            tell("it is fetched once: 93 MB")
     runner = BrainRunner(Brain.load(brain_bundle(args.llm) if args.llm else embedded()))
     args.system = args.system or SYSTEM
     return runner

@@ -65,7 +65,7 @@ def write_cosyvoice(
     """
     folder, c = Path(folder), one.config
     folder.mkdir(parents=True, exist_ok=True)
-    lm = llm_graph(one.lm, weights, c.lm.outputs)
+    lm = llm_graph(one.lm, weights, outputs=c.lm.outputs)
     for model, name, beside in (
         (lm, LM, WEIGHTS),
         (estimator_graph(one.decoder), ESTIMATOR, ESTIMATOR_WEIGHTS),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from speechstream.duplex.agent import RuleBot
 from speechstream.serve import realtime_session as sessions
 from speechstream.serve.engine import Engine
-from speechstream.serve.realtime_protocol import Protocol, parsed
+from speechstream.serve.realtime_protocol import Protocol
+from speechstream.serve.realtime_reading import parsed
 from speechstream.serve.realtime_session import Invalid, Json, Offer
 from speechstream.serve.realtime_talk import Talk
 from speechstream.serve.realtime_tools import callable_tools
