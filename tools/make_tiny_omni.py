@@ -109,6 +109,8 @@ def tiny(
         "video_token_index": ids["<|VIDEO|>"],
         "audio_start_token_id": ids["<|audio_bos|>"],
         "audio_end_token_id": ids["<|audio_eos|>"],
+        "vision_start_token_id": ids["<|IMAGE|>"],
+        "vision_end_token_id": ids["<|VIDEO|>"],
     }
     thinker = {
         "audio_config": {**AUDIO, **(audio or {}), "output_dim": dim},

@@ -103,7 +103,7 @@ class OmniEncoder(nn.Module):
             frames.append(self._block(rest))
         x = torch.cat(frames, 1)
         pairs = x[:, : x.shape[1] // 2 * 2].unflatten(1, (-1, 2)).mean(2)
-        left = x[:, x.shape[1] : ] if last else x[:, x.shape[1] // 2 * 2 :]
+        left = x[:, x.shape[1] :] if last else x[:, x.shape[1] // 2 * 2 :]
         return self.proj(self.norm(pairs)), OmniEncoderState(left)
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -164,7 +164,9 @@ class Omni(nn.Module):
     def init_state(self, batch: int = 1) -> OmniState:
         """The state of `batch` conversations that have heard and read nothing."""
         return OmniState(
-            self.encoder.init_state(batch), self.thinker.init_state(batch), self.talker.init_state(batch)
+            self.encoder.init_state(batch),
+            self.thinker.init_state(batch),
+            self.talker.init_state(batch),
         )
 
     def hear(self, mel: Tensor, state: OmniState, last: bool = False) -> OmniState:
@@ -196,15 +198,17 @@ class Omni(nn.Module):
         return self.thinker.model.embed_tokens(token)
 
     def begin(
-        self, features: Tensor, speaker: Tensor, talker: LlmState
+        self, features: Tensor, speaker: Tensor, talker: LlmState, marks: bool = True
     ) -> tuple[Tensor, LlmState]:
         """Begin to speak with the features of an answer's first token, as `speaker` (B, 1), a mark of the thinker's.
 
-        Logits (B, codes) of the first code, and the state of the speech, a fork of what was read.
+        Logits (B, codes) of the first code, and the state of the speech, a fork of what was read. marks: the codes' pad
+        and start are added to the two, as the model was trained; False: as `generate` of transformers 5.24 does it for
+        inputs without padding, whose mask it drops, and with it the marks.
         """
-        c = self.config.talker
-        marks = self.talker.embed_tokens(speaker.new_tensor([[c.pad, c.start]]))
-        x = torch.cat([self.silent(speaker), features], 1) + marks
+        c, x = self.config.talker, torch.cat([self.silent(speaker), features], 1)
+        if marks:
+            x = x + self.talker.embed_tokens(speaker.new_tensor([[c.pad, c.start]]))
         h, talker = self.talker.step(x, talker)
         return self.talker.head(h[:, -1]), talker
 
@@ -224,6 +228,4 @@ def rewound(state: LlmState, tokens: int) -> LlmState:
     if not 0 <= tokens <= min(have, int(state.tokens.min())):
         raise ValueError(f"{tokens} tokens cannot be taken back of {have}")
     keep = have - tokens
-    return LlmState(
-        state.keys[:, :, :, :keep], state.values[:, :, :, :keep], state.tokens - tokens
-    )
+    return LlmState(state.keys[:, :, :, :keep], state.values[:, :, :, :keep], state.tokens - tokens)

@@ -58,7 +58,11 @@ class Token2Wav(nn.Module):
         c = self.flow.config
         waiting = torch.cat([state.waiting, self.flow.embed(codes)], 1)
         frames, flow, mel = waiting.shape[1], state.flow, state.mel
-        count = -(-frames // c.windows.block) if last else max(frames - c.lookahead, 0) // c.windows.block
+        count = (
+            -(-frames // c.windows.block)
+            if last
+            else max(frames - c.lookahead, 0) // c.windows.block
+        )
         size = count * c.windows.block
         if count:
             given = F.pad(waiting, (0, 0, 0, max(size + c.lookahead - frames, 0)))
@@ -90,7 +94,5 @@ class Token2Wav(nn.Module):
         full: bool = False,
     ) -> Tensor:
         """Whole utterances. full: as `FlowDecoder.forward` has it, the reference's offline call."""
-        mel = self.flow(
-            self.flow.embed(codes), speaker, seed, null_speaker, noise=noise, full=full
-        )
+        mel = self.flow(self.flow.embed(codes), speaker, seed, null_speaker, noise=noise, full=full)
         return self.vocoder(mel)
