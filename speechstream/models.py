@@ -15,7 +15,7 @@ from speechstream.errors import SpeechStreamError
 
 @dataclass(frozen=True)
 class Architecture:
-    """name: in the bundle. task: "asr" or "tts". loader: opens a bundle as a family or a voice."""
+    """name: in the bundle. task: "asr", "tts" or "talk". loader: opens a bundle as a family, a voice or an agent."""
 
     name: str
     task: str
@@ -57,3 +57,4 @@ register(Architecture("voxtral-realtime", "asr", "speechstream.asr.voxtral.famil
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
 register(Architecture("pocket-tts", "tts", "speechstream.tts.pocket.voice:load"))
+register(Architecture("thinker-talker", "talk", "speechstream.duplex.omni.agent:load"))

@@ -46,6 +46,10 @@ class TorchNetworks:
     def start(self) -> OmniState:
         return self.model.init_state()
 
+    def length(self, state: OmniState) -> int:
+        """Tokens that have been read."""
+        return int(state.thinker.tokens[0])
+
     @torch.inference_mode()
     def hear(self, mel: np.ndarray, state: OmniState, last: bool = False) -> OmniState:
         """mel (n_mels, frames): whole blocks, or what is left at the last of a turn's sound."""
