@@ -157,6 +157,8 @@ def tiny(
             p.copy_(1 + 0.2 * torch.randn_like(p))
         elif "embed_tokens" in name or "head.weight" in name:
             p.copy_(0.7 * torch.randn_like(p))
+            if name == "thinker.lm_head.weight":
+                p[:256].mul_(0.1)  # words rather than single bytes
         elif name.startswith("token2wav"):
             p.add_(0.15 * torch.randn_like(p))
         elif "visual" not in name:

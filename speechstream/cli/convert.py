@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.bundle import Bundle
@@ -15,6 +17,7 @@ EXAMPLES = """examples:
   speechstream convert SmolLM2-360M-Instruct-Q4_K_M.gguf -o brain/
   speechstream convert pocket-tts/ -o voice/ --weights int8
   speechstream say "Hello." --voice voice/
+  speechstream convert Qwen2.5-Omni-3B/ -o omni/ && speechstream talk --llm omni/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -28,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json); a language model of the Llama family: a .gguf file, or a folder "
+        "(config.json, *.safetensors, tekken.json); the folder of a Qwen2.5-Omni (with spk_dict.pt); a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; or a pocket-tts: transformers' folder, with the codec's "
         "in it, and voices (latents or recordings) in voices/",
     )
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if _is_voxtral(source):
         return _voxtral(args, source, target)
+    if _model_type(source) == "qwen2_5_omni":
+        return _omni(args, source, target)
     if _is_llm(source):
         return _language_model(args, source, target)
     try:
@@ -126,6 +131,41 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"streams {delays[0]} to {delays[1]} ms behind the sound, a token each {about.token_ms} ms; files at {delays[2]} ms"
     )
     print(graphs)
+    return 0
+
+
+def _model_type(source: Path) -> Any:
+    """What a folder's config.json says that it is."""
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # the reader that is chosen otherwise says why
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
+    try:
+        from speechstream.convert.omni import convert_omni
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+    from speechstream.config import read
+    from speechstream.nn.omni_config import OmniBundle
+
+    name = args.name or source.resolve().name
+    card = {"name": name, "licence": args.licence, "converted_from": source.name}
+    b = convert_omni(source, target, card)
+    about = read(OmniBundle, b.config)
+    c = about.network
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: a thinker of {c.thinker.layers} layers of {c.thinker.dim}, a talker of "
+        f"{c.talker.lm.layers} of {c.talker.lm.dim}, {c.parameters / 1e6:.0f} million parameters"
+    )
+    print(
+        f"hears {c.encoder.block / 100:g} s at a time, speaks as {', '.join(about.speakers)}; runs in torch: "
+        f"speechstream talk --llm {target}"
+    )
     return 0
 
 

@@ -89,16 +89,6 @@ LEFT_OUT = re.compile(
 DIT, VOCODER = "token2wav.code2wav_dit_model.", "token2wav.code2wav_bigvgan_model."
 
 
-def is_omni(path: str | Path) -> bool:
-    """Whether a folder looks like a Qwen2.5-Omni (whether it is one, `convert_omni` says)."""
-    path = Path(path)
-    try:
-        config = read_json(path / "config.json")
-    except SpeechStreamError:
-        return False
-    return isinstance(config, dict) and config.get("model_type") == KIND
-
-
 def renamed(name: str) -> str | None:
     """Hugging Face's name of a tensor as that of `nn.omni.Omni`, or as it is for the decoder; None: it is left out."""
     if LEFT_OUT.search(name):

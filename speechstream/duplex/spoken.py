@@ -49,6 +49,7 @@ class SpokenAgent(Protocol[S, A]):
 
     sample_rate: int  # of its speech
     speakers: tuple[str, ...]
+    system: str  # what a conversation begins with where nothing else is said
 
     def open(self, system: str = "") -> S:
         """A conversation in which nothing was said."""
@@ -111,7 +112,8 @@ class SpokenRunner:
     """One conversation with such an agent, in a thread that owns its state.
 
     tell: called in that thread with what comes; without it, `poll` gives it. `follow` and `sound` decide what of the
-    user's sound is the agent's to hear; the other calls put work into a queue. None of them waits.
+    user's sound is the agent's to hear; the other calls put work into a queue. None of them waits. steps: for recordings
+    in their own time: there is no thread, and each `poll` does what was asked and takes so many steps.
     """
 
     def __init__(
@@ -119,8 +121,9 @@ class SpokenRunner:
         agent: SpokenAgent[Any, Any],
         system: str = "",
         tell: Callable[[SpokenEvent], None] | None = None,
+        steps: int = 0,
     ) -> None:
-        self.agent = agent
+        self.agent, self._steps = agent, steps
         self._news: queue.SimpleQueue[SpokenEvent] = queue.SimpleQueue()
         self._tell = tell or self._news.put
         self._around: deque[np.ndarray] = deque()  # sound that is not the agent's yet
@@ -135,9 +138,10 @@ class SpokenRunner:
         self._answer: Any = None
         self._reply = 0  # whose answer it is
         self._going = False
+        self._asked = False  # somebody waits for it
         self._why = ""  # why the turn's sound could not be heard
-        self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
-        self._thread.start()
+        if not steps:
+            threading.Thread(target=self._run, name="agent", daemon=True).start()
 
     # Called by the conversation's driver
 
@@ -160,7 +164,9 @@ class SpokenRunner:
         old, new = before.reply, after.reply
         if old is not None and old.label is not None and (new is None or new.id != old.id):
             said = after.history != before.history  # otherwise the user goes on with the same turn
-            if said and not old.apology:
+            if said and old.apology:
+                self.drop()  # what could not be answered is forgotten
+            elif said:
                 told = (m.content for m in after.history if m.reply == old.id)
                 self.settle(old.id, next(told, ""))
         if before.phase in (USER, PAUSE) and after.phase not in (USER, PAUSE) and new is None:
@@ -192,9 +198,15 @@ class SpokenRunner:
 
     def poll(self, now: float) -> list[SpokenEvent]:
         """What has come since."""
+        if self._steps:
+            while self._jobs:
+                self._do(self._jobs.popleft())
+            for _ in range(self._steps):
+                if self._going:
+                    self._do(self._step)
         found = []
         while not self._news.empty():
-            found.append(_at(self._news.get(), now))
+            found.append(replace(self._news.get(), now=now))
         return found
 
     def close(self) -> None:
@@ -218,19 +230,23 @@ class SpokenRunner:
                 if self._closed:
                     return
                 job = self._jobs.popleft() if self._jobs else self._step
-            try:
-                job()
-            except (
-                Exception
-            ) as error:  # of a model that is not ours: said, and the next one is answered
-                self._going = False
-                why = str(error) or type(error).__name__
-                if not isinstance(error, SpeechStreamError):
-                    why = f"the agent failed: {why}"
-                if self._answer is None:
-                    self._why = why  # said when an answer is asked for
-                else:
-                    self._tell(AgentFailed(self._reply, why, 0.0))
+            self._do(job)
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except (
+            Exception
+        ) as error:  # of a model that is not ours: said, and the next one is answered
+            self._going = False
+            why = str(error) or type(error).__name__
+            if not isinstance(error, SpeechStreamError):
+                why = f"the agent failed: {why}"
+            if self._asked:
+                self._asked = False
+                self._tell(AgentFailed(self._reply, why, 0.0))
+            else:
+                self._why = why  # said when an answer is asked for
 
     def _state(self) -> Any:
         if self._base is None:
@@ -246,29 +262,25 @@ class SpokenRunner:
         self._cancel(self._reply)
 
     def _ask(self, reply: int, text: str, speaker: str | None) -> None:
-        self._reply, self._answer, self._going = reply, None, False
+        self._reply, self._answer, self._going, self._asked = reply, None, False, True
         if self._why:
-            self._tell(AgentFailed(reply, self._why, 0.0))
-            return
-        try:
-            state = self._state()
-            if self._turn is None and text:
-                state = self.agent.write(text, state)
-            self._answer = self.agent.answer(state, speaker)
-            self._going = True
-        except Exception as error:  # as above
-            self._tell(AgentFailed(reply, str(error) or type(error).__name__, 0.0))
+            raise SpeechStreamError(self._why)
+        state = self._state()
+        if self._turn is None and text:
+            state = self.agent.write(text, state)
+        self._answer = self.agent.answer(state, speaker)
+        self._going = True
 
     def _cancel(self, reply: int) -> None:
         if reply == self._reply:
-            self._going = False
+            self._going = self._asked = False
 
     def _settle(self, reply: int, heard: str) -> None:
         self._cancel(reply)
-        if reply == self._reply and self._answer is not None:
-            self._base = self.agent.settle(self._answer, heard)
-        self._answer = self._turn = None
-        self._why = ""
+        answer = self._answer if reply == self._reply else None
+        self._answer, self._turn, self._why = None, None, ""
+        if answer is not None:
+            self._base = self.agent.settle(answer, heard)
 
     def _step(self) -> None:
         piece, self._answer = self.agent.step(self._answer)
@@ -280,8 +292,4 @@ class SpokenRunner:
             self._tell(AgentEnd(reply, 0.0))
         if len(piece.pcm) or over:
             self._tell(AgentSound(reply, piece.pcm, piece.words, 0.0, over))
-        self._going = not over
-
-
-def _at(event: SpokenEvent, now: float) -> SpokenEvent:
-    return replace(event, now=now)
+        self._going = self._asked = not over

@@ -14,6 +14,7 @@ goes on after its end. The model does not say where in the text it is, so that t
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from speechstream import bundle, models
 from speechstream.audio.block_mel import BlockMel, BlockMelState
 from speechstream.bundle import Bundle
 from speechstream.config import read
+from speechstream.duplex.agent import Messages
 from speechstream.duplex.spoken import NOTHING, Piece, estimated
 from speechstream.errors import SpeechStreamError
 from speechstream.lm.generate import Sampling, draw
@@ -102,7 +104,7 @@ class OmniAgent:
         self.networks, self.about, self.tokenizer = networks, about, tokenizer
         self.thinking = thinking or Sampling(most=LONGEST_REPLY)
         self.sampling = sampling or about.sampling
-        self.speakers = tuple(about.speakers)
+        self.speakers, self.system = tuple(about.speakers), about.system
         self._seed = seed
         c, flow = about.network, about.network.flow
         self._mel = BlockMel(c.encoder.n_mels, c.encoder.block)
@@ -115,7 +117,7 @@ class OmniAgent:
         self._chunk = max(flow.windows.block // flow.repeats, 1)  # codes to a block of the decoder
 
     def open(self, system: str = "") -> Heard:
-        said = system or self.about.system
+        said = system or self.system
         start = self.networks.start()
         if not said:
             return Heard(start)
@@ -136,9 +138,25 @@ class OmniAgent:
     def write(self, text: str, state: Heard) -> Heard:
         if state.sound is not None:
             raise ValueError("the user is speaking: the turn cannot be written as well")
-        start, marks = self._ids("<|im_start|>user\n"), self.tokenizer.special
+        return self._written("user", text, state)
+
+    def _written(self, role: str, text: str, state: Heard) -> Heard:
+        start, marks = self._ids(f"<|im_start|>{role}\n"), self.tokenizer.special
         said = [i for i in self._ids(text) if i not in marks]  # a text brings no marks with it
         return self._take(start + said + self._ids("<|im_end|>\n"), state)[1]
+
+    def __call__(self, messages: Messages) -> Iterator[str]:
+        """As a plain agent (`duplex.agent`): text in, text out."""
+        system = [m["content"] for m in messages if m["role"] == "system"]
+        state = self.open(" ".join(system))
+        for m in messages:
+            if m["role"] != "system":
+                state = self._written(m["role"], m["content"], state)
+        a = self.answer(state)
+        while not a.ended:
+            before, a = len(a.text), self._think(a)
+            if len(a.text) > before:
+                yield a.text[before:]
 
     def answer(self, state: Heard, speaker: str | None = None) -> Answer:
         name = speaker if speaker is not None else self.speakers[0]
