@@ -71,6 +71,11 @@ VOCODER: dict[str, Any] = {
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 
 
+def rope(head_dim: int) -> dict[str, Any]:
+    """Rotary positions, of which each head's are shared by time, height and width."""
+    return {**ROPE, "mrope_section": [1, 1, head_dim // 2 - 2]}
+
+
 def tokenizer() -> Any:
     """A byte-level tokenizer of a few words, and the marks."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -100,7 +105,8 @@ def tiny(
     torch.manual_seed(seed)
     words = tokenizer()
     ids = {t: words.token_to_id(t) for t in MARKS}
-    text = {**TEXT, "rope_parameters": {**ROPE, "mrope_section": [1, 1, 2]}, **(text or {})}
+    text = {**TEXT, **(text or {})}
+    text |= {"rope_parameters": rope(text["hidden_size"] // text["num_attention_heads"])}
     text |= {"vocab_size": words.get_vocab_size(), "max_position_embeddings": 4096}
     dim = text["hidden_size"]
     shared = {
@@ -126,10 +132,9 @@ def tiny(
         },
         **shared,
     }
-    speaking = {
-        **TALKER,
-        "rope_parameters": {**ROPE, "mrope_section": [1, 1, 2]},
-        **(talker or {}),
+    speaking = {**TALKER, **(talker or {})}
+    speaking |= {
+        "rope_parameters": rope(speaking["head_dim"]),
         "embedding_size": dim,
         "vocab_size": CODES + 5,
         "tts_codec_pad_token_id": CODES,

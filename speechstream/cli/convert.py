@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +135,11 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
 
 def _model_type(source: Path) -> Any:
     """What a folder's config.json says that it is."""
+    from speechstream.convert.stored import read_json
+
     try:
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = read_json(source / "config.json")
+    except SpeechStreamError:
         return None  # the reader that is chosen otherwise says why
     return config.get("model_type") if isinstance(config, dict) else None
 
