@@ -102,6 +102,7 @@ def tiny(
     """transformers' own network, with weights that make every part of it count; sizes over those above."""
     import transformers
 
+    transformers.logging.set_verbosity_error()  # the talker's marks are the thinker's, which it warns of
     torch.manual_seed(seed)
     words = tokenizer()
     ids = {t: words.token_to_id(t) for t in MARKS}

@@ -159,8 +159,11 @@ class SpokenRunner:
         while self._around and self._kept - len(self._around[0]) >= most:
             self._kept -= len(self._around.popleft())
 
-    def follow(self, before: State, after: State) -> None:
-        """The conversation went from one state to another: settle what that means for the agent."""
+    def follow(self, before: State, after: State, whole: bool = False) -> None:
+        """The conversation went from one state to another: settle what that means for the agent.
+
+        whole: speech that ended has been heard as far as it was written, for a client ended it, who may play it all.
+        """
         old, new = before.reply, after.reply
         if old is not None and old.label is not None and (new is None or new.id != old.id):
             said = after.history != before.history  # otherwise the user goes on with the same turn
@@ -168,7 +171,7 @@ class SpokenRunner:
                 self.drop()  # what could not be answered is forgotten
             elif said:
                 told = (m.content for m in after.history if m.reply == old.id)
-                self.settle(old.id, next(told, ""))
+                self.settle(old.id, old.text.strip() if whole else next(told, ""))
         if before.phase in (USER, PAUSE) and after.phase not in (USER, PAUSE) and new is None:
             self.drop()
 

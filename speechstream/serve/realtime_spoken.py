@@ -74,10 +74,10 @@ class Spoken:
         if self._runner is not None:
             self._runner.drop()
 
-    def follow(self, before: State, after: State) -> None:
-        """The conversation went from one state to another."""
+    def follow(self, before: State, after: State, whole: bool) -> None:
+        """The conversation went from one state to another. whole: by the client's wish."""
         if self._runner is not None:
-            self._runner.follow(before, after)
+            self._runner.follow(before, after, whole)
 
     def ask(self, reply: int, messages: Sequence[Json], speaker: str) -> None:
         self.sounds = []

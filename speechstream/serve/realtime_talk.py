@@ -742,7 +742,7 @@ class Talk:
                 actions, after = self.conversation.step(event, before)
                 self.core = replace(after, history=after.history[-KEPT:])
                 if self._spoken is not None:
-                    self._spoken.follow(before, after)
+                    self._spoken.follow(before, after, self._silencing)
                 if any(isinstance(a, Forget) for a in actions):
                     self._forget(before, event)
                 await self._follow(before, after, event)
