@@ -25,7 +25,7 @@ class BlockMelState:
     mel: LogMelState
     head: np.ndarray | None  # (n,) the first samples, until there are enough to be reflected
     waiting: np.ndarray  # (mels, n) frames that fill no block yet, not floored
-    peak: float = -np.inf  # of all frames so far, as features count
+    peak: float = (LEAST + 4) / 4  # of all frames so far, as features count
     samples: int = 0
 
 
@@ -56,7 +56,8 @@ class BlockMel:
         before = int(last.mel.frames[0]) - last.waiting.shape[1]
         waiting = last.waiting[:, : frames - before]
         peak = max(last.peak, float(waiting.max(initial=-np.inf)))
-        return np.maximum(waiting, np.float32(peak - RANGE))
+        found: np.ndarray = np.maximum(waiting, np.float32(peak - RANGE))
+        return found
 
     def _frames(self, x: np.ndarray, s: BlockMelState) -> BlockMelState:
         if s.head is not None:

@@ -171,14 +171,23 @@ class Omni(nn.Module):
 
     def hear(self, mel: Tensor, state: OmniState, last: bool = False) -> OmniState:
         """Read sound: whole blocks of mel frames (B, n_mels, T), and at the `last` of a recording what is left."""
-        x, encoder = self.encoder.step(mel, state.encoder, last)
+        h, encoder, thinker = self.listen(mel, state.encoder, state.thinker, last)
+        if not h.shape[1]:
+            return replace(state, encoder=encoder)
+        # the talker hears what the thinker makes of the sound, not the sound itself
+        return OmniState(encoder, thinker, self.talker.step(h, state.talker)[1])
+
+    def listen(
+        self, mel: Tensor, encoder: OmniEncoderState, thinker: LlmState, last: bool = False
+    ) -> tuple[Tensor, OmniEncoderState, LlmState]:
+        """The same without the talker: what the thinker makes of the sound, (B, tokens, dim), and the states."""
+        x, encoder = self.encoder.step(mel, encoder, last)
         if last:
             encoder = self.encoder.init_state(len(mel))
         if not x.shape[1]:
-            return replace(state, encoder=encoder)
-        h, thinker = self.thinker.hidden(x, state.thinker)
-        # the talker hears what the thinker makes of the sound, not the sound itself
-        return OmniState(encoder, thinker, self.talker.step(h, state.talker)[1])
+            return x, encoder, thinker
+        h, thinker = self.thinker.hidden(x, thinker)
+        return h, encoder, thinker
 
     def read(self, tokens: Tensor, state: OmniState) -> tuple[Tensor, OmniState]:
         """Read text (B, T), one token or more; the logits (B, vocab_size) of what follows."""

@@ -9,9 +9,9 @@ import torch
 pytest.importorskip("transformers.models.qwen2_5_omni")
 
 from speechstream import bundle
+from speechstream.asr.omni.torch import read_networks
 from speechstream.config import read
 from speechstream.duplex.omni.agent import draw_code
-from speechstream.duplex.omni.torch import read_networks
 from speechstream.nn.omni import rewound
 from speechstream.nn.omni_config import CodeSampling, OmniBundle, OmniEncoderConfig
 from speechstream.state import flatten

@@ -88,7 +88,7 @@ def draw_code(
 
 
 class OmniAgent:
-    """See `duplex.spoken.SpokenAgent`. networks: of `duplex.omni.torch`. seed: of all that is drawn."""
+    """See `duplex.spoken.SpokenAgent`. networks: of `asr.omni.torch`. seed: of all that is drawn."""
 
     sample_rate = SAMPLE_RATE
 
@@ -288,7 +288,7 @@ def load(
     except (ValueError, RecursionError) as error:
         raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
     try:
-        from speechstream.duplex.omni.torch import read_networks
+        from speechstream.asr.omni.torch import read_networks
     except ModuleNotFoundError as error:
         raise SpeechStreamError(
             f"the model {b.path} runs in {error.name}, which is not installed: pip install speechstream[train]"

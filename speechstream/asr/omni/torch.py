@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.llm import LlmState
-from speechstream.nn.omni import Omni, OmniState, rewound
+from speechstream.nn.omni import Omni, OmniEncoderState, OmniState, rewound
 from speechstream.nn.omni_config import OmniBundle
 from speechstream.nn.token2wav import Token2Wav, Token2WavState
 
@@ -63,6 +64,67 @@ class TorchNetworks:
         return _array(logits), state
 
     @torch.inference_mode()
+    def listen(self, mel: np.ndarray, state: Any, last: bool = False) -> Any:
+        """`hear` for a recogniser, which has no talker: arrays of `asr.omni.family.OmniCache` to the same."""
+        x = torch.from_numpy(np.ascontiguousarray(mel)).to(self.device, self._dtype)
+        encoder = OmniEncoderState(self._floats(state.frame))
+        _, encoder, thinker = self.model.listen(x[None], encoder, self._state(state), last)
+        return replace(state, frame=_numbers(encoder.frame), **_cache(thinker))
+
+    @torch.inference_mode()
+    def prefix(self, tokens: Sequence[int], kind: Any) -> Any:
+        """A recogniser's cache, of this kind, that has read these tokens."""
+        x = self.model.thinker.model.embed_tokens(self._ids(tokens))
+        thinker = self.model.thinker.hidden(x, self.model.thinker.init_state())[1]
+        return kind(frame=_numbers(self.model.encoder.init_state().frame), **_cache(thinker))
+
+    @torch.inference_mode()
+    def write(
+        self,
+        tokens: Sequence[int],
+        draft: Sequence[int],
+        stop: Sequence[int],
+        most: int,
+        state: Any,
+    ) -> tuple[list[int], list[float]]:
+        """What follows these tokens, greedily, and its log-probabilities; the state is left as it is.
+
+        draft: what is likely to follow. It is read along with the tokens, kept as far as greedy decoding writes it, and
+        saves a pass for each token that is kept.
+        """
+        thinker, found, sure = self._state(state), list[int](), list[float]()
+        logits, thinker = self.model.thinker.step(self._ids([*tokens, *draft]), thinker)
+        scores = logits[0, len(tokens) - 1 :].float().log_softmax(-1)
+        for guess in [*draft, -1]:
+            best = scores[len(found)]
+            token = int(best.argmax())
+            if token in stop or len(found) >= most:
+                return found, sure
+            found.append(token)
+            sure.append(float(best[token]))
+            if token != guess:
+                break
+        thinker = rewound(thinker, len(draft) - len(found) + 1)
+        while len(found) < most:
+            logits, thinker = self.model.thinker.step(self._ids(found[-1:]), thinker)
+            best = logits[0, -1].float().log_softmax(-1)
+            token = int(best.argmax())
+            if token in stop:
+                break
+            found.append(token)
+            sure.append(float(best[token]))
+        if not np.isfinite(sure).all():
+            raise SpeechStreamError("the model gives NaN or infinity: its weights are damaged")
+        return found, sure
+
+    def _floats(self, a: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(a).to(self.device, self._dtype)
+
+    def _state(self, state: Any) -> LlmState:
+        tokens = torch.from_numpy(state.tokens).to(self.device)
+        return LlmState(self._floats(state.keys), self._floats(state.values), tokens)
+
+    @torch.inference_mode()
     def think(self, token: int, state: LlmState) -> tuple[np.ndarray, Any, LlmState]:
         """Logits of the next token, this one's features for the talker, the thinker's state."""
         logits, features, state = self.model.think(self._ids([token]), state)
@@ -111,6 +173,17 @@ class TorchNetworks:
 
     def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(tokens)], dtype=torch.int64, device=self.device)
+
+
+def _numbers(x: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = x.float().cpu().numpy().copy()
+    return found
+
+
+def _cache(state: LlmState) -> dict[str, np.ndarray]:
+    """The thinker's part of a recogniser's cache."""
+    tokens = state.tokens.cpu().numpy().copy()
+    return {"keys": _numbers(state.keys), "values": _numbers(state.values), "tokens": tokens}
 
 
 def _array(x: torch.Tensor) -> np.ndarray:
