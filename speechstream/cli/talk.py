@@ -110,7 +110,7 @@ def local(args: argparse.Namespace) -> Any:
 
     if args.llm and is_spoken_bundle(args.llm):
         return load_spoken(args.llm, args.device)
-    from speechstream.export.brain import brain_bundle, embedded, is_installed
+    from speechstream.export.brain import brain_bundle, embedded, is_here, is_installed
 
     if not args.llm and not is_installed():
         if not args.quiet:
@@ -121,6 +121,8 @@ def local(args: argparse.Namespace) -> Any:
 
     if not args.llm and not args.quiet:
         tell("the embedded brain is a toy: it answers in sentences and knows little")
+        if not is_here():
+            tell("it is fetched once: 93 MB")
     runner = BrainRunner(Brain.load(brain_bundle(args.llm) if args.llm else embedded()))
     args.system = args.system or SYSTEM
     return runner

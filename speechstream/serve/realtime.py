@@ -15,7 +15,8 @@ from speechstream.duplex.agent import RuleBot
 from speechstream.duplex.spoken import is_spoken
 from speechstream.serve import realtime_session as sessions
 from speechstream.serve.engine import Engine
-from speechstream.serve.realtime_protocol import Protocol, parsed
+from speechstream.serve.realtime_protocol import Protocol
+from speechstream.serve.realtime_reading import parsed
 from speechstream.serve.realtime_session import Invalid, Json, Offer
 from speechstream.serve.realtime_talk import Talk
 from speechstream.serve.realtime_tools import callable_tools

