@@ -111,6 +111,24 @@ def test_a_stream_is_the_file(asr, spoken):
     assert len({e.text for e in partials}) > 2 and not any(e.stable for e in partials)
 
 
+def test_streams_in_a_pool_equal_each_alone(asr, spoken):
+    x, rate = spoken
+    several = [x[:rate], x[rate // 2 : 2 * rate]]
+    alone = []
+    for one in several:
+        stream = asr.stream(asr.latencies[0], rate)
+        alone.append(stream.push(one) + stream.finish())
+    pool, said = asr.pool(2), [[], []]
+    sids = [pool.open(asr.latencies[0], rate) for _ in several]
+    for sid, one in zip(sids, several):
+        pool.push(sid, one)
+        pool.finish(sid)
+    while events := pool.step():
+        for sid, more in events.items():
+            said[sids.index(sid)] += more
+    assert said == alone
+
+
 def test_forks_and_snapshots_go_on_as_if_nothing_had_been(asr, spoken):
     x, rate = spoken
     x = x[: 2 * rate]

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from argparse import Namespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ pytest.importorskip("transformers.models.qwen2_5_omni")
 pytest.importorskip("tokenizers")
 
 from speechstream.cli import main
+from speechstream.cli.serve import agent_of
 from speechstream.config import Section
 from speechstream.convert.omni import convert_omni, network_config, renamed
 from speechstream.errors import SpeechStreamError
@@ -58,6 +60,11 @@ def test_the_command_converts_and_the_model_answers(folder, tmp_path, capsys, mo
     monkeypatch.setattr("sys.stdin", lines)
     assert main(["talk", "--text", "--llm", str(bundle)]) == 0
     assert capsys.readouterr().out.strip()
+    both = Namespace(llm=str(bundle), llm_model="", device="cpu")
+    assert agent_of(both)().speakers == ("Ada", "Ben")
+    both.llm_model = "other"
+    with pytest.raises(SpeechStreamError, match="needs an endpoint; --llm gives a bundle"):
+        agent_of(both)
     stored = load_file(bundle / "model.safetensors")
     assert not any("visual" in n for n in stored)
     given = theirs().thinker.lm_head.weight
