@@ -37,11 +37,12 @@ NOTHING = np.zeros(0, np.float32)
 @dataclass(frozen=True)
 class Piece:
     """What an answer goes on with. pcm: float32 at the agent's rate. words: those that begin in it, counted from the
-    answer's first sample and first character."""
+    answer's first sample and first character. ended: no more text comes, though speech may."""
 
     text: str = ""
     pcm: np.ndarray = field(default_factory=lambda: NOTHING)
     words: tuple[SpokenWord, ...] = ()
+    ended: bool = False
 
 
 class SpokenAgent(Protocol[S, A]):
@@ -139,6 +140,8 @@ class SpokenRunner:
         self._reply = 0  # whose answer it is
         self._going = False
         self._asked = False  # somebody waits for it
+        self._aloud = True
+        self._ended = False  # all of its text was told
         self._why = ""  # why the turn's sound could not be heard
         if not steps:
             threading.Thread(target=self._run, name="agent", daemon=True).start()
@@ -184,12 +187,17 @@ class SpokenRunner:
         self._post(self._drop)
 
     def ask(
-        self, reply: int, messages: tuple[Message, ...], now: float, speaker: str | None = None
+        self,
+        reply: int,
+        messages: tuple[Message, ...],
+        now: float,
+        speaker: str | None = None,
+        aloud: bool = True,
     ) -> None:
-        """Begin to answer the turn: its sound, or where it has none, the last message."""
+        """Begin to answer the turn: its sound, or where it has none, the last message. aloud: in speech too."""
         last = messages[-1] if messages else None
         text = last.content if last is not None and last.role == "user" else ""
-        self._post(lambda: self._ask(reply, text, speaker))
+        self._post(lambda: self._ask(reply, text, speaker, aloud))
 
     def cancel(self, reply: int) -> None:
         """Nobody waits for it any more."""
@@ -264,8 +272,9 @@ class SpokenRunner:
         self._turn, self._why = None, ""
         self._cancel(self._reply)
 
-    def _ask(self, reply: int, text: str, speaker: str | None) -> None:
+    def _ask(self, reply: int, text: str, speaker: str | None, aloud: bool) -> None:
         self._reply, self._answer, self._going, self._asked = reply, None, False, True
+        self._aloud, self._ended = aloud, False
         if self._why:
             raise SpeechStreamError(self._why)
         state = self._state()
@@ -291,8 +300,9 @@ class SpokenRunner:
         if piece.text:
             self._tell(AgentText(reply, piece.text, 0.0))
         over = self.agent.over(self._answer)
-        if over:
+        if (piece.ended or over) and not self._ended:
+            self._ended = True
             self._tell(AgentEnd(reply, 0.0))
-        if len(piece.pcm) or over:
+        if self._aloud and (len(piece.pcm) or over):
             self._tell(AgentSound(reply, piece.pcm, piece.words, 0.0, over))
-        self._going = self._asked = not over
+        self._going = self._asked = not (over or (self._ended and not self._aloud))

@@ -79,10 +79,11 @@ class Spoken:
         if self._runner is not None:
             self._runner.follow(before, after, whole)
 
-    def ask(self, reply: int, messages: Sequence[Json], speaker: str) -> None:
+    def ask(self, reply: int, messages: Sequence[Json], speaker: str, aloud: bool) -> None:
+        """Begin to answer. messages: of which the last counts, where the turn has no sound."""
         self.sounds = []
         last = messages[-1] if messages else {"role": "", "content": ""}
-        self.runner.ask(reply, (Message(last["role"], str(last["content"])),), 0.0, speaker)
+        self.runner.ask(reply, (Message(last["role"], str(last["content"])),), 0.0, speaker, aloud)
 
     def cancel(self, reply: int) -> None:
         if self._runner is not None:

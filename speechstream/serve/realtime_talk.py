@@ -516,7 +516,7 @@ class Talk:
         self._sounded = time.monotonic()
         self._appended_s += len(pcm) / rate
         s.seconds += len(pcm) / rate
-        if self._spoken is not None:
+        if self._spoken is not None and self.session.type != TRANSCRIPTION:
             self._spoken.instruct(self.session.instructions)
             self._spoken.take(pcm, rate)
             if not s.automatic and self.core.reply is None:
@@ -811,7 +811,7 @@ class Talk:
         if isinstance(a, Ask):
             by = self.state.response or self.session
             if self._spoken is not None:
-                self._ask_spoken(self._spoken, a.reply, by.voice)
+                self._ask_spoken(self._spoken, a.reply, by.voice, by.modality == "audio")
                 return
             self._thinking.ask(a.reply, self._messages(), by.tools, by.tool_choice)
         elif isinstance(a, Cancel):
@@ -916,11 +916,11 @@ class Talk:
 
     # An agent that hears and speaks itself
 
-    def _ask_spoken(self, spoken: Spoken, reply: int, voice: str) -> None:
+    def _ask_spoken(self, spoken: Spoken, reply: int, voice: str, aloud: bool) -> None:
         spoken.instruct(self.session.instructions)
         if not self.session.automatic:
             spoken.give()
-        spoken.ask(reply, self._messages(), self.protocol.offer.voice(voice))
+        spoken.ask(reply, self._messages(), self.protocol.offer.voice(voice), aloud)
 
     def _agent_spoke(self, event: SpokenEvent) -> None:
         """On the agent's thread."""

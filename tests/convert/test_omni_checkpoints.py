@@ -133,7 +133,7 @@ def test_a_checkpoint_without_its_parts_is_refused(copy):
         torch.save(speakers | {"Ada": speakers["Ada"] | ada}, copy / "spk_dict.pt")
         refused(copy, match)
     with open(copy / "spk_dict.pt", "wb") as file:
-        pickle.dump({"Ada": shutil.rmtree}, file)
+        pickle.dump({"Ada": shutil.rmtree}, file, 2)
     refused(copy, "damaged, or more than tensors")
     (copy / "spk_dict.pt").unlink()
     refused(copy, "has no spk_dict.pt")

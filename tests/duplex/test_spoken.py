@@ -1,6 +1,7 @@
 """Agents that hear and speak themselves: what they are given, what is heard of them, and what they remember."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,24 @@ def test_text_and_sound_leave_together():
     assert sum(len(e.pcm) for e in (*first, *second) if isinstance(e, AgentSound)) == 4 * WORD
     assert agent.asked == [((("system", "hello"), ("user", "what is it?")), "two")]
     assert runner.poll(3.0) == []
+
+
+def test_who_wants_text_alone_waits_for_no_speech():
+    class Slow(Scripted):
+        """Whose speech goes on when its text has ended."""
+
+        def step(self, answer):
+            piece, answer = super().step(answer)
+            return replace(piece, text=piece.text * (answer[2] < 3), ended=answer[2] >= 2), answer
+
+    for aloud, steps in ((True, 4), (False, 2)):
+        runner = SpokenRunner(Slow("good morning to you"), steps=9)
+        ask(runner, 1, "hm?", aloud=aloud)
+        events = runner.poll(0)
+        assert words(events) == "good morning"
+        assert [e for e in events if isinstance(e, AgentEnd)] == [AgentEnd(1, 0)]
+        sounds = [e for e in events if isinstance(e, AgentSound)]
+        assert len(sounds) == steps * aloud and runner.poll(0) == []
 
 
 def test_an_answer_that_was_prepared_too_early_leaves_no_trace():

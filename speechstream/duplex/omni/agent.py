@@ -121,7 +121,7 @@ class OmniAgent:
         start = self.networks.start()
         if not said:
             return Heard(start)
-        return self._read(f"<|im_start|>system\n{said}<|im_end|>\n", Heard(start))[1]
+        return self._written("system", said, Heard(start))
 
     def hear(self, pcm: np.ndarray, state: Heard) -> Heard:
         x = np.asarray(pcm, np.float32)
@@ -181,7 +181,7 @@ class OmniAgent:
         if len(pcm):
             words = estimated(a.text, a.placed, a.samples, self.sample_rate, a.ended)
             a = replace(a, placed=words[-1].last if words else a.placed)
-        return Piece(a.text[before:], pcm, tuple(words)), a
+        return Piece(a.text[before:], pcm, tuple(words), a.ended), a
 
     def over(self, answer: Answer) -> bool:
         return answer.ended and answer.silent
