@@ -1,6 +1,7 @@
 """A tiny thinker-talker as an agent: equal in any pieces, and what it remembers is what was heard."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 pytest.importorskip("transformers.models.qwen2_5_omni")
 pytest.importorskip("tokenizers")
 
+from speechstream import Recognizer
 from speechstream.duplex.omni.agent import load
 from speechstream.errors import SpeechStreamError
 from speechstream.lm.generate import Sampling
@@ -103,6 +105,17 @@ def test_a_written_turn_and_a_plain_agent_say_the_same(agent):
     listening = agent.hear(sound(0.1), agent.open())
     with pytest.raises(ValueError, match="the user is speaking"):
         agent.write("hello", listening)
+
+
+def test_without_torch_it_says_what_is_missing(bundle, monkeypatch):
+    monkeypatch.delitem(sys.modules, "speechstream.asr.omni.torch")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(
+        SpeechStreamError, match=r"runs in torch, .* pip install speechstream\[train"
+    ):
+        load(bundle)
+    with pytest.raises(SpeechStreamError, match=r"needs torch: pip install speechstream\[train"):
+        Recognizer.load(bundle, engine="torch")
 
 
 def test_wrong_input_is_said(agent, bundle, tmp_path):
