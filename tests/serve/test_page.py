@@ -18,7 +18,7 @@ from speechstream import Recognizer, Synthesizer
 from speechstream.serve import page as pages
 from speechstream.serve.settings import Settings
 from tests.serve import browser
-from tests.serve.serving import serving
+from tests.serve.serving import patiently, serving
 
 RATE = 16_000
 KEY = "a/key=with,odd;signs"  # none of which a subprotocol may have
@@ -52,7 +52,7 @@ AGENT = Agent()
 
 @pytest.fixture(scope="module")
 def served(models):
-    with serving(models, Settings(port=0, agent=lambda: AGENT)) as found:
+    with patiently(), serving(models, Settings(port=0, agent=lambda: AGENT)) as found:
         yield found
 
 
