@@ -246,9 +246,8 @@ class SpokenRunner:
     def _do(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except (
-            Exception
-        ) as error:  # of a model that is not ours: said, and the next one is answered
+        except Exception as error:
+            # of a model that is not ours: said, and the next turn is answered
             self._going = False
             why = str(error) or type(error).__name__
             if not isinstance(error, SpeechStreamError):

@@ -87,7 +87,10 @@ class OmniEncoder(nn.Module):
     def step(
         self, mel: Tensor, state: OmniEncoderState, last: bool = False
     ) -> tuple[Tensor, OmniEncoderState]:
-        """Hear whole blocks, and at the `last` of a recording what is left. Raises ValueError for another shape."""
+        """Hear whole blocks, and at the `last` of a recording what is left, after which the next may begin.
+
+        Raises ValueError for another shape.
+        """
         c = self.config
         if mel.ndim != 3 or mel.shape[1] != c.n_mels or (mel.shape[2] % c.block and not last):
             raise ValueError(
@@ -102,9 +105,9 @@ class OmniEncoder(nn.Module):
         if rest.shape[2]:
             frames.append(self._block(rest))
         x = torch.cat(frames, 1)
-        pairs = x[:, : x.shape[1] // 2 * 2].unflatten(1, (-1, 2)).mean(2)
-        left = x[:, x.shape[1] :] if last else x[:, x.shape[1] // 2 * 2 :]
-        return self.proj(self.norm(pairs)), OmniEncoderState(left)
+        paired = x.shape[1] // 2 * 2
+        tokens = self.proj(self.norm(x[:, :paired].unflatten(1, (-1, 2)).mean(2)))
+        return tokens, OmniEncoderState(x[:, :0] if last else x[:, paired:])
 
     def forward(self, mel: Tensor) -> Tensor:
         """Whole recordings."""
@@ -182,8 +185,6 @@ class Omni(nn.Module):
     ) -> tuple[Tensor, OmniEncoderState, LlmState]:
         """The same without the talker: what the thinker makes of the sound, (B, tokens, dim), and the states."""
         x, encoder = self.encoder.step(mel, encoder, last)
-        if last:
-            encoder = self.encoder.init_state(len(mel))
         if not x.shape[1]:
             return x, encoder, thinker
         h, thinker = self.thinker.hidden(x, thinker)
