@@ -48,6 +48,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_microphone_hears_what_is_played",
         "test_cancel_is_heard_as_silence",
     ),
+    "export/test_kyutai_export.py": ALL,
     "lm/test_generate.py": ("test_drafts_write_what_plain_greedy_writes",),
     "asr/test_endings.py": ALL,
     "asr/test_files.py": (
@@ -68,6 +69,10 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_the_tail_is_flushed",
         "test_two_sentences_with_a_pause",
         "test_words_have_their_times",
+    ),
+    "asr/test_kyutai.py": (
+        "test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been",
+        "test_unsynchronised_streams_in_a_pool_equal_each_alone",
     ),
     "asr/test_voxtral.py": (
         "test_a_segment_that_grows_too_long_is_cut_whatever_the_blocks",
@@ -109,6 +114,7 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     ),
     "serve/test_rest.py": ALL,
     "serve/test_serve_command.py": ALL,
+    "serve/test_workers.py": ALL,
     "text/test_captions.py": ("test_limits_and_order",),
     "cli/test_end_to_end.py": ALL,
     "cli/test_say_options.py": (

@@ -1,4 +1,4 @@
-"""The pictures of evaluate_asr.py."""
+"""The pictures of evaluate_asr.py and evaluate_turns.py."""
 
 from __future__ import annotations
 
@@ -57,6 +57,28 @@ def wer_against_latency(report: dict, path: Path) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def cut_offs_against_delay(systems: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    """A line for each system: the mean delay behind the last word in seconds, and the share of pauses cut off."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for (name, points), colour in zip(systems.items(), COLOURS * len(systems)):
+        known = [(1000 * x, 100 * y) for x, y in points if np.isfinite(y)]
+        axes.plot(*zip(*known), "o-", color=colour, markersize=3, label=name)
+    for x, y in ((300, 10), (550, 5)):
+        axes.plot(x, y, "k*", markersize=9)
+    axes.set_xlabel("mean delay added at the end of a turn (ms)")
+    axes.set_ylabel("pauses within turns that are cut off (%)")
+    axes.set_ylim(0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path)
     plt.close(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json); the folder of a Qwen2.5-Omni (with spk_dict.pt); a language model of the Llama family: a .gguf file, or a folder "
+        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), or of a Kyutai speech-to-text, in "
+        "the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; or a pocket-tts: transformers' folder, with the codec's "
         "in it, and voices (latents or recordings) in voices/",
     )
@@ -40,6 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("own", "fp32", "int8", "int4"),
         default="own",
         help="of a language model or a pocket-tts; default: as the checkpoint has them",
+    )
+    add(
+        "--kv-bits",
+        type=int,
+        choices=(32, 8),
+        default=32,
+        help="of a language model's keys and values: 8 take a quarter of the memory; default: 32",
+    )
+    add(
+        "--shared-prefix",
+        action="store_true",
+        help="of a language model: many streams may go on from one prompt that is kept once",
     )
     add("--language", default="en", help="of a pocket-tts, a tag such as en-US; default: en")
     add("--name", help="for the model's card; default: the checkpoint's name")
@@ -60,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         return _voxtral(args, source, target)
     if _model_type(source) == "qwen2_5_omni":
         return _omni(args, source, target)
+    if _is_kyutai(source):
+        return _kyutai(args, source, target)
     if _is_llm(source):
         return _language_model(args, source, target)
     try:
@@ -101,6 +117,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _card(args: argparse.Namespace, source: Path) -> dict[str, Any]:
+    return {
+        "name": args.name or source.resolve().name,
+        "licence": args.licence,
+        "converted_from": source.name,
+    }
+
+
 def _is_voxtral(source: Path) -> bool:
     from speechstream.convert.voxtral import is_voxtral
 
@@ -112,15 +136,10 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
     from speechstream.convert.voxtral import convert_voxtral
     from speechstream.nn.voxtral_config import VoxtralBundle
 
-    card = {
-        "name": args.name or source.resolve().name,
-        "licence": args.licence,
-        "converted_from": source.name,
-    }
-    b = convert_voxtral(source, target, card)
+    b = convert_voxtral(source, target, _card(args, source))
     about = read(VoxtralBundle, b.config)
     c = about.network
-    b, graphs = _with_graphs(b, c.parameters)
+    b, graphs = _with_graphs(b, c.parameters, "speechstream.export.voxtral")
     print(
         f"{target}  {b.nbytes / 1e6:.1f} MB: an encoder of {c.encoder.layers} layers of {c.encoder.dim}, a language "
         f"model of {c.text.layers} of {c.text.dim}, {c.parameters / 1e6:.0f} million parameters"
@@ -154,9 +173,7 @@ def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
     from speechstream.config import read
     from speechstream.nn.omni_config import OmniBundle
 
-    name = args.name or source.resolve().name
-    card = {"name": name, "licence": args.licence, "converted_from": source.name}
-    b = convert_omni(source, target, card)
+    b = convert_omni(source, target, _card(args, source))
     about = read(OmniBundle, b.config)
     c = about.network
     print(
@@ -170,10 +187,42 @@ def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
     return 0
 
 
-def _with_graphs(b: Bundle, parameters: int) -> tuple[Bundle, str]:
-    """The bundle with ONNX graphs, where they can be written, and what to say of them."""
+def _is_kyutai(source: Path) -> bool:
     try:
-        from speechstream.export.voxtral import MOST_PARAMETERS, add_graphs
+        from speechstream.convert.kyutai import is_kyutai
+    except ModuleNotFoundError:  # which is said where all the others are looked at
+        return False
+    return is_kyutai(source)
+
+
+def _kyutai(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.config import read
+    from speechstream.convert.kyutai import convert_kyutai
+    from speechstream.nn.kyutai_config import KyutaiBundle
+
+    b = convert_kyutai(source, target, _card(args, source))
+    about = read(KyutaiBundle, b.config)
+    c = about.network
+    b, graphs = _with_graphs(b, c.parameters, "speechstream.export.kyutai")
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: Mimi's encoder, and a language model of {c.text.layers} layers of "
+        f"{c.text.dim} over {c.levels} codes, {c.parameters / 1e6:.0f} million parameters"
+    )
+    heads = f", {c.pause_heads} heads for pauses" if c.pause_heads else ""
+    print(
+        f"streams {1000 * about.delay / c.codec.sample_rate:.0f} ms behind the sound, a token each "
+        f"{1000 * about.token_s:.0f} ms{heads}"
+    )
+    print(graphs)
+    return 0
+
+
+def _with_graphs(b: Bundle, parameters: int, exporter: str) -> tuple[Bundle, str]:
+    """The bundle with ONNX graphs, where they can be written, and what to say of them. exporter: the module that writes them."""
+    try:
+        from speechstream.export.onnx import MOST_PARAMETERS
+
+        add_graphs = import_module(exporter).add_graphs
     except ModuleNotFoundError as error:
         return b, (
             f"without ONNX graphs, for which {error.name} is needed (pip install speechstream[train]): "
@@ -198,6 +247,7 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
 
     try:
         from speechstream.export.llm import write_llm
+        from speechstream.nn.llm_config import KvConfig
     except ModuleNotFoundError as error:
         raise SpeechStreamError(
             f"converting a language model needs {error.name}: pip install speechstream[llm]"
@@ -207,7 +257,15 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
     if one.licence and licence == "that of the checkpoint":
         licence = one.licence
     card = {"name": args.name or one.name, "licence": licence, "converted_from": source.name}
-    b = write_llm(one, target, card, args.weights)
+    kv, scales = KvConfig(args.kv_bits, shared=args.shared_prefix), None
+    if kv.bits == 8:
+        from speechstream.export.kv_scales import measured_scales
+
+        scales = measured_scales(one, args.weights)
+    try:
+        b = write_llm(one, target, card, args.weights, kv, scales)
+    except ValueError as error:
+        raise SpeechStreamError(f"{source}: {error}") from error
     c = one.config
     print(
         f"{target}  {b.nbytes / 1e6:.1f} MB: {c.layers} layers of {c.dim}, {c.parameters / 1e6:.0f} million "

@@ -23,7 +23,7 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert import flow, stored
 from speechstream.convert.llm_config import from_hugging_face
-from speechstream.convert.stored import Stored, first_line, read_json
+from speechstream.convert.stored import Stored, check_shapes, first_line, header, read_json
 from speechstream.errors import SpeechStreamError
 from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.ecapa import Ecapa
@@ -101,7 +101,7 @@ def renamed(name: str) -> str | None:
 def convert_omni(source: str | Path, target: str | Path, card: dict[str, Any]) -> Bundle:
     """Write a checkpoint's folder as a bundle. Raises SpeechStreamError, in one sentence, for what is not supported."""
     source, target = Path(source), Path(target)
-    found = stored.tensors(source, renamed)
+    found = _tensors(source)
     try:
         config = Section(read_json(source / "config.json"))
         network = network_config(config, tied="thinker.lm_head.weight" not in found)
@@ -119,10 +119,10 @@ def convert_omni(source: str | Path, target: str | Path, card: dict[str, Any]) -
     if network.thinker.tied:
         expected.pop("thinker.lm_head.weight")
     given = {n: t for n, t in found.items() if not n.startswith("token2wav.")}
-    _compare(source, {n: t.shape for n, t in given.items()}, expected)
+    check_shapes(source, {n: t.shape for n, t in given.items()}, expected)
     parts = {n: t for n, t in found.items() if n.startswith((DIT, VOCODER))}
     weights = _decoder(source, parts, network, speaking.dim)
-    _compare(
+    check_shapes(
         source,
         {n: tuple(t.shape) for n, t in weights.items()},
         {n: tuple(t.shape) for n, t in decoding.items()},
@@ -318,7 +318,7 @@ def _vectors(
     weights = flow.qwen_speaker_weights({n: _tensor(t) for n, t in given.items()})
     with torch.device("meta"):
         expected = {n: tuple(t.shape) for n, t in Ecapa(config).state_dict().items()}
-    _compare(source, {n: tuple(t.shape) for n, t in weights.items()}, expected)
+    check_shapes(source, {n: tuple(t.shape) for n, t in weights.items()}, expected)
     encoder, vectors, nulls = flow.load(Ecapa(config), weights), [], []
     with torch.inference_mode():
         for name, v in voices.items():
@@ -332,27 +332,25 @@ def _vectors(
     return {"vectors": torch.cat(vectors).clone(), "nulls": torch.cat(nulls).clone()}
 
 
+def _tensors(folder: Path) -> dict[str, Stored]:
+    """Every tensor that is wanted of the folder's *.safetensors, under its name here."""
+    parts = sorted(folder.glob("*.safetensors"))
+    if not parts:
+        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
+    found: dict[str, Stored] = {}
+    for path in parts:
+        for tensor in header(path):
+            name = renamed(tensor.name)
+            if name in found:
+                raise SpeechStreamError(f"{folder} has the tensor {tensor.name!r} twice")
+            if name is not None:
+                found[name] = tensor
+    return found
+
+
 def _tensor(t: Stored) -> Tensor:
-    with open(t.path, "rb") as file:
-        file.seek(t.begin)
-        raw = bytearray(file.read(t.end - t.begin))
+    """In 32 bits. Raises SpeechStreamError for NaN and infinity."""
+    raw = bytearray(t.read().tobytes())
     if not raw:
         return torch.zeros(t.shape)
-    x = torch.frombuffer(raw, dtype=DTYPES[t.dtype]).reshape(t.shape).float()
-    if not torch.isfinite(x).all():
-        raise SpeechStreamError(f"{t.path} is damaged: a tensor of it holds NaN or infinity")
-    return x
-
-
-def _compare(
-    source: Path, given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    if wrong := sorted(expected.keys() ^ given.keys()):
-        what = "lacks the tensor" if wrong[0] in expected else "has an unknown tensor"
-        raise SpeechStreamError(f"{source} {what} {wrong[0][:120]!r} (as it is called here)")
-    for name, shape in expected.items():
-        if tuple(given[name]) != tuple(shape):
-            raise SpeechStreamError(
-                f"{source}: its tensor {name!r} (as it is called here) has the shape {tuple(given[name])}, and its "
-                f"config says {tuple(shape)}"
-            )
+    return torch.frombuffer(raw, dtype=DTYPES[t.dtype]).reshape(t.shape).float()

@@ -1,12 +1,13 @@
-"""The tensors of a checkpoint's *.safetensors as they lie in their files: names, sizes, and one at a time their bytes.
+"""Tensors where they lie in *.safetensors: found by the headers alone, read one at a time, written one at a time.
 
-Neither torch nor a whole checkpoint in memory is needed to copy them.
+A tensor is numbers of one width, whatever they mean: it can be cut and put together as it is stored. Nothing is made of
+a size that a file claims before the file is seen to be that long.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from speechstream.errors import SpeechStreamError
 
 MOST_JSON, MOST_HEADER = 128 << 20, 64 << 20  # bytes
 DTYPES = {"BF16": 2, "F16": 2, "F32": 4}
+BOOL = "BOOL"
 
 
 @dataclass(frozen=True)
@@ -25,35 +27,40 @@ class Stored:
     """A tensor in a file: its bytes are [begin, end)."""
 
     path: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
 
-
-def tensors(folder: Path, renamed: Callable[[str], str | None]) -> dict[str, Stored]:
-    """Every tensor of the folder's *.safetensors under its name here, checked to lie within its file.
-
-    renamed: gives that name, None for what is left out. Raises SpeechStreamError.
-    """
-    parts = [
-        p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("consolidated")
-    ]
-    if not parts:
-        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
-    found: dict[str, Stored] = {}
-    for path in parts:
-        for name, stored in _header(path):
-            new = renamed(name)
-            if new is None:
-                continue
-            if new in found:
-                raise SpeechStreamError(f"{folder} has the tensor {name!r} twice")
-            found[new] = stored
-    return found
+    def read(self) -> np.ndarray:
+        """Its numbers as they are stored, in unsigned integers of their width. Raises SpeechStreamError where one is no number."""
+        with open(self.path, "rb") as file:
+            file.seek(self.begin)
+            raw = file.read(self.end - self.begin)
+        if len(raw) != self.end - self.begin:
+            raise SpeechStreamError(f"{self.path} is damaged at its tensor {self.name!r}")
+        if not _finite(raw, self.dtype):
+            raise SpeechStreamError(
+                f"{self.path} is damaged: its tensor {self.name!r} holds NaN or infinity"
+            )
+        return np.frombuffer(raw, f"<u{DTYPES[self.dtype]}").reshape(self.shape)
 
 
-def _header(path: Path) -> Iterator[tuple[str, Stored]]:
+@dataclass(frozen=True)
+class Made:
+    """A tensor that is made when it is written. make: its numbers, in unsigned integers of their width."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+    def read(self) -> np.ndarray:
+        return self.make()
+
+
+def header(path: Path) -> Iterator[Stored]:
+    """Every tensor of a file, checked to lie within it. Raises SpeechStreamError for a damaged one, or another type of number."""
     try:
         whole = path.stat().st_size
         with open(path, "rb") as file:
@@ -74,43 +81,43 @@ def _header(path: Path) -> Iterator[tuple[str, Stored]]:
             count = int(np.prod([float(n) for n in shape]))
             if not 0 <= begin <= end <= whole - 8 - size or end - begin != width * count:
                 raise ValueError(f"{name[:80]} lies outside the file")
-            yield name, Stored(path, entry["dtype"], shape, 8 + size + begin, 8 + size + end)
+            yield Stored(path, name, entry["dtype"], shape, 8 + size + begin, 8 + size + end)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SpeechStreamError(f"{path} is damaged: {first_line(error)}") from error
 
 
-def write(path: Path, tensors: dict[str, Stored]) -> None:
-    """One safetensors file of tensors from several, each read once. Raises SpeechStreamError for NaN and infinity."""
-    header, at = {}, 0
+def write(path: Path, tensors: Mapping[str, Stored | Made]) -> None:
+    """One safetensors file of tensors from wherever they are, each read once."""
+    entries, at = {}, 0
     for name, t in tensors.items():
-        size = t.end - t.begin
-        header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [at, at + size]}
+        size = DTYPES.get(t.dtype, 1) * int(np.prod(t.shape, dtype=np.int64))
+        entries[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [at, at + size]}
         at += size
-    text = json.dumps(header).encode()
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
-        for name, t in tensors.items():
-            with open(t.path, "rb") as file:
-                file.seek(t.begin)
-                raw = file.read(t.end - t.begin)
-            if len(raw) != t.end - t.begin:
-                raise SpeechStreamError(f"{t.path} is damaged at its tensor {name!r}")
-            if not _finite(raw, t.dtype):
-                raise SpeechStreamError(
-                    f"{t.path} is damaged: its tensor {name!r} holds NaN or infinity"
-                )
-            out.write(raw)
+        for t in tensors.values():
+            out.write(np.ascontiguousarray(t.read()).data)
 
 
-def _finite(raw: bytes, dtype: str) -> bool:
-    if dtype == "BF16":  # numpy has none: a number whose exponent is all ones
-        return not (np.frombuffer(raw, "<u2") & 0x7F80 == 0x7F80).any()
-    return bool(np.isfinite(np.frombuffer(raw, f"<f{DTYPES[dtype]}")).all())
+def check_shapes(
+    where: Path, given: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> None:
+    """Raises SpeechStreamError where the shapes of tensors are not those that a configuration asks for."""
+    if wrong := sorted(expected.keys() ^ given.keys()):
+        what = "lacks the tensor" if wrong[0] in expected else "has an unknown tensor"
+        raise SpeechStreamError(f"{where} {what} {wrong[0][:80]!r} (as it is called here)")
+    for name, shape in expected.items():
+        if tuple(given[name]) != tuple(shape):
+            raise SpeechStreamError(
+                f"{where}: its tensor {name!r} (as it is called here) has the shape {tuple(given[name])}, "
+                f"and its config says {tuple(shape)}"
+            )
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises SpeechStreamError."""
+    """What a file holds. Raises SpeechStreamError for one that is absent, too long or no JSON."""
     try:
         if path.stat().st_size > MOST_JSON:
             raise SpeechStreamError(f"{path} is too long to be what its name says")
@@ -122,5 +129,11 @@ def read_json(path: Path) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """An error's message, short."""
+    """What an error says, in one line."""
     return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _finite(raw: bytes, dtype: str) -> bool:
+    if dtype == "BF16":  # numpy has none: a number whose exponent is all ones
+        return not (np.frombuffer(raw, "<u2") & 0x7F80 == 0x7F80).any()
+    return bool(np.isfinite(np.frombuffer(raw, f"<f{DTYPES[dtype]}")).all())

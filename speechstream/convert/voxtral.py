@@ -18,9 +18,15 @@ from speechstream import bundle
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
-from speechstream.convert import stored
 from speechstream.convert.llm_config import from_hugging_face
-from speechstream.convert.stored import first_line, read_json, tensors
+from speechstream.convert.stored import (
+    Stored,
+    check_shapes,
+    first_line,
+    header,
+    read_json,
+    write,
+)
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.llm_config import LlmConfig, RopeConfig
 from speechstream.nn.voxtral_config import (
@@ -96,20 +102,12 @@ def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]
         about, tokens = _vocabulary(read_json(source / "tekken.json"), network, eos, floor)
     except (ValueError, OverflowError, RecursionError) as error:
         raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
-    found = tensors(source, renamed)
+    found = _tensors(source)
     expected = shapes(network)
     given = {n: t for n, t in found.items() if n in expected or not _is_copy(n, network)}
-    if wrong := sorted(expected.keys() ^ given.keys()):
-        what = "lacks the tensor" if wrong[0] in expected else "has an unknown tensor"
-        raise SpeechStreamError(f"{source} {what} {wrong[0]!r} (as it is called here)")
-    for name, shape in expected.items():
-        if given[name].shape != shape:
-            raise SpeechStreamError(
-                f"{source}: its tensor {name!r} (as it is called here) has the shape {given[name].shape}, "
-                f"and its config says {shape}"
-            )
+    check_shapes(source, {n: t.shape for n, t in given.items()}, expected)
     target.mkdir(parents=True, exist_ok=True)
-    stored.write(target / WEIGHTS, {n: given[n] for n in expected})
+    write(target / WEIGHTS, {n: given[n] for n in expected})
     (target / TOKENS).write_text(json.dumps(tokens), encoding="utf-8")
     config = dataclasses.asdict(about)
     return bundle.write(target, "asr", ARCHITECTURE, config, card, [WEIGHTS, TOKENS])
@@ -272,3 +270,20 @@ def _vocabulary(
 def _is_copy(name: str, network: VoxtralConfig) -> bool:
     """An output layer that is stored although it is the embedding, and tables that are computed."""
     return (name == "text.lm_head.weight" and network.text.tied) or name.endswith("inv_freq")
+
+
+def _tensors(folder: Path) -> dict[str, Stored]:
+    """Every tensor of the folder's *.safetensors under its name here, checked to lie within its file."""
+    parts = [
+        p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("consolidated")
+    ]
+    if not parts:
+        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
+    found: dict[str, Stored] = {}
+    for path in parts:
+        for stored in header(path):
+            new = renamed(stored.name)
+            if new in found:
+                raise SpeechStreamError(f"{folder} has the tensor {stored.name!r} twice")
+            found[new] = stored
+    return found

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechstream.asr.endpoint import EndpointRules
-from speechstream.asr.recognizer import Recognizer
+from speechstream.asr.recognizer import Recognizer, Stream
 from speechstream.audio.resample import Resampler
 from speechstream.audio.samples import to_mono
 from speechstream.audio.vad import SAMPLE_RATE
@@ -250,7 +250,8 @@ class Session:
         self.sample_rate = synthesizer.sample_rate
         self._resampler = Resampler(sample_rate_in, SAMPLE_RATE)
         self._resampling = self._resampler.init_state()
-        self._stream = recognizer.stream(latency_ms, SAMPLE_RATE, rules=RULES)
+        core = recognizer.core(latency_ms, SAMPLE_RATE, rules=RULES)
+        self._stream = Stream(core.telling(recognizer.end_of_turn))
         self._silent = self._stream.state
         self._began = 0.0  # when the stream did, on the conversation's clock
         self._vad = load_vad()
@@ -411,8 +412,9 @@ class Session:
 
     def _foresee(self) -> None:
         """What the recogniser would write if nothing more were said: a twin of its stream is ended."""
-        said = [e.text for e in self._stream.fork().finish() if isinstance(e, Final)]
-        self._step(Foreseen(" ".join(said), self.now))
+        said = [e for e in self._stream.fork().finish() if isinstance(e, Final)]
+        end_of_turn = said[-1].end_of_turn if said else None
+        self._step(Foreseen(" ".join(e.text for e in said), self.now, end_of_turn))
 
     def _wake(self) -> None:
         timer = self.state.timer

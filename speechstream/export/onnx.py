@@ -6,10 +6,12 @@ A step `f(*inputs, state) -> (*outputs, state)` becomes a graph with inputs `nam
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from speechstream.state import flatten, unflatten
 
 OPSET = 20
+MOST_PARAMETERS = 500_000_000  # of a model whose graphs come with its bundle: 2 GB in float32
+_INLINE = 1024  # bytes; larger tensors lie beside a graph
 METADATA, METADATA_VERSION = (
     "speechstream",
     1,
@@ -146,6 +150,15 @@ def describe(
         {"version": METADATA_VERSION, **about, "state": table}, ensure_ascii=False, allow_nan=False
     )
     model.metadata_props.add(key=METADATA, value=text)
+
+
+def save_beside(model: onnx.ModelProto, folder: Path, name: str) -> list[str]:
+    """Write NAME.onnx, its larger tensors beside it in NAME.bin, from where they are mapped into memory: the files' names."""
+    weights = folder / f"{name}.bin"
+    weights.unlink(missing_ok=True)  # onnx would append
+    options: dict[str, Any] = {"save_as_external_data": True, "location": weights.name}
+    onnx.save_model(copy.copy(model), folder / f"{name}.onnx", size_threshold=_INLINE, **options)
+    return [f"{name}.onnx", *([weights.name] if weights.exists() else [])]
 
 
 def _name_weights(model: onnx.ModelProto, owner: nn.Module) -> None:

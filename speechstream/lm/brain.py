@@ -69,7 +69,8 @@ class Brain:
         for step in steps:
             said += step.tokens
             # without logits: the next turn's text goes on behind it, and is read from there
-            self._read = Read(said, step.state, np.zeros(0, np.float32))
+            known = said[: int(step.state.tokens[0])]
+            self._read = Read(known, step.state, np.zeros(0, np.float32))
             for token in step.tokens:
                 if piece := words.push(token):
                     yield piece

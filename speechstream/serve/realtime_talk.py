@@ -23,10 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.asr.stream import RecognitionCore, StreamState
 from speechstream.audio.pcm import alaw_table, mulaw_table
 from speechstream.audio.resample import Resampler
-from speechstream.audio.vad import SAMPLE_RATE, WINDOW
 from speechstream.duplex.conversation import (
     DECIDING,
     PAUSE,
@@ -74,8 +72,8 @@ from speechstream.events import (
     SpeechStarted,
     Word,
 )
-from speechstream.runtime.requests import Work
 from speechstream.serve import realtime_messages as messages
+from speechstream.serve.attentive import Attentive
 from speechstream.serve.engine import Engine, Refused, Stream
 from speechstream.serve.realtime_items import State
 from speechstream.serve.realtime_messages import News
@@ -94,33 +92,6 @@ KEPT = (
 )
 PROMPT = "go on"  # stands for a turn that the client describes by its items
 MOST_PIECES = 100_000  # of an answer's text
-
-
-class Attentive(RecognitionCore):
-    """A recogniser's stream that says after each window of 32 ms how likely it was speech (`VoiceActivity`)."""
-
-    def _window(
-        self, window: np.ndarray, speech: float, state: StreamState, step: Any
-    ) -> Work[StreamState]:
-        state = yield from super()._window(window, speech, state, step)
-        heard = state.heard / SAMPLE_RATE
-        step.events.append(VoiceActivity(speech, heard, WINDOW / SAMPLE_RATE))
-        return state
-
-    @classmethod
-    def of(cls, core: RecognitionCore) -> Attentive:
-        """Such a core that otherwise does what this one does."""
-        return cls(
-            core.family,
-            core.vad,
-            core.rules,
-            core.latency_ms,
-            core.sample_rate,
-            core.digest,
-            core.hotwords,
-            core.bias,
-            core.form,
-        )
 
 
 class Encoder:
@@ -527,7 +498,9 @@ class Talk:
         engine, s = self.engine, self.session
         words = list(s.transcription.keywords) if s.transcription else []
         core = engine.recognizer.core(s.latency_ms, s.input.rate, words or None, rules=s.rules())
-        stream = engine.hear(Attentive.of(core) if s.automatic else core)
+        if s.automatic:
+            core = Attentive.of(core.telling(engine.recognizer.end_of_turn))
+        stream = engine.hear(core)
         self._ears = Stretch(stream, self._appended_s, s.automatic)
         self._spawn(self._listen(self._ears))
 
@@ -852,11 +825,13 @@ class Talk:
             twin.close()
         if any(isinstance(e, Failed) for e in found):
             return  # no slot is free: the conversation waits for the recogniser instead
-        text = " ".join(e.text for e in found if isinstance(e, Final))
+        said = [e for e in found if isinstance(e, Final)]
+        text = " ".join(e.text for e in said)
+        end_of_turn = said[-1].end_of_turn if said else None
 
         async def tell() -> None:
             if s is self._ears:
-                await self._step(Foreseen(text, self._wall()))
+                await self._step(Foreseen(text, self._wall(), end_of_turn))
 
         self._inbox.put_nowait((tell, None))
 

@@ -320,7 +320,7 @@ class SynthesisCore:
         """What `to_bytes` was given. Raises SpeechStreamError for other bytes, and those of another voice."""
         return self.unpack(data, SpeakingState)
 
-    def unpack(self, data: bytes, kind: type[K], name: str = "") -> K:
+    def unpack(self, data: bytes | states.Flat, kind: type[K], name: str = "") -> K:
         """A value of that kind with a state of this core in its field `name` (none: it is the state itself)."""
         about, known = states.about_bytes(data), self.about()
         if about != known:
@@ -344,7 +344,7 @@ class SynthesisCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[Any, ...]:
+    def kind(data: bytes | states.Flat) -> tuple[Any, ...]:
         """The arguments of `Synthesizer.core` for the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
         try:
