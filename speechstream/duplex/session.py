@@ -29,7 +29,14 @@ from speechstream.audio.samples import to_mono
 from speechstream.audio.vad import SAMPLE_RATE
 from speechstream.duplex.agent import Agent
 from speechstream.duplex.config import ConversationConfig
-from speechstream.duplex.conversation import Conversation
+from speechstream.duplex.conversation import (
+    DECIDING,
+    LISTENING,
+    PAUSE,
+    SPEAKING,
+    USER,
+    Conversation,
+)
 from speechstream.duplex.events import (
     Action,
     AgentEnd,
@@ -63,7 +70,7 @@ from speechstream.duplex.events import (
 from speechstream.duplex.output import Output
 from speechstream.duplex.spoken import AgentSound, SpokenAgent, SpokenRunner, is_spoken
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Final
+from speechstream.events import Endpoint, Final
 from speechstream.runtime.requests import drive
 from speechstream.runtime.session import load_vad
 from speechstream.tts.stream import SpeakingState, SynthesisCore
@@ -71,6 +78,10 @@ from speechstream.tts.synthesizer import Synthesizer
 
 AHEAD_S = 0.5  # sound that is made before it is played
 STEP_S = 0.02  # the microphone's sound is taken in pieces of this length
+# Where somebody speaks into the assistant's voice, the recogniser hears the sound anew from so long before it was noticed.
+LOOK_BACK_S = 0.2
+RECENT_S = 1.0  # of sound that is kept for that
+ATTENDED = (USER, PAUSE, DECIDING)  # phases in which the user's words are wanted
 # A stretch of speech is written out soon, for the turn's end is decided here.
 RULES = EndpointRules(silence_s=0.32)
 
@@ -182,13 +193,29 @@ class Timed:
         self._answers.clear()
 
 
+class Cleaned(Protocol):
+    """The microphone's sound without the loudspeaker's: one for the voice activity, one for the recogniser."""
+
+    @property
+    def voice(self) -> np.ndarray:
+        """(n,) float32: no echo, and where both speak not all of the user."""
+
+    @property
+    def words(self) -> np.ndarray:
+        """(n,) float32: all of the user, and some of the echo."""
+
+    @property
+    def echoing(self) -> bool:
+        """Whether there may be any echo."""
+
+
 class EchoCanceller(Protocol):
     """Takes the loudspeaker's sound out of the microphone's; `speechstream.audio.echo` has one."""
 
     def played(self, pcm: np.ndarray, at: float | None = None) -> None:
         """(n,) float32 at the output's rate, as it goes to the loudspeaker, which plays it from this time on."""
 
-    def cancel(self, pcm: np.ndarray, at: float | None = None) -> np.ndarray:
+    def cancel(self, pcm: np.ndarray, at: float | None = None) -> Cleaned:
         """(n,) float32 at 16 kHz of the microphone, captured from this time on, to what is left of it.
 
         A few samples may wait for the next ones.
@@ -253,7 +280,9 @@ class Session:
         core = recognizer.core(latency_ms, SAMPLE_RATE, rules=RULES)
         self._stream = Stream(core.telling(recognizer.end_of_turn))
         self._silent = self._stream.state
-        self._began = 0.0  # when the stream did, on the conversation's clock
+        self._began = 0.0  # when the stream did, in seconds of the microphone's sound
+        self._recent: deque[np.ndarray] = deque()  # what the recogniser may have to hear anew
+        self._unattended = False  # it has been given what is left when all echo is suppressed
         self._vad = load_vad()
         self._activity = self._vad.init_state()
         self._core: SynthesisCore = synthesizer.core(voice=voice, markup="markdown")
@@ -295,19 +324,54 @@ class Session:
         self.compute_s += time.perf_counter() - began
 
     def _hear(self, pcm: np.ndarray, at: float | None) -> None:
+        words, echoing = pcm, False
         if self.echo is not None:
-            pcm = self.echo.cancel(pcm, at)
+            clean = self.echo.cancel(pcm, at)
+            pcm, words, echoing = clean.voice, clean.words, clean.echoing
         self._heard += len(pcm)
         self._report()
         self._wake()
+        before = self.state.phase
         windows, self._activity = self._vad.step(pcm[None], self._activity)
         for p in windows[0].tolist():
             self._step(VoiceActivity(p, self.now))
-        for event in self._stream.push(pcm):
-            self._step(Heard(_later(event, self._began), self.now))
+        voice = pcm
+        if self.echo is not None:
+            pcm = self._attend(pcm, words, echoing, before)
+        self._recognize(pcm)
         if self._spoken is not None:
-            self._spoken.sound(pcm, self.state.phase)
+            self._spoken.sound(voice, self.state.phase)
         self.advance()
+
+    def _attend(
+        self, voice: np.ndarray, words: np.ndarray, echoing: bool, before: str
+    ) -> np.ndarray:
+        """What the recogniser hears: while there is an echo and nobody was noticed to speak, only what is surely none.
+
+        When somebody is, it hears the last moments anew, with all of his voice.
+        """
+        self._recent.append(words)
+        while sum(map(len, self._recent)) > RECENT_S * SAMPLE_RATE:
+            self._recent.popleft()
+        if self.state.phase not in ATTENDED:
+            self._unattended = echoing
+            return voice if echoing else words
+        if not self._unattended:
+            return words
+        self._unattended = False
+        if before not in (SPEAKING, LISTENING, DECIDING):
+            return words
+        if self.state.segment:
+            self._step(Heard(Endpoint(self.now, self.now), self.now))
+        back = np.concatenate(self._recent)
+        back = back[-round((self.now - self.state.since + LOOK_BACK_S) * SAMPLE_RATE) :]
+        self._stream.rollback(self._silent)
+        self._began = (self._heard - len(back)) / SAMPLE_RATE
+        return back
+
+    def _recognize(self, pcm: np.ndarray) -> None:
+        for event in self._stream.push(pcm):
+            self._step(Heard(_later(event, self._began + self._offset), self.now))
 
     def tick(self, now: float) -> None:
         """Time has passed though the microphone gave nothing."""
