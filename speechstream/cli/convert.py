@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   speechstream convert pocket-tts/ -o voice/ --weights int8
   speechstream say "Hello." --voice voice/
   speechstream convert CosyVoice2-0.5B/ -o cosy/ --prompt-wav me.wav --prompt-text "What I say in it."
+  speechstream convert Qwen2.5-Omni-3B/ -o omni/ && speechstream talk --llm omni/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -31,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json), or of a Kyutai speech-to-text, in the layout of transformers or of "
-        "moshi; a language model of the Llama family: a .gguf file, or a folder "
+        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), or of a Kyutai speech-to-text, in "
+        "the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
         "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
     )
@@ -109,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if _is_voxtral(source):
         return _voxtral(args, source, target)
+    if _model_type(source) == "qwen2_5_omni":
+        return _omni(args, source, target)
     if _is_kyutai(source):
         return _kyutai(args, source, target)
     if _is_llm(source):
@@ -187,6 +190,41 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"streams {delays[0]} to {delays[1]} ms behind the sound, a token each {about.token_ms} ms; files at {delays[2]} ms"
     )
     print(graphs)
+    return 0
+
+
+def _model_type(source: Path) -> Any:
+    """What a folder's config.json says that it is."""
+    from speechstream.convert.stored import read_json
+
+    try:
+        config = read_json(source / "config.json")
+    except SpeechStreamError:
+        return None  # the reader that is chosen otherwise says why
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
+    try:
+        from speechstream.convert.omni import convert_omni
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+    from speechstream.config import read
+    from speechstream.nn.omni_config import OmniBundle
+
+    b = convert_omni(source, target, _card(args, source))
+    about = read(OmniBundle, b.config)
+    c = about.network
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: a thinker of {c.thinker.layers} layers of {c.thinker.dim}, a talker of "
+        f"{c.talker.lm.layers} of {c.talker.lm.dim}, {c.parameters / 1e6:.0f} million parameters"
+    )
+    print(
+        f"hears {c.encoder.block / 100:g} s at a time, speaks as {', '.join(about.speakers)}; runs in torch: "
+        f"speechstream talk --llm {target}"
+    )
     return 0
 
 

@@ -60,6 +60,7 @@ from speechstream.duplex.events import (
     VoiceActivity,
 )
 from speechstream.duplex.reply import CLOSING
+from speechstream.duplex.spoken import AgentSound, SpokenEvent, is_spoken
 from speechstream.errors import SpeechStreamError
 from speechstream.events import (
     Audio,
@@ -78,6 +79,7 @@ from speechstream.serve.realtime_items import State
 from speechstream.serve.realtime_messages import News
 from speechstream.serve.realtime_protocol import Protocol
 from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Json, Session
+from speechstream.serve.realtime_spoken import Spoken
 from speechstream.serve.realtime_tools import ToolCall, equipped
 from speechstream.serve.sockets import POLICY, Ended
 
@@ -333,6 +335,8 @@ class Talk:
         self._unanswered = False  # a turn ended during a response
         self._voice: Voice | None = None
         self._thinking = Thinking(agent, self._agent_said)
+        self._loop = asyncio.get_running_loop()
+        self._spoken = Spoken(agent, self._agent_spoke) if is_spoken(agent) else None
         self._whole: Event | VoiceActivity | None = None  # what was heard last, unabridged
 
     @property
@@ -388,6 +392,8 @@ class Talk:
         if self._timer is not None:
             self._timer.cancel()
         self._thinking.close()
+        if self._spoken is not None:
+            self._spoken.close()
         for task in self._tasks:
             task.cancel()
         for stream in self._clips:
@@ -433,6 +439,8 @@ class Talk:
             self._spawn(self._clip(c))
         elif isinstance(c, messages.Forget):
             self._close_ears()
+            if self._spoken is not None:
+                self._spoken.clear()
             await self._leave_turn()
         elif isinstance(c, messages.Configure):
             await self._configure(c.before)
@@ -479,6 +487,11 @@ class Talk:
         self._sounded = time.monotonic()
         self._appended_s += len(pcm) / rate
         s.seconds += len(pcm) / rate
+        if self._spoken is not None and self.session.type != TRANSCRIPTION:
+            self._spoken.instruct(self.session.instructions)
+            self._spoken.take(pcm, rate)
+            if not s.automatic and self.core.reply is None:
+                self._spoken.give()
         self._fed += [(s.stream, pcm[at : at + rate]) for at in range(0, len(pcm), rate)]
 
     def _open_ears(self) -> None:
@@ -615,6 +628,8 @@ class Talk:
             await self._report()
             await self._wake()
             await self._step(replace(e, now=self.now))
+            if self._spoken is not None:
+                self._spoken.reach(self._heard_s, self.core.phase)
             return
         if isinstance(e, (SpeechStarted, Endpoint)):
             s.deaf, s.taken = False, 0
@@ -701,6 +716,8 @@ class Talk:
                 before = self.core
                 actions, after = self.conversation.step(event, before)
                 self.core = replace(after, history=after.history[-KEPT:])
+                if self._spoken is not None:
+                    self._spoken.follow(before, after, self._silencing)
                 if any(isinstance(a, Forget) for a in actions):
                     self._forget(before, event)
                 await self._follow(before, after, event)
@@ -727,7 +744,8 @@ class Talk:
         self._asked = False
         r = self.state.response
         assert r is not None
-        rate = self.engine.synthesizer.sample_rate
+        given = self.engine.synthesizer if self._spoken is None else self._spoken.agent
+        rate = given.sample_rate
         self._voice = Voice(label, r.id, r.modality, Encoder(rate, r.output), rate)
         if after.reply.id in self._only:
             self._inbox.put_nowait((partial(self._call_only, label.reply), None))
@@ -765,8 +783,13 @@ class Talk:
     async def _act(self, a: Action) -> None:
         if isinstance(a, Ask):
             by = self.state.response or self.session
+            if self._spoken is not None:
+                self._ask_spoken(self._spoken, a.reply, by.voice, by.modality == "audio")
+                return
             self._thinking.ask(a.reply, self._messages(), by.tools, by.tool_choice)
         elif isinstance(a, Cancel):
+            if self._spoken is not None:
+                self._spoken.cancel(a.reply)
             self._thinking.cancel(a.reply)
             self._calls.pop(a.reply, None)
             self._only.discard(a.reply)
@@ -866,6 +889,53 @@ class Talk:
         for call in self._calls.pop(reply, ()):
             await self._news(messages.Called(v.response, call.id, call.name, call.arguments))
 
+    # An agent that hears and speaks itself
+
+    def _ask_spoken(self, spoken: Spoken, reply: int, voice: str, aloud: bool) -> None:
+        spoken.instruct(self.session.instructions)
+        if not self.session.automatic:
+            spoken.give()
+        spoken.ask(reply, self._messages(), self.protocol.offer.voice(voice), aloud)
+
+    def _agent_spoke(self, event: SpokenEvent) -> None:
+        """On the agent's thread."""
+
+        def put() -> None:
+            self._inbox.put_nowait((partial(self._hear_agent, event), None))
+
+        with suppress(RuntimeError):  # the loop is over
+            self._loop.call_soon_threadsafe(put)
+
+    async def _hear_agent(self, event: SpokenEvent) -> None:
+        spoken, r = self._spoken, self.core.reply
+        assert spoken is not None
+        if r is None or r.id != event.reply:
+            return  # nobody waits for it
+        if isinstance(event, AgentSound):
+            spoken.sounds.append(event)
+            v = self._voice
+            if v is not None and v.label.reply == event.reply and v.text:
+                await self._sounded_by_agent(v, event)
+        else:
+            await self._step(replace(event, now=self._wall()))
+
+    async def _sounded_by_agent(self, v: Voice, sound: AgentSound) -> None:
+        """A block of the agent's own speech, as though a voice had read its text."""
+        if v.modality == "audio":
+            words = tuple(
+                Word(
+                    v.text[w.first : w.last],
+                    w.start / v.rate,
+                    w.end / v.rate,
+                    span=(w.first, w.last),
+                )
+                for w in sound.words
+            )
+            if len(sound.pcm):
+                await self._spoke(v, Audio(sound.pcm, v.sent / v.rate, words))
+            if sound.last:
+                await self._spoke(v, None)
+
     # The voice
 
     async def _say(self, a: Say) -> None:
@@ -881,6 +951,11 @@ class Talk:
                 await self._said_all(v)
                 self._todo.append(SpeechReady(v.label, 0, (), self.now, last=True))
                 self._todo.append(Played(1, v.label.generation, self.now))
+            return
+        if self._spoken is not None:
+            first, v.text = not v.text, v.text + a.text
+            for sound in self._spoken.sounds if first else ():
+                await self._sounded_by_agent(v, sound)
             return
         if v.stream is None:
             try:
@@ -904,12 +979,12 @@ class Talk:
         """Take the voice's sound as fast as the client does."""
         try:
             async for event in stream:
-                await self._post(partial(self._spoken, v, event))
-            await self._post(partial(self._spoken, v, None))
+                await self._post(partial(self._spoke, v, event))
+            await self._post(partial(self._spoke, v, None))
         finally:
             stream.close()
 
-    async def _spoken(self, v: Voice, e: Event | None) -> None:
+    async def _spoke(self, v: Voice, e: Event | None) -> None:
         """A block of sound, or (None) the end."""
         if v is not self._voice:
             return
