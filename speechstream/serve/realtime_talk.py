@@ -11,20 +11,16 @@ it truncates.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from speechstream.audio.pcm import alaw_table, mulaw_table
-from speechstream.audio.resample import Resampler
 from speechstream.duplex.conversation import (
     DECIDING,
     PAUSE,
@@ -78,12 +74,14 @@ from speechstream.serve.engine import Engine, Refused, Stream
 from speechstream.serve.realtime_items import State
 from speechstream.serve.realtime_messages import News
 from speechstream.serve.realtime_protocol import Protocol
-from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Json, Session
+from speechstream.serve.realtime_session import TRANSCRIPTION, Json, Session
 from speechstream.serve.realtime_spoken import Spoken
-from speechstream.serve.realtime_tools import ToolCall, equipped
+from speechstream.serve.realtime_stretch import Stretch, behind
+from speechstream.serve.realtime_thinking import Agent, Thinking
+from speechstream.serve.realtime_tools import ToolCall
+from speechstream.serve.realtime_voice import Encoder, Voice
 from speechstream.serve.sockets import POLICY, Ended
 
-Agent = Callable[[list[dict[str, str]]], Any]  # gives text: an iterable, or an asynchronous one
 TURN, ACTIVE = (USER, PAUSE), (USER, PAUSE, DECIDING)
 QUIET_S = 0.25  # without sound, after which the clock goes on by itself
 TICK_S = 0.1  # between two looks at what was played
@@ -91,210 +89,6 @@ KEPT = (
     20  # messages of the conversation's own history; the protocol's items are what an agent is told
 )
 PROMPT = "go on"  # stands for a turn that the client describes by its items
-MOST_PIECES = 100_000  # of an answer's text
-
-
-class Encoder:
-    """(n,) float32 at one rate to bytes of a format."""
-
-    def __init__(self, rate: int, form: Format):
-        self._form = form
-        self._resampler = None if rate == form.rate else Resampler(rate, form.rate)
-        self._state = self._resampler.init_state() if self._resampler else None
-        table = {"mulaw": mulaw_table, "alaw": alaw_table}.get(form.dtype)
-        if table is not None:
-            values = table()
-            self._codes = np.argsort(values, kind="stable").astype(np.uint8)
-            sorted_values = values[self._codes]
-            self._borders = (sorted_values[1:] + sorted_values[:-1]) / 2
-
-    def push(self, pcm: np.ndarray) -> bytes:
-        if self._resampler is not None:
-            block, self._state = self._resampler.step(pcm[None], self._state)  # type: ignore[arg-type]
-            pcm = block[0]
-        return self._bytes(pcm)
-
-    def finish(self) -> bytes:
-        """What the resampler holds."""
-        if self._resampler is None:
-            return b""
-        return self._bytes(self._resampler.finish(self._state)[0])  # type: ignore[arg-type]
-
-    def _bytes(self, pcm: np.ndarray) -> bytes:
-        if self._form.dtype == "int16":
-            return np.clip(np.rint(pcm * 32768), -32768, 32767).astype("<i2").tobytes()
-        return self._codes[np.searchsorted(self._borders, pcm)].tobytes()
-
-
-class Thinking:
-    """Runs an agent beside the loop: an asynchronous one as a task, any other in a thread for each answer."""
-
-    def __init__(self, agent: Agent, tell: Callable[[type, int, Any], None]):
-        self._agent, self._tell = agent, tell
-        self._loop = asyncio.get_running_loop()
-        self._running: dict[int, tuple[threading.Event, asyncio.Task[None] | None, list[Any]]] = {}
-
-    def ask(
-        self, reply: int, asked: tuple[Json, ...], tools: tuple[Json, ...], choice: Any
-    ) -> None:
-        given, agent = list(asked), equipped(self._agent, tools, choice)
-        cancelled, answer = threading.Event(), list[Any]()
-        if inspect.isasyncgenfunction(agent) or inspect.isasyncgenfunction(type(agent).__call__):
-            task = asyncio.ensure_future(self._await(reply, agent(given)))
-            self._running[reply] = cancelled, task, answer
-            return
-        self._running[reply] = cancelled, None, answer
-        work = (reply, agent, given, cancelled, answer)
-        threading.Thread(target=self._run, args=work, name="agent", daemon=True).start()
-
-    def cancel(self, reply: int) -> None:
-        """Nobody waits for it any more."""
-        cancelled, task, answer = self._running.pop(reply, (threading.Event(), None, []))
-        cancelled.set()
-        if task is not None:
-            task.cancel()
-        for one in answer:
-            close = getattr(one, "close", None)
-            if close is not None:
-                with suppress(ValueError):  # a generator that is running ends at its next piece
-                    close()
-
-    def over(self, reply: int) -> None:
-        self._running.pop(reply, None)
-
-    def close(self) -> None:
-        for reply in list(self._running):
-            self.cancel(reply)
-
-    async def _await(self, reply: int, answer: AsyncIterator[str | ToolCall]) -> None:
-        try:
-            async for piece in answer:
-                self._tell(*_piece(reply, piece))
-                await asyncio.sleep(0)
-            self._tell(AgentEnd, reply, "")
-        except SpeechStreamError as error:
-            self._tell(AgentFailed, reply, str(error))
-        except Exception as error:  # of a callable that is not ours
-            self._tell(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
-
-    def _run(
-        self, reply: int, agent: Agent, given: Any, cancelled: threading.Event, answer: list[Any]
-    ) -> None:
-        try:
-            pieces = agent(given)
-            answer.append(pieces)
-            for n, piece in enumerate(pieces):
-                if cancelled.is_set():
-                    return
-                if n >= MOST_PIECES:
-                    raise SpeechStreamError("the agent's answer has no end")
-                self._post(*_piece(reply, piece))
-            self._post(AgentEnd, reply, "")
-        except SpeechStreamError as error:
-            self._post(AgentFailed, reply, str(error))
-        except Exception as error:  # of a callable that is not ours
-            self._post(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
-
-    def _post(self, kind: type, reply: int, said: Any) -> None:
-        with suppress(RuntimeError):  # the loop is over
-            self._loop.call_soon_threadsafe(self._tell, kind, reply, said)
-
-
-def behind(e: Partial | Final, words: int) -> Partial | Final | None:
-    """What comes after the first words of a sentence, None where nothing does."""
-    if isinstance(e, Final):
-        text = " ".join(e.text.split()[words:])
-        return replace(e, text=text, words=e.words[words:]) if text else None
-    stable = e.stable.split()
-    unstable = e.unstable.split()[max(words - len(stable), 0) :]
-    rest = " ".join(stable[words:]), " ".join(unstable)
-    return replace(e, stable=rest[0], unstable=rest[1]) if any(rest) else None
-
-
-def _piece(reply: int, piece: Any) -> tuple[type, int, Any]:
-    if isinstance(piece, ToolCall):
-        return ToolCall, reply, piece
-    return AgentText, reply, str(piece)
-
-
-@dataclass(eq=False)
-class Stretch:
-    """Sound of the user on one stream of the engine. item: the one that it was committed as."""
-
-    stream: Stream
-    offset: float  # seconds of sound before it
-    automatic: bool
-    item: str | None = None
-    finals: list[str] = field(default_factory=list)  # of the item that is open
-    stable: str = ""  # of the sentence that is being heard
-    partial: str = ""  # the same with what may change
-    cut: str = ""  # of that sentence, what belongs to an earlier item
-    began: float = 0.0  # of the segment, seconds of the connection's sound
-    seconds: float = 0.0  # of sound
-    late: str | None = None  # an item whose last sentence is still being heard
-    deaf: bool = False  # the conversation is not interested in the rest of this sentence
-    taken: int = 0  # words of this sentence that the conversation has taken as they stood
-    words: list[Word] = field(default_factory=list)  # of the item that is open, in its finals
-
-    @property
-    def said(self) -> str:
-        """Stable words."""
-        return " ".join(t for t in (*self.finals, self.stable) if t)
-
-    @property
-    def all(self) -> str:
-        """All words, as they look now."""
-        return " ".join(t for t in (*self.finals, self.partial) if t)
-
-    def note(self, e: Partial | Final) -> None:
-        """Take in words."""
-        if isinstance(e, Final):
-            said = self._without(e.text)
-            self.finals += [said] if said else []
-            self.words += map(self._moved, e.words[len(e.words) - len(said.split()) :])
-            self.stable = self.partial = self.cut = ""
-        else:
-            self.stable, self.partial = self._without(e.stable), self._without(e.text)
-
-    def renew(self) -> None:
-        """The words from here on belong to another item."""
-        self.cut = " ".join(t for t in (self.cut, self.stable) if t)
-        self.finals, self.stable, self.partial, self.words = [], "", "", []
-
-    def transcribed(self, item: str, seconds: float) -> messages.Transcribed:
-        """The news of an item that is complete."""
-        whole = len(self.words) == len(self.said.split())
-        return messages.Transcribed(item, self.said, seconds, tuple(self.words) if whole else ())
-
-    def _moved(self, w: Word) -> Word:
-        start, end = (round(t + self.offset, 3) for t in (w.start, w.end))
-        return replace(w, start=start, end=end)
-
-    def _without(self, said: str) -> str:
-        return said[len(self.cut) :].strip() if said.startswith(self.cut) else said
-
-
-@dataclass(eq=False)
-class Voice:
-    """The answer that is being given."""
-
-    label: Label
-    response: str
-    modality: str
-    encoder: Encoder
-    rate: int
-    stream: Stream | None = None
-    text: str = ""  # given to the voice
-    told: int = 0  # characters of it that the client has
-    sent: int = 0  # samples
-    position: float = 0.0  # of them, about as many were played
-    looked: float = 0.0  # when that was true, on the wall's clock
-
-    def play(self, wall: float) -> int:
-        """Samples that a client has played by now, if it plays at once."""
-        self.position = min(self.position + (wall - self.looked) * self.rate, self.sent)
-        self.looked = wall
-        return int(self.position)
 
 
 class Talk:
