@@ -38,13 +38,29 @@ def test_a_user_of_long_pauses_is_given_longer():
     assert wait("", slow, 0.99, CONFIG) == CONFIG.sure_s  # who has finished is answered
 
 
+def test_a_mark_bounds_the_wait_as_a_probability_would():
+    for text, least in (("It is late.", CONFIG.stated_end), ("Is it late?", CONFIG.asked_end)):
+        assert wait(text, Pauses(), 0.001, CONFIG) == wait("", Pauses(), least, CONFIG)
+        assert wait(text, Pauses(), 0.82, CONFIG) == wait("", Pauses(), 0.82, CONFIG)
+        assert wait(f'"{text}" ', Pauses(), 0.001, CONFIG) == wait(text, Pauses(), 0.001, CONFIG)
+    # what is open by its words is none, whatever its mark
+    assert wait("It is late and.", Pauses(), 0.1, CONFIG) == wait("", Pauses(), 0.1, CONFIG)
+
+
 def test_without_a_head_the_text_tells():
     waits = [wait(t, Pauses(), None, CONFIG) for t in ("It is late.", "It is late", "And then the")]
     assert waits == [CONFIG.short_s, CONFIG.normal_s, CONFIG.long_s]
 
 
 @pytest.mark.parametrize(
-    "options", [{"sure_end": 1.0}, {"sure_s": 0.0}, {"end_of_turn": 1}, {"pause_mean_s": -1.0}]
+    "options",
+    [
+        {"sure_end": 1.0},
+        {"stated_end": 0.0},
+        {"sure_s": 0.0},
+        {"end_of_turn": 1},
+        {"pause_mean_s": -1.0},
+    ],
 )
 def test_what_cannot_be_meant_is_told(options):
     with pytest.raises(ValueError, match=next(iter(options))):
