@@ -4,8 +4,7 @@
     python -m tools.evaluate_turns work/dev --audio FOLDER [--smart-turn smart-turn-v3.2-cpu.onnx] [--picture turns.png]
 
 The rule is eot-bench's (`tools._turns`). Every system is given the best policy within a mean delay of 300 and of 550 ms, on
-the same pauses; the lines "as shipped" have the delays that `speechstream talk` uses, which were chosen on the speakers of
-the training. Intervals are 2.5 to 97.5 % of draws of the speakers, the policy chosen anew in each. FOLDER: what the manifest's paths are relative to,
+the same pauses; the lines "as shipped" have the delays that `speechstream talk` uses. Intervals are 2.5 to 97.5 % of draws of the speakers, the policy chosen anew in each. FOLDER: what the manifest's paths are relative to,
 for Smart Turn (pipecat-ai's wheel holds its graph), which hears the last 8 s up to 0.2 s of silence.
 """
 
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from tools._turns import Pauses, area, best, rates, resampled
 BUDGETS_S = (0.3, 0.55)
 SILENCES_S = (0.3, 0.5, 0.7)
 DRAWS, BEST_DRAWS = 300, 60
+SURE_ENDS = (0.7, 0.76, 0.8, 0.84, 0.88)
+NO_BOUND = 1e-6  # a probability that bounds nothing
 SMART_TURN_S, SMART_TURN_STOP_S = 8, 0.2
 SCORED_S = DECIDE * WINDOW_S  # of silence, when our scores are known
 
@@ -69,11 +71,33 @@ def by_text(decisions: list[Decision]) -> np.ndarray:
     return np.array([scores[completeness(d.text)] for d in decisions])
 
 
-def shipped(decisions: list[Decision], scores: np.ndarray | None) -> np.ndarray:
+def shipped(
+    decisions: list[Decision],
+    scores: np.ndarray | None,
+    config: ConversationConfig | None = None,
+) -> np.ndarray:
     """Seconds that a conversation waits which knows nothing of its user yet."""
-    config = ConversationConfig()
+    config = config or ConversationConfig()
     known = [None] * len(decisions) if scores is None else scores.tolist()
     return np.array([wait(d.text, Learned(), p, config) for d, p in zip(decisions, known)])
+
+
+def curves(decisions: list[Decision], scores: np.ndarray) -> str:
+    """What a conversation waits over `sure_end`, with the bounds that marks set to it and without."""
+    p = Pauses(np.array([d.seconds for d in decisions]))
+    usual = ConversationConfig()
+    lines = ["| sure_end | bounds | mean, ms | p50, p95, p99 | cut off, % |", "|---" * 5 + "|"]
+    for sure in SURE_ENDS:
+        for bounds in (True, False):
+            config = replace(usual, sure_end=sure)
+            if not bounds:
+                config = replace(config, stated_end=NO_BOUND, asked_end=NO_BOUND)
+            delays = shipped(decisions, scores, config)
+            cut, mean = rates(delays, p)
+            late = ", ".join(f"{1000 * q:.0f}" for q in np.percentile(delays[p.ends], (50, 95, 99)))
+            word = "yes" if bounds else "no"
+            lines.append(f"| {sure} | {word} | {1000 * mean:.0f} | {late} | {100 * cut:.1f} |")
+    return "\n".join(lines)
 
 
 def interval(values: np.ndarray) -> list[float]:
@@ -204,6 +228,7 @@ def main() -> None:
     report = evaluate(decisions, scored)
     print(json.dumps({k: v for k, v in report.items() if k != "systems"}))
     print(table(report))
+    print(curves(decisions, scored["head"][0]))
     if args.out is not None:
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.picture is not None:
