@@ -21,7 +21,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from speechstream.audio.echo_delay import between
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.agent import Messages
 from speechstream.duplex.config import ConversationConfig
-from speechstream.duplex.events import Action, Duck, Heard, Pause, Resume, StopSpeaking
+from speechstream.duplex.events import Action, Duck, Heard, Label, Pause, Resume, StopSpeaking
 from speechstream.duplex.output import RAMP_S
 from speechstream.duplex.session import STEP_S, Session, Timed
 from speechstream.events import Final
@@ -77,10 +77,11 @@ BACKCHANNELS = (
 
 @dataclass(frozen=True)
 class Clip:
-    """What a user says, (n,) float32 at 16 kHz, from the first to the last sample of speech."""
+    """What a user says, (n,) float32 at 16 kHz, from the first to the last sample of speech; what is heard behind it."""
 
     text: str
     pcm: np.ndarray
+    tail: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass
@@ -100,6 +101,7 @@ class Scene:
     spoken: list[tuple[float, float]] = field(default_factory=list)
     finals: list[tuple[str, float]] = field(default_factory=list)
     out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    made: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # by the voice
     history: tuple = ()
     rate: int = 0
     compute_s: float = 0.0
@@ -185,6 +187,13 @@ def play(
         on_action=lambda a, now: scene.actions.append((a, now)),
         on_event=event,
     )
+    made, put = [np.zeros(0, np.float32)], session.output.put
+
+    def keep(label: Label, pcm: np.ndarray) -> bool:
+        made.append(pcm)
+        return put(label, pcm)
+
+    session.output.put = keep  # type: ignore[method-assign]
     left, clip, at = list(cues), None, 0
     speaking = silent = now = 0.0
     blocks, count = [], round(STEP_S * session.sample_rate)
@@ -197,8 +206,9 @@ def play(
         silent = 0.0 if loud or session.state.phase != "listening" else silent + STEP_S
         mic = 1e-4 * rng.standard_normal(STEP).astype(np.float32)
         if clip is None and left and (speaking if left[0].during else silent) >= left[0].after_s:
-            clip, at = left.pop(0).clip.pcm, 0
-            scene.spoken.append((now, now + len(clip) / RATE))
+            said, at = left.pop(0).clip, 0
+            clip = np.concatenate([said.pcm, said.tail])
+            scene.spoken.append((now, now + len(said.pcm) / RATE))
         if clip is not None:
             part = clip[at : at + STEP]
             mic[: len(part)] += part
@@ -212,6 +222,7 @@ def play(
         session.push(mic)
         now += STEP_S
     scene.out, scene.history = np.concatenate(blocks), session.state.messages
+    scene.made = np.concatenate(made)
     scene.compute_s = session.compute_s
     session.close()
     return scene
@@ -258,9 +269,14 @@ def readings() -> list[Clip]:
 
 
 def recording(path: Path) -> Clip:
-    """One turn of somebody, in a file of any rate."""
+    """One turn of somebody, in a file of any rate. Behind it his room goes on: digital silence would be an end."""
     pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return trimmed(pcm.mean(1), rate, path.stem)
+    clip = trimmed(pcm.mean(1), rate, path.stem)
+    frames = clip.pcm[: len(clip.pcm) // FRAME * FRAME].reshape(-1, FRAME)
+    power = np.convolve((frames**2).mean(1), np.ones(10), "valid")
+    begin = int(np.argmin(power)) * FRAME
+    quiet = clip.pcm[begin : begin + 10 * FRAME]
+    return replace(clip, tail=np.resize(np.concatenate([quiet[::-1], quiet]), 2 * RATE))
 
 
 def noises() -> dict[str, np.ndarray]:
@@ -360,6 +376,29 @@ def interruptions(
     )
 
 
+def loses_nothing(out: np.ndarray, made: np.ndarray) -> bool:
+    """Whether what was played is what was made, each sample once and in order, with a pause of zeros in it at most.
+
+    Before the first duck and after the last it is the same to the bit; between them it is not louder, and of its own sign.
+    A fade ends with one sample that is 0, which is played and is no pause.
+    """
+    out, made = np.trim_zeros(out), np.trim_zeros(made)
+    extra = len(out) - len(made)
+    if extra < 0:
+        return False
+    if extra:
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], out == 0, [False]]).astype(int)))
+        runs = edges.reshape(-1, 2)
+        begin, end = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+        if not extra <= end - begin <= extra + 1:
+            return False
+        out = np.delete(out, np.s_[end - extra : end])
+    changed = np.flatnonzero(out != made)
+    span = slice(changed[0], changed[-1] + 1) if len(changed) else slice(0)
+    quieter = np.abs(out[span]) <= np.abs(made[span]) + 1e-6
+    return bool(np.all(quieter & (out[span] * made[span] >= 0))) and len(changed) < len(made) // 2
+
+
 def harmless(
     models: tuple,
     clips: Sequence[Clip],
@@ -369,7 +408,7 @@ def harmless(
 ) -> None:
     """Sounds after which the assistant should go on."""
     question = spoken(models[1], QUESTIONS[0])
-    stopped, gaps = [], []
+    stopped, gaps, whole, once = [], [], 0, 0
     for i, clip in enumerate(clips):
         cues = [Cue(question, 0.5), Cue(clip, 1.6 + 0.13 * (i % 7), during=True)]
         text = ANSWER[:125]
@@ -380,9 +419,18 @@ def harmless(
         resume = scene.first(Resume, begin)
         if resume is not None:
             gaps.append(resume - scene.spoken[1][1])
-    rows[name] = {"stopped": len(stopped) / len(clips), "which": stopped, "resumed after": gaps}
+        if scene.count(Duck) and scene.count(Resume) < 2 and not scene.stops(begin):
+            once += 1
+            whole += loses_nothing(scene.out, scene.made)
+    rows[name] = {
+        "stopped": len(stopped) / len(clips),
+        "which": stopped,
+        "resumed after": gaps,
+        "gone on to the sample": f"{whole} of {once}",
+    }
     print(
-        f"{name}: {len(stopped)} of {len(clips)} stop it; resumed after its end {quantiles(gaps)}",
+        f"{name}: {len(stopped)} of {len(clips)} stop it; resumed after its end {quantiles(gaps)}; "
+        f"of those ducked, with a pause or none, {whole} of {once} went on to the sample",
         *stopped,
         sep="\n  ",
         flush=True,
