@@ -21,7 +21,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +77,10 @@ BACKCHANNELS = (
 
 @dataclass(frozen=True)
 class Clip:
-    """What a user says, (n,) float32 at 16 kHz, from the first to the last sample of speech; what is heard behind it."""
+    """What a user says, (n,) float32 at 16 kHz, from the first to the last sample of speech."""
 
     text: str
     pcm: np.ndarray
-    tail: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass
@@ -206,9 +205,8 @@ def play(
         silent = 0.0 if loud or session.state.phase != "listening" else silent + STEP_S
         mic = 1e-4 * rng.standard_normal(STEP).astype(np.float32)
         if clip is None and left and (speaking if left[0].during else silent) >= left[0].after_s:
-            said, at = left.pop(0).clip, 0
-            clip = np.concatenate([said.pcm, said.tail])
-            scene.spoken.append((now, now + len(said.pcm) / RATE))
+            clip, at = left.pop(0).clip.pcm, 0
+            scene.spoken.append((now, now + len(clip) / RATE))
         if clip is not None:
             part = clip[at : at + STEP]
             mic[: len(part)] += part
@@ -269,14 +267,9 @@ def readings() -> list[Clip]:
 
 
 def recording(path: Path) -> Clip:
-    """One turn of somebody, in a file of any rate. Behind it his room goes on: digital silence would be an end."""
+    """One turn of somebody, in a file of any rate. Behind its last loud sample there is silence, not his room."""
     pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    clip = trimmed(pcm.mean(1), rate, path.stem)
-    frames = clip.pcm[: len(clip.pcm) // FRAME * FRAME].reshape(-1, FRAME)
-    power = np.convolve((frames**2).mean(1), np.ones(10), "valid")
-    begin = int(np.argmin(power)) * FRAME
-    quiet = clip.pcm[begin : begin + 10 * FRAME]
-    return replace(clip, tail=np.resize(np.concatenate([quiet[::-1], quiet]), 2 * RATE))
+    return trimmed(pcm.mean(1), rate, path.stem)
 
 
 def noises() -> dict[str, np.ndarray]:
