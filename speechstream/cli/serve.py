@@ -185,7 +185,8 @@ def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> A
     if args.workers < 2:
         return None
     level = logging.WARNING if args.quiet else logging.INFO
-    loading = Loading(args.model, args.voice, args.device, args.log_format == "json", level)
+    as_json = args.log_format == "json"
+    loading = Loading(args.model, args.voice, args.engine, args.device, as_json, level)
     return Workers(args.workers, loading, [recognizer.digest, synthesizer.voice.digest])
 
 

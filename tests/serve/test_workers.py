@@ -81,7 +81,8 @@ def test_workers_are_killed_and_stopped_and_nothing_is_lost(models, speech, monk
         app = create_app(engine)
         async with app.router.lifespan_context(app):
             web = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here")
-            assert (await web.get("/healthz")).status_code == 503
+            answer = await web.get("/healthz")
+            assert (answer.status_code, answer.json()["status"]) == (503, "starting")
             await until(lambda: len(workers.pids()) == 2)
             assert (await web.get("/healthz")).json() == {
                 "status": "ok",
