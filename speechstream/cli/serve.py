@@ -191,8 +191,23 @@ def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> A
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The models; where only workers run them, without their weights."""
     from speechstream.asr.recognizer import Recognizer
+    from speechstream.runtime.pool import beginning
+    from speechstream.runtime.session import check_device
     from speechstream.tts.synthesizer import Synthesizer
 
-    recognizer = Recognizer.load(args.model, engine=args.engine, device=args.device)
-    return recognizer, Synthesizer.load(args.voice, device=args.device)
+    def loaded(device: str) -> tuple[Any, Any]:
+        recognizer = Recognizer.load(args.model, engine=args.engine, device=device)
+        return recognizer, Synthesizer.load(args.voice, device=device)
+
+    if args.workers >= 2 and args.engine == "onnx":
+        check_device(args.device)
+        try:
+            asr, tts = loaded("meta")
+            beginning(asr.core(next(iter(asr.latencies), None)))
+            beginning(tts.core())
+            return asr, tts
+        except SpeechStreamError:
+            pass  # a network is run to load it, or to open a stream; or the models cannot be loaded at all
+    return loaded(args.device)
