@@ -208,6 +208,6 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
             beginning(asr.core(next(iter(asr.latencies), None)))
             beginning(tts.core())
             return asr, tts
-        except SpeechStreamError:
+        except (SpeechStreamError, ValueError):
             pass  # a network is run to load it, or to open a stream; or the models cannot be loaded at all
     return loaded(args.device)
