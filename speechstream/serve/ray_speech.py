@@ -76,8 +76,8 @@ class Speech(Remote):
 
     def __iter__(self) -> Iterator[Audio]:
         """Blocks, until more text is needed; after `end`, to the last one."""
-        idle = not (self._text or self._ended)
-        while not (idle or self._finished):
+        idle = True
+        while not self._finished and (self._text or self._ended or not idle):
             text, self._text = self._text, []
             events, answer = self._step(text, self._ended, self._unsaved_s)
             self._journal.rate = self.sample_rate = answer["sample_rate"]
@@ -85,5 +85,5 @@ class Speech(Remote):
             if answer["snapshot"] is not None:
                 self._unsaved_s = 0.0
             self._finished = answer["over"]
-            idle = answer["idle"] and not self._ended
+            idle = answer["idle"]
             yield from events
