@@ -185,7 +185,7 @@ class Recognizer:
         recogniser, ValueError for a wrong option.
         """
         b = bundle.load(path or bundle.embedded("asr"))
-        if b.task != "asr":
+        if b.task != "asr" and not models.known(b.architecture, "asr"):
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
         loader = models.find(b.architecture, "asr").load
         family = loader(b, engine, device, threads, decoder, beam, **options)

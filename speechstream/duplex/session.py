@@ -68,6 +68,7 @@ from speechstream.duplex.events import (
     VoiceActivity,
 )
 from speechstream.duplex.output import Output
+from speechstream.duplex.spoken import AgentSound, SpokenAgent, SpokenRunner, is_spoken
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Endpoint, Final
 from speechstream.runtime.requests import drive
@@ -84,7 +85,7 @@ ATTENDED = (USER, PAUSE, DECIDING)  # phases in which the user's words are wante
 # A stretch of speech is written out soon, for the turn's end is decided here.
 RULES = EndpointRules(silence_s=0.32)
 
-AgentEvent = AgentText | AgentEnd | AgentFailed
+AgentEvent = AgentText | AgentSound | AgentEnd | AgentFailed
 
 
 class Runner(Protocol):
@@ -251,7 +252,8 @@ class Voice:
 class Session:
     """One conversation. See the module.
 
-    sample_rate_in: of what is pushed. agent: a callable, or a Runner. on_event and on_action see all that happens, for
+    sample_rate_in: of what is pushed. agent: a callable, a Runner, or one that hears and speaks itself (`duplex.spoken`): the
+    recogniser then decides about turns, and the voice only apologises. on_event and on_action see all that happens, for
     displays, protocols and measuring. Raises ValueError for options that the models have not.
     """
 
@@ -259,7 +261,7 @@ class Session:
         self,
         recognizer: Recognizer,
         synthesizer: Synthesizer,
-        agent: Agent | Runner,
+        agent: Agent | Runner | SpokenAgent[Any, Any] | SpokenRunner,
         config: ConversationConfig | None = None,
         system: str = "",
         sample_rate_in: int = SAMPLE_RATE,
@@ -285,7 +287,17 @@ class Session:
         self._activity = self._vad.init_state()
         self._core: SynthesisCore = synthesizer.core(voice=voice, markup="markdown")
         self._voice: Voice | None = None
-        self._runner: Runner = agent if hasattr(agent, "poll") else Threaded(agent)  # type: ignore[assignment]
+        if is_spoken(agent):
+            agent = SpokenRunner(agent, system)  # type: ignore[arg-type]
+        self._runner: Runner = agent if hasattr(agent, "poll") else Threaded(agent)  # type: ignore[assignment, arg-type]
+        self._spoken = agent if isinstance(agent, SpokenRunner) else None
+        self._sounds: dict[int, list[AgentSound]] = {}  # of the reply that is given or prepared
+        self._speaking: Label | None = None  # whose speech is the agent's own
+        if self._spoken is not None and self._spoken.agent.sample_rate != self.sample_rate:
+            raise ValueError(
+                f"the agent speaks at {self._spoken.agent.sample_rate} Hz and the voice at {self.sample_rate}: take a voice "
+                "of the agent's rate"
+            )
         self.echo = echo
         self._on_action, self._on_event = on_action, on_event
         self._heard = 0  # samples at 16 kHz
@@ -323,9 +335,12 @@ class Session:
         windows, self._activity = self._vad.step(pcm[None], self._activity)
         for p in windows[0].tolist():
             self._step(VoiceActivity(p, self.now))
+        voice = pcm
         if self.echo is not None:
             pcm = self._attend(pcm, words, echoing, before)
         self._recognize(pcm)
+        if self._spoken is not None:
+            self._spoken.sound(voice, self.state.phase)
         self.advance()
 
     def _attend(
@@ -368,7 +383,11 @@ class Session:
     def advance(self) -> None:
         """What the agent has said, and the next sound of the voice. `push` and `tick` do it too."""
         for event in self._runner.poll(self.now):
-            self._step(event)
+            if isinstance(event, AgentSound):
+                self._sounds.setdefault(event.reply, []).append(event)
+                self._play([event])
+            else:
+                self._step(event)
         self._speak()
 
     def pull(self, count: int, at: float | None = None) -> np.ndarray:
@@ -398,7 +417,10 @@ class Session:
 
     def _step(self, event: DuplexEvent) -> None:
         self._on_event(event)
-        actions, self.state = self.conversation.step(event, self.state)
+        before = self.state
+        actions, self.state = self.conversation.step(event, before)
+        if self._spoken is not None:
+            self._spoken.follow(before, self.state)
         for action in actions:
             self._do(action)
             self._on_action(action, self.now)
@@ -410,6 +432,7 @@ class Session:
             self._stream.rollback(self._silent)
             self._began = self._heard / SAMPLE_RATE
         if isinstance(a, Ask):
+            self._sounds = {}
             self._runner.ask(a.reply, a.messages, self.now)
         elif isinstance(a, Read):
             read = getattr(self._runner, "read", None)
@@ -417,6 +440,11 @@ class Session:
                 read(a.messages)
         elif isinstance(a, Cancel):
             self._runner.cancel(a.reply)
+        elif isinstance(a, Say) and self._speaks_itself(a.label):
+            if self._speaking != a.label:
+                self._speaking = a.label
+                self.output.admit(a.label)
+                self._play(self._sounds.get(a.label.reply, []))
         elif isinstance(a, Say):
             if self._voice is None or self._voice.label != a.label:
                 self._voice = Voice(a.label, self._core.init_state(), deque())
@@ -425,11 +453,26 @@ class Session:
             self._voice.last = a.last
         elif isinstance(a, StopSpeaking):
             self.output.stop(a.label)
-            self._voice = None
+            self._voice = self._speaking = None
         elif isinstance(a, (Duck, Unduck)):
             self.output.duck(isinstance(a, Duck))
         elif isinstance(a, (Pause, Resume)):
             self.output.pause(isinstance(a, Pause))
+
+    def _speaks_itself(self, label: Label) -> bool:
+        """Whether the agent's own sound is this speech. An apology is the voice's."""
+        r = self.state.reply
+        return self._spoken is not None and r is not None and r.label == label and not r.apology
+
+    def _play(self, sounds: list[AgentSound]) -> None:
+        """Sound of the agent's, where it is the one that is being heard."""
+        for sound in sounds:
+            label = self._speaking
+            if label is None or label.reply != sound.reply:
+                return
+            if self.output.put(label, sound.pcm):
+                ready = SpeechReady(label, len(sound.pcm), sound.words, self.now, sound.last)
+                self._step(ready)
 
     def _foresee(self) -> None:
         """What the recogniser would write if nothing more were said: a twin of its stream is ended."""
