@@ -2,7 +2,7 @@
 
 First come the codes, in closed form (codebook_init.py). They stay as they are, so a model can be trained to predict them while
 the decoder learns: in the first stage the pitch, in the second the sound by spectral distances, with the measured pitch
-in place of its own, in the third with discriminators too, which judge a random stretch of each example and are alone for the
+in place of its own, in the third with its own and with discriminators too, which judge a random stretch of each example and are alone for the
 first steps. With --predicted, a share of the examples is a voice's own speech with the codes that its acoustic model
 predicts (recipes/blockwise_tts/predict.py). The state
 of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
@@ -94,8 +94,8 @@ class Trainer:
         rate = stage["rate"] * min(
             1.0, (at + 1) / config["warmup"], max(left / config["decay"], 0.02)
         )
-        for optimiser in self.optimisers.values():
-            optimiser.param_groups[0]["lr"] = rate
+        self.optimisers["codec"].param_groups[0]["lr"] = rate
+        self.optimisers["judges"].param_groups[0]["lr"] = config["judges_rate"]
         seed_step(config["seed"], self.step)
         x, pitch, codes = (t.to(self.device) for t in self._batch())
         report = (
@@ -140,25 +140,27 @@ class Trainer:
         report["total"] = self._update("codec", self.codec, report["voicing"] + report["pitch"])
         return report
 
+    @torch.no_grad()
+    def _found(self, codes: Tensor) -> Tensor:
+        """The decoder's own pitch (B, hops - lookahead) of codes (B, levels, T)."""
+        with self._autocast():
+            return self.codec.pitch(self.codec.quantizer.decode(codes)).float()
+
     def _sound(
         self, x: Tensor, pitch: Tensor, codes: Tensor, judged: int | None
     ) -> dict[str, Tensor]:
-        """A step: the sound with the measured pitch, which comes without `lookahead`. judged: how many steps the
+        """A step: the sound with the measured pitch, or, once it is judged, with the decoder's own. judged: how many steps the
         discriminators have learnt, if they judge."""
         codec, config, c = self.codec, self.config, self.codec.config
+        features = self._features(codes, "features")
+        if judged is not None:
+            pitch = self._found(codes)
+        count = pitch.shape[1]
         state, late = codec.init_decoder_state(len(x)), c.window - c.hop
-        y = (
-            codec.decoder["output"]
-            .step(
-                self._features(codes, "features"),
-                pitch,
-                state.frames,
-                state.phase,
-                codec.tails("output", len(x)),
-            )[0]
-            .unsqueeze(1)
-        )
-        y, x, report = y[..., late:], x[..., : x.shape[-1] - late], {}
+        y = codec.decoder["output"].step(
+            features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
+        )[0]
+        y, x, report = y[:, None, late:], x[..., : count * c.hop - late], {}
         report["mel"], report["stft"] = self.loss(y, x)
         total = config["mel"] * report["mel"] + config["stft"] * report["stft"]
         if judged is None:
