@@ -2,7 +2,7 @@
 
 First come the codes, in closed form (codebook_init.py). They stay as they are, so a model can be trained to predict them while
 the decoder learns: in the first stage the pitch, in the second the sound by spectral distances, with the measured pitch
-in place of its own, in the third with its own and with discriminators too, which judge a random stretch of each example and are alone for the
+where both are voiced, in the third with discriminators too, which judge a random stretch of each example and are alone for the
 first steps. With --predicted, a share of the examples is a voice's own speech with the codes that its acoustic model
 predicts (recipes/blockwise_tts/predict.py). The state
 of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
@@ -149,13 +149,14 @@ class Trainer:
     def _sound(
         self, x: Tensor, pitch: Tensor, codes: Tensor, judged: int | None
     ) -> dict[str, Tensor]:
-        """A step: the sound with the measured pitch, or, once it is judged, with the decoder's own. judged: how many steps the
+        """A step: the sound, voiced where the decoder's own pitch is, so that the filters learn to live with its mistakes; the
+        measured pitch there, so that the harmonics lie where the recording's do. judged: how many steps the
         discriminators have learnt, if they judge."""
         codec, config, c = self.codec, self.config, self.codec.config
         features = self._features(codes, "features")
-        if judged is not None:
-            pitch = self._found(codes)
-        count = pitch.shape[1]
+        found = self._found(codes)
+        count = found.shape[1]
+        pitch = torch.where((found > 0) & (pitch[:, :count] > 0), pitch[:, :count], found)
         state, late = codec.init_decoder_state(len(x)), c.window - c.hop
         y = codec.decoder["output"].step(
             features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
