@@ -73,13 +73,17 @@ class Partial:
 
 @dataclass(frozen=True)
 class Final:
-    """A stretch of speech that is done. Its text begins with every `stable` said before."""
+    """A stretch of speech that is done. Its text begins with every `stable` said before.
+
+    end_of_turn: how probable it is that the speaker has finished, 0 to 1, of streams that were asked to tell.
+    """
 
     text: str
     words: tuple[Word, ...]
     start: float
     end: float
     channel: str | None = None
+    end_of_turn: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,9 @@ _NAMES: dict[type, str] = {
 def to_json(event: Event) -> dict[str, Any]:
     """An event as an object of JSON values: its "type" and its fields. Sound is base64 of 32-bit floats."""
     fields: dict[str, Any] = {"type": _NAMES[type(event)], **vars(event)}
-    if fields.get("channel", "") is None:
-        del fields["channel"]
+    for name in ("channel", "end_of_turn"):
+        if fields.get(name, "") is None:
+            del fields[name]
     if isinstance(event, Audio):
         fields["pcm"] = base64.b64encode(event.pcm.astype("<f4").tobytes()).decode()
         fields["phonemes"] = [dict(vars(p)) for p in event.phonemes]
@@ -188,6 +193,7 @@ def from_json(value: Any) -> Event:
             _seconds(v, "start"),
             _seconds(v, "end"),
             _channel(v),
+            _probability(v, "end_of_turn"),
         ),
         "endpoint": lambda v: Endpoint(_seconds(v, "time"), _seconds(v, "decided"), _channel(v)),
         "audio": lambda v: Audio(_pcm(v), _seconds(v, "start"), _words(v), _phonemes(v)),
@@ -196,6 +202,15 @@ def from_json(value: Any) -> Event:
     if kind not in readers:
         raise ValueError(f"{kind[:40]!r} is no type of event; expected one of {', '.join(readers)}")
     return readers[kind](value)
+
+
+def _probability(value: Mapping[str, Any], name: str) -> float | None:
+    if value.get(name) is None:
+        return None
+    found = _seconds(value, name)
+    if not 0 <= found <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {found}")
+    return found
 
 
 def _channel(value: Mapping[str, Any]) -> str | None:

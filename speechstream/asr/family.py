@@ -92,3 +92,11 @@ class Biasable(Protocol):
 
     def biased(self, bias: Bias) -> Family[Any]:
         """This family with them, on the same runner: its streams share batches with those that have none."""
+
+
+@runtime_checkable
+class Attended(Protocol):
+    """What a family has besides, whose encoder's frames can be read."""
+
+    def attended(self, segment: Any, samples: int) -> np.ndarray:
+        """(K, D) what the encoder has heard in the last frames that end within the first `samples`, oldest first."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from speechstream import bundle, models
 from speechstream.asr.biasing import Bias, HotWords, Phrases, chosen
+from speechstream.asr.end_of_turn import WEIGHTS, EndOfTurn
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.asr.family import Biasable, Family
 from speechstream.asr.files import transcribe_many
@@ -144,7 +145,9 @@ class Recognizer:
         vad: Vad | None = None,
         hotwords: HotWords | None = None,
         form: TextForm | None = None,
+        end_of_turn: EndOfTurn | None = None,
     ):
+        self.end_of_turn = end_of_turn  # for `core.telling`; None of a model that has no such head
         self.family, self.rules = family, rules or EndpointRules()
         self.form = form or TextForm()
         self.card, self.digest = card or {}, digest
@@ -182,11 +185,13 @@ class Recognizer:
         recogniser, ValueError for a wrong option.
         """
         b = bundle.load(path or bundle.embedded("asr"))
-        if b.task != "asr":
+        if b.task != "asr" and not models.known(b.architecture, "asr"):
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
         loader = models.find(b.architecture, "asr").load
         family = loader(b, engine, device, threads, decoder, beam, **options)
-        return cls(family, rules, b.card, b.digest, hotwords=chosen(hotwords, grammar), form=form)
+        head = EndOfTurn.load(b.file(WEIGHTS)) if WEIGHTS in b.files else None
+        words = chosen(hotwords, grammar)
+        return cls(family, rules, b.card, b.digest, hotwords=words, form=form, end_of_turn=head)
 
     @property
     def latencies(self) -> tuple[int, ...]:

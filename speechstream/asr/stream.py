@@ -7,8 +7,9 @@ where the latency allows, so the text does not depend on how the audio was cut i
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import numpy as np
 from speechstream import state as states
 from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
-from speechstream.asr.family import NOTHING, Biasable, Family
+from speechstream.asr.family import NOTHING, Attended, Biasable, Family
 from speechstream.asr.form import TextForm
 from speechstream.asr.timing import at_pauses, pauses
 from speechstream.audio.features import SAMPLE_RATE
@@ -105,11 +106,12 @@ class RecognitionCore:
         hotwords: HotWords | None = None,
         bias: Bias | None = None,
         form: TextForm | None = None,
+        end_of_turn: Callable[[np.ndarray], float] | None = None,
     ):
         if bias is not None and isinstance(family, Biasable):
             family = family.biased(bias)
         self.hotwords, self.bias, self.form = hotwords, bias, form or TextForm()
-        self.family, self.vad, self.rules = family, vad, rules
+        self.family, self.vad, self.rules, self.end_of_turn = family, vad, rules, end_of_turn
         self.latency_ms, self.mode, self.digest = latency_ms, family.mode(latency_ms), digest
         self.resampler, self.segmenter = Resampler(sample_rate, SAMPLE_RATE), Segmenter(rules)
         self.sample_rate, self.downmix = self.resampler.rate_in, Downmix()
@@ -218,7 +220,14 @@ class RecognitionCore:
             self.hotwords,
             self.bias,
             self.form,
+            self.end_of_turn,
         )
+
+    def telling(self, end_of_turn: Callable[[np.ndarray], float] | None) -> RecognitionCore:
+        """This core, whose finals tell how probable it is that the speaker has finished. None: that do not."""
+        core = copy.copy(self)
+        core.end_of_turn = end_of_turn
+        return core
 
     def read(self, state: StreamState) -> StreamState:
         """The state as a value."""
@@ -259,7 +268,7 @@ class RecognitionCore:
         """What `to_bytes` was given. Raises SpeechStreamError for other bytes, and those of another model."""
         return self.unpack(data, StreamState)
 
-    def unpack(self, data: bytes, kind: type[K], name: str = "") -> K:
+    def unpack(self, data: bytes | states.Flat, kind: type[K], name: str = "") -> K:
         """A value of that kind with a state of this core in its field `name` (none: it is the state itself)."""
         about, known = states.about_bytes(data), self.about()
         if about != known:
@@ -283,7 +292,9 @@ class RecognitionCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[int | None, int, HotWords | None, EndpointRules, TextForm]:
+    def kind(
+        data: bytes | states.Flat,
+    ) -> tuple[int | None, int, HotWords | None, EndpointRules, TextForm]:
         """Latency, sample rate, hot words, endpoint rules and form of the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
         try:
@@ -450,7 +461,8 @@ class RecognitionCore:
         segment = replace(state.segment, decoding=decoding)
         silent = state.segmenter.run * WINDOW if ended else 0
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
-        self._say(segment, step, self._words(segment, spoken), spoken)
+        words = self._words(segment, spoken)
+        self._say(segment, step, words, spoken, self._ending(segment, spoken))
         step.closed.append(decoding)
         if ended and state.heard <= state.received:  # beyond, the stream ended and nobody stopped
             step.events.append(Endpoint(round(spoken, 3), self._now(state)))
@@ -522,12 +534,29 @@ class RecognitionCore:
             for w, (start, end) in zip(words, spans)
         ]
 
-    def _say(self, segment: Segment, step: _Step, words: list[Word], end: float) -> None:
+    def _ending(self, segment: Segment, spoken: float) -> float | None:
+        """How probable it is that the speaker has finished; None where nobody asked or the model cannot tell."""
+        if self.end_of_turn is None or not isinstance(self.family, Attended):
+            return None
+        samples = max(round(spoken * SAMPLE_RATE) - segment.start, 0)
+        frames = self.family.attended(segment.decoding, samples)
+        return round(self.end_of_turn(frames), 3) if len(frames) else None
+
+    def _say(
+        self,
+        segment: Segment,
+        step: _Step,
+        words: list[Word],
+        end: float,
+        end_of_turn: float | None = None,
+    ) -> None:
         words = self.form.words(words)
         text = " ".join(w.text for w in words)
         if any(c.isalnum() for c in text):
             start = round(segment.start / SAMPLE_RATE, 3)
-            step.events.append(Final(text, tuple(words), start, round(end, 3)))
+            step.events.append(
+                Final(text, tuple(words), start, round(end, 3), end_of_turn=end_of_turn)
+            )
 
 
 def _longer(segment: Segment, x: np.ndarray) -> Segment:

@@ -93,7 +93,7 @@ class Resampler:
             return x.copy(), ResamplerState(
                 state.history.copy(), consumed, state.produced + x.shape[1]
             )
-        produced = self._certain(consumed)
+        produced = self.certain(consumed)
         counts = produced - state.produced
         buffers = np.concatenate([state.history, x], axis=1)
         y = np.full((batch, int(counts.max(initial=0))), np.nan, np.float32)
@@ -125,7 +125,7 @@ class Resampler:
         y, state = self.step(x, self.init_state(len(x)))
         return np.concatenate([y, self.finish(state)], axis=1)
 
-    def _certain(self, consumed: np.ndarray) -> np.ndarray:
+    def certain(self, consumed: np.ndarray) -> np.ndarray:
         """How many outputs have their whole window within the first `consumed` inputs."""
         return np.maximum(-(-(consumed - self.half) * self.up // self.down), 0)
 

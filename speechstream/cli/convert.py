@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.bundle import Bundle
@@ -15,6 +17,8 @@ EXAMPLES = """examples:
   speechstream convert SmolLM2-360M-Instruct-Q4_K_M.gguf -o brain/
   speechstream convert pocket-tts/ -o voice/ --weights int8
   speechstream say "Hello." --voice voice/
+  speechstream convert CosyVoice2-0.5B/ -o cosy/ --prompt-wav me.wav --prompt-text "What I say in it."
+  speechstream convert Qwen2.5-Omni-3B/ -o omni/ && speechstream talk --llm omni/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -28,20 +32,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json); a language model of the Llama family: a .gguf file, or a folder "
-        "with config.json, *.safetensors and tokenizer.json; or a pocket-tts: transformers' folder, with the codec's "
-        "in it, and voices (latents or recordings) in voices/",
+        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), or of a Kyutai speech-to-text, in "
+        "the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
+        "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
+        "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
     )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add(
         "--weights",
         choices=("own", "fp32", "int8", "int4"),
         default="own",
-        help="of a language model or a pocket-tts; default: as the checkpoint has them",
+        help="of a language model, a pocket-tts or a CosyVoice's language model; default: as the checkpoint has them",
     )
-    add("--language", default="en", help="of a pocket-tts, a tag such as en-US; default: en")
+    add(
+        "--kv-bits",
+        type=int,
+        choices=(32, 8),
+        default=32,
+        help="of a language model's keys and values: 8 take a quarter of the memory; default: 32",
+    )
+    add(
+        "--shared-prefix",
+        action="store_true",
+        help="of a language model: many streams may go on from one prompt that is kept once",
+    )
+    add("--language", default="en", help="of a voice, a tag such as en-US; default: en")
     add("--name", help="for the model's card; default: the checkpoint's name")
     add("--licence", default="that of the checkpoint", help="for the model's card")
+    cosy = parser.add_argument_group("CosyVoice")
+    add = cosy.add_argument
+    add(
+        "--prompt-wav",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a recording of 0.5 to 30 s whose voice is to be spoken with; may be given again",
+    )
+    add(
+        "--prompt-text",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what that recording says, one for each",
+    )
+    add(
+        "--mode",
+        choices=("sentences", "interleaved"),
+        default="sentences",
+        help="sentences: each clause by itself; interleaved: the whole text as one, spoken while it is written",
+    )
+    add("--steps", type=int, default=10, metavar="N", help="of the flow's solver; default: 10")
+    add(
+        "--look-back",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="that the flow sees before a block; its memory grows with them; default: 2",
+    )
+    add(
+        "--sinks",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="of the voice's recording that the flow always sees; its memory grows with them; default: 2",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,9 +110,14 @@ def run(args: argparse.Namespace) -> int:
         )
     if _is_voxtral(source):
         return _voxtral(args, source, target)
+    if _model_type(source) == "qwen2_5_omni":
+        return _omni(args, source, target)
+    if _is_kyutai(source):
+        return _kyutai(args, source, target)
     if _is_llm(source):
         return _language_model(args, source, target)
     try:
+        from speechstream.convert.cosyvoice import is_cosyvoice
         from speechstream.convert.nemo import load_nemo
         from speechstream.convert.parakeet import load_parakeet
         from speechstream.convert.pocket import is_pocket
@@ -69,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if source.is_dir() and is_pocket(source):
         return _pocket(args, source, target)
+    if source.is_dir() and is_cosyvoice(source):
+        return _cosyvoice(args, source, target)
     one = load_parakeet(source) if source.is_dir() else load_nemo(source)
     if one.features.sample_rate != SAMPLE_RATE:
         raise SpeechStreamError(
@@ -97,6 +158,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _card(args: argparse.Namespace, source: Path) -> dict[str, Any]:
+    return {
+        "name": args.name or source.resolve().name,
+        "licence": args.licence,
+        "converted_from": source.name,
+    }
+
+
 def _is_voxtral(source: Path) -> bool:
     from speechstream.convert.voxtral import is_voxtral
 
@@ -108,15 +177,10 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
     from speechstream.convert.voxtral import convert_voxtral
     from speechstream.nn.voxtral_config import VoxtralBundle
 
-    card = {
-        "name": args.name or source.resolve().name,
-        "licence": args.licence,
-        "converted_from": source.name,
-    }
-    b = convert_voxtral(source, target, card)
+    b = convert_voxtral(source, target, _card(args, source))
     about = read(VoxtralBundle, b.config)
     c = about.network
-    b, graphs = _with_graphs(b, c.parameters)
+    b, graphs = _with_graphs(b, c.parameters, "speechstream.export.voxtral")
     print(
         f"{target}  {b.nbytes / 1e6:.1f} MB: an encoder of {c.encoder.layers} layers of {c.encoder.dim}, a language "
         f"model of {c.text.layers} of {c.text.dim}, {c.parameters / 1e6:.0f} million parameters"
@@ -129,10 +193,77 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
     return 0
 
 
-def _with_graphs(b: Bundle, parameters: int) -> tuple[Bundle, str]:
-    """The bundle with ONNX graphs, where they can be written, and what to say of them."""
+def _model_type(source: Path) -> Any:
+    """What a folder's config.json says that it is."""
+    from speechstream.convert.stored import read_json
+
     try:
-        from speechstream.export.voxtral import MOST_PARAMETERS, add_graphs
+        config = read_json(source / "config.json")
+    except SpeechStreamError:
+        return None  # the reader that is chosen otherwise says why
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
+    try:
+        from speechstream.convert.omni import convert_omni
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+    from speechstream.config import read
+    from speechstream.nn.omni_config import OmniBundle
+
+    b = convert_omni(source, target, _card(args, source))
+    about = read(OmniBundle, b.config)
+    c = about.network
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: a thinker of {c.thinker.layers} layers of {c.thinker.dim}, a talker of "
+        f"{c.talker.lm.layers} of {c.talker.lm.dim}, {c.parameters / 1e6:.0f} million parameters"
+    )
+    print(
+        f"hears {c.encoder.block / 100:g} s at a time, speaks as {', '.join(about.speakers)}; runs in torch: "
+        f"speechstream talk --llm {target}"
+    )
+    return 0
+
+
+def _is_kyutai(source: Path) -> bool:
+    try:
+        from speechstream.convert.kyutai import is_kyutai
+    except ModuleNotFoundError:  # which is said where all the others are looked at
+        return False
+    return is_kyutai(source)
+
+
+def _kyutai(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.config import read
+    from speechstream.convert.kyutai import convert_kyutai
+    from speechstream.nn.kyutai_config import KyutaiBundle
+
+    b = convert_kyutai(source, target, _card(args, source))
+    about = read(KyutaiBundle, b.config)
+    c = about.network
+    b, graphs = _with_graphs(b, c.parameters, "speechstream.export.kyutai")
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: Mimi's encoder, and a language model of {c.text.layers} layers of "
+        f"{c.text.dim} over {c.levels} codes, {c.parameters / 1e6:.0f} million parameters"
+    )
+    heads = f", {c.pause_heads} heads for pauses" if c.pause_heads else ""
+    print(
+        f"streams {1000 * about.delay / c.codec.sample_rate:.0f} ms behind the sound, a token each "
+        f"{1000 * about.token_s:.0f} ms{heads}"
+    )
+    print(graphs)
+    return 0
+
+
+def _with_graphs(b: Bundle, parameters: int, exporter: str) -> tuple[Bundle, str]:
+    """The bundle with ONNX graphs, where they can be written, and what to say of them. exporter: the module that writes them."""
+    try:
+        from speechstream.export.onnx import MOST_PARAMETERS
+
+        add_graphs = import_module(exporter).add_graphs
     except ModuleNotFoundError as error:
         return b, (
             f"without ONNX graphs, for which {error.name} is needed (pip install speechstream[train]): "
@@ -157,6 +288,7 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
 
     try:
         from speechstream.export.llm import write_llm
+        from speechstream.nn.llm_config import KvConfig
     except ModuleNotFoundError as error:
         raise SpeechStreamError(
             f"converting a language model needs {error.name}: pip install speechstream[llm]"
@@ -166,7 +298,15 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
     if one.licence and licence == "that of the checkpoint":
         licence = one.licence
     card = {"name": args.name or one.name, "licence": licence, "converted_from": source.name}
-    b = write_llm(one, target, card, args.weights)
+    kv, scales = KvConfig(args.kv_bits, shared=args.shared_prefix), None
+    if kv.bits == 8:
+        from speechstream.export.kv_scales import measured_scales
+
+        scales = measured_scales(one, args.weights)
+    try:
+        b = write_llm(one, target, card, args.weights, kv, scales)
+    except ValueError as error:
+        raise SpeechStreamError(f"{source}: {error}") from error
     c = one.config
     print(
         f"{target}  {b.nbytes / 1e6:.1f} MB: {c.layers} layers of {c.dim}, {c.parameters / 1e6:.0f} million "
@@ -190,4 +330,33 @@ def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"{k.sample_rate} Hz"
     )
     print("speakers: " + (", ".join(one.voices) or "none; put recordings or latents into voices/"))
+    return 0
+
+
+def _cosyvoice(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.convert.cosyvoice import Options, Recording, load_cosyvoice
+    from speechstream.export.cosyvoice import write_cosyvoice
+
+    wavs, texts = args.prompt_wav, args.prompt_text
+    if len(wavs) != len(texts):
+        raise SpeechStreamError(
+            f"each --prompt-wav needs a --prompt-text, what it says; got {len(wavs)} and {len(texts)}"
+        )
+    recordings = tuple(Recording(Path(w).stem, Path(w), t) for w, t in zip(wavs, texts))
+    options = Options(args.look_back, args.sinks, args.steps, args.mode, args.language)
+    one = load_cosyvoice(source, options, recordings)
+    card = {"name": args.name or one.name, "licence": args.licence, "converted_from": source.name}
+    b = write_cosyvoice(one, target, card, args.weights)
+    c = one.config
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: CosyVoice {c.version}, a language model of {c.lm.network.layers} layers "
+        f"of {c.lm.network.dim}, {c.sound.sample_rate} Hz"
+    )
+    print(
+        f"the flow remembers {c.flow.stream_bytes() / 1e6:.0f} MB of a stream: {c.flow.evaluations} evaluations, "
+        f"{args.look_back:g} s before a block and {args.sinks:g} s of the beginning"
+    )
+    print("speakers: " + ", ".join(c.speakers))
+    if not any(len(v.tokens) for v in one.voices.values()):
+        print("none of them is a recording's: give one with --prompt-wav and --prompt-text")
     return 0

@@ -12,6 +12,7 @@ from typing import Any
 from speechstream.cli import tell
 from speechstream.errors import SpeechStreamError
 
+MOST_WORKERS = 64
 KEYS_VARIABLE = "SPEECHSTREAM_KEYS"
 NEEDED = ("starlette", "uvicorn", "websockets", "python_multipart", "prometheus_client")
 
@@ -19,7 +20,9 @@ EXAMPLES = """examples:
   speechstream serve                                    for this machine, without a key
   speechstream serve --host 0.0.0.0                     for others, with a key that is printed
   speechstream serve --host 0.0.0.0 --key "$KEY" --certificate cert.pem --private-key key.pem
+  speechstream serve --workers 4                        on more cores; one that dies loses nobody's words
   speechstream serve --llm http://127.0.0.1:11434/v1 --llm-model qwen2.5:1.5b
+  speechstream serve --llm omni/                        a converted model that hears and speaks
   curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@talk.flac -F model=whisper-1
   curl http://127.0.0.1:8000/v1/audio/speech -H "Content-Type: application/json" \\
        -d '{"input": "Hello.", "voice": "alloy", "model": "tts-1"}' -o hello.mp3
@@ -45,10 +48,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wyoming", type=int, metavar="PORT", help="speak Wyoming (Home Assistant) on this port")
     add("--model", metavar="PATH", help="the recogniser's bundle; default: the embedded one")
     add("--voice", metavar="VOICE", help="a voice's bundle, a Piper voice, or an installed one")
-    add("--llm", metavar="URL", help="who answers in conversations: an OpenAI-compatible endpoint")
+    add(
+        "--llm",
+        metavar="URL|PATH",
+        help="who answers in conversations: an OpenAI-compatible endpoint, or the bundle of a model that hears and speaks",
+    )
     add("--llm-model", default="", metavar="NAME", help="which of its models")
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the models")
+    add(
+        "--engine",
+        choices=("onnx", "torch"),
+        default="onnx",
+        help="what runs the recogniser; default: onnx",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that run the networks, with the models each; default: 1, the server's own",
+    )
     add("--sessions", type=int, metavar="N", help="connections and requests at once; default: 32")
     add("--recordings", type=int, metavar="N", help="recordings heard at once; default: 8")
     add("--upload-mb", type=int, metavar="MB", help="largest upload; default: 512")
@@ -76,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     from speechstream.serve.ports import listening
     from speechstream.serve.server import check_tls, log, run as serve
 
+    if not 0 <= args.workers <= MOST_WORKERS:
+        raise SpeechStreamError(f"--workers is 0 to {MOST_WORKERS}, got {args.workers}")
     settings, key = settings_of(args)
     limits = limits_of(args)
     check_tls(settings)
@@ -85,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         wyoming = listening(settings.host, args.wyoming, "--wyoming")
     log(args.log_format == "json", logging.WARNING if args.quiet else logging.INFO)
     recognizer, synthesizer = load(args)
+    workers = workers_of(args, recognizer, synthesizer)
 
     def ready() -> None:
         port = sock.getsockname()[1]
@@ -101,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
                 "sound and keys go over the network in clear; give TLS files, or put a proxy before it"
             )
 
-    engine = Engine(recognizer, synthesizer, limits)
+    engine = Engine(recognizer, synthesizer, limits, workers)
     return serve(engine, settings, sock, wyoming, ready)
 
 
@@ -133,6 +156,7 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, str | None]:
 
 def agent_of(args: argparse.Namespace) -> Any:
     """What makes the agents of conversations, None for the bot that answers by rule."""
+    from speechstream.cli.spoken import is_spoken_bundle, load_spoken
     from speechstream.duplex.agent import ChatCompletions
 
     if args.llm is None:
@@ -141,6 +165,11 @@ def agent_of(args: argparse.Namespace) -> Any:
                 "--llm-model needs --llm, the address of the endpoint that has it"
             )
         return None
+    if is_spoken_bundle(args.llm):
+        if args.llm_model:
+            raise SpeechStreamError("--llm-model needs an endpoint; --llm gives a bundle")
+        agent = load_spoken(args.llm, args.device)  # one model, any number of conversations
+        return lambda: agent
     try:
         ChatCompletions(args.llm, args.llm_model)
     except ValueError as error:
@@ -160,9 +189,20 @@ def limits_of(args: argparse.Namespace) -> Any:
         raise SpeechStreamError(str(error)) from error
 
 
+def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> Any:
+    """The worker processes, None where this one runs the networks."""
+    from speechstream.serve.workers import Loading, Workers
+
+    if args.workers < 2:
+        return None
+    level = logging.WARNING if args.quiet else logging.INFO
+    loading = Loading(args.model, args.voice, args.device, args.log_format == "json", level)
+    return Workers(args.workers, loading, [recognizer.digest, synthesizer.voice.digest])
+
+
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     from speechstream.asr.recognizer import Recognizer
     from speechstream.tts.synthesizer import Synthesizer
 
-    recognizer = Recognizer.load(args.model, device=args.device)
+    recognizer = Recognizer.load(args.model, engine=args.engine, device=args.device)
     return recognizer, Synthesizer.load(args.voice, device=args.device)

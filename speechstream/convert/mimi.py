@@ -131,8 +131,12 @@ def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
     )
 
 
-def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[str, Tensor]:
+def convert_weights(
+    weights: Mapping[str, Tensor], config: MimiConfig, decoder: bool = True
+) -> dict[str, Tensor]:
     """A state dict of `Mimi(config)` from one of moshi or of transformers, found out by its names.
+
+    decoder False: of `MimiEncoder(config)`, from the weights without the decoder's.
 
     Raises SpeechStreamError where a weight is missing or one is left over.
     """
@@ -147,7 +151,7 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
     stem, conv, convtr = (
         ("model", ".conv.conv", ".convtr.convtr") if moshi else ("layers", ".conv", ".conv")
     )
-    for side in ("encoder", "decoder"):
+    for side in ("encoder", "decoder") if decoder else ("encoder",):
         for ours, theirs in seanet_names(config.seanet, side):
             resample, up = ours.endswith("resample"), side == "decoder"
             name = f"{side}.{stem}.{theirs}{convtr if resample and up else conv}"
@@ -167,10 +171,11 @@ def convert_weights(weights: Mapping[str, Tensor], config: MimiConfig) -> dict[s
     result["downsample.weight"] = DownConv1d.pack_weight(
         reader(f"downsample.conv{nested}{nested}.weight")
     )
-    upsample = reader(
-        "upsample.convtr.convtr.convtr.weight" if moshi else "upsample.conv.weight"
-    )  # (dim, 1, 2 stride)
-    result["upsample"] = upsample.squeeze(1).T.reshape(2, config.stride, -1).contiguous()
+    if decoder:
+        upsample = reader(
+            "upsample.convtr.convtr.convtr.weight" if moshi else "upsample.conv.weight"
+        )  # (dim, 1, 2 stride)
+        result["upsample"] = upsample.squeeze(1).T.reshape(2, config.stride, -1).contiguous()
     for ours, short, long in (
         ("semantic", "rvq_first", "semantic_residual_vector_quantizer"),
         ("acoustic", "rvq_rest", "acoustic_residual_vector_quantizer"),

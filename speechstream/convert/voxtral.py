@@ -11,18 +11,22 @@ import binascii
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from speechstream import bundle
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.llm_config import from_hugging_face
+from speechstream.convert.stored import (
+    Stored,
+    check_shapes,
+    first_line,
+    header,
+    read_json,
+    write,
+)
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.llm_config import LlmConfig, RopeConfig
 from speechstream.nn.voxtral_config import (
@@ -34,8 +38,6 @@ from speechstream.nn.voxtral_config import (
 
 ARCHITECTURE, KIND = "voxtral-realtime", "voxtral_realtime"
 WEIGHTS, TOKENS = "model.safetensors", "tokens.json"
-MOST_JSON, MOST_HEADER = 128 << 20, 64 << 20  # bytes
-DTYPES = {"BF16": 2, "F16": 2, "F32": 4}
 PAD = "[STREAMING_PAD]"
 TEXT_DEFAULTS = {  # of the released model: what its config.json leaves out
     "vocab_size": 131072,
@@ -65,17 +67,6 @@ NAMES = (  # pattern of a tensor's name there, its name here
 )
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: its bytes are [begin, end)."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
 def is_voxtral(path: str | Path) -> bool:
     """Whether a folder looks like a Voxtral Realtime (whether it is one, `convert_voxtral` says)."""
     path = Path(path)
@@ -84,7 +75,7 @@ def is_voxtral(path: str | Path) -> bool:
     if (path / "params.json").is_file() and not (path / "config.json").is_file():
         return (path / "tekken.json").is_file()
     try:
-        config = _json(path / "config.json")
+        config = read_json(path / "config.json")
     except SpeechStreamError:
         return False
     return isinstance(config, dict) and config.get("model_type") == KIND
@@ -106,25 +97,17 @@ def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]
             "(config.json, model.safetensors, tekken.json), not consolidated.safetensors"
         )
     try:
-        network, eos = network_config(Section(_json(source / "config.json")))
+        network, eos = network_config(Section(read_json(source / "config.json")))
         floor = _floor(source, network)
-        about, tokens = _vocabulary(_json(source / "tekken.json"), network, eos, floor)
+        about, tokens = _vocabulary(read_json(source / "tekken.json"), network, eos, floor)
     except (ValueError, OverflowError, RecursionError) as error:
-        raise SpeechStreamError(f"{source} is not supported: {_first_line(error)}") from error
+        raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
     found = _tensors(source)
     expected = shapes(network)
     given = {n: t for n, t in found.items() if n in expected or not _is_copy(n, network)}
-    if wrong := sorted(expected.keys() ^ given.keys()):
-        what = "lacks the tensor" if wrong[0] in expected else "has an unknown tensor"
-        raise SpeechStreamError(f"{source} {what} {wrong[0]!r} (as it is called here)")
-    for name, shape in expected.items():
-        if given[name].shape != shape:
-            raise SpeechStreamError(
-                f"{source}: its tensor {name!r} (as it is called here) has the shape {given[name].shape}, "
-                f"and its config says {shape}"
-            )
+    check_shapes(source, {n: t.shape for n, t in given.items()}, expected)
     target.mkdir(parents=True, exist_ok=True)
-    _write(target / WEIGHTS, {n: given[n] for n in expected})
+    write(target / WEIGHTS, {n: given[n] for n in expected})
     (target / TOKENS).write_text(json.dumps(tokens), encoding="utf-8")
     config = dataclasses.asdict(about)
     return bundle.write(target, "asr", ARCHITECTURE, config, card, [WEIGHTS, TOKENS])
@@ -208,8 +191,8 @@ def _floor(folder: Path, network: VoxtralConfig) -> float:
     found: dict[str, Any] = {}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            one = Section(_json(folder / name), name)
-            found |= read_value(dict[str, Any], _json(folder / name), name)
+            one = Section(read_json(folder / name), name)
+            found |= read_value(dict[str, Any], read_json(folder / name), name)
             found |= read_value(dict[str, Any], one.raw("feature_extractor") or {}, name)
     s = Section(found, "the feature extractor")
     wanted = {
@@ -298,80 +281,9 @@ def _tensors(folder: Path) -> dict[str, Stored]:
         raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
     found: dict[str, Stored] = {}
     for path in parts:
-        for name, stored in _header(path):
-            new = renamed(name)
+        for stored in header(path):
+            new = renamed(stored.name)
             if new in found:
-                raise SpeechStreamError(f"{folder} has the tensor {name!r} twice")
+                raise SpeechStreamError(f"{folder} has the tensor {stored.name!r} twice")
             found[new] = stored
     return found
-
-
-def _header(path: Path) -> Iterator[tuple[str, Stored]]:
-    try:
-        whole = path.stat().st_size
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > min(whole, MOST_HEADER):
-                raise ValueError("truncated")
-            entries = json.loads(file.read(size))
-        for name, entry in entries.items():
-            if name == "__metadata__":
-                continue
-            shape = read_value(tuple[int, ...], entry["shape"], name)
-            begin, end = read_value(tuple[int, int], entry["data_offsets"], name)
-            width = DTYPES.get(entry["dtype"])
-            if width is None:
-                raise SpeechStreamError(
-                    f"{path}: its tensor {name[:80]!r} is of type {str(entry['dtype'])[:20]}, which is not read"
-                )
-            count = int(np.prod([float(n) for n in shape]))
-            if not 0 <= begin <= end <= whole - 8 - size or end - begin != width * count:
-                raise ValueError(f"{name[:80]} lies outside the file")
-            yield name, Stored(path, entry["dtype"], shape, 8 + size + begin, 8 + size + end)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SpeechStreamError(f"{path} is damaged: {_first_line(error)}") from error
-
-
-def _write(path: Path, tensors: dict[str, Stored]) -> None:
-    """One safetensors file of tensors from several, each read once."""
-    header, at = {}, 0
-    for name, t in tensors.items():
-        size = t.end - t.begin
-        header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for name, t in tensors.items():
-            with open(t.path, "rb") as file:
-                file.seek(t.begin)
-                raw = file.read(t.end - t.begin)
-            if len(raw) != t.end - t.begin:
-                raise SpeechStreamError(f"{t.path} is damaged at its tensor {name!r}")
-            if not _finite(raw, t.dtype):
-                raise SpeechStreamError(
-                    f"{t.path} is damaged: its tensor {name!r} holds NaN or infinity"
-                )
-            out.write(raw)
-
-
-def _finite(raw: bytes, dtype: str) -> bool:
-    if dtype == "BF16":  # numpy has none: a number whose exponent is all ones
-        return not (np.frombuffer(raw, "<u2") & 0x7F80 == 0x7F80).any()
-    return bool(np.isfinite(np.frombuffer(raw, f"<f{DTYPES[dtype]}")).all())
-
-
-def _json(path: Path) -> Any:
-    try:
-        if path.stat().st_size > MOST_JSON:
-            raise SpeechStreamError(f"{path} is too long to be what its name says")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpeechStreamError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise SpeechStreamError(f"{path} is damaged: it is not JSON") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]

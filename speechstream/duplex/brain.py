@@ -94,7 +94,8 @@ class BrainRunner:
 
     def _prefill(self, messages: Messages) -> None:
         try:
-            self._brain.prefill(messages)
+            # with the beginning of the answer: if the turn ends here, the first word is known already
+            self._brain.prefill(messages, reply=True)
         except (SpeechStreamError, ValueError):
             return  # said when it is asked in earnest
 

@@ -12,8 +12,11 @@ from typing import Any
 class ConversationConfig:
     """Times in seconds. Raises ValueError for what cannot be meant.
 
-    Turn ends: `short_s` of silence after a complete sentence, `normal_s` where the text does not tell, `long_s` after
-    an open one ("and ...", a comma); what the user's own pauses have taught moves them, never past `longest_pause_s`.
+    Turn ends: where the recogniser can tell how probable it is that the user has finished (and `end_of_turn` lets it),
+    `sure_s` of silence where that is `sure_end` or more, and the longer the less; `pause_mean_s` says how long pauses
+    are of a user who is not known yet. Elsewhere `short_s` of silence after a complete sentence, `normal_s` where the text
+    does not tell, `long_s` after an open one ("and ...", a comma). What the user's own pauses have taught moves these, never
+    past `longest_pause_s`.
     Barge-in: ducked at the first window of speech, paused after `pause_s`, stopped by `min_words` words that are no
     backchannel or by `long_speech_s` of speech; resumed after `resume_s` of silence. While it is paused nothing is lost
     by waiting, so words of less than `partial_s` of speech count only when they are final, and then only those that
@@ -25,6 +28,10 @@ class ConversationConfig:
     onset_s: float = 0.06
     hang_s: float = 0.1  # silence before the user counts as pausing
 
+    end_of_turn: bool = True
+    sure_end: float = 0.8
+    sure_s: float = 0.2
+    pause_mean_s: float = 0.3
     short_s: float = 0.3
     normal_s: float = 0.6
     long_s: float = 1.4
@@ -34,7 +41,7 @@ class ConversationConfig:
     preempt_s: float = 0.12  # silence before what was said is foreseen and a reply prepared
     preempt_tries: int = 3  # prepared replies in one turn; 0 prepares none
 
-    pause_s: float = 0.16
+    pause_s: float = 0.12
     min_words: int = 2
     many_words: int = 3
     partial_s: float = 0.7
@@ -64,7 +71,10 @@ class ConversationConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, name = getattr(self, f.name), f.name
-            if name == "apology":
+            if name == "end_of_turn":
+                if not isinstance(value, bool):
+                    raise ValueError(f"end_of_turn must be true or false, got {value!r}")
+            elif name == "apology":
                 if not isinstance(value, str) or not any(c.isalnum() for c in value):
                     raise ValueError(f"apology must be a sentence, got {value!r}")
             elif name in (
@@ -82,11 +92,15 @@ class ConversationConfig:
             elif name in ("onset", "release", "learning", "min_confidence", "sure"):
                 if not 0 <= value <= 1:
                     raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+            elif name == "sure_end":
+                if not 0 < value < 1:
+                    raise ValueError(f"sure_end must lie between 0 and 1, got {value}")
             elif not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a number of seconds above 0, got {value}")
         for less, more in (
             ("release", "onset"),
             ("onset_s", "pause_s"),
+            ("sure_s", "longest_pause_s"),
             ("short_s", "normal_s"),
             ("normal_s", "long_s"),
             ("long_s", "longest_pause_s"),

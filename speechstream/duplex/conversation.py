@@ -174,7 +174,7 @@ class Conversation:
         if isinstance(e, Foreseen):
             if not s.foreseeing or s.phase != PAUSE or s.voiced:
                 return s  # of a pause that is over
-            return replace(s, partial=e.text, foreseen=True)
+            return self._judged(e.end_of_turn, replace(s, partial=e.text, foreseen=True))
         if isinstance(e, Typed):
             return self._typed(e.text, s, out)
         if isinstance(e, StopPressed):
@@ -214,14 +214,10 @@ class Conversation:
     def _voice(self, e: VoiceActivity, s: State, out: list[Action]) -> State:
         c = self.config
         speech = e.speech >= (c.release if s.voiced else c.onset)
-        s = replace(
-            s,
-            heard_at=s.now,
-            end_of_turn=e.end_of_turn,
-            run=s.run + e.duration if speech else 0.0,
-        )
+        s = replace(s, heard_at=s.now, run=s.run + e.duration if speech else 0.0)
         if speech:
-            s = replace(s, foreseeing=False, foreseen=False)
+            s = replace(s, foreseeing=False, foreseen=False, end_of_turn=None)
+        s = self._judged(e.end_of_turn, s)
         if speech and s.voiced:
             return replace(s, last_speech=s.now, spoken=s.spoken + e.duration)
         if speech and s.run >= c.onset_s - EPSILON:
@@ -233,6 +229,12 @@ class Conversation:
             out.append(Duck() if speech else Unduck())  # at the first window; one alone was nothing
             return replace(s, ducked=speech)
         return s
+
+    def _judged(self, end_of_turn: float | None, s: State) -> State:
+        """The newest opinion on whether the user has finished holds until there is another, or speech."""
+        if end_of_turn is None or not self.config.end_of_turn:
+            return s
+        return replace(s, end_of_turn=end_of_turn)
 
     def _onset(self, at: float, s: State, out: list[Action]) -> State:
         """Somebody begins to make a sound."""
@@ -265,6 +267,7 @@ class Conversation:
             stable="",
             foreseeing=False,
             foreseen=False,
+            end_of_turn=None,
             tries=0,
             owed=None,
         )
@@ -309,6 +312,7 @@ class Conversation:
             text = replace(s, finals=finals, partial="", stable="", sure=s.sure + sure)
             if not s.voiced:  # nothing is left to foresee, and what was foreseen has come
                 text = replace(text, foreseeing=False, foreseen=True)
+                text = self._judged(e.end_of_turn, text)
         if s.phase == THINKING:
             if s.reply is not None and s.reply.apology:
                 return self._heard(e, self._begin(s.now, self._stop(s, out)), out)

@@ -68,10 +68,14 @@ class VoiceActivity:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """The answer to `Foresee`: the whole text of the open stretch of speech if nothing more is said."""
+    """The answer to `Foresee`: the whole text of the open stretch of speech if nothing more is said.
+
+    end_of_turn: the probability that the user has finished, 0 to 1, of a recogniser that can tell.
+    """
 
     text: str
     now: float
+    end_of_turn: float | None = None
 
 
 @dataclass(frozen=True)

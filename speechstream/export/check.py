@@ -54,9 +54,12 @@ def compare(
             return _voice(source, graphs)
     rate = source.about.get("features", {}).get("sample_rate") or source.model.config.sample_rate
     recordings = [_read(path, rate) for path in audio] or [made_up_speech(SECONDS, rate)]
-    run = {"fastconformer": _fastconformer, "causal-whisper": _whisper, "codec": _codec}[
-        source.architecture
-    ]
+    run = {
+        "fastconformer": _fastconformer,
+        "causal-whisper": _whisper,
+        "codec": _codec,
+        "kyutai-stt": _kyutai,
+    }[source.architecture]
     with torch.inference_mode():
         return _merged([row for x in recordings for row in run(source, graphs, x)])
 
@@ -246,6 +249,35 @@ def _voice(source: Source, graphs: dict[str, Graph]) -> list[Row]:
         ({"codes": c.numpy()} for c in codes),
         codec.init_decoder_state(1),
     )
+
+
+def _kyutai(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Row]:
+    """The codes of the sound, and what the language model makes of them and of tokens by chance."""
+    from speechstream.export.kyutai import Reading
+
+    model, size = source.model, source.model.config.codec.frame_size
+    steps = len(x) // (size * CODEC_FRAMES)
+    sound = x[: steps * CODEC_FRAMES * size].reshape(steps, 1, 1, CODEC_FRAMES, size)
+    heard: list[torch.Tensor] = []
+
+    def encode(audio, state):
+        codes, state = model.hear(audio.flatten(2), state)
+        return codes.transpose(1, 2), state
+
+    rows = _side_by_side(
+        graphs["encoder"],
+        encode,
+        ({"audio": np.ascontiguousarray(block)} for block in sound),
+        model.codec.init_encoder_state(1),
+        lambda out: heard.append(out["codes"]),
+    )
+    codes = torch.cat(heard, 2).transpose(1, 2).numpy()
+    tokens = np.random.default_rng(0).integers(0, model.config.out_size, (1, codes.shape[1]))
+    feeds = (
+        {"tokens": tokens[:, i : i + 1], "codes": np.ascontiguousarray(codes[:, i : i + 1])}
+        for i in range(codes.shape[1])
+    )
+    return rows + _side_by_side(graphs["text"], Reading(model).step, feeds, model.init_text(1))
 
 
 def _codec(source: Source, graphs: dict[str, Graph], x: np.ndarray) -> list[Row]:

@@ -37,6 +37,7 @@ TYPES = {
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
     "bool": TensorProto.BOOL,
+    "int8": TensorProto.INT8,
 }
 
 

@@ -6,10 +6,13 @@ A step `f(*inputs, state) -> (*outputs, state)` becomes a graph with inputs `nam
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,8 @@ from torch import Tensor, nn
 from speechstream.state import flatten, unflatten
 
 OPSET = 20
+MOST_PARAMETERS = 500_000_000  # of a model whose graphs come with its bundle: 2 GB in float32
+_INLINE = 1024  # bytes; larger tensors lie beside a graph
 METADATA, METADATA_VERSION = (
     "speechstream",
     1,
@@ -96,6 +101,54 @@ def export_step(
     return model
 
 
+def trace_step(
+    owner: nn.Module,
+    step: Callable,
+    inputs: Mapping[str, Tensor],
+    state: Any,
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]],
+) -> onnx.ModelProto:
+    """`export_step` by following one run of the step: thirty times faster, for deep networks.
+
+    What the run decided is fixed in the graph, so a step may not choose by sizes or values; `agrees` asks whether it has.
+    """
+    fields = {f"state.{n}": a for n, a in flatten(state).items()} if state is not None else {}
+    examples = {**inputs, **fields}
+    module, file = _Flat(owner, step, len(inputs), state).eval(), io.BytesIO()
+    with torch.no_grad():
+        kept = len(module(*examples.values())) > len(outputs)
+    new = [f"new.{n.removeprefix('state.')}" for n in fields] if kept else []
+    axes = {n: dict(a) for n, a in dynamic.items()}
+    axes |= {n: {0: "batch"} for n in (*outputs, *new)}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            tuple(examples.values()),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(examples),
+            output_names=[*outputs, *new],
+            dynamic_axes=axes,
+        )
+    model = onnx.load_from_string(file.getvalue())
+    taken = {i.name for i in model.graph.input}
+    for name, a in examples.items():  # what the step does not read is an input all the same
+        if name not in taken:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(a.numpy().dtype)
+            shape = [axes.get(name, {}).get(i, n) for i, n in enumerate(a.shape)]
+            model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    for value in model.graph.output:  # of which only the batch is known for certain
+        for i, dim in enumerate(value.type.tensor_type.shape.dim):
+            if i and not dim.dim_param and value.name in outputs:
+                dim.dim_param = f"{value.name}.{i}"
+    _name_weights(model, owner)
+    clean(model)
+    return model
+
+
 def clean(model: onnx.ModelProto) -> None:
     """Remove what the exporter notes on its way, in place: source lines it came through, with this machine's paths."""
     graph = model.graph
@@ -146,6 +199,15 @@ def describe(
         {"version": METADATA_VERSION, **about, "state": table}, ensure_ascii=False, allow_nan=False
     )
     model.metadata_props.add(key=METADATA, value=text)
+
+
+def save_beside(model: onnx.ModelProto, folder: Path, name: str) -> list[str]:
+    """Write NAME.onnx, its larger tensors beside it in NAME.bin, from where they are mapped into memory: the files' names."""
+    weights = folder / f"{name}.bin"
+    weights.unlink(missing_ok=True)  # onnx would append
+    options: dict[str, Any] = {"save_as_external_data": True, "location": weights.name}
+    onnx.save_model(copy.copy(model), folder / f"{name}.onnx", size_threshold=_INLINE, **options)
+    return [f"{name}.onnx", *([weights.name] if weights.exists() else [])]
 
 
 def _name_weights(model: onnx.ModelProto, owner: nn.Module) -> None:

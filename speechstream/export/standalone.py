@@ -83,6 +83,14 @@ def open_source(path: str | Path) -> Source:
             about,
             b,
         )
+    if b.architecture == "kyutai-stt":
+        from speechstream.export.kyutai import export_kyutai, load_model
+
+        network = load_model(b)
+        rate = {"features": {"sample_rate": network.config.codec.sample_rate}}
+        return Source(
+            b.architecture, network, lambda weights, half: export_kyutai(network, weights), rate, b
+        )
     if b.architecture == VOICE:
         from speechstream.export.acoustic import describe_voice, read_voice, voice_graphs
 
@@ -96,8 +104,8 @@ def open_source(path: str | Path) -> Source:
             b,
         )
     raise SpeechStreamError(
-        f"the bundle {path} holds a {b.architecture}; those of {ARCHITECTURE}, causal-whisper and "
-        f"{VOICE}, and codecs, can be exported"
+        f"the bundle {path} holds a {b.architecture}; those of {ARCHITECTURE}, causal-whisper, "
+        f"kyutai-stt and {VOICE}, and codecs, can be exported"
     )
 
 

@@ -8,10 +8,6 @@ state. States are those of the network; what has left the window is cut off by w
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
-from typing import Any
-
 import onnx
 import torch
 from torch import Tensor, nn
@@ -20,14 +16,12 @@ from speechstream import bundle
 from speechstream.asr.voxtral.torch import read_voxtral
 from speechstream.bundle import Bundle
 from speechstream.config import read
-from speechstream.export.onnx import describe, export_step
+from speechstream.export.onnx import describe, export_step, save_beside
 from speechstream.nn.llm import LlmState
 from speechstream.nn.voxtral import Voxtral, VoxtralEncoderState
 from speechstream.nn.voxtral_config import VoxtralBundle
 
 ARCHITECTURE = "voxtral-realtime"
-MOST_PARAMETERS = 500_000_000  # of a model whose graphs are written: 2 GB in float32
-_INLINE = 1024  # bytes; larger tensors lie beside the graph and are mapped into memory
 
 
 class _Hearing(nn.Module):
@@ -110,12 +104,5 @@ def add_graphs(b: Bundle) -> Bundle:
     model = read_voxtral(b, about.network).float().eval().requires_grad_(False)
     files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
     for name, graph in export_voxtral(model, max(*about.delays, about.delay)).items():
-        _save(graph, b.path, name)
-        files += [f"{name}.onnx", *([f"{name}.bin"] if (b.path / f"{name}.bin").exists() else [])]
+        files += save_beside(graph, b.path, name)
     return bundle.write(b.path, b.task, b.architecture, b.config, b.card, files)
-
-
-def _save(graph: onnx.ModelProto, folder: Path, name: str) -> None:
-    (folder / f"{name}.bin").unlink(missing_ok=True)  # onnx would append
-    options: dict[str, Any] = {"save_as_external_data": True, "location": f"{name}.bin"}
-    onnx.save_model(copy.copy(graph), folder / f"{name}.onnx", size_threshold=_INLINE, **options)

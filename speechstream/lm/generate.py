@@ -2,19 +2,25 @@
 
 Drafts (prompt lookup, Saxena 2023): where the last few tokens stood before, what followed them there is proposed, and one
 step reads it all. What greedy decoding would have written is kept, so that the text is that of plain greedy decoding.
+
+A token is given out before it is read, which takes a run of the network: who waits for the first one need not wait for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from speechstream.lm.cache import LmState
 from speechstream.lm.model import LanguageModel
 
-NGRAM = 3  # tokens that must agree for a draft
+NGRAM, LEAST = (
+    3,
+    2,
+)  # tokens that agree before a draft: at best, and at least; one alone promises too little
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,24 @@ class Sampling:
             )
 
 
+class Constraint(Protocol):
+    """What may be written at all, as `lm.json_schema`."""
+
+    start: Any
+
+    def allowed(self, state: Any, left: int | None = None) -> np.ndarray:
+        """The tokens that may follow, (vocab_size,) bool; none at the end. left: tokens until the text must end."""
+
+    def step(self, state: Any, token: int) -> Any:
+        """The state after an allowed token."""
+
+    def complete(self, state: Any) -> bool:
+        """Whether the text may end here."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """Tokens that were written, and the state that has read them."""
+    """Tokens that were written, and a state that has read them, all but the last perhaps."""
 
     tokens: tuple[int, ...]
     state: LmState
@@ -67,12 +88,12 @@ def draw(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> in
     return int(rng.choice(len(p), p=p))
 
 
-def lookup(text: Sequence[int], most: int, ngram: int = NGRAM) -> list[int]:
-    """What followed the last `ngram` tokens where they stood last before, or of fewer tokens; at most `most`."""
-    for n in range(min(ngram, len(text) - 1), 0, -1):
+def lookup(text: Sequence[int], most: int, ngram: int = NGRAM, least: int = LEAST) -> list[int]:
+    """What followed the last `ngram` tokens where they stood last before, or fewer, down to `least`; at most `most`."""
+    for n in range(min(ngram, len(text) - 1), least - 1, -1):
         end = list(text[-n:])
         for at in range(len(text) - n - 1, -1, -1):
-            if list(text[at : at + n]) == end:
+            if text[at] == end[0] and list(text[at : at + n]) == end:
                 return list(text[at + n : at + n + most])
     return []
 
@@ -84,27 +105,78 @@ def generate(
     sampling: Sampling = Sampling(),
     stop: Sequence[int] = (),
     context: Sequence[int] = (),
+    constraint: Constraint | None = None,
 ) -> Iterator[Step]:
     """Continue a stream: steps as they are written, a stop token not among them.
 
     logits (vocab_size,): after what `state` (of one stream) has read. context: the tokens it has read, which drafts are
-    taken from.
+    taken from. constraint: nothing is written that it does not allow, and no stop token before it is complete.
     """
-    rng, text, written = np.random.default_rng(sampling.seed), list(context), 0
-    token = draw(logits, sampling, rng)
-    while written < sampling.most and token not in stop:
+    writer = _Writer(sampling, stop, constraint)
+    text, written = list(context), 1
+    token = writer.next(logits)
+    if token is None:
+        return
+    yield Step((token,), state)
+    while written < sampling.most and not writer.ended():
         text.append(token)
         room = min(sampling.draft, sampling.most - written - 1, model.free(state) - 1)
         draft = lookup(text, room) if room > 0 else []
         proposal = model.propose([[token, *draft]], state)
-        following = proposal.logits[0]
-        taken = 0
-        while taken < len(draft) and draft[taken] not in stop:
-            if int(following[taken].argmax()) != draft[taken]:
+        new: list[int] = []
+        for row, guess in zip(proposal.logits[0], [*draft, None]):
+            chosen = writer.next(row)
+            if chosen is None:
                 break
-            taken += 1
-        state = model.accept(proposal, [1 + taken])
-        text += draft[:taken]
-        written += 1 + taken
-        yield Step((token, *draft[:taken]), state)
-        token = draw(following[taken], sampling, rng)
+            new.append(chosen)
+            if chosen != guess:
+                break
+        ended = chosen is None
+        # the last of them is not among what was read, unless it is the draft's and a stop token follows
+        state = model.accept(proposal, [1 + len(new) - (not ended)])
+        text += new[:-1]
+        written += len(new)
+        if new:
+            token = new[-1]
+            yield Step(tuple(new), state)
+        if ended:
+            return
+
+
+class _Writer:
+    """Chooses tokens one after the other, as one who reads all that is written."""
+
+    def __init__(self, sampling: Sampling, stop: Sequence[int], constraint: Constraint | None):
+        self.sampling, self.stop, self.constraint = sampling, list(stop), constraint
+        self.rng = np.random.default_rng(sampling.seed)
+        self.at, self.left = constraint.start if constraint else None, sampling.most
+
+    def next(self, logits: np.ndarray) -> int | None:
+        """The token that follows, None at the end of the text."""
+        if self.constraint is not None:
+            allowed = self.allowed(len(logits))
+            if not allowed.any():
+                return None
+            logits = np.where(allowed, logits, -np.inf)
+        token = draw(logits, self.sampling, self.rng)
+        if token in self.stop:
+            return None
+        if self.constraint is not None:
+            self.at = self.constraint.step(self.at, token)
+        self.left -= 1
+        return token
+
+    def allowed(self, size: int) -> np.ndarray:
+        """Of as many tokens as there are logits, those that the constraint lets through, or that end the text."""
+        found = np.zeros(size, bool)
+        if self.constraint is not None:
+            known = self.constraint.allowed(self.at, self.left)
+            found[: len(known)] = known[:size]
+            found[self.stop] = self.constraint.complete(self.at)
+        return found
+
+    def ended(self) -> bool:
+        """Whether nothing can follow, so that nothing more need be read."""
+        if self.constraint is None:
+            return False
+        return not self.constraint.allowed(self.at, self.left).any()

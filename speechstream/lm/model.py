@@ -20,13 +20,15 @@ import numpy as np
 
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
-from speechstream.lm.cache import Cache, CacheConfig, LmState
+from speechstream.lm.cache import Cache, CacheConfig, LmArrays, LmState, Prefix, from_arrays
 from speechstream.lm.tokens import ChatFormat, Tokenizer
-from speechstream.nn.llm_config import LlmConfig, from_dict
+from speechstream.nn.llm_config import FLOATS, KvConfig, LlmConfig, from_dict, kv_from_dict
 from speechstream.runtime.session import open_session
 
 ARCHITECTURE, TASK = "causal-llm", "lm"
 MOST_AT_ONCE = 256  # tokens of a stream that a graph reads in one run
+SCALES = "kv_scales.safetensors"  # of keys and values in 8 bits
+GROUPS = ("", "recent.")  # what a graph calls the heads that see all, and those that stream
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class LanguageModel:
         tokenizer: Tokenizer,
         chat: ChatFormat,
         cache: CacheConfig | None = None,
+        kv: KvConfig = FLOATS,
+        scales: np.ndarray | None = None,
     ):
         if cache is None:
             window = config.window if config.all_windowed else config.context
@@ -62,10 +66,11 @@ class LanguageModel:
                 f"this model's rotary positions hold for {config.context} tokens; got a window of {cache.window}"
             )
         self.session, self.config, self.tokenizer, self.chat = session, config, tokenizer, chat
-        self._cache = Cache(config, cache)
-        self._names = [f"{n}.{i}" for n in ("keys", "values") for i in range(config.layers)]
+        self.kv, self.scales = kv, scales
+        self._cache = Cache(config, cache, kv, scales)
         self.init_state, self.rollback = self._cache.init_state, self._cache.rollback
         self.select, self.stack = self._cache.select, self._cache.stack
+        self._inputs = _Inputs(self._cache)
 
     @classmethod
     def load(
@@ -85,18 +90,40 @@ class LanguageModel:
         try:
             config = from_dict(b.config.get("network"))
             chat = ChatFormat.from_dict(b.config.get("chat"))
+            kv = kv_from_dict(b.config.get("cache"))
         except ValueError as error:
             raise SpeechStreamError(f"{path} is not a usable language model: {error}") from error
         tokenizer = Tokenizer(Path(b.file("tokenizer.json")).read_text(encoding="utf-8"))
         b.file("weights.bin")  # listed, and so checked; the graph opens it
         session = open_session(b.file("model.onnx"), threads)
         cache = window and CacheConfig(window, sinks, max(min(256, (window - sinks) // 4), 1))
-        return cls(session, config, tokenizer, chat, cache or None)
+        scales = _scales(b.file(SCALES)) if kv.bits == 8 else None
+        try:
+            return cls(session, config, tokenizer, chat, cache or None, kv, scales)
+        except ValueError as error:
+            raise SpeechStreamError(f"{path} is not a usable language model: {error}") from error
 
     @property
     def window(self) -> CacheConfig:
         """How much is remembered."""
         return self._cache.cache
+
+    def with_window(self, cache: CacheConfig) -> LanguageModel:
+        """The same model with another memory; its graph and weights are common to both."""
+        return LanguageModel(
+            self.session, self.config, self.tokenizer, self.chat, cache, self.kv, self.scales
+        )
+
+    def restore(self, arrays: LmArrays) -> LmState:
+        """The state that `lm.cache.to_arrays` copied. Raises ValueError for one of another model or window."""
+        return from_arrays(arrays, self._cache)
+
+    def prefix(self, tokens: Sequence[int]) -> Prefix:
+        """Read the beginning that many streams share, `init_state(batch, prefix)`; it is kept once, in floats.
+
+        Raises ValueError for a graph that was not made for it, and where the tokens exceed the window.
+        """
+        return self._cache.prefix(self.step([tokens], self.init_state())[1])
 
     def step(self, tokens: Sequence[Sequence[int]], state: LmState) -> tuple[np.ndarray, LmState]:
         """Read each stream's tokens, of any number, none included; the logits (B, vocab_size) after the last of each.
@@ -180,27 +207,30 @@ class LanguageModel:
         self, ids: np.ndarray, rows: np.ndarray, state: LmState, streams: slice
     ) -> np.ndarray:
         """ids (B, T) of these streams; logits (len(rows), vocab_size)."""
-        kept, read, count = state.kept[streams], state.tokens[streams], ids.shape[1]
-        if int(kept.max()) + count > state.buffer.room:
-            raise ValueError("the state has no room for these tokens")
+        read, count = state.tokens[streams], ids.shape[1]
         positions = (read[:, None] + np.arange(count)).ravel()
         cos, sin = self.config.rope.table(positions, self.config.head_dim)
-        feeds = {
-            "tokens": ids,
-            "rows": rows.astype(np.int64),
-            "cosines": cos,
-            "sines": sin,
-            "seen": (kept + count - 1).astype(np.int32),
-            "total": np.array(kept.max() + count, np.int32),
-        }
+        feeds = {"tokens": ids, "rows": rows.astype(np.int64), "cosines": cos, "sines": sin}
+        for name, part in zip(GROUPS, state.parts):
+            kept = part.kept[streams]
+            if int(kept.max()) + count > part.buffer.room:
+                raise ValueError("the state has no room for these tokens")
+            feeds[f"{name}seen"] = (kept + count - 1).astype(np.int32)
+            feeds[f"{name}total"] = np.array(kept.max() + count, np.int32)
+            if self.kv.shared:  # where the prefix lies, as these heads see it
+                shift = (state.own - part.kept)[streams]
+                places = (positions.reshape(-1, count) - shift[:, None]).ravel()
+                table = self.config.rope.table(places, self.config.head_dim)
+                feeds[f"{name}prefix.cosines"], feeds[f"{name}prefix.sines"] = table
         binding = self.session.io_binding()
         binding.bind_output("logits")
         for name, a in feeds.items():
             binding.bind_cpu_input(name, a)
-        memory = state.buffer.memory.reshape(-1, *state.buffer.memory.shape[2:])
-        for name, m in zip(self._names, memory[:, streams]):
-            binding.bind_input(name, "cpu", 0, m.dtype, m.shape, m.ctypes.data)
-            binding.bind_output(f"new.{name}", "cpu", 0, m.dtype, m.shape, m.ctypes.data)
+        for name, a in self._inputs.constant(state):
+            _bind(binding.bind_input, name, a)
+        for name, m in self._inputs.memory(state, streams):
+            _bind(binding.bind_input, name, m)
+            _bind(binding.bind_output, f"new.{name}", m)
         try:
             self.session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's own exceptions have no common base
@@ -209,3 +239,74 @@ class LanguageModel:
             ) from error
         logits: np.ndarray = binding.get_outputs()[0].numpy()
         return logits
+
+
+class _Inputs:
+    """The names of what a graph is given of a state."""
+
+    def __init__(self, cache: Cache):
+        layers, self.shared = range(cache.config.layers), cache.kv.shared
+        # (name, group, array within the group's memory), where a layer has heads of the group
+        self.places = [
+            (f"{name}{kind}.{i}", g, kv * len(layers) + i)
+            for g, (name, group) in enumerate(zip(GROUPS, cache.groups))
+            for kv, kind in enumerate(("keys", "values"))
+            for i in layers
+            if group.counts[i]
+        ]
+        self.scales = [
+            (_before(name, "scale."), scales[at])
+            for name, g, at in self.places
+            if (scales := cache.groups[g].scales) is not None
+        ]
+        self.nothing = self._nothing(cache) if self.shared else None
+
+    @staticmethod
+    def _nothing(cache: Cache) -> Prefix:
+        """No prefix: one token that is never seen."""
+        d = cache.config.head_dim
+        keys = tuple(tuple(np.zeros((n, d, 1), np.float32) for n in g.counts) for g in cache.groups)
+        values = tuple(
+            tuple(np.zeros((n, 1, d), np.float32) for n in g.counts) for g in cache.groups
+        )
+        return Prefix(0, keys, values)
+
+    def constant(self, state: LmState) -> list[tuple[str, np.ndarray]]:
+        """What no step changes: scales, and the prefix."""
+        if self.nothing is None:
+            return self.scales
+        prefix = state.prefix or self.nothing
+        layers = len(prefix.keys[0])
+        found = [
+            (
+                _before(name, "prefix."),
+                (prefix.keys if at < layers else prefix.values)[g][at % layers],
+            )
+            for name, g, at in self.places
+        ]
+        hidden = np.array(0.0 if state.prefix else -1e30, np.float32)
+        return [*self.scales, *found, ("prefix.bias", hidden)]
+
+    def memory(self, state: LmState, streams: slice) -> list[tuple[str, np.ndarray]]:
+        return [(name, state.parts[g].buffer.memory[at][streams]) for name, g, at in self.places]
+
+
+def _before(name: str, word: str) -> str:
+    """recent.keys.3 to recent.scale.keys.3"""
+    group, kind, layer = name.rpartition(".")[0].rpartition(".")[0], *name.rsplit(".", 2)[-2:]
+    return f"{group}.{word}{kind}.{layer}" if group else f"{word}{kind}.{layer}"
+
+
+def _bind(bind: Any, name: str, a: np.ndarray) -> None:
+    """Where it lies; nothing is copied."""
+    bind(name, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
+
+
+def _scales(path: str | os.PathLike[str]) -> np.ndarray:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return np.asarray(load_file(path)["scales"], np.float32)
+    except (SafetensorError, KeyError, OSError) as error:
+        raise SpeechStreamError(f"{path} does not hold the scales of keys and values") from error

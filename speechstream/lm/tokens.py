@@ -6,6 +6,9 @@ sandbox: a template may loop and join texts; it may not reach Python, nor run wi
 
 from __future__ import annotations
 
+import functools
+import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +64,47 @@ class Tokenizer:
         added = self._read.get_added_tokens_decoder()
         return frozenset(int(i) for i, token in added.items() if token.special)
 
+    def pieces(self) -> list[bytes | None]:
+        """The bytes that each id stands for within a text; None: a marker, or no bytes of a text."""
+        vocabulary = self._read.get_vocab(with_added_tokens=True)
+        added = self._read.get_added_tokens_decoder()
+        kinds = _kinds(json.loads(self._read.to_str()).get("decoder"))
+        found: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
+        for piece, i in vocabulary.items():
+            if i in added:
+                found[i] = None if added[i].special else piece.encode()
+            else:
+                found[i] = _bytes(piece, kinds)
+        return found
+
     def __len__(self) -> int:
         return int(self._read.get_vocab_size())
+
+
+def _kinds(decoder: Any) -> set[str]:
+    """The kinds of a tokenizer.json's decoder and of those within it."""
+    if not isinstance(decoder, dict):
+        return set()
+    return {str(decoder.get("type"))}.union(*map(_kinds, decoder.get("decoders", [])))
+
+
+def _bytes(piece: str, kinds: set[str]) -> bytes | None:
+    if "ByteLevel" in kinds:
+        known = _byte_letters()
+        return bytes(known[c] for c in piece) if all(c in known for c in piece) else None
+    if "ByteFallback" in kinds and len(piece) == 6 and piece.startswith("<0x"):
+        return bytes.fromhex(piece[3:5])
+    if kinds & {"Metaspace", "Replace"}:
+        piece = piece.replace("\u2581", " ")
+    return piece.encode()
+
+
+@functools.lru_cache(maxsize=1)
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters for bytes: those that can be seen stand for themselves, the others for letters from 256 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [b for b in range(256) if b not in seen]
+    return {chr(b): b for b in seen} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
 class TextStream:
@@ -129,6 +171,19 @@ class ChatFormat:
             raise SpeechStreamError(
                 f"the chat template has {len(self.template)} characters, more than {MOST_TEMPLATE}"
             )
+        return _compiled(self.template).render(
+            messages=[dict(m) for m in messages],
+            add_generation_prompt=reply,
+            bos_token=self.bos,
+            eos_token=self.eos,
+            tools=None,
+        )
+
+
+class _Template:
+    """jinja's template in its sandbox, compiled once: that takes longer than a token of the embedded model."""
+
+    def __init__(self, text: str):
         try:
             import jinja2
             import jinja2.sandbox
@@ -136,24 +191,7 @@ class ChatFormat:
             raise SpeechStreamError(
                 "chat templates need jinja2: pip install speechstream[llm]"
             ) from error
-        environment = _environment(jinja2.sandbox.ImmutableSandboxedEnvironment)
-        pieces, size = [], 0
-        try:
-            rendered = environment.from_string(_bounded(environment, self.template)).generate(
-                messages=[dict(m) for m in messages],
-                add_generation_prompt=reply,
-                bos_token=self.bos,
-                eos_token=self.eos,
-                tools=None,
-            )
-            for piece in rendered:
-                pieces.append(piece)
-                size += len(piece)
-                if size > MOST_PROMPT or len(pieces) > MOST_PIECES:
-                    raise SpeechStreamError("the chat template writes too much")
-        except SpeechStreamError:
-            raise
-        except (
+        self.errors = (
             jinja2.TemplateError,
             ValueError,
             TypeError,
@@ -162,13 +200,56 @@ class ChatFormat:
             AttributeError,
             RecursionError,
             MemoryError,
-        ) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise SpeechStreamError(f"the chat template fails: {reason}") from error
+        )
+        self.steps = _Steps()
+        self.lock = threading.Lock()  # the steps are of one rendering
+        environment = _environment(jinja2.sandbox.ImmutableSandboxedEnvironment, self.steps)
+        try:
+            self.template = environment.from_string(_bounded(environment, text))
+        except self.errors as error:
+            raise _failed(error) from error
+
+    def render(self, **values: Any) -> str:
+        pieces, size = [], 0
+        with self.lock:
+            self.steps.taken = 0
+            try:
+                for piece in self.template.generate(**values):
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > MOST_PROMPT or len(pieces) > MOST_PIECES:
+                        raise SpeechStreamError("the chat template writes too much")
+            except self.errors as error:
+                raise _failed(error) from error
         return "".join(pieces)
 
 
-def _environment(kind: Any) -> Any:
+_compiled = functools.lru_cache(maxsize=8)(_Template)
+
+
+def _failed(error: Exception) -> SpeechStreamError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return SpeechStreamError(f"the chat template fails: {reason}")
+
+
+class _Steps:
+    """Rounds of loops and calls of macros of one rendering."""
+
+    taken = 0
+
+    def tick(self) -> str:
+        self.taken += 1
+        if self.taken > MOST_STEPS:
+            raise SpeechStreamError(f"the chat template takes more than {MOST_STEPS} steps")
+        return ""
+
+    def counted(self, values: Any) -> Any:
+        for value in values:
+            self.tick()
+            yield value
+
+
+def _environment(kind: Any, steps: _Steps) -> Any:
     """jinja's sandbox, and what templates of Hugging Face expect beyond it."""
     import jinja2
 
@@ -198,20 +279,6 @@ def _environment(kind: Any) -> Any:
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(str(message)[:200])
 
-    steps = 0
-
-    def tick() -> str:
-        nonlocal steps
-        steps += 1
-        if steps > MOST_STEPS:
-            raise SpeechStreamError(f"the chat template takes more than {MOST_STEPS} steps")
-        return ""
-
-    def counted(values: Any) -> Any:
-        for value in values:
-            tick()
-            yield value
-
     def few(*args: int) -> range:
         found = range(*args)
         if len(found) > MOST_STEPS:
@@ -225,17 +292,15 @@ def _environment(kind: Any) -> Any:
         "raise_exception": refuse,
         "range": few,
         "namespace": jinja2.utils.Namespace,
-        "tick": tick,
+        "tick": steps.tick,
     }
     for name in ("center", "format", "indent", "wordwrap", "filesizeformat", "xmlattr", "urlize"):
         environment.filters.pop(name, None)  # which make much of little
-    environment.filters |= {"tojson": _json, "counted": counted}
+    environment.filters |= {"tojson": _json, "counted": steps.counted}
     return environment
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    import json
-
     return json.dumps(value, ensure_ascii=False, indent=min(indent, 8) if indent else None)
 
 

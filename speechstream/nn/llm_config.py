@@ -159,9 +159,62 @@ class LlmConfig:
         return len(set(self.window_layers)) == self.layers
 
 
+@dataclass(frozen=True)
+class KvConfig:
+    """How a graph keeps keys and values.
+
+    bits: 32 (floats), or 8: whole numbers with a scale for each channel of each head. streaming: of each layer those heads
+    of keys that see the first tokens and the recent ones only, the others seeing all (DuoAttention, arXiv:2410.10819);
+    empty: none. recent: tokens that these remember at most, `sinks` among them. shared: whether many streams can
+    go on from one prefix that is kept once.
+    """
+
+    bits: int = 32
+    streaming: tuple[tuple[int, ...], ...] = ()
+    recent: int = 256
+    sinks: int = 4
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in (8, 32):
+            raise ValueError(f"keys and values have 8 or 32 bits; got {self.bits}")
+        if not 8 <= self.recent <= LIMITS["window"] or not 0 <= self.sinks <= self.recent // 2:
+            raise ValueError(
+                f"recent must be 8 or more and sinks at most half of it; got {self.recent}, {self.sinks}"
+            )
+
+    def groups(self, config: LlmConfig) -> list[list[list[int]]]:
+        """Heads of keys by group and layer: those that see all, and those that stream, if there are any.
+
+        Raises ValueError for heads that the model does not have.
+        """
+        every = [list(range(config.kv_heads)) for _ in range(config.layers)]
+        if not any(self.streaming):
+            return [every]
+        if len(self.streaming) != config.layers or any(
+            list(heads) != sorted(set(heads) & set(range(config.kv_heads)))
+            for heads in self.streaming
+        ):
+            raise ValueError(
+                f"streaming heads are given for each of {config.layers} layers, ascending, from 0 to {config.kv_heads - 1}"
+            )
+        whole = [[h for h in e if h not in s] for e, s in zip(every, self.streaming)]
+        if not any(whole):
+            raise ValueError("of all heads one at least must see the whole text")
+        return [whole, [list(s) for s in self.streaming]]
+
+
+FLOATS = KvConfig()  # of all heads all tokens, in floats
+
+
 def from_dict(values: Any) -> LlmConfig:
     """The config that `to_dict` wrote. Raises ValueError for an unknown key, a wrong type or size: one sentence."""
     return _read(LlmConfig, values, "the config of the language model")
+
+
+def kv_from_dict(values: Any) -> KvConfig:
+    """The same for how keys and values are kept; None: as in bundles that do not say."""
+    return FLOATS if values is None else _read(KvConfig, values, "the config of the cache")
 
 
 def to_dict(config: LlmConfig) -> dict[str, Any]:
@@ -169,6 +222,11 @@ def to_dict(config: LlmConfig) -> dict[str, Any]:
     found = dataclasses.asdict(config)
     found["window_layers"] = list(config.window_layers)
     return found
+
+
+def kv_to_dict(config: KvConfig) -> dict[str, Any]:
+    """The same for how keys and values are kept."""
+    return dataclasses.asdict(config) | {"streaming": [list(s) for s in config.streaming]}
 
 
 def _read(kind: Any, values: Any, what: str) -> Any:
@@ -184,11 +242,7 @@ def _read(kind: Any, values: Any, what: str) -> Any:
         if want is RopeConfig:
             value = _read(RopeConfig, value, "the config's rope")
         elif typing.get_origin(want) is tuple:
-            if not isinstance(value, list) or any(type(v) is not int for v in value):
-                raise ValueError(f"{what}: {name} must be a list of numbers")
-            if len(value) > LIMITS["layers"]:
-                raise ValueError(f"{what}: {name} is too long")
-            value = tuple(value)
+            value = _numbers(value, want, f"{what}: {name}")
         elif want is float and type(value) is int:
             value = float(value)
         elif type(value) is not want:
@@ -197,3 +251,17 @@ def _read(kind: Any, values: Any, what: str) -> Any:
             raise ValueError(f"{what}: {name} is {value}, expected a finite number")
         found[name] = value
     return kind(**found)
+
+
+def _numbers(value: Any, want: Any, what: str) -> Any:
+    """A list of numbers, or of such lists, as a tuple."""
+    if not isinstance(value, list):
+        raise ValueError(f"{what} must be a list of numbers")
+    if len(value) > LIMITS["heads"]:
+        raise ValueError(f"{what} is too long")
+    inner = typing.get_args(want)[0]
+    if typing.get_origin(inner) is tuple:
+        return tuple(_numbers(v, inner, what) for v in value)
+    if any(type(v) is not int for v in value):
+        raise ValueError(f"{what} must be a list of numbers")
+    return tuple(value)

@@ -10,58 +10,16 @@ every stream of a batch may have its own history.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechstream.config import read
+from speechstream.nn.mimi_config import MimiConfig
 from speechstream.nn.quantizer import SplitResidualVectorQuantizer
-from speechstream.nn.seanet import DownConv1d, SEANetConfig, SEANetDecoder, SEANetEncoder, Tails
-from speechstream.nn.transformer import CausalTransformer, TransformerConfig, TransformerState
-
-
-@dataclass(frozen=True)
-class MimiConfig:
-    """A codec of the Mimi family. The defaults are those of kyutai/mimi."""
-
-    sample_rate: int = 24_000
-    seanet: SEANetConfig = field(default_factory=SEANetConfig)
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    stride: int = 2  # transformer frames (25 Hz) per codec frame (12.5 Hz)
-    n_codebooks: int = 32
-    n_semantic_codebooks: int = 1
-    codebook_size: int = 2048
-    code_dim: int = 256
-
-    def __post_init__(self) -> None:
-        if self.seanet.dim != self.transformer.dim:
-            raise ValueError(
-                f"SEANet frames of size {self.seanet.dim} do not fit a transformer of size "
-                f"{self.transformer.dim}"
-            )
-
-    @property
-    def frame_size(self) -> int:
-        """Samples of one codec frame: 1920 (80 ms) in Mimi."""
-        return self.seanet.hop * self.stride
-
-    @property
-    def delay(self) -> int:
-        """Samples by which decoded sound lags the original: none."""
-        return 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data for a JSON file."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> MimiConfig:
-        """From what `to_dict` gave. Raises ValueError for unknown or missing entries and wrong types."""
-        return read(cls, data)
+from speechstream.nn.seanet import DownConv1d, SEANetDecoder, SEANetEncoder, Tails
+from speechstream.nn.transformer import CausalTransformer, TransformerState
 
 
 @dataclass(frozen=True)
@@ -84,12 +42,12 @@ class MimiDecoderState:
     frames: Tensor  # (B,) int64 codec frames decoded so far
 
 
-class Mimi(nn.Module):
-    """The codec as a network. Audio is (B, channels, samples) within [-1, 1], codes are int64 (B, levels, frames)."""
+class MimiEncoder(nn.Module):
+    """The way in, for whoever only hears. Audio is (B, channels, samples) within [-1, 1], codes are int64 (B, levels, frames)."""
 
-    def __init__(self, config: MimiConfig = MimiConfig()) -> None:
+    def __init__(self, config: MimiConfig | None = None) -> None:
         super().__init__()
-        c = self.config = config
+        c = self.config = config or MimiConfig()
         dim = c.seanet.dim
         self.encoder = SEANetEncoder(c.seanet)
         self.encoder_transformer = CausalTransformer(c.transformer)
@@ -97,10 +55,6 @@ class Mimi(nn.Module):
         self.quantizer = SplitResidualVectorQuantizer(
             c.n_codebooks, c.codebook_size, c.code_dim, dim, c.n_semantic_codebooks
         )
-        # a transposed convolution of each channel by itself, kernel 2 * stride: (stretch 0 or 1, sample, channel)
-        self.upsample = nn.Parameter(torch.full((2, c.stride, dim), 0.5))
-        self.decoder_transformer = CausalTransformer(c.transformer)
-        self.decoder = SEANetDecoder(c.seanet)
 
     @property
     def channels(self) -> int:
@@ -112,16 +66,7 @@ class Mimi(nn.Module):
         return MimiEncoderState(
             self.encoder.init_tails(batch),
             self.encoder_transformer.init_state(batch),
-            self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
-            self._frames(batch),
-        )
-
-    def init_decoder_state(self, batch: int = 1) -> MimiDecoderState:
-        """The decoder's state of `batch` new streams."""
-        return MimiDecoderState(
-            self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
-            self.decoder_transformer.init_state(batch),
-            self.decoder.init_tails(batch),
+            self.downsample.weight.new_zeros(batch, self.config.stride, self.config.seanet.dim),
             self._frames(batch),
         )
 
@@ -164,6 +109,47 @@ class Mimi(nn.Module):
             return self._no_codes(audio, levels)
         return self.quantizer.encode(self.latent(audio), levels)
 
+    def _frames(self, batch: int) -> Tensor:
+        return torch.zeros(batch, dtype=torch.int64, device=self.downsample.weight.device)
+
+    def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
+        return torch.zeros(
+            audio.shape[0],
+            levels or self.config.n_codebooks,
+            0,
+            dtype=torch.int64,
+            device=audio.device,
+        )
+
+    def _check_audio(self, audio: Tensor) -> None:
+        c = self.config
+        if audio.ndim != 3 or audio.shape[1] != c.seanet.channels or audio.shape[-1] % c.frame_size:
+            raise ValueError(
+                f"expected audio (B, {c.seanet.channels}, a multiple of {c.frame_size} samples); got "
+                f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end"
+            )
+
+
+class Mimi(MimiEncoder):
+    """The codec as a network: both ways."""
+
+    def __init__(self, config: MimiConfig | None = None) -> None:
+        super().__init__(config)
+        c = self.config
+        # a transposed convolution of each channel by itself, kernel 2 * stride: (stretch 0 or 1, sample, channel)
+        self.upsample = nn.Parameter(torch.full((2, c.stride, c.seanet.dim), 0.5))
+        self.decoder_transformer = CausalTransformer(c.transformer)
+        self.decoder = SEANetDecoder(c.seanet)
+
+    def init_decoder_state(self, batch: int = 1) -> MimiDecoderState:
+        """The decoder's state of `batch` new streams."""
+        return MimiDecoderState(
+            self.upsample.new_zeros(batch, self.config.stride, self.config.seanet.dim),
+            self.decoder_transformer.init_state(batch),
+            self.decoder.init_tails(batch),
+            self._frames(batch),
+        )
+
     def decode_step(
         self, codes: Tensor, state: MimiDecoderState
     ) -> tuple[Tensor, MimiDecoderState]:
@@ -189,28 +175,8 @@ class Mimi(nn.Module):
         """Audio (B, channels, samples) through the codec and back, of the same length."""
         return self.decode(self.encode(audio))[..., : audio.shape[-1]]
 
-    def _frames(self, batch: int) -> Tensor:
-        return torch.zeros(batch, dtype=torch.int64, device=self.upsample.device)
-
-    def _no_codes(self, audio: Tensor, levels: int | None) -> Tensor:
-        return torch.zeros(
-            audio.shape[0],
-            levels or self.config.n_codebooks,
-            0,
-            dtype=torch.int64,
-            device=audio.device,
-        )
-
     def _no_audio(self, codes: Tensor) -> Tensor:
         return self.upsample.new_zeros(codes.shape[0], self.config.seanet.channels, 0)
-
-    def _check_audio(self, audio: Tensor) -> None:
-        c = self.config
-        if audio.ndim != 3 or audio.shape[1] != c.seanet.channels or audio.shape[-1] % c.frame_size:
-            raise ValueError(
-                f"expected audio (B, {c.seanet.channels}, a multiple of {c.frame_size} samples); got "
-                f"{tuple(audio.shape)}; hold back the rest, or fill it up with silence at the end"
-            )
 
     def _check_codes(self, codes: Tensor) -> None:
         c = self.config

@@ -12,36 +12,12 @@ the stream.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class SEANetConfig:
-    """Sizes of a SEANet. `ratios` are the decoder's upsampling strides in order; the encoder strides in reverse."""
-
-    channels: int = 1
-    dim: int = 512  # channels of a frame
-    filters: int = 64  # channels at the sampling rate; doubled at each ratio
-    ratios: tuple[int, ...] = (8, 6, 5, 4)
-    kernel: int = 7
-    last_kernel: int = 3
-    residual_kernel: int = 3
-    residual_layers: int = 1
-    dilation_base: int = 2
-    compress: int = 2  # a residual block works on channels / compress
-
-    def __post_init__(self) -> None:
-        if not self.ratios or min(self.ratios) < 1:
-            raise ValueError(f"ratios must be positive strides; got {self.ratios}")
-
-    @property
-    def hop(self) -> int:
-        """Samples per frame."""
-        return math.prod(self.ratios)
+from speechstream.nn.mimi_config import SEANetConfig
 
 
 class Tails:
@@ -193,9 +169,10 @@ class _SEANet(nn.Module):
 class SEANetEncoder(_SEANet):
     """Audio (B, channels, T * hop) to frames (B, dim, T)."""
 
-    def __init__(self, config: SEANetConfig = SEANetConfig()) -> None:
+    def __init__(self, config: SEANetConfig | None = None) -> None:
         super().__init__()
-        self.config, width = config, config.filters
+        config = self.config = config or SEANetConfig()
+        width = config.filters
         self.input = CausalConv1d(config.channels, width, config.kernel)
         self.blocks = nn.ModuleList()
         for ratio in reversed(config.ratios):
@@ -224,9 +201,10 @@ class SEANetEncoder(_SEANet):
 class SEANetDecoder(_SEANet):
     """Frames (B, dim, T) to audio (B, channels, T * hop)."""
 
-    def __init__(self, config: SEANetConfig = SEANetConfig()) -> None:
+    def __init__(self, config: SEANetConfig | None = None) -> None:
         super().__init__()
-        self.config, width = config, config.filters * 2 ** len(config.ratios)
+        config = self.config = config or SEANetConfig()
+        width = config.filters * 2 ** len(config.ratios)
         self.input = CausalConv1d(config.dim, width, config.kernel)
         self.blocks = nn.ModuleList()
         for ratio in config.ratios:

@@ -16,31 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.nn.mimi_config import TransformerConfig
+
 ROPE_BLOCK = 256  # positions are split into blocks of this size, see rotary_table
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes of a causal transformer. `context` is in frames, the query's own included."""
-
-    dim: int = 512
-    layers: int = 8
-    heads: int = 8
-    ff_dim: int = 2048
-    left_context: int = 250
-    max_period: float = 10_000.0
-    layer_scale: float = 0.01
-    activation: str = "gelu"  # or "gelu_tanh", its approximation
-
-    def __post_init__(self) -> None:
-        if self.dim % (2 * self.heads):
-            raise ValueError(
-                f"dim must be a multiple of twice the heads; got dim {self.dim}, heads {self.heads}"
-            )
-        if self.activation not in ("gelu", "gelu_tanh"):
-            raise ValueError(f"activation must be gelu or gelu_tanh; got {self.activation!r}")
-        if self.left_context < 2:
-            raise ValueError(f"left_context must be at least 2 frames; got {self.left_context}")
 
 
 @dataclass(frozen=True)
@@ -117,9 +95,9 @@ class TransformerLayer(nn.Module):
 class CausalTransformer(nn.Module):
     """`layers` transformer layers over frames (B, T, dim), with `init_state`, `step` and an equal offline call."""
 
-    def __init__(self, config: TransformerConfig = TransformerConfig()) -> None:
+    def __init__(self, config: TransformerConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        config = self.config = config or TransformerConfig()
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
 
     def init_state(self, batch: int = 1) -> TransformerState:

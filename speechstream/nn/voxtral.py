@@ -8,24 +8,22 @@ feed-forward hears. All of it is causal, so that steps of any size give what the
     audio, state = model.hear(mel, model.encoder.init_state())        # mel frames, whole tokens of them
     logits, text = model.read(tokens, audio, model.scales(6), model.init_text())
 
-States are values, no longer than their windows. Streams of different age share a batch: `nn.voxtral_state`.
+States are values, no longer than their windows. Streams of different age share a batch: `nn.growing`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.nn.growing import shortened
 from speechstream.nn.llm import Llm, LlmState, rotate
 from speechstream.nn.voxtral_config import VoxtralConfig, VoxtralEncoderConfig
-
-S = TypeVar("S")
 
 THETA = 10_000.0  # of the sinusoids that write the delay
 
@@ -139,17 +137,6 @@ class VoxtralEncoder(nn.Module):
         angle = positions[:, None, :, None].double() * freqs
         scale = rope.attention_factor
         return (angle.cos() * scale).to(like.dtype), (angle.sin() * scale).to(like.dtype)
-
-
-def shortened(state: S, window: int) -> S:
-    """A state without the keys and values that nothing will see again; window 0: all will be."""
-    given: Any = state
-    keep = window - 1 if window else given.keys.shape[3]
-    first = max(given.keys.shape[3] - keep, 0)
-    short: S = replace(
-        given, keys=given.keys[:, :, :, first:], values=given.values[:, :, :, first:]
-    )
-    return short
 
 
 def visible(past: int, count: int, before: Tensor, window: int) -> Tensor:

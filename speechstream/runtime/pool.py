@@ -90,7 +90,7 @@ class Pool:
         self,
         slots: int = 64,
         core: Callable[..., Any] | None = None,
-        kind: Callable[[bytes], tuple[Any, ...]] | None = None,
+        kind: Callable[[Any], tuple[Any, ...]] | None = None,
     ):
         if type(slots) is not int or slots < 1:
             raise ValueError(f"a pool needs at least one slot, got {slots}")
@@ -194,6 +194,11 @@ class Pool:
         one = self._find(sid)
         return float(sum(one.core.seconds(x) for x in one.queue if x is not None))
 
+    def resting(self, sid: int) -> bool:
+        """Whether no step of a stream is in progress, which its snapshot would have to end, and nothing is unsaid."""
+        one = self._find(sid)
+        return one.work is None and not one.events
+
     def pausing(self, sid: int) -> bool:
         """Whether a stream is between two stretches of speech, where its snapshot is small."""
         one = self._find(sid)
@@ -215,6 +220,13 @@ class Pool:
         The step in progress, if a budget interrupted it, ends first. fp16_caches: half the bytes, and a text
         that may differ. Raises SpeechStreamError for a stream that is not open or has failed.
         """
+        return states.to_bytes(*self._wrapped(sid), fp16_caches)
+
+    def flat(self, sid: int) -> states.Flat:
+        """A snapshot taken apart, for `states.pack`. Raises SpeechStreamError as `snapshot` does."""
+        return states.flat_of(*self._wrapped(sid))
+
+    def _wrapped(self, sid: int) -> tuple[_Snapshot, dict[str, Any]]:
         one = self._settled(sid)
         wrapped = _Snapshot(
             one.core.read(one.state),
@@ -222,18 +234,18 @@ class Pool:
             _dumped(one.events),
             one.ending,
         )
-        return states.to_bytes(wrapped, one.core.about(), fp16_caches)
+        return wrapped, one.core.about()
 
-    def resume(self, data: bytes) -> int:
-        """Take up a stream from its snapshot, under a number of this pool.
+    def resume(self, data: bytes | states.Flat, core: Any = None) -> int:
+        """Take up a stream from its snapshot, under a number of this pool. core: its own, if the pool belongs to no model.
 
         Raises SpeechStreamError where the bytes are no snapshot of a stream of this model, or no slot is free.
         """
         self._admit()
-        if self._core is None or self._kind is None:
+        if core is None and (self._core is None or self._kind is None):
             raise ValueError("this pool belongs to no model: open_core takes a state")
         try:
-            core = self._core(*self._kind(data))
+            core = core or self._core(*self._kind(data))  # type: ignore[misc]
         except ValueError as error:
             raise SpeechStreamError(f"this snapshot is of another model: {error}") from error
         found = core.unpack(data, _Snapshot, "stream")
@@ -284,6 +296,12 @@ class _Snapshot:
     queue: Any
     events: tuple[str, ...]
     ending: bool
+
+
+def beginning(core: Any) -> states.Flat:
+    """The snapshot of a stream that has been given nothing."""
+    wrapped = _Snapshot(core.read(core.init_state()), core.joined([]), (), False)
+    return states.flat_of(wrapped, core.about())
 
 
 def _rank(request: Any) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -39,11 +39,15 @@ _log = logging.getLogger("speechstream.serve")
 
 
 async def healthz(request: Request) -> Response:
-    """200 while requests are taken; 503 where the server ends or has failed."""
+    """200 while requests are taken; 503 where the server ends, has failed, or has no worker that is ready."""
     engine: Engine = request.app.state.engine
     draining = engine.draining.is_set()
     status = "draining" if draining else "ok" if engine.alive else "failed"
-    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
+    said: dict[str, Any] = {"status": status}
+    if engine.workers is not None:
+        plan = engine.workers.dispatch
+        said["workers"] = {"ready": plan.ready, "of": len(plan.workers)}
+    return JSONResponse(said, 200 if status == "ok" else 503)
 
 
 REST = (

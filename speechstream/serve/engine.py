@@ -8,9 +8,8 @@
     async for event in stream: ...
     stream.close()
 
-Two threads, each with one `Pool`: `live` hears and speaks for whoever waits, `files` hears recordings, whose long
-steps would hold up the others. Commands go to a thread through a queue, events come back with
-`call_soon_threadsafe`. All that waits is bounded: a stream whose events are not taken is held, so its input waits,
+Two threads (`serve.networks`), each with one `Pool`: `live` hears and speaks for whoever waits, `files` hears recordings,
+whose long steps would hold up the others; or several processes, each with two such threads (`serve.workers`). All that waits is bounded: a stream whose events are not taken is held, so its input waits,
 so the connection is not read.
 """
 
@@ -18,14 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,13 +32,13 @@ from speechstream.asr.stream import RecognitionCore
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Event, Failed
 from speechstream.runtime.pool import Pool
+from speechstream.serve.networks import Networks, News, Stats
+from speechstream.serve.workers import Workers
 from speechstream.tts.stream import SynthesisCore
 from speechstream.tts.synthesizer import Synthesizer
 
-BUDGET_S = 0.02  # a pool's step returns after about this: commands and events need not wait longer
 UNTAKEN_BYTES = 1 << 20  # events that a stream holds for its listener at most, about
 EVENT_BYTES = 1000  # of an event without sound, about
-TEXT_PIECE = 512  # characters that a speaking stream looks at in one step
 _log = logging.getLogger("speechstream.serve")
 
 
@@ -75,16 +71,6 @@ class Limits:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ValueError(f"{field.name} must be above 0, got {value!r}")
-
-
-@dataclass
-class Stats:
-    """What the threads have done: counters."""
-
-    heard_s: float = 0.0
-    spoken_s: float = 0.0
-    steps: int = 0
-    busy_s: float = 0.0
 
 
 class Stream:
@@ -131,20 +117,20 @@ class Stream:
         if isinstance(self._core, RecognitionCore):
             self._lane.stats.heard_s += seconds
         self._asked.append((self._pushes, seconds))
-        self._lane.push(self._key, x, self._pushes)
+        self._lane.keeper.push(self._key, x, self._pushes)
 
     def finish(self) -> None:
         """No more input comes. The last events come, then the iteration ends."""
         if not self.finished:
             self.finished = True
-            self._lane.command(lambda: self._lane.pool_do(self._key, Pool.finish))
+            self._lane.keeper.finish(self._key)
 
     def close(self) -> None:
         """Give up; nothing more is said. May be called again."""
         self.finished = True
         if not self.over:
             self.over = True
-            self._lane.command(lambda: self._lane.drop(self._key))
+            self._lane.keeper.drop(self._key)
         self._events.clear()
         self._changed.set()
 
@@ -157,7 +143,7 @@ class Stream:
 
         Raises SpeechStreamError where the stream is over.
         """
-        return await self._lane.ask(lambda: self._lane.pool.snapshot(self._lane.number(self._key)))
+        return await self._lane.keeper.snapshot(self._key)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
@@ -171,7 +157,7 @@ class Stream:
         self._untaken -= _size(event)
         if self._held and self._untaken <= UNTAKEN_BYTES // 2 and not self.over:
             self._held = False
-            self._lane.hold(self._key, False)
+            self._lane.keeper.hold(self._key, False)
         return event
 
     def ready(self) -> list[Event]:
@@ -181,7 +167,7 @@ class Stream:
         self._untaken = 0
         if self._held and not self.over:
             self._held = False
-            self._lane.hold(self._key, False)
+            self._lane.keeper.hold(self._key, False)
         return found
 
     async def _wait(self) -> None:
@@ -199,7 +185,7 @@ class Stream:
         self._untaken += sum(map(_size, events))
         if self._untaken > UNTAKEN_BYTES and not self._held and not over:
             self._held = True
-            self._lane.hold(self._key, True)
+            self._lane.keeper.hold(self._key, True)
         self._changed.set()
 
 
@@ -207,186 +193,67 @@ def _size(event: Event) -> int:
     return EVENT_BYTES + (event.pcm.nbytes if isinstance(event, Audio) else 0)
 
 
+class Keeper(Protocol):
+    """Who has streams heard and spoken, under their keys: a thread of this process, or workers."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def open(self, key: int, core: Any) -> None: ...
+
+    def fork(self, key: int, of: int) -> None: ...
+
+    def push(self, key: int, x: np.ndarray | str, count: int) -> None: ...
+
+    def finish(self, key: int) -> None: ...
+
+    def hold(self, key: int, held: bool) -> None: ...
+
+    def drop(self, key: int) -> None: ...
+
+    async def snapshot(self, key: int) -> bytes: ...
+
+
 class Lane:
-    """One thread that owns a pool. Its public methods are for the event loop, unless they say otherwise."""
+    """The streams of one keeper, and what is told about them. For the event loop alone."""
 
-    def __init__(self, name: str, pool: Pool, stats: Stats, eager: bool = False):
-        self.pool, self.stats, self._eager = pool, stats, eager
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._streams: dict[int, Stream] = {}  # of the loop
+    def __init__(self, keeper: Callable[[Callable[[list[News]], None]], Keeper], stats: Stats):
+        self.keeper, self.stats = keeper(self._tell), stats
+        self._streams: dict[int, Stream] = {}
         self._next = 0
-        self._numbers: dict[int, int] = {}  # of the thread: key -> number in the pool
-        self._keys: dict[int, int] = {}
-        self._seen: dict[int, int] = {}
-        self._pushed: set[int] = set()  # since the last step
-        self._late: dict[int, float] = {}  # what was told to wait
-        self.alive = True
-        self._thread = threading.Thread(target=self._run, name=f"speechstream-{name}", daemon=True)
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its step."""
-        self._commands.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    @property
+    def alive(self) -> bool:
+        return self.keeper.alive
 
     @property
     def waiting_s(self) -> float:
         """The longest backlog."""
         return max((s.waiting_s for s in self._streams.values()), default=0.0)
 
-    def command(self, do: Callable[[], None]) -> None:
-        """Have the thread do something."""
-        self._commands.put(do)
-
-    async def ask(self, do: Callable[[], Any]) -> Any:
-        """Have the thread do something, and take its answer."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-
-        def settle(value: Any, error: Exception | None) -> None:
-            if not answer.done():
-                answer.set_exception(error) if error else answer.set_result(value)
-
-        def run() -> None:
-            try:
-                value, error = do(), None
-            except SpeechStreamError as failure:
-                value, error = None, failure
-            loop.call_soon_threadsafe(settle, value, error)
-
-        self.command(run)
-        return await answer
-
     def open(
         self, stream: Stream, core: RecognitionCore | SynthesisCore, twin_of: int | None = None
     ) -> int:
-        """Take in a stream: a new one, or the twin of another. Raises Refused where the thread has ended."""
+        """Take in a stream: a new one, or the twin of another. Raises Refused where the keeper has ended."""
         if not self.alive:
             raise Refused("the server has failed and must be started again", None)
         key, self._next = self._next, self._next + 1
         self._streams[key] = stream
-        self.command(lambda: self._open(key, core, twin_of))
+        if twin_of is None:
+            self.keeper.open(key, core)
+        else:
+            self.keeper.fork(key, twin_of)
         return key
 
-    def push(self, key: int, x: np.ndarray | str, count: int) -> None:
-        self.command(lambda: self._push(key, x, count))
-
-    def hold(self, key: int, held: bool) -> None:
-        self.command(lambda: self.pool_do(key, lambda pool, sid: pool.hold(sid, held)))
-
-    # On the thread.
-
-    def number(self, key: int) -> int:
-        """A stream's number in the pool. Raises SpeechStreamError where it is over."""
-        if key not in self._numbers:
-            raise SpeechStreamError("this stream is over")
-        return self._numbers[key]
-
-    def pool_do(self, key: int, do: Callable[[Pool, int], None]) -> None:
-        """Do something to a stream that may be over."""
-        if key in self._numbers:
-            do(self.pool, self._numbers[key])
-
-    def drop(self, key: int) -> None:
-        self.pool_do(key, Pool.close)
-        self._forget(key)
-        self._told([(key, [], 0.0, 0, True)])
-
-    def _open(self, key: int, core: RecognitionCore | SynthesisCore, twin_of: int | None) -> None:
-        try:
-            if twin_of is None:
-                sid = self.pool.open_core(core)
-            else:
-                sid = self.pool.fork(self.number(twin_of))
-        except SpeechStreamError as error:
-            self._told([(key, [Failed(str(error))], 0.0, 0, True)])
-            return
-        self._numbers[key], self._keys[sid], self._seen[key] = sid, key, 0
-
-    def _push(self, key: int, x: np.ndarray | str, count: int) -> None:
-        if key not in self._numbers:
-            return
-        pieces = (
-            [x[i : i + TEXT_PIECE] for i in range(0, len(x), TEXT_PIECE)]
-            if isinstance(x, str)
-            else [x]
-        )
-        try:
-            for piece in pieces:
-                self.pool.push(self._numbers[key], piece)
-        except (ValueError, SpeechStreamError) as error:  # samples that are no samples
-            self.pool.close(self._numbers[key])
-            self._forget(key)
-            self._told([(key, [Failed(str(error))], 0.0, count, True)])
-            return
-        self._seen[key] = count
-        self._pushed.add(key)
-
-    def _forget(self, key: int) -> None:
-        if key in self._numbers:
-            del self._keys[self._numbers.pop(key)], self._seen[key]
-        self._late.pop(key, None)
-        self._pushed.discard(key)
-
-    def _run(self) -> None:
-        try:
-            while self._obey():
-                self._step()
-        except Exception:  # ours: nothing here may fail; whoever waits is told
-            _log.exception("the thread that runs the networks has failed")
-        self.alive = False
-        end: list[Event] = [Failed("the server has stopped")]
-        self._told([(key, end, 0.0, 0, True) for key in list(self._numbers)])
-
-    def _obey(self) -> bool:
-        """Do what is asked, waiting for it where there is nothing else to do. False: stop."""
-        try:
-            while True:
-                wait = not (self.pool.busy or self._pushed)
-                do = self._commands.get(block=wait)
-                if do is None:
-                    return False
-                do()
-        except queue.Empty:
-            return True
-
-    def _step(self) -> None:
-        before = time.perf_counter()
-        said = self.pool.step(BUDGET_S, self._eager)
-        self.stats.busy_s += time.perf_counter() - before
-        self.stats.steps += 1
-        changed, self._pushed = self._pushed, set()
-        changed |= {self._keys[sid] for sid in said}
-        changed |= {key for sid, key in self._keys.items() if sid not in self.pool}
-        news = []
-        for key in changed | set(self._late):
-            sid = self._numbers[key]
-            over = sid not in self.pool
-            late = 0.0 if over else self.pool.waiting(sid)
-            if key in changed or late != self._late[key]:
-                news.append((key, said.get(sid, []), late, self._seen[key], over))
-            self._late[key] = late
-            if over:
-                self._forget(key)
-            elif not late:
-                del self._late[key]
-        self._told(news)
-
-    def _told(self, news: list[tuple[int, list[Event], float, int, bool]]) -> None:
-        if news and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell, news)
-
-    def _tell(self, news: list[tuple[int, list[Event], float, int, bool]]) -> None:
-        """On the loop."""
-        for key, events, waiting, seen, over in news:
+    def _tell(self, news: list[News]) -> None:
+        for key, events, waiting, seen, over, *_ in news:
             stream = self._streams.get(key)
             if stream is None:
                 continue
@@ -402,37 +269,48 @@ class Lane:
 
 
 class Engine:
-    """The models, the threads, the limits, and who is there."""
+    """The models, the threads, the limits, and who is there. workers: run the networks in place of this process."""
 
     def __init__(
-        self, recognizer: Recognizer, synthesizer: Synthesizer, limits: Limits | None = None
+        self,
+        recognizer: Recognizer,
+        synthesizer: Synthesizer,
+        limits: Limits | None = None,
+        workers: Workers | None = None,
     ):
         self.recognizer, self.synthesizer = recognizer, synthesizer
         self.limits, self.stats = limits or Limits(), Stats()
         # A connection may end one stretch while the next begins, and hear while it speaks.
         slots = 4 * self.limits.sessions + 4
         self._families = recognizer.family.resident(), recognizer.family.resident()
-        self.live = Lane("live", Pool(slots), self.stats, eager=True)
-        self.files = Lane("files", Pool(self.limits.files), self.stats)
+        self.workers = workers
+        self.live = self._lane("live", slots, eager=True)
+        self.files = self._lane("files", self.limits.files)
         self.seated: dict[str, int] = {}
         self.resumable: dict[str, Any] = {}  # sessions that outlive their connection, by their name
         self.draining = asyncio.Event()
 
+    def _lane(self, name: str, slots: int, eager: bool = False) -> Lane:
+        if self.workers is not None:
+            return Lane(self.workers.keeper(name, slots), self.stats)
+        return Lane(lambda tell: Networks(name, Pool(slots), self.stats, tell, eager), self.stats)
+
     def start(self) -> None:
         """Begin to work for the running loop."""
         loop = asyncio.get_running_loop()
-        self.live.start(loop)
-        self.files.start(loop)
+        self.live.keeper.start(loop)
+        self.files.keeper.start(loop)
 
     def stop(self) -> None:
         """End the threads; streams that are open say that they have failed."""
-        self.live.stop()
-        self.files.stop()
+        self.live.keeper.stop()
+        self.files.keeper.stop()
 
     @property
     def alive(self) -> bool:
-        """Whether both threads are."""
-        return self.live.alive and self.files.alive
+        """Whether the threads are, or some worker is."""
+        working = self.workers is None or self.workers.dispatch.ready > 0
+        return self.live.alive and self.files.alive and working
 
     @property
     def sessions(self) -> int:

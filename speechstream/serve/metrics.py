@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
+from speechstream.serve.dispatch import Dispatch
 from speechstream.serve.engine import Engine
 
 LAG_EVERY_S = 0.5
@@ -63,6 +64,7 @@ class _Engine:
 
     def collect(self) -> Iterable[Any]:
         engine, stats = self._engine, self._engine.stats
+        done = stats if engine.workers is None else engine.workers.dispatch.counts
         seats = GaugeMetricFamily("speechstream_sessions", "Seats that are taken", labels=["kind"])
         for kind, count in engine.seated.items():
             seats.add_metric([kind], count)
@@ -82,16 +84,50 @@ class _Engine:
         for name, about, value in (
             ("sessions_limit", "Seats in all", engine.limits.sessions),
             ("draining", "1 while the server ends", int(engine.draining.is_set())),
-            ("alive", "1 while the models' threads run", int(engine.alive)),
+            ("alive", "1 while the models' threads run, or a worker", int(engine.alive)),
         ):
             yield GaugeMetricFamily(f"speechstream_{name}", about, value=value)
         for name, about, total in (
             ("heard_seconds", "Sound that was heard", stats.heard_s),
             ("spoken_seconds", "Sound that was spoken", stats.spoken_s),
-            ("steps", "Steps of the models' threads", stats.steps),
-            ("busy_seconds", "Time within these steps", stats.busy_s),
+            ("steps", "Steps of the models' threads", done.steps),
+            ("busy_seconds", "Time within these steps", done.busy_s),
         ):
             yield CounterMetricFamily(f"speechstream_{name}", about, value=total)
+        if engine.workers is not None:
+            yield from _workers(engine.workers.dispatch)
+
+
+def _workers(plan: Dispatch) -> Iterable[Any]:
+    """The workers as they stand."""
+    yield GaugeMetricFamily("speechstream_workers", "Worker processes", value=len(plan.workers))
+    about = "Worker processes that are ready"
+    yield GaugeMetricFamily("speechstream_workers_ready", about, value=plan.ready)
+    streams = GaugeMetricFamily(
+        "speechstream_worker_streams", "Streams of a worker", labels=["worker"]
+    )
+    memory = GaugeMetricFamily(
+        "speechstream_worker_memory_bytes", "Memory of a worker", labels=["worker"]
+    )
+    for worker in plan.workers:
+        streams.add_metric([str(worker.number)], worker.streams)
+        memory.add_metric([str(worker.number)], worker.rss)
+    yield streams
+    yield memory
+    about = "Snapshots and input that are kept for a worker's death"
+    yield GaugeMetricFamily("speechstream_worker_kept_bytes", about, value=plan.kept_bytes)
+    counts = plan.counts
+    for name, about, total in (
+        ("worker_deaths", "Workers that have died or were ended", counts.deaths),
+        ("worker_resumed_streams", "Streams that another worker has taken up", counts.resumed),
+        ("worker_moved_streams", "Streams that went to a worker with less to do", counts.moved),
+        ("worker_given_up_streams", "Streams that workers have died of", counts.given_up),
+        ("worker_gaps", "Times that a stream was behind after a death", counts.gaps),
+        ("worker_gap_seconds", "How long these took", counts.gap_s),
+        ("worker_snapshots", "Snapshots of streams", counts.snapshots),
+        ("worker_snapshot_bytes", "Their size", counts.snapshot_bytes),
+    ):
+        yield CounterMetricFamily(f"speechstream_{name}", about, value=total)
 
 
 async def metrics(request: Request) -> Response:

@@ -38,9 +38,8 @@ import numpy as np
 from speechstream.audio.samples import as_samples
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Event, Failed, Transcript, from_json, to_json
+from speechstream.serve import replay
 
-SNAPSHOT_S = 2.0  # seconds of audio between two snapshots in pauses, where they are small
-LONGEST_S = 10.0  # and within speech, where they have 2.5 MB a second: what a new replica must hear again at most
 PATIENCE_S = 120.0  # how long a session looks for a replica that answers
 RETRY_S = 0.2
 REACH_S = 5.0  # until a cluster's address has to answer
@@ -276,11 +275,7 @@ class _Streams:
             if events and isinstance(events[-1], Failed):
                 answers.append({"error": events[-1].message})
                 continue
-            due = sid in self.pool and (
-                asked["unsaved"] >= LONGEST_S
-                or asked["unsaved"] >= SNAPSHOT_S
-                and self.pool.pausing(sid)
-            )
+            due = sid in self.pool and replay.due(asked["unsaved"], self.pool.pausing(sid))
             answers.append(
                 {
                     "events": [to_json(e) for e in events],
@@ -334,10 +329,7 @@ class Session:
     def __init__(self, handle: Any, latency_ms: int | None = 320, sample_rate: int = 16_000):
         self.handle, self.rate, self.name = handle, sample_rate, uuid.uuid4().hex
         self._routed, self._replica = handle, ""
-        self._state: bytes | tuple = (latency_ms, sample_rate)  # how to begin, or a snapshot
-        self._at = 0  # blocks that are in the state
-        self._since: list[np.ndarray] = []  # blocks since
-        self._samples, self._given = 0, 0  # in those blocks, and events that came of them
+        self._journal = replay.Journal((latency_ms, sample_rate))  # how to begin, then a snapshot
         self._finished = False
         self.pid: int | None = None  # of the process that answered last
         self.handovers = 0  # times that another replica took over
@@ -359,39 +351,38 @@ class Session:
     def _hear(self, block: np.ndarray | None) -> list[Event]:
         if self._finished:
             raise ValueError("this stream is finished; open another one")
-        before, fresh = len(self._since), [] if block is None else [block]
-        self._since += fresh
-        self._samples += 0 if block is None else len(block)
+        journal, fresh = self._journal, [] if block is None else [block]
+        at = journal.count + len(journal.inputs)
+        for x in fresh:
+            journal.push(x, len(x) / self.rate)
         self._finished = block is None
         asked = {
             "session": self.name,
-            "at": self._at + before,
+            "at": at,
             "blocks": fresh,
             "state": None,
             "finish": block is None,
-            "unsaved": self._samples / self.rate,
+            "unsaved": journal.seconds,
         }
         if self.pid is None:
-            asked["state"] = self._state
-        skip, answer = 0, self._ask(asked)
+            asked["state"] = journal.opening
+        answer = self._ask(asked)
         if answer is None or answer.get("missing"):
             self.handovers += 1
             self._routed, self._replica = self.handle, ""
-            asked |= {"at": self._at, "blocks": self._since, "state": self._state}
-            skip = self._given
+            state, blocks = journal.again()
+            asked |= {"at": journal.count, "blocks": blocks, "state": state}
             answer = self._patiently(asked)
         if "error" in answer:
             self._finished = True
             raise SpeechStreamError(answer["error"])
-        events = [from_json(e) for e in answer["events"]][skip:]
+        events = journal.told_of(from_json(e) for e in answer["events"])
         self.pid = answer["pid"]
         if answer["replica"] != self._replica:
             self._replica = answer["replica"]
             self._routed = self.handle.options(multiplexed_model_id=self._replica)
-        self._given += len(events)
         if answer["snapshot"] is not None:
-            self._state, self._at = answer["snapshot"], self._at + len(self._since)
-            self._since, self._samples, self._given = [], 0, 0
+            journal.save(answer["snapshot"], journal.count + len(journal.inputs))
         return events
 
     def _ask(self, asked: dict[str, Any]) -> dict[str, Any] | None:

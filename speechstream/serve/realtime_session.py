@@ -28,6 +28,12 @@ WAITS = {  # short_s, normal_s, long_s of a conversation
     "auto": (0.3, 0.6, 1.4),
     "high": (0.2, 0.4, 0.8),
 }
+PACES = {  # and what scales sure_s and pause_mean_s, the delays where a head tells whether the user has finished
+    "low": 2.0,
+    "medium": 1.0,
+    "auto": 1.0,
+    "high": 0.6,
+}
 SEGMENT_S = (
     0.32  # of silence closes a stretch of speech where the turn's end is decided by its words
 )
@@ -169,14 +175,21 @@ class Session:
         t = self.turns or TurnDetection()
         if t.type == "semantic_vad":
             short, normal, long = WAITS[t.eagerness]
-            longest = EAGERNESS[t.eagerness]
+            pace, usual = PACES[t.eagerness], ConversationConfig()
             return ConversationConfig(
-                short_s=short, normal_s=normal, long_s=long, longest_pause_s=longest
+                sure_s=pace * usual.sure_s,
+                pause_mean_s=pace * usual.pause_mean_s,
+                short_s=short,
+                normal_s=normal,
+                long_s=long,
+                longest_pause_s=EAGERNESS[t.eagerness],
             )
         silence = t.silence_duration_ms / 1000
         return ConversationConfig(
             onset=t.threshold,
             release=max(0.7 * t.threshold, 0.01),
+            end_of_turn=False,
+            sure_s=silence,
             short_s=silence,
             normal_s=silence,
             long_s=silence,

@@ -13,6 +13,7 @@ stands for any case, one with a capital for itself only. Acronyms are words like
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -157,6 +158,11 @@ class UserLexicon:
             at = begin
             for start, stop, reading in self._found(text, begin, end):
                 out.plain(text[at:start], at, markup)
+                if reading.startswith(
+                    "[["
+                ):  # a voice that reads letters reads the word as it stands
+                    word = html.escape(text[start:stop], quote=False)
+                    reading = f'<phoneme ph="{reading[2:-2]}">{word}</phoneme>'
                 out.add(reading, start, stop)
                 at, changed = stop, True
             out.plain(text[at:end], at, markup)

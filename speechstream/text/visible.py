@@ -42,6 +42,10 @@ def visible(clause: Clause, markup: bool) -> Visible:
                 pauses.append((len(out), ssml.seconds(tag)))
             elif tag.name == "sub" and not tag.close and tag.attributes.get("alias"):
                 piece, end = f" {tag.attributes['alias']} ", _behind(text, end)
+            elif tag.name == "phoneme" and not tag.close:
+                warnings.append(
+                    f"this voice reads letters, and not the phonemes {tag.attributes.get('ph', '')[:60]}"
+                )
             elif tag.name == "phonemes":
                 warnings.append(
                     f"this voice reads letters, and leaves out the phonemes {text[at:end][:60]}"

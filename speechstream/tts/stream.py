@@ -248,12 +248,13 @@ class SynthesisCore:
         return state, replace(spoken, words=words, phonemes=phonemes)
 
     def _finish(self, state: SpeakingState, events: list[Event]) -> Work[SpeakingState]:
-        if state.samples:
+        more = self.voice.finishing(state.voice)
+        if state.samples or more:
             rest, voice = yield from self.voice.finish(self.controls, state.voice)
-            state = replace(state, voice=voice)
-            if len(rest) or state.words or state.phonemes:
-                state = self._said(state, rest, events, last=True)
-        return replace(state, finished=True)
+            state, more = replace(state, voice=voice), self.voice.finishing(voice)
+            if len(rest) or (not more and (state.words or state.phonemes)):
+                state = self._said(state, rest, events, last=not more)
+        return replace(state, finished=not more)
 
     def _said(
         self, state: SpeakingState, pcm: np.ndarray, events: list[Event], last: bool = False
@@ -320,7 +321,7 @@ class SynthesisCore:
         """What `to_bytes` was given. Raises SpeechStreamError for other bytes, and those of another voice."""
         return self.unpack(data, SpeakingState)
 
-    def unpack(self, data: bytes, kind: type[K], name: str = "") -> K:
+    def unpack(self, data: bytes | states.Flat, kind: type[K], name: str = "") -> K:
         """A value of that kind with a state of this core in its field `name` (none: it is the state itself)."""
         about, known = states.about_bytes(data), self.about()
         if about != known:
@@ -344,7 +345,7 @@ class SynthesisCore:
         return value
 
     @staticmethod
-    def kind(data: bytes) -> tuple[Any, ...]:
+    def kind(data: bytes | states.Flat) -> tuple[Any, ...]:
         """The arguments of `Synthesizer.core` for the stream that a snapshot holds. Raises SpeechStreamError."""
         about = states.about_bytes(data)
         try:

@@ -11,9 +11,9 @@ pytest.importorskip("transformers", reason="transformers is the oracle")
 from safetensors.numpy import load_file, save as save_arrays
 
 from speechstream import Recognizer
+from speechstream.asr.vocabulary import Vocabulary
 from speechstream.asr.voxtral.family import VoxtralFamily
 from speechstream.asr.voxtral.networks import Hear, Read
-from speechstream.asr.voxtral.vocabulary import Vocabulary
 from speechstream.convert.voxtral import convert_voxtral
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial

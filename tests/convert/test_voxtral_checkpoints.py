@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is the o
 from safetensors.torch import load_file, save_file
 
 from speechstream import Recognizer
-from speechstream.asr.voxtral.vocabulary import Vocabulary
+from speechstream.asr.vocabulary import Vocabulary
 from speechstream.cli import main
 from speechstream.config import Section, read
 from speechstream.convert.voxtral import convert_voxtral, is_voxtral, network_config, renamed

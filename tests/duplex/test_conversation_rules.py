@@ -3,6 +3,7 @@
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from speechstream import state as states
 from speechstream.duplex import conversation as c
 from speechstream.duplex.config import ConversationConfig
 from speechstream.duplex.conversation import Conversation
@@ -42,6 +43,7 @@ WORDS = st.sampled_from(
         "|"
     )
 )
+OVER = st.one_of(st.none(), st.floats(0, 1))  # the probability that the user has finished
 
 
 class Machine(RuleBasedStateMachine):
@@ -136,11 +138,11 @@ class Machine(RuleBasedStateMachine):
 
     # the user
 
-    @rule(windows=st.integers(1, 40), speech=st.booleans())
-    def sound(self, windows, speech):
+    @rule(windows=st.integers(1, 40), speech=st.booleans(), over=OVER)
+    def sound(self, windows, speech, over):
         for _ in range(windows):
             self.later(WINDOW)
-            self.send(VoiceActivity(0.9 if speech else 0.05, self.now))
+            self.send(VoiceActivity(0.9 if speech else 0.05, self.now, WINDOW, over))
 
     @rule(seconds=st.floats(0.05, 15))
     def the_microphone_is_dead(self, seconds):
@@ -158,19 +160,19 @@ class Machine(RuleBasedStateMachine):
         self.send(Heard(Partial("", words, self.now), self.now))
 
     @precondition(lambda self: self.foreseeing)
-    @rule(words=st.one_of(WORDS, st.just("")))
-    def the_recogniser_foresees(self, words):
+    @rule(words=st.one_of(WORDS, st.just("")), over=OVER)
+    def the_recogniser_foresees(self, words, over):
         """At once, late or never: an answer to a pause that is over changes nothing."""
         self.foreseeing, before = False, self.state
-        self.send(Foreseen(words, self.now))
+        self.send(Foreseen(words, self.now, over))
         if before.phase != c.PAUSE or before.voiced:
             assert self.state.history == before.history and self.state.text == before.text
 
     @precondition(lambda self: self.segment)
-    @rule(words=st.one_of(WORDS, st.just("")))
-    def segment_closes(self, words):
+    @rule(words=st.one_of(WORDS, st.just("")), over=OVER)
+    def segment_closes(self, words, over):
         if words:
-            self.send(Heard(Final(words, (), 0, self.now), self.now))
+            self.send(Heard(Final(words, (), 0, self.now, None, over), self.now))
         self.segment = False  # of the two, which come together, the first does not say so yet
         self.send(Heard(Endpoint(self.now, self.now), self.now))
 
@@ -294,6 +296,10 @@ class Machine(RuleBasedStateMachine):
         for label in sorted(self.text, key=lambda l: (l.reply, l.generation)):
             played += self.text[label].split()[: self.position.get(label, 0) // WORD]
         assert heard == (played[len(played) - len(heard) :] if self.state.forgotten else played)
+
+    @invariant()
+    def the_state_is_a_value_that_travels(self):
+        assert states.from_bytes(states.to_bytes(self.state), c.State) == self.state
 
     @invariant()
     def an_answer_comes_or_an_error(self):

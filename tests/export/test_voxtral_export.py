@@ -15,7 +15,7 @@ from speechstream import Recognizer
 from speechstream.asr.voxtral.family import VoxtralFamily
 from speechstream.cli import main
 from speechstream.errors import SpeechStreamError
-from speechstream.nn.voxtral_state import join, part
+from speechstream.nn.growing import join, part
 from speechstream.runtime.requests import drive
 from tests.voxtral_tiny import (
     VOCAB,

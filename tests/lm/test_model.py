@@ -10,7 +10,7 @@ pytest.importorskip("tokenizers", reason="needs the [llm] extra")
 
 import small
 
-from speechstream.lm.cache import CacheConfig, from_arrays, to_arrays
+from speechstream.lm.cache import CacheConfig, to_arrays
 from speechstream.nn.llm_config import RopeConfig
 from speechstream.state import from_bytes, to_bytes
 
@@ -185,7 +185,7 @@ def test_memory_is_constant_for_ever(ring):
     for at in range(0, 400, 8):
         _, state = ring.step([ids[at : at + 8]], state)
         sizes.add(state.nbytes)
-    assert state.tokens[0] == 400 and state.kept[0] <= 20 and state.buffer.room == 64
+    assert state.tokens[0] == 400 and state.kept[0] <= 20 and state.parts[0].buffer.room == 64
     assert max(sizes) == state.nbytes
     with pytest.raises(ValueError, match="forgotten"):
         ring.rollback(state, 19)
@@ -206,10 +206,10 @@ def test_a_state_survives_bytes(name, request):
     _, state = model.step([TEXT[:40]], model.init_state())
     arrays = to_arrays(state)
     back = from_bytes(to_bytes(arrays), type(arrays))
-    restored = from_arrays(back, model.config, model.window)
+    restored = model.restore(back)
     np.testing.assert_array_equal(model.step([[1, 2]], restored)[0], model.step([[1, 2]], state)[0])
     with pytest.raises(ValueError):
-        from_arrays(dataclasses.replace(back, kept=back.kept - 1), model.config, model.window)
+        model.restore(dataclasses.replace(back, tokens=back.tokens - 1))
 
 
 def test_what_cannot_be_is_said(plain):

@@ -10,9 +10,9 @@ pytest.importorskip("transformers", reason="transformers is the oracle")
 from speechstream.audio.features import LogMel
 from speechstream.config import Section
 from speechstream.convert.voxtral import network_config, renamed
+from speechstream.nn.growing import join, part
 from speechstream.nn.voxtral import Voxtral
 from speechstream.nn.voxtral_config import shapes
-from speechstream.nn.voxtral_state import join, part
 from tests.voxtral_tiny import EOS, SIZES, VOCAB, features, generate, padded, prompt, sound, theirs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")

@@ -4,9 +4,13 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import pytest
 import uvicorn
 
+from speechstream.duplex.config import ConversationConfig
+from speechstream.serve import realtime_session
 from speechstream.serve.engine import Engine
 from speechstream.serve.ports import listening
 from speechstream.serve.server import configure
@@ -57,3 +61,12 @@ def read_to_the_end(sock):
             pass
     except ConnectionResetError:
         pass
+
+
+@contextmanager
+def patiently():
+    """Conversations that wait for a recogniser and a voice as long as it takes: else a busy machine would decide."""
+    waits = {"final_wait_s": 60.0, "answer_s": 60.0, "stall_s": 60.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(realtime_session, "ConversationConfig", partial(ConversationConfig, **waits))
+        yield

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 from rapidfuzz.distance import Levenshtein
+from scipy.signal import correlate
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.serve import page as pages
 from speechstream.serve.settings import Settings
 from tests.serve import browser
-from tests.serve.serving import serving
+from tests.serve.serving import patiently, serving
 
 RATE = 16_000
 KEY = "a/key=with,odd;signs"  # none of which a subprotocol may have
@@ -51,7 +52,7 @@ AGENT = Agent()
 
 @pytest.fixture(scope="module")
 def served(models):
-    with serving(models, Settings(port=0, agent=lambda: AGENT)) as found:
+    with patiently(), serving(models, Settings(port=0, agent=lambda: AGENT)) as found:
         yield found
 
 
@@ -126,6 +127,16 @@ def in_time(page, said, first, pause, then):
 def wrong(found, expected):
     """The rate of wrong words."""
     return Levenshtein.distance(found, expected) / len(expected)
+
+
+def place(piece, sound):
+    """Where a piece begins in a sound, as it is to a thousandth of the scale; None: nowhere."""
+    products = correlate(sound, piece, "valid", method="fft")
+    energies = correlate(sound**2, np.ones_like(piece), "valid", method="fft")
+    at = int(
+        np.argmin(energies - 2 * products)
+    )  # the squared distance, less what is the piece's own
+    return at if np.abs(sound[at:][: len(piece)] - piece).max() < 2e-3 else None
 
 
 # Without a browser.
@@ -421,44 +432,19 @@ def test_a_text_is_spoken(served, models, tmp_path):
         assert page.texts(".turn.voice .words") == ["Hello.", text]
         sound, _ = page.heard()
         alone = models[1].synthesize(text, markup=False).pcm
-        heard, expected = (models[0].transcribe(x, 24_000).text for x in (sound, alone))
-        assert wrong(words(heard), words(expected)) <= 0.1
-        # A block that came in time follows the one before without a gap; on a slow machine there may be gaps.
+        # Of what was said every 40 ms were played, in order. On a slow machine there may be gaps between blocks, so a
+        # piece that a gap cuts in two may be missing.
+        at, missing, pieces = (
+            0,
+            0,
+            [x for x in np.split(alone, range(960, len(alone), 960)) if np.abs(x).max() > 0.01],
+        )
+        for piece in pieces[:-1]:
+            found = place(piece, sound[at:])
+            at, missing = (at, missing + 1) if found is None else (at + found, missing)
+        assert len(pieces) > 60 and missing <= 0.1 * len(pieces)
+        # The first block is played as it was made.
         a, b = (np.flatnonzero(np.abs(x) > 1e-3)[0] for x in (sound, alone))
         n = 6000
         off = min(range(-50, 50), key=lambda o: np.abs(sound[a + o :][:n] - alone[b:][:n]).max())
         assert np.abs(sound[a + off :][:n] - alone[b:][:n]).max() < 2e-3
-        assert not page.errors()
-
-
-@needs_browser
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844), (320, 640)])
-def test_all_controls_are_named_within_reach_and_large_enough(served, tmp_path, size):
-    with browser.browsing(tmp_path / "profile", size=size) as page:
-        page.open(served.url)
-        for mode in ("talk", "transcribe", "speak"):
-            page.click(f"input[value={mode}] + span")
-            assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-            boxes = page.evaluate(
-                "[...document.querySelectorAll('button, select, textarea, summary, .modes span')]"
-                ".filter(e => e.checkVisibility() && !e.closest('.sheet')).map(e => { const r = e.getBoundingClientRect();"
-                "return [r.left, r.top, r.right, r.bottom] })"
-            )
-            assert len(boxes) >= 6
-            for left, top, right, bottom in boxes:
-                assert left >= 0 and top >= 0 and right <= size[0] and bottom <= size[1]
-                assert bottom - top >= 32
-            tree = page.call("Accessibility.getFullAXTree")["nodes"]
-            roles = ("button", "combobox", "textbox", "radio", "checkbox", "DisclosureTriangle")
-            controls = [
-                n for n in tree if n.get("role", {}).get("value") in roles and not n["ignored"]
-            ]
-            assert len(controls) >= 6
-            assert all(n["name"]["value"] for n in controls), controls
-        focused = []
-        for _ in range(14):
-            page.key("Tab", 9)
-            focused.append(
-                page.evaluate("document.activeElement.id || document.activeElement.tagName")
-            )
-        assert {"text", "send", "voice"} <= set(focused)

@@ -268,7 +268,7 @@ def test_streams_go_on_where_a_replica_is_killed(cluster, clips, alone):
     sessions, killed = [Session(handle, 320, rate) for _, rate in clips], []
 
     def kill():
-        assert isinstance(sessions[0]._state, bytes)  # a snapshot
+        assert isinstance(sessions[0]._journal.opening, bytes)  # a snapshot
         killed.append(sessions[0].pid)
         os.kill(killed[0], signal.SIGKILL)
 
@@ -318,7 +318,7 @@ def test_more_streams_than_slots_take_turns(cluster, clips, alone):
         for i, (x, rate) in enumerate(clips):
             if at < len(x):
                 got[i] += sessions[i].push(x[at : at + 3 * rate])
-                states.add(type(sessions[i]._state))
+                states.add(type(sessions[i]._journal.opening))
         at += 3 * clips[0][1]
     for i, session in enumerate(sessions):
         got[i] += session.finish()

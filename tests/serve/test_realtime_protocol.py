@@ -12,12 +12,13 @@ pytest.importorskip("openai.types.realtime")
 from hypothesis import given, settings, strategies as st
 
 from speechstream.duplex.events import SpokenWord
-from speechstream.serve import realtime_protocol as p
+from speechstream.serve import realtime_messages as p
+from speechstream.serve.realtime_protocol import Protocol
 from speechstream.serve.realtime_session import Offer, opening, updated
 from tests.serve.realtime_rules import Ledger, checked
 
 OFFER = Offer(("af_heart", "am_michael"), instructions="Be brief.", tools=True)
-RULES = p.Protocol(OFFER)
+RULES = Protocol(OFFER)
 SOUND = base64.b64encode(np.zeros(2400, "<i2").tobytes()).decode()
 TWO = (SpokenWord(0, 12_000, 0, 3), SpokenWord(12_000, 24_000, 4, 9))  # "One," and "two."
 
@@ -274,7 +275,7 @@ def test_functions_are_called_and_their_results_told():
 
 
 def test_an_agent_without_functions_takes_no_tools():
-    rules = p.Protocol(replace(OFFER, tools=False))
+    rules = Protocol(replace(OFFER, tools=False))
     _, state = rules.init_state("x")
     tools = [{"type": "function", "name": "f"}]
     event = {"type": "session.update", "session": {"type": "realtime", "tools": tools}}

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rapidfuzz import fuzz
 
 pytest.importorskip("openai.types.realtime")
 pytest.importorskip("uvicorn")
@@ -33,8 +34,10 @@ from speechstream.events import Final, Partial, Word
 from speechstream.serve.engine import Engine
 from speechstream.serve.realtime import client_secrets, realtime
 from speechstream.serve.realtime_session import Format
-from speechstream.serve.realtime_talk import Encoder, behind
+from speechstream.serve.realtime_stretch import behind
+from speechstream.serve.realtime_voice import Encoder
 from tests.serve.realtime_rules import Ledger
+from tests.serve.serving import patiently
 
 RATE = 24_000
 PATIENCE_S = 40
@@ -100,13 +103,14 @@ def models():
 
 @pytest.fixture(scope="module")
 def server(models):
-    one = Server(models)
-    one.start()
-    while not one.server.started:
-        time.sleep(0.02)
-    yield one
-    one.server.should_exit = True
-    one.join(20)
+    with patiently():
+        one = Server(models)
+        one.start()
+        while not one.server.started:
+            time.sleep(0.02)
+        yield one
+        one.server.should_exit = True
+        one.join(20)
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +272,8 @@ def test_a_spoken_conversation(server, models, agent, fixtures_dir):
     said = c.of("conversation.item.input_audio_transcription.completed")[0]["transcript"]
     asked = agent.asked[-1]
     assert asked[0] == {"role": "system", "content": "Be kind."}
-    assert asked[1]["role"] == "user" and asked[1]["content"].rstrip(".") == said.rstrip(".")
+    # The agent is asked before the recogniser's last word on the turn, which may spell a doubtful word in another way.
+    assert asked[1]["role"] == "user" and fuzz.ratio(asked[1]["content"], said) > 70
     assert c.texts("response.output_audio_transcript.delta") == agent.answer
     heard = models[0].transcribe(c.sound(), RATE).text  # by another path
     assert heard.lower().strip(".") == agent.answer.lower().strip(".")

@@ -5,7 +5,8 @@ import pytest
 from speechstream.errors import SpeechStreamError
 from speechstream.text.clauses import Clause
 from speechstream.text.languages import front_end
-from speechstream.text.user_lexicon import UserLexicon
+from speechstream.text.user_lexicon import UserLexicon, mapped
+from speechstream.text.visible import visible
 from speechstream.tts.reading import Reader
 
 ENTRIES = {
@@ -117,3 +118,14 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_say_as(how, text, right):
     said = f'<say-as interpret-as="{how}">{text}</say-as>'
     assert words(said, markup="ssml").replace(" and ", " ") == right
+
+
+def test_a_voice_that_reads_letters_reads_the_word_itself():
+    text = "Ask Nguyen's cat & me."
+    clause, places = UserLexicon.of(ENTRIES).apply(Clause(text, 0, len(text), "sentence"), False)
+    seen = visible(clause, True)
+    assert " ".join(seen.text.split()) == text
+    at = seen.text.index("Nguyen's")
+    start, end = mapped(places, seen.places[at], seen.places[at + 7] + 1)
+    assert text[start:end] == "Nguyen's"
+    assert len(seen.warnings) == 1 and "reads letters" in seen.warnings[0]

@@ -21,9 +21,9 @@ import numpy as np
 
 from speechstream.asr.family import NOTHING, Mode
 from speechstream.asr.search import log_softmax
+from speechstream.asr.vocabulary import Vocabulary
 from speechstream.asr.voxtral.networks import Hear, Networks, Read, Resident, Values
 from speechstream.asr.voxtral.onnx import OnnxNetworks
-from speechstream.asr.voxtral.vocabulary import Vocabulary
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, LogMel, LogMelState
 from speechstream.bundle import Bundle
 from speechstream.config import read

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechstream.errors import SpeechStreamError
-from speechstream.nn.voxtral_state import EncoderArrays, TextArrays, VoxtralCache, join, part
+from speechstream.nn.growing import TextArrays, join, part
+from speechstream.nn.voxtral_state import EncoderArrays, VoxtralCache
 
 
 class Networks(Protocol):
-    """One engine. B streams of any age in a batch, joined by `nn.voxtral_state.join`."""
+    """One engine. B streams of any age in a batch, joined by `nn.growing.join`."""
 
     name: str
 

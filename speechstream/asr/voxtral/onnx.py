@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 
 from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
+from speechstream.nn.growing import TextArrays, shortened
 from speechstream.nn.voxtral_config import VoxtralConfig
-from speechstream.nn.voxtral_state import GROWING, EncoderArrays, TextArrays
+from speechstream.nn.voxtral_state import EncoderArrays
 from speechstream.runtime.graph import Graph
 from speechstream.state import flatten
 
@@ -74,27 +74,17 @@ class OnnxNetworks:
         per_token = self.config.mels_per_token
         tokens = mel.transpose(0, 2, 1).reshape(batch, frames // per_token, per_token, mels)
         out, new = self.encoder.step({"mel": np.ascontiguousarray(tokens)}, state)
-        return out["audio"], _shortened(new, self.config.encoder.window)
+        return out["audio"], shortened(new, self.config.encoder.window)
 
     def read(
         self, tokens: np.ndarray, audio: np.ndarray, delays: Sequence[int], state: Any
     ) -> tuple[np.ndarray, Any]:
         inputs = {"tokens": tokens, "audio": audio, "delays": np.array(delays, np.int64)}
         out, new = self.text.step(inputs, state)
-        return out["logits"], _shortened(new, self.config.text.window)
+        return out["logits"], shortened(new, self.config.text.window)
 
     def value(self, state: Any) -> dict[str, np.ndarray]:
         return {n: a.copy() for n, a in flatten(state).items()}
 
     def native(self, state: Any) -> Any:
         return state
-
-
-def _shortened(state: Any, window: int) -> Any:
-    """Without the keys and values that nothing will see again; window 0: all will be."""
-    size = state.keys.shape[3]
-    first = max(size - (window - 1), 0) if window else 0
-    if not first:
-        return state
-    kept = {n: np.ascontiguousarray(getattr(state, n)[:, :, :, first:]) for n in GROWING}
-    return dataclasses.replace(state, **kept)

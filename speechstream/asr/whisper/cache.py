@@ -59,6 +59,9 @@ class Runner(Protocol):
 
     def decode(self, requests: Sequence[Decode]) -> list[tuple[Decoded, DecoderState]]: ...
 
+    def attended(self, cache: Cache, first: int, last: int) -> np.ndarray:
+        """(frames, D) the values of frames [first, last) that the decoder's first layer attends to, heads side by side."""
+
 
 @dataclass(frozen=True)
 class Encode:
@@ -208,6 +211,9 @@ class Values:
     def decode(self, requests: Sequence[Decode]) -> list[tuple[Decoded, DecoderState]]:
         return [Memory(r.cache.keys, r.cache.values).decode(self.networks, r) for r in requests]
 
+    def attended(self, cache: SegmentCache, first: int, last: int) -> np.ndarray:
+        return _side_by_side(cache.values, first, last)
+
 
 def trimmed(networks: Networks, state: EncoderState) -> EncoderState:
     """One stream's state without the rows that are not filled yet, copied."""
@@ -301,6 +307,9 @@ class Resident:
             out[i] = answer
         return out
 
+    def attended(self, cache: int, first: int, last: int) -> np.ndarray:
+        return _side_by_side(self._memories[cache].values, first, last)
+
 
 class _Batch:
     """Memories of like length as one array. Of one that keeps its place only what has changed is copied again.
@@ -380,6 +389,14 @@ def _decode(
         logits = said.logits[i : i + 1, r.first - first : n - first]
         out.append((Decoded(logits, said.alignment[i : i + 1, :n], hidden), state))
     return out
+
+
+def _side_by_side(values: np.ndarray | None, first: int, last: int) -> np.ndarray:
+    """(1, layers, H, T, Dh) to the first layer's (last - first, H Dh)."""
+    if values is None:
+        return np.zeros((0, 0), np.float32)
+    found = values[0, 0, :, first:last].swapaxes(0, 1)
+    return found.reshape(len(found), -1).astype(np.float32)
 
 
 def _row(e: Encoded, i: int) -> Encoded:

@@ -46,6 +46,7 @@ BEAM = 4  # hypotheses of the attention decoder where it is in doubt
 DECODE_FRAMES = 12  # 240 ms: verifying the hypothesis more often than this would show little more
 OFFLINE_FRAMES = 64  # 1.28 s: how much is heard at a time where nobody waits for it
 CONFIRM_MS = 1920  # a longer chunk hears more of what follows; words become stable that much later
+ATTENDED_FRAMES = 64  # 1.28 s that may be read of the encoder's memory
 RIGHT_CONTEXT_MS = 960  # the confirming pass hears so much beyond its chunk
 
 Decoder = IncrementalDecoder | CtcDecoder
@@ -148,11 +149,16 @@ class WhisperFamily:
     def words(self, segment: WhisperSegment, spoken_from: float) -> list[Word]:
         return self.decoder.words(segment.hypothesis, spoken_from)
 
+    def attended(self, segment: WhisperSegment, samples: int) -> np.ndarray:
+        """(K, D) of the last ATTENDED_FRAMES: the encoder's output as the decoder's first layer reads it."""
+        end = min(samples // FRAME_LENGTH, segment.frames)
+        return self.runner.attended(segment.cache, max(end - ATTENDED_FRAMES, 0), end)
+
     def resident(self) -> WhisperFamily:
         return self._on(Resident(self.networks))
 
     def _on(self, runner: Runner, decoder: Decoder | None = None) -> WhisperFamily:
-        return WhisperFamily(
+        return type(self)(
             runner,
             decoder or self.decoder,
             self.features,

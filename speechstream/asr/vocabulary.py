@@ -1,4 +1,4 @@
-"""Tokens of a tekken vocabulary to text: bytes, of which a letter may need several."""
+"""Tokens that are bytes to text: a letter may need several, of a tekken or SentencePiece vocabulary with bytes."""
 
 from __future__ import annotations
 

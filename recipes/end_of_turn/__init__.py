@@ -1,0 +1,1 @@
+"""The end-of-turn head: see the README."""
