@@ -84,7 +84,9 @@ class Stages:
         opened = bundle.load(folder)
         self.voice, self.encoder = Blockwise(opened), CodecEncoder(encoder)
         self.speakers = {s["name"]: (i, s) for i, s in enumerate(opened.config["speakers"])}
-        self.prosody: list[np.ndarray] = []  # (N, 4): log durations and pitch, the voice's and the teacher's
+        self.prosody: list[
+            np.ndarray
+        ] = []  # (N, 4): log durations and pitch, the voice's and the teacher's
 
     def codes(self, sentence: Sentence) -> np.ndarray:
         """The recording's own codes (1, levels, T)."""

@@ -96,9 +96,7 @@ def main(arguments: list[str] | None = None) -> dict:
             samples, tones, predicted = files[split]
             rows = index[split]
             if not rows or rows[-1]["speaker"] != x["speaker"] or _full(rows[-1], c.sample_rate):
-                rows.append(
-                    {"speaker": x["speaker"], "start": samples.tell() // 2, "samples": 0}
-                )
+                rows.append({"speaker": x["speaker"], "start": samples.tell() // 2, "samples": 0})
             rows[-1]["samples"] += len(x["pcm"])
             samples.write((x["pcm"].clip(-1, 1) * FULL_SCALE).round().astype("<i2").tobytes())
             tones.write(pitch(x["pcm"], c.sample_rate, HOP_S).astype("<f4").tobytes())

@@ -116,13 +116,18 @@ class Speech:
     def coded(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """The same at the loudness of the recordings, and the codes that the folder has of them (size, levels, T)."""
         if self.codes is None:
-            raise ValueError("this folder has no codes: recipes/blockwise_tts/predict.py makes them")
+            raise ValueError(
+                "this folder has no codes: recipes/blockwise_tts/predict.py makes them"
+            )
         return self._draw(step, size)
 
     def _draw(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
         rng, hop = np.random.default_rng((self.seed, step)), self.hop
         frame = self.frame_size
-        codes = np.zeros((size, 0 if self.codes is None else self.codes.shape[1], self.segment // frame), np.int64)
+        codes = np.zeros(
+            (size, 0 if self.codes is None else self.codes.shape[1], self.segment // frame),
+            np.int64,
+        )
         result = np.zeros((size, 1, self.segment), np.float32)
         tones = np.zeros((size, self.segment // hop), np.float32)
         for i, row in enumerate(rng.choice(len(self.rows), size, p=self.weights)):

@@ -1,4 +1,5 @@
-"""Turn three knobs of a trained decoder: python -m recipes.codec_small.retune CODEC OUT [--sharpen A] [--noise-db D] [--voicing V].
+"""Turn the knobs of a trained decoder: python -m recipes.codec_small.retune CODEC OUT [--sharpen A] [--noise-db D] [--voicing V]
+[--average CODEC].
 
 All of them are folded into its weights, so they cost nothing when it runs.
 
@@ -9,6 +10,8 @@ All of them are folded into its weights, so they cost nothing when it runs.
   not for noise, so a decoder that is trained by them hedges with noise.
 - voicing: added to the logit of being voiced. A voice begins some 20 ms before a pitch can be measured in it; filters that
   are trained after this (`train.py --codec`) learn to silence the pulses where there is no voice.
+- average: the mean of its weights and of another's that training began with (Wortsman et al., 2022, arXiv:2109.01903): what
+  a short further training on little speech gains, with less of what it forgets.
 """
 
 from __future__ import annotations
@@ -55,6 +58,13 @@ def retune(
     decoder["pitch"].output.bias[0] += voicing
 
 
+@torch.no_grad()
+def average(codec: SmallCodec, other: SmallCodec) -> None:
+    """Give a codec the mean of its own weights and of another's, in place."""
+    for mine, theirs in zip(codec.parameters(), other.parameters(), strict=True):
+        mine.lerp_(theirs, 0.5)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("codec", type=Path, help="OUT/codec of train.py")
@@ -62,8 +72,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sharpen", type=float, default=0.0)
     parser.add_argument("--noise-db", type=float, default=0.0)
     parser.add_argument("--voicing", type=float, default=0.0)
+    parser.add_argument("--average", type=Path, default=None, metavar="CODEC")
     args = parser.parse_args(arguments)
     codec = load(args.codec)
+    if args.average:
+        average(codec, load(args.average))
     retune(codec, args.sharpen, args.noise_db, args.voicing)
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.codec / "config.json", args.out / "config.json")

@@ -37,9 +37,7 @@ CLIP = 1.0  # norm of the gradient
 class Trainer:
     """The codec, its judges, their optimisers and the step they are at."""
 
-    def __init__(
-        self, config: dict, data: Path, out: Path, predicted: Path | None = None
-    ) -> None:
+    def __init__(self, config: dict, data: Path, out: Path, predicted: Path | None = None) -> None:
         self.config, self.out, self.step = config, out, 0
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(config["seed"])

@@ -202,7 +202,9 @@ def test_knobs_turn_what_they_say():
     h = torch.randn(1, 4, config.fine_dim)
     before, after = (c.decoder["output"].filter(h).chunk(3, -1) for c in (plain, turned))
     torch.testing.assert_close(before[:2], after[:2])
-    torch.testing.assert_close((after[2] - before[2]).exp(), torch.full_like(h[..., :1], 0.50119).expand_as(before[2]))
+    torch.testing.assert_close(
+        (after[2] - before[2]).exp(), torch.full_like(h[..., :1], 0.50119).expand_as(before[2])
+    )
     h = torch.randn(1, 4, config.pitch_dim)
     (quiet, scores), (loud, same) = (c.decoder["pitch"](h) for c in (plain, turned))
     torch.testing.assert_close(loud, quiet + 1.5)
