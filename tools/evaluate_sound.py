@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> dict:
         coder = (stages.encoder, stages.voice.codec)
         sounds["human"] = [resampled(pcm, own, rate) for pcm, own in people]
         sounds["human codes"] = [through_codec(coder, pcm, rate)[0] for pcm in sounds["human"]]
-        texts |= {name: spoken for name in ("human", "human codes")}
+        texts |= dict.fromkeys(("human", "human codes"), spoken)
     listeners, report = recognisers(args), {"sentences": len(said), "stages": {}}
     for name, heard in sounds.items():
         (args.out / name).mkdir(parents=True, exist_ok=True)

@@ -180,3 +180,18 @@ def test_texts_are_many_and_none_is_held_out(tmp_path):
     assert len(set(held)) == 100 and not set(held) & set(made)
     (tmp_path / "m.jsonl").write_text('{"text": "HE SAID I AM", "source": "x"}\n{"text": null}\n')
     assert sentences.transcripts(tmp_path / "m.jsonl") == ["He said I am."]
+
+
+def test_where_sound_is_lost_is_measured_in_known_sounds():
+    """tools/evaluate_sound.py on tones: the power of a band, and pitch and spectra frame for frame."""
+    from tools import evaluate_sound
+
+    t = np.arange(24_000) / 24_000
+    low, high = np.sin(2 * np.pi * 1000 * t), 0.1 * np.sin(2 * np.pi * 9000 * t)
+    assert evaluate_sound.band_db(low + high, 24_000) == pytest.approx(-20.04, abs=0.1)
+    buzz = 0.3 * sum(np.sin(2 * np.pi * 150 * k * t) / k for k in range(1, 60))
+    same = evaluate_sound.against([buzz], [buzz], 24_000)
+    assert same["log_spectral_distance_db"] == [0, 0] and same["voicing_agrees"] == 1
+    softer = evaluate_sound.against([0.5 * buzz], [buzz], 24_000)
+    assert softer["pitch_error_semitones"] == 0
+    assert softer["log_spectral_distance_db"][0] == pytest.approx(6.02, abs=0.2)
