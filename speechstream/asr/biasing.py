@@ -62,11 +62,11 @@ class HotWords:
     closed: bool = False
 
     def __post_init__(self) -> None:
-        what = "a grammar" if self.closed else "hot words"
+        what = "the phrases of a grammar" if self.closed else "hot words"
         if not self.phrases:
-            raise ValueError(f"{what} need at least one phrase, got none")
+            raise ValueError(f"{what} must be at least one, got none")
         if len(self.phrases) > MAX_PHRASES:
-            raise ValueError(f"{what} may be {MAX_PHRASES} phrases, got {len(self.phrases)}")
+            raise ValueError(f"{what} may be {MAX_PHRASES} at most, got {len(self.phrases)}")
         object.__setattr__(self, "phrases", tuple(_phrase(*p) for p in self.phrases))
 
     @classmethod
@@ -104,9 +104,18 @@ class HotWords:
             with open(path, "rb") as f:
                 data = f.read(MAX_FILE + 1)
             text = data.decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+        except FileNotFoundError as error:
             raise SpeechStreamError(
-                f"{path} cannot be read as a text file of phrases, one a line: {error}"
+                f"{path} does not exist, expected a file of phrases, one a line (in Python, phrases are given in a list)"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise SpeechStreamError(
+                f"{path} is no text in UTF-8 (byte {error.start}), expected phrases, one a line"
+            ) from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise SpeechStreamError(
+                f"{path} cannot be read as a text file of phrases, one a line: {why}"
             ) from error
         if len(data) > MAX_FILE:
             raise SpeechStreamError(f"{path} is larger than {MAX_FILE >> 20} MB of phrases")

@@ -86,7 +86,14 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if source.is_dir() and is_pocket(source):
         return _pocket(args, source, target)
-    one = load_parakeet(source) if source.is_dir() else load_nemo(source)
+    try:
+        one = load_parakeet(source) if source.is_dir() else load_nemo(source)
+    except SpeechStreamError as error:
+        if source.suffix == ".nemo":
+            raise
+        raise SpeechStreamError(
+            f"{error}; 'speechstream convert --help' says what else can be converted"
+        ) from error
     if one.features.sample_rate != SAMPLE_RATE:
         raise SpeechStreamError(
             f"{source} hears {one.features.sample_rate} Hz, and only models for {SAMPLE_RATE} Hz are "
