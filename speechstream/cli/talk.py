@@ -105,7 +105,7 @@ def check_writable(path: str) -> None:
         why = "it is a folder" if target.is_dir() else f"{target.parent} is no folder"
         raise SpeechStreamError(f"{path} cannot be written: {why}")
     suffix = target.suffix[1:].upper()
-    if suffix not in {**soundfile.available_formats(), "AIF": "", "OPUS": ""}:
+    if suffix not in soundfile.available_formats() or not soundfile.check_format(suffix):
         raise SpeechStreamError(
             f"{path} is in no known sound format; give a name that ends in .wav, .flac or .ogg"
         )
