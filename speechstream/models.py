@@ -15,7 +15,7 @@ from speechstream.errors import SpeechStreamError
 
 @dataclass(frozen=True)
 class Architecture:
-    """name: in the bundle. task: "asr" or "tts". loader: opens a bundle as a family or a voice."""
+    """name: in the bundle. task: "asr", "tts" or "talk". loader: opens a bundle as a family, a voice or an agent."""
 
     name: str
     task: str
@@ -27,18 +27,23 @@ class Architecture:
         return _resolved(self.loader)
 
 
-_TABLE: dict[str, Architecture] = {}
+_TABLE: dict[tuple[str, str], Architecture] = {}  # by name and task
 
 
 def register(architecture: Architecture) -> None:
     """Add an architecture, or put another one in its place."""
-    _TABLE[architecture.name] = architecture
+    _TABLE[architecture.name, architecture.task] = architecture
+
+
+def known(name: str, task: str) -> bool:
+    """Whether there is an architecture of that name for the task."""
+    return (name, task) in _TABLE
 
 
 def find(name: str, task: str) -> Architecture:
     """The architecture of that name. Raises SpeechStreamError for one that is not known for the task."""
-    found = _TABLE.get(name)
-    if found is None or found.task != task:
+    found = _TABLE.get((name, task))
+    if found is None:
         known = ", ".join(a.name for a in _TABLE.values() if a.task == task)
         raise SpeechStreamError(
             f"{name!r} is no architecture for {task} that this version knows; it knows {known}"
@@ -58,3 +63,6 @@ register(Architecture("voxtral-realtime", "asr", "speechstream.asr.voxtral.famil
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
 register(Architecture("pocket-tts", "tts", "speechstream.tts.pocket.voice:load"))
+register(Architecture("cosyvoice", "tts", "speechstream.tts.cosyvoice.voice:load"))
+register(Architecture("thinker-talker", "talk", "speechstream.duplex.omni.agent:load"))
+register(Architecture("thinker-talker", "asr", "speechstream.asr.omni.family:load"))

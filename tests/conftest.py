@@ -79,6 +79,19 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been",
         "test_unsynchronised_streams_of_any_delay_in_a_pool_equal_each_alone",
     ),
+    "asr/test_omni_recognizer.py": (
+        "test_streams_in_a_pool_equal_each_alone",
+        "test_a_stream_is_the_file",
+        "test_forks_and_snapshots_go_on_as_if_nothing_had_been",
+    ),
+    "duplex/test_omni_agent.py": ("test_any_pieces_of_sound_give_the_same_answer",),
+    "duplex/test_spoken.py": (
+        "test_a_turn_is_heard_while_it_lasts_and_answered_with_the_agents_own_sound",
+        "test_of_an_interrupted_answer_it_remembers_what_was_heard",
+        "test_where_it_fails_the_voice_apologises_and_the_turn_is_forgotten",
+    ),
+    "nn/test_omni.py": ("test_text_and_codes_are_those_of_the_reference",),
+    "serve/test_realtime_spoken.py": ALL,
     "asr/whisper/test_timing.py": ("test_recordings_are_dated_as_forced_alignment_dates_them",),
     "audio/test_echo.py": (
         "test_a_device_that_loses_sound_is_followed",
@@ -183,6 +196,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "tts/test_codec.py": ALL,
     "tts/test_embedded_voice.py": ("test_it_is_understood",),
     "tts/test_pocket_voice.py": ALL,
+    "tts/test_cosyvoice_voice.py": ALL,
+    "convert/test_cosyvoice_checkpoints.py": ALL,
 }
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 TORCH_FOLDERS = ("kernels", "nn", "recipes")

@@ -107,8 +107,8 @@ def test_imports_run_downwards():
 
 def test_no_families_know_each_other():
     families = {
-        "asr": ("whisper", "fastconformer", "speech_llm", "voxtral", "kyutai"),
-        "tts": ("blockwise", "piper", "pocket"),
+        "asr": ("whisper", "fastconformer", "speech_llm", "voxtral", "kyutai", "omni"),
+        "tts": ("blockwise", "cosyvoice", "piper", "pocket"),
     }
     wrong = []
     for task, names in families.items():

@@ -157,3 +157,50 @@ def timeline(
     rows.legend(fontsize=8, loc="lower left", frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def conversation(
+    sides: list[tuple[str, np.ndarray, int, list[tuple[str, float]]]],
+    states: list[tuple[str, float]],
+    path: Path,
+) -> None:
+    """Both waves of a conversation, the words at their times, and a bar of its states.
+
+    sides: a name, samples, their rate, and words with the seconds at which they begin. states: with the seconds from which
+    on; the last one only tells the end.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    end = states[-1][1]
+    figure, axes = plt.subplots(
+        3, 1, figsize=(13, 5), sharex=True, layout="constrained",
+        gridspec_kw={"height_ratios": [3, 3, 1]},
+    )  # fmt: skip
+    for axis, colour, (name, pcm, rate, words) in zip(axes, COLOURS, sides):
+        frame = max(rate // 100, 1)
+        wave = pcm[: len(pcm) // frame * frame].reshape(-1, frame)
+        peak = np.abs(pcm).max() + 1e-9
+        times = np.arange(len(wave)) * frame / rate
+        axis.fill_between(times, wave.min(1) / peak, wave.max(1) / peak, color=colour, lw=0)
+        for text, at in words:
+            axis.text(at, 1.1, text, rotation=60, fontsize=7, ha="left", va="bottom")
+        axis.set_ylim(-1.05, 2.9)
+        axis.set_yticks([])
+        axis.set_ylabel(name)
+    names = list(dict.fromkeys(name for name, _ in states[:-1]))
+    for (name, begin), (_, until) in zip(states, states[1:]):
+        colour = COLOURS[names.index(name) % len(COLOURS)]
+        axes[2].barh(0, until - begin, left=begin, color=colour, height=1)
+    for name in names:
+        axes[2].barh(0, 0, color=COLOURS[names.index(name) % len(COLOURS)], label=name)
+    axes[2].set_yticks([])
+    axes[2].set_ylabel("state")
+    axes[2].set_xlim(0, end)
+    axes[2].set_xlabel("seconds")
+    axes[2].legend(ncols=len(names), fontsize=7, frameon=False, loc="upper center",
+                   bbox_to_anchor=(0.5, -0.7))  # fmt: skip
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -9,6 +9,7 @@ run gives the same figures. Times are those of the samples: a sound card's buffe
 - turns: from the end of the user's speech to the first sound of the answer; the agent takes 100 ms.
 - barge-in: from the onset of the user's speech to the duck (12 dB, its ramp of 10 ms included) and to silence; recall.
 - backchannels, noise: how many of them stop the assistant, and whether the answer then goes on without a lost sample.
+- grid: barge-ins, backchannels and a cough over the loudness of the echo, its delay, the drift of the clocks, the room.
 - echo: the assistant alone, over loudness against the user, delay and drift: interruptions by its own voice, words
   transcribed of it. Then barge-ins and backchannels through the same echo.
 """
@@ -27,7 +28,8 @@ import numpy as np
 import soundfile
 
 from speechstream.asr.recognizer import Recognizer
-from speechstream.audio.echo import EchoCanceller, between
+from speechstream.audio.echo import EchoCanceller
+from speechstream.audio.echo_delay import between
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.agent import Messages
 from speechstream.duplex.config import ConversationConfig
@@ -48,6 +50,7 @@ ANSWER = (
     "and fish, and then walk along the wall to the old lighthouse, which was built of grey stone. From its top you can "
     "see the mountains on a clear day, and sometimes even the snow on them. "
 )
+SHORT = "Certainly, I will look at it. "
 QUESTIONS = (
     "What is the weather like today?",
     "Can you tell me where the station is?",
@@ -217,9 +220,14 @@ def play(
 # What is said and answered
 
 
-def answer(text: str) -> Callable[[Messages], Iterator[str]]:
-    """An agent that always says this, word by word."""
-    return lambda messages: iter(re.findall(r"\S+\s*", text))
+def answer(text: str, then: str | None = None) -> Callable[[Messages], Iterator[str]]:
+    """An agent that says this, word by word; `then`: to all but the first turn."""
+
+    def agent(messages: Messages) -> Iterator[str]:
+        first = not any(m["role"] == "assistant" for m in messages)
+        return iter(re.findall(r"\S+\s*", text if first or then is None else then))
+
+    return agent
 
 
 def trimmed(pcm: np.ndarray, rate: int = RATE, text: str = "", level: float = LEVEL) -> Clip:
@@ -286,7 +294,7 @@ def turns(models: tuple, rows: dict) -> None:
     clips = [spoken(models[1], q, s) for q in QUESTIONS for s in (1.0, 0.9)] + readings()
     waits = []
     for clip in clips:
-        scene = play(models, [Cue(clip, 0.5)], answer("Certainly, I will look at it. "))
+        scene = play(models, [Cue(clip, 0.5)], answer(SHORT))
         end = scene.spoken[0][1]
         loud = np.flatnonzero(np.abs(scene.out) > 0.005) / scene.rate
         later = loud[loud > end]
@@ -309,7 +317,9 @@ def interruptions(
     missed, wrong, words = [], 0, 0
     for i, clip in enumerate(clips):
         cues = [Cue(question, 0.5), Cue(clip, 1.6 + 0.13 * (i % 7), during=True)]
-        scene = play(models, cues, answer(ANSWER), room(), longest_s=14.0 + len(clip.pcm) / RATE)
+        scene = play(
+            models, cues, answer(ANSWER, then=SHORT), room(), longest_s=14.0 + len(clip.pcm) / RATE
+        )
         if len(scene.spoken) < 2:
             missed.append(clip.text + " (never said)")
             continue
@@ -356,7 +366,7 @@ def harmless(
     stopped, gaps = [], []
     for i, clip in enumerate(clips):
         cues = [Cue(question, 0.5), Cue(clip, 1.6 + 0.13 * (i % 7), during=True)]
-        text = ANSWER[:200]
+        text = ANSWER[:125]
         scene = play(models, cues, answer(text), room())
         begin = scene.spoken[1][0] if len(scene.spoken) > 1 else 0.0
         if scene.stops(begin):
@@ -437,7 +447,40 @@ def loudness(pcm: np.ndarray, rate: int) -> float:
     return float(np.sqrt(np.mean(power[power > 0.1 * power.max()] ** 2)))
 
 
-PARTS = ("turns", "barge-in", "backchannels", "noise", "echo", "double-talk")
+PARTS = ("turns", "barge-in", "backchannels", "noise", "echo", "double-talk", "grid")
+# Rooms of the grid: each differs in one thing from an echo as loud as the user, 60 ms late, of a clock that does not
+# drift, in a room whose sound has gone (-60 dB) after 0.3 s.
+GRID = (
+    dict(),
+    dict(level=-20.0),
+    dict(level=-10.0),
+    dict(level=6.0),
+    dict(delay=0.01),
+    dict(delay=0.15),
+    dict(delay=0.3),
+    dict(delay=0.4),
+    dict(drift=100.0),
+    dict(drift=-100.0),
+    dict(decay=0.6),
+)
+
+
+def grid(
+    models: tuple, barge: Sequence[Clip], nods: Sequence[Clip], points, every: int, rows: dict
+):
+    """Interruptions, backchannels and a cough in each of those rooms, with every so manieth clip."""
+    rate = models[1].sample_rate
+    gain = LEVEL / loudness(models[1].synthesize(ANSWER[:200]).pcm, rate)
+    cough = Clip("cough", noises()["cough"])
+    for point in points:
+        at = dict(level=0.0, delay=0.06, drift=0.0, decay=0.3) | GRID[point]
+        room = lambda a=at: Room(
+            rate, gain * 10 ** (a["level"] / 20), a["delay"], a["drift"], a["decay"], seed=1
+        )
+        name = "{level:+.0f} dB, {delay:g} s, {drift:+.0f} ppm, {decay:g} s".format(**at)
+        first = point % every  # so that other clips meet other rooms
+        interruptions(models, barge[first::every], room, rows, f"grid {name}")
+        harmless(models, [*nods[first::every], cough], room, rows, f"grid nods {name}")
 
 
 def main() -> None:
@@ -451,6 +494,8 @@ def main() -> None:
     add("--delays", type=float, nargs="+", default=[0.06, 0.3], help="seconds")
     add("--drifts", type=float, nargs="+", default=[0.0, 100.0], help="parts per million")
     add("--output", "-o", type=Path, help="all figures as JSON")
+    add("--points", type=int, nargs="+", default=range(len(GRID)), help="which rooms of the grid")
+    add("--every", type=int, default=3, help="take every so manieth clip in the grid")
     args = parser.parse_args()
     models, rows = (Recognizer.load(), Synthesizer.load()), {}
     began = time.perf_counter()
@@ -475,6 +520,8 @@ def main() -> None:
         for name, room in echo_rooms(models, [0.0], args.delays, [0.0]).items():
             interruptions(models, barge, room, rows, f"echo {name}")
             harmless(models, nods, room, rows, f"backchannels, echo {name}")
+    if "grid" in args.only:
+        grid(models, barge, nods, args.points, args.every, rows)
     print(f"{time.perf_counter() - began:.0f} s")
     if args.output is not None:
         args.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -194,7 +194,7 @@ class Recognizer:
         if beam is not None and not isinstance(beam, (int, np.integer)):
             raise ValueError(f"beam must be a whole number, got {beam!r:.80}")
         b = bundle.load(path or bundle.embedded("asr"))
-        if b.task != "asr":
+        if b.task != "asr" and not models.known(b.architecture, "asr"):
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
         loader = models.find(b.architecture, "asr").load
         family = loader(b, engine, device, threads, decoder, beam, **options)

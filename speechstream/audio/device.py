@@ -6,12 +6,16 @@ still alive: one that was unplugged, or a sound server that died, ends in a Spee
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
+import os
 import queue
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -159,10 +163,10 @@ def open_stream(kind: str, device: Device, channels: tuple[int, ...], **options)
     ) from failure
 
 
-def close_stream(stream, play_out: bool = False) -> None:
+def close_stream(stream, play_out: bool = False) -> bool:
     """Stop and close a PortAudio stream, after what it still holds if `play_out`.
 
-    One whose device has died may never return, and is then left to a daemon thread.
+    One whose device has died may never return: False, and it is left to a daemon thread.
     """
 
     def work():
@@ -175,6 +179,44 @@ def close_stream(stream, play_out: bool = False) -> None:
     thread = threading.Thread(target=work, name="close-sound-device", daemon=True)
     thread.start()
     thread.join(CLOSE_S)
+    if thread.is_alive():  # and the end of the process would wait for it too
+        ending = getattr(load_sounddevice(), "_exit_handler", None)
+        if ending is not None:
+            atexit.unregister(ending)
+        return False
+    return True
+
+
+def refresh_devices() -> None:
+    """Look for the devices anew: PortAudio lists them once. Only while no stream is open, not even a dead one."""
+    sd = load_sounddevice()
+    try:
+        sd._terminate()
+        sd._initialize()
+    except sd.PortAudioError as error:
+        raise SpeechStreamError(f"the sound devices cannot be listed: {error}") from error
+
+
+@contextmanager
+def quiet_portaudio() -> Iterator[None]:
+    """Within it nothing is written to stderr: PortAudio prints lines of its source for each attempt that fails."""
+    try:
+        sys.stderr.flush()
+        kept = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # there is no stderr
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class DeviceVanished(SpeechStreamError):
+    """A device that was open gives or takes no sound any more."""
 
 
 class Microphone:
@@ -322,7 +364,7 @@ class Microphone:
             if self._ended.is_set()
             else f"nothing came from it for {silent:.0f} s"
         )
-        raise SpeechStreamError(
+        raise DeviceVanished(
             f"the microphone {self.device.name!r} has vanished: {reason}; "
             "connect it again or choose another with 'speechstream devices'"
         )
@@ -333,10 +375,11 @@ class Microphone:
         self._reopened, self._stream = self._reopened + 1, None
         close_stream(old)
         try:
-            self.start()
+            with quiet_portaudio():
+                self.start()
         except SpeechStreamError as error:
             self.close()
-            raise SpeechStreamError(
+            raise DeviceVanished(
                 f"the microphone {self.device.name!r} has vanished: its stream has ended, and "
                 f"it cannot be opened again ({error})"
             ) from error

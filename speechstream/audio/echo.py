@@ -1,240 +1,56 @@
 """Echo cancelling: the loudspeaker's sound taken out of the microphone's, before anybody listens.
 
-WebRTC's AEC3 (of `pywebrtc-audio`, the extra `talk`) does it, given what the loudspeaker plays within some 100 ms of when
-its echo arrives. Both devices have their own clocks and buffers, so `Aligner` finds that delay and follows it: from the
-devices' time stamps first, then by generalised cross-correlation with phase transform (GCC-PHAT, Knapp and Carter 1976)
-every half second in which something is played; a slow loop turns what is left into a rate, and the reference is resampled
-by it. Noise is not suppressed: recognisers are trained on noise, not on what suppressors leave.
+Three stages. `Aligner` finds when the echo of what is played arrives and follows it. `EchoPath`, an adaptive linear filter,
+subtracts most of the echo and nothing of the user, so it is what words are recognised from. WebRTC's AEC3 (of
+`pywebrtc-audio`, the extra `talk`) suppresses the rest and, while both speak, some of the user: it decides whether anybody
+speaks at all. Behind the linear stage it takes far less of the user away. Noise is not suppressed: recognisers are
+trained on noise, not on what suppressors leave.
 
     echo = EchoCanceller(24_000)
     echo.played(pcm)               # in the loudspeaker's callback
-    clean = echo.cancel(heard)     # of the microphone, before the recogniser
+    clean = echo.cancel(heard)     # of the microphone
+    clean.voice                    # for the voice activity
+    clean.words                    # for the recogniser, while somebody speaks
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from speechstream.audio.echo_delay import QUIET, RESIDUAL, SAMPLE_RATE, Aligner, Clock, rms
+from speechstream.audio.echo_path import BLOCK, EchoPath
 from speechstream.audio.resample import Resampler
 from speechstream.errors import SpeechStreamError
 
-SAMPLE_RATE = 16_000
-FRAME = 160  # samples, 10 ms: what AEC3 takes at once
-RESIDUAL = 320  # samples, 20 ms, by which the echo should come after its reference
-MARGIN = 160  # samples by which a reference is thought later than its nominal time, so that it is there when needed
-
-WINDOW = 16_000  # samples of the microphone that are correlated
-EVERY = 8_000  # samples between two correlations
-EAGER = 2_000  # and before the echo was found
-EARLIEST, LATEST = -3_200, 16_000  # lags that are searched: -0.2 s to 1 s
-TOO_FAR = 960  # samples, 60 ms from where the echo should be: the reference is moved at once
-SMOOTH = 0.5  # weight of the correlations before
-PEAK = 12.0  # times the root mean square of all lags: an echo, not chance
-CERTAIN = 20.0  # times: believed at once
-QUIET = 1e-4  # root mean square below which there is nothing to correlate
-LOOP = (0.3, 0.04)  # proportional and integral gain of the drift's loop, for each correlation
-JUMPY = 12.0  # samples: a larger step of the peak is another path of the room, not drift
-HOP = 160.0  # samples, 10 ms: a device lost or repeated some sound
 MUTE_S = 3.0  # of played sound in which no echo was found: there is none
-MAX_RATE = 1e-3  # clocks differ by less
 LOST = 10 * SAMPLE_RATE  # of played sound without the echo that was known: a device stood still
-STAMPS_S = 5.0  # of time stamps that are kept
-TAPS = 16  # of the interpolation
+TAIL_S = 0.6  # behind what was played, in which a room still sounds
+CONVERGED = 0.16  # of the echo's power, 8 dB less, that the linear stage may leave for anybody to listen to it
+ALONE = 0.1  # of the power, that AEC3 leaves of it where only the echo is heard
+MEMORY_S = 0.5  # of both powers
+PASSES = 3  # over the last second, to learn the path of a reference that was moved
 
 
 @dataclass(frozen=True)
-class AlignState:
-    """Where the reference stands against the microphone. Samples at 16 kHz.
+class Cleaned:
+    """What is left of a stretch of the microphone's sound, twice, (n,) float32 at 16 kHz.
 
-    reference: the last ones that were played, from number `first` on. heard: the last WINDOW of the microphone.
-    position: of the reference for the microphone's next sample. lag: of the echo behind it, None before it was found.
+    voice: without any echo, and without some of the user where both speak. words: all of the user, with some 20 dB less
+    of the echo; the same as `voice` until that much is taken away. echoing: whether the room may still sound of what was played.
     """
 
-    reference: np.ndarray
-    first: int
-    heard: np.ndarray
-    position: float | None = None
-    rate: float = 0.0  # reference samples for one of the microphone's, less 1
-    drift: float = 0.0  # the part of it that lasts
-    lag: float | None = None
-    unseen: int = 0  # samples of the microphone since the echo was last found, silence left out
-    far: float | None = None  # a lag that was found once and not yet believed
-    correlation: np.ndarray | None = None
-    since: int = 0  # samples of the microphone since the last correlation
-    jumps: int = 0
-
-    @property
-    def end(self) -> int:
-        """Reference samples in all."""
-        return self.first + len(self.reference)
-
-
-class Aligner:
-    """The reference as the microphone hears it. Pure: what it knows is in the state."""
-
-    def init_state(self) -> AlignState:
-        """Nothing played, nothing heard."""
-        return AlignState(np.zeros(0, np.float32), 0, np.zeros(WINDOW, np.float32))
-
-    def played(self, pcm: np.ndarray, state: AlignState) -> AlignState:
-        """(n,) float32 at 16 kHz that go to the loudspeaker."""
-        kept = WINDOW + LATEST - EARLIEST + 2 * TAPS + len(pcm)
-        if state.position is not None:  # a microphone that is heard late needs more
-            kept = max(kept, state.end + len(pcm) - int(state.position) + WINDOW + LATEST + TAPS)
-        kept = min(kept, 30 * SAMPLE_RATE)
-        reference = np.concatenate([state.reference, pcm])
-        drop = max(len(reference) - kept, 0)
-        return replace(state, reference=reference[drop:], first=state.first + drop)
-
-    def step(
-        self, mic: np.ndarray, state: AlignState, nominal: float | None = None
-    ) -> tuple[np.ndarray, AlignState]:
-        """The reference (n,) for the next (n,) samples of the microphone.
-
-        nominal: the reference's sample that left the loudspeaker when the first of them was captured, by time stamps;
-        None: the last ones that were played.
-        """
-        s = state
-        if nominal is None:
-            nominal = float(s.end - len(mic))
-        if s.position is None:
-            s = replace(s, position=max(nominal, 0.0) - MARGIN)
-        assert s.position is not None
-        places = s.position + np.arange(len(mic)) * (1 + s.rate)
-        aligned = between(s.reference, places - s.first)
-        s = replace(
-            s,
-            position=s.position + len(mic) * (1 + s.rate),
-            heard=np.concatenate([s.heard, mic])[-WINDOW:],
-            since=s.since + len(mic),
-        )
-        if s.since >= (EAGER if s.lag is None else EVERY):
-            s = self._measure(replace(s, since=0, unseen=s.unseen + s.since))
-        return aligned, s
-
-    def before(self, s: AlignState) -> np.ndarray:
-        """The reference (WINDOW,) for the microphone's last samples, from where it stands now."""
-        assert s.position is not None
-        places = s.position - np.arange(WINDOW, 0, -1) * (1 + s.rate)
-        return between(s.reference, places - s.first)
-
-    def _measure(self, s: AlignState) -> AlignState:
-        """Where the echo is now, and what follows from it."""
-        assert s.position is not None
-        begin = int(s.position) - WINDOW - LATEST - s.first  # of the reference that may be heard
-        size = WINDOW + LATEST - EARLIEST
-        at = np.arange(begin, begin + size)
-        inside = (at >= 0) & (at < len(s.reference))
-        if not inside.any():
-            return s
-        reference = np.where(inside, s.reference[np.clip(at, 0, len(s.reference) - 1)], 0)
-        if _rms(reference) < QUIET or _rms(s.heard) < QUIET:
-            return replace(s, unseen=0 if s.lag is None else s.unseen - EVERY)
-        found = phat(s.heard, reference)[::-1]  # [i] is the lag EARLIEST + i
-        smooth = found if s.correlation is None else SMOOTH * s.correlation + found
-        s = replace(s, correlation=smooth)
-        peak = int(np.argmax(smooth))
-        height = smooth[peak] / _rms(smooth)
-        if height < PEAK:
-            return s
-        s = replace(s, unseen=0)
-        lag = EARLIEST + _vertex(smooth, peak)
-        if s.lag is None or abs(lag - RESIDUAL) > TOO_FAR:
-            return self._far(lag, s, s.lag is None and height > CERTAIN)
-        error = lag - s.lag
-        if abs(error) > HOP:
-            return self._far(lag, s, False)
-        if abs(error) > JUMPY:
-            # the same other path again: stay where it is, and follow it from now on
-            moved = s.far is not None and abs(lag - s.far) < JUMPY
-            return replace(s, far=None if moved else lag, lag=lag if moved else s.lag)
-        drift = float(np.clip(s.drift - LOOP[1] * error / EVERY, -MAX_RATE, MAX_RATE))
-        rate = float(np.clip(drift - LOOP[0] * error / EVERY, -2 * MAX_RATE, 2 * MAX_RATE))
-        return replace(s, drift=drift, rate=rate, far=None)
-
-    @staticmethod
-    def _far(lag: float, s: AlignState, certain: bool) -> AlignState:
-        """An echo that is not where it should be: the reference is moved to it when it was found twice."""
-        if not certain and (s.far is None or abs(lag - s.far) > JUMPY):
-            return replace(s, far=lag)
-        assert s.position is not None
-        if s.lag is None and abs(lag - RESIDUAL) <= TOO_FAR:  # near enough from the beginning
-            return replace(s, lag=lag, far=None)
-        return replace(
-            s,
-            position=s.position - (lag - RESIDUAL),
-            lag=float(RESIDUAL),
-            far=None,
-            correlation=None,
-            jumps=s.jumps + 1,
-        )
-
-
-def between(x: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """x (n,) float32 at fractional places (m,), by a windowed sinc; 0 where there is nothing."""
-    whole = np.floor(places).astype(np.int64)
-    taps = np.arange(-TAPS // 2 + 1, TAPS // 2 + 1)
-    at = whole[:, None] + taps
-    inside = (at >= 0) & (at < len(x))
-    if not inside.any():
-        return np.zeros(len(places), np.float32)
-    values = np.where(inside, x[np.clip(at, 0, len(x) - 1)], 0)
-    away = taps - (places - whole)[:, None]
-    weights = np.sinc(away) * np.cos(np.pi * away / (TAPS + 2)) ** 2
-    return (values * weights).sum(1).astype(np.float32)
-
-
-def phat(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The cross-correlation of a (n,) with every place in b (m,), m >= n, by phase alone: (m - n,)."""
-    size = 1 << (len(a) + len(b) - 1).bit_length()
-    cross = np.fft.rfft(b, size) * np.conj(np.fft.rfft(a * np.hanning(len(a)), size))
-    level = np.abs(cross)
-    # what is silent in both has no phase worth its weight
-    cross /= level + 1e-3 * level.mean() + 1e-12
-    return np.fft.irfft(cross, size)[: len(b) - len(a)]
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
-
-
-def _vertex(y: np.ndarray, i: int) -> float:
-    """Where the parabola through three values has its top."""
-    if not 0 < i < len(y) - 1:
-        return float(i)
-    a, b, c = (float(v) for v in y[i - 1 : i + 2])
-    bent = a - 2 * b + c
-    return i + (0.5 * (a - c) / bent if bent else 0.0)
-
-
-class Clock:
-    """The time stamps of a device against its samples: the earliest of the last seconds, for a busy computer is late."""
-
-    def __init__(self, sample_rate: int):
-        self.sample_rate, self.samples = sample_rate, 0
-        self._seen: deque[tuple[int, float]] = deque()
-
-    @property
-    def begin(self) -> float | None:
-        """The time of sample 0."""
-        return min((seen for _, seen in self._seen), default=None)
-
-    def take(self, count: int, at: float | None) -> None:
-        """So many samples, the first of them at this time; None: unknown."""
-        if at is not None:
-            self._seen.append((self.samples, at - self.samples / self.sample_rate))
-            while self._seen[0][0] < self.samples - STAMPS_S * self.sample_rate:
-                self._seen.popleft()
-        self.samples += count
+    voice: np.ndarray
+    words: np.ndarray
+    echoing: bool
 
 
 class EchoCanceller:
-    """AEC3 with a reference that is aligned. It owns the library's state, which is no value: one for one conversation.
+    """All three stages. It owns AEC3's state, which is no value: one for one conversation.
 
     Until it has found the echo, mostly within a second of sound, it lets nothing through while something is played; where
     none is found in MUTE_S there is none, as with a headset.
@@ -246,6 +62,8 @@ class EchoCanceller:
     def __init__(self, reference_rate: int) -> None:
         self._webrtc = load_webrtc()
         self._aec = self._make()
+        self._path = EchoPath()
+        self._path_state = self._path.init_state()
         self._aligner = Aligner()
         self.state = self._aligner.init_state()
         self._resampler = Resampler(reference_rate, SAMPLE_RATE)
@@ -257,6 +75,8 @@ class EchoCanceller:
         self._nominal: float | None = None
         self._rest = np.zeros(0, np.float32)  # of the microphone, less than a frame
         self._searched = 0.0  # seconds of played sound
+        self._alone = np.zeros(2)  # heard, and left by the linear stage, where the user was silent
+        self._since_played = TAIL_S  # seconds of the microphone
         self._energy = np.zeros(2)  # heard and left, while something is played
 
     def played(self, pcm: np.ndarray, at: float | None = None) -> None:
@@ -265,35 +85,51 @@ class EchoCanceller:
             self._out.take(len(pcm), at)
             self._new.append(np.array(pcm, np.float32))
 
-    def cancel(self, pcm: np.ndarray, at: float | None = None) -> np.ndarray:
+    def cancel(self, pcm: np.ndarray, at: float | None = None) -> Cleaned:
         """(n,) float32 at 16 kHz of the microphone to what is left of it, in whole frames of 10 ms; the rest waits.
 
         at: when the first sample was captured, on the clock of `played`.
         """
         nominal = self._take(at, len(pcm))
         mic = np.concatenate([self._rest, pcm])
-        count = len(mic) // FRAME * FRAME
+        count = len(mic) // BLOCK * BLOCK
         mic, self._rest = mic[:count], mic[count:]
         if not count:
-            return mic
+            return Cleaned(mic, mic, self._echoing)
         jumps = self.state.jumps
         reference, self.state = self._aligner.step(mic, self.state, nominal)
         if self.state.jumps > jumps:
-            self._aec = self._relearnt()
+            self._relearn()
         if self.state.lag is not None and self.state.unseen > LOST:
             self.restart()
-        left = np.asarray(self._aec.process(mic, reference), np.float32)
-        playing = _rms(reference) > 10 * QUIET
+        words, self._path_state = self._path.step(mic, reference, self._path_state)
+        voice = np.asarray(self._aec.process(words, reference), np.float32)
+        playing = rms(reference) > 10 * QUIET
+        self._since_played = 0.0 if playing else self._since_played + count / SAMPLE_RATE
         if playing and self.state.lag is None:
             self._searched += count / SAMPLE_RATE
             if self._searched < MUTE_S:
-                left = np.zeros_like(left)
+                voice = words = np.zeros_like(voice)
         if playing:
+            words = self._trusted(mic, words, voice)
             self._energy += (
                 np.sum(mic.astype(np.float64) ** 2),
-                np.sum(left.astype(np.float64) ** 2),
+                np.sum(voice.astype(np.float64) ** 2),
             )
-        return left
+        return Cleaned(voice, words, self._echoing)
+
+    def _trusted(self, mic: np.ndarray, words: np.ndarray, voice: np.ndarray) -> np.ndarray:
+        """What the recogniser may hear: the linear stage's, once that has been seen to take the echo away."""
+        power = np.array([np.sum(np.square(x, dtype=np.float64)) for x in (mic, words)])
+        if np.sum(np.square(voice, dtype=np.float64)) < ALONE * power[1]:
+            keep = np.exp(-len(mic) / SAMPLE_RATE / MEMORY_S)
+            self._alone = keep * self._alone + power
+        heard, left = self._alone
+        return words if left < CONVERGED * heard else voice
+
+    @property
+    def _echoing(self) -> bool:
+        return self._since_played < TAIL_S
 
     @property
     def delay_s(self) -> float | None:
@@ -317,19 +153,24 @@ class EchoCanceller:
         self.state = self._aligner.init_state()
         self._resampling = self._resampler.init_state()
         self._aec, self._searched = self._make(), 0.0
+        self._path_state = self._path.init_state()
 
     def _make(self) -> Any:
         delay = round(1000 * RESIDUAL / SAMPLE_RATE)
         return self._webrtc.EchoCanceller(sample_rate=SAMPLE_RATE, stream_delay_ms=delay)
 
-    def _relearnt(self) -> Any:
-        """A canceller that has heard the last second with the reference where it stands now.
+    def _relearn(self) -> None:
+        """Learn from the last second anew, with the reference where it stands now.
 
-        One that goes on would look for the echo where it was.
+        What goes on as it was would look for the echo where it was.
         """
-        aec, s = self._make(), self.state
-        aec.process(s.heard, self._aligner.before(s))
-        return aec
+        heard, reference = self.state.heard, self._aligner.before(self.state)
+        words, path = self._path.step(heard, reference, self._path.init_state())
+        self._aec = self._make()
+        self._aec.process(words, reference)  # of the first time, in which the path is being learnt
+        for _ in range(PASSES - 1):
+            _, path = self._path.step(heard, reference, path)
+        self._path_state, self._alone = path, np.zeros(2)
 
     def _take(self, at: float | None, count: int) -> float | None:
         """Take over what was played; the reference's nominal place for the first sample of the next frame."""

@@ -17,6 +17,8 @@ EXAMPLES = """examples:
   speechstream convert SmolLM2-360M-Instruct-Q4_K_M.gguf -o brain/
   speechstream convert pocket-tts/ -o voice/ --weights int8
   speechstream say "Hello." --voice voice/
+  speechstream convert CosyVoice2-0.5B/ -o cosy/ --prompt-wav me.wav --prompt-text "What I say in it."
+  speechstream convert Qwen2.5-Omni-3B/ -o omni/ && speechstream talk --llm omni/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -30,17 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json), or of a Kyutai speech-to-text, in the layout of transformers or of "
-        "moshi; a language model of the Llama family: a .gguf file, or a folder "
-        "with config.json, *.safetensors and tokenizer.json; or a pocket-tts: transformers' folder, with the codec's "
-        "in it, and voices (latents or recordings) in voices/",
+        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), or of a Kyutai speech-to-text, in "
+        "the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
+        "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
+        "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
     )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add(
         "--weights",
         choices=("own", "fp32", "int8", "int4"),
         default="own",
-        help="of a language model or a pocket-tts; default: as the checkpoint has them",
+        help="of a language model, a pocket-tts or a CosyVoice's language model; default: as the checkpoint has them",
     )
     add(
         "--kv-bits",
@@ -54,9 +56,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a language model: many streams may go on from one prompt that is kept once",
     )
-    add("--language", default="en", help="of a pocket-tts, a tag such as en-US; default: en")
+    add("--language", default="en", help="of a voice, a tag such as en-US; default: en")
     add("--name", help="for the model's card; default: the checkpoint's name")
     add("--licence", default="that of the checkpoint", help="for the model's card")
+    cosy = parser.add_argument_group("CosyVoice")
+    add = cosy.add_argument
+    add(
+        "--prompt-wav",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a recording of 0.5 to 30 s whose voice is to be spoken with; may be given again",
+    )
+    add(
+        "--prompt-text",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what that recording says, one for each",
+    )
+    add(
+        "--mode",
+        choices=("sentences", "interleaved"),
+        default="sentences",
+        help="sentences: each clause by itself; interleaved: the whole text as one, spoken while it is written",
+    )
+    add("--steps", type=int, default=10, metavar="N", help="of the flow's solver; default: 10")
+    add(
+        "--look-back",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="that the flow sees before a block; its memory grows with them; default: 2",
+    )
+    add(
+        "--sinks",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="of the voice's recording that the flow always sees; its memory grows with them; default: 2",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,11 +110,14 @@ def run(args: argparse.Namespace) -> int:
         )
     if _is_voxtral(source):
         return _voxtral(args, source, target)
+    if _model_type(source) == "qwen2_5_omni":
+        return _omni(args, source, target)
     if _is_kyutai(source):
         return _kyutai(args, source, target)
     if _is_llm(source):
         return _language_model(args, source, target)
     try:
+        from speechstream.convert.cosyvoice import is_cosyvoice
         from speechstream.convert.nemo import load_nemo
         from speechstream.convert.parakeet import load_parakeet
         from speechstream.convert.pocket import is_pocket
@@ -86,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if source.is_dir() and is_pocket(source):
         return _pocket(args, source, target)
+    if source.is_dir() and is_cosyvoice(source):
+        return _cosyvoice(args, source, target)
     try:
         one = load_parakeet(source) if source.is_dir() else load_nemo(source)
     except SpeechStreamError as error:
@@ -153,6 +197,41 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"streams {delays[0]} to {delays[1]} ms behind the sound, a token each {about.token_ms} ms; files at {delays[2]} ms"
     )
     print(graphs)
+    return 0
+
+
+def _model_type(source: Path) -> Any:
+    """What a folder's config.json says that it is."""
+    from speechstream.convert.stored import read_json
+
+    try:
+        config = read_json(source / "config.json")
+    except SpeechStreamError:
+        return None  # the reader that is chosen otherwise says why
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
+    try:
+        from speechstream.convert.omni import convert_omni
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+    from speechstream.config import read
+    from speechstream.nn.omni_config import OmniBundle
+
+    b = convert_omni(source, target, _card(args, source))
+    about = read(OmniBundle, b.config)
+    c = about.network
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: a thinker of {c.thinker.layers} layers of {c.thinker.dim}, a talker of "
+        f"{c.talker.lm.layers} of {c.talker.lm.dim}, {c.parameters / 1e6:.0f} million parameters"
+    )
+    print(
+        f"hears {c.encoder.block / 100:g} s at a time, speaks as {', '.join(about.speakers)}; runs in torch: "
+        f"speechstream talk --llm {target}"
+    )
     return 0
 
 
@@ -258,4 +337,33 @@ def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"{k.sample_rate} Hz"
     )
     print("speakers: " + (", ".join(one.voices) or "none; put recordings or latents into voices/"))
+    return 0
+
+
+def _cosyvoice(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.convert.cosyvoice import Options, Recording, load_cosyvoice
+    from speechstream.export.cosyvoice import write_cosyvoice
+
+    wavs, texts = args.prompt_wav, args.prompt_text
+    if len(wavs) != len(texts):
+        raise SpeechStreamError(
+            f"each --prompt-wav needs a --prompt-text, what it says; got {len(wavs)} and {len(texts)}"
+        )
+    recordings = tuple(Recording(Path(w).stem, Path(w), t) for w, t in zip(wavs, texts))
+    options = Options(args.look_back, args.sinks, args.steps, args.mode, args.language)
+    one = load_cosyvoice(source, options, recordings)
+    card = {"name": args.name or one.name, "licence": args.licence, "converted_from": source.name}
+    b = write_cosyvoice(one, target, card, args.weights)
+    c = one.config
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: CosyVoice {c.version}, a language model of {c.lm.network.layers} layers "
+        f"of {c.lm.network.dim}, {c.sound.sample_rate} Hz"
+    )
+    print(
+        f"the flow remembers {c.flow.stream_bytes() / 1e6:.0f} MB of a stream: {c.flow.evaluations} evaluations, "
+        f"{args.look_back:g} s before a block and {args.sinks:g} s of the beginning"
+    )
+    print("speakers: " + ", ".join(c.speakers))
+    if not any(len(v.tokens) for v in one.voices.values()):
+        print("none of them is a recording's: give one with --prompt-wav and --prompt-text")
     return 0

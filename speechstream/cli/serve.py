@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   speechstream serve --host 0.0.0.0 --key "$KEY" --certificate cert.pem --private-key key.pem
   speechstream serve --workers 4                        on more cores; one that dies loses nobody's words
   speechstream serve --llm http://127.0.0.1:11434/v1 --llm-model qwen2.5:1.5b
+  speechstream serve --llm omni/                        a converted model that hears and speaks
   curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@talk.flac -F model=whisper-1
   curl http://127.0.0.1:8000/v1/audio/speech -H "Content-Type: application/json" \\
        -d '{"input": "Hello.", "voice": "alloy", "model": "tts-1"}' -o hello.mp3
@@ -47,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wyoming", type=int, metavar="PORT", help="speak Wyoming (Home Assistant) on this port")
     add("--model", metavar="PATH", help="the recogniser's bundle; default: the embedded one")
     add("--voice", metavar="VOICE", help="a voice's bundle, a Piper voice, or an installed one")
-    add("--llm", metavar="URL", help="who answers in conversations: an OpenAI-compatible endpoint")
+    add(
+        "--llm",
+        metavar="URL|PATH",
+        help="who answers in conversations: an OpenAI-compatible endpoint, or the bundle of a model that hears and speaks",
+    )
     add("--llm-model", default="", metavar="NAME", help="which of its models")
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the models")
     add(
@@ -151,6 +156,7 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, str | None]:
 
 def agent_of(args: argparse.Namespace) -> Any:
     """What makes the agents of conversations, None for the bot that answers by rule."""
+    from speechstream.cli.spoken import is_spoken_bundle, load_spoken
     from speechstream.duplex.agent import ChatCompletions
 
     if args.llm is None:
@@ -159,6 +165,11 @@ def agent_of(args: argparse.Namespace) -> Any:
                 "--llm-model needs --llm, the address of the endpoint that has it"
             )
         return None
+    if is_spoken_bundle(args.llm):
+        if args.llm_model:
+            raise SpeechStreamError("--llm-model needs an endpoint; --llm gives a bundle")
+        agent = load_spoken(args.llm, args.device)  # one model, any number of conversations
+        return lambda: agent
     try:
         ChatCompletions(args.llm, args.llm_model)
     except ValueError as error:

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   speechstream talk                                     with the embedded brain, a toy (extra: llm)
   speechstream talk --bot rule                          it answers a few things by rule
   speechstream talk --llm model.gguf                    with a language model on this computer
+  speechstream talk --llm omni/                         with a converted model that hears and speaks itself
   speechstream talk --llm http://127.0.0.1:11434/v1 --model qwen2.5:1.5b --system "Be brief."
   speechstream talk --input-file user.wav --output-file answer.wav
   echo "Hello" | speechstream talk --text
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--llm",
         metavar="URL|PATH",
-        help="an OpenAI-compatible endpoint, e.g. http://host:port/v1, or a .gguf file or converted bundle; "
+        help="an OpenAI-compatible endpoint, e.g. http://host:port/v1, or a .gguf file or converted bundle, of a language "
+        "model or of one that hears and speaks; "
         "default: the embedded brain where the extra llm is installed",
     )
     add("--model", default="", metavar="NAME", help="which of its models")
@@ -38,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}-bot", dest="bot", action="store_const", const=name, help=argparse.SUPPRESS)
     add("--no-echo", action="store_true", help="cancel no echo: you wear a headset")
     add("--voice", metavar="NAME", help="a speaker of the embedded voice")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="of a model that hears and speaks; default: cpu",
+    )
     add(
         "--latency",
         type=int,
@@ -119,6 +127,10 @@ def bot(name: str) -> Any:
 
 def local(args: argparse.Namespace) -> Any:
     """A language model on this computer, the embedded one by default; where that is not installed, a bot."""
+    from speechstream.cli.spoken import is_spoken_bundle, load_spoken
+
+    if args.llm and is_spoken_bundle(args.llm):
+        return load_spoken(args.llm, args.device)
     from speechstream.export.brain import brain_bundle, embedded, is_here, is_installed
 
     if not args.llm and not is_installed():
@@ -282,11 +294,14 @@ def recorded(args: argparse.Namespace, agent: Any) -> int:
     from speechstream.audio.samples import to_mono
     from speechstream.duplex.replay import replay
     from speechstream.duplex.session import Timed
+    from speechstream.duplex.spoken import SpokenRunner, is_spoken
 
     source = blocks(args.input_file)
     user = np.concatenate([np.zeros(0, np.float32), *(to_mono(b) for b in source)])
     report = Report(args.quiet)
-    session = make_session(args, Timed(agent), source.rate, report)
+    # of 20 ms each: the speech is made twice as fast as it is heard
+    timed = SpokenRunner(agent, args.system, steps=2) if is_spoken(agent) else Timed(agent)
+    session = make_session(args, timed, source.rate, report)
     out = replay(session, user, source.rate)
     report.history(session.state)
     report.end()

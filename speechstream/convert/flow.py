@@ -18,6 +18,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.nn.ecapa import Ecapa
 from speechstream.nn.flow import FlowDecoder
 from speechstream.nn.flow_config import DiTConfig, EcapaConfig, FlowConfig, WindowConfig
+from speechstream.nn.token_encoder import TokenEncoder
 from speechstream.nn.vocoder_config import BigVganConfig
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -63,7 +64,7 @@ _UNET = [  # of CosyVoice 2
     (r"\.ff\.net\.0\.proj\.", ".up."),
     (r"\.ff\.net\.2\.", ".down."),
 ]
-_VOCODER = [  # of CosyVoice 3
+_VOCODER = [  # of CosyVoice 2 and 3
     (r"^f0_predictor\.classifier\.", "pitch.output."),
     (r"^m_source\.l_linear\.", "source."),
     (r"^conv_pre\.", "first."),
@@ -73,6 +74,30 @@ _VOCODER = [  # of CosyVoice 3
     (r"^resblocks\.", "blocks."),
     (r"\.convs1\.", ".first."),
     (r"\.convs2\.", ".second."),
+]
+_TOKENS = [  # the encoder of CosyVoice 2, and what 3 has of it
+    (r"^input_embedding\.", "embedding."),
+    (r"^spk_embed_affine_layer\.", "speaker."),
+    (r"^encoder_proj\.", "output."),
+    (r"^(?:encoder\.)?pre_lookahead_layer\.conv1\.", "first."),
+    (r"^(?:encoder\.)?pre_lookahead_layer\.conv2\.", "second."),
+    (r"^encoder\.embed\.out\.0\.", "input."),
+    (r"^encoder\.embed\.out\.1\.", "input_norm."),
+    (r"^encoder\.up_embed\.out\.0\.", "up_input."),
+    (r"^encoder\.up_embed\.out\.1\.", "up_norm."),
+    (r"^encoder\.up_layer\.conv\.", "up."),
+    (r"^encoder\.after_norm\.", "norm."),
+    (r"^encoder\.encoders\.", "layers."),
+    (r"^encoder\.up_encoders\.", "up_layers."),
+    (r"\.norm_mha\.", ".norm1."),
+    (r"\.norm_ff\.", ".norm2."),
+    (r"\.feed_forward\.w_1\.", ".up."),
+    (r"\.feed_forward\.w_2\.", ".down."),
+    (r"\.self_attn\.linear_([qkv])\.", r".\1."),
+    (r"\.self_attn\.linear_out\.", ".out."),
+    (r"\.self_attn\.linear_pos\.", ".position."),
+    (r"\.self_attn\.pos_bias_u$", ".content_bias"),
+    (r"\.self_attn\.pos_bias_v$", ".position_bias"),
 ]
 _BIGVGAN = [  # of Qwen2.5-Omni
     (r"^conv_pre\.", "first."),
@@ -219,8 +244,17 @@ def cosyvoice2_weights(weights: Mapping[str, Tensor], config: FlowConfig) -> dic
     return found
 
 
-def cosyvoice3_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of CosyVoice 3's causal HiFT vocoder by our names, its weight norms folded. Raises SpeechStreamError."""
+def cosyvoice_token_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the token encoder in a flow of CosyVoice 2 or 3, by our names. Raises SpeechStreamError."""
+    own = {k: v for k, v in weights.items() if not k.startswith("decoder.")}
+    return _joined(_renamed(own, _TOKENS))
+
+
+def cosyvoice_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of CosyVoice's HiFT vocoder, of 2 or the causal one of 3, by our names, its weight norms folded.
+
+    Raises SpeechStreamError.
+    """
 
     def snake(m: re.Match[str]) -> str:
         return f".snakes.{2 * int(m[2]) + int(m[1]) - 1}."
@@ -237,6 +271,13 @@ def cosyvoice3_vocoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tenso
 
 def load(model: Network, weights: Mapping[str, Tensor]) -> Network:
     """A decoder or vocoder with these weights, in evaluation mode. Raises SpeechStreamError where they do not fit."""
+    check(model, weights)
+    model.load_state_dict(dict(weights))
+    return model.eval()
+
+
+def check(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raises SpeechStreamError where weights do not fit a network, whose own need not be in memory."""
     own = model.state_dict()
     for name in sorted(own.keys() | weights.keys()):
         has, wants = weights.get(name), own.get(name)
@@ -244,8 +285,6 @@ def load(model: Network, weights: Mapping[str, Tensor]) -> Network:
             raise SpeechStreamError(
                 f"the {_title(model)}'s {name} is {_size(has)} in the checkpoint, {_size(wants)} by its configuration"
             )
-    model.load_state_dict(dict(weights))
-    return model.eval()
 
 
 def _transformer(
@@ -275,9 +314,9 @@ def _renamed(weights: Mapping[str, Tensor], names: Iterable[tuple[str, str]]) ->
 
 def _joined(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Queries, keys and values as one matrix."""
-    found = {k: v for k, v in weights.items() if not re.search(r"\.layers\.\d+\.[qkv]\.", k)}
+    found = {k: v for k, v in weights.items() if not re.search(r"layers\.\d+\.[qkv]\.", k)}
     for name in weights:
-        if m := re.fullmatch(r"(.*\.layers\.\d+\.)q\.(weight|bias)", name):
+        if m := re.fullmatch(r"(.*layers\.\d+\.)q\.(weight|bias)", name):
             parts = [_there(weights, f"{m[1]}{p}.{m[2]}") for p in "qkv"]
             found[f"{m[1]}qkv.{m[2]}"] = torch.cat(parts)
     return found
@@ -314,6 +353,8 @@ def _folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _title(model: nn.Module) -> str:
     if isinstance(model, Ecapa):
         return "speaker encoder"
+    if isinstance(model, TokenEncoder):
+        return "token encoder"
     return "flow decoder" if isinstance(model, FlowDecoder) else "vocoder"
 
 

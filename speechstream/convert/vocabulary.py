@@ -63,10 +63,14 @@ def _list(meta: dict[str, Any], key: str, kind: type, path: Path) -> list[Any]:
     return found
 
 
-def _bpe(tokens: list[str], merges: list[list[str]], fallback: bool) -> dict[str, Any]:
+def _numbered(tokens: list[str]) -> dict[str, int]:
     vocabulary: dict[str, int] = {}
     for i, token in enumerate(tokens):
         vocabulary.setdefault(token, i)
+    return vocabulary
+
+
+def _bpe(vocabulary: dict[str, int], merges: list[list[str]], fallback: bool) -> dict[str, Any]:
     return {
         "type": "BPE",
         "dropout": None,
@@ -87,8 +91,13 @@ def _byte_level(meta: dict[str, Any], tokens: list[str], path: Path) -> dict[str
         raise SpeechStreamError(
             f"{path} cuts words in a way that is not known here ({str(cut)[:40]!r}); known are {', '.join(_CUTS)}"
         )
-    digits, words = _CUTS[cut]
     merges = [m.split(" ", 1) for m in _list(meta, "merges", str, path)]
+    return byte_level(_numbered(tokens), merges, cut)
+
+
+def byte_level(vocabulary: dict[str, int], merges: list[list[str]], cut: str) -> dict[str, Any]:
+    """A byte-level BPE that cuts words in one of `_CUTS`, as the parts of a tokenizer.json."""
+    digits, words = _CUTS[cut]
     steps: list[dict[str, Any]] = [
         {
             "type": "Split",
@@ -100,7 +109,7 @@ def _byte_level(meta: dict[str, Any], tokens: list[str], path: Path) -> dict[str
     ]
     if digits:
         steps.insert(0, {"type": "Digits", "individual_digits": True})
-    model = _bpe(tokens, [m for m in merges if len(m) == 2], False)
+    model = _bpe(vocabulary, [m for m in merges if len(m) == 2], False)
     model["ignore_merges"] = cut in ("llama-bpe", "llama3", "tekken")
     return {
         "normalizer": {"type": "NFC"} if cut == "qwen2" else None,
@@ -139,7 +148,7 @@ def _sentencepiece(
     if meta.get("tokenizer.ggml.add_space_prefix", True):
         space.insert(0, {"type": "Prepend", "prepend": "▁"})
         strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
-    model = _bpe(tokens, found, True)
+    model = _bpe(_numbered(tokens), found, True)
     model["unk_token"] = tokens[kinds.index(2)] if 2 in kinds else None
     return {
         "normalizer": {"type": "Sequence", "normalizers": space},

@@ -41,7 +41,7 @@ class ConversationConfig:
     preempt_s: float = 0.12  # silence before what was said is foreseen and a reply prepared
     preempt_tries: int = 3  # prepared replies in one turn; 0 prepares none
 
-    pause_s: float = 0.16
+    pause_s: float = 0.12
     min_words: int = 2
     many_words: int = 3
     partial_s: float = 0.7

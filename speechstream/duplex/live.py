@@ -6,6 +6,8 @@ aligns them by that. A device that vanishes is opened again when it is back; tim
 
 from __future__ import annotations
 
+import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,15 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.audio.device import Device, Microphone, choose_device, close_stream, open_stream
+from speechstream.audio.device import (
+    Device,
+    DeviceVanished,
+    Microphone,
+    choose_device,
+    close_stream,
+    open_stream,
+    quiet_portaudio,
+    refresh_devices,
+)
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.session import Session
 from speechstream.errors import SpeechStreamError
+
+log = logging.getLogger("speechstream.duplex")
 
 RATE = 16_000
 PULL_S = 0.01  # of sound asked of the session by the loudspeaker at once
 STALL_S = 2.0  # a device that gives nothing for so long has vanished
 RETRY_S = 0.5  # between two attempts to open one that has
+REFRESH = 4  # of so many attempts, one looks for the devices anew
 GIVE_UP_S = 60.0
 
 
@@ -80,10 +94,10 @@ class Loudspeaker:
         self.close()
         self._open(choose_device(self._name, "output"))
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """False where the device has died so that its stream cannot be closed, and is left to itself."""
         stream, self._stream = self._stream, None
-        if stream is not None:
-            close_stream(stream)
+        return stream is None or close_stream(stream)
 
 
 class Recorder:
@@ -135,64 +149,68 @@ def converse(
     """Until the microphone ends, which it does not, or the caller's interrupt comes. session: at 16 kHz.
 
     tell: a sentence for the user. each: after each block, how many seconds behind the microphone the session is. Raises
-    SpeechStreamError where a device is missing, or does not come back within a minute.
+    SpeechStreamError where a device is missing at first, or does not come back within a minute.
     """
     recorder = None if record is None else Recorder(record, session.sample_rate)
     speaker = Loudspeaker(session, output, None if recorder is None else recorder.played)
+    microphone = Microphone(RATE, input, 0.02, 30.0, STALL_S)
     try:
         while True:
             try:
-                with Microphone(RATE, input, 0.02, 30.0, STALL_S) as microphone:
-                    for block in microphone:
-                        if recorder is not None:
-                            recorder.heard(block)
-                        session.push(block, microphone.captured)
-                        each(time.monotonic() - microphone.captured)
-                        if not speaker.alive:
-                            _back(speaker, session, tell)
-                    return
+                for block in microphone:
+                    if recorder is not None:
+                        recorder.heard(block)
+                    session.push(block, microphone.captured)
+                    each(time.monotonic() - microphone.captured)
+                    if not speaker.alive:
+                        raise Vanished("the loudspeaker")
+                return
             except SpeechStreamError as error:
-                _lost(str(error), input, session, tell)
+                if not isinstance(error, DeviceVanished):
+                    raise
+                what = error.what if isinstance(error, Vanished) else "the microphone"
+                log.debug("%s", error)
+                tell(f"{what} has vanished; waiting for it")
+                microphone.close()
+                microphone = _back(what, input, speaker, session)
+                tell(f"{what} is back")
     finally:
+        microphone.close()
         speaker.close()
         if recorder is not None:
             recorder.close()
 
 
-def _back(speaker: Loudspeaker, session: Session, tell: Callable[[str], None]) -> None:
-    """Open the loudspeaker again."""
-    tell("the loudspeaker has vanished; waiting for it")
-    _retry(speaker.reopen, "the loudspeaker", session)
-    if session.echo is not None:
-        session.echo.restart()
-    tell("the loudspeaker is back")
+class Vanished(DeviceVanished):
+    """A device of the conversation is gone. what: which."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} has vanished")
+        self.what = what
 
 
-def _lost(why: str, device: str | None, session: Session, tell: Callable[[str], None]) -> None:
-    """Wait until there is a microphone again."""
-    tell(f"{why}; waiting for it")
-
-    def attempt() -> None:
-        microphone = Microphone(RATE, device, 0.02, 30.0, STALL_S)
-        microphone.start()
-        microphone.close()
-
-    _retry(attempt, "the microphone", session)
-    if session.echo is not None:
-        session.echo.restart()
-    tell("the microphone is back")
-
-
-def _retry(attempt: Callable[[], None], what: str, session: Session) -> None:
+def _back(what: str, input: str | None, speaker: Loudspeaker, session: Session) -> Microphone:
+    """Open both devices anew as soon as that is possible: they mostly vanish and come back together."""
     began, at = time.monotonic(), session.now
-    while True:
+    closed = speaker.close()
+    for attempt in itertools.count(1):
         try:
-            attempt()
+            with quiet_portaudio():
+                if closed and attempt % REFRESH == 0:
+                    refresh_devices()
+                speaker.reopen()
+                microphone = Microphone(RATE, input, 0.02, 30.0, STALL_S)
+                microphone.start()
         except SpeechStreamError as error:
+            closed = speaker.close() and closed
             waited = time.monotonic() - began
             if waited > GIVE_UP_S:
                 raise SpeechStreamError(f"{what} did not come back: {error}") from error
             session.tick(at + waited)
             time.sleep(RETRY_S)
         else:
-            return
+            session.tick(at + time.monotonic() - began)
+            if session.echo is not None:
+                session.echo.restart()
+            return microphone
+    raise AssertionError

@@ -29,7 +29,14 @@ from speechstream.audio.samples import to_mono
 from speechstream.audio.vad import SAMPLE_RATE
 from speechstream.duplex.agent import Agent
 from speechstream.duplex.config import ConversationConfig
-from speechstream.duplex.conversation import Conversation
+from speechstream.duplex.conversation import (
+    DECIDING,
+    LISTENING,
+    PAUSE,
+    SPEAKING,
+    USER,
+    Conversation,
+)
 from speechstream.duplex.events import (
     Action,
     AgentEnd,
@@ -61,8 +68,9 @@ from speechstream.duplex.events import (
     VoiceActivity,
 )
 from speechstream.duplex.output import Output
+from speechstream.duplex.spoken import AgentSound, SpokenAgent, SpokenRunner, is_spoken
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Final
+from speechstream.events import Endpoint, Final
 from speechstream.runtime.requests import drive
 from speechstream.runtime.session import load_vad
 from speechstream.tts.stream import SpeakingState, SynthesisCore
@@ -70,10 +78,14 @@ from speechstream.tts.synthesizer import Synthesizer
 
 AHEAD_S = 0.5  # sound that is made before it is played
 STEP_S = 0.02  # the microphone's sound is taken in pieces of this length
+# Where somebody speaks into the assistant's voice, the recogniser hears the sound anew from so long before it was noticed.
+LOOK_BACK_S = 0.2
+RECENT_S = 1.0  # of sound that is kept for that
+ATTENDED = (USER, PAUSE, DECIDING)  # phases in which the user's words are wanted
 # A stretch of speech is written out soon, for the turn's end is decided here.
 RULES = EndpointRules(silence_s=0.32)
 
-AgentEvent = AgentText | AgentEnd | AgentFailed
+AgentEvent = AgentText | AgentSound | AgentEnd | AgentFailed
 
 
 class Runner(Protocol):
@@ -181,13 +193,29 @@ class Timed:
         self._answers.clear()
 
 
+class Cleaned(Protocol):
+    """The microphone's sound without the loudspeaker's: one for the voice activity, one for the recogniser."""
+
+    @property
+    def voice(self) -> np.ndarray:
+        """(n,) float32: no echo, and where both speak not all of the user."""
+
+    @property
+    def words(self) -> np.ndarray:
+        """(n,) float32: all of the user, and some of the echo."""
+
+    @property
+    def echoing(self) -> bool:
+        """Whether there may be any echo."""
+
+
 class EchoCanceller(Protocol):
     """Takes the loudspeaker's sound out of the microphone's; `speechstream.audio.echo` has one."""
 
     def played(self, pcm: np.ndarray, at: float | None = None) -> None:
         """(n,) float32 at the output's rate, as it goes to the loudspeaker, which plays it from this time on."""
 
-    def cancel(self, pcm: np.ndarray, at: float | None = None) -> np.ndarray:
+    def cancel(self, pcm: np.ndarray, at: float | None = None) -> Cleaned:
         """(n,) float32 at 16 kHz of the microphone, captured from this time on, to what is left of it.
 
         A few samples may wait for the next ones.
@@ -224,7 +252,8 @@ class Voice:
 class Session:
     """One conversation. See the module.
 
-    sample_rate_in: of what is pushed. agent: a callable, or a Runner. on_event and on_action see all that happens, for
+    sample_rate_in: of what is pushed. agent: a callable, a Runner, or one that hears and speaks itself (`duplex.spoken`): the
+    recogniser then decides about turns, and the voice only apologises. on_event and on_action see all that happens, for
     displays, protocols and measuring. Raises ValueError for options that the models have not.
     """
 
@@ -232,7 +261,7 @@ class Session:
         self,
         recognizer: Recognizer,
         synthesizer: Synthesizer,
-        agent: Agent | Runner,
+        agent: Agent | Runner | SpokenAgent[Any, Any] | SpokenRunner,
         config: ConversationConfig | None = None,
         system: str = "",
         sample_rate_in: int = SAMPLE_RATE,
@@ -251,12 +280,24 @@ class Session:
         core = recognizer.core(latency_ms, SAMPLE_RATE, rules=RULES)
         self._stream = Stream(core.telling(recognizer.end_of_turn))
         self._silent = self._stream.state
-        self._began = 0.0  # when the stream did, on the conversation's clock
+        self._began = 0.0  # when the stream did, in seconds of the microphone's sound
+        self._recent: deque[np.ndarray] = deque()  # what the recogniser may have to hear anew
+        self._unattended = False  # it has been given what is left when all echo is suppressed
         self._vad = load_vad()
         self._activity = self._vad.init_state()
         self._core: SynthesisCore = synthesizer.core(voice=voice, markup="markdown")
         self._voice: Voice | None = None
-        self._runner: Runner = agent if hasattr(agent, "poll") else Threaded(agent)  # type: ignore[assignment]
+        if is_spoken(agent):
+            agent = SpokenRunner(agent, system)  # type: ignore[arg-type]
+        self._runner: Runner = agent if hasattr(agent, "poll") else Threaded(agent)  # type: ignore[assignment, arg-type]
+        self._spoken = agent if isinstance(agent, SpokenRunner) else None
+        self._sounds: dict[int, list[AgentSound]] = {}  # of the reply that is given or prepared
+        self._speaking: Label | None = None  # whose speech is the agent's own
+        if self._spoken is not None and self._spoken.agent.sample_rate != self.sample_rate:
+            raise ValueError(
+                f"the agent speaks at {self._spoken.agent.sample_rate} Hz and the voice at {self.sample_rate}: take a voice "
+                "of the agent's rate"
+            )
         self.echo = echo
         self._on_action, self._on_event = on_action, on_event
         self._heard = 0  # samples at 16 kHz
@@ -283,17 +324,54 @@ class Session:
         self.compute_s += time.perf_counter() - began
 
     def _hear(self, pcm: np.ndarray, at: float | None) -> None:
+        words, echoing = pcm, False
         if self.echo is not None:
-            pcm = self.echo.cancel(pcm, at)
+            clean = self.echo.cancel(pcm, at)
+            pcm, words, echoing = clean.voice, clean.words, clean.echoing
         self._heard += len(pcm)
         self._report()
         self._wake()
+        before = self.state.phase
         windows, self._activity = self._vad.step(pcm[None], self._activity)
         for p in windows[0].tolist():
             self._step(VoiceActivity(p, self.now))
-        for event in self._stream.push(pcm):
-            self._step(Heard(_later(event, self._began), self.now))
+        voice = pcm
+        if self.echo is not None:
+            pcm = self._attend(pcm, words, echoing, before)
+        self._recognize(pcm)
+        if self._spoken is not None:
+            self._spoken.sound(voice, self.state.phase)
         self.advance()
+
+    def _attend(
+        self, voice: np.ndarray, words: np.ndarray, echoing: bool, before: str
+    ) -> np.ndarray:
+        """What the recogniser hears: while there is an echo and nobody was noticed to speak, only what is surely none.
+
+        When somebody is, it hears the last moments anew, with all of his voice.
+        """
+        self._recent.append(words)
+        while sum(map(len, self._recent)) > RECENT_S * SAMPLE_RATE:
+            self._recent.popleft()
+        if self.state.phase not in ATTENDED:
+            self._unattended = echoing
+            return voice if echoing else words
+        if not self._unattended:
+            return words
+        self._unattended = False
+        if before not in (SPEAKING, LISTENING, DECIDING):
+            return words
+        if self.state.segment:
+            self._step(Heard(Endpoint(self.now, self.now), self.now))
+        back = np.concatenate(self._recent)
+        back = back[-round((self.now - self.state.since + LOOK_BACK_S) * SAMPLE_RATE) :]
+        self._stream.rollback(self._silent)
+        self._began = (self._heard - len(back)) / SAMPLE_RATE
+        return back
+
+    def _recognize(self, pcm: np.ndarray) -> None:
+        for event in self._stream.push(pcm):
+            self._step(Heard(_later(event, self._began + self._offset), self.now))
 
     def tick(self, now: float) -> None:
         """Time has passed though the microphone gave nothing."""
@@ -305,7 +383,11 @@ class Session:
     def advance(self) -> None:
         """What the agent has said, and the next sound of the voice. `push` and `tick` do it too."""
         for event in self._runner.poll(self.now):
-            self._step(event)
+            if isinstance(event, AgentSound):
+                self._sounds.setdefault(event.reply, []).append(event)
+                self._play([event])
+            else:
+                self._step(event)
         self._speak()
 
     def pull(self, count: int, at: float | None = None) -> np.ndarray:
@@ -335,7 +417,10 @@ class Session:
 
     def _step(self, event: DuplexEvent) -> None:
         self._on_event(event)
-        actions, self.state = self.conversation.step(event, self.state)
+        before = self.state
+        actions, self.state = self.conversation.step(event, before)
+        if self._spoken is not None:
+            self._spoken.follow(before, self.state)
         for action in actions:
             self._do(action)
             self._on_action(action, self.now)
@@ -347,6 +432,7 @@ class Session:
             self._stream.rollback(self._silent)
             self._began = self._heard / SAMPLE_RATE
         if isinstance(a, Ask):
+            self._sounds = {}
             self._runner.ask(a.reply, a.messages, self.now)
         elif isinstance(a, Read):
             read = getattr(self._runner, "read", None)
@@ -354,6 +440,11 @@ class Session:
                 read(a.messages)
         elif isinstance(a, Cancel):
             self._runner.cancel(a.reply)
+        elif isinstance(a, Say) and self._speaks_itself(a.label):
+            if self._speaking != a.label:
+                self._speaking = a.label
+                self.output.admit(a.label)
+                self._play(self._sounds.get(a.label.reply, []))
         elif isinstance(a, Say):
             if self._voice is None or self._voice.label != a.label:
                 self._voice = Voice(a.label, self._core.init_state(), deque())
@@ -362,11 +453,26 @@ class Session:
             self._voice.last = a.last
         elif isinstance(a, StopSpeaking):
             self.output.stop(a.label)
-            self._voice = None
+            self._voice = self._speaking = None
         elif isinstance(a, (Duck, Unduck)):
             self.output.duck(isinstance(a, Duck))
         elif isinstance(a, (Pause, Resume)):
             self.output.pause(isinstance(a, Pause))
+
+    def _speaks_itself(self, label: Label) -> bool:
+        """Whether the agent's own sound is this speech. An apology is the voice's."""
+        r = self.state.reply
+        return self._spoken is not None and r is not None and r.label == label and not r.apology
+
+    def _play(self, sounds: list[AgentSound]) -> None:
+        """Sound of the agent's, where it is the one that is being heard."""
+        for sound in sounds:
+            label = self._speaking
+            if label is None or label.reply != sound.reply:
+                return
+            if self.output.put(label, sound.pcm):
+                ready = SpeechReady(label, len(sound.pcm), sound.words, self.now, sound.last)
+                self._step(ready)
 
     def _foresee(self) -> None:
         """What the recogniser would write if nothing more were said: a twin of its stream is ended."""

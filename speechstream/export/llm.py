@@ -91,20 +91,22 @@ def write_llm(
 
 
 def llm_graph(
-    checkpoint: LlmCheckpoint, form: str = "own", kv: KvConfig = FLOATS
+    checkpoint: LlmCheckpoint, form: str = "own", kv: KvConfig = FLOATS, outputs: int = 0
 ) -> onnx.ModelProto:
-    """The graph of a checkpoint with its weights in a form of FORMS. Raises SpeechStreamError for what does not fit."""
+    """The graph of a checkpoint with its weights in a form of FORMS. outputs: logits, where the output layer has other
+    tokens than the input; 0: the vocabulary. Raises SpeechStreamError for what does not fit."""
     if form not in FORMS:
         raise ValueError(f"the form of the weights must be one of {', '.join(FORMS)}; got {form!r}")
     if kv.shared and checkpoint.config.window_layers:
         raise ValueError("a prefix cannot be shared in a model with sliding windows")
-    return _Graph(checkpoint, form, kv).build()
+    return _Graph(checkpoint, form, kv, outputs).build()
 
 
 class _Graph:
-    def __init__(self, checkpoint: LlmCheckpoint, form: str, kv: KvConfig):
+    def __init__(self, checkpoint: LlmCheckpoint, form: str, kv: KvConfig, outputs: int = 0):
         self.kv, self.groups = kv, kv.groups(checkpoint.config)
         self.checkpoint, self.config, self.form = checkpoint, checkpoint.config, form
+        self.outputs = outputs or self.config.vocab_size
         self.w = Writer()
         self.sums: dict[str, str] = {}  # of the blocks of an activation
 
@@ -136,7 +138,7 @@ class _Graph:
         x = w.op("Gather", x, rows, axis=0)
         x = self.norm(x, "model.norm")
         head = "model.embed_tokens" if c.tied else "lm_head"
-        w.output("logits", self.linear(x, [head]), "float32", ["rows", c.vocab_size])
+        w.output("logits", self.linear(x, [head]), "float32", ["rows", self.outputs])
         return w.model()
 
     def layer(self, i: int, x: str) -> str:

@@ -17,15 +17,15 @@ them again with the next chunk. Its latency is then the look-ahead, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechstream.nn.flow_config import SOLVERS, FlowConfig
+from speechstream.nn.flow_config import FlowConfig
 from speechstream.nn.flow_networks import Chunk, DiT, Geometry, Layout, UNet, Whole
+from speechstream.nn.flow_solver import evaluation_times, solve
 from speechstream.nn.noise import normal
 
 SIGMA_MIN = 1e-6  # of the path's end in training
@@ -45,33 +45,6 @@ class FlowState:
     speaker: Tensor  # (B, rows, speaker_dim)
     frames: Tensor  # (B,) int64 frames produced so far
     seed: Tensor  # (B,) int64 of the noise
-
-
-def solve(
-    velocity: Callable[[Tensor, int], Tensor], x: Tensor, times: tuple[float, ...], solver: str
-) -> Tensor:
-    """Carry x along dx/dt = velocity(x, e) through `times` with an explicit Runge-Kutta method; e counts evaluations."""
-    weights, result, _ = SOLVERS[solver]
-    for i, (begin, end) in enumerate(zip(times, times[1:])):
-        step, slopes = end - begin, []
-        for j, row in enumerate(weights):
-            y = _along(x, step, row, slopes)
-            slopes.append(velocity(y, i * len(weights) + j))
-        x = _along(x, step, result, slopes)
-    return x
-
-
-def evaluation_times(times: tuple[float, ...], solver: str) -> list[float]:
-    """The time of each evaluation that `solve` makes."""
-    stages = SOLVERS[solver][2]
-    return [a + (b - a) * c for a, b in zip(times, times[1:]) for c in stages]
-
-
-def _along(x: Tensor, step: float, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    for weight, slope in zip(weights, slopes):
-        if weight:
-            x = x + (step * weight) * slope
-    return x
 
 
 class FlowDecoder(nn.Module):
@@ -157,6 +130,28 @@ class FlowDecoder(nn.Module):
             )
             mel.append(y)
         return torch.cat(mel, 1) if mel else conditions.new_zeros(len(frames), 0, c.n_mels), state
+
+    def evaluate(
+        self,
+        x: Tensor,
+        fixed: Tensor,
+        time: Tensor,
+        frames: Tensor,
+        lengths: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        tails: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One evaluation of the network on a chunk, for who drives the solver: what `export.cosyvoice` writes.
+
+        x (R, N, n_mels) and what stands beside it, `fixed` (R, N, ...), in R rows that have had `frames` (R,), of whose
+        N frames `lengths` (R,) are real; time (1,); the caches of this evaluation, (R, heads, slots, head_dim) and
+        (R, n). Returns the velocity (R, N, n_mels) and the new caches.
+        """
+        geometry = Geometry(self.config, frames, x.shape[1], lengths, x.dtype)
+        chunk = Chunk(geometry, keys, values, tails)
+        v = self.network(torch.cat([x, fixed], -1), self.network.modulations(time), chunk)
+        return v, chunk.new_keys, chunk.new_values, chunk.tails.pack()
 
     def _advance(
         self, conditions: Tensor, state: FlowState, lengths: Tensor, noise: Tensor | None

@@ -140,7 +140,7 @@ class Geometry:
         new = frames[:, None] + torch.arange(count, device=device)
         self.angles = rotary(new, config.network.head_dim, dtype)
         end = (frames + lengths)[:, None]
-        sink = torch.arange(w.sinks, device=device).expand(len(frames), -1)
+        sink = torch.arange(w.sinks, device=device).expand(frames.shape[0], -1)
         self.masks: dict[tuple[int, int], Tensor] = {}
         for layer in range(config.layers):
             kind = w.left(layer), w.ahead(layer)
@@ -158,7 +158,7 @@ class Geometry:
             self.masks[kind] = (mask | ~mask.any(-1, keepdim=True))[:, None]
         fill = sink - frames[:, None]  # which new frame a sink is
         self.sink_is_new = ((fill >= 0) & (fill < self.keep))[:, None, :, None]
-        self.sink_source = fill.clamp(0, max(self.keep - 1, 0))[:, None, :, None]
+        self.sink_source = fill.clamp(min=0).clamp(max=self.keep - 1).clamp(min=0)[:, None, :, None]
 
     def mask(self, layer: int) -> Tensor:
         """(R, 1, N, kept + N)."""
@@ -173,8 +173,18 @@ class Chunk:
         """keys, values (R, H, slots, Dh); tails (R, n). They are read only; `new_keys`, `new_values` are theirs after."""
         self.geometry, self.angles = geometry, geometry.angles
         self.keys, self.values, self.used = keys, values, 0
-        self.new_keys, self.new_values = torch.empty_like(keys), torch.empty_like(values)
+        self._kept: tuple[list[Tensor], list[Tensor]] = ([], [])
         self.tails = Tails(tails)
+
+    @property
+    def new_keys(self) -> Tensor:
+        """(R, H, slots, Dh), once the network has run."""
+        return torch.cat(self._kept[0], 2) if self._kept[0] else self.keys
+
+    @property
+    def new_values(self) -> Tensor:
+        """(R, H, slots, Dh), once the network has run."""
+        return torch.cat(self._kept[1], 2) if self._kept[1] else self.values
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of the new frames (R, H, N, Dh) over the layer's cache and themselves."""
@@ -183,21 +193,21 @@ class Chunk:
         if size:
             mine = slice(self.used, self.used + size)
             self.used += size
-            k = self._push(k, self.keys[:, :, mine], self.new_keys[:, :, mine])
-            v = self._push(v, self.values[:, :, mine], self.new_values[:, :, mine])
+            k = self._push(k, self.keys[:, :, mine], size, self._kept[0])
+            v = self._push(v, self.values[:, :, mine], size, self._kept[1])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=g.mask(layer))
 
-    def _push(self, new: Tensor, cache: Tensor, new_cache: Tensor) -> Tensor:
-        """The cache and the new frames; what is to be remembered of them goes to `new_cache`."""
+    def _push(self, new: Tensor, cache: Tensor, size: int, kept: list[Tensor]) -> Tensor:
+        """The cache of `size` frames and the new ones; what is to be remembered of them goes to `kept`."""
         g, sinks = self.geometry, self.geometry.config.windows.sinks
         joined = torch.cat([cache, new], 2)
-        kept = joined[:, :, : joined.shape[2] - g.config.lookahead]
-        new_cache[:, :, sinks:] = kept[:, :, kept.shape[2] - (cache.shape[2] - sinks) :]
+        ahead = g.config.lookahead
+        window = joined[:, :, -(size - sinks + ahead) : -ahead or None]
         if sinks:
             source = g.sink_source.expand(-1, new.shape[1], -1, new.shape[3])
-            new_cache[:, :, :sinks] = torch.where(
-                g.sink_is_new, new.gather(2, source), cache[:, :, :sinks]
-            )
+            first = torch.where(g.sink_is_new, new.gather(2, source), cache[:, :, :sinks])
+            kept.append(first)
+        kept.append(window)
         return joined
 
     def convolve(self, layer: CausalConv1d, x: Tensor) -> Tensor:

@@ -52,10 +52,30 @@ class VocoderState:
 
 def convolve(conv: nn.Conv1d, x: Tensor, tails: Tails, left: int, ahead: int = 0) -> Tensor:
     """A convolution of (B, C, N) after `left` remembered inputs; the last `ahead` inputs come again with the next chunk."""
-    x = torch.cat([tails.take(x.shape[1], left), x], 2)
-    end = x.shape[2] - ahead
-    tails.leave(x[:, :, end - left : end])
+    if left:
+        x = torch.cat([tails.take(x.shape[1], left), x], 2)
+        tails.leave(x[:, :, -left - ahead : -ahead or None])
     return conv(x)
+
+
+def transforms(window: int, hop: int) -> dict[str, Tensor]:
+    """Tables of short-time spectra of Hann windows, real parts first: `analysis` (window + 2, window) of samples,
+    `synthesis` (window, window + 2) of spectra, and the squared window as `envelope` (OVERLAP, hop)."""
+    cos, sin = fourier(window)
+    hann = torch.hann_window(window, periodic=True, dtype=torch.float64)
+    once = torch.full((len(cos), 1), 2.0, dtype=torch.float64)
+    once[[0, -1]] = 1.0  # the first and the last bin have no mirror image
+    analysis = torch.cat([cos, sin]) * hann
+    synthesis = torch.cat([cos, sin]) * once.repeat(2, 1) * hann / window
+    envelope = hann.square().view(OVERLAP, hop)
+    found = {"analysis": analysis, "synthesis": synthesis.T.contiguous(), "envelope": envelope}
+    return {name: table.float() for name, table in found.items()}
+
+
+def windows(x: Tensor, hop: int) -> Tensor:
+    """The windows (B, T, OVERLAP * hop) of samples (B, (T + OVERLAP - 1) * hop), a hop after each other."""
+    hops = x.reshape(x.shape[0], -1, hop)
+    return torch.cat([hops[:, k : k + 1 - OVERLAP or None] for k in range(OVERLAP)], -1)
 
 
 class Snake(nn.Module):
@@ -97,6 +117,15 @@ class ResidualBlock(nn.Module):
         return x
 
 
+def double_conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """ELU of a convolution of (B, N, C) in double precision, as products: graphs have neither in it."""
+    kernel = layer.kernel_size[0]
+    near = torch.cat([x[:, k : k + 1 - kernel or None] for k in range(kernel)], 2)
+    weight = layer.weight.double().transpose(1, 2).flatten(1)
+    x = F.linear(near, weight, layer.bias.double())
+    return torch.where(x > 0, x, x.clamp(max=0).exp() - 1)
+
+
 class PitchEstimator(nn.Module):
     """Mel frames (B, T + 1 + PITCH_AHEAD, n_mels) to Hz (B, T + 1), in double precision: a phase is its running sum."""
 
@@ -110,13 +139,13 @@ class PitchEstimator(nn.Module):
 
     def step(self, mel: Tensor, tails: Tails) -> Tensor:
         """The last frame's pitch is needed for its first samples only; it comes again."""
-        x = mel.double().transpose(1, 2)
+        x = mel.double()
         for i, layer in enumerate(self.layers):
             if i:
-                x = torch.cat([tails.take(x.shape[1], 2), x], 2)
-                tails.leave(x[:, :, -3:-1])
-            x = F.elu(F.conv1d(x, layer.weight.double(), layer.bias.double()))
-        hz = F.linear(x.transpose(1, 2), self.output.weight.double(), self.output.bias.double())
+                x = torch.cat([tails.take(x.shape[2], 2).transpose(1, 2), x], 1)
+                tails.leave(x[:, -3:-1].transpose(1, 2))
+            x = double_conv(layer, x)
+        hz = F.linear(x, self.output.weight.double(), self.output.bias.double())
         return hz.squeeze(2).abs()
 
 
@@ -147,20 +176,11 @@ class FlowVocoder(nn.Module):
             for kernel in c.block_kernels
         )
         self.last = nn.Conv1d(widths[-1], bins, 7)
-        cos, sin = fourier(c.window)
-        hann = torch.hann_window(c.window, periodic=True, dtype=torch.float64)
-        once = torch.full((len(cos), 1), 2.0, dtype=torch.float64)
-        once[[0, -1]] = 1.0  # the first and the last bin have no mirror image
-        analysis = torch.cat([cos, sin]) * hann
-        synthesis = torch.cat([cos, sin]) * once.repeat(2, 1) * hann / c.window
         noise = np.random.RandomState(0).random_sample((NOISE_FRAMES * c.frame_size, c.harmonics))
-        for name, table in (
-            ("analysis", analysis),
-            ("synthesis", synthesis.T.contiguous()),
-            ("envelope", hann.square().view(OVERLAP, c.hop)),
-            ("noise", torch.from_numpy(noise)),  # RandomState's numbers never change
-        ):
-            self.register_buffer(name, table.float(), persistent=False)
+        # RandomState's numbers never change
+        tables = {**transforms(c.window, c.hop), "noise": torch.from_numpy(noise).float()}
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     @property
     def delay(self) -> int:
@@ -306,7 +326,7 @@ class FlowVocoder(nn.Module):
         at, end = torch.arange(wanted, device=sound.device), c.frame_size * ends[:, None]
         x = sound.gather(1, torch.where(at < end, at, 2 * (end - 1) - at).clamp(min=0))
         before = torch.where((state.frames == 0)[:, None], x[:, 1 : half + 1].flip(1), state.source)
-        frames = torch.cat([before, x], 1).unfold(1, c.window, c.hop)
+        frames = windows(torch.cat([before, x], 1), c.hop)
         return F.linear(frames, self.analysis).transpose(1, 2), x[
             :, wanted - 2 * half : wanted - half
         ]

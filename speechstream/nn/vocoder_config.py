@@ -40,35 +40,9 @@ class VocoderConfig:
     pitch_layers: int = 4  # after the first
 
     def __post_init__(self) -> None:
-        sizes = (self.n_mels, self.dim, self.hop, self.harmonics, self.pitch_dim, self.pitch_layers)
-        many = (
-            *self.rates,
-            *self.kernels,
-            *self.block_kernels,
-            *self.dilations,
-            *self.source_kernels,
-        )
-        if not all(1 <= n <= LARGEST for n in (*sizes, *many)) or not 0 <= self.lookahead <= 64:
-            raise ValueError(
-                f"the vocoder's sizes must be 1 to {LARGEST}, its lookahead 0 to 64; got {self}"[
-                    :400
-                ]
-            )
-        if not 1 <= len(self.rates) == len(self.kernels) == len(self.source_kernels) <= 8:
-            raise ValueError(
-                f"rates, kernels and source_kernels must be equally many, 1 to 8; got {len(self.rates)}, "
-                f"{len(self.kernels)} and {len(self.source_kernels)}"
-            )
-        if self.window != 4 * self.hop:
-            raise ValueError(
-                f"the window must be 4 hops; got a window of {self.window} and a hop of {self.hop}"
-            )
-        if self.dim % 2 ** len(self.rates):
-            raise ValueError(f"dim must be a multiple of {2 ** len(self.rates)}; got {self.dim}")
-        if self.spectra > LARGEST or not 1000 <= self.sample_rate <= 768_000:
-            raise ValueError(
-                f"rates must make {LARGEST} at most and sample_rate be 1000 to 768000; got {self.rates}, {self.sample_rate}"
-            )
+        _check_hift(self)
+        if not 0 <= self.lookahead <= 64:
+            raise ValueError(f"the vocoder's lookahead must be 0 to 64; got {self.lookahead}")
 
     @property
     def spectra(self) -> int:
@@ -93,6 +67,108 @@ class VocoderConfig:
     def from_dict(cls, d: Any) -> VocoderConfig:
         """What `to_dict` gave, also after a round through JSON. Raises ValueError for unknown or wrong entries."""
         return read(cls, d)
+
+
+@dataclass(frozen=True)
+class HiftConfig:
+    """A HiFTNet (arXiv:2309.09493) whose convolutions look both ways. The defaults are those of CosyVoice 2.
+
+    rates: of the transposed convolutions; a mel frame makes their product of spectra of `window` samples, `hop` apart.
+    """
+
+    n_mels: int = 80
+    dim: int = 512  # channels of the first convolution, halved at each rate
+    sample_rate: int = 24_000
+    rates: tuple[int, ...] = (8, 5, 3)
+    kernels: tuple[int, ...] = (16, 11, 7)
+    window: int = 16
+    hop: int = 4
+    block_kernels: tuple[int, ...] = (3, 7, 11)
+    dilations: tuple[int, ...] = (1, 3, 5)
+    source_kernels: tuple[int, ...] = (7, 7, 11)
+    harmonics: int = 9  # the fundamental included
+    amplitude: float = 0.1  # of a harmonic
+    voiced_noise: float = 0.003
+    voiced_above: float = 10.0  # Hz
+    slope: float = 0.1  # of the leaky ReLU
+    limit: float = 0.99  # of the samples
+    pitch_dim: int = 512
+    pitch_layers: int = 5
+
+    def __post_init__(self) -> None:
+        _check_hift(self)
+        odd = (*self.block_kernels, *self.source_kernels)
+        if any(k % 2 == 0 for k in odd) or any(
+            (k - r) % 2 or k < r for k, r in zip(self.kernels, self.rates)
+        ):
+            raise ValueError(
+                "kernels must look as far back as ahead: odd ones, and of the rates those of the same parity and "
+                f"not shorter; got {self.kernels}, {odd}"
+            )
+
+    @property
+    def spectra(self) -> int:
+        """Short-time spectra to a mel frame."""
+        return math.prod(self.rates)
+
+    @property
+    def frame_size(self) -> int:
+        """Samples to a mel frame."""
+        return self.spectra * self.hop
+
+    @property
+    def reach(self) -> int:
+        """Mel frames on either side on which a sample can depend, rounded up at each rate."""
+        span = sum(d + 1 for d in self.dilations)
+        blocks = max(k // 2 for k in self.block_kernels) * span
+        mel, source, rate = 3.0, 0.0, 1
+        for stride, kernel, own in zip(self.rates, self.kernels, self.source_kernels):
+            step = (-(-kernel // (2 * stride)) + 1) / rate
+            rate *= stride
+            mel += step + blocks / rate
+            # the source joins at each rate: a window that is twice the stride, its own blocks, then those of both
+            source = max(source + step, (own // 2 * span + 2) / rate) + blocks / rate
+        frames = max(
+            mel, source + self.pitch_layers + 2
+        )  # its pitch, and the phase that is drawn between frames
+        return math.ceil(frames + (3 + 4) / rate)
+
+    @property
+    def given_ahead(self) -> int:
+        """Mel frames after a chunk that a step needs."""
+        return self.reach
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: Any) -> HiftConfig:
+        """What `to_dict` gave, also after a round through JSON. Raises ValueError for unknown or wrong entries."""
+        return read(cls, d)
+
+
+def _check_hift(c: VocoderConfig | HiftConfig) -> None:
+    """Raises ValueError for sizes that make no network."""
+    sizes = (c.n_mels, c.dim, c.hop, c.harmonics, c.pitch_dim, c.pitch_layers)
+    many = (*c.rates, *c.kernels, *c.block_kernels, *c.dilations, *c.source_kernels)
+    if not all(1 <= n <= LARGEST for n in (*sizes, *many)):
+        raise ValueError(f"the vocoder's sizes must be 1 to {LARGEST}; got {c}"[:400])
+    if not 1 <= len(c.rates) == len(c.kernels) == len(c.source_kernels) <= 8:
+        raise ValueError(
+            f"rates, kernels and source_kernels must be equally many, 1 to 8; got {len(c.rates)}, "
+            f"{len(c.kernels)} and {len(c.source_kernels)}"
+        )
+    if c.window != 4 * c.hop:
+        raise ValueError(
+            f"the window must be 4 hops; got a window of {c.window} and a hop of {c.hop}"
+        )
+    if c.dim % 2 ** len(c.rates):
+        raise ValueError(f"dim must be a multiple of {2 ** len(c.rates)}; got {c.dim}")
+    if c.spectra > LARGEST or not 1000 <= c.sample_rate <= 768_000:
+        raise ValueError(
+            f"rates must make {LARGEST} at most and sample_rate be 1000 to 768000; got {c.rates}, {c.sample_rate}"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from speechstream.duplex.agent import RuleBot
+from speechstream.duplex.spoken import is_spoken
 from speechstream.serve import realtime_session as sessions
 from speechstream.serve.engine import Engine
 from speechstream.serve.realtime_protocol import Protocol
@@ -37,7 +38,7 @@ INSTRUCTIONS = (
 async def realtime(websocket: WebSocket, engine: Engine, settings: Any = None) -> None:
     """Serve one connection that was let in and is not accepted yet.
 
-    settings.agent: a factory of agents (see `speechstream.duplex.agent`); without one, a bot that answers by rule.
+    settings.agent: a factory of agents (see `speechstream.duplex.agent` and `duplex.spoken`); without one, a bot that answers by rule.
     """
     offered = websocket.scope.get("subprotocols") or []
     chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
@@ -55,12 +56,13 @@ def offer(engine: Engine, agent: Any) -> Offer:
     """What the engine's models and the agent have."""
     asr, tts = engine.recognizer, engine.synthesizer
     languages = tuple(asr.card.get("languages") or ("en",))
+    spoken = is_spoken(agent)
     return Offer(
-        tts.voices,
+        agent.speakers if spoken else tts.voices,
         tuple(asr.latencies),
         languages,
-        tts.sample_rate,
-        INSTRUCTIONS,
+        agent.sample_rate if spoken else tts.sample_rate,
+        (agent.system if spoken else "") or INSTRUCTIONS,
         callable_tools(agent),
     )
 

@@ -11,20 +11,16 @@ it truncates.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from speechstream.audio.pcm import alaw_table, mulaw_table
-from speechstream.audio.resample import Resampler
 from speechstream.duplex.conversation import (
     DECIDING,
     PAUSE,
@@ -60,6 +56,7 @@ from speechstream.duplex.events import (
     VoiceActivity,
 )
 from speechstream.duplex.reply import CLOSING
+from speechstream.duplex.spoken import AgentSound, SpokenEvent, is_spoken
 from speechstream.errors import SpeechStreamError
 from speechstream.events import (
     Audio,
@@ -77,11 +74,14 @@ from speechstream.serve.engine import Engine, Refused, Stream
 from speechstream.serve.realtime_items import State
 from speechstream.serve.realtime_messages import News
 from speechstream.serve.realtime_protocol import Protocol
-from speechstream.serve.realtime_session import TRANSCRIPTION, Format, Json, Session
-from speechstream.serve.realtime_tools import ToolCall, equipped
+from speechstream.serve.realtime_session import TRANSCRIPTION, Json, Session
+from speechstream.serve.realtime_spoken import Spoken
+from speechstream.serve.realtime_stretch import Stretch, behind
+from speechstream.serve.realtime_thinking import Agent, Thinking
+from speechstream.serve.realtime_tools import ToolCall
+from speechstream.serve.realtime_voice import Encoder, Voice
 from speechstream.serve.sockets import POLICY, Ended
 
-Agent = Callable[[list[dict[str, str]]], Any]  # gives text: an iterable, or an asynchronous one
 TURN, ACTIVE = (USER, PAUSE), (USER, PAUSE, DECIDING)
 QUIET_S = 0.25  # without sound, after which the clock goes on by itself
 TICK_S = 0.1  # between two looks at what was played
@@ -89,210 +89,6 @@ KEPT = (
     20  # messages of the conversation's own history; the protocol's items are what an agent is told
 )
 PROMPT = "go on"  # stands for a turn that the client describes by its items
-MOST_PIECES = 100_000  # of an answer's text
-
-
-class Encoder:
-    """(n,) float32 at one rate to bytes of a format."""
-
-    def __init__(self, rate: int, form: Format):
-        self._form = form
-        self._resampler = None if rate == form.rate else Resampler(rate, form.rate)
-        self._state = self._resampler.init_state() if self._resampler else None
-        table = {"mulaw": mulaw_table, "alaw": alaw_table}.get(form.dtype)
-        if table is not None:
-            values = table()
-            self._codes = np.argsort(values, kind="stable").astype(np.uint8)
-            sorted_values = values[self._codes]
-            self._borders = (sorted_values[1:] + sorted_values[:-1]) / 2
-
-    def push(self, pcm: np.ndarray) -> bytes:
-        if self._resampler is not None:
-            block, self._state = self._resampler.step(pcm[None], self._state)  # type: ignore[arg-type]
-            pcm = block[0]
-        return self._bytes(pcm)
-
-    def finish(self) -> bytes:
-        """What the resampler holds."""
-        if self._resampler is None:
-            return b""
-        return self._bytes(self._resampler.finish(self._state)[0])  # type: ignore[arg-type]
-
-    def _bytes(self, pcm: np.ndarray) -> bytes:
-        if self._form.dtype == "int16":
-            return np.clip(np.rint(pcm * 32768), -32768, 32767).astype("<i2").tobytes()
-        return self._codes[np.searchsorted(self._borders, pcm)].tobytes()
-
-
-class Thinking:
-    """Runs an agent beside the loop: an asynchronous one as a task, any other in a thread for each answer."""
-
-    def __init__(self, agent: Agent, tell: Callable[[type, int, Any], None]):
-        self._agent, self._tell = agent, tell
-        self._loop = asyncio.get_running_loop()
-        self._running: dict[int, tuple[threading.Event, asyncio.Task[None] | None, list[Any]]] = {}
-
-    def ask(
-        self, reply: int, asked: tuple[Json, ...], tools: tuple[Json, ...], choice: Any
-    ) -> None:
-        given, agent = list(asked), equipped(self._agent, tools, choice)
-        cancelled, answer = threading.Event(), list[Any]()
-        if inspect.isasyncgenfunction(agent) or inspect.isasyncgenfunction(type(agent).__call__):
-            task = asyncio.ensure_future(self._await(reply, agent(given)))
-            self._running[reply] = cancelled, task, answer
-            return
-        self._running[reply] = cancelled, None, answer
-        work = (reply, agent, given, cancelled, answer)
-        threading.Thread(target=self._run, args=work, name="agent", daemon=True).start()
-
-    def cancel(self, reply: int) -> None:
-        """Nobody waits for it any more."""
-        cancelled, task, answer = self._running.pop(reply, (threading.Event(), None, []))
-        cancelled.set()
-        if task is not None:
-            task.cancel()
-        for one in answer:
-            close = getattr(one, "close", None)
-            if close is not None:
-                with suppress(ValueError):  # a generator that is running ends at its next piece
-                    close()
-
-    def over(self, reply: int) -> None:
-        self._running.pop(reply, None)
-
-    def close(self) -> None:
-        for reply in list(self._running):
-            self.cancel(reply)
-
-    async def _await(self, reply: int, answer: AsyncIterator[str | ToolCall]) -> None:
-        try:
-            async for piece in answer:
-                self._tell(*_piece(reply, piece))
-                await asyncio.sleep(0)
-            self._tell(AgentEnd, reply, "")
-        except SpeechStreamError as error:
-            self._tell(AgentFailed, reply, str(error))
-        except Exception as error:  # of a callable that is not ours
-            self._tell(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
-
-    def _run(
-        self, reply: int, agent: Agent, given: Any, cancelled: threading.Event, answer: list[Any]
-    ) -> None:
-        try:
-            pieces = agent(given)
-            answer.append(pieces)
-            for n, piece in enumerate(pieces):
-                if cancelled.is_set():
-                    return
-                if n >= MOST_PIECES:
-                    raise SpeechStreamError("the agent's answer has no end")
-                self._post(*_piece(reply, piece))
-            self._post(AgentEnd, reply, "")
-        except SpeechStreamError as error:
-            self._post(AgentFailed, reply, str(error))
-        except Exception as error:  # of a callable that is not ours
-            self._post(AgentFailed, reply, f"the agent failed: {error or type(error).__name__}")
-
-    def _post(self, kind: type, reply: int, said: Any) -> None:
-        with suppress(RuntimeError):  # the loop is over
-            self._loop.call_soon_threadsafe(self._tell, kind, reply, said)
-
-
-def behind(e: Partial | Final, words: int) -> Partial | Final | None:
-    """What comes after the first words of a sentence, None where nothing does."""
-    if isinstance(e, Final):
-        text = " ".join(e.text.split()[words:])
-        return replace(e, text=text, words=e.words[words:]) if text else None
-    stable = e.stable.split()
-    unstable = e.unstable.split()[max(words - len(stable), 0) :]
-    rest = " ".join(stable[words:]), " ".join(unstable)
-    return replace(e, stable=rest[0], unstable=rest[1]) if any(rest) else None
-
-
-def _piece(reply: int, piece: Any) -> tuple[type, int, Any]:
-    if isinstance(piece, ToolCall):
-        return ToolCall, reply, piece
-    return AgentText, reply, str(piece)
-
-
-@dataclass(eq=False)
-class Stretch:
-    """Sound of the user on one stream of the engine. item: the one that it was committed as."""
-
-    stream: Stream
-    offset: float  # seconds of sound before it
-    automatic: bool
-    item: str | None = None
-    finals: list[str] = field(default_factory=list)  # of the item that is open
-    stable: str = ""  # of the sentence that is being heard
-    partial: str = ""  # the same with what may change
-    cut: str = ""  # of that sentence, what belongs to an earlier item
-    began: float = 0.0  # of the segment, seconds of the connection's sound
-    seconds: float = 0.0  # of sound
-    late: str | None = None  # an item whose last sentence is still being heard
-    deaf: bool = False  # the conversation is not interested in the rest of this sentence
-    taken: int = 0  # words of this sentence that the conversation has taken as they stood
-    words: list[Word] = field(default_factory=list)  # of the item that is open, in its finals
-
-    @property
-    def said(self) -> str:
-        """Stable words."""
-        return " ".join(t for t in (*self.finals, self.stable) if t)
-
-    @property
-    def all(self) -> str:
-        """All words, as they look now."""
-        return " ".join(t for t in (*self.finals, self.partial) if t)
-
-    def note(self, e: Partial | Final) -> None:
-        """Take in words."""
-        if isinstance(e, Final):
-            said = self._without(e.text)
-            self.finals += [said] if said else []
-            self.words += map(self._moved, e.words[len(e.words) - len(said.split()) :])
-            self.stable = self.partial = self.cut = ""
-        else:
-            self.stable, self.partial = self._without(e.stable), self._without(e.text)
-
-    def renew(self) -> None:
-        """The words from here on belong to another item."""
-        self.cut = " ".join(t for t in (self.cut, self.stable) if t)
-        self.finals, self.stable, self.partial, self.words = [], "", "", []
-
-    def transcribed(self, item: str, seconds: float) -> messages.Transcribed:
-        """The news of an item that is complete."""
-        whole = len(self.words) == len(self.said.split())
-        return messages.Transcribed(item, self.said, seconds, tuple(self.words) if whole else ())
-
-    def _moved(self, w: Word) -> Word:
-        start, end = (round(t + self.offset, 3) for t in (w.start, w.end))
-        return replace(w, start=start, end=end)
-
-    def _without(self, said: str) -> str:
-        return said[len(self.cut) :].strip() if said.startswith(self.cut) else said
-
-
-@dataclass(eq=False)
-class Voice:
-    """The answer that is being given."""
-
-    label: Label
-    response: str
-    modality: str
-    encoder: Encoder
-    rate: int
-    stream: Stream | None = None
-    text: str = ""  # given to the voice
-    told: int = 0  # characters of it that the client has
-    sent: int = 0  # samples
-    position: float = 0.0  # of them, about as many were played
-    looked: float = 0.0  # when that was true, on the wall's clock
-
-    def play(self, wall: float) -> int:
-        """Samples that a client has played by now, if it plays at once."""
-        self.position = min(self.position + (wall - self.looked) * self.rate, self.sent)
-        self.looked = wall
-        return int(self.position)
 
 
 class Talk:
@@ -333,6 +129,8 @@ class Talk:
         self._unanswered = False  # a turn ended during a response
         self._voice: Voice | None = None
         self._thinking = Thinking(agent, self._agent_said)
+        self._loop = asyncio.get_running_loop()
+        self._spoken = Spoken(agent, self._agent_spoke) if is_spoken(agent) else None
         self._whole: Event | VoiceActivity | None = None  # what was heard last, unabridged
 
     @property
@@ -388,6 +186,8 @@ class Talk:
         if self._timer is not None:
             self._timer.cancel()
         self._thinking.close()
+        if self._spoken is not None:
+            self._spoken.close()
         for task in self._tasks:
             task.cancel()
         for stream in self._clips:
@@ -433,6 +233,8 @@ class Talk:
             self._spawn(self._clip(c))
         elif isinstance(c, messages.Forget):
             self._close_ears()
+            if self._spoken is not None:
+                self._spoken.clear()
             await self._leave_turn()
         elif isinstance(c, messages.Configure):
             await self._configure(c.before)
@@ -479,6 +281,11 @@ class Talk:
         self._sounded = time.monotonic()
         self._appended_s += len(pcm) / rate
         s.seconds += len(pcm) / rate
+        if self._spoken is not None and self.session.type != TRANSCRIPTION:
+            self._spoken.instruct(self.session.instructions)
+            self._spoken.take(pcm, rate)
+            if not s.automatic and self.core.reply is None:
+                self._spoken.give()
         self._fed += [(s.stream, pcm[at : at + rate]) for at in range(0, len(pcm), rate)]
 
     def _open_ears(self) -> None:
@@ -615,6 +422,8 @@ class Talk:
             await self._report()
             await self._wake()
             await self._step(replace(e, now=self.now))
+            if self._spoken is not None:
+                self._spoken.reach(self._heard_s, self.core.phase)
             return
         if isinstance(e, (SpeechStarted, Endpoint)):
             s.deaf, s.taken = False, 0
@@ -701,6 +510,8 @@ class Talk:
                 before = self.core
                 actions, after = self.conversation.step(event, before)
                 self.core = replace(after, history=after.history[-KEPT:])
+                if self._spoken is not None:
+                    self._spoken.follow(before, after, self._silencing)
                 if any(isinstance(a, Forget) for a in actions):
                     self._forget(before, event)
                 await self._follow(before, after, event)
@@ -727,7 +538,8 @@ class Talk:
         self._asked = False
         r = self.state.response
         assert r is not None
-        rate = self.engine.synthesizer.sample_rate
+        given = self.engine.synthesizer if self._spoken is None else self._spoken.agent
+        rate = given.sample_rate
         self._voice = Voice(label, r.id, r.modality, Encoder(rate, r.output), rate)
         if after.reply.id in self._only:
             self._inbox.put_nowait((partial(self._call_only, label.reply), None))
@@ -765,8 +577,13 @@ class Talk:
     async def _act(self, a: Action) -> None:
         if isinstance(a, Ask):
             by = self.state.response or self.session
+            if self._spoken is not None:
+                self._ask_spoken(self._spoken, a.reply, by.voice, by.modality == "audio")
+                return
             self._thinking.ask(a.reply, self._messages(), by.tools, by.tool_choice)
         elif isinstance(a, Cancel):
+            if self._spoken is not None:
+                self._spoken.cancel(a.reply)
             self._thinking.cancel(a.reply)
             self._calls.pop(a.reply, None)
             self._only.discard(a.reply)
@@ -866,6 +683,53 @@ class Talk:
         for call in self._calls.pop(reply, ()):
             await self._news(messages.Called(v.response, call.id, call.name, call.arguments))
 
+    # An agent that hears and speaks itself
+
+    def _ask_spoken(self, spoken: Spoken, reply: int, voice: str, aloud: bool) -> None:
+        spoken.instruct(self.session.instructions)
+        if not self.session.automatic:
+            spoken.give()
+        spoken.ask(reply, self._messages(), self.protocol.offer.voice(voice), aloud)
+
+    def _agent_spoke(self, event: SpokenEvent) -> None:
+        """On the agent's thread."""
+
+        def put() -> None:
+            self._inbox.put_nowait((partial(self._hear_agent, event), None))
+
+        with suppress(RuntimeError):  # the loop is over
+            self._loop.call_soon_threadsafe(put)
+
+    async def _hear_agent(self, event: SpokenEvent) -> None:
+        spoken, r = self._spoken, self.core.reply
+        assert spoken is not None
+        if r is None or r.id != event.reply:
+            return  # nobody waits for it
+        if isinstance(event, AgentSound):
+            spoken.sounds.append(event)
+            v = self._voice
+            if v is not None and v.label.reply == event.reply and v.text:
+                await self._sounded_by_agent(v, event)
+        else:
+            await self._step(replace(event, now=self._wall()))
+
+    async def _sounded_by_agent(self, v: Voice, sound: AgentSound) -> None:
+        """A block of the agent's own speech, as though a voice had read its text."""
+        if v.modality == "audio":
+            words = tuple(
+                Word(
+                    v.text[w.first : w.last],
+                    w.start / v.rate,
+                    w.end / v.rate,
+                    span=(w.first, w.last),
+                )
+                for w in sound.words
+            )
+            if len(sound.pcm):
+                await self._spoke(v, Audio(sound.pcm, v.sent / v.rate, words))
+            if sound.last:
+                await self._spoke(v, None)
+
     # The voice
 
     async def _say(self, a: Say) -> None:
@@ -881,6 +745,11 @@ class Talk:
                 await self._said_all(v)
                 self._todo.append(SpeechReady(v.label, 0, (), self.now, last=True))
                 self._todo.append(Played(1, v.label.generation, self.now))
+            return
+        if self._spoken is not None:
+            first, v.text = not v.text, v.text + a.text
+            for sound in self._spoken.sounds if first else ():
+                await self._sounded_by_agent(v, sound)
             return
         if v.stream is None:
             try:
@@ -904,12 +773,12 @@ class Talk:
         """Take the voice's sound as fast as the client does."""
         try:
             async for event in stream:
-                await self._post(partial(self._spoken, v, event))
-            await self._post(partial(self._spoken, v, None))
+                await self._post(partial(self._spoke, v, event))
+            await self._post(partial(self._spoke, v, None))
         finally:
             stream.close()
 
-    async def _spoken(self, v: Voice, e: Event | None) -> None:
+    async def _spoke(self, v: Voice, e: Event | None) -> None:
         """A block of sound, or (None) the end."""
         if v is not self._voice:
             return

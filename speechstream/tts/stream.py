@@ -248,12 +248,13 @@ class SynthesisCore:
         return state, replace(spoken, words=words, phonemes=phonemes)
 
     def _finish(self, state: SpeakingState, events: list[Event]) -> Work[SpeakingState]:
-        if state.samples:
+        more = self.voice.finishing(state.voice)
+        if state.samples or more:
             rest, voice = yield from self.voice.finish(self.controls, state.voice)
-            state = replace(state, voice=voice)
-            if len(rest) or state.words or state.phonemes:
-                state = self._said(state, rest, events, last=True)
-        return replace(state, finished=True)
+            state, more = replace(state, voice=voice), self.voice.finishing(voice)
+            if len(rest) or (not more and (state.words or state.phonemes)):
+                state = self._said(state, rest, events, last=not more)
+        return replace(state, finished=not more)
 
     def _said(
         self, state: SpeakingState, pcm: np.ndarray, events: list[Event], last: bool = False

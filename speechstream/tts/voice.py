@@ -101,6 +101,9 @@ class Voice(Protocol[S]):
     def finish(self, controls: Controls, state: S) -> Work[tuple[np.ndarray, S]]:
         """The stream ends: what the voice still holds, mono float32."""
 
+    def finishing(self, state: S) -> bool:
+        """Whether `finish` has more to give: it is called until it has not."""
+
     def declared(self) -> Mapping[str, Any]:
         """The state's type under "", and example states for its fields of type Any by their names."""
 

@@ -8,7 +8,8 @@ import soundfile
 
 pytest.importorskip("pywebrtc_audio", reason="the extra talk is not installed")
 from speechstream.asr.recognizer import Recognizer
-from speechstream.audio.echo import MARGIN, Aligner, Clock, EchoCanceller, between, phat
+from speechstream.audio.echo import EchoCanceller
+from speechstream.audio.echo_delay import MARGIN, Aligner, Clock, between, phat
 from speechstream.errors import SpeechStreamError
 
 RATE = 16_000
@@ -38,8 +39,18 @@ def run(echo, played, heard, block=320):
     left = []
     for i in range(0, len(played) - block + 1, block):
         echo.played(played[i : i + block])
-        left.append(echo.cancel(heard[i : i + block]))
+        left.append(echo.cancel(heard[i : i + block]).voice)
     return np.concatenate(left)
+
+
+def both(echo, played, heard, block=320):
+    voice, words = [], []
+    for i in range(0, len(played) - block + 1, block):
+        echo.played(played[i : i + block])
+        clean = echo.cancel(heard[i : i + block])
+        voice.append(clean.voice)
+        words.append(clean.words)
+    return np.concatenate(voice), np.concatenate(words)
 
 
 def loss_db(heard, left, begin, end):
@@ -114,7 +125,7 @@ def test_any_rate_and_odd_blocks(speech):
         until = round((i + 333) * 1.5)
         echo.played(played[at:until])
         at = until
-        left.append(echo.cancel(heard[i : i + 333]))
+        left.append(echo.cancel(heard[i : i + 333]).voice)
     left = np.concatenate(left)
     assert len(heard) - len(left) < 333 + 160
     assert loss_db(heard, left, 2.5, 6.5) > 25
@@ -153,3 +164,36 @@ def test_without_the_extra_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "pywebrtc_audio", None)
     with pytest.raises(SpeechStreamError, match=r"pip install speechstream\[talk\]"):
         EchoCanceller(RATE)
+
+
+def test_who_speaks_over_an_equally_loud_echo_is_left_whole(speech):
+    """What the recogniser hears is the user 10 dB above all else; what detects him has still no echo before."""
+    far, user = np.concatenate(speech[:2])[: 10 * RATE], speech[3]
+    user = 1.5 * user * np.sqrt(np.mean(far**2) / np.mean(user**2))
+    heard, begin = room(far, 0.06), 7 * RATE
+    heard *= np.sqrt(np.mean(far**2) / np.mean(heard**2))
+    user = user[: len(far) - begin]
+    heard[begin : begin + len(user)] += user
+    voice, words = both(EchoCanceller(RATE), far, heard)
+    span = slice(begin, begin + len(user) // 320 * 320)
+    wrong = words[span] - user[: span.stop - begin]
+    assert 10 * np.log10(np.sum(user**2) / np.sum(wrong**2)) > 10
+    assert loss_db(heard, voice, 4, 7) > 30
+
+
+def test_a_user_who_repeats_what_was_played_moves_no_reference(speech):
+    """His voice resembles the past more than the echo does; the echo is where it was all the same."""
+    far = np.concatenate(speech)[: 9 * RATE]
+    far[6 * RATE : round(7.5 * RATE)] = 0  # the assistant holds while he speaks
+    heard = room(far, 0.06)
+    heard[6 * RATE : 7 * RATE] += far[round(5.0 * RATE) : 6 * RATE]
+    echo = EchoCanceller(RATE)
+    both(echo, far[: 5 * RATE], heard[: 5 * RATE])
+    known, jumps = echo.delay_s, echo.state.jumps
+    both(echo, far[5 * RATE :], heard[5 * RATE :])
+    assert echo.state.jumps == jumps and echo.delay_s == pytest.approx(known, abs=0.001)
+
+
+def test_without_a_reference_the_microphone_passes_untouched(speech):
+    voice, words = both(EchoCanceller(RATE), np.zeros_like(speech[3]), speech[3])
+    assert np.array_equal(words, speech[3][: len(words)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechstream.convert.flow import cosyvoice3_vocoder_weights, load
+from speechstream.convert.flow import cosyvoice_vocoder_weights, load
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.flow_vocoder import FlowVocoder
 from speechstream.nn.vocoder_config import VocoderConfig
@@ -116,7 +116,7 @@ def reference(w, mel, noise):
 @pytest.mark.parametrize("seed, frames", [(0, 1), (0, 13), (1, 40)])
 def test_sound_is_the_formulas(seed, frames):
     weights = checkpoint(seed)
-    vocoder = load(FlowVocoder(CONFIG), cosyvoice3_vocoder_weights(weights)).requires_grad_(False)
+    vocoder = load(FlowVocoder(CONFIG), cosyvoice_vocoder_weights(weights)).requires_grad_(False)
     mel = torch.randn(1, 40, 6, generator=torch.Generator().manual_seed(seed))[:, :frames]
     expected = reference(weights, mel.mT, vocoder.noise[None, : frames * 480])
     torch.testing.assert_close(vocoder(mel), expected, atol=1e-4, rtol=0)
@@ -132,9 +132,9 @@ def test_sound_is_the_formulas(seed, frames):
 
 
 def test_what_does_not_fit_is_named():
-    found = cosyvoice3_vocoder_weights(checkpoint())
+    found = cosyvoice_vocoder_weights(checkpoint())
     with pytest.raises(SpeechStreamError, match=r"the vocoder's first.weight is missing in the"):
         load(FlowVocoder(CONFIG), {k: v for k, v in found.items() if k != "first.weight"})
     broken = {k: v for k, v in checkpoint().items() if k != "ups.0.weight_v"}
     with pytest.raises(SpeechStreamError, match=r"lacks ups.0.weight_v"):
-        cosyvoice3_vocoder_weights(broken)
+        cosyvoice_vocoder_weights(broken)

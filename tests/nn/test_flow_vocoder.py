@@ -155,7 +155,7 @@ def test_configs_are_read_strictly():
         ({"dim": 6}, "dim must be a multiple of 4"),
         ({"rates": [4]}, "equally many"),
         ({"hop": 5}, "window must be 4 hops"),
-        ({"lookahead": 99}, "lookahead 0 to 64"),
+        ({"lookahead": 99}, "lookahead must be 0 to 64"),
         ({"sample_rate": 1}, "sample_rate be 1000"),
         ({"rates": [16384, 16384]}, "rates must make 16384"),
     ]:

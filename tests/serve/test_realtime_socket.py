@@ -34,7 +34,8 @@ from speechstream.events import Final, Partial, Word
 from speechstream.serve.engine import Engine
 from speechstream.serve.realtime import client_secrets, realtime
 from speechstream.serve.realtime_session import Format
-from speechstream.serve.realtime_talk import Encoder, behind
+from speechstream.serve.realtime_stretch import behind
+from speechstream.serve.realtime_voice import Encoder
 from tests.serve.realtime_rules import Ledger
 from tests.serve.serving import patiently
 

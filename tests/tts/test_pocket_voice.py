@@ -405,7 +405,7 @@ def test_what_was_read_is_a_value_though_it_grows_in_place(made):
     """Forks of one state, in any order and from threads at once, give what a copy of it gives."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from speechstream.tts.pocket.network import Caches
+    from speechstream.lm.appending import Caches
 
     model = bundle.load(made)
     network = PocketNetwork(model, read_config(model).network)

@@ -276,6 +276,9 @@ class _Late:
         yield from ()
         return np.zeros(0, np.float32), state
 
+    def finishing(self, state):
+        return False
+
     def declared(self):
         return {"": _LateState}
 

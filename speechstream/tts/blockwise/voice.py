@@ -160,6 +160,9 @@ class Blockwise:
         counts[-1] += -counts.sum() % self.subframes
         return self.acoustic.plan(encoding, counts), counts
 
+    def finishing(self, state: BlockwiseState) -> bool:
+        return False
+
     def declared(self) -> Mapping[str, Any]:
         return {"": BlockwiseState, "decoder": self._start.decoder, "codec": self._start.codec}
 

@@ -161,6 +161,9 @@ class PiperSpeech:
         yield from ()
         return np.zeros(0, np.float32), state
 
+    def finishing(self, state: PiperState) -> bool:
+        return False
+
     def declared(self) -> Mapping[str, Any]:
         return {"": PiperState}
 

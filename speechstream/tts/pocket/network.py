@@ -12,10 +12,9 @@ network.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -24,16 +23,14 @@ import safetensors.numpy
 from speechstream import bundle
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError
+from speechstream.lm.appending import AppendingGraph, Caches
 from speechstream.nn.pocket_config import PocketConfig, PocketSampling
 from speechstream.runtime.graph import Graph
-from speechstream.runtime.session import open_session
-from speechstream.state import cache
 
 ARCHITECTURE = "pocket-tts"
 FRAMES, WEIGHTS, CODEC = "frames.onnx", "weights.bin", "codec.onnx"
 VOICES, TOKENIZER = "voices.safetensors", "tokenizer.json"
 BLOCKS = (1, 2, 4)  # latents of an utterance's first blocks, and of all that follow
-GROWTH = 64  # positions: a stream's room is a multiple of it
 LATENT = -1  # in the place of a token: this position is a latent
 TOKENS_PER_S, SPARE_S = 3.0, 2.0  # an utterance lasts at most tokens / 3 + 2 seconds
 Array = np.ndarray
@@ -64,59 +61,6 @@ class PocketVoiceConfig:
         return math.ceil((tokens / TOKENS_PER_S + SPARE_S) * self.network.frame_rate)
 
 
-class Home:
-    """Where one stream's keys and values lie, with room for C positions, and how many of these some state has."""
-
-    def __init__(self, caches: Caches, room: int) -> None:
-        arrays = caches.keys + caches.values
-        _, heads, taken, size = arrays[0].shape
-        self.memory = np.zeros((len(arrays), 1, heads, room, size), np.float32)
-        self.memory[..., :taken, :] = arrays
-        self.room, self.taken, self._lock = room, taken, threading.Lock()
-
-    def claim(self, read: int, count: int) -> bool:
-        """Whether who has read so many may write the next `count` positions: the first who asks, if there is room."""
-        with self._lock:
-            mine = self.taken == read and read + count <= self.room
-            self.taken += count if mine else 0
-            return mine
-
-
-@dataclass(frozen=True)
-class Caches:
-    """What a stream has read: keys and values of each layer, (1, kv_heads, S, head_dim) float32. A value.
-
-    They are views of a `Home` where the network has made them. It writes behind what any state has, and nothing twice:
-    the newest of a stream's states grows without a copy, and an older one is copied before it grows.
-    """
-
-    keys: tuple[Array, ...] = cache()
-    values: tuple[Array, ...] = cache()
-    home: ClassVar[Home | None] = None  # no part of the value: lost on the way through bytes
-
-    def __len__(self) -> int:
-        return int(self.keys[0].shape[2])
-
-    def with_room(self, count: int) -> Home:
-        """Where `count` positions may be written behind these."""
-        read, home = len(self), self.home
-        if home is not None and home.claim(read, count):
-            return home
-        need = read + count
-        home = Home(self, -(-max(need * 3 // 2, need + 1) // GROWTH) * GROWTH)
-        home.claim(read, count)
-        return home
-
-    @classmethod
-    def at(cls, home: Home, read: int) -> Caches:
-        """The first positions of a home."""
-        views = tuple(m[..., :read, :] for m in home.memory)
-        layers = len(views) // 2
-        made = cls(views[:layers], views[layers:])
-        object.__setattr__(made, "home", home)
-        return made
-
-
 @dataclass(frozen=True)
 class Frame:
     """next: (latent_dim,) to be read again. latent: (latent_dim,) for the codec. ended: logit of the end of speech."""
@@ -135,17 +79,15 @@ class PocketNetwork:
         """Raises SpeechStreamError where a file cannot be used."""
         self.config, self.path = config, model.path
         model.file(WEIGHTS)  # listed, and so checked; the graph opens it
-        self.session = open_session(model.file(FRAMES), threads, device)
+        layers = config.backbone.layers
+        self.graph = AppendingGraph(model.file(FRAMES), layers, _MADE, threads, device)
         self.codec = Graph(model.file(CODEC), threads, device)
         about = self.codec.about.get("sample_rate"), self.codec.about.get("frame_size")
         if about != (config.codec.sample_rate, config.codec.frame_size):
             raise SpeechStreamError(
                 f"{model.path} is damaged: its codec is of another rate than its model"
             )
-        layers = range(config.backbone.layers)
-        self._caches = [f"{n}.{i}" for n in ("keys", "values") for i in layers]
-        takes = [i.name for i in self.session.get_inputs()]
-        if [n for n in self._caches if n not in takes] or len(takes) != 7 + len(self._caches):
+        if len(self.graph.inputs) != 7:
             raise SpeechStreamError(f"{model.path} is damaged: its {FRAMES} is of another size")
         self.voices = self._voices(model)
 
@@ -176,57 +118,19 @@ class PocketNetwork:
     ) -> list[tuple[Frame, Caches]]:
         """ids (B, T)."""
         b, count = self.config.backbone, ids.shape[1]
-        read = np.array([len(c) for c in caches])
-        cos, sin = b.rope.table((read[:, None] + np.arange(count)).ravel(), b.head_dim)
         feeds = {
             "tokens": ids,
             "latents": latents,
             "noise": noise.astype(np.float32, copy=False),
-            "cosines": cos,
-            "sines": sin,
-            "seen": (read + count - 1).astype(np.int32),
-            "total": np.array(read.max() + count, np.int32),
+            **self.graph.positions(caches, count, b.rope, b.head_dim),
         }
-        try:
-            if len(caches) == 1:
-                home = caches[0].with_room(count)
-                made = self._run_in_place(feeds, home)
-                new = [Caches.at(home, int(read[0]) + count)]
-            else:
-                made, new = self._run_together(feeds, caches, read + count)
-        except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise SpeechStreamError(
-                f"{self.path / FRAMES} cannot be run: {str(error).splitlines()[0][:300]}"
-            ) from error
+        if len(caches) == 1:
+            made, one = self.graph.run(feeds, caches[0], count)
+            new = [one]
+        else:
+            made, new = self.graph.run_together(feeds, caches)
         frames = [Frame(n, latent, float(e[0])) for n, latent, e in zip(*made)]
         return list(zip(frames, new))
-
-    def _run_in_place(self, feeds: dict[str, Array], home: Home) -> list[Array]:
-        """One stream: the graph's attention appends keys and values where they lie."""
-        binding = self.session.io_binding()
-        for name, a in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(a))
-        for name in _MADE:
-            binding.bind_output(name)
-        for name, m in zip(self._caches, home.memory):
-            binding.bind_input(name, "cpu", 0, m.dtype, m.shape, m.ctypes.data)
-            binding.bind_output(f"new.{name}", "cpu", 0, m.dtype, m.shape, m.ctypes.data)
-        self.session.run_with_iobinding(binding)
-        return [v.numpy() for v in binding.get_outputs()[: len(_MADE)]]
-
-    def _run_together(
-        self, feeds: dict[str, Array], caches: Sequence[Caches], read: Array
-    ) -> tuple[list[Array], list[Caches]]:
-        """Several streams: their keys and values are joined, and taken apart again."""
-        past = zip(*(c.keys + c.values for c in caches))
-        joined = {n: _joined(parts) for n, parts in zip(self._caches, past)}
-        out = self.session.run([*_MADE, *(f"new.{n}" for n in self._caches)], feeds | joined)
-        made, new, layers = out[: len(_MADE)], out[len(_MADE) :], self.config.backbone.layers
-        found = []
-        for i, n in enumerate(read):
-            own = tuple(a[i : i + 1, :, :n].copy() for a in new)
-            found.append(Caches(own[:layers], own[layers:]))
-        return made, found
 
     def _voices(self, model: bundle.Bundle) -> list[Caches]:
         b, found = self.config.backbone, list[Caches]()
@@ -253,12 +157,7 @@ class PocketNetwork:
 def check_caches(caches: Caches, config: PocketConfig) -> None:
     """Raises ValueError for keys and values of another network."""
     b = config.backbone
-    arrays = caches.keys + caches.values
-    if len(caches.keys) != b.layers or len(caches.values) != b.layers:
-        raise ValueError("its keys and values are of another number of layers")
-    shape = 1, b.kv_heads, arrays[0].shape[2] if arrays[0].ndim == 4 else -1, b.head_dim
-    if any(a.shape != shape or a.dtype != np.float32 for a in arrays) or shape[2] > b.context:
-        raise ValueError("its keys and values are of another size")
+    caches.check(b.layers, b.kv_heads, b.head_dim, b.context)
 
 
 def read_config(model: bundle.Bundle) -> PocketVoiceConfig:
@@ -267,12 +166,3 @@ def read_config(model: bundle.Bundle) -> PocketVoiceConfig:
         return read(PocketVoiceConfig, model.config)
     except ValueError as error:
         raise SpeechStreamError(f"the voice {model.path} is of another version: {error}") from error
-
-
-def _joined(parts: Sequence[Array]) -> Array:
-    """Keys (1, H, S, D) of several streams as one array, the shorter ones filled up behind."""
-    longest = max(p.shape[2] for p in parts)
-    out = np.zeros((len(parts), parts[0].shape[1], longest, parts[0].shape[3]), np.float32)
-    for row, p in zip(out, parts):
-        row[:, : p.shape[2]] = p[0]
-    return out

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from speechstream import state as states
-from speechstream.tts.pocket.network import Caches, Frame, PocketNetwork
+from speechstream.lm.appending import Caches
+from speechstream.tts.pocket.network import Frame, PocketNetwork
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
+from speechstream.lm.appending import Caches
 from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.pocket_config import PocketSampling
 from speechstream.runtime.requests import Work
@@ -28,7 +29,6 @@ from speechstream.text.utterance import Utterance
 from speechstream.tts.pocket import requests
 from speechstream.tts.pocket.network import (
     TOKENIZER,
-    Caches,
     Frame,
     PocketNetwork,
     check_caches,
@@ -178,6 +178,9 @@ class PocketSpeech:
     ) -> Work[tuple[np.ndarray, PocketState]]:
         yield from ()
         return np.zeros(0, np.float32), state
+
+    def finishing(self, state: PocketState) -> bool:
+        return False
 
     def declared(self) -> Mapping[str, Any]:
         return {"": PocketState, "spoken.codec": self._codec}

@@ -3,6 +3,7 @@
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,10 +16,18 @@ QUIET_S = 1e-3
 class LiveRoom:
     """Reads the sink `speech`, adds what the room and the user make of it, and plays that into the sink `room`.
 
-    cues: as in the tool. The loudspeaker's clock is the server's, so the user waits by what is heard.
+    cues: as in evaluate_duplex. The loudspeaker's clock is the server's, so the user waits by what is heard. on_cue: told
+    which of them begins. `played` and `heard` are all samples of both sinks, at 16 kHz, on one clock.
     """
 
-    def __init__(self, server, cues: list[Cue], gain: float, delay_s: float = 0.06) -> None:
+    def __init__(
+        self,
+        server,
+        cues: list[Cue],
+        gain: float,
+        delay_s: float = 0.06,
+        on_cue: Callable[[int], None] = lambda i: None,
+    ) -> None:
         raw = ["--raw", "--format=s16le", "--channels=1", "--rate=16000", "--latency-msec=20"]
         self.module = subprocess.run(
             ["pactl", "load-module", "module-null-sink", "sink_name=room", "rate=48000"],
@@ -35,6 +44,9 @@ class LiveRoom:
         self.loud: list[float] = []  # times at which the loudspeaker was heard
         self.over, self.stopped = threading.Event(), threading.Event()
         self.ready = threading.Event()  # set by whoever knows that somebody listens
+        self.on_cue = on_cue
+        self.played: list[np.ndarray] = []
+        self.heard: list[np.ndarray] = []
         self.behind = 0.0  # seconds of the room's clock behind the world's, at most
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -59,6 +71,7 @@ class LiveRoom:
             due = self.cues and (speaking if self.cues[0].during else silent)
             if clip is None and self.cues and answered and due >= self.cues[0].after_s:
                 clip, at, answered = self.cues.pop(0).clip.pcm, 0, False
+                self.on_cue(len(self.said))
                 self.said.append((now, now + len(clip) / 16_000))
             if clip is not None:
                 part = clip[at : at + STEP]
@@ -70,6 +83,8 @@ class LiveRoom:
             began = time.monotonic() - now if now == 0.0 else began
             now += STEP / 16_000
             self.behind = max(self.behind, time.monotonic() - began - now)
+            self.played.append(out)
+            self.heard.append(mic)
             try:
                 self.mouth.stdin.write((mic.clip(-1, 1) * 32767).astype(np.int16).tobytes())
                 self.mouth.stdin.flush()

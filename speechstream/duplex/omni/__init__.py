@@ -1,0 +1,1 @@
+"""Thinker-talker models as an agent that hears and speaks."""

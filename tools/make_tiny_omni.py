@@ -1,0 +1,205 @@
+"""Make a tiny Qwen2.5-Omni checkpoint of random weights, as transformers writes one. python -m tools.make_tiny_omni FOLDER
+
+It babbles, but every file has the form that a trained one has: thinker, talker and token2wav (of the vision tower as
+little as can be), a byte-level tokenizer, the speakers. Needs transformers 5.24 or later.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = (
+    "the rain fell softly on a grey stone house and the wind sang of summer while we sat by the fire and told "
+    "stories of ships that had sailed far away to warm green islands where nobody ever asked what time it was"
+)
+MARKS = (
+    "<|endoftext|> <|im_start|> <|im_end|> <|AUDIO|> <|audio_bos|> <|audio_eos|> <|IMAGE|> <|VIDEO|> <tts_pad> "
+    "<tts_text_bos> <tts_text_eos> <tts_text_bos_single>"
+).split()
+CODES = 40  # of speech, beside the marks
+AUDIO: dict[str, Any] = {
+    "num_mel_bins": 16,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "encoder_ffn_dim": 40,
+    "n_window": 12,
+}
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+TALKER: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+DIT: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "emb_dim": 12,
+    "block_size": 6,
+    "look_ahead_layers": [1],
+    "look_backward_layers": [0, 2],
+    "mel_dim": 10,
+    "enc_emb_dim": 6,
+    "enc_dim": 5,
+    "enc_channels": [8, 8, 8, 8, 24],
+    "enc_attention_channels": 4,
+    "enc_se_channels": 4,
+}
+VOCODER: dict[str, Any] = {
+    "upsample_initial_channel": 8,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 2, 1]],
+    "upsample_rates": [16, 15],
+    "upsample_kernel_sizes": [32, 31],
+}
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+
+
+def rope(head_dim: int) -> dict[str, Any]:
+    """Rotary positions, of which each head's are shared by time, height and width."""
+    return {**ROPE, "mrope_section": [1, 1, head_dim // 2 - 2]}
+
+
+def tokenizer() -> Any:
+    """A byte-level tokenizer of a few words, and the marks."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    made.train_from_iterator([WORDS] * 2, trainer)
+    made.add_special_tokens([AddedToken(t, special=True) for t in MARKS])
+    return made
+
+
+def tiny(
+    audio: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
+    talker: dict[str, Any] | None = None,
+    dit: dict[str, Any] | None = None,
+    vocoder: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Any:
+    """transformers' own network, with weights that make every part of it count; sizes over those above."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # the talker's marks are the thinker's, which it warns of
+    torch.manual_seed(seed)
+    words = tokenizer()
+    ids = {t: words.token_to_id(t) for t in MARKS}
+    text = {**TEXT, **(text or {})}
+    text |= {"rope_parameters": rope(text["hidden_size"] // text["num_attention_heads"])}
+    text |= {"vocab_size": words.get_vocab_size(), "max_position_embeddings": 4096}
+    dim = text["hidden_size"]
+    shared = {
+        "audio_token_index": ids["<|AUDIO|>"],
+        "image_token_index": ids["<|IMAGE|>"],
+        "video_token_index": ids["<|VIDEO|>"],
+        "audio_start_token_id": ids["<|audio_bos|>"],
+        "audio_end_token_id": ids["<|audio_eos|>"],
+        "vision_start_token_id": ids["<|IMAGE|>"],
+        "vision_end_token_id": ids["<|VIDEO|>"],
+    }
+    thinker = {
+        "audio_config": {**AUDIO, **(audio or {}), "output_dim": dim},
+        "text_config": text,
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 8,
+            "num_heads": 2,
+            "patch_size": 2,
+            "out_hidden_size": dim,
+            "fullatt_block_indexes": [0],
+        },
+        **shared,
+    }
+    speaking = {**TALKER, **(talker or {})}
+    speaking |= {
+        "rope_parameters": rope(speaking["head_dim"]),
+        "embedding_size": dim,
+        "vocab_size": CODES + 5,
+        "tts_codec_pad_token_id": CODES,
+        "tts_codec_start_token_id": CODES + 1,
+        "tts_codec_end_token_id": CODES + 2,
+        "tts_codec_mask_token_id": CODES + 4,
+        "tts_text_start_token_id": ids["<tts_text_bos>"],
+        "tts_text_end_token_id": ids["<tts_text_eos>"],
+        "tts_text_pad_token_id": ids["<tts_pad>"],
+        "max_position_embeddings": 4096,
+        **shared,
+    }
+    decoding = {**DIT, "num_embeds": CODES + 4, "rope_parameters": ROPE, **(dit or {})}
+    config = transformers.Qwen2_5OmniConfig(
+        thinker_config=thinker,
+        talker_config=speaking,
+        token2wav_config={
+            "dit_config": decoding,
+            "bigvgan_config": {**VOCODER, **(vocoder or {}), "mel_dim": decoding["mel_dim"]},
+        },
+    )
+    model = transformers.Qwen2_5OmniForConditionalGeneration(config).eval().requires_grad_(False)
+    for name, p in model.named_parameters():
+        if "norm" in name and name.endswith("weight") and p.ndim == 1:
+            p.copy_(1 + 0.2 * torch.randn_like(p))
+        elif "embed_tokens" in name or "head.weight" in name:
+            p.copy_(0.7 * torch.randn_like(p))
+            if name == "thinker.lm_head.weight":
+                p[:256].mul_(0.1)  # words rather than single bytes
+        elif name.startswith("token2wav"):
+            p.add_(0.15 * torch.randn_like(p))
+        elif "visual" not in name:
+            p.copy_(torch.randn_like(p) * 1.2 / max(p[0].numel(), 4) ** 0.5)
+    for n, name in enumerate(("Ada", "Ben")):
+        model.speaker_map[name] = {
+            "cond": torch.randn(1, decoding["enc_emb_dim"]),
+            "ref_mel": torch.randn(1, 30 + n, decoding["mel_dim"]),
+            "bos_token": ids["<tts_text_bos_single>"] - 2 * n,
+        }
+    return model
+
+
+def write(folder: str | Path, model: Any) -> Path:
+    """A checkpoint's folder of this network."""
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    torch.save(model.speaker_map, folder / "spk_dict.pt")
+    words = tokenizer()
+    (folder / "tokenizer.json").write_text(words.to_str(), encoding="utf-8")
+    stop = [words.token_to_id("<|im_end|>"), words.token_to_id("<|endoftext|>")]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stop}))
+    features = {
+        "feature_size": model.config.thinker_config.audio_config.num_mel_bins,
+        "sampling_rate": 16_000,
+        "hop_length": 160,
+        "n_fft": 400,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(features))
+    return folder
+
+
+def main(folder: str) -> None:
+    write(folder, tiny())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
