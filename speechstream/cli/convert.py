@@ -40,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add(
         "--weights",
-        choices=("own", "fp32", "int8", "int4"),
+        choices=("own", "fp32", "int8", "int8-blocks", "int4"),
         default="own",
-        help="of a language model, a pocket-tts or a CosyVoice's language model; default: as the checkpoint has them",
+        help="of a language model, a pocket-tts (which alone has int8-blocks) or a CosyVoice's language model; "
+        "default: as the checkpoint has them",
     )
     add(
         "--kv-bits",
@@ -290,7 +291,13 @@ def _is_llm(source: Path) -> bool:
     return is_llm(source)
 
 
+def _refuse_blocks(weights: str) -> None:
+    if weights == "int8-blocks":
+        raise SpeechStreamError("--weights int8-blocks is of a pocket-tts; give int8 or int4")
+
+
 def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int:
+    _refuse_blocks(args.weights)
     from speechstream.convert.llm import load_llm
 
     try:
@@ -341,6 +348,7 @@ def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
 
 
 def _cosyvoice(args: argparse.Namespace, source: Path, target: Path) -> int:
+    _refuse_blocks(args.weights)
     from speechstream.convert.cosyvoice import Options, Recording, load_cosyvoice
     from speechstream.export.cosyvoice import write_cosyvoice
 
