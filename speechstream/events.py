@@ -68,6 +68,7 @@ class Partial:
 
     @property
     def text(self) -> str:
+        """Both parts, as they stand now."""
         return " ".join(part for part in (self.stable, self.unstable) if part)
 
 
@@ -127,10 +128,12 @@ class Transcript:
 
     @property
     def text(self) -> str:
+        """All segments' text, with spaces between them."""
         return " ".join(s.text for s in self.segments)
 
     @property
     def words(self) -> tuple[Word, ...]:
+        """All segments' words, in seconds of the recording."""
         return tuple(w for s in self.segments for w in s.words)
 
     @property

@@ -34,6 +34,7 @@ import soundfile
 
 from speechstream.audio.pitch import loudness, pitch
 from speechstream.errors import SpeechStreamError
+from speechstream.tts.codec import CodecDecoder, CodecEncoder
 from speechstream.tts.synthesizer import Synthesizer
 from tools._scoring import Errors, alignment, english_normaliser
 
@@ -331,8 +332,10 @@ def _endless(stream, texts: list[str]):
         yield next(stream)
 
 
-def picture(columns: dict[str, tuple[np.ndarray, int]], title: str, path: Path) -> None:
-    """Spectrograms side by side, all to 8 kHz and on one scale of time."""
+def picture(
+    columns: dict[str, tuple[np.ndarray, int]], title: str, path: Path, top_khz: float = 8
+) -> None:
+    """Spectrograms one below the other, all to `top_khz` and on one scale of time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -361,7 +364,7 @@ def picture(columns: dict[str, tuple[np.ndarray, int]], title: str, path: Path) 
             vmax=power.max(),
             extent=(0, len(pcm) / rate, 0, rate / 2000),
         )
-        axis.set_ylim(0, min(8, rate / 2000))
+        axis.set_ylim(0, min(top_khz, rate / 2000))
         axis.set_ylabel(f"{name}\nkHz")
     axes[-1, 0].set_xlabel("seconds")
     figure.suptitle(title, fontsize=9)
@@ -425,6 +428,7 @@ def main(arguments: list[str] | None = None) -> dict:
     ]
     args.out.mkdir(parents=True, exist_ok=True)
     listeners, report, spoken = recognisers(args), {"sentences": len(texts), "voices": {}}, {}
+    codec = coder(args.codec) if args.codec else None
     teacher = teacher_sounds(args.teacher, len(texts)) if args.teacher else {}
     if teacher:
         report["teacher"] = {
@@ -432,7 +436,7 @@ def main(arguments: list[str] | None = None) -> dict:
         }
         report["teacher"] |= {"dnsmos": dnsmos(list(teacher.values()))} if args.dnsmos else {}
         if args.codec:
-            coded = {k: through_codec(args.codec, *sound) for k, sound in teacher.items()}
+            coded = {k: through_codec(codec, *sound) for k, sound in teacher.items()}
             report["codec"] = {
                 "wer": wer(listeners, [texts[k] for k in coded], list(coded.values()))
             }
@@ -440,7 +444,7 @@ def main(arguments: list[str] | None = None) -> dict:
         said, sounds = recordings(args.human, args.human_count)
         report["human"] = {"wer": wer(listeners, said, sounds)}
         report["human, coded"] = {
-            "wer": wer(listeners, said, [through_codec(args.codec, *s) for s in sounds])
+            "wer": wer(listeners, said, [through_codec(codec, *s) for s in sounds])
         }
     for position, given in enumerate(args.voices):
         name, _, path = given.partition("=")
@@ -529,12 +533,18 @@ def recordings(manifest: Path, count: int) -> tuple[list[str], list[tuple[np.nda
     ]
 
 
-def through_codec(folder: Path, pcm: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+def coder(folder: Path) -> tuple[CodecEncoder, CodecDecoder]:
+    """The two directions of a codec."""
+    return CodecEncoder(folder / "encoder.onnx"), CodecDecoder(folder / "decoder.onnx")
+
+
+def through_codec(
+    codec: tuple[CodecEncoder, CodecDecoder], pcm: np.ndarray, rate: int
+) -> tuple[np.ndarray, int]:
     """A recording encoded and decoded, its delay taken out."""
     from speechstream.audio.resample import Resampler
-    from speechstream.tts.codec import CodecDecoder, CodecEncoder
 
-    encoder, decoder = CodecEncoder(folder / "encoder.onnx"), CodecDecoder(folder / "decoder.onnx")
+    encoder, decoder = codec
     if encoder.sample_rate != rate:
         pcm, rate = Resampler(rate, encoder.sample_rate)(pcm[None])[0], encoder.sample_rate
     padded = np.pad(pcm, (0, decoder.delay))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from recipes.codec_small.evaluate import load
+from speechstream import bundle
 from speechstream.export.acoustic import export_voice
 from speechstream.export.quantize import Weights
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
@@ -30,6 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
         help="a JSON file with more of the card: measured figures, date",
     )
     parser.add_argument("--bits", type=int, choices=(32, 8), default=8, help="of the matrices")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=None,
+        metavar="BUNDLE",
+        help="take over the acoustic model's graphs of this bundle byte for byte: only the codec is new",
+    )
     args = parser.parse_args(arguments)
     about = json.loads((args.model / "config.json").read_text())
     model = AcousticModel(AcousticConfig.from_dict(about["config"]))
@@ -48,6 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
     made = export_voice(
         model, load(args.codec), args.out, speakers, card, weights=Weights(args.bits)
     )
+    if args.keep:
+        for name in ("text.onnx", "acoustic.onnx"):
+            shutil.copy(bundle.load(args.keep).file(name), args.out / name)
+        made = bundle.write(
+            args.out, made.task, made.architecture, made.config, made.card, list(made.files)
+        )
     print(json.dumps({"bytes": made.nbytes, "files": made.files}))
 
 

@@ -2,7 +2,8 @@
 
 A manifest is a JSON-lines file whose rows have `audio` (a path, relative to the manifest's folder), and perhaps
 `speaker`. `pack` writes OUT/train.i16, OUT/held.i16 (the held-out utterances), the pitch of every 10 ms of them
-(train.f32, held.f32: Hz, 0 where unvoiced), and OUT/index.json.
+(train.f32, held.f32: Hz, 0 where unvoiced), and OUT/index.json. recipes/blockwise_tts/predict.py writes the same and the
+codes of every frame (train.codes, held.codes: 16 bits each, frame after frame), which then stand for the recording's own.
 """
 
 from __future__ import annotations
@@ -83,8 +84,17 @@ def read(path: Path, sample_rate: int) -> np.ndarray:
 class Speech:
     """Examples of a split. Which ones a step gets depends on the seed and the step alone, so training can resume."""
 
-    def __init__(self, folder: Path, split: str, segment: int, seed: int) -> None:
-        """`segment` is in samples; shorter utterances are filled up with silence."""
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        segment: int,
+        seed: int,
+        frame_size: int | None = None,
+        levels: int = 1,
+    ) -> None:
+        """`segment` is in samples; shorter utterances are filled up with silence. `frame_size` in samples and `levels` are
+        the codec's, where the folder has codes: segments then begin with a frame."""
         index = json.loads((folder / "index.json").read_text())
         self.rows, self.segment, self.seed = index[split], segment, seed
         self.hop = round(HOP_S * index["sample_rate"])
@@ -92,25 +102,47 @@ class Speech:
             raise ValueError(f"a segment must be whole hops of {self.hop} samples; got {segment}")
         self.samples = np.memmap(folder / f"{split}.i16", "<i2", "r")
         self.tones = np.memmap(folder / f"{split}.f32", "<f4", "r")
+        codes = folder / f"{split}.codes"
+        self.codes = np.memmap(codes, "<i2", "r").reshape(-1, levels) if codes.exists() else None
         lengths = np.array([r["samples"] for r in self.rows], np.float64)
         self.weights = lengths / lengths.sum()
+        self.frame_size = frame_size or self.hop
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """`size` random segments (size, 1, segment), utterances drawn in proportion to their lengths, and their pitch
         (size, segment / hop)."""
+        return self._draw(step, size)[:2]
+
+    def coded(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same at the loudness of the recordings, and the codes that the folder has of them (size, levels, T)."""
+        if self.codes is None:
+            raise ValueError(
+                "this folder has no codes: recipes/blockwise_tts/predict.py makes them"
+            )
+        return self._draw(step, size)
+
+    def _draw(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
         rng, hop = np.random.default_rng((self.seed, step)), self.hop
+        frame = self.frame_size
+        codes = np.zeros(
+            (size, 0 if self.codes is None else self.codes.shape[1], self.segment // frame),
+            np.int64,
+        )
         result = np.zeros((size, 1, self.segment), np.float32)
         tones = np.zeros((size, self.segment // hop), np.float32)
         for i, row in enumerate(rng.choice(len(self.rows), size, p=self.weights)):
             r = self.rows[row]
-            start = hop * int(rng.integers(0, max(1, (r["samples"] - self.segment) // hop + 1)))
+            unit = hop if self.codes is None else frame
+            start = unit * int(rng.integers(0, max(1, (r["samples"] - self.segment) // unit + 1)))
             begin, end = r["start"] + start, r["start"] + min(r["samples"], start + self.segment)
-            gain = 10 ** (rng.uniform(-9, 3) / 20)  # dB
+            gain = 10 ** (rng.uniform(-9, 3) / 20) if self.codes is None else 1.0  # dB
             result[i, 0, : end - begin] = np.clip(
                 self.samples[begin:end].astype(np.float32) / FULL_SCALE * gain, -1, 1
             )
             tones[i, : (end - begin) // hop] = self.tones[begin // hop : end // hop]
-        return torch.from_numpy(result), torch.from_numpy(tones)
+            if self.codes is not None:
+                codes[i, :, : (end - begin) // frame] = self.codes[begin // frame : end // frame].T
+        return torch.from_numpy(result), torch.from_numpy(tones), torch.from_numpy(codes)
 
     def utterance(self, i: int) -> np.ndarray:
         """The i-th utterance whole, float32."""

@@ -17,6 +17,8 @@ from speechstream.nn.spectral import mel_filters
 MEL_SCALES = ((2048, 160), (1024, 100), (512, 50), (256, 25), (128, 12))  # window and mel bands
 STFT_SCALES = (2048, 1024, 512)
 FLOOR = 1e-5
+COMPRESSION = 0.4  # the power that a judge sees of a spectrum's magnitudes
+QUIET = 1e-6  # of their squares: what is weaker is not raised further
 
 
 def spectrum(x: Tensor, window: int) -> Tensor:
@@ -60,7 +62,11 @@ class SpectralLoss(nn.Module):
 
 
 class SpectrumDiscriminator(nn.Module):
-    """Judges the complex spectra of one resolution with two-dimensional convolutions."""
+    """Judges the complex spectra of one resolution with two-dimensional convolutions.
+
+    Their magnitudes are compressed, or the judge would see the loud low bands alone: what is wrong with sound at 10 kHz is
+    40 dB below the vowels.
+    """
 
     def __init__(self, window: int, channels: int) -> None:
         super().__init__()
@@ -85,6 +91,7 @@ class SpectrumDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         s = torch.view_as_real(spectrum(x, self.window)).permute(0, 3, 1, 2)
+        s = s * (s.square().sum(1, keepdim=True) + QUIET).pow((COMPRESSION - 1) / 2)
         return _judge(s, self.layers, self.output)
 
 
@@ -109,33 +116,36 @@ class PeriodDiscriminator(nn.Module):
 class Discriminators(nn.Module):
     """All judges together: their verdicts and what they saw on the way."""
 
-    def __init__(self, channels: int, ffts: list[int], periods: list[int]) -> None:
+    def __init__(
+        self, channels: int, ffts: list[int], periods: list[int], period_channels: int | None = None
+    ) -> None:
         super().__init__()
         self.judges = nn.ModuleList(
             [
                 *(SpectrumDiscriminator(w, channels) for w in ffts),
-                *(PeriodDiscriminator(p, channels) for p in periods),
+                *(PeriodDiscriminator(p, period_channels or channels) for p in periods),
             ]
         )
 
     def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         return [judge(x) for judge in self.judges]
 
-    def judge_loss(self, y: Tensor, x: Tensor) -> Tensor:
-        """Hinge loss of the judges: generated `y` (detached here) against original `x`."""
-        pairs = zip(self(y.detach()), self(x))
-        return sum(F.relu(1 + a).mean() + F.relu(1 - b).mean() for (a, _), (b, _) in pairs) / len(
-            self.judges
-        )
+    def judge_loss(self, y: Tensor, original: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
+        """Hinge loss of the judges: generated `y` (B, 1, samples; detached here) against what they said of the original."""
+        pairs = zip(self(y.detach()), original)
+        return sum(
+            F.relu(1 + a.float()).mean() + F.relu(1 - b.float()).mean() for (a, _), (b, _) in pairs
+        ) / len(self.judges)
 
-    def codec_loss(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The codec's side: (hinge loss, relative difference of the judges' features)."""
-        with torch.no_grad():
-            original = self(x)
-        hinge, matching = x.new_zeros(()), x.new_zeros(())
+    def codec_loss(
+        self, y: Tensor, original: list[tuple[Tensor, list[Tensor]]]
+    ) -> tuple[Tensor, Tensor]:
+        """The codec's side: (hinge loss, relative difference of the judges' features from those of the original)."""
+        hinge, matching = y.new_zeros(()), y.new_zeros(())
         for (verdict, got), (_, wanted) in zip(self(y), original):
-            hinge = hinge + F.relu(1 - verdict).mean() / len(self.judges)
+            hinge = hinge + F.relu(1 - verdict.float()).mean() / len(self.judges)
             for a, b in zip(got, wanted):
+                a, b = a.float(), b.detach().float()
                 matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got) / len(
                     self.judges
                 )

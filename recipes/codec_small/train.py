@@ -2,9 +2,11 @@
 
 First come the codes, in closed form (codebook_init.py). They stay as they are, so a model can be trained to predict them while
 the decoder learns: in the first stage the pitch, in the second the sound by spectral distances, with the measured pitch
-in place of its own, in the third with discriminators too. The state
+where both are voiced, in the third with discriminators too, which judge a random stretch of each example and are alone for the
+first steps. With --predicted, a share of the examples is a voice's own speech with the codes that its acoustic model
+predicts (recipes/blockwise_tts/predict.py). The state
 of training is saved every so many steps and at the end as safetensors and JSON; starting again with the same OUT goes
-on where it stopped, on the same examples. OUT/codec holds the codec itself.
+on where it stopped, on the same examples. OUT/codec holds the codec itself, its decoder averaged over the steps.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from recipes.codec_small.codebook_init import fit_codes
 from recipes.codec_small.data import Speech
 from recipes.codec_small.losses import Discriminators, SpectralLoss
+from recipes.common import ema
 from recipes.common.checkpoint import save_tensors, select_prefix
 from recipes.common.seeding import seed_step
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
@@ -34,7 +37,7 @@ CLIP = 1.0  # norm of the gradient
 class Trainer:
     """The codec, its judges, their optimisers and the step they are at."""
 
-    def __init__(self, config: dict, data: Path, out: Path) -> None:
+    def __init__(self, config: dict, data: Path, out: Path, predicted: Path | None = None) -> None:
         self.config, self.out, self.step = config, out, 0
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(config["seed"])
@@ -44,11 +47,17 @@ class Trainer:
         self.loss = SpectralLoss(c.sample_rate).to(self.device)
         segment = round(config["segment_s"] * c.sample_rate / c.frame_size) * c.frame_size
         self.data = Speech(data, "train", segment, config["seed"])
+        self.predicted = (
+            Speech(predicted, "train", segment, config["seed"], c.frame_size, c.n_codebooks)
+            if predicted
+            else None
+        )
         if self.data.hop != c.hop:
             raise ValueError(
                 f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}"
             )
         self.codec.requires_grad_(False).decoder.requires_grad_(True)
+        self.average = ema.start(self.codec)
         self.modules = {"codec": self.codec, "judges": self.judges}
         self.optimisers = {
             name: torch.optim.AdamW(
@@ -62,7 +71,9 @@ class Trainer:
 
     def fit(self) -> float:
         """Set the codes; returns the error that they leave in the log-mels."""
-        return fit_codes(self.codec, self.data, self.config["seed"])
+        error = fit_codes(self.codec, self.data, self.config["seed"])
+        self.average.load_state_dict(self.codec.state_dict())
+        return error
 
     def stage(self) -> tuple[str, int]:
         """The stage that the next step falls into, and how many steps of it are done."""
@@ -81,30 +92,44 @@ class Trainer:
         rate = stage["rate"] * min(
             1.0, (at + 1) / config["warmup"], max(left / config["decay"], 0.02)
         )
-        for optimiser in self.optimisers.values():
-            optimiser.param_groups[0]["lr"] = rate
+        self.optimisers["codec"].param_groups[0]["lr"] = rate
+        self.optimisers["judges"].param_groups[0]["lr"] = config["judges_rate"]
         seed_step(config["seed"], self.step)
-        x, pitch = (t.to(self.device) for t in self.data.batch(self.step, config["batch"]))
+        x, pitch, codes = (t.to(self.device) for t in self._batch())
         report = (
-            self._pitch(x, pitch)
+            self._pitch(x, pitch, codes)
             if name == "pitch"
-            else self._sound(x, pitch, name == "adversarial")
+            else self._sound(x, pitch, codes, at if name == "adversarial" else None)
         )
         self.step += 1
+        ema.update(self.average, self.codec, min(config["average"], self.step / (self.step + 10)))
         return {name: float(value.detach()) for name, value in report.items()}
 
-    def _features(self, x: Tensor, part: str) -> Tensor:
-        """Features of fine frames from the codes of audio (B, 1, samples)."""
+    @torch.no_grad()
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Audio (B, 1, samples), pitch (B, hops) and codes (B, levels, T): recordings, then predicted ones."""
+        size = self.config["batch"]
+        share = round(self.config["predicted_share"] * size) if self.predicted else 0
+        parts = []
+        if share < size:
+            x, pitch = self.data.batch(self.step, size - share)
+            parts.append((x, pitch, self.codec.encode(x.to(self.device)).cpu()))
+        if share:
+            parts.append(self.predicted.coded(self.step, share))
+        return tuple(torch.cat(p) for p in zip(*parts))
+
+    def _features(self, codes: Tensor, part: str) -> Tensor:
+        """Features of fine frames from codes (B, levels, T)."""
         with torch.no_grad():
-            blocks = self.codec.quantizer.decode(self.codec.encode(x))
+            blocks = self.codec.quantizer.decode(codes)
         with self._autocast():
-            features = self.codec.decoder[part].step(blocks, self.codec.tails(part, len(x)))
+            features = self.codec.decoder[part].step(blocks, self.codec.tails(part, len(codes)))
         return features.float()
 
-    def _pitch(self, x: Tensor, pitch: Tensor) -> dict[str, Tensor]:
+    def _pitch(self, x: Tensor, pitch: Tensor, codes: Tensor) -> dict[str, Tensor]:
         """A step: the pitch from the codes, `lookahead` fine frames late."""
         late, track = self.codec.config.lookahead, self.codec.decoder["pitch"]
-        voicing, scores = track(self._features(x, "pitch_features")[:, late:])
+        voicing, scores = track(self._features(codes, "pitch_features")[:, late:])
         report = dict(
             zip(
                 ("voicing", "pitch"), track.loss(voicing, scores, pitch[:, : pitch.shape[1] - late])
@@ -113,35 +138,53 @@ class Trainer:
         report["total"] = self._update("codec", self.codec, report["voicing"] + report["pitch"])
         return report
 
-    def _sound(self, x: Tensor, pitch: Tensor, adversarial: bool) -> dict[str, Tensor]:
-        """A step: the sound with the measured pitch, which comes without `lookahead`."""
+    @torch.no_grad()
+    def _found(self, codes: Tensor) -> Tensor:
+        """The decoder's own pitch (B, hops - lookahead) of codes (B, levels, T)."""
+        with self._autocast():
+            return self.codec.pitch(self.codec.quantizer.decode(codes)).float()
+
+    def _sound(
+        self, x: Tensor, pitch: Tensor, codes: Tensor, judged: int | None
+    ) -> dict[str, Tensor]:
+        """A step: the sound, voiced where the decoder's own pitch is, so that the filters learn to live with its mistakes; the
+        measured pitch there, so that the harmonics lie where the recording's do. judged: how many steps the
+        discriminators have learnt, if they judge."""
         codec, config, c = self.codec, self.config, self.codec.config
+        features = self._features(codes, "features")
+        found = self._found(codes)
+        count = found.shape[1]
+        pitch = torch.where((found > 0) & (pitch[:, :count] > 0), pitch[:, :count], found)
         state, late = codec.init_decoder_state(len(x)), c.window - c.hop
-        y = (
-            codec.decoder["output"]
-            .step(
-                self._features(x, "features"),
-                pitch,
-                state.frames,
-                state.phase,
-                codec.tails("output", len(x)),
-            )[0]
-            .unsqueeze(1)
-        )
-        y, x, report, total = y[..., late:], x[..., : x.shape[-1] - late], {}, 0.0
-        if adversarial:
-            report["judges"] = self._update("judges", self.judges, self.judges.judge_loss(y, x))
+        y = codec.decoder["output"].step(
+            features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
+        )[0]
+        y, x, report = y[:, None, late:], x[..., : count * c.hop - late], {}
         report["mel"], report["stft"] = self.loss(y, x)
-        total = total + config["mel"] * report["mel"] + config["stft"] * report["stft"]
-        if adversarial:
-            report["hinge"], report["features"] = self.judges.codec_loss(y, x)
-            total = (
-                total
-                + config["adversarial"] * report["hinge"]
-                + config["features"] * report["features"]
+        total = config["mel"] * report["mel"] + config["stft"] * report["stft"]
+        if judged is None:
+            report["total"] = self._update("codec", codec, total)
+            return report
+        part = self._stretch(x.shape[-1])
+        with self._autocast():
+            original = self.judges(x[..., part])
+            report["hinge"], report["features"] = self.judges.codec_loss(y[..., part], original)
+            report["judges"] = self.judges.judge_loss(y[..., part], original)
+        weight = min(1.0, judged / config["judges_alone"] - 1) if config["judges_alone"] else 1.0
+        if weight > 0:
+            total = total + weight * (
+                config["adversarial"] * report["hinge"] + config["features"] * report["features"]
             )
         report["total"] = self._update("codec", codec, total)
+        # the codec's side has left gradients in the judges: `_update` clears them
+        self._update("judges", self.judges, report["judges"])
         return report
+
+    def _stretch(self, count: int) -> slice:
+        """What the judges hear of `count` samples: their cost is most of a step's."""
+        size = min(round(self.config["judged_s"] * self.codec.config.sample_rate), count)
+        start = int(torch.randint(count - size + 1, ()))
+        return slice(start, start + size)
 
     def _autocast(self):
         return (
@@ -171,6 +214,7 @@ class Trainer:
                     f"optimiser.{name}.{i}.{key}": torch.as_tensor(value)
                     for key, value in state.items()
                 }
+        tensors |= {f"average.{n}": t for n, t in self.average.state_dict().items()}
         tensors["step"] = torch.tensor(self.step)
         save_tensors(tensors, self.out / "training.safetensors")
         folder = self.out / "codec"
@@ -178,7 +222,7 @@ class Trainer:
         (folder / "config.json").write_text(
             json.dumps(self.codec.config.to_dict(), indent=2) + "\n"
         )
-        save_tensors(self.codec.state_dict(), folder / "model.safetensors")
+        save_tensors(self.average.state_dict(), folder / "model.safetensors")
 
     def resume(self) -> bool:
         """Take up a saved state, if there is one."""
@@ -197,6 +241,7 @@ class Trainer:
             optimiser.load_state_dict(
                 {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
             )
+        self.average.load_state_dict(select_prefix(tensors, "average."))
         self.step = int(tensors["step"])
         return True
 
@@ -216,14 +261,21 @@ def main(arguments: list[str] | None = None) -> Trainer:
     parser.add_argument(
         "--codec", type=Path, default=None, help="begin with this codec, and keep its codes"
     )
+    parser.add_argument(
+        "--predicted",
+        type=Path,
+        default=None,
+        help="what recipes/blockwise_tts/predict.py wrote: codes as a voice's acoustic model predicts them",
+    )
     args = parser.parse_args(arguments)
-    trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out)
+    trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out, args.predicted)
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
     elif args.codec:
-        trainer.codec.load_state_dict(
-            load_file(args.codec / "model.safetensors", device=trainer.device)
-        )
+        for network in (trainer.codec, trainer.average):
+            network.load_state_dict(
+                load_file(args.codec / "model.safetensors", device=trainer.device)
+            )
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()

@@ -64,9 +64,12 @@ class HotWords:
     def __post_init__(self) -> None:
         what = "a grammar" if self.closed else "hot words"
         if not self.phrases:
-            raise ValueError(f"{what} need at least one phrase, got none")
+            needs = "needs" if self.closed else "need"
+            raise ValueError(f"{what} {needs} at least one phrase, got none")
         if len(self.phrases) > MAX_PHRASES:
-            raise ValueError(f"{what} may be {MAX_PHRASES} phrases, got {len(self.phrases)}")
+            raise ValueError(
+                f"{what} may be {MAX_PHRASES} phrases at most, got {len(self.phrases)}"
+            )
         object.__setattr__(self, "phrases", tuple(_phrase(*p) for p in self.phrases))
 
     @classmethod
@@ -104,9 +107,9 @@ class HotWords:
             with open(path, "rb") as f:
                 data = f.read(MAX_FILE + 1)
             text = data.decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise SpeechStreamError(
-                f"{path} cannot be read as a text file of phrases, one a line: {error}"
+                f"{path} cannot be read as a text file of phrases, one a line: {_why(error)}"
             ) from error
         if len(data) > MAX_FILE:
             raise SpeechStreamError(f"{path} is larger than {MAX_FILE >> 20} MB of phrases")
@@ -140,6 +143,15 @@ def chosen(hotwords: Phrases, grammar: Phrases) -> HotWords | None:
     if grammar is not None:
         return HotWords.of(grammar, closed=True)
     return None if hotwords is None else HotWords.of(hotwords)
+
+
+def _why(error: OSError | ValueError) -> str:
+    """Why a file gives no text, as the rest of a sentence."""
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist (in Python, phrases are given in a list)"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no UTF-8 from byte {error.start} on"
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _line(line: str, number: int) -> tuple[str, float]:

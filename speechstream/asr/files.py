@@ -63,8 +63,11 @@ def transcribe_many(
 
     `jobs` threads work at a time, by default one a core; `progress` is told the seconds of sound done in all files,
     from any of the threads. Whoever closes the iterator stops the work at the next second of sound. The texts are
-    those of `Recognizer.transcribe`, whose `channels` these are. Raises ValueError for jobs below 1.
+    those of `Recognizer.transcribe`, whose `channels` these are. Raises ValueError for jobs below 1, and for one
+    recording where a list of them is expected.
     """
+    if isinstance(files, (str, bytes, os.PathLike)):  # a path's letters are no recordings
+        raise ValueError(f"files must be a list of recordings, got one {type(files).__name__}")
     jobs = cores() if jobs is None else jobs
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")

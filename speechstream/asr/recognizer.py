@@ -62,6 +62,10 @@ class Stream:
         Raises ValueError on NaN, a wrong shape or floats far beyond 1, SpeechStreamError where two threads push at
         once.
         """
+        if block is None:  # which to a core means the end
+            raise ValueError(
+                "a block of samples must be an array, got None; finish() ends a stream"
+            )
         return self._step(block)
 
     def finish(self) -> list[Event]:
@@ -84,7 +88,10 @@ class Stream:
         return Stream(self._value, self.state)
 
     def rollback(self, state: StreamState) -> None:
-        """Go back to a state of this stream, or take up that of another one like it."""
+        """Go back to a state of this stream, or take up that of another one like it. Raises ValueError for other
+        values."""
+        if not isinstance(state, StreamState):
+            raise ValueError(f"state must be that of a stream, got {type(state).__name__}")
         with self._alone():
             written = self._core.write(state)
             self._core.close(self._state)
@@ -184,6 +191,8 @@ class Recognizer:
         (`asr.form.TextForm`). Other options are the family's. Raises SpeechStreamError where the bundle is damaged or is not a
         recogniser, ValueError for a wrong option.
         """
+        if beam is not None and not isinstance(beam, (int, np.integer)):
+            raise ValueError(f"beam must be a whole number, got {beam!r:.80}")
         b = bundle.load(path or bundle.embedded("asr"))
         if b.task != "asr" and not models.known(b.architecture, "asr"):
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")

@@ -58,13 +58,17 @@ def main(argv: list[str] | None = None) -> int:
         _discard_output()
         return EXIT_BROKEN_PIPE
     except (SpeechStreamError, OSError) as error:
-        tell(
-            error if isinstance(error, SpeechStreamError) else f"reading or writing failed: {error}"
-        )
+        tell(error if isinstance(error, SpeechStreamError) else _sentence(error))
         _discard_output()
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _sentence(error: OSError) -> str:
+    """What the system says, without its numbers."""
+    where = "" if error.filename is None else f" of {error.filename}"
+    return f"reading or writing{where} failed: {error.strerror or error}"
 
 
 def _hold_descriptors() -> None:

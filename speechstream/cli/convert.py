@@ -40,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add(
         "--weights",
-        choices=("own", "fp32", "int8", "int4"),
+        choices=("own", "fp32", "int8", "int8-blocks", "int4"),
         default="own",
-        help="of a language model, a pocket-tts or a CosyVoice's language model; default: as the checkpoint has them",
+        help="of a language model, a pocket-tts (which alone has int8-blocks) or a CosyVoice's language model; "
+        "default: as the checkpoint has them",
     )
     add(
         "--kv-bits",
@@ -130,7 +131,14 @@ def run(args: argparse.Namespace) -> int:
         return _pocket(args, source, target)
     if source.is_dir() and is_cosyvoice(source):
         return _cosyvoice(args, source, target)
-    one = load_parakeet(source) if source.is_dir() else load_nemo(source)
+    try:
+        one = load_parakeet(source) if source.is_dir() else load_nemo(source)
+    except SpeechStreamError as error:
+        if source.suffix == ".nemo":
+            raise
+        raise SpeechStreamError(
+            f"{error}; 'speechstream convert --help' says what else can be converted"
+        ) from error
     if one.features.sample_rate != SAMPLE_RATE:
         raise SpeechStreamError(
             f"{source} hears {one.features.sample_rate} Hz, and only models for {SAMPLE_RATE} Hz are "
@@ -283,7 +291,13 @@ def _is_llm(source: Path) -> bool:
     return is_llm(source)
 
 
+def _refuse_blocks(weights: str) -> None:
+    if weights == "int8-blocks":
+        raise SpeechStreamError("--weights int8-blocks is of a pocket-tts; give int8 or int4")
+
+
 def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int:
+    _refuse_blocks(args.weights)
     from speechstream.convert.llm import load_llm
 
     try:
@@ -334,6 +348,7 @@ def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
 
 
 def _cosyvoice(args: argparse.Namespace, source: Path, target: Path) -> int:
+    _refuse_blocks(args.weights)
     from speechstream.convert.cosyvoice import Options, Recording, load_cosyvoice
     from speechstream.export.cosyvoice import write_cosyvoice
 

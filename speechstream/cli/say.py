@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import codecs
 import json
+import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ MARKS = ".,;:!?…\"')]}»”’"
 _READ_BYTES = 1 << 14
 _AHEAD = 1 << 20  # characters read and not yet spoken at which reading waits
 _POLL_S = 0.05
+_LOG = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
   speechstream say "Hello, world."                      speak
@@ -167,6 +170,10 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be meant before anything is loaded."""
     if args.file is not None and args.text:
         raise SpeechStreamError("both TEXT and --file were given; give one of them")
+    if args.file is not None and not Path(args.file).exists():
+        raise SpeechStreamError(f"{args.file} does not exist")
+    if args.file is not None and Path(args.file).is_dir():
+        raise SpeechStreamError(f"{args.file} is a folder, expected a text file")
     if args.file is None and not args.text:
         if sys.stdin is None or sys.stdin.isatty():
             raise SpeechStreamError("nothing to say; give TEXT, --file, or - for standard input")
@@ -200,6 +207,8 @@ def check(args: argparse.Namespace) -> None:
 def check_folder(path: str) -> None:
     if not Path(path).parent.is_dir():
         raise SpeechStreamError(f"{path} cannot be written: {Path(path).parent} is no folder")
+    if Path(path).is_dir():
+        raise SpeechStreamError(f"{path} cannot be written: it is a folder")
 
 
 def load(voice: str | None, device: str) -> tuple[Any, str | None]:
@@ -321,6 +330,7 @@ def speak(stream: Any, args: argparse.Namespace, interrupts: Interrupts) -> int:
             stream.cancel()
             if sink is not None:
                 sink.stop()
+                timings.write(sound_s, stream.sample_rate, source.text)  # of the sound that is kept
             raise
         finally:
             source.stop()
@@ -392,12 +402,18 @@ class Source(threading.Thread):
         if self.args.file is None and self.args.text != [STDIN]:
             yield " ".join(self.args.text)
             return
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for data in self._bytes():
-            yield decoder.decode(data)
+        name = self.args.file or "standard input"
+        decoder, lost = codecs.getincrementaldecoder("utf-8")("replace"), False
+        for data in chain(self._bytes(), (b"",)):
+            if b"\0" in data:
+                raise SpeechStreamError(f"{name} is no text in UTF-8: it holds a zero byte")
+            text = decoder.decode(data, not data)
+            if not lost and "\ufffd" in text:
+                lost = True
+                _LOG.warning("%s is not all UTF-8; what is not is left out", name)
+            yield text
             if data.endswith(b"\n") and self.args.file is None and sys.stdin.isatty():
                 self.stream.flush()  # a typist's line is complete
-        yield decoder.decode(b"", True)
 
     def _bytes(self) -> Iterator[bytes]:
         """Bytes as they arrive: past Python's buffer, in which a waiting thread would bring the process down."""
@@ -483,7 +499,6 @@ def written(words: list, text: str) -> list:
 @contextmanager
 def warnings(quiet: bool) -> Iterator[None]:
     """Warnings of the library (a script that this voice cannot speak) as sentences on stderr, each once."""
-    import logging
 
     class Handler(logging.Handler):
         said: set = set()

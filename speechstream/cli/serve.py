@@ -196,13 +196,29 @@ def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> A
     if args.workers < 2:
         return None
     level = logging.WARNING if args.quiet else logging.INFO
-    loading = Loading(args.model, args.voice, args.device, args.log_format == "json", level)
+    as_json = args.log_format == "json"
+    loading = Loading(args.model, args.voice, args.engine, args.device, as_json, level)
     return Workers(args.workers, loading, [recognizer.digest, synthesizer.voice.digest])
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The models; where only workers run them, without their weights."""
     from speechstream.asr.recognizer import Recognizer
+    from speechstream.runtime.pool import beginning
+    from speechstream.runtime.session import check_device
     from speechstream.tts.synthesizer import Synthesizer
 
-    recognizer = Recognizer.load(args.model, engine=args.engine, device=args.device)
-    return recognizer, Synthesizer.load(args.voice, device=args.device)
+    def loaded(device: str) -> tuple[Any, Any]:
+        recognizer = Recognizer.load(args.model, engine=args.engine, device=device)
+        return recognizer, Synthesizer.load(args.voice, device=device)
+
+    if args.workers >= 2 and args.engine == "onnx":
+        check_device(args.device)
+        try:
+            asr, tts = loaded("meta")
+            beginning(asr.core(next(iter(asr.latencies), None)))
+            beginning(tts.core())
+            return asr, tts
+        except (SpeechStreamError, ValueError):
+            pass  # a network is run to load it, or to open a stream; or the models cannot be loaded at all
+    return loaded(args.device)

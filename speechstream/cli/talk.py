@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from speechstream.cli import tell
@@ -86,6 +87,11 @@ def check(args: argparse.Namespace) -> Any:
         raise SpeechStreamError("--text and --input-file exclude each other")
     if args.output_file is not None and args.input_file is None:
         raise SpeechStreamError("--output-file needs --input-file; live, --record keeps the sound")
+    if args.text and (args.record is not None or args.voice is not None):
+        raise SpeechStreamError("--text makes no sound; leave out --voice and --record")
+    for path in (args.output_file, args.record):
+        if path is not None:
+            check_writable(path)
     if remote:
         from speechstream.duplex.agent import ChatCompletions
 
@@ -96,6 +102,21 @@ def check(args: argparse.Namespace) -> Any:
     if args.bot:
         return bot(args.bot)
     return local(args)
+
+
+def check_writable(path: str) -> None:
+    """Refuse, before the conversation, a path at which no sound can be kept after it."""
+    import soundfile
+
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        why = "it is a folder" if target.is_dir() else f"{target.parent} is no folder"
+        raise SpeechStreamError(f"{path} cannot be written: {why}")
+    suffix = target.suffix[1:].upper()
+    if suffix not in soundfile.available_formats() or not soundfile.check_format(suffix):
+        raise SpeechStreamError(
+            f"{path} is in no known sound format; give a name that ends in .wav, .flac or .ogg"
+        )
 
 
 def bot(name: str) -> Any:
@@ -131,6 +152,10 @@ def local(args: argparse.Namespace) -> Any:
 def in_text(args: argparse.Namespace, agent: Any) -> int:
     """A line of standard input is a turn, its answer a line of standard output."""
     messages = [{"role": "system", "content": args.system}] if args.system else []
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(
+            errors="replace"
+        )  # bytes that are no UTF-8 are no letters of any model
     for line in sys.stdin:
         if not line.strip():
             continue

@@ -576,10 +576,6 @@ def is_folder(output: str) -> bool:
 def paths_in(output: str, names: list[str], form: str) -> dict[str, Path]:
     """Where in a folder each recording's transcript goes: under its own name."""
     folder, paths = Path(output), {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpeechStreamError(f"the folder {output} cannot be made: {error.strerror}") from error
     for name in names:
         path = folder / ((Path(name).stem if name != STDIN else "stdin") + SUFFIXES[form])
         taken = next((other for other, p in paths.items() if p == path), None)
@@ -588,6 +584,10 @@ def paths_in(output: str, names: list[str], form: str) -> dict[str, Path]:
                 f"{taken} and {name} would both be written to {path}; transcribe them in two calls"
             )
         paths[name] = path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpeechStreamError(f"the folder {output} cannot be made: {error.strerror}") from error
     return paths
 
 

@@ -41,8 +41,11 @@ _log = logging.getLogger("speechstream.serve")
 async def healthz(request: Request) -> Response:
     """200 while requests are taken; 503 where the server ends, has failed, or has no worker that is ready."""
     engine: Engine = request.app.state.engine
-    draining = engine.draining.is_set()
-    status = "draining" if draining else "ok" if engine.alive else "failed"
+    status = "ok" if engine.alive else "failed"
+    if engine.workers is not None and engine.workers.alive and not engine.alive:
+        status = "starting"  # its workers are, for the first time or again
+    if engine.draining.is_set():
+        status = "draining"
     said: dict[str, Any] = {"status": status}
     if engine.workers is not None:
         plan = engine.workers.dispatch

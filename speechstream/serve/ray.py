@@ -13,7 +13,7 @@ wherever Serve sends it and stays with that replica (each replica is its own one
 which later requests are routed), and now and then takes a snapshot home with the events. Where its replica has died, or
 Serve has sent it elsewhere, it hands the new one the snapshot and the blocks since: the stream is heard again from there,
 and the events that were given before are not given twice. Text is the same on all replicas, so nobody notices but by a
-delay.
+delay. `serve.ray_speech` has streams that speak, on replicas of their own.
 
 Archives are actors rather than a Ray Dataset: a recording that kills its worker is given up after a few times and told,
 results come in order as they are ready, and neither pandas nor pyarrow is needed.
@@ -29,7 +29,7 @@ import socket
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ import numpy as np
 
 from speechstream.audio.samples import as_samples
 from speechstream.errors import SpeechStreamError
-from speechstream.events import Event, Failed, Transcript, from_json, to_json
+from speechstream.events import Audio, Event, Failed, Transcript, from_json, to_json
+from speechstream.runtime.pool import Pool
 from speechstream.serve import replay
 
 PATIENCE_S = 120.0  # how long a session looks for a replica that answers
@@ -222,88 +223,105 @@ class Archive:
             return None
 
 
-class _Streams:
-    """One replica: a pool, and which session has which of its streams, after how many of its blocks. Where all slots
-    are taken, the stream that nobody has fed for longest leaves."""
+class Replica:
+    """The streams of one replica: a pool, and which session has which of them, after how many of its inputs. Where all
+    slots are taken, the stream that nobody has asked for longest leaves.
 
-    def __init__(self, slots: int, options: dict[str, Any]):
-        from speechstream.asr.recognizer import Recognizer
+    eager: an answer does not wait until all that was given is done, but has what comes first. rate: Hz of what is spoken.
+    """
 
-        self.recognizer = Recognizer.load(**options)
-        self.pool = self.recognizer.pool(slots)
+    def __init__(self, pool: Pool, eager: bool = False, rate: int = 0):
+        self.pool, self._eager, self._rate = pool, eager, rate
         self.name = uuid.uuid4().hex
-        self.seats: dict[str, tuple[int, int]] = {}  # in the order in which they were fed last
+        self._seats: dict[str, tuple[int, int]] = {}  # in the order in which they were asked last
+        self._unsaid: dict[
+            int, list[Event]
+        ] = {}  # that came of a step that somebody else asked for
 
-    def take(self, asked: dict[str, Any], staying: set[str]) -> int | None:
-        """Bring a session's stream to where its blocks begin, and hear them; its number, None where it is not here.
-        To make room for it, the streams of sessions that are `staying` do not leave."""
-        name, at = asked["session"], asked["at"]
-        sid, known = self.seats.pop(name, (None, -1))
-        if known != at or sid not in self.pool:
-            if sid is not None:
-                self.pool.close(sid)  # it went on elsewhere since
-            if asked["state"] is None:
-                return None
-            while len(self.pool) >= self.pool.slots:
-                self.pool.close(self.seats.pop(next(n for n in self.seats if n not in staying))[0])
-            state = asked["state"]
-            sid = self.pool.resume(state) if isinstance(state, bytes) else self.pool.open(*state)
-        self.seats[name] = sid, at + len(asked["blocks"])
-        for block in asked["blocks"]:
-            self.pool.push(sid, block)
-        if asked["finish"]:
-            self.pool.finish(sid)
-        return sid
-
-    def hear(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def step(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer requests of several sessions, one each, as one batch."""
         sids: list[Any] = []
         staying = {asked["session"] for asked in requests}
         for asked in requests:
             try:
-                sids.append(self.take(asked, staying))
+                sids.append(self._take(asked, staying))
             except (SpeechStreamError, ValueError) as error:
                 sids.append(error)
-        said, answers = self.pool.step(), []
-        for asked, sid in zip(requests, sids):
-            if sid is None or isinstance(sid, Exception):
-                answers.append({"missing": True} if sid is None else {"error": str(sid)})
-                continue
-            events = said.get(sid, [])
-            if sid not in self.pool:
-                self.seats.pop(asked["session"], None)
-            if events and isinstance(events[-1], Failed):
-                answers.append({"error": events[-1].message})
-                continue
-            due = sid in self.pool and replay.due(asked["unsaved"], self.pool.pausing(sid))
-            answers.append(
-                {
-                    "events": [to_json(e) for e in events],
-                    "snapshot": self.pool.snapshot(sid) if due else None,
-                    "pid": os.getpid(),
-                    "replica": self.name,
-                }
-            )
-        return answers
+        for sid, events in self.pool.step(eager=self._eager).items():
+            self._unsaid.setdefault(sid, []).extend(events)
+        return [self._answer(asked, sid) for asked, sid in zip(requests, sids)]
+
+    def _take(self, asked: dict[str, Any], staying: set[str]) -> int | None:
+        """Bring a session's stream to where its inputs begin, and give it these; its number, None where it is not
+        here. To make room for it, the streams of sessions that are `staying` do not leave."""
+        name, at, state = asked["session"], asked["at"], asked["state"]
+        sid, known = self._seats.pop(name, (None, -1))
+        here = sid is not None and (sid in self.pool or sid in self._unsaid)
+        if state is not None or known != at or not here:
+            if sid is not None:
+                self._close(sid)  # it went on elsewhere since, or its last answer was lost
+            if state is None:
+                return None
+            while len(self.pool) >= self.pool.slots:
+                self._close(self._seats.pop(next(n for n in self._seats if n not in staying))[0])
+            if isinstance(state, bytes):
+                sid = self.pool.resume(state)
+            else:
+                sid = self.pool.open(**state)
+        self._seats[name] = sid, at + len(asked["inputs"])
+        if sid in self.pool:
+            self.pool.hold(sid, False)
+            for x in asked["inputs"]:
+                self.pool.push(sid, x)
+            if asked["finish"]:
+                self.pool.finish(sid)
+        return sid
+
+    def _close(self, sid: int) -> None:
+        self.pool.close(sid)
+        self._unsaid.pop(sid, None)
+
+    def _answer(self, asked: dict[str, Any], sid: Any) -> dict[str, Any]:
+        if sid is None or isinstance(sid, Exception):
+            return {"missing": True} if sid is None else {"error": str(sid)}
+        events, pool = self._unsaid.pop(sid, []), self.pool
+        over = sid not in pool
+        if over:
+            self._seats.pop(asked["session"], None)
+        if events and isinstance(events[-1], Failed):
+            return {"error": events[-1].message}
+        if not over:
+            pool.hold(sid)  # until it is asked for again
+        spoken = sum(len(event.pcm) for event in events if isinstance(event, Audio))
+        unsaved = asked["unsaved"] + (spoken / self._rate if spoken else 0.0)
+        due = not over and replay.due(unsaved, pool.pausing(sid))
+        return {
+            "events": [to_json(e) for e in events],
+            "snapshot": pool.snapshot(sid) if due else None,
+            "over": over,
+            "idle": over or (pool.resting(sid) and pool.pausing(sid) and not pool.waiting(sid)),
+            "sample_rate": self._rate,
+            "pid": os.getpid(),
+            "replica": self.name,
+        }
 
 
-def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -> Any:
-    """A Ray Serve application for `Session`s. `options` are those of `Recognizer.load`; a replica hears up to `slots`
-    streams on `cores` cores. A stream that nobody has fed for longest leaves a full replica, and returns by its
-    session's snapshot.
-    """
+def application(
+    name: str, load: Callable[[], Replica], replicas: int, slots: int, cores: float
+) -> Any:
+    """A Ray Serve application of replicas that `load` makes where they run."""
     serve = _ray().serve
 
     @serve.deployment(
-        name="streams",
+        name=name,
         num_replicas=replicas,
         max_ongoing_requests=2 * slots,
         ray_actor_options={"num_cpus": cores},
     )
     class Deployment:
         async def __init__(self):
-            self.streams = _Streams(slots, options)
-            await self.named(self.streams.name)
+            self.replica = load()
+            await self.named(self.replica.name)
 
         @serve.multiplexed(max_num_models_per_replica=1)
         async def named(self, name: str) -> str:
@@ -311,67 +329,69 @@ def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -
 
         @serve.batch(max_batch_size=slots, batch_wait_timeout_s=0.002)
         async def together(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return self.streams.hear(requests)
+            return self.replica.step(requests)
 
-        async def hear(self, asked: dict[str, Any]) -> dict[str, Any]:
+        async def step(self, asked: dict[str, Any]) -> dict[str, Any]:
             return await self.together(asked)
 
     return Deployment.bind()
 
 
-class Session:
-    """One live stream on a Serve application of `streams`, from the side where the sound arrives.
-
-    `push` and `finish` are those of `Stream`. Not for several threads at once. Raises SpeechStreamError where the
-    stream cannot go on, or no replica answers for two minutes.
+def streams(replicas: int = 2, slots: int = 64, cores: float = 1.0, **options) -> Any:
+    """A Ray Serve application for `Session`s. `options` are those of `Recognizer.load`; a replica hears up to `slots`
+    streams on `cores` cores. A stream that nobody has fed for longest leaves a full replica, and returns by its
+    session's snapshot.
     """
 
-    def __init__(self, handle: Any, latency_ms: int | None = 320, sample_rate: int = 16_000):
-        self.handle, self.rate, self.name = handle, sample_rate, uuid.uuid4().hex
+    def load() -> Replica:
+        from speechstream.asr.recognizer import Recognizer
+
+        return Replica(Recognizer.load(**options).pool(slots))
+
+    return application("streams", load, replicas, slots, cores)
+
+
+class Remote:
+    """One stream on the replicas of an application, from the side of whoever needs it: asks them, and goes on with
+    another one where one has died. opening: the options of the pool's `open`."""
+
+    def __init__(self, handle: Any, opening: dict[str, Any]):
+        self.handle, self.name = handle, uuid.uuid4().hex
         self._routed, self._replica = handle, ""
-        self._journal = replay.Journal((latency_ms, sample_rate))  # how to begin, then a snapshot
+        self._journal = replay.Journal(opening)  # how to begin, then a snapshot
         self._finished = False
         self.pid: int | None = None  # of the process that answered last
         self.handovers = 0  # times that another replica took over
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *exception) -> None:
         self._finished = True
 
-    def push(self, block: np.ndarray) -> list[Event]:
-        """Hear a block; its events. ValueError on NaN or a wrong shape."""
-        return self._hear(as_samples(block))
-
-    def finish(self) -> list[Event]:
-        """Hear the end of the stream."""
-        return self._hear(None)
-
-    def _hear(self, block: np.ndarray | None) -> list[Event]:
-        if self._finished:
-            raise ValueError("this stream is finished; open another one")
-        journal, fresh = self._journal, [] if block is None else [block]
+    def _step(
+        self, inputs: list[tuple[Any, float]], finish: bool, unsaved: float | None = None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Give inputs, with their seconds; new events, and the answer. unsaved: seconds since the last snapshot, by
+        default those of the inputs."""
+        journal = self._journal
         at = journal.count + len(journal.inputs)
-        for x in fresh:
-            journal.push(x, len(x) / self.rate)
-        self._finished = block is None
+        for x, seconds in inputs:
+            journal.push(x, seconds)
         asked = {
             "session": self.name,
             "at": at,
-            "blocks": fresh,
-            "state": None,
-            "finish": block is None,
-            "unsaved": journal.seconds,
+            "inputs": [x for x, _ in inputs],
+            "state": journal.opening if self.pid is None else None,
+            "finish": finish,
+            "unsaved": journal.seconds if unsaved is None else unsaved,
         }
-        if self.pid is None:
-            asked["state"] = journal.opening
         answer = self._ask(asked)
         if answer is None or answer.get("missing"):
             self.handovers += 1
             self._routed, self._replica = self.handle, ""
-            state, blocks = journal.again()
-            asked |= {"at": journal.count, "blocks": blocks, "state": state}
+            state, again = journal.again()
+            asked |= {"at": journal.count, "inputs": again, "state": state}
             answer = self._patiently(asked)
         if "error" in answer:
             self._finished = True
@@ -383,13 +403,13 @@ class Session:
             self._routed = self.handle.options(multiplexed_model_id=self._replica)
         if answer["snapshot"] is not None:
             journal.save(answer["snapshot"], journal.count + len(journal.inputs))
-        return events
+        return events, answer
 
     def _ask(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         """An answer, None where the replica has died or cannot be reached."""
         ray = _ray()
         try:
-            return self._routed.hear.remote(asked).result(timeout_s=PATIENCE_S)
+            return self._routed.step.remote(asked).result(timeout_s=PATIENCE_S)
         except ray.exceptions.RayTaskError:
             raise
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException, TimeoutError):
@@ -404,3 +424,30 @@ class Session:
         raise SpeechStreamError(
             f"no replica has answered for {PATIENCE_S:.0f} s; is the Serve application running?"
         )
+
+
+class Session(Remote):
+    """One live stream on a Serve application of `streams`, from the side where the sound arrives.
+
+    `push` and `finish` are those of `Stream`. Not for several threads at once. Raises SpeechStreamError where the
+    stream cannot go on, or no replica answers for two minutes.
+    """
+
+    def __init__(self, handle: Any, latency_ms: int | None = 320, sample_rate: int = 16_000):
+        super().__init__(handle, {"latency_ms": latency_ms, "sample_rate": sample_rate})
+        self.rate = sample_rate
+
+    def push(self, block: np.ndarray) -> list[Event]:
+        """Hear a block; its events. ValueError on NaN or a wrong shape."""
+        return self._hear(as_samples(block))
+
+    def finish(self) -> list[Event]:
+        """Hear the end of the stream."""
+        return self._hear(None)
+
+    def _hear(self, block: np.ndarray | None) -> list[Event]:
+        if self._finished:
+            raise ValueError("this stream is finished; open another one")
+        self._finished = block is None
+        inputs = [] if block is None else [(block, len(block) / self.rate)]
+        return self._step(inputs, block is None)[0]

@@ -58,10 +58,10 @@ class Link(asyncio.Protocol):
 
     def _load(self, head: wire.Json) -> None:
         try:
-            asr = Recognizer.load(head["model"], device=head["device"])
+            asr = Recognizer.load(head["model"], head["engine"], head["device"])
             tts = Synthesizer.load(head["voice"], device=head["device"])
-        except SpeechStreamError as error:
-            self._loop.call_soon_threadsafe(self._unable, str(error))
+        except (SpeechStreamError, ValueError, OSError, MemoryError) as error:
+            self._loop.call_soon_threadsafe(self._unable, str(error) or "its memory is too small")
             return
         self._loop.call_soon_threadsafe(self._begin, asr, tts, head["slots"])
 

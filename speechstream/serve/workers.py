@@ -45,6 +45,7 @@ class Loading:
 
     model: str | None = None
     voice: str | None = None
+    engine: str = "onnx"
     device: str = "cpu"
     log_json: bool = False
     log_level: int = logging.WARNING
@@ -151,8 +152,12 @@ class Workers:
             path=sys.path, number=theirs.fileno(), level=about.log_level, json=about.log_json
         )
         try:
+            # a session of its own: Ctrl-C of a terminal would come before the worker can ignore it
             process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [sys.executable, "-c", code],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         except OSError as error:
             ours.close()
@@ -166,8 +171,9 @@ class Workers:
 
     async def _connect(self, link: _Link, sock: socket.socket) -> None:
         await asyncio.get_running_loop().create_connection(lambda: link, sock=sock)
-        said = {"model": self._loading.model, "voice": self._loading.voice}
-        link.say(said | {"device": self._loading.device, "slots": self.slots})
+        about = self._loading
+        said = {"model": about.model, "voice": about.voice, "engine": about.engine}
+        link.say(said | {"device": about.device, "slots": self.slots})
 
     def _part(self, number: int) -> None:
         """Have nothing more to do with a worker, whatever it is at."""

@@ -74,8 +74,12 @@ class UserLexicon:
         bad = []
         for number, (word, reading) in enumerate(entries.items(), 1):
             try:
+                if not isinstance(word, str) or not isinstance(reading, str):
+                    raise ValueError(
+                        f"must be a str and how it is said, a str, got {word!r:.40} and {reading!r:.40}"
+                    )
                 self.entries[word.strip()] = _checked(word, reading, language)
-            except (ValueError, AttributeError) as error:
+            except ValueError as error:
                 bad.append(f"the lexicon's entry {number} ({word!r:.40}) {error}")
         _refuse(bad)
         if len(self.entries) > MAX_ENTRIES:

@@ -130,10 +130,17 @@ class Synthesizer:
         return SpeechSynthesis(self.core(**options), patience_s)
 
     def resume(
-        self, state: SpeakingState, patience_s: float | None = None, **options: Any
+        self, state: SpeakingState | bytes, patience_s: float | None = None, **options: Any
     ) -> SpeechSynthesis:
-        """Go on from the state of a stream of this voice with the same options."""
-        return SpeechSynthesis(self.core(**options), patience_s, state)
+        """Go on from the state of a stream of this voice with the same options, or from the bytes that `to_bytes` of
+        its core made of one. Raises SpeechStreamError for bytes that are damaged or another voice's, ValueError for
+        other values."""
+        core = self.core(**options)
+        if isinstance(state, bytes):
+            state = core.from_bytes(state)
+        if not isinstance(state, SpeakingState):
+            raise ValueError(f"state must be that of a stream, got {type(state).__name__}")
+        return SpeechSynthesis(core, patience_s, state)
 
     def pool(self, slots: int = 64) -> Pool:
         """Many streams in one batch: see `speechstream.runtime.pool`. `open` takes the options of `stream`."""

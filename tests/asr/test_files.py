@@ -66,6 +66,8 @@ def test_no_files_and_no_threads():
     assert list(transcribe_many(Slow(), [])) == [] and cores() >= 1
     with pytest.raises(ValueError, match="jobs must be 1 or more, got 0"):
         transcribe_many(Slow(), [1], 0)
+    with pytest.raises(ValueError, match="must be a list of recordings, got one str"):
+        transcribe_many(Slow(), "a.wav")
 
 
 def test_the_embedded_model_hears_the_same_in_any_company(fixtures_dir, tmp_path):

@@ -81,7 +81,7 @@ def test_what_is_no_hot_word_is_refused_in_a_sentence(given, problem):
         (b"Norland\tnan", "line 1: the weight"),
         (b"Barton\nNorland\tmuch", "line 2 has the weight 'much'"),
         (b"Norland:-1", "line 1: the weight"),
-        (b"\xff\xfe\x00", "cannot be read as a text file"),
+        (b"\xff\xfe\x00", "cannot be read as a text file.*no UTF-8 from byte 0 on"),
         (b"a" * (MAX_FILE + 1), "larger than"),
         (b"a\x07b", "printable"),
     ],
@@ -94,8 +94,10 @@ def test_a_file_that_holds_none_is_refused_in_a_sentence(tmp_path, content, prob
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
     with pytest.raises(SpeechStreamError, match="cannot be read"):
         HotWords.of(tmp_path)
-    with pytest.raises(SpeechStreamError, match="cannot be read"):
+    with pytest.raises(SpeechStreamError, match="cannot be read.*given in a list"):
         HotWords.of(tmp_path / "absent.txt")
+    with pytest.raises(ValueError, match="a grammar needs at least one phrase"):
+        HotWords.of([], closed=True)
 
 
 def test_both_lists_at_once_are_refused():

@@ -214,6 +214,14 @@ def test_wrong_arguments(asr, tmp_path):
         Recognizer.load(engine="tensorflow")
     with pytest.raises(ValueError, match="decoder must be"):
         Recognizer.load(decoder="lstm")
+    with pytest.raises(ValueError, match="beam must be a whole number"):
+        Recognizer.load(beam="4")
+    stream = asr.stream()
+    with pytest.raises(ValueError, match="must be an array, got None"):
+        stream.push(None)
+    with pytest.raises(ValueError, match="state must be that of a stream"):
+        stream.rollback(None)
+    assert stream.push(np.zeros(160, np.float32)) == []  # neither has ended it
     for bad in (tmp_path / "missing.wav", tmp_path):
         with pytest.raises(SpeechStreamError):
             asr.transcribe(bad)

@@ -79,7 +79,7 @@ def test_trickled_text_is_spoken_before_it_ends(run):
 def test_utf8_may_be_cut_anywhere_and_be_wrong(run, tmp_path):
     (tmp_path / "t.txt").write_bytes("Caf\u00e9 au lait, na\u00efve.".encode() + b"\xff\xfe ok.")
     done = run("-f", tmp_path / "t.txt", "-o", tmp_path / "a.wav", "--timings", tmp_path / "t.json")
-    assert done.returncode == 0
+    assert done.returncode == 0 and "t.txt is not all UTF-8" in done.stderr
     words = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["words"]
     assert len(words) == 5 and words[0]["word"].lower().startswith("caf")
     assert all(set(w) == {"word", "start", "end", "span"} for w in words)
@@ -98,7 +98,9 @@ def test_captions_show_the_text_as_written(run, tmp_path, suffix):
 
 
 def test_an_interrupt_fades_out_and_leaves_a_whole_file(run, tmp_path):
-    process = run.start("-o", tmp_path / "a.wav", stdin=subprocess.PIPE)
+    process = run.start(
+        "-o", tmp_path / "a.wav", "--timings", tmp_path / "a.srt", stdin=subprocess.PIPE
+    )
     process.stdin.write(b"This is the first sentence. And ")
     process.stdin.flush()
     until = time.monotonic() + 60
@@ -112,6 +114,7 @@ def test_an_interrupt_fades_out_and_leaves_a_whole_file(run, tmp_path):
     assert process.returncode == 130 and b"Traceback" not in err
     pcm, _ = sf.read(tmp_path / "a.wav")
     assert len(pcm) and abs(pcm[-1]) < 1e-4
+    assert "This is" in (tmp_path / "a.srt").read_text(encoding="utf-8")
 
 
 def test_a_broken_pipe_is_quiet(run):
@@ -130,7 +133,10 @@ SENTENCES = [
     (["a", "-o", "no/where.wav"], "is no folder", {}),
     (["a", "-o", "a.wav", "--timings", "t.txt"], "timings are written as", {}),
     (["a", "-o", "a.wav", "--speed", "9"], "speed goes from 0.25 to 4", {}),
-    (["-f", "missing.txt", "-o", "a.wav"], "missing.txt", {}),
+    (["-f", "missing.txt", "-o", "a.wav"], "missing.txt does not exist", {}),
+    (["-f", ".", "-o", "a.wav"], "is a folder", {}),
+    (["-f", VOICE / "bundle.json", "-o", "."], "no known sound format", {}),
+    (["-f", __file__, "-o", "/", "--raw"], "it is a folder", {}),
     (["?!", "-o", "a.wav"], "no words", {}),
 ]
 
@@ -244,3 +250,12 @@ def test_what_was_played_is_recognised(real_cli, pulse_server, tmp_path):
     )
     found = set(text.split()) & {"the", "train", "leaves", "at", "a", "quarter", "past", "nine"}
     assert len(found) >= 6, text
+
+
+@pytest.mark.parametrize("data", ["Hello world.".encode("utf-16"), b"RIFF\x24\0\0\0WAVEfmt "])
+def test_what_is_no_text_is_refused(run, tmp_path, data):
+    (tmp_path / "t.txt").write_bytes(data)
+    for arguments, given in ((("-f", tmp_path / "t.txt"), b""), (("-",), data)):
+        done = run(*arguments, "-o", tmp_path / "a.wav", data=given)
+        assert done.returncode == 2 and "is no text in UTF-8" in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "a.wav").exists()

@@ -49,8 +49,33 @@ def test_the_embedded_brain_answers_a_pipe(monkeypatch, capsys):
         (("--llm", "http://h/v1", "--bot", "echo"), "exclude each other"),
         (("--model", "m"), "--model needs --llm"),
         (("--output-file", "x.wav"), "--output-file needs --input-file"),
+        (("--voice", "am_michael"), "--text makes no sound"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(monkeypatch, capsys, arguments, said):
     code, out, err = run(monkeypatch, capsys, "--text", *arguments)
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1 and not out
+
+
+@pytest.mark.parametrize(
+    "path, said",
+    [
+        ("absent/a.wav", "is no folder"),
+        (".", "is a folder"),
+        ("a.xyz", "no known sound format"),
+        ("a.raw", "no known sound format"),
+    ],
+)
+def test_where_no_sound_can_be_kept_is_said_before_the_conversation(
+    monkeypatch, capsys, tmp_path, path, said
+):
+    monkeypatch.chdir(tmp_path)
+    for option in (("--input-file", "absent.wav", "--output-file"), ("--record",)):
+        code, out, err = run(monkeypatch, capsys, "--bot", "rule", *option, path)
+        assert code == 2 and said in err and len(err.splitlines()) == 1 and not out
+
+
+def test_bytes_that_are_no_utf8_are_no_letters(real_cli):
+    done = real_cli("talk", "--text", "--bot", "echo", data=b"caf\xe9 au lait\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "You said: caf\ufffd au lait\n"

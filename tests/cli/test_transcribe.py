@@ -368,3 +368,10 @@ def test_a_closed_standard_output_does_no_harm(cli, wav):
         command, cwd=cli.cwd, env=cli.environment, stderr=subprocess.PIPE, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_folder_is_made_only_for_what_is_written(cli, wav, tmp_path):
+    wav("a.wav")
+    done = cli("transcribe", "a.wav", "./a.wav", "-f", "srt", "-o", "captions/")
+    assert done.returncode == 2 and "would both be written" in done.stderr
+    assert not (tmp_path / "captions").exists()

@@ -9,6 +9,7 @@ import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
 
+from speechstream.cli import main
 from speechstream.convert.pocket import end_on_pause, is_pocket, load_pocket
 from speechstream.convert.pocket_config import model_config, sampling
 from speechstream.errors import SpeechStreamError
@@ -217,3 +218,14 @@ def test_settings_that_cannot_be(folder):
 def test_no_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
     refused(folder, "tokenizer.json")
+
+
+def test_the_command_takes_each_form_of_weights_that_it_names(folder, tmp_path, capsys):
+    assert (
+        main(["convert", str(folder), "-o", str(tmp_path / "b"), "--weights", "int8-blocks"]) == 0
+    )
+    capsys.readouterr()
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    other = ["convert", str(tmp_path / "a.gguf"), "-o", str(tmp_path / "c")]
+    assert main([*other, "--weights", "int8-blocks"]) == 2
+    assert "int8-blocks is of a pocket-tts" in capsys.readouterr().err

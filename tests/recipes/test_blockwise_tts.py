@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from recipes.blockwise_tts import pack, sentences, train
+from recipes.blockwise_tts import pack, predict, sentences, train
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -129,6 +129,50 @@ def test_training_resumes_and_learns(packed):
     assert set(once.validate()) >= {"codes", "first_level"} or not data.split[True]
 
 
+def test_predicted_codes_lie_under_the_recordings(packed):
+    folder, index = packed
+    run = train.Run(CONFIG, train.Clauses(folder / "data", 1.0), folder / "run")
+    run.save()
+    table = predict.main(
+        [
+            str(folder / "run" / "model"),
+            str(folder / "codec"),
+            str(folder / "predicted"),
+            str(folder / "speech" / "train.jsonl"),
+        ]
+    )
+    frames = sum(r["frames"] for r in index["rows"])
+    assert table["clauses"] == 14 and len(table["right_by_level"]) == 2
+    got = json.loads((folder / "predicted" / "index.json").read_text())
+    assert sum(r["samples"] for s in ("train", "held") for r in got[s]) == frames * 960
+    for row in got["train"]:
+        assert row["start"] % 960 == 0
+    samples, codes, tones = (
+        sum((folder / "predicted" / f"{s}.{kind}").stat().st_size for s in ("train", "held")) // n
+        for kind, n in (("i16", 2), ("codes", 4), ("f32", 4))
+    )
+    assert (samples, codes, tones) == (frames * 960, frames, frames * 4)
+    # teacher-forced features are those that training computes of the same clause
+    data = train.Clauses(folder / "data", 0.01)
+    i = data.split[False][0]
+    batch, model = data.batch([[i]]), run.average
+    x = next(r for r in index["rows"] if not r["held"])
+    a, part = data.arrays, slice(data.symbols[i], data.symbols[i + 1])
+    about = index["speakers"][x["speaker"]]
+    clause = {
+        "ids": a["ids"][part].astype(np.int64),
+        "counts": a["counts"][part].astype(np.int64),
+        "pitch": a["pitch"][part] * 4.0 + 12 * np.log2(about["pitch_hz"]),
+        "energy": a["energy"][part] * 6.0 + about["level_db"],
+    }
+    with torch.no_grad():
+        encodings, _ = model.text(batch.ids, batch.speaker, batch.lengths)
+        rows = encodings.flatten(0, 1)[batch.gather]
+        expected = torch.cat([rows, batch.scalars], -1).unflatten(1, (-1, 4))
+        features = predict.sub_frame_features(model, clause, x["speaker"], about)
+    torch.testing.assert_close(features, expected.to(features.dtype), atol=5e-3, rtol=1e-3)
+
+
 def test_texts_are_many_and_none_is_held_out(tmp_path):
     made = sentences.written(300)
     assert len(set(made)) == 300 and made == sentences.written(300)
@@ -136,3 +180,19 @@ def test_texts_are_many_and_none_is_held_out(tmp_path):
     assert len(set(held)) == 100 and not set(held) & set(made)
     (tmp_path / "m.jsonl").write_text('{"text": "HE SAID I AM", "source": "x"}\n{"text": null}\n')
     assert sentences.transcripts(tmp_path / "m.jsonl") == ["He said I am."]
+
+
+def test_where_sound_is_lost_is_measured_in_known_sounds():
+    """tools/evaluate_sound.py on tones: the power of a band, and pitch and spectra frame for frame."""
+    from tools import evaluate_sound
+
+    t = np.arange(24_000) / 24_000
+    low, high = np.sin(2 * np.pi * 1000 * t), 0.1 * np.sin(2 * np.pi * 9000 * t)
+    assert evaluate_sound.band_db(low + high, 24_000) == pytest.approx(-20.04, abs=0.1)
+    buzz = 0.3 * sum(np.sin(2 * np.pi * 150 * k * t) / k for k in range(1, 60))
+    same = evaluate_sound.against([buzz], [buzz], 24_000)
+    assert same["log_spectral_distance_db"] == [0, 0] and same["voicing_agrees"] == 1
+    noise = buzz + 0.1 * np.random.default_rng(0).normal(size=len(t))
+    softer = evaluate_sound.against([0.5 * noise], [noise], 24_000)
+    assert softer["pitch_error_semitones"] == 0
+    assert softer["log_spectral_distance_db"] == [pytest.approx(6.02, abs=0.05)] * 2

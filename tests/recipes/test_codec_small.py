@@ -13,8 +13,10 @@ from recipes.codec_small import (
     evaluate,
     losses,
     prepare,
+    retune,
     train,
 )
+from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 CONFIG = {
     "codec": {
@@ -37,6 +39,11 @@ CONFIG = {
     "stft": 1.0,
     "adversarial": 1.0,
     "features": 2.0,
+    "judged_s": 0.2,
+    "judges_alone": 1,
+    "judges_rate": 1e-3,
+    "average": 0.9,
+    "predicted_share": 0.5,
     "stages": {
         "pitch": {"steps": 2, "rate": 1e-3},
         "sound": {"steps": 3, "rate": 1e-3},
@@ -146,4 +153,59 @@ def test_losses_vanish_for_equal_sound():
     mel, stft = losses.SpectralLoss(8000)(x, x)
     assert mel == 0 and stft == 0
     judges = losses.Discriminators(2, [128], [3])
-    assert judges.codec_loss(x, x)[1] == 0 and judges.codec_loss(x, x.flip(-1))[1] > 0
+    assert judges.codec_loss(x, judges(x))[1] == 0
+    assert judges.codec_loss(x, judges(x.flip(-1)))[1] > 0
+
+
+def test_a_share_of_the_examples_has_predicted_codes(data, tmp_path):
+    """A folder whose samples number their frames, so that codes and samples can be seen to belong together."""
+    frames, levels, size = 40, 8, 160
+    at = np.repeat(np.arange(frames), size)
+    folder = tmp_path / "predicted"
+    folder.mkdir()
+    (folder / "train.i16").write_bytes((at * 100).astype("<i2").tobytes())
+    (folder / "train.f32").write_bytes(np.full(len(at) // 80, 150, "<f4").tobytes())
+    codes = np.repeat(np.arange(frames)[:, None] % 8, levels, 1)
+    (folder / "train.codes").write_bytes(codes.astype("<i2").tobytes())
+    row = {"start": 0, "samples": len(at)}
+    (folder / "index.json").write_text(json.dumps({"sample_rate": 8000, "train": [row]}))
+    speech = recordings.Speech(folder, "train", 5 * size, 0, size, levels)
+    for step in range(5):
+        x, _, got = speech.coded(step, 3)
+        first = np.round(x[:, 0].numpy() * recordings.FULL_SCALE / 100).reshape(3, 5, size)
+        assert (first == first[..., :1]).all()  # begins with a frame
+        np.testing.assert_array_equal(got.numpy(), np.repeat(first[:, None, :, 0] % 8, levels, 1))
+    trainer = train.Trainer(CONFIG, data, tmp_path / "out", folder)
+    x, pitch, got = trainer._batch()
+    assert len(x) == len(pitch) == len(got) == 2 and (pitch[1] == 150).all()
+    assert torch.equal(got[1], trainer.predicted.coded(0, 1)[2][0])
+    with pytest.raises(ValueError, match="no codes"):
+        trainer.data.coded(0, 1)
+
+
+def test_knobs_turn_what_they_say():
+    torch.manual_seed(0)
+    config = SmallCodecConfig.from_dict(CONFIG["codec"])
+    plain, turned = SmallCodec(config), SmallCodec(config)
+    turned.load_state_dict(plain.state_dict())
+    retune.retune(turned, sharpen=0.5, noise_db=-6.0, voicing=1.5)
+    x = torch.randn(1, 3, config.block_dim)
+    spectra = x.reshape(-1, config.n_mels)
+    padded = torch.nn.functional.pad(spectra[:, None], (4, 4), mode="replicate")
+    mean = padded.unfold(-1, 9, 1).mean(-1)[:, 0]
+    sharper = (spectra + 0.5 * (spectra - mean)).reshape(x.shape)
+    part = "features"
+    torch.testing.assert_close(
+        turned.decoder[part].step(x, turned.tails(part, 1)),
+        plain.decoder[part].step(sharper, plain.tails(part, 1)),
+    )
+    h = torch.randn(1, 4, config.fine_dim)
+    before, after = (c.decoder["output"].filter(h).chunk(3, -1) for c in (plain, turned))
+    torch.testing.assert_close(before[:2], after[:2])
+    torch.testing.assert_close(
+        (after[2] - before[2]).exp(), torch.full_like(h[..., :1], 0.50119).expand_as(before[2])
+    )
+    h = torch.randn(1, 4, config.pitch_dim)
+    (quiet, scores), (loud, same) = (c.decoder["pitch"](h) for c in (plain, turned))
+    torch.testing.assert_close(loud, quiet + 1.5)
+    torch.testing.assert_close(same, scores)

@@ -18,6 +18,8 @@ from speechstream.asr.recognizer import Recognizer
 from speechstream.errors import SpeechStreamError
 from speechstream.serve import ray as on_ray
 from speechstream.serve.ray import LIVES, Archive, Session, streams
+from speechstream.serve.ray_speech import Speech, voices
+from speechstream.tts.synthesizer import Synthesizer
 
 REPO = Path(__file__).parents[2]
 CLIPS = (("0870", "0880", "0890"), ("0880", "0930", "0890"), ("0930", "0870"), ("0890", "0930"))
@@ -324,6 +326,53 @@ def test_more_streams_than_slots_take_turns(cluster, clips, alone):
         got[i] += session.finish()
     assert got == alone
     assert all(session.handovers for session in sessions) and bytes in states
+
+
+TEXT = "It rained, so we stayed inside and read. Nobody came to see us until the evening. "
+
+
+def check_speech(blocks, whole, rate):
+    """The library's sound and words, each sample and each word once, in order."""
+    at = np.cumsum([0] + [len(b.pcm) for b in blocks])[:-1] / rate
+    assert np.allclose([b.start for b in blocks], at)
+    sound = np.concatenate([b.pcm for b in blocks])
+    assert sound.shape == whole.pcm.shape and np.abs(sound - whole.pcm).max() < 1e-3
+    assert [w.text for b in blocks for w in b.words] == [w.text for w in whole.words]
+
+
+def test_speech_goes_on_where_a_replica_is_killed(cluster):
+    """Two streams that speak; one of the replicas is killed within a sentence, before any snapshot is due."""
+    handle = cluster.ray.serve.run(voices(replicas=2, slots=8))
+    tts = Synthesizer.load()
+    whole = tts.synthesize(2 * TEXT)
+    with Speech(handle) as first, Speech(handle, speed=1.25) as second:
+        first.push(TEXT)
+        second.push(TEXT)
+        said, other = [], []
+        blocks = iter(first)
+        while (
+            sum(len(b.pcm) for b in said) < tts.sample_rate
+        ):  # in the middle of the first sentence
+            said.append(next(blocks))
+        other.append(next(iter(second)))
+        killed = first.pid
+        os.kill(killed, signal.SIGKILL)
+        said += blocks
+        first.push(TEXT)
+        first.end()
+        said += first
+        second.end()
+        other += second
+        assert first.handovers == 1 and first.pid != killed and first.sample_rate == tts.sample_rate
+        check_speech(said, whole, tts.sample_rate)
+        check_speech(other, tts.synthesize(TEXT, speed=1.25), tts.sample_rate)
+        with pytest.raises(SpeechStreamError, match="text has ended"):
+            first.push("more")
+        assert list(first) == []
+    with pytest.raises(SpeechStreamError, match="no speaker 'nobody'"):
+        with Speech(handle, voice="nobody") as s:
+            s.push("Hello. ")
+            list(s)
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch):

@@ -1,5 +1,6 @@
 """`speechstream serve` as a process: it says where it is and what opens it, and ends in order."""
 
+import asyncio
 import os
 import re
 import signal
@@ -10,8 +11,14 @@ import threading
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import soundfile as sf
 from serving import until
+
+from speechstream import Recognizer
+from speechstream.events import Final
+from speechstream.serve.client import Client
 
 REPO = Path(__file__).parents[2]
 LONG = "It rained, so we stayed inside and read a book. " * 25
@@ -164,3 +171,47 @@ def test_what_cannot_begin_is_told_in_a_sentence():
     assert "must be http" in fails("--llm", "localhost:11434")
     assert "from 0 to 65535" in fails("--port", "99999")
     assert "cannot be listened on" in fails("--host", "no.such.host.invalid")
+
+
+def workers(command):
+    """The processes of the workers by their numbers, as the log has told them."""
+    said = "".join(list(command.said))
+    return {n: int(pid) for n, pid in re.findall(r"worker (\d) \(pid (\d+)\) is ready", said)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="workers are of Unix")
+def test_a_worker_is_killed_within_a_stream_and_sigterm_ends_all(fixtures_dir):
+    """Two workers, as a user has them. Ctrl-C of a terminal goes to whole groups, but not to the workers."""
+    x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
+    sound = np.int16(x * 32767)
+    with Command("--port", "0", "--workers", "2") as command:
+        until(lambda: len(workers(command)) == 2, 120)
+        pids = workers(command)
+        assert all(os.getpgid(pid) != os.getpgid(command.process.pid) for pid in pids.values())
+        about = httpx.get(f"{command.url}/healthz").json()
+        assert about == {"status": "ok", "workers": {"ready": 2, "of": 2}}
+
+        async def hear():
+            url = command.url.replace("http", "ws") + "/v1/stream"
+            async with Client(url, listen={"sample_rate": rate, "latency_ms": 320}) as client:
+                events = aiter(client)
+                await client.sound(sound[: len(sound) // 2].tobytes())
+                heard = [await anext(events)]
+                counted = httpx.get(f"{command.url}/metrics").text
+                number = re.search(r'worker_streams{worker="(\d)"} 1.0', counted)[1]
+                os.kill(pids[number], signal.SIGKILL)
+                await client.sound(sound[len(sound) // 2 :].tobytes())
+                await client.finish()
+                return heard + [event async for event in events]
+
+        heard = asyncio.run(asyncio.wait_for(hear(), 120))
+        assert command.end() == 0
+        left = workers(command)
+    with Recognizer.load().stream(320, rate) as stream:
+        alone = stream.push(sound) + stream.finish()
+    assert [e for e in heard if isinstance(e, Final)] == [e for e in alone if isinstance(e, Final)]
+    said = "".join(command.said)
+    assert "has died" in said and "Traceback" not in said
+    for pid in (*pids.values(), *left.values()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

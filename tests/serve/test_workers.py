@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from dataclasses import replace
 
 import httpx
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechstream import Recognizer, Synthesizer
+from speechstream import Recognizer, Synthesizer, state as states
+from speechstream.cli.serve import load
 from speechstream.duplex.events import VoiceActivity
+from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Final
+from speechstream.runtime.pool import beginning
 from speechstream.serve import dispatch, wire
 from speechstream.serve.app import create_app
 from speechstream.serve.attentive import Attentive
@@ -81,7 +85,8 @@ def test_workers_are_killed_and_stopped_and_nothing_is_lost(models, speech, monk
         app = create_app(engine)
         async with app.router.lifespan_context(app):
             web = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here")
-            assert (await web.get("/healthz")).status_code == 503
+            answer = await web.get("/healthz")
+            assert (answer.status_code, answer.json()["status"]) == (503, "starting")
             await until(lambda: len(workers.pids()) == 2)
             assert (await web.get("/healthz")).json() == {
                 "status": "ok",
@@ -147,6 +152,25 @@ def test_workers_are_killed_and_stopped_and_nothing_is_lost(models, speech, monk
     assert all(isinstance(b, Audio) for b in spoken)
     assert "speechstream_worker_deaths_total 2.0" in counted
     assert all(map(gone, pids))
+
+
+def test_the_server_itself_has_no_weights_and_opens_the_same_streams(models):
+    """What begins in the process that runs nothing is, to the byte, what begins where the networks are."""
+    asr, tts = models
+    light, voice = load(Namespace(model=None, voice=None, engine="onnx", device="cpu", workers=2))
+    assert (light.digest, voice.voice.digest) == (asr.digest, tts.voice.digest)
+    assert (light.latencies, voice.speakers) == (asr.latencies, tts.speakers)
+
+    def openings(asr, tts):
+        hears = asr.core(320, 48_000), asr.core(None, 8000), asr.core(320, hotwords=["Zaphod"])
+        said = Attentive.of(hears[0].telling(asr.end_of_turn)).on(asr.family.resident())
+        return [states.pack(beginning(c)) for c in (*hears, said, tts.core(), tts.core(speed=2.0))]
+
+    assert openings(light, voice) == openings(asr, tts)
+    with pytest.raises((SpeechStreamError, ValueError), match="without its weights"):
+        voice.synthesize("Hello.")
+    plain = load(Namespace(model=None, voice=None, engine="onnx", device="cpu", workers=1))[1]
+    assert len(plain.synthesize("Hello.").pcm)
 
 
 def test_workers_end_with_a_server_that_is_killed():

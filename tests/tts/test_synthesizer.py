@@ -210,6 +210,16 @@ def test_a_stream_left_behind_leaves_no_thread(tts):
     assert threading.active_count() == before
 
 
+def test_a_snapshot_is_taken_up_to_the_sample(tts):
+    stream = tts.stream()
+    stream.push("Hello there, my friend. And more.")
+    stream.end()
+    next(stream)
+    again = tts.resume(stream.core.to_bytes(stream.state))
+    again.end()
+    np.testing.assert_array_equal(spoken(again), spoken(stream))
+
+
 def test_wrong_use_is_one_sentence(tts, tmp_path):
     for options, message in (
         ({"voice": "nobody"}, "no speaker 'nobody'; it has one, two"),
@@ -225,6 +235,12 @@ def test_wrong_use_is_one_sentence(tts, tmp_path):
         s.end()
         with pytest.raises(SpeechStreamError, match="has ended"):
             s.push("x")
+    with pytest.raises(SpeechStreamError, match="not the snapshot"):
+        tts.resume(b"junk")
+    with pytest.raises(ValueError, match="state must be that of a stream"):
+        tts.resume(None)
+    with pytest.raises(SpeechStreamError, match=r"entry 1 \('SQL'\) must be a str"):
+        tts.stream(lexicon={"SQL": 5})
     with pytest.raises(SpeechStreamError, match="no voice 'nonesuch'"):
         Synthesizer.load("nonesuch")
     with pytest.raises(SpeechStreamError, match="is no voice"):

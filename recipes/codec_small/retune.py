@@ -1,0 +1,87 @@
+"""Turn the knobs of a trained decoder: python -m recipes.codec_small.retune CODEC OUT [--sharpen A] [--noise-db D] [--voicing V]
+[--average CODEC].
+
+All of them are folded into its weights, so they cost nothing when it runs.
+
+- sharpen: the decoder hears log-mel spectra whose deviations from their neighbourhood are larger by this share: a formant
+  post-filter, as statistical synthesis uses against averaged spectra (Ling et al., 2006; the global variance of Toda and
+  Tokuda, 2007).
+- noise-db: all of the noise so much louder (negative: softer). Spectral distances pay for harmonics beside their places,
+  not for noise, so a decoder that is trained by them hedges with noise.
+- voicing: added to the logit of being voiced. A voice begins some 20 ms before a pitch can be measured in it; filters that
+  are trained after this (`train.py --codec`) learn to silence the pulses where there is no voice.
+- average: the mean of its weights and of another's that training began with (Wortsman et al., 2022, arXiv:2109.01903): what
+  a short further training on little speech gains, with less of what it forgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recipes.codec_small.evaluate import load
+from recipes.common.checkpoint import save_tensors
+from speechstream.nn.small_codec import SmallCodec
+
+NEIGHBOURS = 4  # mel bands on either side
+
+
+def sharpening(mels: int, share: float) -> Tensor:
+    """The matrix (mels, mels) that multiplies log-mel spectra (..., mels) from the right."""
+    at = torch.arange(mels)
+    around = (at[:, None] + torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)).clamp(0, mels - 1)
+    mean = torch.zeros(mels, mels)
+    mean.index_put_(
+        (around.flatten(), at.repeat_interleave(around.shape[1])),
+        torch.tensor(1 / around.shape[1]),
+        accumulate=True,
+    )
+    return torch.eye(mels) + share * (torch.eye(mels) - mean)
+
+
+@torch.no_grad()
+def retune(
+    codec: SmallCodec, sharpen: float = 0.0, noise_db: float = 0.0, voicing: float = 0.0
+) -> None:
+    """Turn the knobs of a codec's decoder, in place."""
+    c, decoder = codec.config, codec.decoder
+    weight = decoder["features"].input.weight
+    turn = torch.block_diag(*[sharpening(c.n_mels, sharpen)] * c.stride)
+    weight.copy_(weight @ turn.T)
+    bins = c.window // 2 + 1
+    decoder["output"].filter.bias[2 * bins :] += noise_db * math.log(10) / 20
+    decoder["pitch"].output.bias[0] += voicing
+
+
+@torch.no_grad()
+def average(codec: SmallCodec, other: SmallCodec) -> None:
+    """Give a codec the mean of its own weights and of another's, in place."""
+    for mine, theirs in zip(codec.parameters(), other.parameters(), strict=True):
+        mine.lerp_(theirs, 0.5)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("codec", type=Path, help="OUT/codec of train.py")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sharpen", type=float, default=0.0)
+    parser.add_argument("--noise-db", type=float, default=0.0)
+    parser.add_argument("--voicing", type=float, default=0.0)
+    parser.add_argument("--average", type=Path, default=None, metavar="CODEC")
+    args = parser.parse_args(arguments)
+    codec = load(args.codec)
+    if args.average:
+        average(codec, load(args.average))
+    retune(codec, args.sharpen, args.noise_db, args.voicing)
+    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(args.codec / "config.json", args.out / "config.json")
+    save_tensors(codec.state_dict(), args.out / "model.safetensors")
+
+
+if __name__ == "__main__":
+    main()
