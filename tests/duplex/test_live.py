@@ -100,7 +100,8 @@ def test_three_turns_with_its_own_echo_in_the_room(pulse_server, tmp_path, delay
 
 # A conversation's devices without its models: it plays a tone and counts what comes and goes.
 DEVICES = """
-import threading, time
+import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where whoever started the tests ignores it
 import numpy as np
 from speechstream.duplex import live
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from test_dispatch import TEXTS, WORDS, same
+from test_worker_dispatch import TEXTS, WORDS, same
 from toys import CORES, RATE, alone
 
 from speechstream import Synthesizer

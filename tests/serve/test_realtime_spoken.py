@@ -17,6 +17,7 @@ from speechstream.duplex.omni.agent import OmniAgent, load
 from speechstream.lm.generate import Sampling
 from speechstream.nn.omni_config import CodeSampling
 from tests.omni_tiny import made
+from tests.serve.serving import patiently
 from tests.serve.test_realtime_socket import PATIENCE_S, RATE, Server, pcm, silence, talk
 
 
@@ -45,13 +46,14 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(model):
-    one = Server((Recognizer.load(), Synthesizer.load()))
-    one.start()
-    while not one.server.started:
-        time.sleep(0.02)
-    yield one
-    one.server.should_exit = True
-    one.join(20)
+    with patiently():
+        one = Server((Recognizer.load(), Synthesizer.load()))
+        one.start()
+        while not one.server.started:
+            time.sleep(0.02)
+        yield one
+        one.server.should_exit = True
+        one.join(20)
 
 
 @pytest.fixture
@@ -102,6 +104,7 @@ def test_sound_in_text_and_sound_out(server, agent, fixtures_dir):
 def test_who_breaks_in_is_heard_and_what_was_not_heard_is_taken_back(server, agent, fixtures_dir):
     agent.sampling = CodeSampling(most=4000, temperature=0.9)
     agent._ends = set()  # it speaks as long as it may: 80 s
+    agent.thinking = Sampling(most=12, temperature=1.0)  # and writes, whatever it has heard
 
     async def do(c):
         await c.update(audio={"input": {"transcription": {}}})
