@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from speechstream.asr.kept import Kept
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.growing import join, part
 from speechstream.nn.kyutai_state import KyutaiCache
@@ -89,35 +90,8 @@ class Values:
         return logits, pauses, stored
 
 
-class Resident(Values):
-    """Runs them on states that stay where they are, behind slots: nothing is copied to the host."""
-
-    def __init__(self, networks: Networks):
-        super().__init__(networks)
-        self._kept: dict[int, tuple[Any, Any]] = {}
-        self._next = 0
-
-    def open(self) -> int:
-        slot, self._next = self._next, self._next + 1
-        self._kept[slot] = self.networks.start()
-        return slot
-
-    def close(self, cache: int) -> None:
-        del self._kept[cache]
-
-    def kept(self, cache: int) -> Any:
-        return self._kept[cache]  # a step makes new states and leaves these as they are
-
-    def again(self, cache: int, kept: Any) -> int:
-        self._kept[cache] = kept
-        return cache
-
-    def _states(self, cache: int) -> tuple[Any, Any]:
-        return self._kept[cache]
-
-    def _stored(self, cache: int, codec: Any, text: Any) -> int:
-        self._kept[cache] = codec, text
-        return cache
+class Resident(Kept, Values):
+    """Runs them on states that stay where they are, behind slots."""
 
     def value(self, cache: int) -> KyutaiCache:
         """A slot's state as a value."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from speechstream.asr.kept import Kept
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.growing import TextArrays, join, part
 from speechstream.nn.voxtral_state import EncoderArrays, VoxtralCache
@@ -92,45 +93,18 @@ class Values:
         return logits, [self._stored(c, s[0], r) for c, r, s in zip(caches, rows, states)]
 
 
-class Resident(Values):
-    """Runs them on states that stay where they are, behind slots: nothing is copied to the host."""
-
-    def __init__(self, networks: Networks):
-        super().__init__(networks)
-        self._kept: dict[int, tuple[Any, Any]] = {}
-        self._next = 0
-
-    def open(self) -> int:
-        slot, self._next = self._next, self._next + 1
-        self._kept[slot] = self.networks.start()
-        return slot
-
-    def close(self, cache: int) -> None:
-        del self._kept[cache]
-
-    def kept(self, cache: int) -> Any:
-        return self._kept[cache]  # a step makes new states and leaves these as they are
-
-    def again(self, cache: int, kept: Any) -> int:
-        self._kept[cache] = kept
-        return cache
-
-    def _states(self, cache: int) -> tuple[Any, Any]:
-        return self._kept[cache]
-
-    def _stored(self, cache: int, encoder: Any, text: Any) -> int:
-        self._kept[cache] = encoder, text
-        return cache
+class Resident(Kept, Values):
+    """Runs them on states that stay where they are, behind slots."""
 
     def value(self, cache: int) -> VoxtralCache:
         """A slot's state as a value."""
-        found: VoxtralCache = super()._stored(None, *self._kept[cache])
+        found: VoxtralCache = Values._stored(self, None, *self._kept[cache])
         return found
 
     def put(self, value: VoxtralCache) -> int:
         """A new slot with this state."""
         slot = self.open()
-        self._kept[slot] = super()._states(value)
+        self._kept[slot] = Values._states(self, value)
         return slot
 
 
