@@ -20,15 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from recipes.end_of_turn.data import Decision, load, matrix
-from recipes.end_of_turn.pauses import DECIDE, WINDOW_S, with_tail
-from recipes.end_of_turn.prepare import CLOSING, read
 from speechstream.asr.end_of_turn import WEIGHTS, EndOfTurn
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, mel_filters
 from speechstream.bundle import EMBEDDED, MODELS
 from speechstream.duplex.config import ConversationConfig
 from speechstream.duplex.turns import Pauses as Learned, completeness, wait
 from speechstream.runtime.session import open_session
+from tools._turn_data import Decision, load, matrix
+from tools._turn_pauses import CLOSING, DECIDE, WINDOW_S, read, with_tail
 from tools._turns import Pauses, area, best, rates, resampled
 
 BUDGETS_S = (0.3, 0.55)

@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile as sf
 
 from recipes.common.args import parser
-from recipes.end_of_turn.pauses import DECIDE, WINDOW_S, find_pauses, with_tail
 from speechstream.asr.recognizer import Recognizer, Stream
 from speechstream.asr.whisper.family import WhisperFamily, WhisperSegment
 from speechstream.audio.vad import SAMPLE_RATE
@@ -32,10 +30,10 @@ from speechstream.duplex.session import RULES
 from speechstream.events import Final
 from speechstream.runtime.requests import Work
 from speechstream.runtime.session import load_vad
+from tools._turn_pauses import CLOSING, DECIDE, WINDOW_S, find_pauses, read, with_tail
 
 LATENCY_MS = 1280  # the copy's last pass is the same for all
 JOIN_S = 6.0
-CLOSING = (".", "?", "!")
 
 
 class Listening(WhisperFamily):
@@ -55,13 +53,6 @@ class Recorder:
     def __call__(self, frames: np.ndarray) -> float:
         self.last = frames
         return 0.0
-
-
-def read(path: Path) -> np.ndarray:
-    samples, rate = sf.read(path, dtype="float32")
-    if rate != SAMPLE_RATE:
-        raise SystemExit(f"{path} has {rate} Hz; expected {SAMPLE_RATE}")
-    return samples
 
 
 def boundary(words: Sequence[Any], at: float) -> str:

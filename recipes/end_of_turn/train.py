@@ -16,8 +16,8 @@ import numpy as np
 
 from recipes.common.args import parser
 from recipes.common.logging import report
-from recipes.end_of_turn.data import Decision, load, matrix
 from speechstream.asr.end_of_turn import EndOfTurn
+from tools._turn_data import Decision, load, matrix
 
 FOLDS = 5
 SHRINK = (0.1, 0.3, 1.0)

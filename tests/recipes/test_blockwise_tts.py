@@ -183,8 +183,8 @@ def test_texts_are_many_and_none_is_held_out(tmp_path):
 
 
 def test_where_sound_is_lost_is_measured_in_known_sounds():
-    """tools/evaluate_sound.py on tones: the power of a band, and pitch and spectra frame for frame."""
-    from tools import evaluate_sound
+    """recipes/blockwise_tts/evaluate_sound.py on tones: the power of a band, and pitch and spectra frame for frame."""
+    from recipes.blockwise_tts import evaluate_sound
 
     t = np.arange(24_000) / 24_000
     low, high = np.sin(2 * np.pi * 1000 * t), 0.1 * np.sin(2 * np.pi * 9000 * t)

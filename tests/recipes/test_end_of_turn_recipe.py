@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recipes.end_of_turn import data, train
-from recipes.end_of_turn.pauses import WINDOW_S, find_pauses, with_tail
+from recipes.end_of_turn import train
 from recipes.end_of_turn.prepare import boundary, choose, save
 from speechstream.audio.vad import WINDOW
 from speechstream.events import Word
+from tools import _turn_data as data
+from tools._turn_pauses import WINDOW_S, find_pauses, with_tail
 
 
 class Scripted:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import soundfile as sf
 
 from speechstream.audio.vad import SAMPLE_RATE, WINDOW, Vad
 from speechstream.duplex.config import ConversationConfig
@@ -15,6 +17,9 @@ DECIDE = (
 )
 TAIL_S = 0.5  # of silence there must be behind the last word
 NOISE_S = 0.1
+
+
+CLOSING = (".", "?", "!")
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,10 @@ def find_pauses(
     if last:
         found.append(Pause(last * WINDOW_S, None))
     return found
+
+
+def read(path: Path) -> np.ndarray:
+    samples, rate = sf.read(path, dtype="float32")
+    if rate != SAMPLE_RATE:
+        raise SystemExit(f"{path} has {rate} Hz; expected {SAMPLE_RATE}")
+    return samples

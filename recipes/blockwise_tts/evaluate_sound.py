@@ -1,6 +1,6 @@
 """Find where a voice of the embedded family loses its sound, stage by stage.
 
-    python -m tools.evaluate_sound VOICE --teacher teacher/test.jsonl --encoder encoder.onnx --dnsmos \\
+    python -m recipes.blockwise_tts.evaluate_sound VOICE --teacher teacher/test.jsonl --encoder encoder.onnx --dnsmos \\
         --whisper faster-whisper-base/ --human dev.jsonl --out report/
 
 VOICE is a bundle of speechstream.export.acoustic, test.jsonl what recipes/blockwise_tts/prepare.py wrote of the sentences
