@@ -17,9 +17,7 @@ DECIDE = (
 )
 TAIL_S = 0.5  # of silence there must be behind the last word
 NOISE_S = 0.1
-
-
-CLOSING = (".", "?", "!")
+CLOSING = (".", "?", "!")  # marks that end a sentence
 
 
 @dataclass(frozen=True)
