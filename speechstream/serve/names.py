@@ -15,6 +15,35 @@ HEARING = (
     "gpt-4o-mini-transcribe",
     "gpt-4o-mini-transcribe-2025-12-15",
 )
+# Of a conversation over /v1/realtime, as the SDK lists them, and of a transcription there.
+TALKING = (
+    "gpt-realtime",
+    "gpt-realtime-1.5",
+    "gpt-realtime-2",
+    "gpt-realtime-2.1",
+    "gpt-realtime-2.1-mini",
+    "gpt-realtime-2025-08-28",
+    "gpt-realtime-mini",
+    "gpt-realtime-mini-2025-10-06",
+    "gpt-realtime-mini-2025-12-15",
+    "gpt-4o-realtime-preview",
+    "gpt-4o-realtime-preview-2024-10-01",
+    "gpt-4o-realtime-preview-2024-12-17",
+    "gpt-4o-realtime-preview-2025-06-03",
+    "gpt-4o-mini-realtime-preview",
+    "gpt-4o-mini-realtime-preview-2024-12-17",
+    "gpt-audio-1.5",
+    "gpt-audio-mini",
+    "gpt-audio-mini-2025-10-06",
+    "gpt-audio-mini-2025-12-15",
+)
+HEARING_LIVE = (
+    *HEARING,
+    "gpt-live-transcribe",
+    "gpt-4o-transcribe-diarize",
+    "gpt-realtime-whisper",
+)
+OURS = "speechstream"  # whatever this server has
 SPEAKING = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 # OpenAI's voices: 0 stands for our first one, 1 for our second, if there is one.
 VOICES = {
@@ -49,6 +78,15 @@ def models(engine: Engine, settings: Settings, task: str | None = None) -> tuple
     if task != "asr":
         found += (speaking, *SPEAKING)
     return tuple(dict.fromkeys(found + settings.aliases))
+
+
+def live_models(
+    engine: Engine, settings: Settings | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names that /v1/realtime takes for a session, and for the transcription of its input."""
+    aliases = settings.aliases if settings is not None else ()
+    heard = (OURS, own(engine)[0], *HEARING_LIVE, *aliases)
+    return tuple(dict.fromkeys((*heard, own(engine)[1], *TALKING))), tuple(dict.fromkeys(heard))
 
 
 def check_model(name: str | None, engine: Engine, settings: Settings, task: str) -> None:

@@ -1,7 +1,7 @@
 """OpenAI's Realtime API (GA) over WebSocket: `WS /v1/realtime`, and `POST /v1/realtime/client_secrets`.
 
-A thin shell: `realtime_protocol` has the rules, `realtime_talk` and its parts do the work. Sessions of both types, `transcription`
-(`?intent=transcription`) and `realtime`.
+A thin shell: `realtime_protocol` has the rules, `realtime_talk` and its parts do the work. Sessions of both types,
+`transcription` (`?intent=transcription`) and `realtime`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from speechstream.duplex.agent import RuleBot
 from speechstream.duplex.spoken import is_spoken
-from speechstream.serve import realtime_session as sessions
+from speechstream.serve import names, realtime_session as sessions
 from speechstream.serve.engine import Engine
 from speechstream.serve.realtime_protocol import Protocol
 from speechstream.serve.realtime_reading import parsed
 from speechstream.serve.realtime_session import Invalid, Json, Offer
 from speechstream.serve.realtime_talk import Talk
 from speechstream.serve.realtime_tools import callable_tools
-from speechstream.serve.sockets import Draining, Gone, Socket, first, opened
+from speechstream.serve.sockets import POLICY, Draining, Ended, Gone, Socket, first, opened
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -44,16 +44,25 @@ async def realtime(websocket: WebSocket, engine: Engine, settings: Any = None) -
     chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
     agent = (getattr(settings, "agent", None) or RuleBot)()
     async with opened(websocket, engine, _failure, chosen) as socket:
-        rules = Protocol(offer(engine, agent))
+        rules = Protocol(offer(engine, agent, settings))
         query = websocket.query_params
-        transcription = query.get("intent") == "transcription"
-        greeting = rules.init_state(secrets.token_hex(6), transcription, query.get("model"))
+        transcription, model = query.get("intent") == "transcription", query.get("model")
+        try:
+            if model is not None:
+                sessions.known_model(model, "model", rules.offer.models)
+        except Invalid as error:
+            await socket.send(
+                _error("invalid_request_error", error.message, error.code, error.param)
+            )
+            raise Ended(POLICY, error.message, told=False) from error
+        greeting = rules.init_state(secrets.token_hex(6), transcription, model)
         talk = Talk(engine, rules, greeting, agent, socket.send)
         await first(talk.run(), _read(socket, talk))
 
 
-def offer(engine: Engine, agent: Any) -> Offer:
+def offer(engine: Engine, agent: Any, settings: Any = None) -> Offer:
     """What the engine's models and the agent have."""
+    models, hearing = names.live_models(engine, settings)
     asr, tts = engine.recognizer, engine.synthesizer
     languages = tuple(asr.card.get("languages") or ("en",))
     spoken = is_spoken(agent)
@@ -64,6 +73,8 @@ def offer(engine: Engine, agent: Any) -> Offer:
         agent.sample_rate if spoken else tts.sample_rate,
         (agent.system if spoken else "") or INSTRUCTIONS,
         callable_tools(agent),
+        models,
+        hearing,
     )
 
 
@@ -90,7 +101,11 @@ async def _read(socket: Socket, talk: Talk) -> None:
 
 def _failure(message: str) -> Json:
     """The error event that goes before a close."""
-    error = {"type": "server_error", "code": None, "message": message, "param": None}
+    return _error("server_error", message)
+
+
+def _error(kind: str, message: str, code: str | None = None, param: str | None = None) -> Json:
+    error = {"type": kind, "code": code, "message": message, "param": param}
     return {"type": "error", "event_id": f"event_{secrets.token_hex(6)}", "error": error}
 
 
@@ -104,8 +119,9 @@ async def client_secrets(request: Request) -> Response:
         engine: Engine = request.app.state.engine
         asked = table.get("session") or {}
         kind = sessions.mapping(asked, "session").get("type")
-        agent = getattr(getattr(request.app.state, "settings", None), "agent", None) or RuleBot
-        offered = offer(engine, agent())
+        settings = getattr(request.app.state, "settings", None)
+        agent = getattr(settings, "agent", None) or RuleBot
+        offered = offer(engine, agent(), settings)
         session = sessions.opening(offered, kind == sessions.TRANSCRIPTION)
         session = sessions.updated(session, asked, offered)
     except Invalid as error:

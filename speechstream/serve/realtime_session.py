@@ -66,6 +66,8 @@ class Offer:
     rate: int = 24_000  # Hz, of the voice
     instructions: str = ""
     tools: bool = False  # whether the agent calls functions
+    models: tuple[str, ...] = ()  # names that a session's model may have; any, where there are none
+    hearing: tuple[str, ...] = ()  # and that of its input's transcription
 
     def voice(self, name: str) -> str:
         """The speaker that a voice's name stands for: its own, or one of OpenAI's for some speaker."""
@@ -232,6 +234,17 @@ def opening(offer: Offer, transcription: bool = False, model: str | None = None)
     return session
 
 
+def known_model(name: Any, path: str, known: tuple[str, ...]) -> str:
+    """The name of a model. Raises Invalid for one that is not here."""
+    found = text(name, path, 200)
+    if known and found not in known:
+        why = (
+            f"the model {short(found)} does not exist here; this server has {', '.join(known[:3])}"
+        )
+        raise Invalid(f"{why}, and OpenAI's names for them", path, "model_not_found")
+    return found
+
+
 def updated(session: Session, asked: Any, offer: Offer) -> Session:
     """The session after `session.update`. Raises Invalid, and then nothing of it holds."""
     table = mapping(asked, "session")
@@ -251,7 +264,7 @@ def updated(session: Session, asked: Any, offer: Offer) -> Session:
     }
     if kind == REALTIME:
         readers |= {
-            "model": lambda v, s: replace(s, model=text(v, "session.model", 200)),
+            "model": lambda v, s: replace(s, model=known_model(v, "session.model", offer.models)),
             "instructions": lambda v, s: replace(s, instructions=text(v, "session.instructions")),
             "output_modalities": lambda v, s: replace(
                 s, modality=modality(v, "session.output_modalities")
@@ -327,6 +340,8 @@ def _transcription(value: Any, session: Session, offer: Offer) -> Transcription 
             if delay is not None and DELAYS[delay] not in offer.latencies:
                 raise Invalid(f"this server's model has no delay {delay!r}", where)
             found = replace(found, delay=delay)
+        elif key == "model" and v is not None:
+            found = replace(found, model=known_model(v, where, offer.hearing))
         elif key in ("model", "prompt"):
             said: Any = None if v is None else text(v, where)
             found = replace(found, **{key: said})

@@ -86,6 +86,35 @@ def test_a_connection_is_greeted():
     assert kinds(out) == ["session.created"] and out[0]["session"]["type"] == "transcription"
 
 
+def test_a_model_that_is_not_here_is_refused_and_changes_nothing():
+    rules = Protocol(replace(OFFER, models=("ours", "gpt-realtime"), hearing=("ears", "whisper-1")))
+    _, state = rules.init_state("x", model="gpt-realtime")
+
+    def updated(**session):
+        event = {"type": "session.update", "session": {"type": "realtime", **session}}
+        out, after = rules.step(p.Client(event), state)
+        return out[0], after
+
+    for session, path in (
+        ({"model": "gpt-9"}, "session.model"),
+        (
+            {"audio": {"input": {"transcription": {"model": "ours"}}}},
+            "session.audio.input.transcription.model",
+        ),
+    ):
+        out, after = updated(**session)
+        assert error([out]) | {"message": ""} == {
+            "type": "invalid_request_error",
+            "code": "model_not_found",
+            "param": path,
+            "message": "",
+            "event_id": None,
+        }
+        assert after.session == state.session
+    _, after = updated(model="ours", audio={"input": {"transcription": {"model": "ears"}}})
+    assert after.session.model == "ours" and after.session.transcription.model == "ears"
+
+
 def test_a_manual_turn_is_answered_after_its_words_are_known():
     c = Connection()
     c.input(turn_detection=None, transcription={"model": "whisper-1"})

@@ -23,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect as connect_plainly
+from websockets.exceptions import ConnectionClosed
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.asr.endpoint import EndpointRules
@@ -243,13 +244,30 @@ def test_a_transcription_is_the_librarys(server, models, fixtures_dir, seed):
     assert words and "".join(e["transcript"] for e in done).startswith(words[:20])
 
 
+@pytest.mark.parametrize("model", ["gpt-realtime", "gpt-realtime-mini", "gpt-9"])
+def test_of_models_those_that_clients_ask_for_by_default_are_here(server, model):
+    sdk = OpenAI(api_key="none", base_url=server.url)
+    with sdk.realtime.connect(model=model) as connection:
+        first = connection.recv()
+        if model != "gpt-9":
+            assert first.type == "session.created" and first.session.model == model
+            return
+        assert first.type == "error" and first.error.code == "model_not_found"
+        assert "gpt-9" in first.error.message and first.error.param == "model"
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv()
+    assert closed.value.rcvd.code == 1008
+
+
 def test_the_blocking_client_and_a_commit_by_hand(server, models, fixtures_dir):
     table = mulaw_table()
     speech = pcm(fixtures_dir, rate=8000).astype(np.float32) / 32768
     codes = np.abs(speech[:, None] - table).argmin(1).astype(np.uint8)
     sdk, ledger = OpenAI(api_key="none", base_url=server.url), Ledger()
     heard = {"format": {"type": "audio/pcmu"}, "turn_detection": None}
-    with sdk.realtime.connect(model="x", extra_query={"intent": "transcription"}) as connection:
+    with sdk.realtime.connect(
+        model="whisper-1", extra_query={"intent": "transcription"}
+    ) as connection:
         connection.session.update(session={"type": "transcription", "audio": {"input": heard}})
         connection.input_audio_buffer.append(audio=base64.b64encode(codes.tobytes()).decode())
         connection.input_audio_buffer.commit()
