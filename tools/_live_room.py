@@ -50,6 +50,7 @@ class LiveRoom:
         self.on_cue = on_cue
         self.played: list[np.ndarray] = []
         self.heard: list[np.ndarray] = []
+        self.times: list[float] = []  # of time.monotonic, at which each block was there
         self.behind = 0.0
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -90,6 +91,7 @@ class LiveRoom:
                 began = time.monotonic() - now
             if began is not None:
                 self.behind = max(self.behind, time.monotonic() - began - now)
+            self.times.append(time.monotonic())
             self.played.append(out)
             self.heard.append(mic)
             try:

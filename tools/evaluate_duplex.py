@@ -35,7 +35,8 @@ from speechstream.duplex.agent import Messages
 from speechstream.duplex.config import ConversationConfig
 from speechstream.duplex.events import Action, Duck, Heard, Label, Pause, Resume, StopSpeaking
 from speechstream.duplex.output import RAMP_S
-from speechstream.duplex.session import STEP_S, Session, Timed
+from speechstream.duplex.runners import Timed
+from speechstream.duplex.session import STEP_S, Session
 from speechstream.events import Final
 from speechstream.tts.synthesizer import Synthesizer
 
@@ -170,8 +171,12 @@ def play(
     longest_s: float = 90.0,
     config: ConversationConfig | None = None,
     background: np.ndarray | None = None,
+    beside: bool = False,
 ) -> Scene:
-    """One conversation: the cues one after the other, until all is said and answered."""
+    """One conversation: the cues one after the other, until all is said and answered.
+
+    beside: with the threads of a live one, which time waits for.
+    """
     scene = Scene(rate=models[1].sample_rate)
 
     def event(e: object) -> None:
@@ -185,6 +190,7 @@ def play(
         echo=EchoCanceller(models[1].sample_rate) if room is not None and echo else None,
         on_action=lambda a, now: scene.actions.append((a, now)),
         on_event=event,
+        beside=beside,
     )
     made, put = [np.zeros(0, np.float32)], session.output.put
 
@@ -218,6 +224,7 @@ def play(
         if room is not None:
             mic += room(out)
         session.push(mic)
+        session.wait()
         now += STEP_S
     scene.out, scene.history = np.concatenate(blocks), session.state.messages
     scene.made = np.concatenate(made)

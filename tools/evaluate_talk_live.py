@@ -6,7 +6,7 @@ It starts a PulseAudio of its own with null sinks: what talk plays goes through 
 loud as the user, and comes back as its microphone. The user is scripted and waits for the answers; the language model is
 a server of chat completions that takes 100 ms. There are questions, interruptions, backchannels, a cough, and a microphone
 that is unplugged for three seconds. All times are from the samples of the sinks, so the sound server's buffers and the
-computer's own time are in them. Needs pulseaudio and pulseaudio-utils, and a computer that is not busy: where the room or
+computer's own time are in them. Where they go is shown step by step, from the end of the user's speech on. Needs pulseaudio and pulseaudio-utils, and a computer that is not busy: where the room or
 talk falls behind, it says so in one line and gives no figures.
 """
 
@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from speechstream.duplex.session import STEP_S
 from speechstream.tts.synthesizer import Synthesizer
 from tools._live_room import LiveRoom
 from tools.evaluate_duplex import (
@@ -148,6 +149,20 @@ class SoundServer:
     def unplug(self) -> None:
         self._pactl("unload-module", self._mic.strip())
 
+    def buffers(self) -> list[str]:
+        """What the server says of the latency of each stream."""
+        found = []
+        for kind in ("source-outputs", "sink-inputs"):
+            for part in self._pactl("list", kind).split("\n\n"):
+                latencies = re.findall(r"(\w+ Latency): (\d+) usec", part)
+                name = re.search(r'application.name = "([^"]*)"', part)
+                if name and latencies:
+                    each = ", ".join(
+                        f"{what.lower()} {int(us) / 1000:.0f} ms" for what, us in latencies
+                    )
+                    found.append(f"{kind[:-1]} of {name[1]}: {each}")
+        return found
+
     def _pactl(self, *words: str) -> str:
         done = subprocess.run(
             ["pactl", *words], env=self.env, check=True, capture_output=True, text=True
@@ -182,10 +197,12 @@ def converse(folder: Path, delay_s: float, level: float) -> dict:
 
     room = LiveRoom(server, cues, gain, delay_s, begins)
     server.plug()
-    command = [sys.executable, "-m", "speechstream", "talk", "--model", "scripted", "--llm"]
+    trace = folder / "trace.json"
+    command = [sys.executable, "-m", "tools._traced_talk", "--model", "scripted", "--llm"]
     command += [f"http://127.0.0.1:{model.server_address[1]}/v1"]
+    env = server.env | {"SPEECHSTREAM_TRACE": str(trace)}
     process = subprocess.Popen(
-        command, env=server.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     notices: list[str] = []
     lines: list[str] = []
@@ -197,6 +214,7 @@ def converse(folder: Path, delay_s: float, level: float) -> dict:
         reader.start()
     try:
         wait(lambda: any("speak" in n for n in notices) or process.poll() is not None, 120)
+        buffers = server.buffers()
         room.ready.set()
         plugged, until = True, time.monotonic() + LONGEST_S
         while process.poll() is None and time.monotonic() < until:
@@ -228,6 +246,9 @@ def converse(folder: Path, delay_s: float, level: float) -> dict:
         "lines": [line.strip() for line in lines],
         "notices": [n.strip() for n in notices],
         "behind": room.behind,
+        "times": room.times,
+        "trace": json.loads(trace.read_text(encoding="utf-8")) if trace.exists() else [],
+        "buffers": buffers,
     }
 
 
@@ -289,6 +310,56 @@ def figures(got: dict) -> dict:
     }
 
 
+STEPS = (
+    "the last window of speech was captured",
+    "the recogniser was asked what it would write",
+    "it had told",
+    "the model was asked",
+    "its first words were there",
+    "the turn was over, the voice was asked",
+    "its first sound was there",
+    "the sound card's thread took it",
+    "it was heard in the room",
+)
+
+
+def breakdown(got: dict) -> dict[str, list[float]]:
+    """When, in seconds since the end of the user's speech, each step of each answer was done."""
+    rows: dict[str, list[float]] = {name: [] for name in STEPS}
+    loud = np.flatnonzero(np.abs(got["played"]) > LOUD) / RATE
+    times, trace = got["times"], got["trace"]
+    for part, (begin, end) in zip(SCRIPT, got["said"]):
+        later = loud[loud > end]
+        if part.kind != "turn" or not len(later):
+            continue
+        began, ended, heard = (times[int(t / STEP_S)] for t in (begin, end, later[0]))
+        notes = [n for n in trace if began < n[0] <= heard]
+
+        def first(name: str, after: float, notes: list = notes) -> list | None:
+            return next((n for n in notes if n[1] == name and n[0] >= after), None)
+
+        said = first("Say", began)
+        asked = [n for n in notes if n[1] == "Ask" and said and n[0] <= said[0]]
+        foresee = [n for n in notes if n[1] == "Foresee" and said and n[0] <= said[0]]
+        if said is None or not asked:
+            continue
+        found = (
+            said[2],
+            foresee[-1][0] if foresee else None,
+            (first("Foreseen", foresee[-1][0]) or [None])[0] if foresee else None,
+            asked[-1][0],
+            (first("AgentText", asked[-1][0]) or [None])[0],
+            said[0],
+            (first("SpeechReady", said[0]) or [None])[0],
+            (first("pulled", said[0]) or [None])[0],
+            heard,
+        )
+        for name, at in zip(STEPS, found):
+            if at is not None:
+                rows[name].append(float(at - ended))
+    return rows
+
+
 def silence(later: np.ndarray, begin: float) -> float:
     """When the assistant first was silent for SILENCE_S behind `begin`. later: times of its loud samples since."""
     times = np.concatenate([[begin], later])
@@ -317,7 +388,10 @@ def main() -> None:
     for name, value in found.items():
         text = quantiles(value) if name.startswith(("end", "onset")) else value
         print(f"{name}: {text}")
-    print(*got["lines"], sep="\n")
+    print("since the end of the user's speech, when")
+    for name, times in breakdown(got).items():
+        print(f"  {name:50s}{quantiles(times)}")
+    print(*got["buffers"], *got["lines"], sep="\n")
     if args.keep is not None:
         args.keep.mkdir(parents=True, exist_ok=True)
         sides = np.stack([got["heard"], got["played"]], 1)

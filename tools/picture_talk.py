@@ -18,7 +18,8 @@ from speechstream.audio.echo import EchoCanceller
 from speechstream.duplex.conversation import PHASES
 from speechstream.duplex.events import Action, DuplexEvent, Played, Show, SpeechReady
 from speechstream.duplex.replay import replay
-from speechstream.duplex.session import Session, Timed
+from speechstream.duplex.runners import Timed
+from speechstream.duplex.session import Session
 from speechstream.tts.synthesizer import Synthesizer
 from tools._pictures import conversation
 from tools.evaluate_duplex import ANSWER, LEVEL, RATE, SHORT, Room, answer, loudness, spoken

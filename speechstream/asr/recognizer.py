@@ -29,7 +29,7 @@ from speechstream.audio.vad import Vad
 from speechstream.errors import AudioDamaged, SpeechStreamError
 from speechstream.events import Event, Final, Transcript
 from speechstream.runtime.pool import Pool
-from speechstream.runtime.requests import drive
+from speechstream.runtime.requests import Work, drive
 from speechstream.runtime.session import load_vad
 
 LISTS = 16  # of hot words are kept compiled
@@ -71,6 +71,18 @@ class Stream:
     def finish(self) -> list[Event]:
         """Hear the end of the stream. Nothing said before it is lost; afterwards it takes no more audio."""
         return self._step(None)
+
+    def finishing(self) -> Work[list[Event]]:
+        """`finish` by requests that are answered by whoever drives it (`runtime.requests`), so that it can be given up.
+
+        A stream whose end was given up takes no more audio.
+        """
+        if self._closed:
+            raise ValueError("this stream is finished; open another one")
+        self._closed = True
+        with self._alone():
+            events, self._state = yield from self._core.step(None, self._state)
+            return events
 
     @property
     def state(self) -> StreamState:

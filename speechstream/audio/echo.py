@@ -46,11 +46,13 @@ class Cleaned:
 
     voice: without any echo, and without some of the user where both speak. words: all of the user, with some 20 dB less
     of the echo; the same as `voice` until that much is taken away. echoing: whether the room may still sound of what was played.
+    doubtful: it may, and the path is not known well: it is new, or less than 8 dB of the echo are taken away by it.
     """
 
     voice: np.ndarray
     words: np.ndarray
     echoing: bool
+    doubtful: bool = False
 
 
 class EchoCanceller:
@@ -100,7 +102,7 @@ class EchoCanceller:
         count = len(mic) // BLOCK * BLOCK
         mic, self._rest = mic[:count], mic[count:]
         if not count:
-            return Cleaned(mic, mic, self._echoing)
+            return Cleaned(mic, mic, self._echoing, self._doubtful)
         jumps = self.state.jumps
         reference, self.state = self._aligner.step(mic, self.state, nominal)
         if self.state.jumps > jumps:
@@ -123,7 +125,7 @@ class EchoCanceller:
                 np.sum(mic.astype(np.float64) ** 2),
                 np.sum(voice.astype(np.float64) ** 2),
             )
-        return Cleaned(voice, words, self._echoing)
+        return Cleaned(voice, words, self._echoing, self._doubtful)
 
     def _trusted(self, mic: np.ndarray, words: np.ndarray, voice: np.ndarray) -> np.ndarray:
         """What the recogniser may hear: the linear stage's, once that has been seen to take the echo away."""
@@ -131,12 +133,24 @@ class EchoCanceller:
         if np.sum(np.square(voice, dtype=np.float64)) < ALONE * power[1]:
             keep = np.exp(-len(mic) / SAMPLE_RATE / MEMORY_S)
             self._alone = keep * self._alone + power
+        return words if self._converged else voice
+
+    @property
+    def _converged(self) -> bool:
         heard, left = self._alone
-        return words if left < CONVERGED * heard else voice
+        return bool(left < CONVERGED * heard)
 
     @property
     def _echoing(self) -> bool:
         return self._since_played < TAIL_S
+
+    @property
+    def _doubtful(self) -> bool:
+        if not self._echoing:
+            return False
+        if self.state.lag is None:  # it is being looked for, or there is none
+            return self._searched < MUTE_S
+        return self._known < NEW_S * SAMPLE_RATE or not self._converged
 
     @property
     def delay_s(self) -> float | None:

@@ -183,6 +183,7 @@ class Report:
         self.began_speaking: float | None = None
         self.silences: list[float] = []  # from the user's onset until the assistant was silent
         self.lag = self.longest_lag = 0.0  # seconds behind the microphone
+        self.longest_wait = 0.0  # of sound for the recogniser
         self._written = 0
 
     def action(self, action: Any, now: float) -> None:
@@ -230,6 +231,8 @@ class Report:
             tell(f"{len(self.silences)} time(s) it was spoken into; {silent}")
         if self.longest_lag > 0.1:
             tell(f"the computer was up to {1000 * self.longest_lag:.0f} ms behind the microphone")
+        if self.longest_wait > 0.2:
+            tell(f"the recogniser was up to {1000 * self.longest_wait:.0f} ms behind it")
         echo = getattr(session, "echo", None)
         if echo is not None:
             where = "no echo was found" if echo.delay_s is None else f"{1000 * echo.delay_s:.0f} ms"
@@ -255,7 +258,7 @@ def canceller(args: argparse.Namespace, rate: int) -> Any:
 
 
 def make_session(
-    args: argparse.Namespace, agent: Any, rate: int, report: Report, echo: bool = False
+    args: argparse.Namespace, agent: Any, rate: int, report: Report, live: bool = False
 ) -> Any:
     from speechstream.asr.recognizer import Recognizer
     from speechstream.duplex.session import Session
@@ -277,9 +280,10 @@ def make_session(
             sample_rate_in=rate,
             latency_ms=args.latency,
             voice=args.voice,
-            echo=canceller(args, voice.sample_rate) if echo else None,
+            echo=canceller(args, voice.sample_rate) if live and not args.no_echo else None,
             on_action=report.action,
             on_event=event,
+            beside=live,
         )
     except ValueError as error:
         raise SpeechStreamError(str(error)) from error
@@ -293,7 +297,7 @@ def recorded(args: argparse.Namespace, agent: Any) -> int:
     from speechstream.audio.io import blocks
     from speechstream.audio.samples import to_mono
     from speechstream.duplex.replay import replay
-    from speechstream.duplex.session import Timed
+    from speechstream.duplex.runners import Timed
     from speechstream.duplex.spoken import SpokenRunner, is_spoken
 
     source = blocks(args.input_file)
@@ -338,19 +342,25 @@ def write(path: str, pcm: Any, rate: int) -> None:
 
 def live(args: argparse.Namespace, agent: Any) -> int:
     """The microphone drives the conversation; the sound card's thread only takes what is to be played."""
+    from speechstream.audio.device import choose_device
     from speechstream.duplex.live import RATE, converse
 
+    for device, kind in ((args.input, "input"), (args.output, "output")):
+        choose_device(device, kind)  # what is missing is said before any model is loaded
     report = Report(args.quiet)
-    session = make_session(args, agent, RATE, report, echo=not args.no_echo)
-    if not args.quiet:
-        tell("speak; Ctrl-C ends the conversation")
+    session = make_session(args, agent, RATE, report, live=True)
+
+    def ready() -> None:
+        if not args.quiet:
+            tell("speak; Ctrl-C ends the conversation")
 
     def each(lag: float) -> None:
         report.lag = lag
+        report.longest_wait = max(report.longest_wait, session.behind_s)
         report.history(session.state)
 
     try:
-        converse(session, args.input, args.output, args.record, tell, each)
+        converse(session, args.input, args.output, args.record, tell, each, ready)
     finally:
         session.close()
         report.history(session.state)

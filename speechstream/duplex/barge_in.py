@@ -26,7 +26,7 @@ def decide(at: float, s: State, out: list[Action]) -> State:
     """Somebody has begun to make a sound: what does it mean?"""
     if not s.ducked:
         out.append(Duck())
-    s = replace(s, phase=DECIDING, ducked=True, since=at, spoken=0.0)
+    s = replace(s, phase=DECIDING, ducked=True, since=at, doubt=s.doubtful, spoken=0.0)
     return replace(s, finals=(), partial="", sure=())
 
 
@@ -65,9 +65,9 @@ def interrupts(s: State, r: Reply, c: ConversationConfig) -> bool:
     """Whether the sound during the assistant's speech takes the floor."""
     words = tokens(s.text)
     said = tokens(r.text[: reach(r)])[-ECHO_REACH:]
-    if is_echo(words, said):
+    if is_echo(words, said, s.doubt):
         return False
-    if s.voiced and s.spoken >= c.long_speech_s:
+    if s.voiced and s.spoken >= c.long_speech_s and not s.doubt:
         return True
     final, partial = " ".join(s.finals), s.partial
     if s.spoken < c.partial_s:

@@ -57,25 +57,29 @@ class Heard:
 class VoiceActivity:
     """A window of the microphone that ends `now`: the probability of speech, and how long the window is.
 
-    end_of_turn: the probability that the user has finished, 0 to 1, of a model that can tell; None without one.
+    end_of_turn: the probability that the user has finished, 0 to 1, of a model that can tell; None without one. doubtful: it
+    may be the assistant's own echo, whose path is not known well yet.
     """
 
     speech: float
     now: float
     duration: float = 0.032
     end_of_turn: float | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
 class Foreseen:
     """The answer to `Foresee`: the whole text of the open stretch of speech if nothing more is said.
 
-    end_of_turn: the probability that the user has finished, 0 to 1, of a recogniser that can tell.
+    end_of_turn: the probability that the user has finished, 0 to 1, of a recogniser that can tell. number: of the wish
+    that it answers; None: the last one.
     """
 
     text: str
     now: float
     end_of_turn: float | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Foresee:
-    """Ask a copy of the recogniser what it would write if the user said no more; `Foreseen` tells."""
+    """Ask a copy of the recogniser what it would write if the user said no more; `Foreseen` tells, with this number."""
+
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from speechstream.events import Endpoint, Failed, Final, Partial, SpeechStarted
 def sounded(e: VoiceActivity, s: State, c: ConversationConfig, out: list[Action]) -> State:
     """A window of the microphone."""
     speech = e.speech >= (c.release if s.voiced else c.onset)
-    s = replace(s, heard_at=s.now, run=s.run + e.duration if speech else 0.0)
+    run = s.run + e.duration if speech else 0.0
+    s = replace(s, heard_at=s.now, run=run, doubtful=e.doubtful)
     if speech:
         s = replace(s, foreseeing=False, foreseen=False, end_of_turn=None)
     s = judged(e.end_of_turn, s, c)
@@ -50,7 +51,8 @@ def judged(end_of_turn: float | None, s: State, c: ConversationConfig) -> State:
 
 def foreseen(e: Foreseen, s: State, c: ConversationConfig) -> State:
     """What the recogniser would write, if the pause that it was asked in goes on."""
-    if not s.foreseeing or s.phase != PAUSE or s.voiced:
+    late = e.number is not None and e.number != s.foresights
+    if late or not s.foreseeing or s.phase != PAUSE or s.voiced:
         return s  # of a pause that is over
     return judged(e.end_of_turn, replace(s, partial=e.text, foreseen=True), c)
 

@@ -145,16 +145,19 @@ def converse(
     record: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
     each: Callable[[float], None] = lambda lag: None,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Until the microphone ends, which it does not, or the caller's interrupt comes. session: at 16 kHz.
 
-    tell: a sentence for the user. each: after each block, how many seconds behind the microphone the session is. Raises
-    SpeechStreamError where a device is missing at first, or does not come back within a minute.
+    tell: a sentence for the user. each: after each block, how many seconds behind the microphone the session is. ready: both
+    devices are open. Raises SpeechStreamError where a device is missing at first, or does not come back within a minute.
     """
     recorder = None if record is None else Recorder(record, session.sample_rate)
     speaker = Loudspeaker(session, output, None if recorder is None else recorder.played)
     microphone = Microphone(RATE, input, 0.02, 30.0, STALL_S)
     try:
+        microphone.start()
+        ready()
         while True:
             try:
                 for block in microphone:

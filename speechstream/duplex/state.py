@@ -33,6 +33,8 @@ class State:
     last_speech: float = 0.0
     heard_at: float = 0.0  # when the microphone last gave a window
     end_of_turn: float | None = None
+    doubtful: bool = False  # the newest window may be the assistant's echo
+    doubt: bool = False  # and so could the first of this turn or this decision
     pauses: Pauses = Pauses()
     # the user's words
     segment: bool = False  # the recogniser is within a stretch of speech
@@ -42,6 +44,7 @@ class State:
     stable: str = ""  # of the partial, what does not change any more
     foreseeing: bool = False  # the recogniser was asked what it would write
     foreseen: bool = False  # and `partial` is what it said
+    foresights: int = 0  # times that it was asked
     sure: tuple[str, ...] = ()  # words of a decision that are final and were heard well
     # the assistant
     reply: Reply | None = None

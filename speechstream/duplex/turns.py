@@ -90,6 +90,8 @@ MOST_PAUSES = 8  # what is older has faded from the running mean
 SHORTEST_MEAN_S = 0.05
 ECHO_SHARE = 0.75  # of the words heard that the assistant has just said, in this order
 ECHO_WORDS = 3  # fewer words may be a coincidence
+ECHO_RUN = 0.5  # share of a sound that is doubtful, in one run, that the assistant has just said
+ECHO_RECENT = 15  # words that it has just said, of which that may be the echo
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,20 @@ def is_stop(words: Sequence[str]) -> bool:
     return text.startswith(tuple(f"{p} " for p in STOP_PHRASES))
 
 
-def is_echo(words: Sequence[str], spoken: Sequence[str]) -> bool:
-    """Whether the words heard are the assistant's own: most of them stand in what it has just said, in order."""
-    if len(words) < ECHO_WORDS or not spoken:
+def is_echo(words: Sequence[str], spoken: Sequence[str], doubtful: bool = False) -> bool:
+    """Whether the words heard are the assistant's own: most of them stand in what it has just said, in order.
+
+    doubtful: the echo's path was not known when they were heard. Then one word is enough, and of several, half of them in
+    one run, for a recogniser makes other words of the beginnings and ends of what it hears faintly.
+    """
+    if not words or not spoken:
         return False
     matcher = SequenceMatcher(None, list(words), list(spoken), autojunk=False)
     found = sum(block.size for block in matcher.get_matching_blocks())
-    return found >= ECHO_SHARE * len(words)
+    if len(words) >= ECHO_WORDS and found >= ECHO_SHARE * len(words):
+        return True
+    if not doubtful:
+        return False
+    recent = list(spoken)[-ECHO_RECENT:]
+    run = SequenceMatcher(None, list(words), recent, autojunk=False).find_longest_match().size
+    return run >= (ECHO_RUN * len(words) if len(words) >= ECHO_WORDS else len(words))

@@ -21,6 +21,7 @@ def begin(at: float, s: State) -> State:
         phase=USER,
         turn=s.turn + 1,
         since=at,
+        doubt=s.doubtful,
         spoken=0.0,
         finals=(),
         partial="",
@@ -53,9 +54,10 @@ def pause(s: State, c: ConversationConfig, out: list[Action]) -> State:
         return drop(s, out)
     early = due(s, s.last_speech + c.preempt_s)
     if s.segment and not s.foreseen:
-        if early and not s.foreseeing:
-            out.append(Foresee())
-            return replace(s, foreseeing=True)
+        if early and not s.foreseeing and not s.run:  # where speech begins again there is no end
+            number = s.foresights + 1
+            out.append(Foresee(number))
+            return replace(s, foreseeing=True, foresights=number)
         if not due(s, s.last_speech + c.final_wait_s):
             return s
     elif not due(s, s.last_speech + turn_wait(s, c)):
@@ -105,4 +107,4 @@ def end(s: State, c: ConversationConfig, out: list[Action]) -> State:
 def echoes(s: State, c: ConversationConfig) -> bool:
     """Whether what was heard right behind the assistant's last words is those."""
     late = s.since - s.silent_since <= c.echo_s
-    return late and is_echo(tokens(s.text), tokens(s.last_words)[-ECHO_REACH:])
+    return late and is_echo(tokens(s.text), tokens(s.last_words)[-ECHO_REACH:], s.doubt)

@@ -45,12 +45,12 @@ class Talk:
         self.done += actions
         return actions
 
-    def sound(self, seconds, speech):
+    def sound(self, seconds, speech, **more):
         for _ in range(round(seconds / 0.032)):
             self.now += 0.032
             if self.state.timer is not None and self.state.timer <= self.now:
                 self.send(Tick)
-            self.send(VoiceActivity, 0.9 if speech else 0.05)
+            self.send(VoiceActivity, 0.9 if speech else 0.05, **more)
 
     def heard(self, event):
         return self.send(Heard, event)
@@ -80,16 +80,17 @@ class Talk:
         return self
 
 
-def spoken_into(text, seconds=0.5, confidence=0.9, partials=()):
-    talk = Talk().speaking()
+def spoken_into(text, seconds=0.5, confidence=0.9, partials=(), played=1000, **more):
+    talk = Talk().speaking(played)
+    talk.sound(0.064, True, **more)
     talk.heard(SpeechStarted(talk.now, talk.now))
-    talk.sound(seconds / 2, True)
+    talk.sound(seconds / 2, True, **more)
     for partial in partials:
         talk.heard(Partial("", partial, talk.now))
-    talk.sound(seconds / 2, True)
-    talk.sound(0.3, False)
+    talk.sound(seconds / 2, True, **more)
+    talk.sound(0.3, False, **more)
     talk.final(text, confidence)
-    talk.sound(0.6, False)
+    talk.sound(0.6, False, **more)
     return talk
 
 
@@ -107,6 +108,60 @@ def test_assent_and_what_a_recogniser_makes_of_it_stop_nothing(text, confidence)
 @pytest.mark.parametrize("text", ["Stop.", "Play some music.", "Louder.", "Why?", "Tell me why."])
 def test_few_words_that_are_meant_stop_it(text):
     assert spoken_into(text).count(StopSpeaking) == 1
+
+
+OWN = ["Lies.", "Harbour lies.", "Lies on a", "The harbour lays on", "Or lies on"]
+
+
+@pytest.mark.parametrize("text", OWN)
+def test_while_the_echo_is_new_own_words_stop_nothing(text):
+    talk = spoken_into(text, played=4500, doubtful=True)
+    assert not talk.count(StopSpeaking) and talk.state.phase == c.SPEAKING
+    assert talk.count(Pause) == talk.count(Resume)
+
+
+@pytest.mark.parametrize("text", OWN[:3])
+def test_once_it_is_known_the_same_words_are_the_users(text):
+    assert spoken_into(text, played=4500).count(StopSpeaking) == 1
+
+
+@pytest.mark.parametrize("text", ["Stop.", "Why?", "Play some music.", "No, on the south side."])
+def test_while_the_echo_is_new_other_words_stop_it_all_the_same(text):
+    assert spoken_into(text, played=4500, doubtful=True).count(StopSpeaking) == 1
+
+
+def test_while_the_echo_is_new_sound_without_words_stops_nothing_however_long():
+    talk = spoken_into("", seconds=3.0, doubtful=True)
+    assert not talk.count(StopSpeaking)
+    assert spoken_into("", seconds=3.0).count(StopSpeaking) == 1
+
+
+def test_what_is_heard_of_the_last_words_while_the_echo_is_new_is_no_turn():
+    def asked(**more):
+        talk = Talk().speaking(played=9_500)
+        talk.send(Played, 10_000, talk.state.reply.label.generation)  # all of it
+        assert talk.state.phase == c.LISTENING
+        talk.sound(0.3, True, **more)
+        talk.heard(SpeechStarted(talk.now, talk.now))
+        talk.final("The island.")
+        talk.sound(3.0, False)
+        return talk.count(Ask)
+
+    assert not asked(doubtful=True) and asked() >= 1
+
+
+def test_what_is_foreseen_of_an_earlier_pause_is_dropped():
+    talk = Talk()
+    talk.sound(0.5, True)
+    talk.heard(SpeechStarted(0.0, talk.now))
+    talk.heard(Partial("", "What is", talk.now))
+    talk.sound(0.25, False)
+    talk.sound(0.3, True)
+    talk.sound(0.25, False)
+    first, second = [a.number for a in talk.done if isinstance(a, Foresee)]
+    assert talk.send(Foreseen, "What is", number=first) == []
+    talk.send(Foreseen, "What is the time?", number=second)
+    assert talk.count(Ask) == 1 and "time" in talk.state.text
 
 
 def test_what_is_guessed_of_the_first_sounds_stops_nothing():

@@ -20,7 +20,6 @@ from tools._live_room import LiveRoom
 from tools.evaluate_duplex import LEVEL, Cue, Room, loudness, play, spoken
 
 REPO = Path(__file__).parents[2]
-BUSY_S = 0.2  # behind: this computer cannot keep real time
 
 
 def start(server, *options, source="speech.monitor"):
@@ -51,55 +50,45 @@ def assert_three_turns(users, story, last):
     assert last == "You are welcome."
 
 
-@pytest.mark.parametrize("delay_s", [0.06, 0.3])
-def test_three_turns_with_its_own_echo_in_virtual_time(delay_s):
+@pytest.mark.parametrize("delay_s, beside", [(0.06, False), (0.3, False), (0.06, True)])
+def test_three_turns_with_its_own_echo(delay_s, beside):
+    """In virtual time; beside: with the threads of a live conversation, so on a computer of any speed the same."""
     models = Recognizer.load(), Synthesizer.load()
     room = Room(models[1].sample_rate, as_loud_as_the_user(models[1]), delay_s)
-    scene = play(models, user(models[1]), RuleBot(), room, longest_s=40.0)
+    scene = play(models, user(models[1]), RuleBot(), room, longest_s=40.0, beside=beside)
     said = {
         role: [m.content for m in scene.history if m.role == role] for role in ("user", "assistant")
     }
     assert_three_turns(said["user"], said["assistant"][1], said["assistant"][-1])
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="through a sound server an answer's first second was once heard as a turn, and an onset was lost",
-)
-@pytest.mark.parametrize("delay_s", [0.06, 0.3])
-def test_three_turns_with_its_own_echo_in_the_room(pulse_server, tmp_path, delay_s):
-    """Skips where the computer cannot keep real time: an echo that comes later and later is that of no room."""
+def test_a_turn_through_a_sound_server_is_answered_aloud(pulse_server, tmp_path):
+    """The whole command and real devices. A busy computer may lose sound, and what is then understood is left open."""
     voice = Synthesizer.load()
-    room = LiveRoom(pulse_server, user(voice), as_loud_as_the_user(voice), delay_s)
+    cue = Cue(spoken(voice, "Please tell me a story."), 1.0)
+    room = LiveRoom(pulse_server, [cue], 0.0, on_cue=lambda i: None)
     process = start(pulse_server, "--record", str(tmp_path / "both.wav"), source="room.monitor")
     try:
         assert "speak" in process.stderr.readline()
+        before = len(room.loud)
         room.ready.set()
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not (room.over.is_set() or room.stuck.is_set()):
-            if room.behind > BUSY_S:
-                pytest.skip(f"this computer is too busy for the room: {room.behind:.1f} s behind")
-            room.over.wait(0.1)
-        time.sleep(0.5)
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            if room.said and len(room.loud) > before + 25:  # half a second
+                break
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
         room.close()
-    behind = re.search(r"up to (\d+) ms behind", err)
-    if behind and int(behind[1]) > 1000 * BUSY_S:
-        pytest.skip(f"this computer is too busy to listen: {behind[0]} the microphone")
-    assert room.over.is_set(), f"{out}\n{err}\n{room.said}"
-    lines = out.strip().splitlines()
-    users = [line for line in lines if line.startswith("you: ")]
-    assert len(users) == 3, out
-    story = lines[lines.index(users[1]) + 1].removeprefix("bot: ")
-    assert_three_turns(users, story, lines[-1].removeprefix("bot: "))
-    assert "3 answer(s)" in err and "spoken into" in err and "echo:" in err
+    assert process.returncode in (0, 130) and "1 answer(s)" in err, f"{out}\n{err}\n{room.said}"
+    users = [line for line in out.splitlines() if line.startswith("you: ")]
+    assert len(users) == 1 and "bot: " in out, out
     sides, rate = soundfile.read(tmp_path / "both.wav")
     assert rate == voice.sample_rate and sides.shape[1] == 2
-    assert (np.abs(sides).max(0) > 0.05).all() and len(sides) / rate > room.said[-1][1] - 4.0
+    assert (np.abs(sides).max(0) > 0.05).all()
 
 
 # A conversation's devices without its models: it plays a tone and counts what comes and goes.

@@ -20,6 +20,7 @@ class Clean:
     voice: np.ndarray
     words: np.ndarray
     echoing: bool
+    doubtful: bool = False
 
 
 class Canceller:
@@ -63,7 +64,7 @@ class Models:
 @pytest.fixture
 def session(monkeypatch):
     models, opened = Models(), Stream()
-    monkeypatch.setattr("speechstream.duplex.session.Stream", lambda core: opened)
+    monkeypatch.setattr("speechstream.duplex.ears.Stream", lambda core: opened)
     made = Session(models, models, lambda messages: iter(()), echo=Canceller())
     made.heard = opened
     return made

@@ -13,7 +13,8 @@ from speechstream.duplex.agent import EchoBot
 from speechstream.duplex.conversation import LISTENING
 from speechstream.duplex.events import Ask, Duck, Error, Pause, Resume, Say, StopSpeaking, Unduck
 from speechstream.duplex.replay import replay
-from speechstream.duplex.session import Session, Timed
+from speechstream.duplex.runners import Timed
+from speechstream.duplex.session import Session
 from speechstream.errors import SpeechStreamError
 from speechstream.tts.synthesizer import Synthesizer
 
