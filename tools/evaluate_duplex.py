@@ -5,6 +5,8 @@
 The session is the one of `speechstream talk`, its devices are simulated: what it plays goes through a room (an impulse
 response with a direct path and an exponential tail, a delay, a clock that drifts) and is added to the user's sound. Each
 run gives the same figures. Times are those of the samples: a sound card's buffers and the computing come on top of them.
+With `--computing` the recogniser's answers come after the processor time that they took, as from its thread on a core of its
+own; such figures depend on the processor, and little on who else uses it.
 
 - turns: from the end of the user's speech to the first sound of the answer; the agent takes 100 ms.
 - barge-in: from the onset of the user's speech to the duck (12 dB, its ramp of 10 ms included) and to silence; recall.
@@ -20,9 +22,11 @@ import argparse
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -33,7 +37,17 @@ from speechstream.audio.echo_delay import between
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.agent import Messages
 from speechstream.duplex.config import ConversationConfig
-from speechstream.duplex.events import Action, Duck, Heard, Label, Pause, Resume, StopSpeaking
+from speechstream.duplex.ears import Ears
+from speechstream.duplex.events import (
+    Action,
+    Duck,
+    Foreseen,
+    Heard,
+    Label,
+    Pause,
+    Resume,
+    StopSpeaking,
+)
 from speechstream.duplex.output import RAMP_S
 from speechstream.duplex.runners import Timed
 from speechstream.duplex.session import STEP_S, Session
@@ -105,6 +119,7 @@ class Scene:
     history: tuple = ()
     rate: int = 0
     compute_s: float = 0.0
+    foresights: list[float] = field(default_factory=list)  # seconds of computing for each
 
     @property
     def duration(self) -> float:
@@ -121,6 +136,30 @@ class Scene:
         return sum(
             isinstance(a, StopSpeaking) and a.at > 0 and begin <= t < end for a, t in self.actions
         )
+
+
+class Costly(Ears):
+    """The ears of a session, whose answers come after the processor time that they took."""
+
+    def __init__(self, ears: Ears, clock: Callable[[], float], took: list[float]) -> None:
+        self.__dict__.update(ears.__dict__)
+        self._clock, self._free = clock, 0.0
+        self._later: deque[tuple[float, Any]] = deque()
+        self._took = took  # seconds for each foresight
+
+    def _post(self, job: Callable[[], None]) -> None:
+        began = time.thread_time()
+        job()
+        took = time.thread_time() - began
+        self._free = max(self._free, self._clock()) + took
+        self._took += [took for _, e in self._news if isinstance(e, Foreseen)]
+        self._later.extend((self._free, said) for said in self._news)
+        self._news.clear()
+
+    def poll(self, now: float) -> list[Heard | Foreseen]:
+        while self._later and self._later[0][0] <= now:
+            self._news.append(self._later.popleft()[1])
+        return super().poll(now)
 
 
 class Room:
@@ -172,10 +211,11 @@ def play(
     config: ConversationConfig | None = None,
     background: np.ndarray | None = None,
     beside: bool = False,
+    computing: bool = False,
 ) -> Scene:
     """One conversation: the cues one after the other, until all is said and answered.
 
-    beside: with the threads of a live one, which time waits for.
+    beside: with the threads of a live one, which time waits for. computing: what is recognised comes after its processor time.
     """
     scene = Scene(rate=models[1].sample_rate)
 
@@ -192,6 +232,8 @@ def play(
         on_event=event,
         beside=beside,
     )
+    if computing:
+        session._ears = Costly(session._ears, lambda: session.now, scene.foresights)
     made, put = [np.zeros(0, np.float32)], session.output.put
 
     def keep(label: Label, pcm: np.ndarray) -> bool:
@@ -312,11 +354,15 @@ def quantiles(values: Sequence[float]) -> str:
     return f"p50 {p50:4.0f}  p95 {p95:4.0f} ms  (n={len(values)})"
 
 
-def turns(models: tuple, clips: Sequence[Clip], rows: dict, name: str = "") -> None:
+def turns(
+    models: tuple, clips: Sequence[Clip], rows: dict, name: str = "", computing: bool = False
+) -> None:
     waits: list[float] = []
+    foresights: list[float] = []
     cut = unanswered = 0
     for clip in clips:
-        scene = play(models, [Cue(clip, 0.5)], answer(SHORT))
+        scene = play(models, [Cue(clip, 0.5)], answer(SHORT), computing=computing)
+        foresights += scene.foresights
         end = scene.spoken[0][1]
         loud = np.flatnonzero(np.abs(scene.out) > 0.005) / scene.rate
         later = loud[loud > end]
@@ -328,6 +374,8 @@ def turns(models: tuple, clips: Sequence[Clip], rows: dict, name: str = "") -> N
     rows[f"{name}end of speech to first sound"] = waits
     rows[f"{name}turns"] = {"cut off": cut, "without an answer": unanswered, "of": len(clips)}
     print(f"{name}end of speech to first sound  {quantiles(waits)}")
+    if foresights:
+        print(f"  computing for each foresight   {quantiles(foresights)}")
     print(f"  cut off: {cut}, without an answer: {unanswered}, of {len(clips)}", flush=True)
 
 
@@ -543,6 +591,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--only", nargs="+", choices=PARTS, default=PARTS, help="which parts; default: all")
+    add("--computing", action="store_true", help="in the turns, count what recognising takes")
     add("--minutes", type=float, default=1.0, help="of the assistant's speech for each echo")
     add("--levels", type=float, nargs="+", default=[-10.0, 0.0, 6.0], help="dB against the user")
     add("--delays", type=float, nargs="+", default=[0.06, 0.3], help="seconds")
@@ -560,7 +609,7 @@ def main() -> None:
     headset = lambda: None
     if "turns" in args.only:
         asked = [spoken(models[1], q, s) for q in QUESTIONS for s in (1.0, 0.9)]
-        turns(models, asked + readings(), rows)
+        turns(models, asked + readings(), rows, computing=args.computing)
         if args.recordings:
             turns(models, [recording(p) for p in args.recordings], rows, "recordings: ")
     if "barge-in" in args.only:

@@ -84,7 +84,7 @@ def live_models(
     engine: Engine, settings: Settings | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names that /v1/realtime takes for a session, and for the transcription of its input."""
-    aliases = settings.aliases if settings is not None else ()
+    aliases = getattr(settings, "aliases", ())
     heard = (OURS, own(engine)[0], *HEARING_LIVE, *aliases)
     return tuple(dict.fromkeys((*heard, own(engine)[1], *TALKING))), tuple(dict.fromkeys(heard))
 

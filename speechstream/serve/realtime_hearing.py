@@ -270,14 +270,14 @@ class Hearing:
         s.deaf = not isinstance(event, (Tick, VoiceActivity, Heard, Foreseen))
         s.taken = len(before.partial.split())
 
-    def foresee(self) -> None:
+    def foresee(self, number: int) -> None:
         """Let a twin of the stream tell what would be written if nothing more were said."""
         s = self.ears
         if s is not None and not s.stream.over and not s.stream.finished:
             with suppress(Refused):
-                self.connection.spawn(self._twin(s, s.stream.fork()))
+                self.connection.spawn(self._twin(s, s.stream.fork(), number))
 
-    async def _twin(self, s: Stretch, twin: Stream) -> None:
+    async def _twin(self, s: Stretch, twin: Stream, number: int) -> None:
         twin.finish()
         try:
             found = [e async for e in twin]
@@ -291,7 +291,8 @@ class Hearing:
 
         async def tell() -> None:
             if s is self.ears:
-                await self.connection.step(Foreseen(text, self.connection.wall(), end_of_turn))
+                now = self.connection.wall()
+                await self.connection.step(Foreseen(text, now, end_of_turn, number))
 
         self.connection.put(tell)
 

@@ -185,6 +185,6 @@ class Talk(Connection):
         elif isinstance(a, StopSpeaking):
             await self.speaking.stop(a.label)
         elif isinstance(a, Foresee):
-            self.hearing.foresee()
+            self.hearing.foresee(a.number)
         elif isinstance(a, Error):
             await self.speaking.failed(a.text)

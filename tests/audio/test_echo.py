@@ -102,6 +102,28 @@ def test_a_headset_has_no_echo_and_the_user_passes(speech):
     assert abs(loss_db(user, left, 4, n / RATE - 0.1)) < 3
 
 
+def doubts(echo, played, heard, block=320):
+    """Whether each block may hold an echo that is not known yet."""
+    found = []
+    for i in range(0, len(played) - block + 1, block):
+        echo.played(played[i : i + block])
+        found.append(echo.cancel(heard[i : i + block]).doubtful)
+    return np.array(found)
+
+
+def test_an_echo_is_doubtful_until_its_path_is_known(speech):
+    far = np.concatenate([*speech[:2], np.zeros(RATE, np.float32)])
+    doubt = doubts(EchoCanceller(RATE), far, room(far, 0.06))
+    assert doubt[: round(2.0 / 0.02)].mean() > 0.8  # the recording begins with silence
+    assert not doubt[round(4.5 / 0.02) :].any()
+
+
+def test_with_a_headset_nothing_is_doubtful_for_long(speech):
+    far = np.concatenate(speech[:2])
+    doubt = doubts(EchoCanceller(RATE), far, np.zeros_like(far))
+    assert not doubt[round(4.5 / 0.02) :].any()
+
+
 def test_a_device_that_loses_sound_is_followed(speech):
     far = np.concatenate(speech)
     heard = room(far, 0.2)
