@@ -291,7 +291,7 @@ def figures(got: dict) -> dict:
     whole, understood = " ".join(expected), " ".join(users)
     errors = distance(normal(whole), normal(understood))
     kinds = [p.kind for p in SCRIPT[: len(got["said"])]]
-    behind = next((n for n in got["notices"] if "behind the microphone" in n), "")
+    behind = "; ".join(n for n in got["notices"] if " ms behind " in n)
     return {
         "finished": got["over"],
         "said": len(got["said"]),

@@ -72,7 +72,7 @@ def test_a_turn_through_a_sound_server_is_answered_aloud(pulse_server, tmp_path)
         assert "speak" in process.stderr.readline()
         before = len(room.loud)
         room.ready.set()
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while time.monotonic() < until and process.poll() is None:
             if room.said and len(room.loud) > before + 25:  # half a second
                 break
