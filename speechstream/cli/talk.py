@@ -209,9 +209,9 @@ class Report:
             self.waits.append(event.now + self.lag - self.stopped_speaking)
             self.stopped_speaking = None
 
-    def history(self, state: Any) -> None:
-        """Print what has become history since."""
-        done = [m for m in state.history if m.role != "system"]
+    def history(self, state: Any, whole: bool = False) -> None:
+        """Print what has become history since; `whole`: and what was heard of the answer that is being given."""
+        done = [m for m in (state.messages if whole else state.history) if m.role != "system"]
         for m in done[max(self._written - state.forgotten, 0) :]:
             if self.state:
                 sys.stderr.write("\r\x1b[K")
@@ -363,6 +363,6 @@ def live(args: argparse.Namespace, agent: Any) -> int:
         converse(session, args.input, args.output, args.record, tell, each, ready)
     finally:
         session.close()
-        report.history(session.state)
+        report.history(session.state, whole=True)
         report.end(session)
     return 0
