@@ -24,13 +24,15 @@ from speechstream.serve import dispatch, wire
 from speechstream.serve.app import create_app
 from speechstream.serve.attentive import Attentive
 from speechstream.serve.engine import Engine, Limits
-from speechstream.serve.workers import Loading, Workers
+from speechstream.serve.places import Loading
+from speechstream.serve.workers import Workers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are of Unix")
 TEXT = "It rained, so we stayed inside and read. "
 ORPHANS = """
 import asyncio
-from speechstream.serve.workers import Loading, Workers
+from speechstream.serve.places import Loading
+from speechstream.serve.workers import Workers
 
 async def main():
     workers = Workers(2, Loading())
@@ -157,7 +159,9 @@ def test_workers_are_killed_and_stopped_and_nothing_is_lost(models, speech, monk
 def test_the_server_itself_has_no_weights_and_opens_the_same_streams(models):
     """What begins in the process that runs nothing is, to the byte, what begins where the networks are."""
     asr, tts = models
-    light, voice = load(Namespace(model=None, voice=None, engine="onnx", device="cpu", workers=2))
+    light, voice = load(
+        Namespace(model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=2)
+    )
     assert (light.digest, voice.voice.digest) == (asr.digest, tts.voice.digest)
     assert (light.latencies, voice.speakers) == (asr.latencies, tts.speakers)
 
@@ -169,7 +173,9 @@ def test_the_server_itself_has_no_weights_and_opens_the_same_streams(models):
     assert openings(light, voice) == openings(asr, tts)
     with pytest.raises((SpeechStreamError, ValueError), match="without its weights"):
         voice.synthesize("Hello.")
-    plain = load(Namespace(model=None, voice=None, engine="onnx", device="cpu", workers=1))[1]
+    plain = load(
+        Namespace(model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=1)
+    )[1]
     assert len(plain.synthesize("Hello.").pcm)
 
 
