@@ -66,7 +66,11 @@ def test_a_worker_is_killed_and_a_node_is_lost_and_nothing_else(cluster, fixture
             web = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here")
             told = (await web.get("/healthz")).json()
             assert told == {"status": "ok", "workers": {"ready": 2, "of": 2}}
-            live, file, voice = engine.listen(320, rate), engine.hear_file(None, rate), engine.speak()
+            live, file, voice = (
+                engine.listen(320, rate),
+                engine.hear_file(None, rate),
+                engine.speak(),
+            )
             await voice.push(TEXT)
             voice.finish()
             spoken = [await anext(voice)]
