@@ -1,6 +1,6 @@
 """OpenAI's Realtime API (GA) over WebSocket: `WS /v1/realtime`, and `POST /v1/realtime/client_secrets`.
 
-A thin shell: `realtime_protocol` has the rules, `realtime_talk` does the work. Sessions of both types, `transcription`
+A thin shell: `realtime_protocol` has the rules, `realtime_talk` and its parts do the work. Sessions of both types, `transcription`
 (`?intent=transcription`) and `realtime`.
 """
 
