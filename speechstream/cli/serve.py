@@ -201,8 +201,8 @@ def limits_of(args: argparse.Namespace) -> Any:
 
 def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> Any:
     """The worker processes, None where this one runs the networks."""
-    from speechstream.serve.places import Loading
-    from speechstream.serve.workers import Workers
+    from speechstream.serve.workers.front import Workers
+    from speechstream.serve.workers.places import Loading
 
     if not remote(args):
         return None
@@ -211,7 +211,7 @@ def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> A
     loading = Loading(args.model, args.voice, args.engine, args.device, as_json, level)
     place = None
     if args.ray:
-        from speechstream.serve.ray_workers import Cluster
+        from speechstream.serve.workers.ray_actors import Cluster
 
         place = Cluster()
     return Workers(args.workers, loading, [recognizer.digest, synthesizer.voice.digest], place)

@@ -12,12 +12,11 @@ import soundfile as sf
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.events import Final
-from speechstream.serve import dispatch
 from speechstream.serve.app import create_app
 from speechstream.serve.engine import Engine, Limits
-from speechstream.serve.places import Loading
-from speechstream.serve.ray_workers import Cluster
-from speechstream.serve.workers import Workers
+from speechstream.serve.workers.front import Workers, dispatch
+from speechstream.serve.workers.places import Loading
+from speechstream.serve.workers.ray_actors import Cluster
 
 pytestmark = pytest.mark.slow
 TEXT = "It rained, so we stayed inside and read. " * 4

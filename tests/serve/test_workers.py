@@ -20,19 +20,18 @@ from speechstream.duplex.events import VoiceActivity
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Final
 from speechstream.runtime.pool import beginning
-from speechstream.serve import dispatch, wire
 from speechstream.serve.app import create_app
 from speechstream.serve.attentive import Attentive
 from speechstream.serve.engine import Engine, Limits
-from speechstream.serve.places import Loading
-from speechstream.serve.workers import Workers
+from speechstream.serve.workers.front import Workers, dispatch, wire
+from speechstream.serve.workers.places import Loading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are of Unix")
 TEXT = "It rained, so we stayed inside and read. "
 ORPHANS = """
 import asyncio
-from speechstream.serve.places import Loading
-from speechstream.serve.workers import Workers
+from speechstream.serve.workers.places import Loading
+from speechstream.serve.workers.front import Workers
 
 async def main():
     workers = Workers(2, Loading())
@@ -222,7 +221,7 @@ def test_a_process_that_talks_nonsense_is_ended_and_replaced(monkeypatch):
         assert workers.dispatch.counts.deaths == 1
         workers.alive = False
 
-    from speechstream.serve.workers import _Link as dispatch_link
+    from speechstream.serve.workers.front import _Link as dispatch_link
 
     for data in (b"\xff" * 64, b"".join(wire.pack({"say": "hello"})), b'\x02\0\0\0\0\0\0\0""'):
         asyncio.run(do(data))

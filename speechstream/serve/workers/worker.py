@@ -1,4 +1,4 @@
-"""A worker of the server: the models and two threads that run them, behind one socket. `serve.places` starts it.
+"""A worker of the server: the models and two threads that run them, behind one socket. `serve.workers.places` starts it.
 
 It keeps nothing that is not elsewhere too, so it may be killed at any time; where its socket ends it ends itself, with
 whatever its threads are doing.
@@ -21,10 +21,10 @@ from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.stream import RecognitionCore
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.pool import Pool
-from speechstream.serve import wire
 from speechstream.serve.attentive import Attentive
-from speechstream.serve.dispatch import LANES
 from speechstream.serve.networks import Networks, News, Stats
+from speechstream.serve.workers import wire
+from speechstream.serve.workers.dispatch import LANES
 from speechstream.tts.stream import SynthesisCore
 from speechstream.tts.synthesizer import Synthesizer
 

@@ -2,7 +2,7 @@
 
 Ray places them, tells where one cannot be placed, and ends them; what is said goes over a TCP connection of its own, which
 the worker makes to the server and opens with a secret that only it was given. All else is as with processes of one machine:
-`serve.dispatch` decides, a stream whose worker has died is taken up by another one from its snapshot, and so conversations,
+`serve.workers.dispatch` decides, a stream whose worker has died is taken up by another one from its snapshot, and so conversations,
 which live in the server's own process, go on where a machine of the cluster is lost.
 
 Needs `pip install speechstream[ray]` on all machines, and the bundles at the same paths. The connections are not encrypted.
@@ -17,8 +17,8 @@ import secrets
 import socket
 from typing import Any
 
-from speechstream.serve.places import Loading
 from speechstream.serve.ray import _ray, connect
+from speechstream.serve.workers.places import Loading
 
 SECRET_BYTES = 32
 SECRET_S = 2.0  # that whoever connects has for it
@@ -31,7 +31,7 @@ class _Worker:
     def work(self, address: tuple[str, int], secret: bytes, level: int, as_json: bool) -> None:
         """Work for the server at an address, until the connection ends; the process ends with it."""
         from speechstream.serve.server import log
-        from speechstream.serve.worker import serve
+        from speechstream.serve.workers.worker import serve
 
         log(as_json, level)
         sock = socket.create_connection(address, timeout=CONNECT_S)

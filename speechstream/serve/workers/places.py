@@ -1,4 +1,4 @@
-"""Where a server's workers run: processes of this machine, or actors of a Ray cluster (`serve.ray_workers`).
+"""Where a server's workers run: processes of this machine, or actors of a Ray cluster (`serve.workers.ray_actors`).
 
 process = place.start(loading)                   # returns at once
 sock = await process.connection()                # once it is there
@@ -17,7 +17,7 @@ from typing import Protocol
 
 from speechstream.errors import SpeechStreamError
 
-START = "import sys; sys.path[:] = {path!r}; from speechstream.serve.worker import main; main({number}, {level}, {json})"
+START = "import sys; sys.path[:] = {path!r}; from speechstream.serve.workers.worker import main; main({number}, {level}, {json})"
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     workers = Workers(4, Loading(), models)
     engine = Engine(recognizer, synthesizer, limits, workers)
 
-`serve.dispatch` decides; here are the sockets and the clock, and `serve.places` or `serve.ray_workers` have the processes.
-What a worker says is data, see `serve.wire`.
+`serve.workers.dispatch` decides; here are the sockets and the clock, and `serve.workers.places` or `serve.workers.ray_actors` have the processes.
+What a worker says is data, see `serve.workers.wire`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 from speechstream import state as states
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.pool import beginning
-from speechstream.serve import dispatch as plan, wire
 from speechstream.serve.attentive import Attentive
-from speechstream.serve.dispatch import Dispatch
 from speechstream.serve.networks import News
-from speechstream.serve.places import Here, Loading, Place, Process
+from speechstream.serve.workers import dispatch as plan, wire
+from speechstream.serve.workers.dispatch import Dispatch
+from speechstream.serve.workers.places import Here, Loading, Place, Process
 from speechstream.tts.stream import SynthesisCore
 
 TICK_S = 0.1
