@@ -14,7 +14,8 @@ from speechstream import Recognizer, Synthesizer
 from speechstream.events import Final
 from speechstream.serve.app import create_app
 from speechstream.serve.engine import Engine, Limits
-from speechstream.serve.workers.front import Workers, dispatch
+from speechstream.serve.workers import dispatch
+from speechstream.serve.workers.front import Workers
 from speechstream.serve.workers.places import Loading
 from speechstream.serve.workers.ray_actors import Cluster
 

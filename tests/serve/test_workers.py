@@ -23,7 +23,8 @@ from speechstream.runtime.pool import beginning
 from speechstream.serve.app import create_app
 from speechstream.serve.attentive import Attentive
 from speechstream.serve.engine import Engine, Limits
-from speechstream.serve.workers.front import Workers, dispatch, wire
+from speechstream.serve.workers import dispatch, wire
+from speechstream.serve.workers.front import Workers
 from speechstream.serve.workers.places import Loading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are of Unix")
