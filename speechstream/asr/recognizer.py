@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from speechstream.runtime.requests import Work, drive
 from speechstream.runtime.session import load_vad
 
 LISTS = 16  # of hot words are kept compiled
+MAX_BEAM = 64  # hypotheses; each keeps keys and values of its own
 ARRAY_BLOCK_S = 10  # an array is heard in pieces of this length
 
 
@@ -205,6 +207,8 @@ class Recognizer:
         """
         if beam is not None and not isinstance(beam, (int, np.integer)):
             raise ValueError(f"beam must be a whole number, got {beam!r:.80}")
+        if beam is not None and beam > MAX_BEAM:
+            raise ValueError(f"beam must be at most {MAX_BEAM}, got {beam}")
         b = bundle.load(path or bundle.embedded("asr"))
         if b.task != "asr" and not models.known(b.architecture, "asr"):
             raise SpeechStreamError(f"{b.path} is a bundle for {b.task}, expected one for asr")
@@ -421,6 +425,14 @@ class Recognizer:
         """Many files on as many threads as there are cores: see `speechstream.asr.files`.
 
         In the place of one that cannot be used stands the error that says why; that of a damaged one is AudioDamaged,
-        and its `transcript` is what was heard. channels: as of `transcribe`.
+        and its `transcript` is what was heard. channels: as of `transcribe`. Raises ValueError for what is no recording.
         """
+        if not isinstance(files, (str, bytes, os.PathLike)):  # one recording: refused below
+            files = list(files)
+            for i, file in enumerate(files):
+                if not is_source(file):
+                    raise ValueError(
+                        f"recording {i + 1} of the list must be a path, a binary file object or the bytes of a file, "
+                        f"got {type(file).__name__}"
+                    )
         return transcribe_many(self, files, jobs, latency_ms, channels=channels)

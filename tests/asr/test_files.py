@@ -163,3 +163,11 @@ def test_who_closes_a_pool_of_recordings_stops_it(fastconformer, fixtures_dir):
     for thread in set(threading.enumerate()) - before:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_what_is_no_recording_is_said_before_anything_is_heard(fastconformer, fixtures_dir):
+    files = [fixtures_dir / "austen_0870.flac", 5]
+    with pytest.raises(ValueError, match="recording 2 of the list must be a path.*got int"):
+        fastconformer.transcribe_many(files)
+    with pytest.raises(ValueError, match="must be a list of recordings"):
+        fastconformer.transcribe_many(files[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers, tables as t
+from speechstream.text.en import cues as q, numbers, streets, tables as t
 from speechstream.text.en.amounts import expression
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
@@ -365,23 +365,8 @@ class Spelling:
                 or previous.text.endswith(("th", "first", "second", "third"))
             )
         )
-        if lower in ("dr", "st"):
-            saint = "doctor" if lower == "dr" else "saint"
-            street = "drive" if lower == "dr" else "street"
-            name = rest[:1].isupper()
-            said = (
-                street
-                if (
-                    after_name
-                    and not (
-                        name
-                        and previous.text.lower() in ("the", "in", "at", "with", "and", "to", "by")
-                    )
-                    and not (name and lower == "st" and previous.end < at - 1)
-                )
-                or not name
-                else saint
-            )
+        if lower in streets.TITLE:
+            said = streets.read(lower, text, at, rest)
         elif lower in ("sat", "sun", "wed") and (
             self._before() in ("the", "a", "he", "she", "they", "we", "it") or rest[:1].islower()
         ):

@@ -32,16 +32,16 @@ from speechstream.duplex.events import (
     Typed,
 )
 from speechstream.errors import SpeechStreamError
-from speechstream.serve import realtime_messages as messages
 from speechstream.serve.engine import Engine
-from speechstream.serve.realtime_answering import Answering
-from speechstream.serve.realtime_connection import TICK_S, Connection
-from speechstream.serve.realtime_hearing import Hearing
-from speechstream.serve.realtime_items import State
-from speechstream.serve.realtime_protocol import Protocol
-from speechstream.serve.realtime_session import Session
-from speechstream.serve.realtime_speaking import Speaking
-from speechstream.serve.realtime_thinking import Agent
+from speechstream.serve.realtime import messages
+from speechstream.serve.realtime.answering import Answering
+from speechstream.serve.realtime.connection import TICK_S, Connection
+from speechstream.serve.realtime.hearing import Hearing
+from speechstream.serve.realtime.items import State
+from speechstream.serve.realtime.protocol import Protocol
+from speechstream.serve.realtime.session import Session
+from speechstream.serve.realtime.speaking import Speaking
+from speechstream.serve.realtime.thinking import Agent
 
 PROMPT = "go on"  # stands for a turn that the client describes by its items
 

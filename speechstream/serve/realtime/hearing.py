@@ -25,13 +25,13 @@ from speechstream.duplex.events import (
 )
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Endpoint, Event, Failed, Final, Partial, SpeechStarted
-from speechstream.serve import realtime_messages as messages
 from speechstream.serve.attentive import Attentive
 from speechstream.serve.engine import Refused, Stream
-from speechstream.serve.realtime_connection import ACTIVE, TURN, Connection
-from speechstream.serve.realtime_messages import News
-from speechstream.serve.realtime_session import TRANSCRIPTION
-from speechstream.serve.realtime_stretch import Stretch, behind
+from speechstream.serve.realtime import messages
+from speechstream.serve.realtime.connection import ACTIVE, TURN, Connection
+from speechstream.serve.realtime.messages import News
+from speechstream.serve.realtime.session import TRANSCRIPTION
+from speechstream.serve.realtime.stretch import Stretch, behind
 from speechstream.serve.sockets import POLICY, Ended
 
 

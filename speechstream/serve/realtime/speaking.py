@@ -18,11 +18,11 @@ from speechstream.duplex.reply import CLOSING
 from speechstream.duplex.spoken import AgentSound
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Event, Failed, Word
-from speechstream.serve import realtime_messages as messages
 from speechstream.serve.engine import Stream
-from speechstream.serve.realtime_connection import Connection
-from speechstream.serve.realtime_tools import ToolCall
-from speechstream.serve.realtime_voice import Encoder, Voice
+from speechstream.serve.realtime import messages
+from speechstream.serve.realtime.connection import Connection
+from speechstream.serve.realtime.tools import ToolCall
+from speechstream.serve.realtime.voice import Encoder, Voice
 
 
 class Speaking:

@@ -1,6 +1,6 @@
 """What the parts of a Realtime connection share: one queue, the protocol, the conversation, and its clock.
 
-Whatever happens is put into the queue and done in order. `Talk` (`realtime_talk`) says what follows from a step.
+Whatever happens is put into the queue and done in order. `Talk` (`talk`) says what follows from a step.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from speechstream.duplex.conversation import (
     State as Core,
 )
 from speechstream.duplex.events import Action, DuplexEvent, StopPressed, Tick
-from speechstream.serve import realtime_messages as messages
 from speechstream.serve.engine import Engine
-from speechstream.serve.realtime_items import State
-from speechstream.serve.realtime_messages import News
-from speechstream.serve.realtime_protocol import Protocol
-from speechstream.serve.realtime_session import Session
-from speechstream.serve.realtime_spoken import Spoken
+from speechstream.serve.realtime import messages
+from speechstream.serve.realtime.items import State
+from speechstream.serve.realtime.messages import News
+from speechstream.serve.realtime.protocol import Protocol
+from speechstream.serve.realtime.session import Session
+from speechstream.serve.realtime.spoken import Spoken
 
 TURN, ACTIVE = (USER, PAUSE), (USER, PAUSE, DECIDING)  # phases of the conversation
 QUIET_S = 0.25  # without sound, after which the clock goes on by itself

@@ -9,14 +9,14 @@ from typing import Any
 
 from speechstream.duplex.events import AgentEnd, AgentFailed, AgentText, StopPressed
 from speechstream.duplex.spoken import AgentSound, SpokenEvent, is_spoken
-from speechstream.serve import realtime_messages as messages
-from speechstream.serve.realtime_connection import Connection
-from speechstream.serve.realtime_hearing import Hearing
-from speechstream.serve.realtime_session import Json
-from speechstream.serve.realtime_speaking import Speaking
-from speechstream.serve.realtime_spoken import Spoken
-from speechstream.serve.realtime_thinking import Agent, Thinking
-from speechstream.serve.realtime_tools import ToolCall
+from speechstream.serve.realtime import messages
+from speechstream.serve.realtime.connection import Connection
+from speechstream.serve.realtime.hearing import Hearing
+from speechstream.serve.realtime.session import Json
+from speechstream.serve.realtime.speaking import Speaking
+from speechstream.serve.realtime.spoken import Spoken
+from speechstream.serve.realtime.thinking import Agent, Thinking
+from speechstream.serve.realtime.tools import ToolCall
 
 
 class Answering:
