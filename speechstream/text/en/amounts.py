@@ -36,7 +36,7 @@ POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
-COMPOUND = re.compile("-[a-z]")
+COMPOUND = re.compile("-(?!plus)[a-z]")
 
 
 @rule(rf"[$\u00a3\u20ac](\d+)s{END}")
@@ -47,7 +47,7 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
+    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
@@ -58,7 +58,7 @@ def money(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s({MAGNITUDE}|bn|mn))?\s?({AFTER})(?![^\W_])"
+    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({MAGNITUDE}|bn|mn|[kKmM](?=\s)))?\s?({AFTER})(?![^\W_])"
 )
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
@@ -102,7 +102,7 @@ def blood_pressure(m, context):
 
 
 @rule(
-    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)({EXPRESSION}|in\.|[\"\u2033](?!\w)){END}(?!/)"
+    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)(in\.|{EXPRESSION}|[\"\u2033](?!\w)){END}(?!/)"
 )
 def measured_fraction(m, context):
     """6 3/4 in, a quarter pound."""
@@ -256,7 +256,7 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z]))?"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""

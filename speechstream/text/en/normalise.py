@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from speechstream.text.en import cues as q, numbers, numerals, tables as t
+from speechstream.text.en import chess, cues as q, numbers, numerals, tables as t
 from speechstream.text.en.chemistry import Formulas
 from speechstream.text.en.romans import Romans
 from speechstream.text.en.scripts import Scripts
@@ -64,6 +64,10 @@ DAYS = {name: name for name in t.WEEKDAYS}
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
+OPTION = re.compile(
+    r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}(?:\s|$|[.,;:)\"\'`]))"
+)
+NAMED_DECIMAL = re.compile(r"\d+\.\d+(?=-\d+(?:\.\d+)?[bBmMkK](?![^\W_]))")
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
@@ -187,6 +191,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return end
         if c in DASHES and (end := self._range(at)):
             return end
+        if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
+            self._say(["dash"] * len(m[0]), at, m.end())
+            return m.end()
         signed = joined and c in "-+'\u2019\u2212\u00b1."
         if (DIGITISH.match(text, at) and not signed) or (c in INITIALS and MONTH.match(text, at)):
             end = self._number(at)
@@ -221,6 +228,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return 0
         if m := FILE.match(text, at):
             return self._address(m[0], at)
+        if text[at] in "KQRBNOabcdefgh" and (m := chess.MOVE.match(text, at)):
+            self._say(chess.words(m), at, m.end())
+            return m.end()
         if m := HARDWARE.match(text, at):
             return self._characters(at, m.end())
         if m := SPACED_CODE.match(text, at):
@@ -353,6 +363,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         text = self.text
         if at < 2 or text[at - 1] != "-" or not text[at - 2].isalpha():
             return None
+        if m := NAMED_DECIMAL.match(text, at):
+            return [(numbers.decimal(m[0]), at, m.end())], m.end()
         m = CHAINED.match(text, at)
         if not m and NAME_BEFORE.search(text, max(at - 3, 0), at):
             m = MODEL.match(text, at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers, streets, tables as t
+from speechstream.text.en import cues as q, homographs, numbers, short_forms, streets, tables as t
 from speechstream.text.en.amounts import expression
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
@@ -13,9 +13,20 @@ DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}"
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 ARGUMENT = re.compile(r"\(([a-z])\)")
-SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o)(?![A-Za-z])", re.I)
+SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
+SURE_STATES = frozenset(
+    "ala ariz calif colo conn fla kan mass mich minn mont nebr nev okla ont penn que tenn tex wis wyo".split()
+)
+DEGREES = frozenset(("MD", "MA", "PA"))
+NOTE_FLAT = re.compile(
+    r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
+)
+DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
 DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
+BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
+ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
+SPECIES = re.compile(r"\. ([a-z]{3,})(?![\w-])")
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
@@ -75,7 +86,36 @@ class Spelling:
                     or (
                         len(part) <= 2
                         and lower
-                        not in ("me", "my", "is", "in", "to", "of", "on", "at", "we", "go")
+                        not in (
+                            "me",
+                            "my",
+                            "is",
+                            "in",
+                            "to",
+                            "of",
+                            "on",
+                            "at",
+                            "we",
+                            "go",
+                            "us",
+                            "it",
+                            "or",
+                            "an",
+                            "up",
+                            "no",
+                            "so",
+                            "do",
+                            "be",
+                            "by",
+                            "as",
+                            "he",
+                            "hi",
+                            "ok",
+                        )
+                    )
+                    or (
+                        lower in ("us", "it", "in", "me", "is")
+                        and self.text[m.start() - 1 : m.start()] == "."
                     )
                 )
                 self._say(part.upper() if spell else lower, *m.span())
@@ -117,6 +157,9 @@ class Spelling:
             return end
         if not word.isascii():
             return self._accented(at, end)
+        if m := NOTE_FLAT.match(text, at):
+            self._say([word[0], "flat"], at, m.end())
+            return m.end()
         for read in (self._glued, self._place, self._month):
             if done := read(word, at, end):
                 return done
@@ -133,11 +176,21 @@ class Spelling:
             return end + 1  # a list of letters
         if stop and (done := self._abbreviation(word.lower(), at, end)):
             return done
+        if stop and len(word) == 1 and word.isupper() and (m := SPECIES.match(text, end)):
+            if m[1] not in homographs.FUNCTION:
+                self.out.append(Word(word, at, end, "letters"))
+                return end + 1  # E. coli
         if stop and len(word) == 1 and word.isupper() and self._name_follows(end + 1):
             self.out.append(Word(word, at, end, "letters"))
             return end + 1  # an initial: John F. Kennedy
         lower = word.lower()
-        if word == "VS" and self._name_follows(end) and not self.shouting:
+        if (
+            lower in short_forms.PLAIN
+            and (not word.isupper() or len(word) > 3)
+            and not (stop and lower in t.UNITS)
+        ):
+            self._say(short_forms.PLAIN[lower], at, end)
+        elif word == "VS" and self._name_follows(end) and not self.shouting:
             self.out.append(Word(word, at, end, "letters"))
         elif (
             lower in t.WITHOUT_STOP and (lower != "dr" or self._name_follows(end)) and word != "ETC"
@@ -153,6 +206,9 @@ class Spelling:
         after = text[end : end + 1]
         if after == "/" and (m := SLASHED.match(text, at)):
             self._say(t.WITHOUT_STOP[m[0].lower()], at, m.end())
+            return m.end()
+        if after == "/" and (m := DERIVATIVE.match(text, at)):
+            self._say(["D", m[1].upper(), "D", m[2].upper()], at, m.end())
             return m.end()
         if after == "/" and (m := UNIT_PAIR.match(text, at)):
             self._say(expression(m[0], False), at, m.end())
@@ -192,9 +248,15 @@ class Spelling:
             return done
         if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
             numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
+            numbered = numbered or m[1] and m[2][0].isdigit()
             if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
                 self._say(t.DIRECTIONS[word], at, end + len(m[1]))
                 return end + len(m[1])
+        if word in t.DIRECTIONS and (
+            BOUND.match(text, end) or ROAD.search(text[max(0, at - 9) : at])
+        ):
+            self._say(t.DIRECTIONS[word], at, end)
+            return end
         if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
             self._say(t.DIRECTIONS[word], at, end)
             return end
@@ -236,6 +298,8 @@ class Spelling:
         town = self.out[-2]
         if self.shouting or not town.text[:1].isupper() or town.text.lower() in q.INTERJECTIONS:
             return 0
+        if word in DEGREES and self._person():
+            return 0  # Jane Doe, MD
         after = text[end:]
         closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
         ambiguous = word.lower() in q.SHORT_WORDS or word == "OK"
@@ -243,6 +307,17 @@ class Spelling:
             return 0
         self._say(t.STATES[word].split(), at, end)
         return end
+
+    def _person(self) -> bool:
+        """Whether the words before a comma are a person's name: a title or a given name begins it."""
+        name = []
+        for w in reversed(self.out[:-1]):
+            if w.kind == "punct" or not (w.text[:1].isupper() or w.text in ("doctor", "professor")):
+                break
+            name.append(w.text.lower())
+        return len(name) > 1 and (
+            name[-1] in q.GIVEN_NAMES or name[-1] in ("doctor", "professor") or len(name[1]) == 1
+        )
 
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""
@@ -341,7 +416,7 @@ class Spelling:
         lower = inner.lower()
         if lower not in t.ABBREVIATIONS and (
             max(map(len, inner.split("."))) > 2
-            or not inner[0].isupper()
+            or not (inner[0].isupper() or lower == inner and m[0].endswith("."))
             or not all(len(p) == 1 for p in inner.split("."))
         ):
             return 0
@@ -365,7 +440,33 @@ class Spelling:
                 or previous.text.endswith(("th", "first", "second", "third"))
             )
         )
-        if lower in streets.TITLE:
+        token = text[at:end]
+        ordinal = previous is not None and previous.text.endswith(
+            ("th", "first", "second", "third")
+        )
+        if (
+            token.isupper()
+            and len(token) > 1
+            and (token in t.SPELLED or token == "FT")
+            and lower != "ca"
+        ):
+            return 0  # 2 PM EST.
+        if lower == "sr" and self._name_follows(end + 1) and not after_name:
+            said = "sister"
+        elif lower in ("p", "pp", "b", "d", "r", "c") and token.isupper():
+            return 0
+        elif (
+            lower in q.BOOKS_SHORT
+            and lower in short_forms.UNAMBIGUOUS_BOOKS
+            and re.match(r"\d", rest)
+            and token[0].isupper()
+        ):
+            said = q.BOOKS_SHORT[lower]
+        elif lower == "ex" and token == "Ex" and re.match(r"\d+:\d", rest):
+            said = "exodus"
+        elif found := short_forms.read(token, self._before(), rest, ordinal):
+            said = found
+        elif lower in streets.TITLE:
             said = streets.read(lower, text, at, rest)
         elif lower in ("sat", "sun", "wed") and (
             self._before() in ("the", "a", "he", "she", "they", "we", "it") or rest[:1].islower()
@@ -386,7 +487,11 @@ class Spelling:
             lower in t.STATES_OLD
             and text[at].isupper()
             and text[at + 1].islower()
-            and len(lower) > 2
+            and (
+                lower in SURE_STATES
+                or text[max(0, at - 2) : at] == ", "
+                or re.search(r"\b[DRI]-$", text[max(0, at - 3) : at])
+            )
         ):
             said = t.STATES_OLD[lower]
         elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
@@ -399,6 +504,12 @@ class Spelling:
             return 0
         elif lower in ("pl", "ct", "sq") and not after_name:
             return 0
+        elif (
+            lower == "no"
+            and self._before() in ("telephone", "reference")
+            and not rest[:1].isdigit()
+        ):
+            said = "number"
         elif lower in t.BEFORE_NUMBER and rest[:1].isdigit():
             said = t.BEFORE_NUMBER[lower]
         elif (
@@ -425,6 +536,8 @@ class Spelling:
             return 0
         elif lower == "co" and text[at].isupper() and not self.out:
             return 0
+        elif lower == "sun" and re.match(r", [A-Z]", rest):
+            said = "sunday"
         elif lower in ("ref", "dir", "det", "mos", "sec", "pct", "lib", "amb", "sun") and not (
             rest[:1].isdigit() or text[at].isupper() and self._name_follows(end + 1)
         ):

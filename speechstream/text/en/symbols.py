@@ -32,6 +32,16 @@ MULTIPLIED = re.compile(r"\w\*\d")
 ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
 AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
 BY_NUMBER = re.compile(r"\s?\d")
+CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}$")
+CAPITALS_AFTER = re.compile(r"[A-Z]{2,5}(?![A-Za-z])")
+EITHER = re.compile(r"\b(?:either|he|his|him|and|s)$", re.I)
+ONE_LETTER = re.compile(r"[a-z](?![A-Za-z])")
+TIME_AFTER = re.compile(
+    r"(?:day|week|month|year|night|hour|hr|wk|min|minute|sec|second|person|capita)(?![A-Za-z])"
+)
+NOUN_BEFORE = re.compile(
+    r"(?:^|[\s(])(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}$"
+)
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
 
@@ -106,8 +116,25 @@ class Symbols:
             lone = capitals and not (text[at - 2 : at - 1] + text[at + 2 : at + 3]).strip(
                 " .,;:!?)("
             )
-            if lone:
-                return at + 1  # A/B, N/A
+            if (
+                lone
+                or CAPITALS.search(text[max(0, at - 7) : at])
+                and CAPITALS_AFTER.match(text, at + 1)
+            ):
+                return at + 1  # A/B, N/A, TCP/IP
+            if EITHER.search(text[max(0, at - 9) : at]):
+                return at + 1
+            if text[max(0, at - 2) : at] in ("\u00b0C", "\u00b0F") and after.isdigit():
+                self._say("or", at, at + 1)
+                return at + 1
+            if at and text[at - 1].isdigit() and ONE_LETTER.match(text, at + 1):
+                self._say("over", at, at + 1)
+                return at + 1
+            if (m := TIME_AFTER.match(text, at + 1)) and NOUN_BEFORE.search(
+                text[max(0, at - 24) : at]
+            ):
+                self._say(["per", *t.PER[m[0]].split()], at, m.end())
+                return m.end()
             if digits or (not both and (after.isalnum() or spaced)):
                 self._say("over" if digits else "slash", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
