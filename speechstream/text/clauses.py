@@ -361,7 +361,9 @@ class _Scan:
             goes_on = self.rules.after_time | self.rules.never_end
             alone = len(following) == 1 or not following.isupper()
             return first.isupper() and alone and following.lower() not in goes_on
-        if lower in self.rules.before_number and not (len(token) == 1 and first.isupper()):
+        secretary = token == "Sec" and first.isupper()
+        initial = len(token) == 1 and first.isupper()
+        if lower in self.rules.before_number and not (initial or secretary):
             if first.isdigit() or lower in self.rules.before_small and first.islower():
                 return False
             if lower == "no":

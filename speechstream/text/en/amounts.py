@@ -66,6 +66,26 @@ def money_after(m, context):
     return _money(m[1], m[2], None, m[3], unit, cent, qualifies(m, context))
 
 
+@rule(rf"({SIGN})({NUM})\s({MAGNITUDE})\s({EXPRESSION})(?![^\W_])")
+def many(m, context):
+    """150 million km."""
+    if len(m[4]) < 2 or m[4] in q.CAREFUL:
+        return None
+    return [*number(m[1] + m[2]), m[3], *expression(m[4], False)]
+
+
+@rule(
+    r"(\d+|[\u00bc-\u00be\u2153-\u215e]|\d*\s?\d/\d)\sc\.?(?=\s(?:of|water|milk|flour|sugar|rice|butter|oil|broth|stock|chopped|grated|shredded|cream|oats|nuts|cheese|sifted|packed|brown|white|all|diced|sliced|cooked)\b)"
+)
+def cups(m, context):
+    """2 c. rice."""
+    from speechstream.text.en import counts
+
+    found = counts.rule.read(m[1], 0, context)
+    words = [w for piece in found[0] for w in piece[0]] if found else []
+    return [*words, "cup" if m[1] == "1" or not m[1][0].isdigit() else "cups"] if words else None
+
+
 @rule(rf"(\d{{1,2}})p{END}")
 def pence(m, context):
     """50p."""
@@ -102,7 +122,7 @@ def blood_pressure(m, context):
 
 
 @rule(
-    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)(in\.|{EXPRESSION}|[\"\u2033](?!\w)){END}(?!/)"
+    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)(in\.|{EXPRESSION}|[\"\u2033](?!\w)){END}(?!/)(?:(?<=[a-z])\.(?=\s[a-z]))?"
 )
 def measured_fraction(m, context):
     """6 3/4 in, a quarter pound."""
@@ -272,6 +292,10 @@ def measure(m, context):
 def _measured(m: re.Match, gap: str, found: str) -> bool:
     """Whether what looks like a unit is one: single letters only where no name or sentence follows."""
     rest = m.string[m.end() :]
+    if found in q.DIRECTED and m.string[max(m.start() - 1, 0)] == "-":
+        return False  # I-95 N
+    if gap == " " and len(found) > 1 and found in q.CAREFUL and re.match(r"\. [a-z]", rest):
+        return True  # 1 pt. cream
     if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):
         return False  # a 10-K
     if gap == " " and found in q.NOT_SPACED:

@@ -7,7 +7,7 @@ from speechstream.text.rules import Rules
 NEVER_END = frozenset(
     "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
     "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
-    "qty ref c rs acct mfg esp cont attn msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls".split()
+    "qty ref c rs acct mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls".split()
 )
 BEFORE_NUMBER = frozenset(
     "no nos art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "

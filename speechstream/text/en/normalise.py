@@ -62,6 +62,8 @@ CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
 RANGE_WORD = re.compile(r"[A-Za-z]+")
 DAYS = {name: name for name in t.WEEKDAYS}
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
+CAPITAL_BEFORE = re.compile(r"\b[A-Z][a-z]+-$")
+THREE = re.compile(r"\d{3}(?![^\W_]|[.,:-]\d)")
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 OPTION = re.compile(
@@ -368,6 +370,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         m = CHAINED.match(text, at)
         if not m and NAME_BEFORE.search(text, max(at - 3, 0), at):
             m = MODEL.match(text, at)
+        if not m and CAPITAL_BEFORE.search(text, max(at - 14, 0), at):
+            m = THREE.match(text, at)
         return ([(numbers.grouped(m[0]), at, m.end())], m.end()) if m else None
 
     def _digit(self, at: int) -> int:

@@ -115,7 +115,8 @@ PLAIN = {
     "cuz": "because",
     "coz": "because",
     "sry": "sorry",
-    "gonna": "gonna",
+    "cont'd": "continued",
+    "lg": "large",
     "yrs": "years",
     "hrs": "hours",
     "mins": "minutes",
@@ -203,6 +204,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "medium"
     if lower == "sm" and rest[:1].islower():
         return "small"
+    if lower == "op" and rest.startswith("cit"):
+        return "op"
     if lower == "rt" and re.match(r"(?:Hon|Rev)", rest):
         return "right"
     if lower == "sec" and token[0].isupper() and name:

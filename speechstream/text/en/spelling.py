@@ -26,11 +26,13 @@ DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
 BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
-SPECIES = re.compile(r"\. ([a-z]{3,})(?![\w-])")
+SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
+VERSUS = re.compile(r"\. (?:the )?[A-Z]")
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
 )
+POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -177,7 +179,7 @@ class Spelling:
         if stop and (done := self._abbreviation(word.lower(), at, end)):
             return done
         if stop and len(word) == 1 and word.isupper() and (m := SPECIES.match(text, end)):
-            if m[1] not in homographs.FUNCTION:
+            if m[1] not in homographs.FUNCTION and (not m[1].isdigit() or word == "K"):
                 self.out.append(Word(word, at, end, "letters"))
                 return end + 1  # E. coli
         if stop and len(word) == 1 and word.isupper() and self._name_follows(end + 1):
@@ -186,7 +188,7 @@ class Spelling:
         lower = word.lower()
         if (
             lower in short_forms.PLAIN
-            and (not word.isupper() or len(word) > 3)
+            and (word.islower() or word.istitle())
             and not (stop and lower in t.UNITS)
         ):
             self._say(short_forms.PLAIN[lower], at, end)
@@ -217,6 +219,25 @@ class Spelling:
             self._say([word.upper(), "sharp"], at, end + 1)
             return end + 1
         raised = after and after in "\u00b2\u00b3^"
+        if word in ("F", "C") and self._before() in ("degrees", "degree"):
+            self._say("fahrenheit" if word == "F" else "celsius", at, end)
+            return end
+        if (
+            word == "v"
+            and after == "."
+            and VERSUS.match(text, end)
+            and self.out
+            and self.out[-1].text[:1].isupper()
+        ):
+            self._say("versus", at, end + 1)
+            return end + 1
+        if (
+            word == "US"
+            and self.shouting
+            and self._before() in ("", "the", "in", "as", "says", "and", ",", ":")
+        ):
+            self.out.append(Word(word, at, end, "letters"))
+            return end
         if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
             self._say(" ".join(word.upper()), at, end)
             return end
@@ -539,7 +560,10 @@ class Spelling:
         elif lower == "sun" and re.match(r", [A-Z]", rest):
             said = "sunday"
         elif lower in ("ref", "dir", "det", "mos", "sec", "pct", "lib", "amb", "sun") and not (
-            rest[:1].isdigit() or text[at].isupper() and self._name_follows(end + 1)
+            rest[:1].isdigit()
+            or rest.startswith("no.")
+            or text[at].isupper()
+            and self._name_follows(end + 1)
         ):
             return 0
         elif lower in t.MONTH_OF and lower not in t.MONTHS and text[at].isupper():
@@ -551,6 +575,10 @@ class Spelling:
         else:
             return 0
         self._say(said, at, end + 1)
+        if POSSESSIVE.match(text, end + 1) and self.out[-1].kind == "word":
+            last = self.out[-1]
+            self.out[-1] = Word(last.text + "'s", last.start, end + 3)  # King Jr.'s
+            return end + 3
         return self._final_stop(end + 1)
 
     def _final_stop(self, end: int) -> int:

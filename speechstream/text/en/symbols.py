@@ -81,6 +81,9 @@ class Symbols:
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
+        if c == "\u00a7" and after == "\u00a7":
+            self._say("sections", at, at + 2)
+            return at + 2
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
             self._say("minus", at, at + 1)
