@@ -364,7 +364,8 @@ class _Scan:
         secretary = token == "Sec" and first.isupper()
         initial = len(token) == 1 and first.isupper()
         if lower in self.rules.before_number and not (initial or secretary):
-            if first.isdigit() or lower in self.rules.before_small and first.islower():
+            opened = first == "(" and self._look(word + 1).isdigit()  # Eq. (4)
+            if first.isdigit() or opened or lower in self.rules.before_small and first.islower():
                 return False
             if lower == "no":
                 number = self._word_before(begin).rstrip(".") in self.rules.number_of

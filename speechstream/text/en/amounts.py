@@ -74,18 +74,6 @@ def many(m, context):
     return [*number(m[1] + m[2]), m[3], *expression(m[4], False)]
 
 
-@rule(
-    r"(\d+|[\u00bc-\u00be\u2153-\u215e]|\d*\s?\d/\d)\sc\.?(?=\s(?:of|water|milk|flour|sugar|rice|butter|oil|broth|stock|chopped|grated|shredded|cream|oats|nuts|cheese|sifted|packed|brown|white|all|diced|sliced|cooked)\b)"
-)
-def cups(m, context):
-    """2 c. rice."""
-    from speechstream.text.en import counts
-
-    found = counts.rule.read(m[1], 0, context)
-    words = [w for piece in found[0] for w in piece[0]] if found else []
-    return [*words, "cup" if m[1] == "1" or not m[1][0].isdigit() else "cups"] if words else None
-
-
 @rule(rf"(\d{{1,2}})p{END}")
 def pence(m, context):
     """50p."""
@@ -206,6 +194,11 @@ def inches(m, context):
     noun = following(m)
     named = noun.islower() and noun not in homographs.FUNCTION and noun not in ("x", "by")
     single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
+    single = (
+        single
+        or context.before in ARTICLES
+        and bool(re.match(r"\s[A-Za-z0-9]+[\s-]\w", m.string[m.end() :]))
+    )
     return [*words, "inch" if single else "inches"]
 
 
@@ -242,6 +235,9 @@ def angle(m, context):
     return words + ([t.DIRECTIONS[m[4]]] if m[4] else [])
 
 
+NOUNS_OF_TIME = frozenset(
+    "timeout break delay window interval clip video countdown ad timer cooldown nap pause session".split()
+)
 STEPS = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
 
 
@@ -271,7 +267,7 @@ def short_duration(m, context):
     if letter == "d" and (spaced or m[1] in ("2", "3") and not timed):
         return None
     words = n.decimal(m[1]) + (["to", *n.decimal(m[2])] if m[2] else [])
-    single = is_one(m[1]) and not m[2] or qualifies(m, context)
+    single = is_one(m[1]) and not m[2] or qualifies(m, context) or near in NOUNS_OF_TIME
     return [*words, STEPS[letter] + "s" * (not single)]
 
 
@@ -285,8 +281,29 @@ def measure(m, context):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])
     words = number(m[1] + m[2]) + (middle + n.decimal(m[4]) if m[4] else [])
-    single = is_one(m[2]) and not m[4] or gap == "-" or qualifies(m, context)
+    single = is_one(m[2]) and not m[4] or gap == "-" or qualifies(m, context) or _attached(m, found)
     return words + expression(found, single)
+
+
+CONTAINER = re.compile(
+    r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
+)
+TURNED = re.compile(
+    r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"
+)
+
+
+def _attached(m: re.Match, found: str) -> bool:
+    """Whether a noun follows that the measure belongs to: a (15 oz.) can, a 30\u00b0 angle, a 55 in. TV."""
+    rest = m.string[m.end() :]
+    if m.string[max(m.start() - 1, 0)] == "(" and CONTAINER.match(rest):
+        return True
+    return (
+        found == "\u00b0"
+        and bool(TURNED.match(rest))
+        or m[5] is not None
+        and bool(re.match(r"\s+[A-Z]{2,}", rest))
+    )
 
 
 def _measured(m: re.Match, gap: str, found: str) -> bool:

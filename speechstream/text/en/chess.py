@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 
+CUES = re.compile(
+    r"\b(?:[KQRN]x?[a-h][1-8]|O-O|[a-h][1-8]\b|played|plays|moves?|moved|check|mate|White|Black|chess|castled?)"
+)
 PIECES = {"K": "king", "Q": "queen", "R": "rook", "B": "bishop", "N": "knight"}
 MOVE = re.compile(
     r"(?:([KQRBN])([a-h]?[1-8]?)(x?)|([a-h])(x))([a-h])([1-8])(?:=([QRBN]))?([+#]?)(?![\w+#/-])|O-O(?:-O)?(?![\w-])"
 )
+
+
+def likely(m: re.Match) -> bool:
+    """Whether it is a move: Bb7 alone is a chord."""
+    return not m[0].startswith("Bb") or bool(CUES.search(m.string))
 
 
 def words(m: re.Match) -> list[str]:

@@ -9,7 +9,7 @@ import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
 from speechstream.text.en.dates import MONTH, minutes, month_of
-from speechstream.text.en.patterns import DASH, END, NUM, Rules, following
+from speechstream.text.en.patterns import DASH, END, NUM, Context, Rules, following, number
 
 rule = Rules()
 ZONES = "GMT|UTC|BST|E[SD]T|C[SED]T|M[SD]T|P[SD]T|AE[SD]T|IST|JST|hours|hrs|local|Zulu"
@@ -23,6 +23,11 @@ TWICE = "Samuel|Sam|Kings|Kgs|Chronicles|Chron|Corinthians|Cor|Thessalonians|The
 CRICKET = re.compile(r"\b(?:stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b")
 PHONED = (
     q.DIALLED | q.CODED | frozenset("telephone tel mobile cell fax id whatsapp meeting".split())
+)
+BATTING = frozenset("batting hitting hit average hitter hits batted slugging obp bat".split())
+FOODS = (
+    "of water milk flour sugar rice butter oil broth stock chopped grated shredded cream oats nuts cheese sifted packed brown white all "
+    "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice"
 )
 DIAL_VERBS = frozenset("dial call calling ring phone text dialing".split())
 NUMBERED_LINKS = frozenset("is : number . , no at on us me him her our my".split())
@@ -168,10 +173,12 @@ def halves(m, context):
     return ["fifty", "fifty"]
 
 
-@rule(rf"({NUM})m(?=\s(?:more\s|new\s|American\s|extra\s)?(?:{COUNTABLE.replace(' ', '|')})\b)")
+@rule(
+    rf"({NUM})m(\+?)(?=\s(?:more\s|new\s|American\s|extra\s)?(?:{COUNTABLE.replace(' ', '|')})\b)"
+)
 def millions(m, context):
     """1.5m homes."""
-    return [*n.decimal(m[1]), "million"]
+    return [*n.decimal(m[1]), "million"] + ["plus"] * bool(m[2])
 
 
 @rule(rf"(\d{{1,2}})\s?st\.?(?:\s(\d{{1,2}})\s?lbs?\.?)?{END}(?!\s?[A-Z])")
@@ -230,7 +237,7 @@ def basis_points(m, context):
     return [*n.decimal(m[1]), "basis", "point" if m[1] == "1" else "points"]
 
 
-@rule(rf"({NUM})[\s-]?(bp|pct|pts|pcs|doz)\b\.?(?=\s[a-z\d]|\s?[,;:)]|\s*$|\.)")
+@rule(rf"([-+\u00b1]?{NUM})[\s-]?(bp|pct|pts|pcs|doz|reb|ast)\b\.?(?=\s[a-z\d]|\s?[,;:)]|\s*$|\.)")
 def short_units(m, context):
     """3 pct., 12 pts, 50 bp."""
     one = m[1] == "1"
@@ -239,13 +246,15 @@ def short_units(m, context):
         "pts": ["points"],
         "pcs": ["pieces"],
         "doz": ["dozen"],
+        "reb": ["rebounds"],
+        "ast": ["assists"],
         "bp": ["basis", "point" if one else "points"],
     }
     if m[2] == "bp" and {"dna", "fragment", "fragments", "length", "sequence", "primer"} & set(
         context.words
     ):
         return [*n.decimal(m[1]), "base", "pairs"]
-    return [*n.decimal(m[1]), *names[m[2]]]
+    return [*number(m[1]), *names[m[2]]]
 
 
 @rule(rf"(\d{{1,2}})['\u2032\u2019]\s?([1-5]\d)(?:[\"\u2033\u201d]|''){END}")
@@ -289,3 +298,82 @@ def long_noun(m, context):
     if context.before not in ("a", "the", "an", "this", "that", "our", "my", "your", "his", "her"):
         return None
     return [*n.cardinal(m[1]), "hour", *n.cardinal(m[2]), "minute"]
+
+
+@rule(rf"(\d+\.\d+):(\d+(?:\.\d+)?){END}(?!:)")
+def decimal_ratio(m, context):
+    """1.05:1."""
+    return [*n.decimal(m[1]), "to", *n.decimal(m[2])]
+
+
+@rule(rf"\.(\d\d\d){END}(?!\d|%)")
+def average(m, context):
+    """Batting .312, a .300 hitter."""
+    near = {*context.words[-3:], following(m).lower()}
+    if not near & BATTING:
+        return None
+    return n.grouped(m[1]) if m[1][0] != "0" else ["oh", *n.cardinal(m[1])]
+
+
+@rule(rf"(4/4|6/8|12/8|9/8|5/4|7/8){END}(?!\s?(?:of|in|cups?|\"|inch|mile)\b)")
+def beat(m, context):
+    """In 4/4."""
+    if context.before != "in" or m[0] in ("7/8", "5/4") and m.string[m.end() :].strip(" .,;!?"):
+        return None
+    return [w for part in m[0].split("/") for w in n.cardinal(part)]
+
+
+@rule(rf"(\d{{1,2}}){DASH}(\d{{1,2}}){END}(?![.,]?\d)")
+def table_number(m, context):
+    """Table 3-1."""
+    if context.before not in ("table", "figure", "exhibit", "equation", "form"):
+        return None
+    return n.cardinal(m[1]) + n.cardinal(m[2])
+
+
+@rule(rf"(\d)\s?[x\u00d7]\s?(\d{{1,2}})s{END}")
+def lumber(m, context):
+    """2x4s."""
+    last = n.cardinal(m[2])
+    return [*n.cardinal(m[1]), "by", *last[:-1], n.plural(last[-1])]
+
+
+@rule(rf"(?:(1)-)?(800|888|877|866|900|\d{{3}})-(?=[A-Z]{{4,}}{END}|[A-Z]+-[A-Z]+{END})")
+def vanity(m, context):
+    """1-800-FLOWERS, 555-HELP."""
+    prefix = ["one"] if m[1] else []
+    return prefix + (n.cardinal(m[2]) if m[2] in ("800", "900") else n.digits(m[2])) + [","]
+
+
+@rule(rf"(4\d\d|50\d){END}(?=\s(?:page|pages|error|errors|response|responses|status)\b)")
+def status(m, context):
+    """A 404 page."""
+    return n.grouped(m[0])
+
+
+@rule(r"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+)\s?([Tt])\.(?=\s[a-z])")
+def spoons(m, context):
+    """1 T. honey, 1 t. salt."""
+    words = quantity(m[1])
+    if m[2] == "t" and m.string[m.start(2) - 1] != " ":
+        return None
+    one = m[1] == "1" or not m[1][0].isdigit() or "/" in m[1] and " " not in m[1]
+    return [*words, ("table" if m[2] == "T" else "tea") + "spoon" + "s" * (not one)]
+
+
+@rule(
+    rf"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+(?:[.-]\d)?)\sc\.?(?=\s(?:{FOODS.replace(' ', '|')})\b|\))"
+)
+def cups(m, context):
+    """2 c. rice."""
+    words = quantity(m[1])
+    one = m[1] == "1" or not m[1][0].isdigit() or "/" in m[1] and " " not in m[1]
+    return [*words, "cup" + "s" * (not one)] if words else None
+
+
+def quantity(text: str) -> list[str]:
+    """1, 1/2, 2 1/2 or 2-3 of something."""
+    from speechstream.text.en import counts
+
+    found = counts.rule.read(text, 0, Context())
+    return [w for words, _, _ in found[0] for w in words] if found else []

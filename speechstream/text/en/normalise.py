@@ -64,6 +64,8 @@ DAYS = {name: name for name in t.WEEKDAYS}
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
 CAPITAL_BEFORE = re.compile(r"\b[A-Z][a-z]+-$")
 THREE = re.compile(r"\d{3}(?![^\W_]|[.,:-]\d)")
+SIZES = re.compile(r"x \d")
+FLAT_CHORD = re.compile(r"Bb(\d{1,2})(?![\w+#])")
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 OPTION = re.compile(
@@ -203,10 +205,14 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
                 return end
         if "\u2070" <= c <= "\u207b" or c in "\u00b2\u00b3\u00b9":
             m = RAISED.match(text, at)
-            if m and m[0] != "\u207b":
+            if m and not joined and text[m.end() : m.end() + 1].isupper():
+                self._say(numbers.cardinal(m[0].translate(t.SUPERSCRIPTS)), at, m.end())
+            elif m and m[0] != "\u207b":
                 self._say(numerals.exponent(m[0].translate(t.SUPERSCRIPTS)[:6]), at, m.end())
             return m.end() if m else at + 1
-        if c == "x" and self._between_measures(at):
+        if c == "x" and (
+            self._between_measures(at) or SIZES.match(text, at) and self.number_end == at - 1
+        ):
             self._say("by", at, at + 1)
             return at + 1
         if c.isalnum() and (end := self._formula(at)):
@@ -230,7 +236,14 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return 0
         if m := FILE.match(text, at):
             return self._address(m[0], at)
-        if text[at] in "KQRBNOabcdefgh" and (m := chess.MOVE.match(text, at)):
+        if (
+            text.startswith("Bb", at)
+            and (m := FLAT_CHORD.match(text, at))
+            and not chess.CUES.search(text)
+        ):
+            self._say(["B", "flat", *numbers.cardinal(m[1])], at, m.end())
+            return m.end()
+        if text[at] in "KQRBNOabcdefgh" and (m := chess.MOVE.match(text, at)) and chess.likely(m):
             self._say(chess.words(m), at, m.end())
             return m.end()
         if m := HARDWARE.match(text, at):
@@ -300,7 +313,12 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
         if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
             return self._characters(at, end)
-        return self._compound(at, end)
+        self._compound(at, end)
+        if POSSESSIVE.match(self.text, end) and self.out[-1].kind == "word":
+            last = self.out[-1]
+            self.out[-1] = Word(last.text + "'s", last.start, end + 2)  # the G7's
+            return end + 2
+        return end
 
     def _characters(self, at: int, end: int) -> int:
         """Each letter and digit by itself."""

@@ -21,7 +21,14 @@ class Romans:
         numeral, tail = (word[:-2], "'s") if word.endswith("'s") else (word, "")
         previous = self.out[-1] if self.out else None
         if previous is None:
-            return False
+            value = numbers.roman(numeral)
+            after = re.match(
+                r"[\s-](?:century|centuries|Olympiad|Congress)\b", self.text[end : end + 12]
+            )
+            if value is None or not after or len(numeral) < 2:
+                return False
+            self._say(numbers.ordinal(value), at, end)
+            return True
         if (m := LETTERED.fullmatch(numeral)) and previous.text.lower() in q.NUMBERED:
             value = numbers.roman(m[1])
             if value is not None:

@@ -74,6 +74,11 @@ NUMBERED = {
     "yr": "year",
     "wk": "week",
     "int": "intermediate",
+    "rd": "round",
+    "mvt": "movement",
+    "v": "verse",
+    "ste": "suite",
+    "apt": "apartment",
     "cl": "clause",
     "ave": "avenue",
     "ref": "reference",
@@ -116,6 +121,8 @@ PLAIN = {
     "coz": "because",
     "sry": "sorry",
     "cont'd": "continued",
+    "qtr": "quarter",
+    "qtrs": "quarters",
     "lg": "large",
     "yrs": "years",
     "hrs": "hours",
@@ -150,6 +157,8 @@ SINGLE = re.compile(r"(?:\d|[A-Z](?![A-Za-z])|[IVXLC]+(?![A-Za-z]))")
 def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
     """What an abbreviation stands for, or "". before: the word said last, small; rest: what follows the full stop."""
     lower = token.lower()
+    if lower == "rd" and before in ("county", "state", "forest", "ranch", "farm"):
+        return "road"
     numbered = bool(SINGLE.match(rest)) and not (rest[:1] == "I" and token.islower())
     name = bool(NAMED.match(rest))
     if lower in ("ed", "eds", "trans") and (name or lower == "trans" and rest[:3] == "by "):
@@ -206,6 +215,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "small"
     if lower == "op" and rest.startswith("cit"):
         return "op"
+    if lower == "sec" and rest.startswith("-Gen"):
+        return "secretary"
     if lower == "rt" and re.match(r"(?:Hon|Rev)", rest):
         return "right"
     if lower == "sec" and token[0].isupper() and name:

@@ -23,11 +23,25 @@ NOTE_FLAT = re.compile(
 )
 DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
 DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
+ROOMS = {
+    "Apt": "apartment",
+    "Ste": "suite",
+    "Bldg": "building",
+    "Rm": "room",
+    "Rte": "route",
+    "Hwy": "highway",
+}
+NUMBER_SIGN = re.compile(r" #?\d")
+WINDS = re.compile(r"\b[Ww]inds? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
+GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
 SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
 VERSUS = re.compile(r"\. (?:the )?[A-Z]")
+SENIOR = re.compile(
+    r"(?:V[Pi]|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
+)
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
@@ -192,6 +206,8 @@ class Spelling:
             and not (stop and lower in t.UNITS)
         ):
             self._say(short_forms.PLAIN[lower], at, end)
+            if stop and GOES_ON.match(text, end):
+                return end + 1
         elif word == "VS" and self._name_follows(end) and not self.shouting:
             self.out.append(Word(word, at, end, "letters"))
         elif (
@@ -273,6 +289,13 @@ class Spelling:
             if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
                 self._say(t.DIRECTIONS[word], at, end + len(m[1]))
                 return end + len(m[1])
+        if word in ROOMS and NUMBER_SIGN.match(text, end):
+            self._say(ROOMS[word], at, end)
+            return end
+        near = text[max(0, at - 14) : at] + "|" + text[end : end + 9]
+        if word in t.DIRECTIONS and WINDS.search(near):
+            self._say(t.DIRECTIONS[word], at, end)
+            return end
         if word in t.DIRECTIONS and (
             BOUND.match(text, end) or ROAD.search(text[max(0, at - 9) : at])
         ):
@@ -472,9 +495,18 @@ class Spelling:
             and lower != "ca"
         ):
             return 0  # 2 PM EST.
-        if lower == "sr" and self._name_follows(end + 1) and not after_name:
+        if (
+            lower == "sr"
+            and not after_name
+            and re.match(r"[A-Z][a-z]", rest)
+            and not SENIOR.match(rest)
+        ):
             said = "sister"
-        elif lower in ("p", "pp", "b", "d", "r", "c") and token.isupper():
+        elif (
+            lower in ("p", "pp", "b", "d", "r", "c", "v")
+            and token.isupper()
+            and not (lower in ("p", "pp") and rest[:1].isdigit())
+        ):
             return 0
         elif (
             lower in q.BOOKS_SHORT
@@ -531,7 +563,9 @@ class Spelling:
             and not rest[:1].isdigit()
         ):
             said = "number"
-        elif lower in t.BEFORE_NUMBER and rest[:1].isdigit():
+        elif lower == "wash" and rest.startswith(", D"):
+            said = "Washington"
+        elif lower in t.BEFORE_NUMBER and rest.lstrip("(")[:1].isdigit():
             said = t.BEFORE_NUMBER[lower]
         elif (
             lower

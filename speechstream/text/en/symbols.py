@@ -40,7 +40,7 @@ TIME_AFTER = re.compile(
     r"(?:day|week|month|year|night|hour|hr|wk|min|minute|sec|second|person|capita)(?![A-Za-z])"
 )
 NOUN_BEFORE = re.compile(
-    r"(?:^|[\s(])(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}$"
+    r"(?:^|[\s(])(?:(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}|[A-Z]{2,4})$"
 )
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
@@ -84,6 +84,11 @@ class Symbols:
         if c == "\u00a7" and after == "\u00a7":
             self._say("sections", at, at + 2)
             return at + 2
+        if c == "(" and after == ")" and at and text[at - 1].isalnum():
+            return at + 2  # len()
+        if c == "$" and after.isalpha():
+            self._say("dollar", at, at + 1)
+            return at + 1
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
             self._say("minus", at, at + 1)
