@@ -313,6 +313,8 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return False  # I-95 N
     if gap == " " and len(found) > 1 and found in q.CAREFUL and re.match(r"\. [a-z]", rest):
         return True  # 1 pt. cream
+    if gap == "-" and found == "in" and re.match(r"-\d", rest):
+        return False  # 1-in-10
     if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):
         return False  # a 10-K
     if gap == " " and found in q.NOT_SPACED:

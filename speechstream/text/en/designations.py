@@ -29,18 +29,22 @@ FOODS = (
     "of water milk flour sugar rice butter oil broth stock chopped grated shredded cream oats nuts cheese sifted packed brown white all "
     "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice"
 )
+OVEN = re.compile(
+    r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill)\b",
+    re.I,
+)
 DIAL_VERBS = frozenset("dial call calling ring phone text dialing".split())
 NUMBERED_LINKS = frozenset("is : number . , no at on us me him her our my".split())
 NETWORK = frozenset("modem baud rate speed speeds bandwidth link bitrate throughput at".split())
 
 
 @rule(
-    rf"(7[0-8]7)(?:-(\d{{3}}|\d{{1,2}})(?:ER|LR)?{END}|(?=\s(?:MAX|Max|Dreamliner|jet|jets|plane|aircraft)\b)|(?=s\b))"
+    rf"(7[0-8]7)(?:-(\d{{3}}|\d{{1,2}})(ER|LR)?{END}|(?=\s(?:MAX|Max|Dreamliner|jet|jets|plane|aircraft)\b)|(?=s\b))"
 )
 def aircraft(m, context):
     """737-800, 737 MAX, 747s."""
     if m[2]:
-        return n.grouped(m[1]) + n.grouped(m[2])
+        return n.grouped(m[1]) + n.grouped(m[2]) + list(m[3] or "")
     return n.grouped(m[1])
 
 
@@ -377,3 +381,29 @@ def quantity(text: str) -> list[str]:
 
     found = counts.rule.read(text, 0, Context())
     return [w for words, _, _ in found[0] for w in words] if found else []
+
+
+@rule(rf"(\d{{1,3}})/(\d{{1,2}}){END}(?!/|\.\d)")
+def bet(m, context):
+    """A bet at 7/2."""
+    betting = re.search(
+        r"\b(?:bet|bets|odds|backed|favou?rite|priced|bookies|bookmakers?|wager|outsider)\b",
+        m.string,
+    )
+    if context.before not in ("at", "of", "a") or not betting:
+        return None
+    return [*n.cardinal(m[1]), "to", *n.cardinal(m[2])]
+
+
+@rule(rf"\((0\d{{2,4}})\)[ -]?(\d{{3,4}})[ -](\d{{3,4}}){END}")
+def area_code(m, context):
+    """(020) 7946-0018."""
+    return [*n.digits(m[1]), ",", *n.digits(m[2]), ",", *n.digits(m[3])]
+
+
+@rule(rf"(\d{{2,3}})(C|F){END}(?!\.\d)")
+def oven(m, context):
+    """220C of an oven or the weather."""
+    if not OVEN.search(m.string) or context.before in q.PLACES:
+        return None
+    return [*n.cardinal(m[1]), "degrees", "celsius" if m[2] == "C" else "fahrenheit"]

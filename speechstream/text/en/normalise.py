@@ -41,7 +41,7 @@ EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, t.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
-    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(\d{{3}}\)|['\u2019]\d|["
+    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|['\u2019]\d|["
     + "".join(t.VULGAR)
     + r"]|[-+\u2212\u00b1]["
     + "".join(t.VULGAR)

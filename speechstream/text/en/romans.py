@@ -94,7 +94,7 @@ class Romans:
             return []
         titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
         first = self.out[-2].text.lower() if len(self.out) > 1 else ""
-        if said in t.KINGS:
+        if said in t.KINGS or titled and len(numeral) > 1:
             alone = numeral in ("I", "V", "X")
             if alone and not titled and not ROMAN_AFTER.match(rest) and not REIGNED.match(rest):
                 return []

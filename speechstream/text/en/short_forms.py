@@ -217,6 +217,13 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "op"
     if lower == "sec" and rest.startswith("-Gen"):
         return "secretary"
+    if (
+        lower == "co"
+        and token == "co"
+        and before in ("the", "a", "our", "this", "that", "my", "your")
+        and rest[:1].islower()
+    ):
+        return "company"
     if lower == "rt" and re.match(r"(?:Hon|Rev)", rest):
         return "right"
     if lower == "sec" and token[0].isupper() and name:

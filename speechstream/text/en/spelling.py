@@ -12,7 +12,7 @@ from speechstream.text.en.word import Word
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
-ARGUMENT = re.compile(r"\(([a-z])\)")
+ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
 SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
 SURE_STATES = frozenset(
     "ala ariz calif colo conn fla kan mass mich minn mont nebr nev okla ont penn que tenn tex wis wyo".split()
@@ -33,6 +33,9 @@ ROOMS = {
 }
 NUMBER_SIGN = re.compile(r" #?\d")
 WINDS = re.compile(r"\b[Ww]inds? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
+TERM = re.compile("[a-z]{2,3}")
+EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
+DAYS_AFTER = re.compile(r"(?:and|or|to|thru|through|&) [A-Z]")
 GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
@@ -234,6 +237,17 @@ class Spelling:
         if after == "#" and len(word) == 1 and not text[end + 1 : end + 2].isalnum():
             self._say([word.upper(), "sharp"], at, end + 1)
             return end + 1
+        if word == "etc" and text[at - 1 : at] == "/":
+            self._say("E T C", at, end)
+            return end
+        if (
+            TERM.fullmatch(word)
+            and text[at - 1 : at].isdigit()
+            and EQUATION.search(text)
+            and word not in t.UNITS
+        ):
+            self._say(" ".join(word.upper()), at, end)
+            return end
         raised = after and after in "\u00b2\u00b3^"
         if word in ("F", "C") and self._before() in ("degrees", "degree"):
             self._say("fahrenheit" if word == "F" else "celsius", at, end)
@@ -258,8 +272,10 @@ class Spelling:
             self._say(" ".join(word.upper()), at, end)
             return end
         if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
-            self._say([word.upper(), "of", m[1].upper()], at, m.end())
-            return m.end()
+            said = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])
+            if m[1].isalpha() or word in "fghPyuv":
+                self._say([word.upper(), "of", *said], at, m.end())
+                return m.end()
         if len(word) == 2 and word[0].isupper() and word[1] == "s" and self.number_end == at - 1:
             self.out.append(Word(word, at, end, "letters"))  # the 4 Ps
             return end
@@ -276,7 +292,7 @@ class Spelling:
         if self._before() not in q.BEFORE_MONTH or self.text[end : end + 1] in ("'", "\u2019", "-"):
             return 0
         self._say(t.MONTH_OF[lower], at, end)
-        return end
+        return end + 1 if GOES_ON.match(self.text, end) else end
 
     def _place(self, word: str, at: int, end: int) -> int:
         """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
@@ -468,7 +484,11 @@ class Spelling:
         if lower in t.ABBREVIATIONS:
             self._say(t.ABBREVIATIONS[lower], at, end)
         else:
-            self.out.append(Word(inner.replace(".", "").upper(), at, end, "letters"))
+            own = "'s" if POSSESSIVE.match(self.text, end) else ""
+            self.out.append(
+                Word(inner.replace(".", "").upper() + own, at, end + len(own), "letters")
+            )
+            end += len(own)
         return self._final_stop(end)
 
     def _abbreviation(self, lower: str, at: int, end: int) -> int:
@@ -522,7 +542,9 @@ class Spelling:
         elif lower in streets.TITLE:
             said = streets.read(lower, text, at, rest)
         elif lower in ("sat", "sun", "wed") and (
-            self._before() in ("the", "a", "he", "she", "they", "we", "it") or rest[:1].islower()
+            self._before() in ("the", "a", "he", "she", "they", "we", "it")
+            or rest[:1].islower()
+            and not (DAYS_AFTER.match(rest) and text[at].isupper())
         ):
             return 0
         elif lower in q.BOOKS_SHORT and text[at].isupper() and re.match(r"\d+:\d", rest):

@@ -32,6 +32,9 @@ MULTIPLIED = re.compile(r"\w\*\d")
 ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
 AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
 BY_NUMBER = re.compile(r"\s?\d")
+DEGREES = re.compile(r"[\d\u00b0][CF]$")
+TERM_BEFORE = re.compile(r"(?:[\d\u00b2\u00b3)]|(?:^|[\s\d(])[a-z])\s$")
+TERM_AFTER = re.compile(r"\s(?:\d|\(|[a-z](?![a-z]))")
 CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}$")
 CAPITALS_AFTER = re.compile(r"[A-Z]{2,5}(?![A-Za-z])")
 EITHER = re.compile(r"\b(?:either|he|his|him|and|s)$", re.I)
@@ -100,6 +103,8 @@ class Symbols:
                 and re.search(r"\d\s$", text[max(0, at - 2) : at])
                 and re.match(r"\s[\d(]", text[at + 1 : at + 3])
             )
+            equation = spaced and "=" in text and TERM_BEFORE.search(text[max(0, at - 3) : at])
+            numbers_around = numbers_around or equation and TERM_AFTER.match(text, at + 1)
             self._say("minus", at, m.end()) if numbers_around else self.out.append(
                 Word("\u2014", at, m.end(), "punct")
             )
@@ -132,7 +137,7 @@ class Symbols:
                 return at + 1  # A/B, N/A, TCP/IP
             if EITHER.search(text[max(0, at - 9) : at]):
                 return at + 1
-            if text[max(0, at - 2) : at] in ("\u00b0C", "\u00b0F") and after.isdigit():
+            if DEGREES.search(text[max(0, at - 2) : at]) and after.isdigit():
                 self._say("or", at, at + 1)
                 return at + 1
             if at and text[at - 1].isdigit() and ONE_LETTER.match(text, at + 1):
