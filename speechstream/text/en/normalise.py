@@ -66,6 +66,8 @@ CAPITAL_BEFORE = re.compile(r"\b[A-Z][a-z]+-$")
 THREE = re.compile(r"\d{3}(?![^\W_]|[.,:-]\d)")
 SIZES = re.compile(r"x \d")
 FLAT_CHORD = re.compile(r"Bb(\d{1,2})(?![\w+#])")
+DATE_NAMES = frozenset(t.MONTHS) | frozenset(t.WEEKDAYS)
+TERM = re.compile("[2-9][a-z]{2,3}")  # 2ab
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 OPTION = re.compile(
@@ -295,7 +297,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         word, said = (m[0] if m else ""), previous.text
         month = numbered and word and MONTH.match(text, end)
         weekday = numbered and spaced and word.lower() in q.WEEKDAYS_SHORT | DAYS
-        days = said in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        days = said.lower() in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
         times = said.lower() in q.NAMED_TIMES and NEXT_IN_RANGE.match(text, end)
         now = (numbered or said.lower() in q.NAMED_TIMES) and word.lower() in q.NAMED_TIMES
         letters = (
@@ -313,6 +315,16 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
         if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
             return self._characters(at, end)
+        if TERM.fullmatch(self.text, at, end) and "=" in self.text:
+            for i in range(at, end):
+                self._say(
+                    self.text[i].upper()
+                    if self.text[i].isalpha()
+                    else numbers.cardinal(self.text[i]),
+                    i,
+                    i + 1,
+                )
+            return end
         self._compound(at, end)
         if POSSESSIVE.match(self.text, end) and self.out[-1].kind == "word":
             last = self.out[-1]
@@ -346,6 +358,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
     def _say(self, words: str | list[str], start: int, end: int) -> None:
         """Add words; one in capitals is to be spelled, a mark is a pause."""
         for w in words.split() if isinstance(words, str) else words:
+            if w in DATE_NAMES and not self.text[start : start + 1].islower():
+                w = w.capitalize()
             kind = (
                 "punct"
                 if w in PUNCTUATION

@@ -342,7 +342,9 @@ class Spelling:
         """Whether Sat or Sun is a day: another day, or a range or a number, is next to it."""
         after = self.text[end : end + 8]
         both = (
-            self._before() in ("and", ",") and len(self.out) > 1 and self.out[-2].text in t.WEEKDAYS
+            self._before() in ("and", ",")
+            and len(self.out) > 1
+            and self.out[-2].text.lower() in t.WEEKDAYS
         )
         return (
             both
