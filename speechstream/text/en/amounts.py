@@ -311,7 +311,12 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
     rest = m.string[m.end() :]
     if found in q.DIRECTED and m.string[max(m.start() - 1, 0)] == "-":
         return False  # I-95 N
-    if gap == " " and len(found) > 1 and found in q.CAREFUL and re.match(r"\. [a-z]", rest):
+    if (
+        gap == " "
+        and len(found) > 1
+        and found in q.CAREFUL
+        and (m[0].endswith(".") or re.match(r"\. [a-z]", rest))
+    ):
         return True  # 1 pt. cream
     if gap == "-" and found == "in" and re.match(r"-\d", rest):
         return False  # 1-in-10

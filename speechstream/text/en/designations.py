@@ -252,7 +252,12 @@ def short_units(m, context):
         "doz": ["dozen"],
         "reb": ["rebounds"],
         "ast": ["assists"],
-        "bp": ["basis", "point" if one else "points"],
+        "bp": [
+            "basis",
+            "point"
+            if one or m[0][-3] == "-" and m.string[m.end() : m.end() + 1] == " "
+            else "points",
+        ],
     }
     if m[2] == "bp" and {"dna", "fragment", "fragments", "length", "sequence", "primer"} & set(
         context.words
@@ -407,3 +412,33 @@ def oven(m, context):
     if not OVEN.search(m.string) or context.before in q.PLACES:
         return None
     return [*n.cardinal(m[1]), "degrees", "celsius" if m[2] == "C" else "fahrenheit"]
+
+
+@rule(rf"[-\u2212](\d{{1,2}})(?::(\d\d))?{END}")
+def offset(m, context):
+    """UTC-5."""
+    if m.string[max(0, m.start() - 3) : m.start()] not in ("UTC", "GMT"):
+        return None
+    return ["minus", *n.cardinal(m[1]), *(minutes(int(m[2])) if m[2] else [])]
+
+
+@rule(r"(5|10|15)[kK](?=\s(?:costs?|takes?|is|was|and|or|in|on|at)\b|,|[.;!?]|$)")
+def race(m, context):
+    """A 5K."""
+    return (
+        [*n.cardinal(m[1]), "K"]
+        if context.before in ("a", "an", "my", "his", "her", "first", "the")
+        else None
+    )
+
+
+@rule(rf"\d0\d{END}(?![.,:-]\d)")
+def course(m, context):
+    """Bio. 101, a 403."""
+    if (
+        context.before in ("bio", "chem", "econ", "psych", "physics", "english", "math", "history")
+        or m[0] in ("401", "403", "404", "502", "503")
+        and {"api", "server", "http", "returned", "returns", "status"} & set(context.words)
+    ):
+        return n.grouped(m[0])
+    return None

@@ -11,7 +11,7 @@ NEVER_END = frozenset(
 )
 BEFORE_NUMBER = frozenset(
     "no nos art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
-    "eccl psa ext ver app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
+    "eccl psa ext ver chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
 MONTHS_AND_DAYS = frozenset(
@@ -29,7 +29,7 @@ BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins
     "tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
     "med lg avg misc orig govt appt appts mtg mtgs fl cu sq op ed eds trans para inst assoc int pkg pkgs pkt abbr ctr wt ht "
     "mfr intl natl univ dist dep arr elev rm bldg rte jct prev lib tel ct dz doz app cl pct max incl excl est "
-    "nat intro admin apt ste hwy qtr qtrs reb ast mvt sch rd ave".split()
+    "chap chaps nat intro admin apt ste hwy qtr qtrs reb ast mvt sch rd ave".split()
 )
 HALVES = frozenset(("a.m", "p.m"))
 AFTER_TIME = frozenset(  # capitals that still belong to a time of day

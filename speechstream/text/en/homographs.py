@@ -79,6 +79,7 @@ MARKS = frozenset(";:,.!?\u2014\u2026")
 
 METAL = _set(
     "pipe pipes paint poisoning metal poison gasoline petrol battery batteries acid bullet bullets toxic pencil "
+    "weighed weighs melts melted melting kilos dense molten "
     "zinc copper tin mercury solder iron exposure leaded alloy metals weights crystal roof arsenic cadmium"
 )
 MUSIC = _set(
@@ -86,6 +87,7 @@ MUSIC = _set(
     "speakers boost sound string notes double loud volume played playing plays play"
 )
 FISH = _set(
+    "swam swims swimming spawn bite biting hook hooked angler anglers fishermen "
     "fish fishing lake river sea caught catch striped grilled largemouth smallmouth ate pond trout pound fried"
 )
 SHIP = _set("ship ship's boat stern deck vessel sailor sailors waves port starboard yacht hull")
@@ -278,6 +280,8 @@ def _read(words, i, written):
         or (back[-2:] and back[-2:][0] in MODALS | {"to"})
     ):
         return "DEFAULT"
+    if before in ("he", "she", "it"):
+        return "VBD"  # he reads, or he read
     if any(w in HABIT for w in words):
         return "DEFAULT"
     if any(w in PAST for w in words) or before in SINGULAR_SUBJECTS:
@@ -349,6 +353,16 @@ def _bow(words, i, written):
 
 def _tear(words, i, written):
     rest = words[i + 1 : i + 6]
+    if not _before(words, i) and _after(words, i) in (
+        "along",
+        "off",
+        "out",
+        "up",
+        "open",
+        "down",
+        "here",
+    ):
+        return "VERB"
     if words[max(0, i - 2) : i] == ["wear", "and"]:
         return "VERB"
     if _after(words, i) == "in" and not _near(rest, EYES):
@@ -438,6 +452,8 @@ def _polish(words, i, written):
 
 
 def _dove(words, i, written):
+    if _before(words, i) in ("dove", "he", "she", "we", "they", "i"):
+        return "VERB"
     return (
         "VERB"
         if _after(words, i) in _set("into in off under down deep beneath for")
@@ -488,7 +504,17 @@ def _adjective(words, i, written):
     """content, invalid, perfect: adjectives after be, nouns only after an article with nothing to qualify."""
     if _before(words, i) in BE or _before(words, i) in DEGREE:
         return "DEFAULT"
+    after = _after(words, i)
+    if _before(words, i) in ("me", "him", "her", "us", "them") and (
+        not after or after in MARKS or after == "with"
+    ):
+        return "DEFAULT"  # it made me content
     return None
+
+
+def _produce(words, i, written):
+    places = _set("aisle section stand market department manager bag bags drawer truck")
+    return "NOUN" if _after(words, i) in places else None
 
 
 def _refuse(words, i, written):
@@ -538,7 +564,7 @@ def _aged(words, i, written):
 
 def _learned(words, i, written):
     people = _set(
-        "professor judge man men scholar scholars friend gentleman counsel society societies colleague journal journals"
+        "professor judge man man's men scholar scholars friend gentleman counsel society societies colleague journal journals"
     )
     return (
         "ADJ"
@@ -583,6 +609,7 @@ def _reading(words, i, written):
 
 
 SPECIAL = {
+    "produce": _produce,
     "does": _does,
     "aged": _aged,
     "learned": _learned,

@@ -200,7 +200,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
             self._say(["dash"] * len(m[0]), at, m.end())
             return m.end()
-        signed = joined and c in "-+'\u2019\u2212\u00b1."
+        zoned = text[max(0, at - 3) : at] in ("UTC", "GMT")
+        signed = joined and not zoned and c in "-+'\u2019\u2212\u00b1."
         if (DIGITISH.match(text, at) and not signed) or (c in INITIALS and MONTH.match(text, at)):
             end = self._number(at)
             if end > at:
@@ -303,7 +304,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         letters = (
             len(said) == len(word) == 1 and (said + word).isupper() and text[start - 1] == said
         )
-        if letters and text[at] != "\u2013" and said + word != "AZ":
+        if letters and text[at] != "\u2013" and said + word not in ("AZ", "MF"):
             letters = False
         if not (number or clock or month or weekday or days or times or letters or now):
             return 0

@@ -36,6 +36,16 @@ class Romans:
                 return True
         if not re.fullmatch("[IVXL]+|[ivx]+", numeral):
             return False
+        if (
+            previous.text == "and"
+            and len(self.out) > 3
+            and self.out[-3].text == "the"
+            and self.out[-4].text.lower() in t.KINGS
+        ):
+            value = numbers.roman(numeral.upper())
+            if value is not None:
+                self._say(["the", *numbers.ordinal(value)], at, end)
+                return True
         value = numbers.roman(numeral.upper())
         if value is None:
             return False

@@ -74,6 +74,13 @@ NUMBERED = {
     "yr": "year",
     "wk": "week",
     "int": "intermediate",
+    "chap": "chapter",
+    "chaps": "chapters",
+    "bio": "bio",
+    "chem": "chem",
+    "econ": "econ",
+    "psych": "psych",
+    "phys": "physics",
     "rd": "round",
     "mvt": "movement",
     "v": "verse",
@@ -147,7 +154,7 @@ PLAIN = {
     "mgmt": "management",
 }
 UNAMBIGUOUS_BOOKS = frozenset(
-    "isa tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
+    "isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
 )
 JOBS = re.compile(r"(?:job|jobs|work|worker|workers|staff|agency|position|workforce|staffer)\b")
 NAMED = re.compile(r"[A-Z][\w'’-]*")
@@ -224,6 +231,12 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         and rest[:1].islower()
     ):
         return "company"
+    if lower in ("yr", "mo", "wk", "ft", "in", "lb") and rest.startswith("-old"):
+        return {"yr": "year", "mo": "month", "wk": "week"}.get(lower, "")
+    if lower == "med" and rest.startswith("-"):
+        return "medium"
+    if lower == "ed" and token == "Ed" and rest.startswith("note"):
+        return "editor's"
     if lower == "rt" and re.match(r"(?:Hon|Rev)", rest):
         return "right"
     if lower == "sec" and token[0].isupper() and name:

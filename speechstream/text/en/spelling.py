@@ -15,7 +15,7 @@ WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
 SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
 SURE_STATES = frozenset(
-    "ala ariz calif colo conn fla kan mass mich minn mont nebr nev okla ont penn que tenn tex wis wyo".split()
+    "neb ala ariz calif colo conn fla kan mass mich minn mont nebr nev okla ont penn que tenn tex wis wyo".split()
 )
 DEGREES = frozenset(("MD", "MA", "PA"))
 NOTE_FLAT = re.compile(
@@ -33,6 +33,10 @@ ROOMS = {
 }
 NUMBER_SIGN = re.compile(r" #?\d")
 WINDS = re.compile(r"\b[Ww]inds? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
+ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
+STREET_AHEAD = re.compile(
+    r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
+)
 TERM = re.compile("[a-z]{2,3}")
 EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
 DAYS_AFTER = re.compile(r"(?:and|or|to|thru|through|&) [A-Z]")
@@ -301,7 +305,13 @@ class Spelling:
             return done
         if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
             numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
-            numbered = numbered or m[1] and m[2][0].isdigit()
+            numbered = (
+                numbered
+                or m[1]
+                and m[2][0].isdigit()
+                or ON_A_STREET.search(text[max(0, at - 6) : at])
+                and STREET_AHEAD.match(text, m.start(2))
+            )
             if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
                 self._say(t.DIRECTIONS[word], at, end + len(m[1]))
                 return end + len(m[1])
@@ -587,6 +597,8 @@ class Spelling:
             and not rest[:1].isdigit()
         ):
             said = "number"
+        elif lower == "gen" and re.match(r"(?:Z|X|Y|Alpha)\b", rest):
+            said = "gen"
         elif lower == "wash" and rest.startswith(", D"):
             said = "Washington"
         elif lower in t.BEFORE_NUMBER and rest.lstrip("(")[:1].isdigit():
