@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, homographs, numbers, short_forms, streets, tables as t
+from speechstream.text.en import cues as q, homographs, numbers, short_forms, tables as t
+from speechstream.text.en.abbreviations import Abbreviations
 from speechstream.text.en.amounts import expression
+from speechstream.text.en.places import GOES_ON, Places
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
 
@@ -14,46 +16,17 @@ LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00b
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
 SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
-SURE_STATES = frozenset(
-    "neb ala ariz calif colo conn fla kan mass mich minn mont nebr nev okla ont penn que tenn tex wis wyo".split()
-)
-DEGREES = frozenset(("MD", "MA", "PA"))
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
 )
 DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
-DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
-ROOMS = {
-    "Apt": "apartment",
-    "Ste": "suite",
-    "Bldg": "building",
-    "Rm": "room",
-    "Rte": "route",
-    "Hwy": "highway",
-}
-NUMBER_SIGN = re.compile(r" #?\d")
-WINDS = re.compile(r"\b[Ww]inds? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
-ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
-STREET_AHEAD = re.compile(
-    r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
-)
 TERM = re.compile("[a-z]{2,3}")
 EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
-DAYS_AFTER = re.compile(r"(?:and|or|to|thru|through|&) [A-Z]")
-GOES_ON = re.compile(r"\. [a-z\d]")
-BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
-ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
-DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
 SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
 VERSUS = re.compile(r"\. (?:the )?[A-Z]")
-SENIOR = re.compile(
-    r"(?:V[Pi]|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
-)
-STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
 )
-POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -62,7 +35,7 @@ def split_compound(text: str) -> list[tuple[str, int]]:
     return [(m[0], m.start()) for m in PARTS.finditer(text)]
 
 
-class Spelling:
+class Spelling(Abbreviations, Places):
     """The part of a reading (`speechstream.text.en.normalise`) that reads words, abbreviations and addresses."""
 
     def _address(self, found: str, at: int) -> int:
@@ -288,109 +261,6 @@ class Spelling:
             return end
         return 0
 
-    def _month(self, word: str, at: int, end: int) -> int:
-        """A month in short without a day: in Jan, to Aug. Returns where it ends, or 0."""
-        lower = word.lower()
-        if lower not in t.MONTH_OF or lower in t.MONTHS or not word.istitle():
-            return 0
-        if self._before() not in q.BEFORE_MONTH or self.text[end : end + 1] in ("'", "\u2019", "-"):
-            return 0
-        self._say(t.MONTH_OF[lower], at, end)
-        return end + 1 if GOES_ON.match(self.text, end) else end
-
-    def _place(self, word: str, at: int, end: int) -> int:
-        """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
-        text = self.text
-        if word in t.STATES and (done := self._state(word, at, end)):
-            return done
-        if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
-            numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
-            numbered = (
-                numbered
-                or m[1]
-                and m[2][0].isdigit()
-                or ON_A_STREET.search(text[max(0, at - 6) : at])
-                and STREET_AHEAD.match(text, m.start(2))
-            )
-            if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
-                self._say(t.DIRECTIONS[word], at, end + len(m[1]))
-                return end + len(m[1])
-        if word in ROOMS and NUMBER_SIGN.match(text, end):
-            self._say(ROOMS[word], at, end)
-            return end
-        near = text[max(0, at - 14) : at] + "|" + text[end : end + 9]
-        if word in t.DIRECTIONS and WINDS.search(near):
-            self._say(t.DIRECTIONS[word], at, end)
-            return end
-        if word in t.DIRECTIONS and (
-            BOUND.match(text, end) or ROAD.search(text[max(0, at - 9) : at])
-        ):
-            self._say(t.DIRECTIONS[word], at, end)
-            return end
-        if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
-            self._say(t.DIRECTIONS[word], at, end)
-            return end
-        lower = word.lower()
-        if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
-            stop = text[end : end + 1] == "." and text[end + 1 : end + 2] not in ("", "\n")
-            if lower not in ("wed", "sat", "sun") or self._day_near(end):
-                self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
-                return end + stop
-        if (
-            lower in t.STREET_NAMES
-            and word.istitle()
-            and STREET_END.match(text, end)
-            and text[end : end + 1] != "."
-        ):
-            earlier = [w.text for w in self.out[-4:]]
-            if earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier):
-                self._say(t.STREET_NAMES[lower], at, end)
-                return end
-        return 0
-
-    def _day_near(self, end: int) -> bool:
-        """Whether Sat or Sun is a day: another day, or a range or a number, is next to it."""
-        after = self.text[end : end + 8]
-        both = (
-            self._before() in ("and", ",")
-            and len(self.out) > 1
-            and self.out[-2].text.lower() in t.WEEKDAYS
-        )
-        return (
-            both
-            or self._before() in ("to", *t.WEEKDAYS)
-            or bool(re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after))
-        )
-
-    def _state(self, word: str, at: int, end: int) -> int:
-        """A state by two letters: after a town and a comma."""
-        text = self.text
-        if len(self.out) < 2 or self.out[-1].text != "," or not text[max(at - 2, 0) : at] == ", ":
-            return 0
-        town = self.out[-2]
-        if self.shouting or not town.text[:1].isupper() or town.text.lower() in q.INTERJECTIONS:
-            return 0
-        if word in DEGREES and self._person():
-            return 0  # Jane Doe, MD
-        after = text[end:]
-        closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
-        ambiguous = word.lower() in q.SHORT_WORDS or word == "OK"
-        if ambiguous and not closed:
-            return 0
-        self._say(t.STATES[word].split(), at, end)
-        return end
-
-    def _person(self) -> bool:
-        """Whether the words before a comma are a person's name: a title or a given name begins it."""
-        name = []
-        for w in reversed(self.out[:-1]):
-            if w.kind == "punct" or not (w.text[:1].isupper() or w.text in ("doctor", "professor")):
-                break
-            name.append(w.text.lower())
-        return len(name) > 1 and (
-            name[-1] in q.GIVEN_NAMES or name[-1] in ("doctor", "professor") or len(name[1]) == 1
-        )
-
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""
         stem, tail = (
@@ -481,180 +351,6 @@ class Spelling:
         if lower in t.EMPHATIC or (len(word) >= 4 and self.known(lower)):
             return False
         return len(word) <= 5 or not re.search("[AEIOUY]", word)
-
-    def _dotted(self, m: re.Match, at: int) -> int:
-        """U.S., e.g., Ph.D., a.m.; returns where it ends, or 0."""
-        inner = m[0].rstrip(".")
-        lower = inner.lower()
-        if lower not in t.ABBREVIATIONS and (
-            max(map(len, inner.split("."))) > 2
-            or not (inner[0].isupper() or lower == inner and m[0].endswith("."))
-            or not all(len(p) == 1 for p in inner.split("."))
-        ):
-            return 0
-        end = m.end()
-        if lower in t.ABBREVIATIONS:
-            self._say(t.ABBREVIATIONS[lower], at, end)
-        else:
-            own = "'s" if POSSESSIVE.match(self.text, end) else ""
-            self.out.append(
-                Word(inner.replace(".", "").upper() + own, at, end + len(own), "letters")
-            )
-            end += len(own)
-        return self._final_stop(end)
-
-    def _abbreviation(self, lower: str, at: int, end: int) -> int:
-        """An abbreviation with its full stop; returns where it ends, or 0."""
-        text = self.text
-        rest = text[end + 1 :].lstrip()
-        previous = self.out[-1] if self.out else None
-        after_name = (
-            previous is not None
-            and previous.kind == "word"
-            and (
-                previous.text[:1].isupper()
-                or previous.text.endswith(("th", "first", "second", "third"))
-            )
-        )
-        token = text[at:end]
-        ordinal = previous is not None and previous.text.endswith(
-            ("th", "first", "second", "third")
-        )
-        if (
-            token.isupper()
-            and len(token) > 1
-            and (token in t.SPELLED or token == "FT")
-            and lower != "ca"
-        ):
-            return 0  # 2 PM EST.
-        if (
-            lower == "sr"
-            and not after_name
-            and re.match(r"[A-Z][a-z]", rest)
-            and not SENIOR.match(rest)
-        ):
-            said = "sister"
-        elif (
-            lower in ("p", "pp", "b", "d", "r", "c", "v")
-            and token.isupper()
-            and not (lower in ("p", "pp") and rest[:1].isdigit())
-        ):
-            return 0
-        elif (
-            lower in q.BOOKS_SHORT
-            and lower in short_forms.UNAMBIGUOUS_BOOKS
-            and re.match(r"\d", rest)
-            and token[0].isupper()
-        ):
-            said = q.BOOKS_SHORT[lower]
-        elif lower == "ex" and token == "Ex" and re.match(r"\d+:\d", rest):
-            said = "exodus"
-        elif found := short_forms.read(token, self._before(), rest, ordinal):
-            said = found
-        elif lower in streets.TITLE:
-            said = streets.read(lower, text, at, rest)
-        elif lower in ("sat", "sun", "wed") and (
-            self._before() in ("the", "a", "he", "she", "they", "we", "it")
-            or rest[:1].islower()
-            and not (DAYS_AFTER.match(rest) and text[at].isupper())
-        ):
-            return 0
-        elif lower in q.BOOKS_SHORT and text[at].isupper() and re.match(r"\d+:\d", rest):
-            said = q.BOOKS_SHORT[lower]
-        elif lower == "ft" and text[at].isupper() and rest[:1].isupper():
-            said = "fort"
-        elif lower == "ft":
-            said = "feet" if self.number_end == at - 1 or not rest else "foot"
-        elif lower == "c" and re.match(r"\d{3,4}(?!\d)", rest) and text[at] == "c":
-            said = "circa"
-        elif lower == "ca" and text[at : at + 2] == "CA":
-            self._state("CA", at, end) or self._say("C A", at, end)
-            return end
-        elif (
-            lower in t.STATES_OLD
-            and text[at].isupper()
-            and text[at + 1].islower()
-            and (
-                lower in SURE_STATES
-                or text[max(0, at - 2) : at] == ", "
-                or re.search(r"\b[DRI]-$", text[max(0, at - 3) : at])
-            )
-        ):
-            said = t.STATES_OLD[lower]
-        elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
-            said = "minimum" if lower == "min" else "maximum"
-        elif lower == "min" and self.number_end < at - 1 and rest:
-            said = "minimum"
-        elif (
-            lower in ("pl", "ct", "sq", "rd", "ave", "ln", "blvd", "hwy") and not text[at].isupper()
-        ):
-            return 0
-        elif lower in ("pl", "ct", "sq") and not after_name:
-            return 0
-        elif (
-            lower == "no"
-            and self._before() in ("telephone", "reference")
-            and not rest[:1].isdigit()
-        ):
-            said = "number"
-        elif lower == "gen" and re.match(r"(?:Z|X|Y|Alpha)\b", rest):
-            said = "gen"
-        elif lower == "wash" and rest.startswith(", D"):
-            said = "Washington"
-        elif lower in t.BEFORE_NUMBER and rest.lstrip("(")[:1].isdigit():
-            said = t.BEFORE_NUMBER[lower]
-        elif (
-            lower
-            in (
-                "min",
-                "max",
-                "sat",
-                "mon",
-                "fri",
-                "wed",
-                "col",
-                "co",
-                "rep",
-                "gen",
-                "ext",
-                "est",
-                "al",
-                "ms",
-            )
-            and text[at].islower()
-            and lower not in ("min", "max", "al", "ext", "est")
-        ):
-            return 0
-        elif lower == "co" and text[at].isupper() and not self.out:
-            return 0
-        elif lower == "sun" and re.match(r", [A-Z]", rest):
-            said = "sunday"
-        elif lower in ("ref", "dir", "det", "mos", "sec", "pct", "lib", "amb", "sun") and not (
-            rest[:1].isdigit()
-            or rest.startswith("no.")
-            or text[at].isupper()
-            and self._name_follows(end + 1)
-        ):
-            return 0
-        elif lower in t.MONTH_OF and lower not in t.MONTHS and text[at].isupper():
-            said = t.MONTH_OF[lower]
-        elif lower in t.ABBREVIATIONS and not (
-            lower in ("max", "pres", "al", "ext", "hon", "rev", "rep") and not rest
-        ):
-            said = t.ABBREVIATIONS[lower]
-        else:
-            return 0
-        self._say(said, at, end + 1)
-        if POSSESSIVE.match(text, end + 1) and self.out[-1].kind == "word":
-            last = self.out[-1]
-            self.out[-1] = Word(last.text + "'s", last.start, end + 3)  # King Jr.'s
-            return end + 3
-        return self._final_stop(end + 1)
-
-    def _final_stop(self, end: int) -> int:
-        if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):
-            self.out.append(Word(".", end - 1, end, "punct"))
-        return end
 
     def _name_follows(self, end: int) -> bool:
         return bool(re.compile(r"\s+[A-Z]").match(self.text, end))
