@@ -288,6 +288,9 @@ def measure(m, context):
 CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
+CARRIED = re.compile(
+    r"\s(?:bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg)\b"
+)
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"
 )
@@ -297,6 +300,8 @@ def _attached(m: re.Match, found: str) -> bool:
     """Whether a noun follows that the measure belongs to: a (15 oz.) can, a 30\u00b0 angle, a 55 in. TV."""
     rest = m.string[m.end() :]
     if m.string[max(m.start() - 1, 0)] == "(" and CONTAINER.match(rest):
+        return True
+    if CARRIED.match(rest):
         return True
     return (
         found == "\u00b0"

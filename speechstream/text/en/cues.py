@@ -126,7 +126,7 @@ UNIT_NOUNS = {
 
 # Capitals.
 ORDINARY = _set(
-    "it us who am at la er ar ma as do go he if in is me my no of on or pa so to up we id ok all are"
+    "sat it us who am at la er ar ma as do go he if in is me my no of on or pa so to up we id ok all are"
 )
 SHORT_WORDS = _set(
     "fed met led won ban bid hat cop cap rip vow van jet rob sue tip ton top try vet war web wed wit yet cost bet ad ads pig "

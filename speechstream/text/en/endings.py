@@ -11,7 +11,7 @@ NEVER_END = frozenset(
 )
 BEFORE_NUMBER = frozenset(
     "no nos art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
-    "eccl psa ext ver chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
+    "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
 MONTHS_AND_DAYS = frozenset(

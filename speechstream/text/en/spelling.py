@@ -225,6 +225,9 @@ class Spelling(Abbreviations, Places):
         ):
             self._say(" ".join(word.upper()), at, end)
             return end
+        if self._before() == "per" and len(word) > 1 and word in t.UNITS and not self.known(word):
+            self._say(expression(word, True), at, end)
+            return end
         raised = after and after in "\u00b2\u00b3^"
         if word in ("F", "C") and self._before() in ("degrees", "degree"):
             self._say("fahrenheit" if word == "F" else "celsius", at, end)

@@ -92,6 +92,8 @@ class Symbols:
         if c == "$" and after.isalpha():
             self._say("dollar", at, at + 1)
             return at + 1
+        if c == "\u00a9" and self._before() == "copyright":
+            return at + 1
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
             self._say("minus", at, at + 1)
