@@ -114,7 +114,8 @@ kill_began = 0.0
 async def run(args: argparse.Namespace, models: Any, sounds: list[np.ndarray], kills: int) -> Any:
     """One run: the events of each stream, lags, counts of the workers and CPU of this process."""
     from speechstream.serve.engine import Engine, Limits
-    from speechstream.serve.workers import Loading, Workers
+    from speechstream.serve.workers.front import Workers
+    from speechstream.serve.workers.places import Loading
 
     global kill_began
     asr, tts = models

@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   speechstream serve --host 0.0.0.0                     for others, with a key that is printed
   speechstream serve --host 0.0.0.0 --key "$KEY" --certificate cert.pem --private-key key.pem
   speechstream serve --workers 4                        on more cores; one that dies loses nobody's words
+  speechstream serve --workers 8 --ray                  on a Ray cluster
   speechstream serve --llm http://127.0.0.1:11434/v1 --llm-model qwen2.5:1.5b
   speechstream serve --llm omni/                        a converted model that hears and speaks
   curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@talk.flac -F model=whisper-1
@@ -65,9 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=int,
-        default=1,
         metavar="N",
         help="processes that run the networks, with the models each; default: 1, the server's own",
+    )
+    add(
+        "--ray",
+        action="store_true",
+        help="the workers run on a Ray cluster: that of RAY_ADDRESS, or one on this machine; "
+        "default of --workers: 2",
     )
     add("--sessions", type=int, metavar="N", help="connections and requests at once; default: 32")
     add("--recordings", type=int, metavar="N", help="recordings heard at once; default: 8")
@@ -96,8 +102,12 @@ def run(args: argparse.Namespace) -> int:
     from speechstream.serve.ports import listening
     from speechstream.serve.server import check_tls, log, run as serve
 
-    if not 0 <= args.workers <= MOST_WORKERS:
-        raise SpeechStreamError(f"--workers is 0 to {MOST_WORKERS}, got {args.workers}")
+    if args.workers is None:
+        args.workers = 2 if args.ray else 1
+    if not args.ray <= args.workers <= MOST_WORKERS:
+        raise SpeechStreamError(
+            f"--workers is {int(args.ray)} to {MOST_WORKERS}, got {args.workers}"
+        )
     settings, key = settings_of(args)
     limits = limits_of(args)
     check_tls(settings)
@@ -191,14 +201,25 @@ def limits_of(args: argparse.Namespace) -> Any:
 
 def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> Any:
     """The worker processes, None where this one runs the networks."""
-    from speechstream.serve.workers import Loading, Workers
+    from speechstream.serve.workers.front import Workers
+    from speechstream.serve.workers.places import Loading
 
-    if args.workers < 2:
+    if not remote(args):
         return None
     level = logging.WARNING if args.quiet else logging.INFO
     as_json = args.log_format == "json"
     loading = Loading(args.model, args.voice, args.engine, args.device, as_json, level)
-    return Workers(args.workers, loading, [recognizer.digest, synthesizer.voice.digest])
+    place = None
+    if args.ray:
+        from speechstream.serve.workers.ray_actors import Cluster
+
+        place = Cluster()
+    return Workers(args.workers, loading, [recognizer.digest, synthesizer.voice.digest], place)
+
+
+def remote(args: argparse.Namespace) -> bool:
+    """Whether the networks run elsewhere than in this process."""
+    return bool(args.ray or args.workers >= 2)
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -212,7 +233,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         recognizer = Recognizer.load(args.model, engine=args.engine, device=device)
         return recognizer, Synthesizer.load(args.voice, device=device)
 
-    if args.workers >= 2 and args.engine == "onnx":
+    if remote(args) and args.engine == "onnx":
         check_device(args.device)
         try:
             asr, tts = loaded("meta")

@@ -22,13 +22,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from speechstream.serve import deepgram, page, realtime, rest, stream
+from speechstream.serve import deepgram, page, rest, stream
 from speechstream.serve.bodies import drain
 from speechstream.serve.door import Door, Guarded
 from speechstream.serve.engine import Engine, Refused
 from speechstream.serve.guard import Guard, subprotocol
 from speechstream.serve.metrics import Metrics, metrics
 from speechstream.serve.problems import Problem
+from speechstream.serve.realtime import endpoint as realtime
 from speechstream.serve.settings import Settings
 from speechstream.serve.speech import speech
 

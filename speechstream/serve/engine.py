@@ -9,7 +9,7 @@
     stream.close()
 
 Two threads (`serve.networks`), each with one `Pool`: `live` hears and speaks for whoever waits, `files` hears recordings,
-whose long steps would hold up the others; or several processes, each with two such threads (`serve.workers`). All that waits is bounded: a stream whose events are not taken is held, so its input waits,
+whose long steps would hold up the others; or several processes, each with two such threads (`serve.workers.front`). All that waits is bounded: a stream whose events are not taken is held, so its input waits,
 so the connection is not read.
 """
 
@@ -33,7 +33,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Event, Failed
 from speechstream.runtime.pool import Pool
 from speechstream.serve.networks import Networks, News, Stats
-from speechstream.serve.workers import Workers
+from speechstream.serve.workers.front import Workers
 from speechstream.tts.stream import SynthesisCore
 from speechstream.tts.synthesizer import Synthesizer
 

@@ -13,8 +13,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from speechstream.serve.dispatch import Dispatch
 from speechstream.serve.engine import Engine
+from speechstream.serve.workers.dispatch import Dispatch
 
 LAG_EVERY_S = 0.5
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)

@@ -5,7 +5,7 @@
     networks.open(key, core)
     networks.push(key, block, 1)                     # what follows is done in the order in which it was asked
 
-`serve.engine` has two of them in its own process; `serve.worker` has two behind a socket.
+`serve.engine` has two of them in its own process; `serve.workers.worker` has two behind a socket.
 """
 
 from __future__ import annotations

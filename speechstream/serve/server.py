@@ -218,7 +218,7 @@ def run(
                 await asyncio.sleep(POLL_S)
             if not task.done():
                 if wyoming_sock is not None:
-                    from speechstream.serve.wyoming import start
+                    from speechstream.serve.wyoming.server import start
 
                     await kept.enter_async_context(start(engine, wyoming_sock))
                 ready()

@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 
 from speechstream.duplex.config import ConversationConfig
-from speechstream.serve import realtime_session
 from speechstream.serve.engine import Engine
 from speechstream.serve.ports import listening
+from speechstream.serve.realtime import session as realtime_session
 from speechstream.serve.server import configure
 from speechstream.serve.settings import Settings
 

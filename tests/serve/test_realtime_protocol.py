@@ -12,9 +12,9 @@ pytest.importorskip("openai.types.realtime")
 from hypothesis import given, settings, strategies as st
 
 from speechstream.duplex.events import SpokenWord
-from speechstream.serve import realtime_messages as p
-from speechstream.serve.realtime_protocol import Protocol
-from speechstream.serve.realtime_session import Offer, opening, updated
+from speechstream.serve.realtime import messages as p
+from speechstream.serve.realtime.protocol import Protocol
+from speechstream.serve.realtime.session import Offer, opening, updated
 from tests.serve.realtime_rules import Ledger, checked
 
 OFFER = Offer(("af_heart", "am_michael"), instructions="Be brief.", tools=True)

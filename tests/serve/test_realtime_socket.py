@@ -32,10 +32,10 @@ from speechstream.duplex.agent import ChatCompletions
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial, Word
 from speechstream.serve.engine import Engine
-from speechstream.serve.realtime import client_secrets, realtime
-from speechstream.serve.realtime_session import Format
-from speechstream.serve.realtime_stretch import behind
-from speechstream.serve.realtime_voice import Encoder
+from speechstream.serve.realtime.endpoint import client_secrets, realtime
+from speechstream.serve.realtime.session import Format
+from speechstream.serve.realtime.stretch import behind
+from speechstream.serve.realtime.voice import Encoder
 from tests.serve.realtime_rules import Ledger
 from tests.serve.serving import patiently
 

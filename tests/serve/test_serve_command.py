@@ -100,7 +100,8 @@ def test_a_second_signal_ends_it_at_once():
     with Command("--port", "0", "-q") as command:
         body = {"input": 40 * LONG, "response_format": "pcm"}  # more than anybody buffers
         with httpx.stream("POST", f"{command.url}/v1/audio/speech", json=body) as answer:
-            next(answer.iter_raw())
+            pieces = answer.iter_raw()  # which would close the connection with its own end
+            next(pieces)
             command.process.send_signal(signal.SIGINT)
             until(lambda: httpx.get(f"{command.url}/healthz").status_code == 503)
             assert command.end(signal.SIGINT) == 130

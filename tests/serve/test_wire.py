@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from speechstream.duplex.events import VoiceActivity
 from speechstream.events import Audio, Failed, Final, Partial, Word
-from speechstream.serve import wire
+from speechstream.serve.workers import wire
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=20)), max_size=5), st.data())

@@ -7,7 +7,7 @@ from toys import Scene, alone
 
 from speechstream.events import Audio, Failed, Final
 from speechstream.serve import networks
-from speechstream.serve.dispatch import HANG_S, LIVES, PATIENCE_S
+from speechstream.serve.workers.dispatch import HANG_S, LIVES, PATIENCE_S
 
 
 @pytest.fixture(autouse=True)

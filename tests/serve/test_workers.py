@@ -20,17 +20,19 @@ from speechstream.duplex.events import VoiceActivity
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Final
 from speechstream.runtime.pool import beginning
-from speechstream.serve import dispatch, wire
 from speechstream.serve.app import create_app
 from speechstream.serve.attentive import Attentive
 from speechstream.serve.engine import Engine, Limits
-from speechstream.serve.workers import Loading, Workers
+from speechstream.serve.workers import dispatch, wire
+from speechstream.serve.workers.front import Workers
+from speechstream.serve.workers.places import Loading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are of Unix")
 TEXT = "It rained, so we stayed inside and read. "
 ORPHANS = """
 import asyncio
-from speechstream.serve.workers import Loading, Workers
+from speechstream.serve.workers.places import Loading
+from speechstream.serve.workers.front import Workers
 
 async def main():
     workers = Workers(2, Loading())
@@ -157,7 +159,9 @@ def test_workers_are_killed_and_stopped_and_nothing_is_lost(models, speech, monk
 def test_the_server_itself_has_no_weights_and_opens_the_same_streams(models):
     """What begins in the process that runs nothing is, to the byte, what begins where the networks are."""
     asr, tts = models
-    light, voice = load(Namespace(model=None, voice=None, engine="onnx", device="cpu", workers=2))
+    light, voice = load(
+        Namespace(model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=2)
+    )
     assert (light.digest, voice.voice.digest) == (asr.digest, tts.voice.digest)
     assert (light.latencies, voice.speakers) == (asr.latencies, tts.speakers)
 
@@ -169,7 +173,9 @@ def test_the_server_itself_has_no_weights_and_opens_the_same_streams(models):
     assert openings(light, voice) == openings(asr, tts)
     with pytest.raises((SpeechStreamError, ValueError), match="without its weights"):
         voice.synthesize("Hello.")
-    plain = load(Namespace(model=None, voice=None, engine="onnx", device="cpu", workers=1))[1]
+    plain = load(
+        Namespace(model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=1)
+    )[1]
     assert len(plain.synthesize("Hello.").pcm)
 
 
@@ -216,7 +222,7 @@ def test_a_process_that_talks_nonsense_is_ended_and_replaced(monkeypatch):
         assert workers.dispatch.counts.deaths == 1
         workers.alive = False
 
-    from speechstream.serve.workers import _Link as dispatch_link
+    from speechstream.serve.workers.front import _Link as dispatch_link
 
     for data in (b"\xff" * 64, b"".join(wire.pack({"say": "hello"})), b'\x02\0\0\0\0\0\0\0""'):
         asyncio.run(do(data))

@@ -33,9 +33,8 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from speechstream.serve.engine import UNTAKEN_BYTES, Engine, Limits
 from speechstream.serve.ports import listening
-from speechstream.serve.wyoming import start
-from speechstream.serve.wyoming_frames import ProtocolError, encoded, read_event
-from speechstream.serve.wyoming_protocol import (
+from speechstream.serve.wyoming.frames import ProtocolError, encoded, read_event
+from speechstream.serve.wyoming.protocol import (
     PHRASES,
     EndListening,
     EndSpeaking,
@@ -49,6 +48,7 @@ from speechstream.serve.wyoming_protocol import (
     describe,
     phrases,
 )
+from speechstream.serve.wyoming.server import start
 
 TEXT = "The kitchen light is on. Dr. Brown arrives at 9:15, and [[not]] <b>before</b>."
 LONG = "It rained, so we stayed inside and read. " * 12

@@ -15,9 +15,9 @@ from speechstream import state as states
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Endpoint, Final, Partial, SpeechStarted, Word
 from speechstream.runtime.pool import Pool, beginning
-from speechstream.serve import wire
-from speechstream.serve.dispatch import Answer, Dispatch, Kill, Send, Spawn, Tell
 from speechstream.serve.networks import Stats, Table
+from speechstream.serve.workers import wire
+from speechstream.serve.workers.dispatch import Answer, Dispatch, Kill, Send, Spawn, Tell
 
 GRID, RATE = 4, 10
 
@@ -182,7 +182,7 @@ def alone(kind, inputs):
 
 
 class ToyWorker:
-    """What `serve.worker` does, without threads and sockets. It dies of a word below 0."""
+    """What `serve.workers.worker` does, without threads and sockets. It dies of a word below 0."""
 
     def __init__(self, pid):
         self.pid, self.table = pid, Table(Pool(100), Stats(), saves=True)

@@ -1,4 +1,4 @@
-"""A worker of the server: the models and two threads that run them, behind one socket. `serve.workers` starts it.
+"""A worker of the server: the models and two threads that run them, behind one socket. `serve.workers.places` starts it.
 
 It keeps nothing that is not elsewhere too, so it may be killed at any time; where its socket ends it ends itself, with
 whatever its threads are doing.
@@ -21,10 +21,10 @@ from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.stream import RecognitionCore
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.pool import Pool
-from speechstream.serve import wire
 from speechstream.serve.attentive import Attentive
-from speechstream.serve.dispatch import LANES
 from speechstream.serve.networks import Networks, News, Stats
+from speechstream.serve.workers import wire
+from speechstream.serve.workers.dispatch import LANES
 from speechstream.tts.stream import SynthesisCore
 from speechstream.tts.synthesizer import Synthesizer
 
@@ -189,7 +189,8 @@ def _rss() -> int:
         return 0
 
 
-async def _serve(sock: socket.socket) -> None:
+async def serve(sock: socket.socket) -> None:
+    """Work for whoever has the other end of a socket; where that ends, so does this process."""
     await asyncio.get_running_loop().create_connection(Link, sock=sock)
     await asyncio.Event().wait()
 
@@ -202,4 +203,4 @@ def main(number: int, level: int, as_json: bool) -> None:
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, signal.SIG_IGN)
     log(as_json, level)
-    asyncio.run(_serve(socket.socket(fileno=number)))
+    asyncio.run(serve(socket.socket(fileno=number)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from speechstream.duplex.events import SpokenWord
 from speechstream.events import Word
-from speechstream.serve.realtime_session import Session
+from speechstream.serve.realtime.session import Session
 
 # News for `step`.
 

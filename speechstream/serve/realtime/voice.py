@@ -10,7 +10,7 @@ from speechstream.audio.pcm import alaw_table, mulaw_table
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.events import Label
 from speechstream.serve.engine import Stream
-from speechstream.serve.realtime_session import Format
+from speechstream.serve.realtime.session import Format
 
 
 class Encoder:

@@ -39,8 +39,8 @@ from speechstream.asr.biasing import HotWords
 from speechstream.events import Audio, Failed
 from speechstream.serve.engine import Engine, Limits, Refused, Stream
 from speechstream.serve.sockets import within
-from speechstream.serve.wyoming_frames import ProtocolError, encoded, read_event
-from speechstream.serve.wyoming_protocol import (
+from speechstream.serve.wyoming.frames import ProtocolError, encoded, read_event
+from speechstream.serve.wyoming.protocol import (
     Command,
     EndListening,
     EndSpeaking,

@@ -1,6 +1,6 @@
 """OpenAI's Realtime API (GA) over WebSocket: `WS /v1/realtime`, and `POST /v1/realtime/client_secrets`.
 
-A thin shell: `realtime_protocol` has the rules, `realtime_talk` does the work. Sessions of both types, `transcription`
+A thin shell: `protocol` has the rules, `talk` and its parts do the work. Sessions of both types, `transcription`
 (`?intent=transcription`) and `realtime`.
 """
 
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from speechstream.duplex.agent import RuleBot
 from speechstream.duplex.spoken import is_spoken
-from speechstream.serve import realtime_session as sessions
 from speechstream.serve.engine import Engine
-from speechstream.serve.realtime_protocol import Protocol
-from speechstream.serve.realtime_reading import parsed
-from speechstream.serve.realtime_session import Invalid, Json, Offer
-from speechstream.serve.realtime_talk import Talk
-from speechstream.serve.realtime_tools import callable_tools
+from speechstream.serve.realtime import session as sessions
+from speechstream.serve.realtime.protocol import Protocol
+from speechstream.serve.realtime.reading import parsed
+from speechstream.serve.realtime.session import Invalid, Json, Offer
+from speechstream.serve.realtime.talk import Talk
+from speechstream.serve.realtime.tools import callable_tools
 from speechstream.serve.sockets import Draining, Gone, Socket, first, opened
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from speechstream.events import Final, Partial, Word
-from speechstream.serve import realtime_messages as messages
 from speechstream.serve.engine import Stream
+from speechstream.serve.realtime import messages
 
 
 @dataclass(eq=False)

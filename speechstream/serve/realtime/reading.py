@@ -1,6 +1,6 @@
 """What a client of the Realtime protocol gives, read strictly: its messages, items, a response's options, sound.
 
-Everything raises `realtime_session.Invalid` for what it does not take.
+Everything raises `session.Invalid` for what it does not take.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.pcm import decoder
-from speechstream.serve import realtime_session as sessions
-from speechstream.serve.realtime_items import Item, Part, State
-from speechstream.serve.realtime_session import (
+from speechstream.serve.realtime import session as sessions
+from speechstream.serve.realtime.items import Item, Part, State
+from speechstream.serve.realtime.session import (
     Format,
     Invalid,
     Json,
@@ -89,7 +89,7 @@ def _part(given: Any, role: str, path: str, session: Session) -> tuple[Part, np.
 
 
 def options_of(table: Any, state: State, offer: Offer) -> dict[str, Any]:
-    """The options of `response.create`, as fields of `realtime_items.Response`."""
+    """The options of `response.create`, as fields of `items.Response`."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         path = f"response.{key[:60]}"

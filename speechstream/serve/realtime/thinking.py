@@ -11,8 +11,8 @@ from typing import Any
 
 from speechstream.duplex.events import AgentEnd, AgentFailed, AgentText
 from speechstream.errors import SpeechStreamError
-from speechstream.serve.realtime_session import Json
-from speechstream.serve.realtime_tools import ToolCall, equipped
+from speechstream.serve.realtime.session import Json
+from speechstream.serve.realtime.tools import ToolCall, equipped
 
 Agent = Callable[[list[dict[str, str]]], Any]  # gives text: an iterable, or an asynchronous one
 MOST_PIECES = 100_000  # of an answer's text

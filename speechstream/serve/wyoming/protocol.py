@@ -23,7 +23,7 @@ from speechstream.audio.recording import check_rate
 from speechstream.audio.samples import MAX_CHANNELS
 from speechstream.events import Event as SpeechEvent, Final, Partial
 from speechstream.serve.engine import Engine, Limits
-from speechstream.serve.wyoming_frames import ProtocolError
+from speechstream.serve.wyoming.frames import ProtocolError
 
 NAME = "speechstream"
 HOME = "https://github.com/speechstream/speechstream"

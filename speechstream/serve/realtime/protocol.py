@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from speechstream.events import word_to_json
-from speechstream.serve import realtime_answer as answers, realtime_session as sessions
-from speechstream.serve.realtime_items import (
+from speechstream.serve.realtime import answer as answers, session as sessions
+from speechstream.serve.realtime.items import (
     Item,
     Outbox,
     Part,
@@ -27,7 +27,7 @@ from speechstream.serve.realtime_items import (
     named,
     newest,
 )
-from speechstream.serve.realtime_messages import (
+from speechstream.serve.realtime.messages import (
     Answering,
     Broke,
     Called,
@@ -49,7 +49,7 @@ from speechstream.serve.realtime_messages import (
     Words,
     Wrote,
 )
-from speechstream.serve.realtime_reading import (
+from speechstream.serve.realtime.reading import (
     MOST_ID,
     decoded,
     error_event,
@@ -57,7 +57,7 @@ from speechstream.serve.realtime_reading import (
     known_item,
     options_of,
 )
-from speechstream.serve.realtime_session import Invalid, Json, Offer, mapping, short, text, whole
+from speechstream.serve.realtime.session import Invalid, Json, Offer, mapping, short, text, whole
 
 TRANSCRIPT = "conversation.item.input_audio_transcription"
 
@@ -113,7 +113,7 @@ class Protocol:
         return out.numbered(state)
 
     def messages(self, state: State, also: str = "") -> tuple[Json, ...]:
-        """What an agent is told: see `realtime_answer.messages`."""
+        """What an agent is told: see `answer.messages`."""
         return answers.messages(state, also)
 
     # A client's events

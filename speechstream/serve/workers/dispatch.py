@@ -7,7 +7,7 @@
     dispatch.lost(0, "was killed by signal 9", now)
     for action in dispatch.take(): ...               # Spawn, Kill, Send, Tell, Answer, in order
 
-`serve.workers` does what is asked. Each stream has a `Journal`: where its worker dies, another one is given the last
+`serve.workers.front` does what is asked. Each stream has a `Journal`: where its worker dies, another one is given the last
 snapshot and the inputs since, says again what was said since, and of that only what goes beyond is told.
 
 A stream that workers die of would take all of them with it, again and again. Whose worker has died twice before the stream
@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from speechstream.events import Failed
-from speechstream.serve import wire
 from speechstream.serve.networks import STOPPED
 from speechstream.serve.replay import Journal
+from speechstream.serve.workers import wire
 
 HANG_S = 5.0  # without a word from a worker that has streams
 STUCK_S = 60.0  # of one step of its networks

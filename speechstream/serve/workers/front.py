@@ -3,8 +3,8 @@
     workers = Workers(4, Loading(), models)
     engine = Engine(recognizer, synthesizer, limits, workers)
 
-`serve.dispatch` decides; here are the processes, the sockets and the clock. A worker is started with one end of a socket
-pair and nothing else of this process. What it says is data, see `serve.wire`.
+`serve.workers.dispatch` decides; here are the sockets and the clock, and `serve.workers.places` or `serve.workers.ray_actors` have the processes.
+What a worker says is data, see `serve.workers.wire`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
-import subprocess
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,44 +22,38 @@ import numpy as np
 from speechstream import state as states
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.pool import beginning
-from speechstream.serve import dispatch as plan, wire
 from speechstream.serve.attentive import Attentive
-from speechstream.serve.dispatch import Dispatch
 from speechstream.serve.networks import News
+from speechstream.serve.workers import dispatch as plan, wire
+from speechstream.serve.workers.dispatch import Dispatch
+from speechstream.serve.workers.places import Here, Loading, Place, Process
 from speechstream.tts.stream import SynthesisCore
 
 TICK_S = 0.1
 END_S = 5.0  # that a killed process may take to end
 OPENINGS = 64  # that are kept, of streams that begin alike
-START = "import sys; sys.path[:] = {path!r}; from speechstream.serve.worker import main; main({number}, {level}, {json})"
 _log = logging.getLogger("speechstream.serve")
 
 
-@dataclass(frozen=True)
-class Loading:
-    """What the workers load, as `Recognizer.load` and `Synthesizer.load` take it, and how they write their log."""
-
-    model: str | None = None
-    voice: str | None = None
-    engine: str = "onnx"
-    device: str = "cpu"
-    log_json: bool = False
-    log_level: int = logging.WARNING
-
-
 class Workers:
-    """`count` processes, started again where they die. models: their digests, which must be those of this process."""
+    """`count` processes, started again where they die. models: their digests, which must be those of this process.
+    place: where they run, by default on this machine."""
 
-    def __init__(self, count: int, loading: Loading, models: list[str] | None = None):
-        if count < 2:
+    def __init__(
+        self,
+        count: int,
+        loading: Loading,
+        models: list[str] | None = None,
+        place: Place | None = None,
+    ):
+        if place is None and count < 2:
             raise ValueError(f"workers are at least 2, got {count}: one is this process itself")
-        if sys.platform == "win32":
-            raise SpeechStreamError("workers need Linux or macOS; leave --workers away")
+        self._place = Here() if place is None else place
         self.dispatch, self._loading = Dispatch(count, models), loading
         self.slots = [0, 0]  # of the pools
         self.alive = True
         self._links: dict[int, _Link] = {}
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._processes: set[Process] = set()
         self._listeners: dict[int, tuple[Callable[[list[News]], None], int]] = {}
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._openings: OrderedDict[str, bytes] = OrderedDict()
@@ -146,30 +136,21 @@ class Workers:
 
     def _spawn(self, number: int) -> None:
         assert self._running is not None
-        ours, theirs = socket.socketpair()
-        about = self._loading
-        code = START.format(
-            path=sys.path, number=theirs.fileno(), level=about.log_level, json=about.log_json
-        )
         try:
-            # a session of its own: Ctrl-C of a terminal would come before the worker can ignore it
-            process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            process = self._place.start(self._loading)
         except OSError as error:
-            ours.close()
             self.dispatch.lost(number, f"cannot be started: {error}", time.monotonic())
             return
-        finally:
-            theirs.close()
         self._processes.add(process)
         link = self._links[number] = _Link(self, number, process)
-        self._running.create_task(self._connect(link, ours))
+        link.connecting = self._running.create_task(self._connect(link))
 
-    async def _connect(self, link: _Link, sock: socket.socket) -> None:
+    async def _connect(self, link: _Link) -> None:
+        try:
+            sock = await link.process.connection()
+        except OSError as error:
+            self.lost(link, f"cannot be reached: {error}")
+            return
         await asyncio.get_running_loop().create_connection(lambda: link, sock=sock)
         about = self._loading
         said = {"model": about.model, "voice": about.voice, "engine": about.engine}
@@ -185,11 +166,9 @@ class Workers:
         if self._running is not None and self.alive:
             self._running.run_in_executor(None, self._wait_for, link.process)
 
-    def _wait_for(self, process: subprocess.Popen[bytes]) -> None:
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            _log.error("the process %d does not end", process.pid)
+    def _wait_for(self, process: Process) -> None:
+        if not process.wait(END_S):
+            _log.error("%s does not end", process.name)
         self._processes.discard(process)
 
     def heard(self, link: _Link, head: dict[str, Any], body: bytes) -> None:
@@ -303,10 +282,11 @@ class Keeper:
 class _Link(asyncio.Protocol):
     """The connection to one process."""
 
-    def __init__(self, workers: Workers, number: int, process: subprocess.Popen[bytes]):
+    def __init__(self, workers: Workers, number: int, process: Process):
         self._workers, self.number, self.process = workers, number, process
         self._frames = wire.Frames()
         self._transport: Any = None
+        self.connecting: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -326,5 +306,7 @@ class _Link(asyncio.Protocol):
             self._transport.writelines(wire.pack(head, *bodies))
 
     def close(self) -> None:
+        if self.connecting is not None:
+            self.connecting.cancel()
         if self._transport is not None:
             self._transport.abort()

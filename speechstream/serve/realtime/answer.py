@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from speechstream.serve.realtime_items import (
+from speechstream.serve.realtime.items import (
     Item,
     Outbox,
     Part,
@@ -22,8 +22,8 @@ from speechstream.serve.realtime_items import (
     newest,
     told,
 )
-from speechstream.serve.realtime_messages import Answer, Called, Interrupted, Spoke, Wrote
-from speechstream.serve.realtime_session import Json
+from speechstream.serve.realtime.messages import Answer, Called, Interrupted, Spoke, Wrote
+from speechstream.serve.realtime.session import Json
 
 AUDIO_TOKENS_OUT = 20  # a second, as OpenAI counts them
 

@@ -1,0 +1,1 @@
+"""OpenAI's Realtime API: `endpoint` has the routes, `protocol` the rules, `talk` and its parts the work."""

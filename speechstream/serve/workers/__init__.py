@@ -1,0 +1,1 @@
+"""Worker processes behind one engine: `dispatch` decides, `front` is the server's side, `worker` the other."""

@@ -1,0 +1,1 @@
+"""The Wyoming protocol of Home Assistant: `protocol` has the rules, `server` the sockets."""
