@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import counts, cues as q, numbers as n, tables as t
 from speechstream.text.en.dates import MONTH, minutes, month_of
 from speechstream.text.en.patterns import DASH, END, NUM, Context, Rules, following, number
 
@@ -382,8 +382,6 @@ def cups(m, context):
 
 def quantity(text: str) -> list[str]:
     """1, 1/2, 2 1/2 or 2-3 of something."""
-    from speechstream.text.en import counts
-
     found = counts.rule.read(text, 0, Context())
     return [w for words, _, _ in found[0] for w in words] if found else []
 
