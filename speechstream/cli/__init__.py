@@ -93,8 +93,9 @@ def _discard_output() -> None:
 def tell(message: object) -> None:
     """A sentence to the user, on stderr."""
     try:
+        lines = str(message).splitlines() or [""]
         sys.stderr.write(
-            f"speechstream: {message}\n"
+            "".join(f"speechstream: {line}\n" for line in lines)
         )  # in one piece: recordings are transcribed by several threads
         sys.stderr.flush()
     except BrokenPipeError:

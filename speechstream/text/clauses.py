@@ -32,6 +32,7 @@ SOFT = ",;:\u2014\u2013\uff0c\u3001\uff1b\uff1a\u060c"
 CLOSERS = "\"')]}\u201d\u2019\u00bb"
 OPENERS = "\"'([{\u201c\u2018\u00ab"
 FACTORIAL = "=+*/\u00d7\u2212<>"  # may follow a factorial
+NUMERAL = re.compile(r"[A-H]|[IVXLC]+")  # of a volume or an appendix
 MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
 MAX_WORD = 12  # letters of the next word that one decision looks at
 PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
@@ -329,6 +330,8 @@ class _Scan:
         )  # "1. Buy milk"
         initials = re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,3}", token)
         if marks == ".":
+            if lower in self.rules.books_of_two and self._word_before(begin) in ("1", "2", "3"):
+                return not self._look(self._next(end))
             state = token in self.rules.states and self.text[self.start : begin].endswith(", ")
             if not state and (listed or lower in self.rules.never_end):
                 return not self._look(self._next(end))
@@ -337,6 +340,7 @@ class _Scan:
             if (
                 lower not in self.rules.before_number
                 and lower not in self.rules.may_end
+                and lower not in self.rules.before_small
                 and not (
                     lower in self.rules.after_number and self._word_before(begin)[-1:].isdigit()
                 )
@@ -351,14 +355,33 @@ class _Scan:
             marks != "."
         ):  # an ellipsis: a sentence ends only if the next word looks like a beginning
             return not self._look(word).islower()
-        if lower in self.rules.before_number:
-            return not self._look(word).isdigit()
+        first = self._look(word)
+        if lower in self.rules.halves:
+            following = self._word(word)
+            goes_on = self.rules.after_time | self.rules.never_end
+            alone = len(following) == 1 or not following.isupper()
+            return first.isupper() and alone and following.lower() not in goes_on
+        secretary = token == "Sec" and first.isupper()
+        initial = len(token) == 1 and first.isupper()
+        if lower in self.rules.before_number and not (initial or secretary):
+            opened = first == "(" and self._look(word + 1).isdigit()  # Eq. (4)
+            if first.isdigit() or opened or lower in self.rules.before_small and first.islower():
+                return False
+            if lower == "no":
+                number = self._word_before(begin).rstrip(".") in self.rules.number_of
+                return not (number and first.islower())
+            return not (token[0].isupper() and NUMERAL.fullmatch(self._word(word)))
+        if lower in self.rules.before_small and token.islower():
+            return not (first.islower() or first.isdigit())
         if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):
             return token.islower()
         if lower in ("etc", "al") and self._look(word).isupper():
             return True
         following = self._word(word)
-        return following[:1].isupper() and following.lower() in self.rules.starters
+        if initials and following in ("A", "I") and self._look(word + 1) == ".":
+            return False  # A. A. Milne
+        begins = following.lower().partition("'")[0] in self.rules.starters
+        return following[:1].isupper() and begins
 
     def _answers(self, token: str, begin: int) -> bool:
         """Whether "no." is an answer rather than a number: I said no. 5 people came."""

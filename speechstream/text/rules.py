@@ -26,6 +26,11 @@ class Rules:
     answered: frozenset[str] = frozenset()  # words before a "no." that is an answer, not a number
     asked: frozenset[str] = frozenset()  # the same, before a small "no."
     after_number: frozenset[str] = frozenset()  # abbreviations only behind a number ("10 in.")
+    before_small: frozenset[str] = frozenset()  # end a sentence only before a capital ("tsp.")
+    halves: frozenset[str] = frozenset()  # of the day ("p.m.")
+    after_time: frozenset[str] = frozenset()  # capitals that go on behind them ("Eastern")
+    number_of: frozenset[str] = frozenset()  # words before a "no." that is a number ("tel. no.")
+    books_of_two: frozenset[str] = frozenset()  # ("2 Tim. 3:16")
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,14 @@ def test_a_dictionary(run, tmp_path):
     assert done.stdout == "j\u02c8Od\u0259\n"
 
 
+def test_each_line_of_an_error_names_the_program(run, tmp_path):
+    (tmp_path / "w.tsv").write_text("Yoda\t/8/\nNginx\t/9/\n", encoding="utf-8")
+    done = run("--lexicon", tmp_path / "w.tsv", "--show", "words", "Yoda")
+    lines = done.stderr.splitlines()
+    assert done.returncode and len(lines) > 1
+    assert all(line.startswith("speechstream: ") for line in lines)
+
+
 def test_a_rate_is_the_resampler_s(run, tmp_path):
     assert run("Hello there, you.", "-o", tmp_path / "a.wav").returncode == 0
     assert run("Hello there, you.", "-o", tmp_path / "b.wav", "--rate", "16000").returncode == 0
@@ -175,7 +183,7 @@ def test_dates_and_capitals_are_read_as_asked(run):
     text = "Born on 03/04/2024, she reads SQL and GIF."
     asked = ("--date-order", "dmy", "--words", "AGILE,SQL", "--letters", "GIF")
     plain, chosen = (run("--show", "words", *o, text).stdout for o in ((), asked))
-    assert "march fourth" in plain and "april third" in chosen
+    assert "March fourth" in plain and "April third" in chosen
     sounds, others = (run("--show", "phonemes", *o, "SQL.").stdout for o in ((), asked))
     assert len(others) < len(sounds)  # one word is shorter than three letters
     sounds, others = (run("--show", "phonemes", *o, "GIF.").stdout for o in ((), asked))

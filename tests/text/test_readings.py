@@ -126,13 +126,13 @@ def test_sound(ours, marked, phonemes):
 @pytest.mark.parametrize(
     "order, written, spoken",
     [
-        ("mdy", "03/05/2024", "march fifth , twenty twenty four"),
-        ("dmy", "03/05/2024", "may third , twenty twenty four"),
-        ("dmy", "03/25/2024", "march twenty fifth , twenty twenty four"),
-        ("mdy", "25/03/2024", "march twenty fifth , twenty twenty four"),
-        ("ymd", "24/03/05", "march fifth , twenty twenty four"),
-        ("dmy", "due 4/5", "due may fourth"),
-        ("dmy", "2024-03-05", "march fifth , twenty twenty four"),
+        ("mdy", "03/05/2024", "March fifth , twenty twenty four"),
+        ("dmy", "03/05/2024", "May third , twenty twenty four"),
+        ("dmy", "03/25/2024", "March twenty fifth , twenty twenty four"),
+        ("mdy", "25/03/2024", "March twenty fifth , twenty twenty four"),
+        ("ymd", "24/03/05", "March fifth , twenty twenty four"),
+        ("dmy", "due 4/5", "due May fourth"),
+        ("dmy", "2024-03-05", "March fifth , twenty twenty four"),
     ],
 )
 def test_date_order(order, written, spoken):

@@ -36,7 +36,7 @@ POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
-COMPOUND = re.compile("-[a-z]")
+COMPOUND = re.compile("-(?!plus)[a-z]")
 
 
 @rule(rf"[$\u00a3\u20ac](\d+)s{END}")
@@ -47,7 +47,7 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
+    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
@@ -58,12 +58,20 @@ def money(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s({MAGNITUDE}|bn|mn))?\s?({AFTER})(?![^\W_])"
+    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({MAGNITUDE}|bn|mn|[kKmM](?=\s)))?\s?({AFTER})(?![^\W_])"
 )
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
     unit, cent = t.CURRENCIES[m[4]]
     return _money(m[1], m[2], None, m[3], unit, cent, qualifies(m, context))
+
+
+@rule(rf"({SIGN})({NUM})\s({MAGNITUDE})\s({EXPRESSION})(?![^\W_])")
+def many(m, context):
+    """150 million km."""
+    if len(m[4]) < 2 or m[4] in q.CAREFUL:
+        return None
+    return [*number(m[1] + m[2]), m[3], *expression(m[4], False)]
 
 
 @rule(rf"(\d{{1,2}})p{END}")
@@ -102,7 +110,7 @@ def blood_pressure(m, context):
 
 
 @rule(
-    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)({EXPRESSION}|in\.|[\"\u2033](?!\w)){END}(?!/)"
+    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)(in\.|{EXPRESSION}|[\"\u2033](?!\w)){END}(?!/)(?:(?<=[a-z])\.(?=\s[a-z]))?"
 )
 def measured_fraction(m, context):
     """6 3/4 in, a quarter pound."""
@@ -186,6 +194,11 @@ def inches(m, context):
     noun = following(m)
     named = noun.islower() and noun not in homographs.FUNCTION and noun not in ("x", "by")
     single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
+    single = (
+        single
+        or context.before in ARTICLES
+        and bool(re.match(r"\s[A-Za-z0-9]+[\s-]\w", m.string[m.end() :]))
+    )
     return [*words, "inch" if single else "inches"]
 
 
@@ -222,6 +235,9 @@ def angle(m, context):
     return words + ([t.DIRECTIONS[m[4]]] if m[4] else [])
 
 
+NOUNS_OF_TIME = frozenset(
+    "timeout break delay window interval clip video countdown ad timer cooldown nap pause session".split()
+)
 STEPS = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
 
 
@@ -251,12 +267,12 @@ def short_duration(m, context):
     if letter == "d" and (spaced or m[1] in ("2", "3") and not timed):
         return None
     words = n.decimal(m[1]) + (["to", *n.decimal(m[2])] if m[2] else [])
-    single = is_one(m[1]) and not m[2] or qualifies(m, context)
+    single = is_one(m[1]) and not m[2] or qualifies(m, context) or near in NOUNS_OF_TIME
     return [*words, STEPS[letter] + "s" * (not single)]
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z]))?"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
@@ -265,13 +281,50 @@ def measure(m, context):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])
     words = number(m[1] + m[2]) + (middle + n.decimal(m[4]) if m[4] else [])
-    single = is_one(m[2]) and not m[4] or gap == "-" or qualifies(m, context)
+    single = is_one(m[2]) and not m[4] or gap == "-" or qualifies(m, context) or _attached(m, found)
     return words + expression(found, single)
+
+
+CONTAINER = re.compile(
+    r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
+)
+CARRIED = re.compile(
+    r"\s(?:bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg)\b"
+)
+TURNED = re.compile(
+    r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"
+)
+
+
+def _attached(m: re.Match, found: str) -> bool:
+    """Whether a noun follows that the measure belongs to: a (15 oz.) can, a 30\u00b0 angle, a 55 in. TV."""
+    rest = m.string[m.end() :]
+    if m.string[max(m.start() - 1, 0)] == "(" and CONTAINER.match(rest):
+        return True
+    if CARRIED.match(rest):
+        return True
+    return (
+        found == "\u00b0"
+        and bool(TURNED.match(rest))
+        or m[5] is not None
+        and bool(re.match(r"\s+[A-Z]{2,}", rest))
+    )
 
 
 def _measured(m: re.Match, gap: str, found: str) -> bool:
     """Whether what looks like a unit is one: single letters only where no name or sentence follows."""
     rest = m.string[m.end() :]
+    if found in q.DIRECTED and m.string[max(m.start() - 1, 0)] == "-":
+        return False  # I-95 N
+    if (
+        gap == " "
+        and len(found) > 1
+        and found in q.CAREFUL
+        and (m[0].endswith(".") or re.match(r"\. [a-z]", rest))
+    ):
+        return True  # 1 pt. cream
+    if gap == "-" and found == "in" and re.match(r"-\d", rest):
+        return False  # 1-in-10
     if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):
         return False  # a 10-K
     if gap == " " and found in q.NOT_SPACED:

@@ -100,6 +100,8 @@ def code(m, context):
         return n.digits(m[0])
     if nouns & q.CODED or context.words[-2:] in (("ending", "in"), ("ends", "in")):
         return n.digits(m[0])
+    if context.before == "of" and size == 4 and 1100 <= int(m[0]) <= 2099:
+        return None  # the case of 1884
     if size >= 4 and nouns & q.NUMBERED_LONG:
         return n.digits(m[0])
     if size == 5 and context.before in t.ZIP_STATES:

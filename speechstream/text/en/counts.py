@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en.amounts import EXPRESSION, expression
 from speechstream.text.en.patterns import (
     DASH,
     END,
@@ -72,14 +73,15 @@ def ordinal(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}"
+    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$))?"
 )
 def scientific(m, context):
     """6.02 x 10^23, 1e6."""
     power = (m[3] or m[4] or m[5].translate(t.SUPERSCRIPTS)).replace("+", "").replace("\u2212", "-")
     if len(power.strip("-")) > 6:
         return None
-    return number(m[1] + m[2]) + ["times", "ten", "to", "the"] + n.cardinal(power)
+    words = number(m[1] + m[2]) + ["times", "ten", "to", "the"] + n.cardinal(power)
+    return words + (expression(m[6], False) if m[6] else [])
 
 
 @rule(rf"({SIGN})({NUM})(?:\^([-\u2212]?\d{{1,6}})|([{RAISED}]{{1,6}})){END}")

@@ -126,9 +126,13 @@ UNIT_NOUNS = {
 
 # Capitals.
 ORDINARY = _set(
-    "it us who am at la er ar ma as do go he if in is me my no of on or pa so to up we id ok all are"
+    "sat it us who am at la er ar ma as do go he if in is me my no of on or pa so to up we id ok all are"
 )
 SHORT_WORDS = _set(
+    "fed met led won ban bid hat cop cap rip vow van jet rob sue tip ton top try vet war web wed wit yet cost bet ad ads pig "
+    "rob cab cub cue dam den dip dot dug era eve fog fur gap gas gem gin gum gut ham hay hen hip hug hut ink inn jam jar jaw jet "
+    "jog lab lap leg lid lip mob mop mug nap nod nun oak oar ore owl pad pan pat paw pea peg pie pin pit pop pot pub rat rib rim "
+    "rob rod rub rug rum sad sap saw sin sip sir ski sob spa spy sub sum tab tag tan tap tar tin toe tow tub tug vow wax web wig zoo "
     "age ago aid aim air all and any are arm art ask bad bag bar bed big box boy bus but buy can car cat cry cup cut day did "
     "die dig dim dog dry due ear eat egg end eye fan far fat few fit fix fly for fun gas get god got gun guy had has hat her "
     "hey him his hit hot how ice ill its job joy key kid lay let lie log lot low mad man map may men mix mom mud net new nor "
@@ -154,8 +158,18 @@ GIVEN = _set(
 NUMBERED = _set(
     "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
-    "division category mark olympiad psalm canto sonata symphony opus no vatican council group factor"
+    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor"
 )
+GIVEN_NAMES = GIVEN | _set(
+    "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley kimberly "
+    "emily donna michelle carol amanda melissa deborah stephanie rebecca sharon laura cynthia dorothy amy kathleen angela "
+    "shirley emma brenda pamela nicole anna samantha katherine christine helen debra rachel carolyn janet maria catherine "
+    "heather diane olivia julie joyce victoria ruth virginia lauren kelly christina joan evelyn judith andrea hannah megan "
+    "cheryl jacqueline martha gloria teresa ann sara madison jean kathryn alice julia grace judy sophia marie jane bob bill tom "
+    "jim joe mike dave steve dan sam tim ben max alex chris matt nick tony rick ron ken ray al ed ted rob jeff greg priya "
+    "raj amit wei li mei chen juan carlos jose luis miguel ana fatima ahmed mohammed ali omar ian sean liam noah ethan lucas"
+)
+TYPED = _set("schedule type phase stage class level grade tier group division")
 ORDINAL_BEFORE = _set(
     "century centuries olympiad olympics congress legion corps dynasty army millennium"
 )
@@ -188,6 +202,7 @@ INTERJECTIONS = _set("hi hello hey yes no oh well ok okay so and but now please 
 
 # Words of small letters that are said by their letters, and endings of file names.
 SPELLED_SMALL = _set(
+    "idk imo imho tbh cd btw brb ttyl wdym smh omw ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
     "utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
 )
 FILE_LETTERS = _set(

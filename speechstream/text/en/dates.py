@@ -86,7 +86,11 @@ def short_date(m, context):
     first, second = int(m[1]), int(m[2])
     month, day = (second, first) if context.options.date_order == "dmy" else (first, second)
     named = context.before in t.WEEKDAYS or context.words[-2:-1] and context.words[-2] in t.WEEKDAYS
-    likely = context.before in DATED and first != second and not _counts(m)
+    likely = (
+        (context.before in DATED or context.words[-2:] == ("week", "of"))
+        and first != second
+        and not _counts(m)
+    )
     likely = likely or context.before in ("is", "was", "for") and second > 12 and second != 16
     if (
         (first, second) == (9, 11)
@@ -287,7 +291,7 @@ def decade(m, context):
             return None
         if following(m) in q.TIMED:
             return None
-    return n.decade(int(m[1]))
+    return ["two", "thousands"] if m[1] == "00" else n.decade(int(m[1]))
 
 
 @rule(rf"(\d{{1,2}})s{END}")

@@ -7,12 +7,13 @@ from speechstream.text.rules import Rules
 NEVER_END = frozenset(
     "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
     "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
-    "qty ref c rs acct mfg esp cont".split()
+    "qty ref c rs acct mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls".split()
 )
 BEFORE_NUMBER = frozenset(
     "no nos art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
-    "eccl psa ext ver".split()
+    "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
+BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
 MONTHS_AND_DAYS = frozenset(
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat "
     "sun".split()
@@ -20,14 +21,31 @@ MONTHS_AND_DAYS = frozenset(
 MAY_END = (
     frozenset(
         "inc ltd co corp jr sr al st ave blvd rd ln hwy dept est bros sq apt ext min max gal ft lb lbs oz "
-        "phd etc".split()
+        "phd etc bldg rm rte jct dist elev dep arr ret edn".split()
     )
     | MONTHS_AND_DAYS
+)
+BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
+    "tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
+    "med lg avg misc orig govt appt appts mtg mtgs fl cu sq op ed eds trans para inst assoc int pkg pkgs pkt abbr ctr wt ht "
+    "mfr intl natl univ dist dep arr elev rm bldg rte jct prev lib tel ct dz doz app cl pct max incl excl est "
+    "chap chaps nat intro admin apt ste hwy qtr qtrs reb ast mvt sch rd ave".split()
+)
+HALVES = frozenset(("a.m", "p.m"))
+AFTER_TIME = frozenset(  # capitals that still belong to a time of day
+    "eastern pacific central mountain greenwich local british central monday tuesday wednesday thursday friday saturday sunday "
+    "mon tue tues wed thu thur thurs fri sat sun january february march april may june july august september october november "
+    "december jan feb mar apr jun jul aug sep sept oct nov dec beijing london paris tokyo moscow".split()
+)
+NUMBER_OF = frozenset(
+    "tel ref phone serial part order model account acct id po p.o invoice registration reg flight item case contact telephone "
+    "fax passport batch policy licence license tracking reference catalog".split()
 )
 STARTERS = frozenset(
     "the a an this that these those it he she we they i you there here his her its our their my your but and or so if "
     "when while after before although however meanwhile then now what who why how where which in on at for with from "
     "by as one some many most all each every not yes please let first second finally next another both since because "
+    "don doesn didn won isn aren wasn weren couldn wouldn shouldn hasn haven hadn "
     "until once do does did is are was were would can could should it's he's she's they're we're i'm".split()
 )
 CONJUNCTIONS = frozenset(
@@ -35,7 +53,10 @@ CONJUNCTIONS = frozenset(
     "with without for to in on at from by as into after before than through about like".split()
 )
 
-STATES = frozenset(("CA", "MT", "MS"))  # those that are abbreviations in small letters too
+STATES = frozenset(  # those that are abbreviations or words in small letters too
+    "CA MT MS Ala Ariz Ark Calif Colo Conn Del Fla Ga Ill Ind Kan Ky La Mass Md Mich Minn Miss Mo Mont Neb Nebr Nev Okla Ont Ore "
+    "Pa Penn Que Tenn Tex Va Vt Wash Wis Wyo".split()
+)
 ANSWERED = frozenset(
     "said say says saying answered answer replied reply told vote voted votes shouted cried yelled screamed whispered or and "
     "still definitely absolutely just simply".split()
@@ -54,4 +75,9 @@ RULES = Rules(
     ANSWERED,
     ASKED,
     AFTER_NUMBER,
+    BEFORE_SMALL,
+    HALVES,
+    AFTER_TIME,
+    NUMBER_OF,
+    BOOKS_OF_TWO,
 )

@@ -55,6 +55,7 @@ ADVERBS = _set(
 PLURALS = _set(
     "people men women children police they teeth feet mice both two three four five six others"
 )
+COUNTS = _set("two three four five six seven eight nine ten twelve several many few")
 NOT_PLURAL = _set(
     "sports sales news business arms goods series this his its always perhaps us is was has does yes as less "
     "plus thus across towards gas bus class press world's physics politics besides sometimes towards"
@@ -78,6 +79,7 @@ MARKS = frozenset(";:,.!?\u2014\u2026")
 
 METAL = _set(
     "pipe pipes paint poisoning metal poison gasoline petrol battery batteries acid bullet bullets toxic pencil "
+    "weighed weighs melts melted melting kilos dense molten "
     "zinc copper tin mercury solder iron exposure leaded alloy metals weights crystal roof arsenic cadmium"
 )
 MUSIC = _set(
@@ -85,6 +87,7 @@ MUSIC = _set(
     "speakers boost sound string notes double loud volume played playing plays play"
 )
 FISH = _set(
+    "swam swims swimming spawn bite biting hook hooked angler anglers fishermen "
     "fish fishing lake river sea caught catch striped grilled largemouth smallmouth ate pond trout pound fried"
 )
 SHIP = _set("ship ship's boat stern deck vessel sailor sailors waves port starboard yacht hull")
@@ -120,6 +123,8 @@ def part_of_speech(words: list[str], i: int) -> str:
     )
     if before in DEGREE and before not in ("that",) and not s_form:
         return "ADJ"
+    if before in COUNTS and open_class_next and not s_form:
+        return "ADJ"  # two separate rooms
     if previous == "to" and not s_form:
         earlier = _before(words, back)
         return (
@@ -253,6 +258,8 @@ def _read(words, i, written):
         return _read(words[: i - 1] + words[i:], i - 1, written[: i - 1] + written[i:])
     before, after = _before(words, i), _after(words, i)
     back = [w for w in words[max(0, i - 4) : i] if w not in MARKS]
+    if before in ("i'd", "you'd", "he'd", "she'd", "we'd", "they'd") and _near(words[i:], PAST):
+        return "VBN"
     if any(w in HAVE for w in back) or before in (
         "is",
         "was",
@@ -273,6 +280,8 @@ def _read(words, i, written):
         or (back[-2:] and back[-2:][0] in MODALS | {"to"})
     ):
         return "DEFAULT"
+    if before in ("he", "she", "it"):
+        return "VBD"  # he reads, or he read
     if any(w in HABIT for w in words):
         return "DEFAULT"
     if any(w in PAST for w in words) or before in SINGULAR_SUBJECTS:
@@ -344,6 +353,16 @@ def _bow(words, i, written):
 
 def _tear(words, i, written):
     rest = words[i + 1 : i + 6]
+    if not _before(words, i) and _after(words, i) in (
+        "along",
+        "off",
+        "out",
+        "up",
+        "open",
+        "down",
+        "here",
+    ):
+        return "VERB"
     if words[max(0, i - 2) : i] == ["wear", "and"]:
         return "VERB"
     if _after(words, i) == "in" and not _near(rest, EYES):
@@ -413,7 +432,8 @@ def _used(words, i, written):
 
 def _minute(words, i, written):
     if _after(words, i) in SMALL or (
-        _before(words, i) in DEGREE | {"is", "are"} and _after(words, i) in MARKS | {""}
+        _before(words, i) in DEGREE | {"is", "are", "was", "were", "but"}
+        and _after(words, i) in MARKS | {""}
     ):
         return "ADJ"
     return "DEFAULT"
@@ -432,6 +452,8 @@ def _polish(words, i, written):
 
 
 def _dove(words, i, written):
+    if _before(words, i) in ("dove", "he", "she", "we", "they", "i"):
+        return "VERB"
     return (
         "VERB"
         if _after(words, i) in _set("into in off under down deep beneath for")
@@ -443,7 +465,26 @@ def _dove(words, i, written):
 def _row(words, i, written):
     return (
         "QUARREL"
-        if words[max(0, i - 2) : i] == ["a", "furious"]
+        if words[max(0, i - 2) : i][:1] == ["a"]
+        and _before(words, i)
+        in (
+            "furious",
+            "terrible",
+            "blazing",
+            "heated",
+            "almighty",
+            "flaming",
+            "bitter",
+            "political",
+            "diplomatic",
+            "public",
+            "huge",
+            "big",
+            "angry",
+        )
+        and _after(words, i) not in ("of", "house", "boat")
+        or _before(words, i) in ("the", "a")
+        and _after(words, i) == "over"
         or (_after(words, i) in ("broke", "erupted"))
         else "DEFAULT"
     )
@@ -463,7 +504,17 @@ def _adjective(words, i, written):
     """content, invalid, perfect: adjectives after be, nouns only after an article with nothing to qualify."""
     if _before(words, i) in BE or _before(words, i) in DEGREE:
         return "DEFAULT"
+    after = _after(words, i)
+    if _before(words, i) in ("me", "him", "her", "us", "them") and (
+        not after or after in MARKS or after == "with"
+    ):
+        return "DEFAULT"  # it made me content
     return None
+
+
+def _produce(words, i, written):
+    places = _set("aisle section stand market department manager bag bags drawer truck")
+    return "NOUN" if _after(words, i) in places else None
 
 
 def _refuse(words, i, written):
@@ -487,7 +538,85 @@ def _moped(words, i, written):
     return "VERB" if _after(words, i) in _set("around about all for over") else "DEFAULT"
 
 
+def _does(words, i, written):
+    """Female deer, where a number or an article stands before and a verb or a pause behind."""
+    before, after = _before(words, i), _after(words, i)
+    counted = (
+        before in COUNTS
+        or before in ("the", "young", "white", "some", "these")
+        and (not after or after in MARKS or after.endswith("ed") or after in ("and", "were", "are"))
+    )
+    return "NOUN" if counted and after not in ("not", "it", "he", "she") else "DEFAULT"
+
+
+def _aged(words, i, written):
+    """An aged man, the aged; aged fifty and aged cheese have one syllable."""
+    before, after = _before(words, i), _after(words, i)
+    people = _set(
+        "man woman men women people parent parents mother father aunt uncle couple relative relatives population"
+    )
+    return (
+        "ADJ"
+        if after in people or before == "the" and after not in ("cheese", "wine", "beef")
+        else "DEFAULT"
+    )
+
+
+def _learned(words, i, written):
+    people = _set(
+        "professor judge man man's men scholar scholars friend gentleman counsel society societies colleague journal journals"
+    )
+    return (
+        "ADJ"
+        if _after(words, i) in people and _before(words, i) in DETERMINERS | DEGREE
+        else "DEFAULT"
+    )
+
+
+def _blessed(words, i, written):
+    before, after = _before(words, i), _after(words, i)
+    named = (
+        before in ARTICLES
+        or before in ("every", "that")
+        or after in ("virgin", "sacrament", "mother")
+    )
+    return "ADJ" if named and after and after not in MARKS and after not in FUNCTION else "DEFAULT"
+
+
+def _beloved(words, i, written):
+    return "DEFAULT" if _before(words, i) in BE or _after(words, i) == "by" else "ADJ"
+
+
+def _nice(words, i, written):
+    """The town in France."""
+    city = written[i] == "Nice" and (
+        i > 0
+        and _before(words, i) in _set("in to from near and of for at")
+        or words[i + 1 : i + 3] == [",", "france"]
+    )
+    return "TOWN" if city else "DEFAULT"
+
+
+def _reading(words, i, written):
+    """The towns: Reading, Pennsylvania, in Reading."""
+    town = written[i] == "Reading" and (
+        _before(words, i) in _set("in to from near at")
+        or words[i + 1 : i + 2] == [","]
+        and _after(words, i, 2) in ("pennsylvania", "berkshire", "england", "massachusetts", "p a")
+        or _after(words, i) in ("festival", "railroad", "station", "fc")
+    )
+    return "TOWN" if town else "DEFAULT"
+
+
 SPECIAL = {
+    "produce": _produce,
+    "does": _does,
+    "aged": _aged,
+    "learned": _learned,
+    "blessed": _blessed,
+    "beloved": _beloved,
+    "nice": _nice,
+    "reading": _reading,
     "refuse": _refuse,
     "subject": _subject,
     "moped": _moped,
@@ -526,5 +655,15 @@ EXTRA: dict[str, str | dict[str, str]] = {
     "resume": {"DEFAULT": "ɹəzˈum", "NOUN": "ɹˈɛzəmˌA"},
     "resumes": {"DEFAULT": "ɹəzˈumz", "NOUN": "ɹˈɛzəmˌAz"},
     "re": "ɹˌi",
+    "does": {"DEFAULT": "dˈʌz", "NOUN": "dˈOz"},
+    "aged": {"DEFAULT": "ˈAʤd", "ADJ": "ˈAʤɪd"},
+    "learned": {"DEFAULT": "lˈɜɹnd", "ADJ": "lˈɜɹnɪd"},
+    "blessed": {"DEFAULT": "blˈɛst", "ADJ": "blˈɛsɪd"},
+    "beloved": {"DEFAULT": "bəlˈʌvd", "ADJ": "bəlˈʌvɪd"},
+    "nice": {"DEFAULT": "nˈIs", "TOWN": "nˈis"},
+    "reading": {"DEFAULT": "ɹˈidɪŋ", "TOWN": "ɹˈɛdɪŋ"},
+    "houses": "hˈWzᵻz",
+    "ok'd": "OkˈAd",
+    "ko'd": "kˌAˈOd",
 }
 EXTRA |= pronunciations.table()

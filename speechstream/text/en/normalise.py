@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from speechstream.text.en import cues as q, numbers, numerals, tables as t
+from speechstream.text.en import chess, cues as q, numbers, numerals, tables as t
 from speechstream.text.en.chemistry import Formulas
 from speechstream.text.en.romans import Romans
 from speechstream.text.en.scripts import Scripts
@@ -41,7 +41,7 @@ EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, t.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
-    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(\d{{3}}\)|['\u2019]\d|["
+    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|['\u2019]\d|["
     + "".join(t.VULGAR)
     + r"]|[-+\u2212\u00b1]["
     + "".join(t.VULGAR)
@@ -62,8 +62,18 @@ CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
 RANGE_WORD = re.compile(r"[A-Za-z]+")
 DAYS = {name: name for name in t.WEEKDAYS}
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
+CAPITAL_BEFORE = re.compile(r"\b[A-Z][a-z]+-$")
+THREE = re.compile(r"\d{3}(?![^\W_]|[.,:-]\d)")
+SIZES = re.compile(r"x \d")
+FLAT_CHORD = re.compile(r"Bb(\d{1,2})(?![\w+#])")
+DATE_NAMES = frozenset(t.MONTHS) | frozenset(t.WEEKDAYS)
+TERM = re.compile("[2-9][a-z]{2,3}")  # 2ab
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
+OPTION = re.compile(
+    r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}(?:\s|$|[.,;:)\"\'`]))"
+)
+NAMED_DECIMAL = re.compile(r"\d+\.\d+(?=-\d+(?:\.\d+)?[bBmMkK](?![^\W_]))")
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
@@ -187,17 +197,25 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return end
         if c in DASHES and (end := self._range(at)):
             return end
-        signed = joined and c in "-+'\u2019\u2212\u00b1."
+        if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
+            self._say(["dash"] * len(m[0]), at, m.end())
+            return m.end()
+        zoned = text[max(0, at - 3) : at] in ("UTC", "GMT")
+        signed = joined and not zoned and c in "-+'\u2019\u2212\u00b1."
         if (DIGITISH.match(text, at) and not signed) or (c in INITIALS and MONTH.match(text, at)):
             end = self._number(at)
             if end > at:
                 return end
         if "\u2070" <= c <= "\u207b" or c in "\u00b2\u00b3\u00b9":
             m = RAISED.match(text, at)
-            if m and m[0] != "\u207b":
+            if m and not joined and text[m.end() : m.end() + 1].isupper():
+                self._say(numbers.cardinal(m[0].translate(t.SUPERSCRIPTS)), at, m.end())
+            elif m and m[0] != "\u207b":
                 self._say(numerals.exponent(m[0].translate(t.SUPERSCRIPTS)[:6]), at, m.end())
             return m.end() if m else at + 1
-        if c == "x" and self._between_measures(at):
+        if c == "x" and (
+            self._between_measures(at) or SIZES.match(text, at) and self.number_end == at - 1
+        ):
             self._say("by", at, at + 1)
             return at + 1
         if c.isalnum() and (end := self._formula(at)):
@@ -221,6 +239,16 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return 0
         if m := FILE.match(text, at):
             return self._address(m[0], at)
+        if (
+            text.startswith("Bb", at)
+            and (m := FLAT_CHORD.match(text, at))
+            and not chess.CUES.search(text)
+        ):
+            self._say(["B", "flat", *numbers.cardinal(m[1])], at, m.end())
+            return m.end()
+        if text[at] in "KQRBNOabcdefgh" and (m := chess.MOVE.match(text, at)) and chess.likely(m):
+            self._say(chess.words(m), at, m.end())
+            return m.end()
         if m := HARDWARE.match(text, at):
             return self._characters(at, m.end())
         if m := SPACED_CODE.match(text, at):
@@ -270,13 +298,13 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         word, said = (m[0] if m else ""), previous.text
         month = numbered and word and MONTH.match(text, end)
         weekday = numbered and spaced and word.lower() in q.WEEKDAYS_SHORT | DAYS
-        days = said in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        days = said.lower() in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
         times = said.lower() in q.NAMED_TIMES and NEXT_IN_RANGE.match(text, end)
         now = (numbered or said.lower() in q.NAMED_TIMES) and word.lower() in q.NAMED_TIMES
         letters = (
             len(said) == len(word) == 1 and (said + word).isupper() and text[start - 1] == said
         )
-        if letters and text[at] != "\u2013" and said + word != "AZ":
+        if letters and text[at] != "\u2013" and said + word not in ("AZ", "MF"):
             letters = False
         if not (number or clock or month or weekday or days or times or letters or now):
             return 0
@@ -288,7 +316,22 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
         if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
             return self._characters(at, end)
-        return self._compound(at, end)
+        if TERM.fullmatch(self.text, at, end) and "=" in self.text:
+            for i in range(at, end):
+                self._say(
+                    self.text[i].upper()
+                    if self.text[i].isalpha()
+                    else numbers.cardinal(self.text[i]),
+                    i,
+                    i + 1,
+                )
+            return end
+        self._compound(at, end)
+        if POSSESSIVE.match(self.text, end) and self.out[-1].kind == "word":
+            last = self.out[-1]
+            self.out[-1] = Word(last.text + "'s", last.start, end + 2)  # the G7's
+            return end + 2
+        return end
 
     def _characters(self, at: int, end: int) -> int:
         """Each letter and digit by itself."""
@@ -316,6 +359,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
     def _say(self, words: str | list[str], start: int, end: int) -> None:
         """Add words; one in capitals is to be spelled, a mark is a pause."""
         for w in words.split() if isinstance(words, str) else words:
+            if w in DATE_NAMES and not self.text[start : start + 1].islower():
+                w = w.capitalize()
             kind = (
                 "punct"
                 if w in PUNCTUATION
@@ -353,9 +398,13 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         text = self.text
         if at < 2 or text[at - 1] != "-" or not text[at - 2].isalpha():
             return None
+        if m := NAMED_DECIMAL.match(text, at):
+            return [(numbers.decimal(m[0]), at, m.end())], m.end()
         m = CHAINED.match(text, at)
         if not m and NAME_BEFORE.search(text, max(at - 3, 0), at):
             m = MODEL.match(text, at)
+        if not m and CAPITAL_BEFORE.search(text, max(at - 14, 0), at):
+            m = THREE.match(text, at)
         return ([(numbers.grouped(m[0]), at, m.end())], m.end()) if m else None
 
     def _digit(self, at: int) -> int:

@@ -120,6 +120,11 @@ def plural(word: str) -> str:
         "tesla": "tesla",
         "mercury": "mercury",
         "I": "I",
+        "horsepower": "horsepower",
+        "taka": "taka",
+        "ringgit": "ringgit",
+        "rupiah": "rupiah",
+        "sen": "sen",
     }
     if word.endswith(("hertz", "molar")):
         return word

@@ -30,6 +30,9 @@ SIGN_WORDS = {
 ARTICLES = frozenset(
     "a an the this that each every another one my your his her its our their".split()
 )
+CONTRACTED = frozenset(
+    "it's that's he's she's there's what's here's who's where's let's one's how's".split()
+)
 FOLLOWING = re.compile(r" ([A-Za-z]+)")
 
 
@@ -82,7 +85,11 @@ def qualifies(m: re.Match, context: Context) -> bool:
     """Whether an amount stands before a noun, as in `a $5 bill`: then its unit is in the singular."""
     noun = following(m)
     return (
-        context.before in ARTICLES
+        (
+            context.before in ARTICLES
+            or context.before.endswith("'s")
+            and context.before not in CONTRACTED
+        )
         and (noun.islower() or noun.isupper() and len(noun) > 1)
         and noun not in homographs.FUNCTION
         and not noun.endswith("ly")

@@ -6,6 +6,10 @@ import re
 
 from speechstream.text.en import cues as q, numbers, tables as t
 
+LETTERED = re.compile("([IVX]+)([ab])")
+REIGNED = re.compile(
+    r" (?:[a-z]+ed|became|took|wrote|gave|fell|won|led|built|came|made|went|began|sent|kept|left)\b"
+)
 ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
 
 
@@ -16,8 +20,32 @@ class Romans:
         """Henry VIII the eighth, World War II two, the XXI century. Only after a capitalised word or before an age."""
         numeral, tail = (word[:-2], "'s") if word.endswith("'s") else (word, "")
         previous = self.out[-1] if self.out else None
-        if previous is None or not re.fullmatch("[IVXL]+|[ivx]+", numeral):
+        if previous is None:
+            value = numbers.roman(numeral)
+            after = re.match(
+                r"[\s-](?:century|centuries|Olympiad|Congress)\b", self.text[end : end + 12]
+            )
+            if value is None or not after or len(numeral) < 2:
+                return False
+            self._say(numbers.ordinal(value), at, end)
+            return True
+        if (m := LETTERED.fullmatch(numeral)) and previous.text.lower() in q.NUMBERED:
+            value = numbers.roman(m[1])
+            if value is not None:
+                self._say([*numbers.cardinal(value), m[2].upper()], at, end)
+                return True
+        if not re.fullmatch("[IVXL]+|[ivx]+", numeral):
             return False
+        if (
+            previous.text == "and"
+            and len(self.out) > 3
+            and self.out[-3].text == "the"
+            and self.out[-4].text.lower() in t.KINGS
+        ):
+            value = numbers.roman(numeral.upper())
+            if value is not None:
+                self._say(["the", *numbers.ordinal(value)], at, end)
+                return True
         value = numbers.roman(numeral.upper())
         if value is None:
             return False
@@ -27,6 +55,13 @@ class Romans:
             words = numbers.ordinal(value)
         elif said in q.NUMBERED and previous.end == at - 1:
             words = self._numbered(numeral, value, previous.text, end)
+        elif (
+            self.shouting
+            and len(numeral) > 1
+            and numeral not in ("IL", "XI")
+            and previous.kind == "word"
+        ):
+            words = numbers.cardinal(value)
         elif numeral.islower() or previous.kind != "word" or not previous.text[:1].isupper():
             return False
         else:
@@ -48,6 +83,11 @@ class Romans:
                 "article",
                 "act",
                 "title",
+                *q.TYPED,
+            ):
+                return []
+            if previous.lower() in q.TYPED and not re.match(
+                r" (?!am\b|have\b|had\b|was\b|did\b|do\b|will\b)[a-z]", self.text[end:]
             ):
                 return []
             if previous.islower():
@@ -64,9 +104,9 @@ class Romans:
             return []
         titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
         first = self.out[-2].text.lower() if len(self.out) > 1 else ""
-        if said in t.KINGS:
+        if said in t.KINGS or titled and len(numeral) > 1:
             alone = numeral in ("I", "V", "X")
-            if alone and not titled and not ROMAN_AFTER.match(rest):
+            if alone and not titled and not ROMAN_AFTER.match(rest) and not REIGNED.match(rest):
                 return []
             return ["the", *numbers.ordinal(value)]
         if len(numeral) == 1:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers, streets, tables as t
+from speechstream.text.en import cues as q, homographs, numbers, short_forms, tables as t
+from speechstream.text.en.abbreviations import Abbreviations
 from speechstream.text.en.amounts import expression
+from speechstream.text.en.places import GOES_ON, Places
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
 
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
-ARGUMENT = re.compile(r"\(([a-z])\)")
-SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o)(?![A-Za-z])", re.I)
-DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
-DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
-STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
+ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
+SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
+NOTE_FLAT = re.compile(
+    r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
+)
+DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
+TERM = re.compile("[a-z]{2,3}")
+EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
+SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
+VERSUS = re.compile(r"\. (?:the )?[A-Z]")
 UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
 )
@@ -28,7 +35,7 @@ def split_compound(text: str) -> list[tuple[str, int]]:
     return [(m[0], m.start()) for m in PARTS.finditer(text)]
 
 
-class Spelling:
+class Spelling(Abbreviations, Places):
     """The part of a reading (`speechstream.text.en.normalise`) that reads words, abbreviations and addresses."""
 
     def _address(self, found: str, at: int) -> int:
@@ -75,7 +82,36 @@ class Spelling:
                     or (
                         len(part) <= 2
                         and lower
-                        not in ("me", "my", "is", "in", "to", "of", "on", "at", "we", "go")
+                        not in (
+                            "me",
+                            "my",
+                            "is",
+                            "in",
+                            "to",
+                            "of",
+                            "on",
+                            "at",
+                            "we",
+                            "go",
+                            "us",
+                            "it",
+                            "or",
+                            "an",
+                            "up",
+                            "no",
+                            "so",
+                            "do",
+                            "be",
+                            "by",
+                            "as",
+                            "he",
+                            "hi",
+                            "ok",
+                        )
+                    )
+                    or (
+                        lower in ("us", "it", "in", "me", "is")
+                        and self.text[m.start() - 1 : m.start()] == "."
                     )
                 )
                 self._say(part.upper() if spell else lower, *m.span())
@@ -117,6 +153,9 @@ class Spelling:
             return end
         if not word.isascii():
             return self._accented(at, end)
+        if m := NOTE_FLAT.match(text, at):
+            self._say([word[0], "flat"], at, m.end())
+            return m.end()
         for read in (self._glued, self._place, self._month):
             if done := read(word, at, end):
                 return done
@@ -133,11 +172,23 @@ class Spelling:
             return end + 1  # a list of letters
         if stop and (done := self._abbreviation(word.lower(), at, end)):
             return done
+        if stop and len(word) == 1 and word.isupper() and (m := SPECIES.match(text, end)):
+            if m[1] not in homographs.FUNCTION and (not m[1].isdigit() or word == "K"):
+                self.out.append(Word(word, at, end, "letters"))
+                return end + 1  # E. coli
         if stop and len(word) == 1 and word.isupper() and self._name_follows(end + 1):
             self.out.append(Word(word, at, end, "letters"))
             return end + 1  # an initial: John F. Kennedy
         lower = word.lower()
-        if word == "VS" and self._name_follows(end) and not self.shouting:
+        if (
+            lower in short_forms.PLAIN
+            and (word.islower() or word.istitle())
+            and not (stop and lower in t.UNITS)
+        ):
+            self._say(short_forms.PLAIN[lower], at, end)
+            if stop and GOES_ON.match(text, end):
+                return end + 1
+        elif word == "VS" and self._name_follows(end) and not self.shouting:
             self.out.append(Word(word, at, end, "letters"))
         elif (
             lower in t.WITHOUT_STOP and (lower != "dr" or self._name_follows(end)) and word != "ETC"
@@ -154,19 +205,57 @@ class Spelling:
         if after == "/" and (m := SLASHED.match(text, at)):
             self._say(t.WITHOUT_STOP[m[0].lower()], at, m.end())
             return m.end()
+        if after == "/" and (m := DERIVATIVE.match(text, at)):
+            self._say(["D", m[1].upper(), "D", m[2].upper()], at, m.end())
+            return m.end()
         if after == "/" and (m := UNIT_PAIR.match(text, at)):
             self._say(expression(m[0], False), at, m.end())
             return m.end()
         if after == "#" and len(word) == 1 and not text[end + 1 : end + 2].isalnum():
             self._say([word.upper(), "sharp"], at, end + 1)
             return end + 1
+        if word == "etc" and text[at - 1 : at] == "/":
+            self._say("E T C", at, end)
+            return end
+        if (
+            TERM.fullmatch(word)
+            and text[at - 1 : at].isdigit()
+            and EQUATION.search(text)
+            and word not in t.UNITS
+        ):
+            self._say(" ".join(word.upper()), at, end)
+            return end
+        if self._before() == "per" and len(word) > 1 and word in t.UNITS and not self.known(word):
+            self._say(expression(word, True), at, end)
+            return end
         raised = after and after in "\u00b2\u00b3^"
+        if word in ("F", "C") and self._before() in ("degrees", "degree"):
+            self._say("fahrenheit" if word == "F" else "celsius", at, end)
+            return end
+        if (
+            word == "v"
+            and after == "."
+            and VERSUS.match(text, end)
+            and self.out
+            and self.out[-1].text[:1].isupper()
+        ):
+            self._say("versus", at, end + 1)
+            return end + 1
+        if (
+            word == "US"
+            and self.shouting
+            and self._before() in ("", "the", "in", "as", "says", "and", ",", ":")
+        ):
+            self.out.append(Word(word, at, end, "letters"))
+            return end
         if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
             self._say(" ".join(word.upper()), at, end)
             return end
         if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
-            self._say([word.upper(), "of", m[1].upper()], at, m.end())
-            return m.end()
+            said = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])
+            if m[1].isalpha() or word in "fghPyuv":
+                self._say([word.upper(), "of", *said], at, m.end())
+                return m.end()
         if len(word) == 2 and word[0].isupper() and word[1] == "s" and self.number_end == at - 1:
             self.out.append(Word(word, at, end, "letters"))  # the 4 Ps
             return end
@@ -174,75 +263,6 @@ class Spelling:
             self._say("C C", at, end)
             return end
         return 0
-
-    def _month(self, word: str, at: int, end: int) -> int:
-        """A month in short without a day: in Jan, to Aug. Returns where it ends, or 0."""
-        lower = word.lower()
-        if lower not in t.MONTH_OF or lower in t.MONTHS or not word.istitle():
-            return 0
-        if self._before() not in q.BEFORE_MONTH or self.text[end : end + 1] in ("'", "\u2019", "-"):
-            return 0
-        self._say(t.MONTH_OF[lower], at, end)
-        return end
-
-    def _place(self, word: str, at: int, end: int) -> int:
-        """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
-        text = self.text
-        if word in t.STATES and (done := self._state(word, at, end)):
-            return done
-        if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
-            numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
-            if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
-                self._say(t.DIRECTIONS[word], at, end + len(m[1]))
-                return end + len(m[1])
-        if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
-            self._say(t.DIRECTIONS[word], at, end)
-            return end
-        lower = word.lower()
-        if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
-            stop = text[end : end + 1] == "." and text[end + 1 : end + 2] not in ("", "\n")
-            if lower not in ("wed", "sat", "sun") or self._day_near(end):
-                self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
-                return end + stop
-        if (
-            lower in t.STREET_NAMES
-            and word.istitle()
-            and STREET_END.match(text, end)
-            and text[end : end + 1] != "."
-        ):
-            earlier = [w.text for w in self.out[-4:]]
-            if earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier):
-                self._say(t.STREET_NAMES[lower], at, end)
-                return end
-        return 0
-
-    def _day_near(self, end: int) -> bool:
-        """Whether Sat or Sun is a day: another day, or a range or a number, is next to it."""
-        after = self.text[end : end + 8]
-        both = (
-            self._before() in ("and", ",") and len(self.out) > 1 and self.out[-2].text in t.WEEKDAYS
-        )
-        return (
-            both
-            or self._before() in ("to", *t.WEEKDAYS)
-            or bool(re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after))
-        )
-
-    def _state(self, word: str, at: int, end: int) -> int:
-        """A state by two letters: after a town and a comma."""
-        text = self.text
-        if len(self.out) < 2 or self.out[-1].text != "," or not text[max(at - 2, 0) : at] == ", ":
-            return 0
-        town = self.out[-2]
-        if self.shouting or not town.text[:1].isupper() or town.text.lower() in q.INTERJECTIONS:
-            return 0
-        after = text[end:]
-        closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
-        ambiguous = word.lower() in q.SHORT_WORDS or word == "OK"
-        if ambiguous and not closed:
-            return 0
-        self._say(t.STATES[word].split(), at, end)
-        return end
 
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""
@@ -334,116 +354,6 @@ class Spelling:
         if lower in t.EMPHATIC or (len(word) >= 4 and self.known(lower)):
             return False
         return len(word) <= 5 or not re.search("[AEIOUY]", word)
-
-    def _dotted(self, m: re.Match, at: int) -> int:
-        """U.S., e.g., Ph.D., a.m.; returns where it ends, or 0."""
-        inner = m[0].rstrip(".")
-        lower = inner.lower()
-        if lower not in t.ABBREVIATIONS and (
-            max(map(len, inner.split("."))) > 2
-            or not inner[0].isupper()
-            or not all(len(p) == 1 for p in inner.split("."))
-        ):
-            return 0
-        end = m.end()
-        if lower in t.ABBREVIATIONS:
-            self._say(t.ABBREVIATIONS[lower], at, end)
-        else:
-            self.out.append(Word(inner.replace(".", "").upper(), at, end, "letters"))
-        return self._final_stop(end)
-
-    def _abbreviation(self, lower: str, at: int, end: int) -> int:
-        """An abbreviation with its full stop; returns where it ends, or 0."""
-        text = self.text
-        rest = text[end + 1 :].lstrip()
-        previous = self.out[-1] if self.out else None
-        after_name = (
-            previous is not None
-            and previous.kind == "word"
-            and (
-                previous.text[:1].isupper()
-                or previous.text.endswith(("th", "first", "second", "third"))
-            )
-        )
-        if lower in streets.TITLE:
-            said = streets.read(lower, text, at, rest)
-        elif lower in ("sat", "sun", "wed") and (
-            self._before() in ("the", "a", "he", "she", "they", "we", "it") or rest[:1].islower()
-        ):
-            return 0
-        elif lower in q.BOOKS_SHORT and text[at].isupper() and re.match(r"\d+:\d", rest):
-            said = q.BOOKS_SHORT[lower]
-        elif lower == "ft" and text[at].isupper() and rest[:1].isupper():
-            said = "fort"
-        elif lower == "ft":
-            said = "feet" if self.number_end == at - 1 or not rest else "foot"
-        elif lower == "c" and re.match(r"\d{3,4}(?!\d)", rest) and text[at] == "c":
-            said = "circa"
-        elif lower == "ca" and text[at : at + 2] == "CA":
-            self._state("CA", at, end) or self._say("C A", at, end)
-            return end
-        elif (
-            lower in t.STATES_OLD
-            and text[at].isupper()
-            and text[at + 1].islower()
-            and len(lower) > 2
-        ):
-            said = t.STATES_OLD[lower]
-        elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
-            said = "minimum" if lower == "min" else "maximum"
-        elif lower == "min" and self.number_end < at - 1 and rest:
-            said = "minimum"
-        elif (
-            lower in ("pl", "ct", "sq", "rd", "ave", "ln", "blvd", "hwy") and not text[at].isupper()
-        ):
-            return 0
-        elif lower in ("pl", "ct", "sq") and not after_name:
-            return 0
-        elif lower in t.BEFORE_NUMBER and rest[:1].isdigit():
-            said = t.BEFORE_NUMBER[lower]
-        elif (
-            lower
-            in (
-                "min",
-                "max",
-                "sat",
-                "mon",
-                "fri",
-                "wed",
-                "col",
-                "co",
-                "rep",
-                "gen",
-                "ext",
-                "est",
-                "al",
-                "ms",
-            )
-            and text[at].islower()
-            and lower not in ("min", "max", "al", "ext", "est")
-        ):
-            return 0
-        elif lower == "co" and text[at].isupper() and not self.out:
-            return 0
-        elif lower in ("ref", "dir", "det", "mos", "sec", "pct", "lib", "amb", "sun") and not (
-            rest[:1].isdigit() or text[at].isupper() and self._name_follows(end + 1)
-        ):
-            return 0
-        elif lower in t.MONTH_OF and lower not in t.MONTHS and text[at].isupper():
-            said = t.MONTH_OF[lower]
-        elif lower in t.ABBREVIATIONS and not (
-            lower in ("max", "pres", "al", "ext", "hon", "rev", "rep") and not rest
-        ):
-            said = t.ABBREVIATIONS[lower]
-        else:
-            return 0
-        self._say(said, at, end + 1)
-        return self._final_stop(end + 1)
-
-    def _final_stop(self, end: int) -> int:
-        if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):
-            self.out.append(Word(".", end - 1, end, "punct"))
-        return end
 
     def _name_follows(self, end: int) -> bool:
         return bool(re.compile(r"\s+[A-Z]").match(self.text, end))

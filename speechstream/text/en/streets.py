@@ -20,6 +20,7 @@ COMMON = frozenset(
 # capitals, or a street's number, right before the abbreviation
 NAME_BEFORE = re.compile(r"((?:(?:[A-Z][\w'’-]*|\d+(?:st|nd|rd|th))\s+){1,3})$")
 PLACES = frozenset("mount mt port sault fort cape lake".split())  # "Mount St. Helens"
+PAIR = re.compile(r"(?:and|&|or) (?:Mrs|Mr|Ms|Miss|Dr|Prof)\b")  # Dr. and Mrs. Watson
 LED = re.compile(r"(?:\b\d+[A-Z]?|\b(?:on|onto|along|off|down|across|up|corner of))\s+$", re.I)
 
 
@@ -29,7 +30,10 @@ def read(lower: str, text: str, at: int, rest: str) -> str:
     words = re.findall(r"[\w'’]+", before)
     last = words[-1].lower() if words else ""
     if not rest[:1].isupper():
-        return TITLE[lower] if lower == "dr" and last in OWNERS else STREET[lower]
+        titled = lower == "dr" and (
+            last in OWNERS or PAIR.match(rest) or not before.strip() and rest
+        )
+        return TITLE[lower] if titled else STREET[lower]
     return STREET[lower] if _on_a_street(before, lower) else TITLE[lower]
 
 

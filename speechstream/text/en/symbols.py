@@ -32,6 +32,19 @@ MULTIPLIED = re.compile(r"\w\*\d")
 ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
 AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
 BY_NUMBER = re.compile(r"\s?\d")
+DEGREES = re.compile(r"[\d\u00b0][CF]$")
+TERM_BEFORE = re.compile(r"(?:[\d\u00b2\u00b3)]|(?:^|[\s\d(])[a-z])\s$")
+TERM_AFTER = re.compile(r"\s(?:\d|\(|[a-z](?![a-z]))")
+CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}$")
+CAPITALS_AFTER = re.compile(r"[A-Z]{2,5}(?![A-Za-z])")
+EITHER = re.compile(r"\b(?:either|he|his|him|and|s)$", re.I)
+ONE_LETTER = re.compile(r"[a-z](?![A-Za-z])")
+TIME_AFTER = re.compile(
+    r"(?:day|week|month|year|night|hour|hr|wk|min|minute|sec|second|person|capita)(?![A-Za-z])"
+)
+NOUN_BEFORE = re.compile(
+    r"(?:^|[\s(])(?:(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}|[A-Z]{2,4})$"
+)
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
 
@@ -71,6 +84,16 @@ class Symbols:
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
+        if c == "\u00a7" and after == "\u00a7":
+            self._say("sections", at, at + 2)
+            return at + 2
+        if c == "(" and after == ")" and at and text[at - 1].isalnum():
+            return at + 2  # len()
+        if c == "$" and after.isalpha():
+            self._say("dollar", at, at + 1)
+            return at + 1
+        if c == "\u00a9" and self._before() == "copyright":
+            return at + 1
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
             self._say("minus", at, at + 1)
@@ -82,6 +105,8 @@ class Symbols:
                 and re.search(r"\d\s$", text[max(0, at - 2) : at])
                 and re.match(r"\s[\d(]", text[at + 1 : at + 3])
             )
+            equation = spaced and "=" in text and TERM_BEFORE.search(text[max(0, at - 3) : at])
+            numbers_around = numbers_around or equation and TERM_AFTER.match(text, at + 1)
             self._say("minus", at, m.end()) if numbers_around else self.out.append(
                 Word("\u2014", at, m.end(), "punct")
             )
@@ -106,8 +131,25 @@ class Symbols:
             lone = capitals and not (text[at - 2 : at - 1] + text[at + 2 : at + 3]).strip(
                 " .,;:!?)("
             )
-            if lone:
-                return at + 1  # A/B, N/A
+            if (
+                lone
+                or CAPITALS.search(text[max(0, at - 7) : at])
+                and CAPITALS_AFTER.match(text, at + 1)
+            ):
+                return at + 1  # A/B, N/A, TCP/IP
+            if EITHER.search(text[max(0, at - 9) : at]):
+                return at + 1
+            if DEGREES.search(text[max(0, at - 2) : at]) and after.isdigit():
+                self._say("or", at, at + 1)
+                return at + 1
+            if at and text[at - 1].isdigit() and ONE_LETTER.match(text, at + 1):
+                self._say("over", at, at + 1)
+                return at + 1
+            if (m := TIME_AFTER.match(text, at + 1)) and NOUN_BEFORE.search(
+                text[max(0, at - 24) : at]
+            ):
+                self._say(["per", *t.PER[m[0]].split()], at, m.end())
+                return m.end()
             if digits or (not both and (after.isalnum() or spaced)):
                 self._say("over" if digits else "slash", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):

@@ -175,6 +175,13 @@ WITHOUT_STOP = {
     "approx": "approximately",
     "w/out": "without",
     "c/o": "care of",
+    "y/y": "year over year",
+    "m/m": "month over month",
+    "q/q": "quarter over quarter",
+    "y/o": "year old",
+    "n/a": "N A",
+    "a/c": "A C",
+    "w/e": "week ending",
     "int'l": "international",
     "gov't": "government",
     "nat'l": "national",
@@ -275,6 +282,10 @@ UNITS = {  # symbol: singular name
     "tbsp": "tablespoon",
     "Tbsp": "tablespoon",
     "Tsp": "teaspoon",
+    "Tbs": "tablespoon",
+    "tbs": "tablespoon",
+    "Tbl": "tablespoon",
+    "IU": "I U",
     "\u00b5L": "microliter",
     "\u00b5l": "microliter",
     "\u00b5F": "microfarad",
@@ -401,6 +412,25 @@ UNITS = {  # symbol: singular name
     "\u2103": "degree celsius",
     "\u2109": "degree fahrenheit",
     "in": "inch",
+    "hp": "horsepower",
+    "HP": "horsepower",
+    "bhp": "brake horsepower",
+    "req": "request",
+    "ng": "nanogram",
+    "pg": "picogram",
+    "pmol": "picomole",
+    "cu. ft.": "cubic foot",
+    "cu. in.": "cubic inch",
+    "cu. yd.": "cubic yard",
+    "cu yd": "cubic yard",
+    "sq. in.": "square inch",
+    "sq. yd.": "square yard",
+    "sq. km": "square kilometer",
+    "sq. m": "square meter",
+    "fl. oz": "fluid ounce",
+    "wpm": "word per minute",
+    "tonnes": "tonne",
+    "acre": "acre",
 }
 UNITS |= {k.replace("\u00b5", "\u03bc"): v for k, v in UNITS.items() if k[0] == "\u00b5"}
 UNITS |= {k.replace("\u03a9", "\u2126"): v for k, v in UNITS.items() if k[-1] == "\u03a9"}
@@ -480,6 +510,17 @@ CURRENCIES = {  # symbol: (unit, hundredth)
     "TWD": ("new taiwan dollar", "cent"),
     "MX$": ("mexican peso", "centavo"),
     "MXN": ("mexican peso", "centavo"),
+    "Tk": ("taka", "poisha"),
+    "BDT": ("taka", "poisha"),
+    "TL": ("lira", "kurus"),
+    "TRY": ("turkish lira", "kurus"),
+    "PHP": ("philippine peso", "centavo"),
+    "MYR": ("malaysian ringgit", "sen"),
+    "RM": ("ringgit", "sen"),
+    "IDR": ("indonesian rupiah", "sen"),
+    "Rp": ("rupiah", "sen"),
+    "PKR": ("pakistani rupee", "paisa"),
+    "EGP": ("egyptian pound", "piastre"),
     "R$": ("real", "centavo"),
     "BRL": ("brazilian real", "centavo"),
     "Rs.": ("rupee", "paisa"),
@@ -545,6 +586,7 @@ MAGNITUDES = {
     "bn": "billion",
     "T": "trillion",
     "tn": "trillion",
+    "trn": "trillion",
     "hundred": "hundred",
     "thousand": "thousand",
     "million": "million",
@@ -605,6 +647,16 @@ STATES = {
     "WY": "Wyoming",
 }
 STATES_OLD = {
+    "ark": "Arkansas",
+    "del": "Delaware",
+    "ill": "Illinois",
+    "ind": "Indiana",
+    "miss": "Mississippi",
+    "neb": "Nebraska",
+    "ore": "Oregon",
+    "pa": "Pennsylvania",
+    "vt": "Vermont",
+    "wash": "Washington",
     "ala": "Alabama",
     "ariz": "Arizona",
     "calif": "California",
@@ -804,7 +856,7 @@ VULGAR = {
 }
 
 SPELLED = frozenset(
-    "US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
+    "SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
     "OS IP URL API CPU GPU USB HTML HTTP SQL SSL LA DC NY AM PM BBC CNN NBC ABC CBS FBI CIA NSA IRS "
     "NHS HIV DNA RNA MRI ICU ER EMT LGBT NBA NFL NHL MLB UFC IBM HP AT GE GM BMW KFC LOL OMG BTW FYI "
     "TBD RSVP IQ PS SOS MP PHD MBA BA MA BSC PHP CSS XML AWS SUV RV UFO VR AR IPO GDP CSV PDF LLM "
@@ -815,7 +867,7 @@ SPELLED = frozenset(
 SAID = frozenset(
     "NASA NATO AIDS COVID UNESCO UNICEF OPEC RAM ROM SIM PIN JPEG GIF SCUBA RADAR LASER FEMA NAFTA SWAT "
     "YOLO IMAX POTUS SCOTUS NASDAQ NASCAR NAFTA ASCII FIFA UEFA WIFI IKEA LEGO CAPTCHA SARS MERS OSHA "
-    "SAT MAC ZIP JSON YAML TOML CUDA TED NET LOL ASAP HIPAA DARPA LAN WAN MIDI BIOS GUI NORAD TESLA BASIC COBOL RAID CERN ASEAN GATT NIMBY".split()
+    "MAC ZIP JSON YAML TOML CUDA TED NET LOL ASAP HIPAA DARPA LAN WAN MIDI BIOS GUI NORAD TESLA BASIC COBOL RAID CERN ASEAN GATT NIMBY MAX DOW VRAM DRAM OPEC AWOL BAFTA VAT".split()
 )
 EMPHATIC = frozenset(
     "not and the all new yes no or any you can but now one two must never ever only out stop go get do "

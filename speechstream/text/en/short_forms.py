@@ -1,0 +1,272 @@
+"""Abbreviations with a full stop whose meaning depends on what stands around them, and short words without one."""
+
+from __future__ import annotations
+
+import re
+
+# With a full stop, wherever they stand.
+ALWAYS = {
+    "attn": "attention",
+    "appt": "appointment",
+    "appts": "appointments",
+    "mtg": "meeting",
+    "mtgs": "meetings",
+    "pls": "please",
+    "msgr": "monsignor",
+    "mlle": "mademoiselle",
+    "profs": "professors",
+    "brig": "brigadier",
+    "treas": "treasurer",
+    "sts": "saints",
+    "lg": "large",
+    "mts": "mountains",
+    "natl": "national",
+    "elev": "elevation",
+    "jct": "junction",
+    "pkt": "packet",
+    "pkgs": "packages",
+    "temps": "temperatures",
+    "rte": "route",
+    "para": "paragraph",
+    "paras": "paragraphs",
+    "ctr": "center",
+    "edn": "edition",
+    "yds": "yards",
+    "hosp": "hospital",
+    "dept": "department",
+    "depts": "departments",
+    "grp": "group",
+    "mfr": "manufacturer",
+    "wt": "weight",
+    "deg": "degrees",
+    "doz": "dozen",
+    "exh": "exhibit",
+    "exhs": "exhibits",
+    "sched": "schedule",
+    "approx": "approximately",
+    "diam": "diameter",
+    "secy": "secretary",
+    "subj": "subject",
+    "amt": "amount",
+    "pmt": "payment",
+    "comdr": "commander",
+    "cdr": "commander",
+    "commr": "commissioner",
+    "cert": "certificate",
+    "est'd": "established",
+    "encl": "enclosed",
+    "esp": "especially",
+    "abbr": "abbreviation",
+    "vocab": "vocabulary",
+    "wkly": "weekly",
+    "rev'd": "reverend",
+}
+# Before a number or a single capital.
+NUMBERED = {
+    "app": "appendix",
+    "rm": "room",
+    "fl": "floor",
+    "dist": "district",
+    "dep": "departs",
+    "arr": "arrives",
+    "op": "opus",
+    "sch": "schedule",
+    "yr": "year",
+    "wk": "week",
+    "int": "intermediate",
+    "pg": "page",
+    "pgs": "pages",
+    "lat": "latitude",
+    "chap": "chapter",
+    "chaps": "chapters",
+    "bio": "bio",
+    "chem": "chem",
+    "econ": "econ",
+    "psych": "psych",
+    "phys": "physics",
+    "rd": "round",
+    "mvt": "movement",
+    "v": "verse",
+    "ste": "suite",
+    "apt": "apartment",
+    "cl": "clause",
+    "ave": "avenue",
+    "ref": "reference",
+    "bldg": "building",
+    "vol": "volume",
+    "vols": "volumes",
+    "pt": "part",
+    "ch": "chapter",
+    "art": "article",
+    "sec": "section",
+    "fig": "figure",
+    "ed": "edition",
+    "eds": "editions",
+}
+# With and without a full stop; not where they are words.
+PLAIN = {
+    "pls": "please",
+    "plz": "please",
+    "thx": "thanks",
+    "thnx": "thanks",
+    "ppl": "people",
+    "msg": "message",
+    "msgs": "messages",
+    "appt": "appointment",
+    "appts": "appointments",
+    "mtg": "meeting",
+    "mtgs": "meetings",
+    "dept": "department",
+    "govt": "government",
+    "ctrl": "control",
+    "cmd": "command",
+    "blvd": "boulevard",
+    "tmrw": "tomorrow",
+    "tmr": "tomorrow",
+    "tonite": "tonight",
+    "thru": "through",
+    "srsly": "seriously",
+    "abt": "about",
+    "cuz": "because",
+    "coz": "because",
+    "sry": "sorry",
+    "cont'd": "continued",
+    "qtr": "quarter",
+    "qtrs": "quarters",
+    "lg": "large",
+    "yrs": "years",
+    "hrs": "hours",
+    "mins": "minutes",
+    "wks": "weeks",
+    "lbs": "pounds",
+    "approx": "approximately",
+    "dr's": "doctor's",
+    "ur": "your",
+    "wkts": "wickets",
+    "wkt": "wicket",
+    "wknd": "weekend",
+    "bday": "birthday",
+    "b'day": "birthday",
+    "qty": "quantity",
+    "pkg": "package",
+    "acct": "account",
+    "accts": "accounts",
+    "pkgs": "packages",
+    "tbsp": "tablespoons",
+    "tsp": "teaspoons",
+    "mgmt": "management",
+}
+UNAMBIGUOUS_BOOKS = frozenset(
+    "isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
+)
+JOBS = re.compile(r"(?:job|jobs|work|worker|workers|staff|agency|position|workforce|staffer)\b")
+NAMED = re.compile(r"[A-Z][\w'’-]*")
+SINGLE = re.compile(r"(?:\d|[A-Z](?![A-Za-z])|[IVXLC]+(?![A-Za-z]))")
+
+
+def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
+    """What an abbreviation stands for, or "". before: the word said last, small; rest: what follows the full stop."""
+    lower = token.lower()
+    if lower == "rd" and before in ("county", "state", "forest", "ranch", "farm"):
+        return "road"
+    numbered = bool(SINGLE.match(rest)) and not (rest[:1] == "I" and token.islower())
+    name = bool(NAMED.match(rest))
+    if lower in ("ed", "eds", "trans") and (name or lower == "trans" and rest[:3] == "by "):
+        if before == "and" or not behind_ordinal:
+            return {"ed": "edited by", "eds": "edited by"}.get(
+                lower, "translated" if rest[:3] == "by " else "translated by"
+            )
+    if behind_ordinal and lower in ("ed", "fl", "c", "cent"):
+        return {"ed": "edition", "fl": "floor"}.get(lower, "century")
+    if (
+        lower in ("b", "d", "r", "fl")
+        and token.islower()
+        and re.match(r"(?:c\. ?)?1\d{3}\b|20\d\d\b|[A-Z][a-z]{2,8}\.? \d", rest)
+    ):
+        return {"b": "born", "d": "died", "r": "reigned", "fl": "flourished"}[lower]
+    if (
+        lower == "no"
+        and before
+        in (
+            "telephone",
+            "reference",
+            "phone",
+            "serial",
+            "part",
+            "order",
+            "model",
+            "account",
+            "id",
+            "po",
+            "invoice",
+            "registration",
+            "flight",
+            "item",
+            "case",
+            "contact",
+            "fax",
+            "passport",
+            "batch",
+            "policy",
+            "tracking",
+        )
+        and (rest[:1].islower() or not rest)
+    ):
+        return "number"
+    if lower in NUMBERED and numbered and not (token.isupper() and len(token) > 1):
+        return NUMBERED[lower]
+    if lower == "temp":
+        if JOBS.match(rest):
+            return "temporary"
+        return "" if before in ("a", "another", "as") and not rest[:1].islower() else "temperature"
+    if lower == "med" and re.match(r"(?:heat|high|low|size|rare|flame|speed|sized|to)\b", rest):
+        return "medium"
+    if lower == "sm" and rest[:1].islower():
+        return "small"
+    if lower == "op" and rest.startswith("cit"):
+        return "op"
+    if lower == "sec" and rest.startswith("-Gen"):
+        return "secretary"
+    if (
+        lower == "co"
+        and token == "co"
+        and before in ("the", "a", "our", "this", "that", "my", "your")
+        and rest[:1].islower()
+    ):
+        return "company"
+    if lower in ("yr", "mo", "wk", "ft", "in", "lb") and rest.startswith("-old"):
+        return {"yr": "year", "mo": "month", "wk": "week"}.get(lower, "")
+    if lower == "med" and rest.startswith("-"):
+        return "medium"
+    if lower == "ed" and token == "Ed" and rest.startswith("note"):
+        return "editor's"
+    if lower == "rt" and re.match(r"(?:Hon|Rev)", rest):
+        return "right"
+    if lower == "sec" and token[0].isupper() and name:
+        return "secretary"
+    if lower == "dir" and token[0].isupper() and name:
+        return "director"
+    if lower == "int" and rest.startswith("rate"):
+        return "interest"
+    if lower == "inst" and re.match(r"(?:of|for)\b", rest):
+        return "institute"
+    if lower in ("cu", "sq") and re.match(r"(?:ft|in|yd|mi|m|km|cm|yards|feet|inches)\b", rest):
+        return "cubic" if lower == "cu" else "square"
+    if lower == "fl" and rest.startswith("oz"):
+        return "fluid"
+    if lower == "ret" and (not rest or rest[0] in ").,"):
+        return "retired"
+    if lower == "pts" and before in ("basis", "percentage"):
+        return "points"
+    if lower == "ht" and token.islower() and re.match(r"\d", rest):
+        return "height"
+    if (
+        lower in ("min", "maj")
+        and len(before) == 1
+        and before in "abcdefg"
+        and (not rest or rest[:1] not in "0123456789")
+    ):
+        return "minor" if lower == "min" else "major"
+    if lower == "mi" and before in ("half", "a"):
+        return "mile"
+    return ALWAYS.get(lower, "") if not token.isupper() or len(token) > 3 else ""
