@@ -186,20 +186,22 @@ def memory(args: argparse.Namespace) -> dict:
             others = tuple(tuple(h for h in every if h not in s) for s in heads)
             forms["the other heads stream"] = KvConfig(streaming=others, recent=args.recent)
             forms["8 bits, the first"] = KvConfig(8, heads, args.recent)
-        rows = {}
+        rows, plain = {}, np.zeros(0)
         for number, (name, kv) in enumerate(forms.items()):
             given = scales if kv.bits == 8 else None
             model = form(one, kv, given, Path(folder) / str(number), cache)
-            rows[name] = measured(model, ids, end, args)
+            rows[name], found = measured(model, ids, end, args)
+            more = found - (plain if len(plain) else found)
+            plain = plain if len(plain) else found
+            rows[name]["percent more"] = 100 * math.expm1(more.mean())
+            rows[name]["standard error"] = 100 * more.std() / math.sqrt(len(more))
             print(name, json.dumps(rows[name], default=float), flush=True)
-        return {
-            n: r["perplexity"] / rows["floats"]["perplexity"] * 100 - 100 for n, r in rows.items()
-        }
+        return {n: r["percent more"] for n, r in rows.items()}
 
 
 def retained(args: argparse.Namespace) -> dict:
     """Windows of the same size, of recent tokens alone and with old ones that stand out: perplexity, and a pass key that
-    was read before the window. The key's digits are given one after the other: how likely was each, and was it the first guess?
+    was read before the window. Its tokens are given one after the other: how likely was each, and was it the first guess?
 
     Beside them everything is remembered: what the model can find at all.
     """
@@ -225,9 +227,9 @@ def retained(args: argparse.Namespace) -> dict:
                 logits, state = model.step([[digit]], state)
         name = "all" if retain is None else f"{args.window} tokens, {retain} of them retained"
         rows[name] = {
-            "digits": len(likely),
+            "tokens of keys": len(likely),
             "first guesses": int(right),
-            "nats a digit": float(np.mean(likely)),
+            "nats a token": float(np.mean(likely)),
             "MB": state.nbytes / 1e6,
         }
         if found.losses:
@@ -261,7 +263,8 @@ def chosen_heads(
 
 def measured(
     model: LanguageModel, ids: Sequence[int], end: Sequence[int], args: argparse.Namespace
-) -> dict:
+) -> tuple[dict, np.ndarray]:
+    """What a form of the memory costs, and the losses that its perplexity is of."""
     found = Sum()
     for at in range(0, len(ids) - args.length, args.length):
         piece, state = text_loss(model, ids[at : at + args.length - 64], 512)
@@ -279,7 +282,7 @@ def measured(
             prompt, key = passkey(model, end, length, depth, rng)
             hits.append(answers(model.with_window(CacheConfig(2 * length, 4, 256)), prompt, key))
         keys[length] = f"{sum(hits)}/{len(hits)}"
-    return {
+    row = {
         "perplexity": round(found.perplexity, 3),
         "tokens": found.tokens,
         "reads, ms a token": round(found.ms, 2),
@@ -287,6 +290,7 @@ def measured(
         "MB": round(state.nbytes / 1e6, 1),
         "pass keys found": keys,
     }
+    return row, np.concatenate(found.losses)
 
 
 def passkey(
