@@ -2,7 +2,7 @@
 
 Rotary positions turn two channels of a key into each other, so what counts for both is the length of the pair, which no
 position changes; what lies beyond the scale is clipped. Clipped values cost more than coarse ones: of SmolLM2-135M, on a
-play that is not the one it is evaluated on, half of the loss of 8 bits was that of values beyond 1.1 times the largest seen,
+play that is not the one it is evaluated on, most of the loss of 8 bits was that of values beyond 1.1 times the largest seen,
 and twice the largest loses least (1.1, 1.5, 2 and 3 times: divergences of 0.0061, 0.0015, 0.0011 and 0.0016 nats a token).
 """
 
