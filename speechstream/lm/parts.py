@@ -14,17 +14,20 @@ GROWTH = 64  # tokens: a buffer's room is a multiple of it
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """window: tokens kept at most, sinks among them. drop: forgotten at once when it is full."""
+    """window: tokens kept at most, sinks among them. drop: forgotten at once when it is full. retain: of the window, rows
+    for old tokens that stand out, each head's own (`standing_out`); 0: the recent ones alone are kept."""
 
     window: int = 8192
     sinks: int = 4
     drop: int = 256
+    retain: int = 0
 
     def __post_init__(self) -> None:
-        if self.sinks < 0 or self.drop < 1 or self.window < self.sinks + self.drop:
+        fixed = self.sinks + self.drop + self.retain
+        if self.sinks < 0 or self.drop < 1 or self.retain < 0 or self.window < fixed:
             raise ValueError(
-                f"a window must hold the sinks and what is dropped at once; got window {self.window}, "
-                f"sinks {self.sinks}, drop {self.drop}"
+                f"a window must hold the sinks, what is dropped at once and what is retained; got window {self.window}, "
+                f"sinks {self.sinks}, drop {self.drop}, retain {self.retain}"
             )
 
     def dropped(self, tokens: int) -> int:
@@ -144,7 +147,7 @@ class Group:
         return self._copied(part, tokens, full, need)
 
     def _copied(self, part: Part, tokens: np.ndarray, full: np.ndarray, need: int) -> Part:
-        drop, first = self.cache.drop, self.cache.sinks
+        drop, first, retain = self.cache.drop, self.cache.sinks, self.cache.retain
         limit = max(self.cache.window, need)
         buffer = self.buffer(len(full), _rounded(max(min(need * 3 // 2, limit), need)))
         kept, sinks = part.kept.copy(), part.sinks
@@ -157,8 +160,11 @@ class Group:
                     new[b, :, :n] = old[b, :, :n]
                 continue
             kept[b] = n - drop
+            recent = first + retain
             for new, old in zip(buffer.memory, part.buffer.memory):
-                new[b, :, first : n - drop] = old[b, :, first + drop : n]
+                new[b, :, recent : n - drop] = old[b, :, recent + drop : n]
+            if retain:
+                self._retain(buffer, part.buffer, b)
             if first and sinks is not None:
                 if part.sinks is not None and tokens[b] == self.cache.window:
                     sinks = sinks.copy()  # this stream's first time, in the company of older ones
@@ -166,6 +172,18 @@ class Group:
                 self._put_sinks(buffer, b, sinks[:, :, b], int(tokens[b] - kept[b]))
         buffer.taken[:] = kept
         return Part(buffer, kept, sinks)
+
+    def _retain(self, new: Buffer, old: Buffer, b: int) -> None:
+        """Of stream b's oldest tokens after the sinks those that stand out move up to the recent ones, each head's own."""
+        c, layers = self.cache, len(self.counts)
+        rows = slice(c.sinks, c.sinks + c.retain + c.drop)
+        place = slice(c.sinks, c.sinks + c.retain)
+        for i in range(layers):
+            keys, values = (old.memory[j][b, :, rows] for j in (i, layers + i))
+            chosen = standing_out(keys, c.retain)
+            shift = c.drop + np.arange(c.retain) - chosen
+            new.memory[i][b, :, place] = self._moved(_taken(keys, chosen), shift)
+            new.memory[layers + i][b, :, place] = _taken(values, chosen)
 
     def _first(self, part: Part) -> np.ndarray:
         """The first tokens as they lie: (2, heads of all layers, B, sinks, head_dim)."""
@@ -184,9 +202,9 @@ class Group:
         for memory, rows in zip(buffer.memory, parts):
             memory[b, :, : self.cache.sinks] = rows
 
-    def _moved(self, keys: np.ndarray, shift: int) -> np.ndarray:
-        """Rotated keys (..., head_dim) as they were `shift` positions later."""
-        angle = shift * self.config.rope.frequencies(self.config.head_dim)
+    def _moved(self, keys: np.ndarray, shift: int | np.ndarray) -> np.ndarray:
+        """Rotated keys (..., head_dim) as they were `shift` (...) positions later."""
+        angle = np.asarray(shift)[..., None] * self.config.rope.frequencies(self.config.head_dim)
         cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
         a, b = np.split(keys, 2, -1)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
@@ -241,6 +259,19 @@ class Group:
             memory[:, :, :longest] = a
         buffer.taken[:] = kept
         return Part(buffer, kept.copy(), None if sinks is None else np.moveaxis(sinks, 0, 2).copy())
+
+
+def standing_out(keys: np.ndarray, count: int) -> np.ndarray:
+    """Rows (heads, count), ascending, of the keys (heads, T, head_dim) that are least like all of them: KeyDiff
+    (arXiv:2504.15364), which needs neither attention's weights nor the order in which they came."""
+    unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True).clip(1e-12)
+    like = (unit * unit.mean(1, keepdims=True)).sum(-1)
+    return np.sort(np.argsort(like, -1, kind="stable")[:, :count], -1)
+
+
+def _taken(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Of each head's rows (heads, T, head_dim) those chosen (heads, count)."""
+    return np.take_along_axis(rows, chosen[..., None], 1)
 
 
 def concatenated(group: Group, parts: Sequence[Part]) -> Part:

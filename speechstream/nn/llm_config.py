@@ -171,7 +171,7 @@ class KvConfig:
 
     bits: int = 32
     streaming: tuple[tuple[int, ...], ...] = ()
-    recent: int = 256
+    recent: int = 512
     sinks: int = 4
     shared: bool = False
 

@@ -111,7 +111,7 @@ def test_the_graph_equals_a_recomputation(name, models, one, scales):
     model, kv = models[name], KV[name]
     given = scales if kv.bits == 8 else None
     # a code that falls on the other side of a half changes what follows a little
-    limit = 1e-4 if kv.bits == 32 else 0.05
+    limit = 1e-4 if kv.bits == 32 else 0.1
     for prefix in (0, 9) if kv.shared else (0,):
         expected = recomputed(one, kv, given, TEXT, prefix)
         for parts in ([50], [1] * 50, [21, 2, 27]):
@@ -242,10 +242,10 @@ def test_scales_of_a_checkpoint(one):
     model = small.as_graph(one, CacheConfig(64, 4, 16))
     np.testing.assert_array_equal(found, kv_scales(model, model.tokenizer.encode(SAID)[:64]))
     arrays = model.step([TEXT], model.init_state())[1].parts[0].arrays()
-    # what the text holds is within the scale, and uses most of it
+    # what the text holds takes half of the scale: others' are larger
     own = kv_scales(model, TEXT)
     codes = arrays.values[0].reshape(3, 2, 50, -1) / own[1][:, :, None]
-    np.testing.assert_allclose(np.abs(codes).max(2), 127 / 1.1, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(codes).max(2), 127 / 2, rtol=1e-5)
     with pytest.raises(ValueError, match="more than the window"):
         kv_scales(model, TEXT * 2)
 
