@@ -142,7 +142,8 @@ def test_forks_and_snapshots_go_on_as_if_nothing_had_been(asr, spoken):
     assert again.push(rest) + again.finish() == wanted
     s = asr.family.open(asr.family.mode(None))
     with pytest.raises(ValueError, match="its keys"):
-        wrong = replace(s.cache, keys=s.cache.keys[:, :, :, 1:])
+        text = replace(s.cache.text, keys=s.cache.text.keys[:, :, :, 1:])
+        wrong = replace(s.cache, text=text)
         asr.family.check(replace(s, cache=wrong), 0, asr.family.mode(None))
 
 

@@ -1,0 +1,69 @@
+"""A Qwen3-ASR's networks in torch behind the functions of `asr.qwen.family.Networks`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from speechstream.asr.redecode.torch import TorchReading, numbers
+from speechstream.bundle import Bundle
+from speechstream.nn.growing import join
+from speechstream.nn.llm import LlmState
+from speechstream.nn.placed import check_place, read_weights
+from speechstream.nn.qwen_asr import QwenAsr
+from speechstream.nn.qwen_asr_config import QwenAsrConfig
+
+
+class TorchNetworks(TorchReading):
+    """States are those of the network."""
+
+    def __init__(
+        self,
+        model: QwenAsr,
+        device: str = "cpu",
+        threads: int | None = None,
+        dtype: str = "float32",
+    ):
+        kind = check_place(device, threads, dtype)
+        self.model = model.eval().requires_grad_(False).to(device, kind)
+        super().__init__(model.text, device, kind)
+
+    @torch.inference_mode()
+    def convolve(self, mel: np.ndarray) -> np.ndarray:
+        return numbers(self.model.encoder.convolve(self.floats(mel)))
+
+    @torch.inference_mode()
+    def listen(self, frames: np.ndarray, states: Sequence[LlmState]) -> list[LlmState]:
+        sound = self.model.encoder.attend(self.floats(frames))
+        return self.apart(self.text.hidden(sound, join(states))[1], len(states))
+
+
+def read_networks(
+    b: Bundle, config: QwenAsrConfig, device: str, threads: int, dtype: str = "float32"
+) -> TorchNetworks:
+    """The networks of a bundle. Raises SpeechStreamError where the weights are not those of its configuration."""
+    return TorchNetworks(read_qwen_asr(b, config), device, threads, dtype)
+
+
+def shapes(config: QwenAsrConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor that is stored of a `nn.qwen_asr.QwenAsr`, and its shape; of a tied output layer only the embedding."""
+    with torch.device("meta"):
+        found = {n: tuple(t.shape) for n, t in QwenAsr(config).state_dict().items()}
+    if config.text.tied:
+        found.pop("text.lm_head.weight")
+    return found
+
+
+def read_qwen_asr(b: Bundle, config: QwenAsrConfig) -> QwenAsr:
+    """The torch network of a bundle, in the type that its weights are stored in. Raises SpeechStreamError."""
+    found = read_weights(b, "model.safetensors", shapes(config))
+    with torch.device("meta"):
+        model = QwenAsr(config)
+    if config.text.tied:
+        found["text.lm_head.weight"] = found["text.model.embed_tokens.weight"]
+    model.load_state_dict(found, assign=True)
+    if config.text.tied:
+        model.text.lm_head.weight = model.text.model.embed_tokens.weight
+    return model

@@ -1,0 +1,48 @@
+"""Weights of a bundle as they are stored, for networks that are made without memory; and where networks run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from speechstream.bundle import Bundle
+from speechstream.errors import SpeechStreamError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_place(device: str, threads: int | None, dtype: str) -> torch.dtype:
+    """The type of that name, with so many threads from now on. Raises SpeechStreamError without a GPU, ValueError for a name."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise SpeechStreamError(f"device {device!r} was asked for, but torch sees no GPU")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if threads:
+        torch.set_num_threads(threads)
+    return DTYPES[dtype]
+
+
+def read_weights(
+    b: Bundle, name: str, expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """The tensors of a file, in the type that they are stored in.
+
+    Raises SpeechStreamError where they are not those expected, before anything is made of their sizes.
+    """
+    try:
+        with safe_open(b.file(name), framework="pt") as file:
+            given = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}
+            if given != expected:
+                first = sorted(given.items() ^ expected.items())[0][0]
+                raise SpeechStreamError(
+                    f"the bundle {b.path} does not fit together: its {first} is {given.get(first, 'missing')}, expected "
+                    f"{expected.get(first, 'no such weight')}"
+                )
+            return {n: file.get_tensor(n) for n in expected}
+    except (SafetensorError, OSError) as error:
+        raise SpeechStreamError(
+            f"the weights of the bundle {b.path} are damaged: {str(error)[:200]}"
+        ) from error
