@@ -86,6 +86,27 @@ def header(path: Path) -> Iterator[Stored]:
         raise SpeechStreamError(f"{path} is damaged: {first_line(error)}") from error
 
 
+def tensors(folder: Path, renamed: Callable[[str], str | None]) -> dict[str, Stored]:
+    """Every tensor of a folder's *.safetensors under its new name. renamed: None for one that is left out.
+
+    Files that begin with "consolidated" hold the same once more, in another form. Raises SpeechStreamError.
+    """
+    parts = [
+        p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("consolidated")
+    ]
+    if not parts:
+        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
+    found: dict[str, Stored] = {}
+    for path in parts:
+        for stored in header(path):
+            name = renamed(stored.name)
+            if name in found:
+                raise SpeechStreamError(f"{folder} has the tensor {stored.name!r} twice")
+            if name is not None:
+                found[name] = stored
+    return found
+
+
 def write(path: Path, tensors: Mapping[str, Stored | Made]) -> None:
     """One safetensors file of tensors from wherever they are, each read once."""
     entries, at = {}, 0

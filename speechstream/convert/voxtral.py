@@ -20,11 +20,10 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.stored import (
-    Stored,
     check_shapes,
     first_line,
-    header,
     read_json,
+    tensors,
     write,
 )
 from speechstream.errors import SpeechStreamError
@@ -102,7 +101,7 @@ def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]
         about, tokens = _vocabulary(read_json(source / "tekken.json"), network, eos, floor)
     except (ValueError, OverflowError, RecursionError) as error:
         raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
-    found = _tensors(source)
+    found = tensors(source, renamed)
     expected = shapes(network)
     given = {n: t for n, t in found.items() if n in expected or not _is_copy(n, network)}
     check_shapes(source, {n: t.shape for n, t in given.items()}, expected)
@@ -270,20 +269,3 @@ def _vocabulary(
 def _is_copy(name: str, network: VoxtralConfig) -> bool:
     """An output layer that is stored although it is the embedding, and tables that are computed."""
     return (name == "text.lm_head.weight" and network.text.tied) or name.endswith("inv_freq")
-
-
-def _tensors(folder: Path) -> dict[str, Stored]:
-    """Every tensor of the folder's *.safetensors under its name here, checked to lie within its file."""
-    parts = [
-        p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("consolidated")
-    ]
-    if not parts:
-        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
-    found: dict[str, Stored] = {}
-    for path in parts:
-        for stored in header(path):
-            new = renamed(stored.name)
-            if new in found:
-                raise SpeechStreamError(f"{folder} has the tensor {stored.name!r} twice")
-            found[new] = stored
-    return found

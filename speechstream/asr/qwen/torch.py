@@ -12,7 +12,7 @@ from speechstream.bundle import Bundle
 from speechstream.nn.growing import join
 from speechstream.nn.llm import LlmState
 from speechstream.nn.placed import check_place, read_weights
-from speechstream.nn.qwen_asr import QwenAsr
+from speechstream.nn.qwen_asr import QwenAsr, shapes
 from speechstream.nn.qwen_asr_config import QwenAsrConfig
 
 
@@ -45,15 +45,6 @@ def read_networks(
 ) -> TorchNetworks:
     """The networks of a bundle. Raises SpeechStreamError where the weights are not those of its configuration."""
     return TorchNetworks(read_qwen_asr(b, config), device, threads, dtype)
-
-
-def shapes(config: QwenAsrConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor that is stored of a `nn.qwen_asr.QwenAsr`, and its shape; of a tied output layer only the embedding."""
-    with torch.device("meta"):
-        found = {n: tuple(t.shape) for n, t in QwenAsr(config).state_dict().items()}
-    if config.text.tied:
-        found.pop("text.lm_head.weight")
-    return found
 
 
 def read_qwen_asr(b: Bundle, config: QwenAsrConfig) -> QwenAsr:
