@@ -43,7 +43,8 @@ def check_stream_is_the_file(asr, x, rate, latency):
     assert events == events_of(asr, x, rate, latency, 2)
     finals = [e for e in events if isinstance(e, Final)]
     transcript = asr.transcribe(x, rate, latency_ms=latency)
-    assert [f.text for f in finals] == [s.text for s in transcript.segments] and finals
+    assert [f.text for f in finals if f.text] == [s.text for s in transcript.segments if s.text]
+    assert any(f.text for f in finals)
     assert all(" ".join(w.text for w in f.words) == f.text for f in finals)
     assert any(isinstance(e, Partial) and e.text and not e.stable for e in events)
 

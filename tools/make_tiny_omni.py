@@ -185,6 +185,16 @@ def shake(name: str, p: torch.Tensor) -> None:
         p.copy_(torch.randn_like(p) * 1.2 / max(p[0].numel(), 4) ** 0.5)
 
 
+@torch.no_grad()
+def vary(model: Any, head: torch.Tensor, **given: Any) -> None:
+    """Take from an output layer what random layers give everywhere alike: what is left makes tokens differ."""
+    ids = torch.randint(head.shape[0], (1, 60))
+    name = "decoder_input_ids" if given else "input_ids"
+    hidden = model.model(**{name: ids}, use_cache=False, **given).last_hidden_state[0]
+    mean = hidden.mean(0)
+    head.sub_(torch.outer(head @ mean, mean) / mean.dot(mean))
+
+
 def write(folder: str | Path, model: Any) -> Path:
     """A checkpoint's folder of this network."""
     folder = Path(folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tools.make_tiny_omni import ROPE, shake, tokenizer, write_features
+from tools.make_tiny_omni import ROPE, shake, tokenizer, vary, write_features
 
 MARKS = (
     "<|endoftext|> <|im_start|> <|im_end|> <|audio_start|> <|audio_end|> <|audio_pad|> <asr_text>"
@@ -66,6 +66,9 @@ def tiny(
     model = transformers.Qwen3ASRForConditionalGeneration(config).eval().requires_grad_(False)
     for name, p in model.named_parameters():
         shake(name, p)
+        if tied and "embed_tokens" in name:
+            p.mul_(0.02)  # otherwise each token is followed by itself
+    vary(model, model.lm_head.weight)
     return model
 
 

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), of a Qwen3-ASR, or of a Kyutai "
-        "speech-to-text, in the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
+        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), of a Qwen3-ASR, of a streaming "
+        "Moonshine, or of a Kyutai speech-to-text, in the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
         "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
     )
@@ -116,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
         return _voxtral(args, source, target)
     if _model_type(source) == "qwen2_5_omni":
         return _omni(args, source, target)
+    if _model_type(source) == "moonshine_streaming":
+        return _moonshine(args, source, target)
     if _model_type(source) == "qwen3_asr":
         return _qwen_asr(args, source, target)
     if _is_kyutai(source):
@@ -238,6 +240,28 @@ def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"hears {c.encoder.block / 100:g} s at a time, speaks as {', '.join(about.speakers)}; runs in torch: "
         f"speechstream talk --llm {target}"
     )
+    return 0
+
+
+def _moonshine(args: argparse.Namespace, source: Path, target: Path) -> int:
+    try:
+        from speechstream.convert.moonshine import convert_moonshine
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+    from speechstream.config import read
+    from speechstream.nn.moonshine_config import MoonshineBundle
+
+    b = convert_moonshine(source, target, _card(args, source))
+    c = read(MoonshineBundle, b.config).network
+    b, graphs = _with_graphs(b, c.parameters, "speechstream.export.moonshine")
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: an encoder of {c.encoder.layers} layers of {c.encoder.dim} that looks "
+        f"{20 * c.encoder.ahead} ms ahead, a decoder of {c.decoder.layers} of {c.decoder.dim}, "
+        f"{c.parameters / 1e6:.0f} million parameters"
+    )
+    print(graphs)
     return 0
 
 
