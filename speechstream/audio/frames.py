@@ -47,4 +47,5 @@ class Frames:
         return samples // (self.hop * self.block) * self.block
 
     def _cut(self, x: np.ndarray) -> np.ndarray:
-        return x.reshape(-1, self.hop).T
+        found: np.ndarray = x.reshape(-1, self.hop).T
+        return found
