@@ -208,6 +208,16 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
     return 0
 
 
+def _converter(kind: str) -> Any:
+    """`convert_KIND` of `convert.KIND`, which needs torch."""
+    try:
+        return getattr(import_module(f"speechstream.convert.{kind}"), f"convert_{kind}")
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+
+
 def _model_type(source: Path) -> Any:
     """What a folder's config.json says that it is."""
     from speechstream.convert.stored import read_json
@@ -220,16 +230,10 @@ def _model_type(source: Path) -> Any:
 
 
 def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
-    try:
-        from speechstream.convert.omni import convert_omni
-    except ModuleNotFoundError as error:
-        raise SpeechStreamError(
-            f"converting needs {error.name}: pip install speechstream[train]"
-        ) from error
     from speechstream.config import read
     from speechstream.nn.omni_config import OmniBundle
 
-    b = convert_omni(source, target, _card(args, source))
+    b = _converter("omni")(source, target, _card(args, source))
     about = read(OmniBundle, b.config)
     c = about.network
     print(
@@ -244,16 +248,10 @@ def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
 
 
 def _moonshine(args: argparse.Namespace, source: Path, target: Path) -> int:
-    try:
-        from speechstream.convert.moonshine import convert_moonshine
-    except ModuleNotFoundError as error:
-        raise SpeechStreamError(
-            f"converting needs {error.name}: pip install speechstream[train]"
-        ) from error
     from speechstream.config import read
     from speechstream.nn.moonshine_config import MoonshineBundle
 
-    b = convert_moonshine(source, target, _card(args, source))
+    b = _converter("moonshine")(source, target, _card(args, source))
     c = read(MoonshineBundle, b.config).network
     b, graphs = _with_graphs(b, c.parameters, "speechstream.export.moonshine")
     print(
@@ -266,16 +264,10 @@ def _moonshine(args: argparse.Namespace, source: Path, target: Path) -> int:
 
 
 def _qwen_asr(args: argparse.Namespace, source: Path, target: Path) -> int:
-    try:
-        from speechstream.convert.qwen_asr import convert_qwen_asr
-    except ModuleNotFoundError as error:
-        raise SpeechStreamError(
-            f"converting needs {error.name}: pip install speechstream[train]"
-        ) from error
     from speechstream.config import read
     from speechstream.nn.qwen_asr_config import QwenAsrBundle
 
-    b = convert_qwen_asr(source, target, _card(args, source), args.language)
+    b = _converter("qwen_asr")(source, target, _card(args, source), args.language)
     about = read(QwenAsrBundle, b.config)
     c = about.network
     b, graphs = _with_graphs(b, c.parameters, "speechstream.export.qwen_asr")

@@ -6,7 +6,6 @@ Weights are copied as they are stored, one tensor at a time.
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,17 @@ from speechstream import bundle
 from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.qwen import read_tokenizer
-from speechstream.convert.stored import check_shapes, first_line, read_json, tensors, write
+from speechstream.convert.stored import (
+    check_only,
+    check_shapes,
+    first_line,
+    read_json,
+    rename,
+    tensors,
+    write,
+)
 from speechstream.errors import SpeechStreamError
-from speechstream.nn.moonshine import shapes
+from speechstream.nn.moonshine import Moonshine, tied
 from speechstream.nn.moonshine_config import (
     SAMPLE_RATE,
     MoonshineBundle,
@@ -24,6 +31,7 @@ from speechstream.nn.moonshine_config import (
     MoonshineDecoderConfig,
     MoonshineEncoderConfig,
 )
+from speechstream.nn.placed import stored_shapes
 
 ARCHITECTURE, KIND = "moonshine-streaming", "moonshine_streaming"
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
@@ -53,9 +61,7 @@ def renamed(name: str) -> str | None:
     """Hugging Face's name of a tensor as that of `nn.moonshine.Moonshine`; None: it is left out."""
     if name.endswith("inv_freq"):
         return None
-    for pattern, new in NAMES:
-        name = re.sub(pattern, new, name)
-    return name
+    return rename(name, NAMES)
 
 
 def convert_moonshine(source: str | Path, target: str | Path, card: dict[str, Any]) -> Bundle:
@@ -72,7 +78,7 @@ def convert_moonshine(source: str | Path, target: str | Path, card: dict[str, An
         about = _about(source, c, network)
     except (ValueError, OverflowError, RecursionError) as error:
         raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
-    expected = shapes(network)
+    expected = stored_shapes(lambda: Moonshine(network), tied(network))
     check_shapes(source, {n: t.shape for n, t in found.items()}, expected)
     target.mkdir(parents=True, exist_ok=True)
     write(target / WEIGHTS, {n: found[n] for n in expected})
@@ -94,10 +100,7 @@ def network_config(c: Section) -> MoonshineConfig:
         ("the decoder's activation", c, "hidden_act", "silu"),
         ("the kind of its rotary positions", rope, "rope_type", "default"),
     ):
-        if section.text(key, only) != only:
-            raise ValueError(
-                f"{name} is {section.text(key)[:40]!r}, and only {only!r} is supported"
-            )
+        check_only(name, section, key, only)
     if e.integer("sample_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise ValueError(f"it hears {e.integer('sample_rate')} Hz, and only {SAMPLE_RATE} is read")
     frame = SAMPLE_RATE * e.number("frame_ms", 5.0) / 1000

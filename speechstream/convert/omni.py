@@ -20,8 +20,16 @@ from speechstream import bundle
 from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert import flow, stored
-from speechstream.convert.qwen import check_features, ends, qwen_text, read_tokenizer
-from speechstream.convert.stored import Stored, check_shapes, first_line, read_json, tensors
+from speechstream.convert.qwen import ENCODER_NAMES, check_features, ends, qwen_text, read_tokenizer
+from speechstream.convert.stored import (
+    Stored,
+    check_only,
+    check_shapes,
+    first_line,
+    read_json,
+    rename,
+    tensors,
+)
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.ecapa import Ecapa
 from speechstream.nn.omni import Omni
@@ -54,13 +62,7 @@ LM_DEFAULTS = {  # of both language models, where config.json leaves them out
 }
 NAMES = (  # pattern of a tensor's name there, its name here
     (r"^thinker\.(model\.)?audio_tower\.", "encoder."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.out_proj\.", r"\1.o_proj."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.", r"\1."),
-    (r"^(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.att_norm."),
-    (r"^(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.ff_norm."),
-    (r"^(encoder\.layers\.\d+)\.fc1\.", r"\1.up_proj."),
-    (r"^(encoder\.layers\.\d+)\.fc2\.", r"\1.down_proj."),
-    (r"^encoder\.ln_post\.", "encoder.norm."),
+    *ENCODER_NAMES,
     (r"^thinker\.model\.language_model\.", "thinker.model."),
     (r"^talker\.model\.", "talker."),
     (r"^talker\.thinker_to_talker_proj\.", "talker.proj."),
@@ -76,9 +78,7 @@ def renamed(name: str) -> str | None:
     """Hugging Face's name of a tensor as that of `nn.omni.Omni`, or as it is for the decoder; None: it is left out."""
     if LEFT_OUT.search(name):
         return None
-    for pattern, new in NAMES:
-        name = re.sub(pattern, new, name)
-    return name
+    return rename(name, NAMES)
 
 
 def convert_omni(source: str | Path, target: str | Path, card: dict[str, Any]) -> Bundle:
@@ -131,10 +131,7 @@ def network_config(c: Section, tied: bool = False) -> OmniConfig:
         raise ValueError("it has no talker (enable_audio_output is false): it cannot speak")
     thinker, talker = c.section("thinker_config"), c.section("talker_config")
     a = thinker.section("audio_config")
-    if a.text("activation_function", "gelu") != "gelu":
-        raise ValueError(
-            f"its audio encoder's activation is {a.text('activation_function')[:40]!r}, and only 'gelu' is supported"
-        )
+    check_only("its audio encoder's activation", a, "activation_function", "gelu")
     for section in (thinker, talker):
         if section.number("position_id_per_seconds", 25) != 25:
             raise ValueError("its positions are not 25 a second, one for each token of sound")

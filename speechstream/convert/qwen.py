@@ -36,6 +36,16 @@ TEXT_KEYS = (
     "quantization_config",
 )
 
+ENCODER_NAMES = (  # pattern of an encoder's tensor there, its name here
+    (r"^(encoder\.layers\.\d+)\.self_attn\.out_proj\.", r"\1.o_proj."),
+    (r"^(encoder\.layers\.\d+)\.self_attn\.", r"\1."),
+    (r"^(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.att_norm."),
+    (r"^(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.ff_norm."),
+    (r"^(encoder\.layers\.\d+)\.fc1\.", r"\1.up_proj."),
+    (r"^(encoder\.layers\.\d+)\.fc2\.", r"\1.down_proj."),
+    (r"^encoder\.ln_post\.", "encoder.norm."),
+)
+
 
 def qwen_text(s: Section, defaults: dict[str, Any], tied: bool, kind: str = "qwen2") -> LlmConfig:
     """A language model's section. Sound and text have one position a token, so that the three of a token's are one."""

@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from speechstream import bundle
 from speechstream.bundle import Bundle
 from speechstream.config import Section
-from speechstream.convert.qwen import check_features, ends, fitting, qwen_text, read_tokenizer
+from speechstream.convert.qwen import (
+    ENCODER_NAMES,
+    check_features,
+    ends,
+    fitting,
+    qwen_text,
+    read_tokenizer,
+)
 from speechstream.convert.qwen_tokenizer import built
-from speechstream.convert.stored import check_shapes, first_line, read_json, tensors, write
+from speechstream.convert.stored import (
+    check_only,
+    check_shapes,
+    first_line,
+    read_json,
+    rename,
+    tensors,
+    write,
+)
 from speechstream.errors import SpeechStreamError
 from speechstream.lm.tokens import Tokenizer
-from speechstream.nn.qwen_asr import shapes
+from speechstream.nn.placed import stored_shapes
+from speechstream.nn.qwen_asr import QwenAsr, tied
 from speechstream.nn.qwen_asr_config import QwenAsrBundle, QwenAsrConfig, QwenEncoderConfig
 
 ARCHITECTURE, KIND = "qwen3-asr", "qwen3_asr"
@@ -76,13 +91,7 @@ NAMES = (  # pattern of a tensor's name there, its name here
     (r"^model\.language_model\.", "model."),
     (r"^(model\.)?audio_tower\.", "encoder."),
     (r"^encoder\.conv2d([123])\.", r"encoder.conv\1."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.out_proj\.", r"\1.o_proj."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.", r"\1."),
-    (r"^(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.att_norm."),
-    (r"^(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.ff_norm."),
-    (r"^(encoder\.layers\.\d+)\.fc1\.", r"\1.up_proj."),
-    (r"^(encoder\.layers\.\d+)\.fc2\.", r"\1.down_proj."),
-    (r"^encoder\.ln_post\.", "encoder.norm."),
+    *ENCODER_NAMES,
     (r"^(encoder\.proj1|(model\.)?multi_modal_projector\.linear_1)\.", "encoder.proj.0."),
     (r"^(encoder\.proj2|(model\.)?multi_modal_projector\.linear_2)\.", "encoder.proj.2."),
     (r"^(model|lm_head)\.", r"text.\1."),
@@ -93,9 +102,7 @@ def renamed(name: str) -> str | None:
     """Hugging Face's name of a tensor, in either layout, as that of `nn.qwen_asr.QwenAsr`; None: it is left out."""
     if name.endswith(("inv_freq", "positional_embedding")):
         return None
-    for pattern, new in NAMES:
-        name = re.sub(pattern, new, name)
-    return name
+    return rename(name, NAMES)
 
 
 def convert_qwen_asr(
@@ -116,7 +123,7 @@ def convert_qwen_asr(
         about = _about(source, network, words, _language(language))
     except (ValueError, OverflowError, RecursionError) as error:
         raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
-    expected = shapes(network)
+    expected = stored_shapes(lambda: QwenAsr(network), tied(network))
     check_shapes(source, {n: t.shape for n, t in found.items()}, expected)
     target.mkdir(parents=True, exist_ok=True)
     write(target / WEIGHTS, {n: found[n] for n in expected})
@@ -136,10 +143,7 @@ def network_config(c: Section) -> QwenAsrConfig:
         raise ValueError("it aligns a text that is known, and writes none; convert a Qwen3-ASR")
     thinker = c.section("thinker_config") if "thinker_config" in c else c
     a, t = thinker.section("audio_config"), thinker.section("text_config")
-    if a.text("activation_function", "gelu") != "gelu":
-        raise ValueError(
-            f"its audio encoder's activation is {a.text('activation_function')[:40]!r}, and only 'gelu' is supported"
-        )
+    check_only("its audio encoder's activation", a, "activation_function", "gelu")
     encoder = QwenEncoderConfig(
         n_mels=a.integer("num_mel_bins", 128),
         dim=a.integer("d_model", 1024),

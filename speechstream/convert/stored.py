@@ -7,6 +7,7 @@ a size that a file claims before the file is seen to be that long.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.config import read_value
+from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
 
 MOST_JSON, MOST_HEADER = 128 << 20, 64 << 20  # bytes
@@ -105,6 +106,20 @@ def tensors(folder: Path, renamed: Callable[[str], str | None]) -> dict[str, Sto
             if name is not None:
                 found[name] = stored
     return found
+
+
+def rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
+    """A name with each pattern replaced, one after the other."""
+    for pattern, new in patterns:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def check_only(what: str, section: Section, key: str, only: str) -> None:
+    """Raises ValueError where a key says something else."""
+    said = section.text(key, only)
+    if said != only:
+        raise ValueError(f"{what} is {said[:40]!r}, and only {only!r} is supported")
 
 
 def write(path: Path, tensors: Mapping[str, Stored | Made]) -> None:

@@ -10,7 +10,6 @@ import base64
 import binascii
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.stored import (
+    check_only,
     check_shapes,
     first_line,
     read_json,
+    rename,
     tensors,
     write,
 )
@@ -82,9 +83,7 @@ def is_voxtral(path: str | Path) -> bool:
 
 def renamed(name: str) -> str:
     """Hugging Face's name of a tensor as that of `nn.voxtral.Voxtral`."""
-    for pattern, new in NAMES:
-        name = re.sub(pattern, new, name)
-    return name
+    return rename(name, NAMES)
 
 
 def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]) -> Bundle:
@@ -125,10 +124,7 @@ def network_config(c: Section) -> tuple[VoxtralConfig, tuple[int, ...]]:
         ("the language model's activation", t, "hidden_act", "silu"),
         ("the projector's activation", c, "projector_hidden_act", "gelu"),
     ):
-        if section.text(key, only) != only:
-            raise ValueError(
-                f"{name} is {section.text(key)[:40]!r}, and only {only!r} is supported"
-            )
+        check_only(name, section, key, only)
     stacked = c.integer("downsample_factor", 4)
     if c.integer("audio_length_per_tok", 8) != 2 * stacked:
         raise ValueError(

@@ -11,12 +11,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from speechstream import bundle
 from speechstream.asr.moonshine.onnx import ARCHITECTURE
 from speechstream.asr.moonshine.torch import read_moonshine
 from speechstream.bundle import Bundle
 from speechstream.config import read
-from speechstream.export.onnx import describe, export_step, save_beside
+from speechstream.export.onnx import describe, export_step, save_graphs
 from speechstream.nn.llm import LlmState
 from speechstream.nn.moonshine import Moonshine, MoonshineDecoder
 from speechstream.nn.moonshine_config import MoonshineBundle
@@ -111,7 +110,4 @@ def add_graphs(b: Bundle) -> Bundle:
     """The bundle with its graphs, their weights beside them."""
     about = read(MoonshineBundle, b.config)
     model = read_moonshine(b, about.network).float().eval().requires_grad_(False)
-    files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
-    for name, graph in export_moonshine(model).items():
-        files += save_beside(graph, b.path, name)
-    return bundle.write(b.path, b.task, b.architecture, b.config, b.card, files)
+    return save_graphs(b, export_moonshine(model))

@@ -10,12 +10,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from speechstream import bundle
 from speechstream.asr.qwen.onnx import ARCHITECTURE
 from speechstream.asr.qwen.torch import read_qwen_asr
 from speechstream.bundle import Bundle
 from speechstream.config import read
-from speechstream.export.onnx import describe, export_step, save_beside
+from speechstream.export.onnx import describe, export_step, save_graphs
 from speechstream.nn.llm import Llm, LlmState
 from speechstream.nn.qwen_asr import QwenAsr
 from speechstream.nn.qwen_asr_config import QwenAsrBundle
@@ -83,7 +82,4 @@ def add_graphs(b: Bundle) -> Bundle:
     """The bundle with its graphs, their weights beside them."""
     about = read(QwenAsrBundle, b.config)
     model = read_qwen_asr(b, about.network).float().eval().requires_grad_(False)
-    files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
-    for name, graph in export_qwen_asr(model).items():
-        files += save_beside(graph, b.path, name)
-    return bundle.write(b.path, b.task, b.architecture, b.config, b.card, files)
+    return save_graphs(b, export_qwen_asr(model))

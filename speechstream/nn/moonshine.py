@@ -270,10 +270,6 @@ class Moonshine(nn.Module):
         return self.decoder.head(x)
 
 
-def shapes(config: MoonshineConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor that is stored of a `Moonshine`, and its shape; of a tied output layer only the embedding."""
-    with torch.device("meta"):
-        found = {n: tuple(t.shape) for n, t in Moonshine(config).state_dict().items()}
-    if config.decoder.tied:
-        found.pop("decoder.head.weight")
-    return found
+def tied(config: MoonshineConfig) -> dict[str, str]:
+    """Layers that have the weight of another."""
+    return {"decoder.head": "decoder.embed_tokens"} if config.decoder.tied else {}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
+
+M = TypeVar("M", bound=nn.Module)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -46,3 +49,27 @@ def read_weights(
         raise SpeechStreamError(
             f"the weights of the bundle {b.path} are damaged: {str(error)[:200]}"
         ) from error
+
+
+def stored_shapes(
+    make: Callable[[], nn.Module], tied: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """Every tensor that is stored of a network, and its shape. tied: layers that have the weight of another, by name."""
+    with torch.device("meta"):
+        found = {n: tuple(t.shape) for n, t in make().state_dict().items()}
+    return {n: shape for n, shape in found.items() if n.removesuffix(".weight") not in tied}
+
+
+def read_model(b: Bundle, name: str, make: Callable[[], M], tied: Mapping[str, str]) -> M:
+    """The network of a file's weights, in the type that they are stored in. tied: as for `stored_shapes`.
+
+    Raises SpeechStreamError where the weights are not those of this network.
+    """
+    found = read_weights(b, name, stored_shapes(make, tied))
+    with torch.device("meta"):
+        model = make()
+    found |= {f"{one}.weight": found[f"{other}.weight"] for one, other in tied.items()}
+    model.load_state_dict(found, assign=True)
+    for one, other in tied.items():
+        model.get_submodule(one).weight = model.get_submodule(other).weight
+    return model

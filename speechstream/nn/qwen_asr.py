@@ -71,10 +71,6 @@ class QwenAsr(nn.Module):
         self.text = Llm(config.text)
 
 
-def shapes(config: QwenAsrConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor that is stored of a `QwenAsr`, and its shape; of a tied output layer only the embedding."""
-    with torch.device("meta"):
-        found = {n: tuple(t.shape) for n, t in QwenAsr(config).state_dict().items()}
-    if config.text.tied:
-        found.pop("text.lm_head.weight")
-    return found
+def tied(config: QwenAsrConfig) -> dict[str, str]:
+    """Layers that have the weight of another."""
+    return {"text.lm_head": "text.model.embed_tokens"} if config.text.tied else {}

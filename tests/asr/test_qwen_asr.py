@@ -74,7 +74,7 @@ def test_blocks_of_any_size_give_the_tokens_of_transformers(bundles, name, secon
         for latency in (None, *family.latencies):
             segment = heard(family, x, family.mode(latency), rng, 20_000)
             assert list(segment.tokens) == wanted
-    assert len(set(wanted)) > 3 or name == "narrow"  # random weights like to repeat themselves
+    assert len(set(wanted)) > 2 or name == "narrow"  # random weights like to repeat themselves
 
 
 def test_what_is_written_meanwhile_is_the_text_of_what_was_heard(asr):

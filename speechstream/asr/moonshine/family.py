@@ -13,16 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from speechstream.asr.moonshine.onnx import OnnxNetworks
 from speechstream.asr.redecode.family import (
     Reading,
     RedecodingFamily,
     check_arrays,
-    engine_of,
-    tokenizer_of,
+    loader,
 )
 from speechstream.audio.frames import Frames, FramesState
-from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.growing import TextArrays
@@ -149,26 +146,4 @@ class MoonshineFamily(RedecodingFamily):
             raise ValueError("its encoder's frames do not add up")
 
 
-def load(
-    b: Bundle,
-    engine: str,
-    device: str,
-    threads: int,
-    decoder: str | None,
-    beam: int | None,
-    **options: Any,
-) -> MoonshineFamily:
-    """Open a bundle of a streaming Moonshine. options: dtype, of the torch engine: float32 (default), bfloat16, float16.
-
-    Raises SpeechStreamError where the bundle does not fit together, and for a decoder or a beam: there is one search,
-    and it is greedy. Raises ValueError for another option.
-    """
-    about = engine_of(b, MoonshineBundle, engine, decoder, beam, options)
-    networks: Networks
-    if engine == "torch":
-        from speechstream.asr.moonshine.torch import read_networks
-
-        networks = read_networks(b, about.network, device, threads, **options)
-    else:
-        networks = OnnxNetworks(b, about.network, threads, device)
-    return MoonshineFamily(networks, about, tokenizer_of(b))
+load = loader(MoonshineBundle, MoonshineFamily, "speechstream.asr.moonshine")

@@ -10,7 +10,7 @@ import numpy as np
 from speechstream.asr.redecode.onnx import fitting, open_graph
 from speechstream.bundle import Bundle
 from speechstream.nn.growing import TextArrays, join, part, rewound
-from speechstream.nn.moonshine_config import STACKED, MoonshineConfig
+from speechstream.nn.moonshine_config import STACKED, MoonshineBundle, MoonshineConfig
 from speechstream.nn.moonshine_state import EncoderState, ReaderState
 from speechstream.state import flatten
 
@@ -63,3 +63,8 @@ class OnnxNetworks:
 
     def rewound(self, state: ReaderState, tokens: int) -> ReaderState:
         return replace(state, text=rewound(state.text, tokens))
+
+
+def read_networks(b: Bundle, about: MoonshineBundle, device: str, threads: int) -> OnnxNetworks:
+    """The networks of a bundle. Raises SpeechStreamError where it has no graphs, or where they do not fit it."""
+    return OnnxNetworks(b, about.network, threads, device)

@@ -13,10 +13,10 @@ from speechstream.asr.redecode.torch import numbers
 from speechstream.bundle import Bundle
 from speechstream.nn.growing import join, part, rewound
 from speechstream.nn.llm import LlmState
-from speechstream.nn.moonshine import Moonshine, shapes
-from speechstream.nn.moonshine_config import MoonshineConfig
+from speechstream.nn.moonshine import Moonshine, tied
+from speechstream.nn.moonshine_config import MoonshineBundle, MoonshineConfig
 from speechstream.nn.moonshine_state import EncoderState, ReaderState
-from speechstream.nn.placed import check_place, read_weights
+from speechstream.nn.placed import check_place, read_model
 from speechstream.state import flatten, unflatten
 
 
@@ -83,20 +83,12 @@ def _arrays(state: Any) -> EncoderState:
 
 
 def read_networks(
-    b: Bundle, config: MoonshineConfig, device: str, threads: int, dtype: str = "float32"
+    b: Bundle, about: MoonshineBundle, device: str, threads: int, dtype: str = "float32"
 ) -> TorchNetworks:
     """The networks of a bundle. Raises SpeechStreamError where the weights are not those of its configuration."""
-    return TorchNetworks(read_moonshine(b, config), device, threads, dtype)
+    return TorchNetworks(read_moonshine(b, about.network), device, threads, dtype)
 
 
 def read_moonshine(b: Bundle, config: MoonshineConfig) -> Moonshine:
     """The torch network of a bundle, in the type that its weights are stored in. Raises SpeechStreamError."""
-    found = read_weights(b, "model.safetensors", shapes(config))
-    with torch.device("meta"):
-        model = Moonshine(config)
-    if config.decoder.tied:
-        found["decoder.head.weight"] = found["decoder.embed_tokens.weight"]
-    model.load_state_dict(found, assign=True)
-    if config.decoder.tied:
-        model.decoder.head.weight = model.decoder.embed_tokens.weight
-    return model
+    return read_model(b, "model.safetensors", lambda: Moonshine(config), tied(config))

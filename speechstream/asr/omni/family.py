@@ -16,12 +16,10 @@ from speechstream.asr.redecode.family import (
     SpeechLlmCache,
     check_arrays,
     check_frames,
-    engine_of,
+    loader,
     text_shapes,
-    tokenizer_of,
 )
 from speechstream.audio.block_mel import BlockMel, BlockMelState
-from speechstream.bundle import Bundle
 from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.omni_config import OmniBundle
 from speechstream.runtime.requests import Work
@@ -89,22 +87,4 @@ class OmniFamily(RedecodingFamily):
         check_arrays(cache.text, text_shapes(self.config.thinker, rows), rows)
 
 
-def load(
-    b: Bundle,
-    engine: str,
-    device: str,
-    threads: int,
-    decoder: str | None,
-    beam: int | None,
-    **options: Any,
-) -> OmniFamily:
-    """Open a bundle of a thinker-talker model. options: dtype, float32 (default), bfloat16 or float16.
-
-    Raises SpeechStreamError where the bundle does not fit together, for an engine other than torch, and for a decoder or a
-    beam: there is one search, and it is greedy. Raises ValueError for another option.
-    """
-    about = engine_of(b, OmniBundle, engine, decoder, beam, options, engines=("torch",))
-    from speechstream.asr.omni.torch import read_networks
-
-    networks = read_networks(b, about, device=device, threads=threads, **options)
-    return OmniFamily(networks, about, tokenizer_of(b))
+load = loader(OmniBundle, OmniFamily, "speechstream.asr.omni", engines=("torch",))

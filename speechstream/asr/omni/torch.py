@@ -15,7 +15,7 @@ from speechstream.nn.growing import rewound
 from speechstream.nn.llm import LlmState
 from speechstream.nn.omni import Omni, OmniEncoderState, OmniState
 from speechstream.nn.omni_config import OmniBundle
-from speechstream.nn.placed import check_place, read_weights
+from speechstream.nn.placed import check_place, read_model, read_weights
 from speechstream.nn.token2wav import Token2Wav, Token2WavState
 
 
@@ -128,26 +128,19 @@ def read_networks(b: Bundle, about: OmniBundle, **options: Any) -> TorchNetworks
     Raises SpeechStreamError where the weights are not those of its configuration, before anything is made of their sizes.
     """
     c = about.network
+    tied = {"thinker.lm_head": "thinker.model.embed_tokens"} if c.thinker.tied else {}
+    model = read_model(b, "model.safetensors", lambda: Omni(c), tied)
     with torch.device("meta"):
-        model, decoding = Omni(c), Token2Wav(c.flow, c.vocoder)
-    found = _read(
-        b, "model.safetensors", model, {"thinker.lm_head.weight"} if c.thinker.tied else ()
-    )
-    if c.thinker.tied:
-        found["thinker.lm_head.weight"] = found["thinker.model.embed_tokens.weight"]
-    model.load_state_dict(found, assign=True)
-    if c.thinker.tied:
-        model.thinker.lm_head.weight = model.thinker.model.embed_tokens.weight
-    weights = _read(b, "speech.safetensors", decoding, ())
+        decoding = Token2Wav(c.flow, c.vocoder)
+    weights = _read(b, "speech.safetensors", decoding)
     decoder = Token2Wav(c.flow, c.vocoder, about.vocoder_ahead)
     decoder.load_state_dict(weights)
     wide = torch.zeros(len(about.speakers), c.flow.speaker_dim)
     both = torch.nn.ParameterDict({"vectors": wide, "nulls": wide})
-    vectors = _read(b, "speakers.safetensors", both, ())
+    vectors = _read(b, "speakers.safetensors", both)
     pairs = zip(vectors["vectors"], vectors["nulls"])
     return TorchNetworks(model, decoder, dict(zip(about.speakers, pairs)), **options)
 
 
-def _read(b: Bundle, name: str, like: torch.nn.Module, without: Any) -> dict[str, torch.Tensor]:
-    expected = {n: tuple(t.shape) for n, t in like.state_dict().items() if n not in without}
-    return read_weights(b, name, expected)
+def _read(b: Bundle, name: str, like: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return read_weights(b, name, {n: tuple(t.shape) for n, t in like.state_dict().items()})

@@ -16,19 +16,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from speechstream.asr.qwen.onnx import OnnxNetworks
 from speechstream.asr.redecode.family import (
     Reading,
     RedecodingFamily,
     SpeechLlmCache,
     check_arrays,
     check_frames,
-    engine_of,
+    loader,
     text_shapes,
-    tokenizer_of,
 )
 from speechstream.audio.block_mel import BlockMel, BlockMelState
-from speechstream.bundle import Bundle
 from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.growing import TextArrays
 from speechstream.nn.qwen_asr_config import TOKENS, QwenAsrBundle
@@ -158,26 +155,4 @@ class QwenFamily(RedecodingFamily):
         check_arrays(cache.text, text_shapes(self.config.text, rows), rows)
 
 
-def load(
-    b: Bundle,
-    engine: str,
-    device: str,
-    threads: int,
-    decoder: str | None,
-    beam: int | None,
-    **options: Any,
-) -> QwenFamily:
-    """Open a bundle of a Qwen3-ASR. options: dtype, of the torch engine: float32 (default), bfloat16, float16.
-
-    Raises SpeechStreamError where the bundle does not fit together, and for a decoder or a beam: there is one search,
-    and it is greedy. Raises ValueError for another option.
-    """
-    about = engine_of(b, QwenAsrBundle, engine, decoder, beam, options)
-    networks: Networks
-    if engine == "torch":
-        from speechstream.asr.qwen.torch import read_networks
-
-        networks = read_networks(b, about.network, device, threads, **options)
-    else:
-        networks = OnnxNetworks(b, about.network, threads, device)
-    return QwenFamily(networks, about, tokenizer_of(b))
+load = loader(QwenAsrBundle, QwenFamily, "speechstream.asr.qwen")

@@ -9,7 +9,7 @@ import numpy as np
 from speechstream.asr.redecode.onnx import OnnxReading, fitting, open_graph
 from speechstream.bundle import Bundle
 from speechstream.nn.growing import TextArrays
-from speechstream.nn.qwen_asr_config import TOKENS, QwenAsrConfig, halved
+from speechstream.nn.qwen_asr_config import TOKENS, QwenAsrBundle, QwenAsrConfig, halved
 
 ARCHITECTURE = "qwen3-asr"
 
@@ -43,3 +43,8 @@ class OnnxNetworks(OnnxReading):
     def listen(self, frames: np.ndarray, states: Sequence[TextArrays]) -> list[TextArrays]:
         out, _ = self.encoder.step({"frames": np.ascontiguousarray(frames)})
         return self.hear(out["sound"], states)
+
+
+def read_networks(b: Bundle, about: QwenAsrBundle, device: str, threads: int) -> OnnxNetworks:
+    """The networks of a bundle. Raises SpeechStreamError where it has no graphs, or where they do not fit it."""
+    return OnnxNetworks(b, about.network, threads, device)

@@ -11,9 +11,9 @@ from speechstream.asr.redecode.torch import TorchReading, numbers
 from speechstream.bundle import Bundle
 from speechstream.nn.growing import join
 from speechstream.nn.llm import LlmState
-from speechstream.nn.placed import check_place, read_weights
-from speechstream.nn.qwen_asr import QwenAsr, shapes
-from speechstream.nn.qwen_asr_config import QwenAsrConfig
+from speechstream.nn.placed import check_place, read_model
+from speechstream.nn.qwen_asr import QwenAsr, tied
+from speechstream.nn.qwen_asr_config import QwenAsrBundle, QwenAsrConfig
 
 
 class TorchNetworks(TorchReading):
@@ -41,20 +41,12 @@ class TorchNetworks(TorchReading):
 
 
 def read_networks(
-    b: Bundle, config: QwenAsrConfig, device: str, threads: int, dtype: str = "float32"
+    b: Bundle, about: QwenAsrBundle, device: str, threads: int, dtype: str = "float32"
 ) -> TorchNetworks:
     """The networks of a bundle. Raises SpeechStreamError where the weights are not those of its configuration."""
-    return TorchNetworks(read_qwen_asr(b, config), device, threads, dtype)
+    return TorchNetworks(read_qwen_asr(b, about.network), device, threads, dtype)
 
 
 def read_qwen_asr(b: Bundle, config: QwenAsrConfig) -> QwenAsr:
     """The torch network of a bundle, in the type that its weights are stored in. Raises SpeechStreamError."""
-    found = read_weights(b, "model.safetensors", shapes(config))
-    with torch.device("meta"):
-        model = QwenAsr(config)
-    if config.text.tied:
-        found["text.lm_head.weight"] = found["text.model.embed_tokens.weight"]
-    model.load_state_dict(found, assign=True)
-    if config.text.tied:
-        model.text.lm_head.weight = model.text.model.embed_tokens.weight
-    return model
+    return read_model(b, "model.safetensors", lambda: QwenAsr(config), tied(config))

@@ -10,8 +10,9 @@ A family says how sound is heard (`_hear`, `_ended`), and with which states its 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
@@ -34,7 +35,6 @@ LIVE_WINDOWS, OFFLINE_WINDOWS = 2, 32  # of 32 ms, judged together
 BATCH_SIZE = 8
 AT_ONCE = 3000  # frames that are heard in one piece where nobody waits for text
 
-A = TypeVar("A")
 F = TypeVar("F", bound="RedecodingFamily")
 
 
@@ -288,42 +288,51 @@ class RedecodingFamily:
         self._check_cache(s.cache, self.features.check(s.sound, samples))
 
 
-def engine_of(
-    b: Bundle,
-    kind: type[A],
-    engine: str,
-    decoder: str | None,
-    beam: int | None,
-    options: Mapping[str, Any],
-    engines: Sequence[str] = ("onnx", "torch"),
-) -> A:
-    """What a bundle says, as a `kind`, where it can be opened in this way: see the families' `load`."""
-    if decoder is not None or beam not in (None, 1):
-        raise SpeechStreamError(
-            f"the model {b.path} has one decoder, which is greedy: leave out decoder and beam"
-        )
-    if engine not in ("onnx", "torch"):
-        raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
-    if engine not in engines:
-        raise SpeechStreamError(f"the model {b.path} runs in torch: take the engine 'torch'")
-    if unknown := options.keys() - ({"dtype"} if engine == "torch" else set()):
-        raise ValueError(f"the engine {engine!r} has no option {sorted(unknown)[0]!r}")
-    if engine == "torch" and find_spec("torch") is None:
-        raise SpeechStreamError("the engine 'torch' needs torch: pip install speechstream[train]")
-    try:
-        return read(kind, b.config)
-    except (ValueError, RecursionError) as error:
-        raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
+def loader(
+    kind: Any, family: Any, package: str, engines: Sequence[str] = ("onnx", "torch")
+) -> Callable[..., Any]:
+    """What opens a bundle of a `kind` as a family: `read_networks` of the package's module named as the engine."""
 
+    def load(
+        b: Bundle,
+        engine: str,
+        device: str,
+        threads: int,
+        decoder: str | None,
+        beam: int | None,
+        **options: Any,
+    ) -> Any:
+        """Open a bundle. options: dtype, of the torch engine: float32 (default), bfloat16, float16.
 
-def tokenizer_of(b: Bundle) -> Tokenizer:
-    """The tokenizer of a bundle. Raises SpeechStreamError for one that is damaged."""
-    try:
-        return Tokenizer(b.file("tokenizer.json").read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise SpeechStreamError(
-            f"the bundle {b.path} is damaged: its tokenizer.json is not text"
-        ) from error
+        Raises SpeechStreamError where the bundle does not fit together, for an engine that the model has not, and for a
+        decoder or a beam: there is one search, and it is greedy. Raises ValueError for another option.
+        """
+        if decoder is not None or beam not in (None, 1):
+            raise SpeechStreamError(
+                f"the model {b.path} has one decoder, which is greedy: leave out decoder and beam"
+            )
+        if engine not in ("onnx", "torch"):
+            raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
+        if engine not in engines:
+            raise SpeechStreamError(f"the model {b.path} runs in torch: take the engine 'torch'")
+        if unknown := options.keys() - ({"dtype"} if engine == "torch" else set()):
+            raise ValueError(f"the engine {engine!r} has no option {sorted(unknown)[0]!r}")
+        if engine == "torch" and find_spec("torch") is None:
+            raise SpeechStreamError(
+                "the engine 'torch' needs torch: pip install speechstream[train]"
+            )
+        try:
+            about = read(kind, b.config)
+            words = b.file("tokenizer.json").read_text(encoding="utf-8")
+        except (ValueError, RecursionError) as error:  # of text that is none, too
+            raise SpeechStreamError(
+                f"the bundle {b.path} does not fit together: {error}"
+            ) from error
+        module = import_module(f"{package}.{engine}")
+        networks = module.read_networks(b, about, device=device, threads=threads, **options)
+        return family(networks, about, Tokenizer(words))
+
+    return load
 
 
 def check_arrays(given: Any, expected: Mapping[str, tuple[int, ...]], count: int) -> None:
