@@ -4,6 +4,7 @@ import numpy as np
 
 from speechstream.events import Final, Partial
 from speechstream.runtime.requests import drive
+from tests.streamed import events_of, pooled
 
 
 def sound(seconds, seed=0):
@@ -28,16 +29,6 @@ def heard(family, x, mode, rng, longest):
     return segment
 
 
-def events_of(asr, x, rate, latency, seed):
-    """What a stream says that is fed in blocks of any size."""
-    rng, stream, at, out = np.random.default_rng(seed), asr.stream(latency, rate), 0, []
-    while at < len(x):
-        n = int(rng.integers(1, 9000))
-        out += stream.push(x[at : at + n])
-        at += n
-    return out + stream.finish()
-
-
 def check_stream_is_the_file(asr, x, rate, latency):
     events = events_of(asr, x, rate, latency, 1)
     assert events == events_of(asr, x, rate, latency, 2)
@@ -52,30 +43,10 @@ def check_stream_is_the_file(asr, x, rate, latency):
 def check_pool(asr, x, rate, kinds):
     """kinds: latency, and samples that a stream begins later with."""
     alone = [events_of(asr, x[skip:], rate, ms, 3) for ms, skip in kinds]
-    rng, pool = np.random.default_rng(4), asr.pool(len(kinds))
-    sids = [pool.open(ms, rate) for ms, _ in kinds]
-    said = {sid: [] for sid in sids}
-    at, ended = {s: skip for s, (_, skip) in zip(sids, kinds)}, set()
-    while len(ended) < len(sids):
-        for sid in sids:
-            if sid not in ended and rng.random() < 0.7:
-                n = int(rng.integers(500, 8000))
-                pool.push(sid, x[at[sid] : at[sid] + n])
-                at[sid] += n
-                if at[sid] >= len(x):
-                    pool.finish(sid)
-                    ended.add(sid)
-        for sid, events in pool.step().items():
-            said[sid] += events
-    while more := pool.step():
-        for sid, events in more.items():
-            said[sid] += events
-    for sid, expected in zip(sids, alone):
-        texts = [
-            [e.text for e in events if isinstance(e, Final)] for events in (said[sid], expected)
-        ]
+    for said, expected in zip(pooled(asr, x, rate, kinds), alone):
+        texts = [[e.text for e in events if isinstance(e, Final)] for events in (said, expected)]
         assert texts[0] == texts[1]
-        assert len(said[sid]) == len(expected)
+        assert len(said) == len(expected)
 
 
 def check_forks_and_snapshots(asr, x, rate, latency):

@@ -53,14 +53,6 @@ def asr(bundles):
     return {e: Recognizer.load(bundles("plain"), engine=e) for e in ENGINES}
 
 
-@pytest.fixture(scope="module")
-def spoken(fixtures_dir):
-    import soundfile as sf
-
-    x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
-    return x, rate
-
-
 def most(samples):
     return max(12, int(samples * 6.5) // 16_000)
 

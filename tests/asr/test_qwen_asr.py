@@ -54,14 +54,6 @@ def asr(bundles):
     return {e: Recognizer.load(bundles("plain"), engine=e) for e in ENGINES}
 
 
-@pytest.fixture(scope="module")
-def spoken(fixtures_dir):
-    import soundfile as sf
-
-    x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
-    return x, rate
-
-
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("seconds", [0.011, 1.004, 4.7])
 def test_blocks_of_any_size_give_the_tokens_of_transformers(bundles, name, seconds):
