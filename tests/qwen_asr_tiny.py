@@ -21,7 +21,7 @@ SIZES = {  # other sizes, heads, windows of one chunk and of three, chunks of an
         },
         "text": {"hidden_size": 40, "num_attention_heads": 6, "num_key_value_heads": 3},
         "tied": False,
-        "seed": 2,
+        "seed": 1,
     },
     "narrow": {
         "audio": {"n_window": 49, "n_window_infer": 98, "encoder_ffn_dim": 17},

@@ -1,6 +1,15 @@
 """What streams of a recogniser say, however their sound comes."""
 
+import json
+import shutil
+import subprocess
+import sys
+
 import numpy as np
+import pytest
+
+from speechstream import Recognizer
+from speechstream.errors import SpeechStreamError
 
 
 def events_of(asr, x, rate, latency, seed):
@@ -34,3 +43,37 @@ def pooled(asr, x, rate, kinds):
         for sid, events in more.items():
             said[sid] += events
     return [said[sid] for sid in sids]
+
+
+def check_the_command_line_without_torch(bundle, recording):
+    """It writes what the engine of torch writes."""
+    expected = Recognizer.load(bundle, engine="torch").transcribe(recording).text
+    refuse = "import sys; sys.modules['torch'] = None; from speechstream.cli import main; "
+    run = refuse + f"sys.exit(main(['transcribe', {str(recording)!r}, '--model', {str(bundle)!r}]))"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == expected.split() and expected
+
+
+def check_bundles_that_do_not_fit(bundle, tmp_path, *path):
+    """Graphs and weights of other sizes, and a configuration that is none. path: of a size in the configuration."""
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    index = copy / "bundle.json"
+    good = index.read_text("utf-8")
+    for value in (lambda n: n + 1, lambda n: 10**9, lambda n: "x"):
+        data = json.loads(good)
+        part = data["config"]["network"]
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value(part[path[-1]])
+        index.write_text(json.dumps(data), "utf-8")
+        for engine in ("onnx", "torch"):
+            with pytest.raises(SpeechStreamError, match="fit together") as found:
+                Recognizer.load(copy, engine=engine)
+            assert "\n" not in str(found.value) and len(str(found.value)) < 800
+    data = json.loads(good)
+    kept = {n: v for n, v in data["files"].items() if not n.endswith((".onnx", ".bin"))}
+    data["files"] = kept
+    index.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(SpeechStreamError, match="no ONNX graphs"):
+        Recognizer.load(copy)

@@ -28,6 +28,7 @@ from tests.redecoded import (
     heard,
     sound,
 )
+from tests.streamed import check_bundles_that_do_not_fit, check_the_command_line_without_torch
 from tools.make_tiny_moonshine import write
 
 ENGINES = ("torch", "onnx")
@@ -230,3 +231,11 @@ def test_what_it_cannot_do_is_said(bundles, asr):
         Recognizer.load(bundles("plain"), decoder="ctc")
     with pytest.raises(ValueError, match="no option 'speed'"):
         Recognizer.load(bundles("plain"), engine="torch", speed=2)
+
+
+def test_the_command_line_transcribes_without_torch(bundles, fixtures_dir):
+    check_the_command_line_without_torch(bundles("plain"), fixtures_dir / "austen_0880.flac")
+
+
+def test_bundles_that_do_not_fit_are_refused(bundles, tmp_path):
+    check_bundles_that_do_not_fit(bundles("plain"), tmp_path, "decoder", "layers")

@@ -24,6 +24,7 @@ from tests.redecoded import (
     heard,
     sound,
 )
+from tests.streamed import check_bundles_that_do_not_fit, check_the_command_line_without_torch
 from tools.make_tiny_qwen_asr import words, write
 
 ENGINES = ("torch", "onnx")
@@ -201,3 +202,11 @@ def test_what_it_cannot_do_is_said(bundles, asr):
         Recognizer.load(bundles("plain"), beam=4)
     with pytest.raises(ValueError, match="no option 'dtype'"):
         Recognizer.load(bundles("plain"), dtype="bfloat16")
+
+
+def test_the_command_line_transcribes_without_torch(bundles, fixtures_dir):
+    check_the_command_line_without_torch(bundles("plain"), fixtures_dir / "austen_0880.flac")
+
+
+def test_bundles_that_do_not_fit_are_refused(bundles, tmp_path):
+    check_bundles_that_do_not_fit(bundles("plain"), tmp_path, "text", "layers")
