@@ -14,6 +14,7 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.qwen import read_tokenizer
 from speechstream.convert.stored import (
+    check_kind,
     check_only,
     check_shapes,
     first_line,
@@ -89,11 +90,7 @@ def convert_moonshine(source: str | Path, target: str | Path, card: dict[str, An
 
 def network_config(c: Section) -> MoonshineConfig:
     """Hugging Face's config.json as ours. Raises ValueError."""
-    kind = c.text("model_type", "")
-    if kind != KIND:
-        raise ValueError(f"its model type is {kind[:40]!r}, expected {KIND!r}")
-    if "quantization_config" in c:
-        raise ValueError("its weights are quantised; convert the original")
+    check_kind(c, KIND)
     e, rope = c.section("encoder_config"), c.section("rope_parameters")
     for name, section, key, only in (
         ("the encoder's activation", e, "hidden_act", "gelu"),

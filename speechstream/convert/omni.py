@@ -23,6 +23,7 @@ from speechstream.convert import flow, stored
 from speechstream.convert.qwen import ENCODER_NAMES, check_features, ends, qwen_text, read_tokenizer
 from speechstream.convert.stored import (
     Stored,
+    check_kind,
     check_only,
     check_shapes,
     first_line,
@@ -122,11 +123,7 @@ def convert_omni(source: str | Path, target: str | Path, card: dict[str, Any]) -
 
 def network_config(c: Section, tied: bool = False) -> OmniConfig:
     """Hugging Face's config.json as ours. tied: the thinker has no output layer. Raises ValueError or SpeechStreamError."""
-    kind = c.text("model_type", "")
-    if kind != KIND:
-        raise ValueError(f"its model type is {kind[:40]!r}, expected {KIND!r}")
-    if "quantization_config" in c:
-        raise ValueError("its weights are quantised; convert the original")
+    check_kind(c, KIND)
     if not c.flag("enable_audio_output", True):
         raise ValueError("it has no talker (enable_audio_output is false): it cannot speak")
     thinker, talker = c.section("thinker_config"), c.section("talker_config")

@@ -23,6 +23,7 @@ from speechstream.convert.qwen import (
 )
 from speechstream.convert.qwen_tokenizer import built
 from speechstream.convert.stored import (
+    check_kind,
     check_only,
     check_shapes,
     first_line,
@@ -134,11 +135,7 @@ def convert_qwen_asr(
 
 def network_config(c: Section) -> QwenAsrConfig:
     """config.json of either layout as ours. Raises ValueError or SpeechStreamError."""
-    kind = c.text("model_type", "")
-    if kind != KIND:
-        raise ValueError(f"its model type is {kind[:40]!r}, expected {KIND!r}")
-    if "quantization_config" in c:
-        raise ValueError("its weights are quantised; convert the original")
+    check_kind(c, KIND)
     if "TokenClassification" in str(c.raw("architectures"))[:1000]:
         raise ValueError("it aligns a text that is known, and writes none; convert a Qwen3-ASR")
     thinker = c.section("thinker_config") if "thinker_config" in c else c

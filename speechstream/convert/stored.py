@@ -115,6 +115,15 @@ def rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
     return name
 
 
+def check_kind(config: Section, kind: str) -> None:
+    """Raises ValueError where a config.json is that of another type of model, or of one that is quantised."""
+    said = config.text("model_type", "")
+    if said != kind:
+        raise ValueError(f"its model type is {said[:40]!r}, expected {kind!r}")
+    if "quantization_config" in config:
+        raise ValueError("its weights are quantised; convert the original")
+
+
 def check_only(what: str, section: Section, key: str, only: str) -> None:
     """Raises ValueError where a key says something else."""
     said = section.text(key, only)

@@ -19,6 +19,7 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.stored import (
+    check_kind,
     check_only,
     check_shapes,
     first_line,
@@ -113,11 +114,7 @@ def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]
 
 def network_config(c: Section) -> tuple[VoxtralConfig, tuple[int, ...]]:
     """Hugging Face's config.json as ours, and the tokens that end a text. Raises ValueError or SpeechStreamError."""
-    kind = c.text("model_type", "")
-    if kind != KIND:
-        raise ValueError(f"its model type is {kind[:40]!r}, expected {KIND!r}")
-    if "quantization_config" in c:
-        raise ValueError("its weights are quantised; convert the original")
+    check_kind(c, KIND)
     e, t = c.section("audio_config"), c.section("text_config")
     for name, section, key, only in (
         ("the encoder's activation", e, "hidden_act", "silu"),

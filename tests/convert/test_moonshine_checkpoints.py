@@ -1,7 +1,6 @@
 """Streaming Moonshines' folders: what is written of them, and what is refused in one sentence."""
 
 import json
-import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -25,11 +24,6 @@ from tools.make_tiny_moonshine import write
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("checkpoint"), theirs())
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
 
 
 def refused(copy, match):

@@ -29,11 +29,6 @@ def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("checkpoint"), theirs())
 
 
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
-
-
 def refused(copy, match):
     refused_by(convert_omni, copy, match)
 

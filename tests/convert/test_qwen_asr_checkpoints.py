@@ -1,7 +1,6 @@
 """Qwen3-ASR's folders in both layouts: what is written of them, and what is refused in one sentence."""
 
 import json
-import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -23,11 +22,6 @@ from tools.make_tiny_qwen_asr import write, write_authors
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("checkpoint"), theirs())
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
 
 
 def refused(copy, match):
