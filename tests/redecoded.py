@@ -6,6 +6,8 @@ from speechstream.events import Final, Partial
 from speechstream.runtime.requests import drive
 from tests.streamed import events_of, pooled
 
+ENGINES = ("torch", "onnx")
+
 
 def sound(seconds, seed=0):
     """Noise whose loudness and colour change, so that tokens do."""

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from speechstream import Recognizer
+from speechstream.cli import main
 from speechstream.errors import SpeechStreamError
+
+
+def converted(source, *options):
+    """The bundle that the command line makes of a checkpoint, beside it."""
+    target = source.with_name(f"{source.name}.bundle")
+    assert main(["convert", str(source), "-o", str(target), *options]) == 0
+    return target
 
 
 def events_of(asr, x, rate, latency, seed):

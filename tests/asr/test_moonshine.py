@@ -1,5 +1,6 @@
 """Streaming Moonshine on random weights: files, live streams, pools, forks and snapshots give what transformers gives."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -14,39 +15,22 @@ from speechstream.asr.moonshine.family import Hear
 from speechstream.asr.moonshine.torch import read_moonshine
 from speechstream.asr.redecode.family import Read
 from speechstream.bundle import load
-from speechstream.cli import main
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.moonshine_config import MoonshineBundle
 from speechstream.runtime.requests import answer_together, drive
 from speechstream.state import nbytes
+from tests import redecoded, streamed
 from tests.moonshine_tiny import SIZES, generate, inputs, theirs
-from tests.redecoded import (
-    check_forks_and_snapshots,
-    check_pool,
-    check_stream_is_the_file,
-    heard,
-    sound,
-)
-from tests.streamed import check_bundles_that_do_not_fit, check_the_command_line_without_torch
+from tests.redecoded import ENGINES, heard, sound
 from tools.make_tiny_moonshine import write
-
-ENGINES = ("torch", "onnx")
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """By name: bundles that the command line makes."""
-    folder, made = tmp_path_factory.mktemp("moonshine"), {}
-
-    def of(name):
-        if name not in made:
-            write(folder / name, theirs(name))
-            made[name] = folder / f"{name}.bundle"
-            assert main(["convert", str(folder / name), "-o", str(made[name])]) == 0
-        return made[name]
-
-    return of
+    """Bundles by name."""
+    folder = tmp_path_factory.mktemp("moonshine")
+    return functools.cache(lambda name: streamed.converted(write(folder / name, theirs(name))))
 
 
 @pytest.fixture(scope="module")
@@ -172,16 +156,16 @@ def test_streams_of_any_age_share_runs_of_the_networks(asr, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_stream_is_the_file(asr, engine, spoken):
-    check_stream_is_the_file(asr[engine], *spoken, latency=640)
+    redecoded.check_stream_is_the_file(asr[engine], *spoken, latency=640)
 
 
 def test_streams_in_a_pool_equal_each_alone(asr, spoken):
-    check_pool(asr["onnx"], *spoken, kinds=[(640, 0), (1280, 4000), (640, 17_000)])
+    redecoded.check_pool(asr["onnx"], *spoken, kinds=[(640, 0), (1280, 4000), (640, 17_000)])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_forks_and_snapshots_go_on_as_if_nothing_had_been(asr, engine, spoken):
-    check_forks_and_snapshots(asr[engine], *spoken, latency=1280)
+    redecoded.check_forks_and_snapshots(asr[engine], *spoken, latency=1280)
 
 
 def test_the_encoder_remembers_a_window_and_the_decoder_what_was_heard(asr):
@@ -234,8 +218,10 @@ def test_what_it_cannot_do_is_said(bundles, asr):
 
 
 def test_the_command_line_transcribes_without_torch(bundles, fixtures_dir):
-    check_the_command_line_without_torch(bundles("plain"), fixtures_dir / "austen_0880.flac")
+    streamed.check_the_command_line_without_torch(
+        bundles("plain"), fixtures_dir / "austen_0880.flac"
+    )
 
 
 def test_bundles_that_do_not_fit_are_refused(bundles, tmp_path):
-    check_bundles_that_do_not_fit(bundles("plain"), tmp_path, "decoder", "layers")
+    streamed.check_bundles_that_do_not_fit(bundles("plain"), tmp_path, "decoder", "layers")

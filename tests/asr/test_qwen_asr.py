@@ -1,5 +1,6 @@
 """Qwen3-ASR on random weights: files, live streams, pools, forks and snapshots give what transformers gives, in both engines."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -12,40 +13,29 @@ pytest.importorskip("tokenizers")
 from speechstream import Recognizer
 from speechstream.asr.qwen.family import Convolve, Listen
 from speechstream.asr.redecode.family import Read
-from speechstream.cli import main
 from speechstream.convert.qwen_asr import convert_qwen_asr
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.requests import answer_together, drive
+from tests import redecoded, streamed
 from tests.qwen_asr_tiny import SIZES, features, generate, theirs
-from tests.redecoded import (
-    check_forks_and_snapshots,
-    check_pool,
-    check_stream_is_the_file,
-    heard,
-    sound,
-)
-from tests.streamed import check_bundles_that_do_not_fit, check_the_command_line_without_torch
+from tests.redecoded import ENGINES, heard, sound
 from tools.make_tiny_qwen_asr import words, write
 
-ENGINES = ("torch", "onnx")
 BUILT = {name: ENGINES[: 1 if name == "narrow" else 2] for name in SIZES}
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """By name: bundles that the command line makes."""
-    folder, made = tmp_path_factory.mktemp("qwen"), {}
+    """Bundles by name; "plain" is told its language, and "narrow" has no graphs."""
+    folder = tmp_path_factory.mktemp("qwen")
 
+    @functools.cache
     def of(name):
-        if name not in made:
-            write(folder / name, theirs(name))
-            made[name] = folder / f"{name}.bundle"
-            if name == "narrow":  # in torch alone
-                convert_qwen_asr(folder / name, made[name], {"name": name, "licence": "none"})
-                return made[name]
-            told = ["--language", "en"] if name == "plain" else []
-            assert main(["convert", str(folder / name), "-o", str(made[name]), *told]) == 0
-        return made[name]
+        source = write(folder / name, theirs(name))
+        if name == "narrow":
+            card = {"name": name, "licence": "none"}
+            return convert_qwen_asr(source, folder / f"{name}.bundle", card).path
+        return streamed.converted(source, *(["--language", "en"] if name == "plain" else []))
 
     return of
 
@@ -151,16 +141,16 @@ def test_streams_of_any_age_share_runs_of_the_networks(asr, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_stream_is_the_file(asr, engine, spoken):
-    check_stream_is_the_file(asr[engine], *spoken, latency=1000)
+    redecoded.check_stream_is_the_file(asr[engine], *spoken, latency=1000)
 
 
 def test_streams_in_a_pool_equal_each_alone(asr, spoken):
-    check_pool(asr["onnx"], *spoken, kinds=[(1000, 0), (2000, 4000), (1000, 17_000)])
+    redecoded.check_pool(asr["onnx"], *spoken, kinds=[(1000, 0), (2000, 4000), (1000, 17_000)])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_forks_and_snapshots_go_on_as_if_nothing_had_been(asr, engine, spoken):
-    check_forks_and_snapshots(asr[engine], *spoken, latency=1000)
+    redecoded.check_forks_and_snapshots(asr[engine], *spoken, latency=1000)
 
 
 def test_false_states_are_refused(asr):
@@ -205,8 +195,10 @@ def test_what_it_cannot_do_is_said(bundles, asr):
 
 
 def test_the_command_line_transcribes_without_torch(bundles, fixtures_dir):
-    check_the_command_line_without_torch(bundles("plain"), fixtures_dir / "austen_0880.flac")
+    streamed.check_the_command_line_without_torch(
+        bundles("plain"), fixtures_dir / "austen_0880.flac"
+    )
 
 
 def test_bundles_that_do_not_fit_are_refused(bundles, tmp_path):
-    check_bundles_that_do_not_fit(bundles("plain"), tmp_path, "text", "layers")
+    streamed.check_bundles_that_do_not_fit(bundles("plain"), tmp_path, "text", "layers")

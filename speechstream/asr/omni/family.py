@@ -50,6 +50,7 @@ class OmniFamily(RedecodingFamily):
     """See `asr.family.Family`."""
 
     architecture = "thinker-talker"
+    batch_size = 1  # sound is heard stream by stream
 
     def __init__(self, networks: Any, about: OmniBundle, tokenizer: Tokenizer):
         self.config = about.network
