@@ -160,9 +160,10 @@ def tiny(
     )
     model = transformers.Qwen2_5OmniForConditionalGeneration(config).eval().requires_grad_(False)
     for name, p in model.named_parameters():
-        if name.startswith("token2wav") and not ("norm" in name and p.ndim == 1):
+        norm = "norm" in name and name.endswith("weight") and p.ndim == 1
+        if name.startswith("token2wav") and not norm:
             p.add_(0.15 * torch.randn_like(p))
-        elif "visual" not in name:
+        elif norm or "visual" not in name:
             shake(name, p)
     for n, name in enumerate(("Ada", "Ben")):
         model.speaker_map[name] = {
