@@ -79,6 +79,8 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been",
         "test_unsynchronised_streams_of_any_delay_in_a_pool_equal_each_alone",
     ),
+    "asr/test_qwen_asr.py": ALL,
+    "asr/test_moonshine.py": ALL,
     "asr/test_omni_recognizer.py": (
         "test_streams_in_a_pool_equal_each_alone",
         "test_a_stream_is_the_file",

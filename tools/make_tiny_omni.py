@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def rope(head_dim: int) -> dict[str, Any]:
     return {**ROPE, "mrope_section": [1, 1, head_dim // 2 - 2]}
 
 
-def tokenizer() -> Any:
-    """A byte-level tokenizer of a few words, and the marks."""
+def tokenizer(marks: Sequence[str] = MARKS) -> Any:
+    """A byte-level tokenizer of a few words, and marks."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE())
@@ -87,7 +88,7 @@ def tokenizer() -> Any:
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     made.train_from_iterator([WORDS] * 2, trainer)
-    made.add_special_tokens([AddedToken(t, special=True) for t in MARKS])
+    made.add_special_tokens([AddedToken(t, special=True) for t in marks])
     return made
 
 
@@ -159,16 +160,11 @@ def tiny(
     )
     model = transformers.Qwen2_5OmniForConditionalGeneration(config).eval().requires_grad_(False)
     for name, p in model.named_parameters():
-        if "norm" in name and name.endswith("weight") and p.ndim == 1:
-            p.copy_(1 + 0.2 * torch.randn_like(p))
-        elif "embed_tokens" in name or "head.weight" in name:
-            p.copy_(0.7 * torch.randn_like(p))
-            if name == "thinker.lm_head.weight":
-                p[:256].mul_(0.1)  # words rather than single bytes
-        elif name.startswith("token2wav"):
+        norm = "norm" in name and name.endswith("weight") and p.ndim == 1
+        if name.startswith("token2wav") and not norm:
             p.add_(0.15 * torch.randn_like(p))
-        elif "visual" not in name:
-            p.copy_(torch.randn_like(p) * 1.2 / max(p[0].numel(), 4) ** 0.5)
+        elif norm or "visual" not in name:
+            shake(name, p)
     for n, name in enumerate(("Ada", "Ben")):
         model.speaker_map[name] = {
             "cond": torch.randn(1, decoding["enc_emb_dim"]),
@@ -176,6 +172,28 @@ def tiny(
             "bos_token": ids["<tts_text_bos_single>"] - 2 * n,
         }
     return model
+
+
+def shake(name: str, p: torch.Tensor) -> None:
+    """Random numbers for a parameter, so large that every layer counts, in place."""
+    if "norm" in name and name.endswith("weight") and p.ndim == 1:
+        p.copy_(1 + 0.2 * torch.randn_like(p))
+    elif "embed_tokens" in name or "head.weight" in name:
+        p.copy_(0.7 * torch.randn_like(p))
+        if name.endswith("lm_head.weight"):
+            p[:256].mul_(0.1)  # words rather than single bytes
+    else:
+        p.copy_(torch.randn_like(p) * 1.2 / max(p[0].numel(), 4) ** 0.5)
+
+
+@torch.no_grad()
+def vary(model: Any, head: torch.Tensor, **given: Any) -> None:
+    """Take from an output layer what random layers give everywhere alike: what is left makes tokens differ."""
+    ids = torch.randint(head.shape[0], (1, 60))
+    name = "decoder_input_ids" if given else "input_ids"
+    hidden = model.model(**{name: ids}, use_cache=False, **given).last_hidden_state[0]
+    mean = hidden.mean(0)
+    head.sub_(torch.outer(head @ mean, mean) / mean.dot(mean))
 
 
 def write(folder: str | Path, model: Any) -> Path:
@@ -187,14 +205,14 @@ def write(folder: str | Path, model: Any) -> Path:
     (folder / "tokenizer.json").write_text(words.to_str(), encoding="utf-8")
     stop = [words.token_to_id("<|im_end|>"), words.token_to_id("<|endoftext|>")]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stop}))
-    features = {
-        "feature_size": model.config.thinker_config.audio_config.num_mel_bins,
-        "sampling_rate": 16_000,
-        "hop_length": 160,
-        "n_fft": 400,
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(features))
+    write_features(folder, model.config.thinker_config.audio_config.num_mel_bins)
     return folder
+
+
+def write_features(folder: Path, mels: int) -> None:
+    """What a checkpoint says of its features."""
+    features = {"feature_size": mels, "sampling_rate": 16_000, "hop_length": 160, "n_fft": 400}
+    (folder / "preprocessor_config.json").write_text(json.dumps(features))
 
 
 def main(folder: str) -> None:

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
-        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), or of a Kyutai speech-to-text, in "
-        "the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
+        "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), of a Qwen3-ASR, of a streaming "
+        "Moonshine, or of a Kyutai speech-to-text, in the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
         "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
     )
@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a language model: many streams may go on from one prompt that is kept once",
     )
-    add("--language", default="en", help="of a voice, a tag such as en-US; default: en")
+    add(
+        "--language",
+        help="of a voice, a tag such as en-US, default: en; of what a Qwen3-ASR is to hear, default: it finds out",
+    )
     add("--name", help="for the model's card; default: the checkpoint's name")
     add("--licence", default="that of the checkpoint", help="for the model's card")
     cosy = parser.add_argument_group("CosyVoice")
@@ -113,6 +116,10 @@ def run(args: argparse.Namespace) -> int:
         return _voxtral(args, source, target)
     if _model_type(source) == "qwen2_5_omni":
         return _omni(args, source, target)
+    if _model_type(source) == "moonshine_streaming":
+        return _moonshine(args, source, target)
+    if _model_type(source) == "qwen3_asr":
+        return _qwen_asr(args, source, target)
     if _is_kyutai(source):
         return _kyutai(args, source, target)
     if _is_llm(source):
@@ -201,6 +208,16 @@ def _voxtral(args: argparse.Namespace, source: Path, target: Path) -> int:
     return 0
 
 
+def _converter(kind: str) -> Any:
+    """`convert_KIND` of `convert.KIND`, which needs torch."""
+    try:
+        return getattr(import_module(f"speechstream.convert.{kind}"), f"convert_{kind}")
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+
+
 def _model_type(source: Path) -> Any:
     """What a folder's config.json says that it is."""
     from speechstream.convert.stored import read_json
@@ -213,16 +230,10 @@ def _model_type(source: Path) -> Any:
 
 
 def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
-    try:
-        from speechstream.convert.omni import convert_omni
-    except ModuleNotFoundError as error:
-        raise SpeechStreamError(
-            f"converting needs {error.name}: pip install speechstream[train]"
-        ) from error
     from speechstream.config import read
     from speechstream.nn.omni_config import OmniBundle
 
-    b = convert_omni(source, target, _card(args, source))
+    b = _converter("omni")(source, target, _card(args, source))
     about = read(OmniBundle, b.config)
     c = about.network
     print(
@@ -233,6 +244,42 @@ def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"hears {c.encoder.block / 100:g} s at a time, speaks as {', '.join(about.speakers)}; runs in torch: "
         f"speechstream talk --llm {target}"
     )
+    return 0
+
+
+def _moonshine(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.config import read
+    from speechstream.nn.moonshine_config import MoonshineBundle
+
+    b = _converter("moonshine")(source, target, _card(args, source))
+    c = read(MoonshineBundle, b.config).network
+    b, graphs = _with_graphs(b, c.parameters, "speechstream.export.moonshine")
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: an encoder of {c.encoder.layers} layers of {c.encoder.dim} that looks "
+        f"{20 * c.encoder.ahead} ms ahead, a decoder of {c.decoder.layers} of {c.decoder.dim}, "
+        f"{c.parameters / 1e6:.0f} million parameters"
+    )
+    print(graphs)
+    return 0
+
+
+def _qwen_asr(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.config import read
+    from speechstream.nn.qwen_asr_config import QwenAsrBundle
+
+    b = _converter("qwen_asr")(source, target, _card(args, source), args.language)
+    about = read(QwenAsrBundle, b.config)
+    c = about.network
+    b, graphs = _with_graphs(b, c.parameters, "speechstream.export.qwen_asr")
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: an encoder of {c.encoder.layers} layers of {c.encoder.dim}, a language "
+        f"model of {c.text.layers} of {c.text.dim}, {c.parameters / 1e6:.0f} million parameters"
+    )
+    print(
+        f"hears {about.language or 'whatever language it finds'}, writes anew each {c.encoder.chunk / 100:g} to "
+        f"{c.encoder.window / 100:g} s"
+    )
+    print(graphs)
     return 0
 
 
@@ -337,7 +384,7 @@ def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
     weights = FORMS["fp32" if args.weights == "own" else args.weights]
     one = load_pocket(source)
     card = {"name": args.name or one.name, "licence": args.licence, "converted_from": source.name}
-    b = write_pocket(one, target, card, weights, args.language)
+    b = write_pocket(one, target, card, weights, args.language or "en")
     c, k = one.config.backbone, one.config.codec
     print(
         f"{target}  {b.nbytes / 1e6:.1f} MB: {c.layers} layers of {c.dim}, {one.config.frame_rate:g} frames a second, "
@@ -358,7 +405,7 @@ def _cosyvoice(args: argparse.Namespace, source: Path, target: Path) -> int:
             f"each --prompt-wav needs a --prompt-text, what it says; got {len(wavs)} and {len(texts)}"
         )
     recordings = tuple(Recording(Path(w).stem, Path(w), t) for w, t in zip(wavs, texts))
-    options = Options(args.look_back, args.sinks, args.steps, args.mode, args.language)
+    options = Options(args.look_back, args.sinks, args.steps, args.mode, args.language or "en")
     one = load_cosyvoice(source, options, recordings)
     card = {"name": args.name or one.name, "licence": args.licence, "converted_from": source.name}
     b = write_cosyvoice(one, target, card, args.weights)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from speechstream import bundle
-from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert import flow, stored
-from speechstream.convert.llm_config import from_hugging_face
-from speechstream.convert.stored import Stored, check_shapes, first_line, header, read_json
+from speechstream.convert.qwen import ENCODER_NAMES, check_features, ends, qwen_text, read_tokenizer
+from speechstream.convert.stored import (
+    Stored,
+    check_kind,
+    check_only,
+    check_shapes,
+    first_line,
+    read_json,
+    rename,
+    tensors,
+)
 from speechstream.errors import SpeechStreamError
-from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.ecapa import Ecapa
-from speechstream.nn.llm_config import LlmConfig
 from speechstream.nn.omni import Omni
 from speechstream.nn.omni_config import OmniBundle, OmniConfig, OmniEncoderConfig, TalkerConfig
 from speechstream.nn.token2wav import Token2Wav
@@ -56,28 +61,9 @@ LM_DEFAULTS = {  # of both language models, where config.json leaves them out
     "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
 }
-LM_KEYS = (
-    *LM_DEFAULTS,
-    "vocab_size",
-    "head_dim",
-    "hidden_act",
-    "rope_parameters",
-    "rope_scaling",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
-    "layer_types",
-    "quantization_config",
-)
 NAMES = (  # pattern of a tensor's name there, its name here
     (r"^thinker\.(model\.)?audio_tower\.", "encoder."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.out_proj\.", r"\1.o_proj."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.", r"\1."),
-    (r"^(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.att_norm."),
-    (r"^(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.ff_norm."),
-    (r"^(encoder\.layers\.\d+)\.fc1\.", r"\1.up_proj."),
-    (r"^(encoder\.layers\.\d+)\.fc2\.", r"\1.down_proj."),
-    (r"^encoder\.ln_post\.", "encoder.norm."),
+    *ENCODER_NAMES,
     (r"^thinker\.model\.language_model\.", "thinker.model."),
     (r"^talker\.model\.", "talker."),
     (r"^talker\.thinker_to_talker_proj\.", "talker.proj."),
@@ -93,9 +79,7 @@ def renamed(name: str) -> str | None:
     """Hugging Face's name of a tensor as that of `nn.omni.Omni`, or as it is for the decoder; None: it is left out."""
     if LEFT_OUT.search(name):
         return None
-    for pattern, new in NAMES:
-        name = re.sub(pattern, new, name)
-    return name
+    return rename(name, NAMES)
 
 
 def convert_omni(source: str | Path, target: str | Path, card: dict[str, Any]) -> Bundle:
@@ -105,7 +89,7 @@ def convert_omni(source: str | Path, target: str | Path, card: dict[str, Any]) -
     try:
         config = Section(read_json(source / "config.json"))
         network = network_config(config, tied="thinker.lm_head.weight" not in found)
-        _check_features(source, network)
+        check_features(source, network.encoder.n_mels)
         voices = _speakers(source / "spk_dict.pt", config, network)
         about = _about(
             source, config, network, {name: v["bos_token"] for name, v in voices.items()}
@@ -139,19 +123,12 @@ def convert_omni(source: str | Path, target: str | Path, card: dict[str, Any]) -
 
 def network_config(c: Section, tied: bool = False) -> OmniConfig:
     """Hugging Face's config.json as ours. tied: the thinker has no output layer. Raises ValueError or SpeechStreamError."""
-    kind = c.text("model_type", "")
-    if kind != KIND:
-        raise ValueError(f"its model type is {kind[:40]!r}, expected {KIND!r}")
-    if "quantization_config" in c:
-        raise ValueError("its weights are quantised; convert the original")
+    check_kind(c, KIND)
     if not c.flag("enable_audio_output", True):
         raise ValueError("it has no talker (enable_audio_output is false): it cannot speak")
     thinker, talker = c.section("thinker_config"), c.section("talker_config")
     a = thinker.section("audio_config")
-    if a.text("activation_function", "gelu") != "gelu":
-        raise ValueError(
-            f"its audio encoder's activation is {a.text('activation_function')[:40]!r}, and only 'gelu' is supported"
-        )
+    check_only("its audio encoder's activation", a, "activation_function", "gelu")
     for section in (thinker, talker):
         if section.number("position_id_per_seconds", 25) != 25:
             raise ValueError("its positions are not 25 a second, one for each token of sound")
@@ -167,7 +144,7 @@ def network_config(c: Section, tied: bool = False) -> OmniConfig:
     if encoder.window > a.integer("max_source_positions", 1500):
         raise ValueError("a block of its audio encoder has more frames than it has positions")
     marks = TalkerConfig(
-        lm=_language_model(talker, {"vocab_size": 8448, "head_dim": 128}, tied=False),
+        lm=qwen_text(talker, LM_DEFAULTS | {"vocab_size": 8448, "head_dim": 128}, tied=False),
         input_dim=talker.integer("embedding_size", 3584),
         start=talker.integer("tts_codec_start_token_id", 8293),
         pad=talker.integer("tts_codec_pad_token_id", 8292),
@@ -176,7 +153,7 @@ def network_config(c: Section, tied: bool = False) -> OmniConfig:
     )
     return OmniConfig(
         encoder,
-        _language_model(thinker.section("text_config"), {"vocab_size": 152064}, tied),
+        qwen_text(thinker.section("text_config"), LM_DEFAULTS | {"vocab_size": 152064}, tied),
         marks,
         flow.qwen_config(_sound(c, "dit_config")),
         flow.qwen_vocoder_config(_sound(c, "bigvgan_config")),
@@ -189,66 +166,18 @@ def _sound(c: Section, key: str) -> dict[str, Any]:
     return read_value(dict[str, Any], {} if value is None else value, f"token2wav_config.{key}")
 
 
-def _language_model(s: Section, defaults: dict[str, Any], tied: bool) -> LlmConfig:
-    """Of a Qwen2. Sound and text have one position a token, so that the three of a token's positions are one."""
-    values = {k: s.raw(k) for k in LM_KEYS if k in s}
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = values.get(key)
-        if isinstance(rope, Mapping):
-            kind = rope.get("rope_type", rope.get("type", "default"))
-            kept = {k: v for k, v in rope.items() if k not in ("mrope_section", "type")}
-            values[key] = kept | {"rope_type": "default" if kind == "mrope" else kind}
-    values = LM_DEFAULTS | defaults | values
-    config = from_hugging_face(values | {"model_type": "qwen2", "tie_word_embeddings": tied})
-    if config.rope.kind == "dynamic":
-        raise ValueError("rotary positions that change with the length are not supported")
-    return config
-
-
-def _check_features(folder: Path, network: OmniConfig) -> None:
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return
-    s = Section(read_json(path), path.name)
-    wanted = {
-        "feature_size": network.encoder.n_mels,
-        "sampling_rate": SAMPLE_RATE,
-        "hop_length": HOP_LENGTH,
-        "n_fft": N_FFT,
-    }
-    for key, value in wanted.items():
-        if s.integer(key, value) != value:
-            raise ValueError(
-                f"its features have {key} {s.integer(key)}, and only {value} is supported"
-            )
-
-
 def _about(folder: Path, c: Section, network: OmniConfig, speakers: dict[str, int]) -> OmniBundle:
-    path = folder / TOKENIZER
-    try:
-        words = Tokenizer(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpeechStreamError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SpeechStreamError(f"{path} is damaged: it is not text") from error
-    if len(words) > network.thinker.vocab_size:
-        raise ValueError(
-            f"its tokenizer has {len(words)} tokens and its thinker {network.thinker.vocab_size}"
-        )
+    words = read_tokenizer(folder / TOKENIZER, network.thinker.vocab_size)
     for name in ("<|im_start|>", "<|im_end|>"):
         if words.id(name) is None:
             raise ValueError(f"its tokenizer has no {name}: it is of another model")
-    ends = [words.id("<|im_end|>"), words.id("<|endoftext|>")]
-    if (folder / "generation_config.json").is_file():
-        said = Section(read_json(folder / "generation_config.json")).raw("eos_token_id")
-        ends += said if isinstance(said, list) else [said]
-    stop = read_value(tuple[int, ...], [i for i in ends if i is not None], "eos_token_id")
+    stop = ends(folder, words)
     thinker, talker = c.section("thinker_config"), c.section("talker_config")
     return OmniBundle(
         network,
         thinker.integer("audio_start_token_id", 151647),
         thinker.integer("audio_end_token_id", 151648),
-        tuple(dict.fromkeys(stop)),
+        stop,
         talker.integer("tts_text_end_token_id", 151861),
         talker.integer("tts_text_pad_token_id", 151859),
         speakers,
@@ -334,18 +263,7 @@ def _vectors(
 
 def _tensors(folder: Path) -> dict[str, Stored]:
     """Every tensor that is wanted of the folder's *.safetensors, under its name here."""
-    parts = sorted(folder.glob("*.safetensors"))
-    if not parts:
-        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
-    found: dict[str, Stored] = {}
-    for path in parts:
-        for tensor in header(path):
-            name = renamed(tensor.name)
-            if name in found:
-                raise SpeechStreamError(f"{folder} has the tensor {tensor.name!r} twice")
-            if name is not None:
-                found[name] = tensor
-    return found
+    return tensors(folder, renamed)
 
 
 def _tensor(t: Stored) -> Tensor:

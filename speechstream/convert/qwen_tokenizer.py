@@ -39,7 +39,7 @@ def qwen_tokenizer(folder: Path, version: int) -> str:
     if (folder / "tokenizer.json").is_file():
         found = _json(folder / "tokenizer.json")
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        found = _built(folder)
+        found = built(folder)
     else:
         raise SpeechStreamError(
             f"{folder} has neither tokenizer.json nor vocab.json and merges.txt, without which no text is read"
@@ -66,7 +66,8 @@ def _token(number: int, content: str) -> dict[str, Any]:
     return {"id": number, "content": content, **flags, "special": True}
 
 
-def _built(folder: Path) -> dict[str, Any]:
+def built(folder: Path) -> dict[str, Any]:
+    """A tokenizer.json, without added tokens, of vocab.json and merges.txt. Raises SpeechStreamError."""
     vocabulary = _json(folder / "vocab.json")
     if not isinstance(vocabulary, dict) or any(type(i) is not int for i in vocabulary.values()):
         raise SpeechStreamError(f"{folder / 'vocab.json'} is no vocabulary")

@@ -7,6 +7,7 @@ a size that a file claims before the file is seen to be that long.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.config import read_value
+from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
 
 MOST_JSON, MOST_HEADER = 128 << 20, 64 << 20  # bytes
@@ -84,6 +85,50 @@ def header(path: Path) -> Iterator[Stored]:
             yield Stored(path, name, entry["dtype"], shape, 8 + size + begin, 8 + size + end)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SpeechStreamError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def tensors(folder: Path, renamed: Callable[[str], str | None]) -> dict[str, Stored]:
+    """Every tensor of a folder's *.safetensors under its new name. renamed: None for one that is left out.
+
+    Files that begin with "consolidated" hold the same once more, in another form. Raises SpeechStreamError.
+    """
+    parts = [
+        p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("consolidated")
+    ]
+    if not parts:
+        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
+    found: dict[str, Stored] = {}
+    for path in parts:
+        for stored in header(path):
+            name = renamed(stored.name)
+            if name in found:
+                raise SpeechStreamError(f"{folder} has the tensor {stored.name!r} twice")
+            if name is not None:
+                found[name] = stored
+    return found
+
+
+def rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
+    """A name with each pattern replaced, one after the other."""
+    for pattern, new in patterns:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def check_kind(config: Section, kind: str) -> None:
+    """Raises ValueError where a config.json is that of another type of model, or of one that is quantised."""
+    said = config.text("model_type", "")
+    if said != kind:
+        raise ValueError(f"its model type is {said[:40]!r}, expected {kind!r}")
+    if "quantization_config" in config:
+        raise ValueError("its weights are quantised; convert the original")
+
+
+def check_only(what: str, section: Section, key: str, only: str) -> None:
+    """Raises ValueError where a key says something else."""
+    said = section.text(key, only)
+    if said != only:
+        raise ValueError(f"{what} is {said[:40]!r}, and only {only!r} is supported")
 
 
 def write(path: Path, tensors: Mapping[str, Stored | Made]) -> None:

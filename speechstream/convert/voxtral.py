@@ -10,7 +10,6 @@ import base64
 import binascii
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,13 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.stored import (
-    Stored,
+    check_kind,
+    check_only,
     check_shapes,
     first_line,
-    header,
     read_json,
+    rename,
+    tensors,
     write,
 )
 from speechstream.errors import SpeechStreamError
@@ -83,9 +84,7 @@ def is_voxtral(path: str | Path) -> bool:
 
 def renamed(name: str) -> str:
     """Hugging Face's name of a tensor as that of `nn.voxtral.Voxtral`."""
-    for pattern, new in NAMES:
-        name = re.sub(pattern, new, name)
-    return name
+    return rename(name, NAMES)
 
 
 def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]) -> Bundle:
@@ -102,7 +101,7 @@ def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]
         about, tokens = _vocabulary(read_json(source / "tekken.json"), network, eos, floor)
     except (ValueError, OverflowError, RecursionError) as error:
         raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
-    found = _tensors(source)
+    found = tensors(source, renamed)
     expected = shapes(network)
     given = {n: t for n, t in found.items() if n in expected or not _is_copy(n, network)}
     check_shapes(source, {n: t.shape for n, t in given.items()}, expected)
@@ -115,21 +114,14 @@ def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]
 
 def network_config(c: Section) -> tuple[VoxtralConfig, tuple[int, ...]]:
     """Hugging Face's config.json as ours, and the tokens that end a text. Raises ValueError or SpeechStreamError."""
-    kind = c.text("model_type", "")
-    if kind != KIND:
-        raise ValueError(f"its model type is {kind[:40]!r}, expected {KIND!r}")
-    if "quantization_config" in c:
-        raise ValueError("its weights are quantised; convert the original")
+    check_kind(c, KIND)
     e, t = c.section("audio_config"), c.section("text_config")
     for name, section, key, only in (
         ("the encoder's activation", e, "hidden_act", "silu"),
         ("the language model's activation", t, "hidden_act", "silu"),
         ("the projector's activation", c, "projector_hidden_act", "gelu"),
     ):
-        if section.text(key, only) != only:
-            raise ValueError(
-                f"{name} is {section.text(key)[:40]!r}, and only {only!r} is supported"
-            )
+        check_only(name, section, key, only)
     stacked = c.integer("downsample_factor", 4)
     if c.integer("audio_length_per_tok", 8) != 2 * stacked:
         raise ValueError(
@@ -270,20 +262,3 @@ def _vocabulary(
 def _is_copy(name: str, network: VoxtralConfig) -> bool:
     """An output layer that is stored although it is the embedding, and tables that are computed."""
     return (name == "text.lm_head.weight" and network.text.tied) or name.endswith("inv_freq")
-
-
-def _tensors(folder: Path) -> dict[str, Stored]:
-    """Every tensor of the folder's *.safetensors under its name here, checked to lie within its file."""
-    parts = [
-        p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("consolidated")
-    ]
-    if not parts:
-        raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
-    found: dict[str, Stored] = {}
-    for path in parts:
-        for stored in header(path):
-            new = renamed(stored.name)
-            if new in found:
-                raise SpeechStreamError(f"{folder} has the tensor {stored.name!r} twice")
-            found[new] = stored
-    return found

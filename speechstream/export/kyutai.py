@@ -12,13 +12,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from speechstream import bundle
 from speechstream.asr.kyutai.torch import read_kyutai
 from speechstream.bundle import Bundle
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import encoder_graph
-from speechstream.export.onnx import MOST_PARAMETERS, describe, export_step, save_beside
+from speechstream.export.onnx import MOST_PARAMETERS, describe, export_step, save_graphs
 from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.kyutai import Kyutai
 from speechstream.nn.kyutai_config import KyutaiBundle
@@ -84,7 +83,4 @@ def load_model(b: Bundle) -> Kyutai:
 def add_graphs(b: Bundle) -> Bundle:
     """The bundle with its graphs, their weights beside them."""
     model = load_model(b)
-    files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
-    for name, graph in export_kyutai(model).items():
-        files += save_beside(graph, b.path, name)
-    return bundle.write(b.path, b.task, b.architecture, b.config, b.card, files)
+    return save_graphs(b, export_kyutai(model))

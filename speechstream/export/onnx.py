@@ -21,6 +21,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from speechstream import bundle
+from speechstream.bundle import Bundle
 from speechstream.state import flatten, unflatten
 
 OPSET = 20
@@ -208,6 +210,14 @@ def save_beside(model: onnx.ModelProto, folder: Path, name: str) -> list[str]:
     options: dict[str, Any] = {"save_as_external_data": True, "location": weights.name}
     onnx.save_model(copy.copy(model), folder / f"{name}.onnx", size_threshold=_INLINE, **options)
     return [f"{name}.onnx", *([weights.name] if weights.exists() else [])]
+
+
+def save_graphs(b: Bundle, graphs: Mapping[str, onnx.ModelProto]) -> Bundle:
+    """The bundle with these graphs in place of those it had, their weights beside them."""
+    files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
+    for name, graph in graphs.items():
+        files += save_beside(graph, b.path, name)
+    return bundle.write(b.path, b.task, b.architecture, b.config, b.card, files)
 
 
 def _name_weights(model: onnx.ModelProto, owner: nn.Module) -> None:

@@ -12,11 +12,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from speechstream import bundle
 from speechstream.asr.voxtral.torch import read_voxtral
 from speechstream.bundle import Bundle
 from speechstream.config import read
-from speechstream.export.onnx import describe, export_step, save_beside
+from speechstream.export.onnx import describe, export_step, save_graphs
 from speechstream.nn.llm import LlmState
 from speechstream.nn.voxtral import Voxtral, VoxtralEncoderState
 from speechstream.nn.voxtral_config import VoxtralBundle
@@ -102,7 +101,4 @@ def add_graphs(b: Bundle) -> Bundle:
     """The bundle with its graphs, their weights beside them."""
     about = read(VoxtralBundle, b.config)
     model = read_voxtral(b, about.network).float().eval().requires_grad_(False)
-    files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
-    for name, graph in export_voxtral(model, max(*about.delays, about.delay)).items():
-        files += save_beside(graph, b.path, name)
-    return bundle.write(b.path, b.task, b.architecture, b.config, b.card, files)
+    return save_graphs(b, export_voxtral(model, max(*about.delays, about.delay)))

@@ -1,13 +1,13 @@
 """States whose keys and values grow along axis 3: streams of any age as one batch, and no longer than a window; without torch.
 
 All of it takes tensors as well as arrays. A younger stream is padded on the left, and what counts what a stream has
-read comes last among a state's fields.
+read comes last among a state's fields. A state may be made of several such groups, each with a count of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,6 +36,9 @@ def join(states: Sequence[S]) -> S:
     found: dict[str, Any] = {}
     for f in fields(first):
         parts = [getattr(s, f.name) for s in states]
+        if is_dataclass(parts[0]):
+            found[f.name] = join(parts)
+            continue
         longest = max(a.shape[3] for a in parts) if f.name in GROWING else 0
         whole = _zeros(parts, longest)
         at = 0
@@ -51,6 +54,10 @@ def join(states: Sequence[S]) -> S:
 def part(state: S, row: int) -> S:
     """One stream of a batch, without what it was padded with, copied."""
     given: Any = state
+    groups = {f.name: getattr(given, f.name) for f in fields(given)}
+    if any(is_dataclass(g) for g in groups.values()):
+        whole: S = replace(given, **{n: part(g, row) for n, g in groups.items()})
+        return whole
     age = int(getattr(given, fields(given)[-1].name)[row])
     found = {}
     for f in fields(given):
@@ -79,3 +86,14 @@ def shortened(state: S, window: int) -> S:
     kept = {n: a.copy() if isinstance(a, np.ndarray) else a for n, a in kept.items()}
     short: S = replace(given, **kept)
     return short
+
+
+def rewound(state: S, tokens: int) -> S:
+    """A language model's state before its last tokens were read. Raises ValueError for more than there are."""
+    given: Any = state
+    have = given.keys.shape[3]
+    if not 0 <= tokens <= min(have, int(given.tokens.min())):
+        raise ValueError(f"{tokens} tokens cannot be taken back of {have}")
+    kept: dict[str, Any] = {n: getattr(given, n)[:, :, :, : have - tokens] for n in GROWING}
+    before: S = replace(given, tokens=given.tokens - tokens, **kept)
+    return before

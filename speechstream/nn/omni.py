@@ -48,13 +48,15 @@ class OmniState:
 
 
 class EncoderLayer(nn.Module):
-    def __init__(self, c: OmniEncoderConfig) -> None:
+    """A layer of the encoders of Qwen2.5-Omni and, with a bias of its keys, of Qwen3-ASR."""
+
+    def __init__(self, dim: int, heads: int, ff_dim: int, key_bias: bool = False) -> None:
         super().__init__()
-        self.heads = c.heads
-        self.att_norm, self.ff_norm = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
-        self.q_proj, self.v_proj, self.o_proj = (nn.Linear(c.dim, c.dim) for _ in range(3))
-        self.k_proj = nn.Linear(c.dim, c.dim, bias=False)
-        self.up_proj, self.down_proj = nn.Linear(c.dim, c.ff_dim), nn.Linear(c.ff_dim, c.dim)
+        self.heads = heads
+        self.att_norm, self.ff_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.q_proj, self.v_proj, self.o_proj = (nn.Linear(dim, dim) for _ in range(3))
+        self.k_proj = nn.Linear(dim, dim, bias=key_bias)
+        self.up_proj, self.down_proj = nn.Linear(dim, ff_dim), nn.Linear(ff_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """A block (B, T, dim), each frame of which sees all."""
@@ -76,7 +78,7 @@ class OmniEncoder(nn.Module):
         self.config = c = config
         self.conv1 = nn.Conv1d(c.n_mels, c.dim, 3, padding=1)
         self.conv2 = nn.Conv1d(c.dim, c.dim, 3, stride=2, padding=1)
-        self.layers = nn.ModuleList(EncoderLayer(c) for _ in range(c.layers))
+        self.layers = nn.ModuleList(EncoderLayer(c.dim, c.heads, c.ff_dim) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.dim)
         self.proj = nn.Linear(c.dim, c.out_dim)
 
@@ -116,16 +118,18 @@ class OmniEncoder(nn.Module):
     def _block(self, mel: Tensor) -> Tensor:
         """One block (B, n_mels, T) to frames (B, (T + 1) // 2, dim)."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
-        x = x + self._positions(x)
+        x = x + sinusoids(x)
         for layer in self.layers:
             x = layer(x)
         return x
 
-    def _positions(self, x: Tensor) -> Tensor:
-        half = self.config.dim // 2
-        turns = torch.exp(-math.log(TIMESCALE) / (half - 1) * torch.arange(half, device=x.device))
-        angle = torch.arange(x.shape[1], device=x.device)[:, None] * turns
-        return torch.cat([angle.sin(), angle.cos()], 1).to(x.dtype)
+
+def sinusoids(x: Tensor) -> Tensor:
+    """What tells the frames of x (B, T, dim) their places: (T, dim) in its type."""
+    half = x.shape[2] // 2
+    turns = torch.exp(-math.log(TIMESCALE) / (half - 1) * torch.arange(half, device=x.device))
+    angle = torch.arange(x.shape[1], device=x.device)[:, None] * turns
+    return torch.cat([angle.sin(), angle.cos()], 1).to(x.dtype)
 
 
 class Talker(nn.Module):
@@ -230,12 +234,3 @@ class Omni(nn.Module):
     def recall(self, features: Tensor, thinker: LlmState, state: OmniState) -> OmniState:
         """An answer (B, T, dim) that was given, of which the thinker's state is `thinker`, as text that was read."""
         return OmniState(state.encoder, thinker, self.talker.step(features, state.talker)[1])
-
-
-def rewound(state: LlmState, tokens: int) -> LlmState:
-    """A language model's state before its last tokens were read. Raises ValueError for more than there are."""
-    have = state.keys.shape[3]
-    if not 0 <= tokens <= min(have, int(state.tokens.min())):
-        raise ValueError(f"{tokens} tokens cannot be taken back of {have}")
-    keep = have - tokens
-    return LlmState(state.keys[:, :, :, :keep], state.values[:, :, :, :keep], state.tokens - tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from speechstream.nn.flow_config import FlowConfig
 from speechstream.nn.llm_config import LlmConfig
@@ -37,21 +38,27 @@ class OmniEncoderConfig:
     out_dim: int = 3584
 
     def __post_init__(self) -> None:
-        for name, most in LIMITS.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ValueError(
-                    f"the audio encoder's {name} must be 1 to {most}; got {str(value)[:30]}"
-                )
-        if self.dim % self.heads or self.dim % 2 or self.dim < 4:
-            raise ValueError(
-                f"the audio encoder's dim must be even, 4 or more, and a multiple of heads; got {self.dim} and {self.heads}"
-            )
+        check_encoder(self, LIMITS)
 
     @property
     def block(self) -> int:
         """Mel frames to a block."""
         return 2 * self.window
+
+
+def check_encoder(config: Any, limits: dict[str, int]) -> None:
+    """Raises ValueError for sizes of an audio encoder that are no sizes, or go beyond these."""
+    for name, most in limits.items():
+        value = getattr(config, name)
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(
+                f"the audio encoder's {name} must be 1 to {most}; got {str(value)[:30]}"
+            )
+    dim, heads = config.dim, config.heads
+    if dim % heads or dim % 2 or dim < 4:
+        raise ValueError(
+            f"the audio encoder's dim must be even, 4 or more, and a multiple of heads; got {dim} and {heads}"
+        )
 
 
 @dataclass(frozen=True)

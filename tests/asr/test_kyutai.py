@@ -31,6 +31,7 @@ from tests.kyutai_tiny import (
     write_checkpoint,
     write_moshi,
 )
+from tests.streamed import events_of, pooled
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DELAY, PREFIX = 0.5, 0.3
@@ -49,14 +50,6 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asr(made):
     return Recognizer.load(made[1], engine="torch")
-
-
-@pytest.fixture(scope="module")
-def spoken(fixtures_dir):
-    import soundfile as sf
-
-    x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
-    return x[: 4 * rate], rate
 
 
 def heard(family, x, mode, rng):
@@ -81,19 +74,10 @@ def test_blocks_of_any_size_give_the_tokens_of_transformers(made, asr, seconds):
     assert list(drive(asr.family.finish(asr.family.open(mode), mode, x)).tokens) == expected
 
 
-def events_of(asr, x, rate, seed):
-    rng, stream, at, out = np.random.default_rng(seed), asr.stream(500, rate), 0, []
-    while at < len(x):
-        n = int(rng.integers(1, 9000))
-        out += stream.push(x[at : at + n])
-        at += n
-    return out + stream.finish()
-
-
 def test_a_stream_is_the_file_and_stable_text_only_grows(asr, spoken):
     x, rate = spoken
-    events = events_of(asr, x, rate, 1)
-    assert events == events_of(asr, x, rate, 2)
+    events = events_of(asr, x, rate, 500, 1)
+    assert events == events_of(asr, x, rate, 500, 2)
     transcript = asr.transcribe(x, rate)
     finals = [e for e in events if isinstance(e, Final)]
     assert [f.text for f in finals] == [s.text for s in transcript.segments] and finals
@@ -174,28 +158,9 @@ def test_a_token_is_written_as_soon_as_its_frame_is_heard(asr):
 
 def test_unsynchronised_streams_in_a_pool_equal_each_alone(asr, spoken):
     x, rate = spoken
-    starts = [0, 4000, 900]
-    alone = [events_of(asr, x[skip:], rate, 3) for skip in starts]
-    rng, pool = np.random.default_rng(4), asr.pool(len(starts))
-    sids = [pool.open(500, rate) for _ in starts]
-    said = {sid: [] for sid in sids}
-    at, ended = dict(zip(sids, starts)), set()
-    while len(ended) < len(sids):
-        for sid in sids:
-            if sid not in ended and rng.random() < 0.7:
-                n = int(rng.integers(500, 8000))
-                pool.push(sid, x[at[sid] : at[sid] + n])
-                at[sid] += n
-                if at[sid] >= len(x):
-                    pool.finish(sid)
-                    ended.add(sid)
-        for sid, events in pool.step().items():
-            said[sid] += events
-    while more := pool.step():
-        for sid, events in more.items():
-            said[sid] += events
-    for sid, expected in zip(sids, alone):
-        assert said[sid] == expected
+    kinds = [(500, 0), (500, 4000), (500, 900)]
+    alone = [events_of(asr, x[skip:], rate, ms, 3) for ms, skip in kinds]
+    assert pooled(asr, x, rate, kinds) == alone
 
 
 def test_streams_share_runs_of_the_network_and_the_silence_is_heard_once(asr):
@@ -221,7 +186,7 @@ def test_streams_share_runs_of_the_network_and_the_silence_is_heard_once(asr):
 
 def test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been(asr, spoken):
     x, rate = spoken
-    expected = events_of(asr, x, rate, 1)
+    expected = events_of(asr, x, rate, 500, 1)
     stream, events, at = asr.stream(500, rate), [], 0
     while at < len(x) // 2:
         events += stream.push(x[at : at + 3000])

@@ -18,6 +18,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from speechstream.runtime.requests import drive
 from tests.omni_tiny import made, theirs
+from tests.streamed import events_of
 from tools.make_tiny_omni import tokenizer
 
 
@@ -29,14 +30,6 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asr(bundle):
     return Recognizer.load(bundle, engine="torch")
-
-
-@pytest.fixture(scope="module")
-def spoken(fixtures_dir):
-    import soundfile as sf
-
-    x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
-    return x, rate
 
 
 def sound(seconds, seed=0):
@@ -88,19 +81,10 @@ def test_blocks_of_any_size_give_the_tokens_of_transformers(asr, seconds):
     assert live or seconds < 0.3
 
 
-def events_of(asr, x, rate, seed):
-    rng, stream, at, out = np.random.default_rng(seed), asr.stream(asr.latencies[0], rate), 0, []
-    while at < len(x):
-        n = int(rng.integers(1, 9000))
-        out += stream.push(x[at : at + n])
-        at += n
-    return out + stream.finish()
-
-
 def test_a_stream_is_the_file(asr, spoken):
     x, rate = spoken
-    events = events_of(asr, x, rate, 1)
-    assert events == events_of(asr, x, rate, 2)
+    events = events_of(asr, x, rate, asr.latencies[0], 1)
+    assert events == events_of(asr, x, rate, asr.latencies[0], 2)
     finals = [e for e in events if isinstance(e, Final)]
     transcript = asr.transcribe(x, rate, latency_ms=asr.latencies[0])
     assert [f.text for f in finals] == [s.text for s in transcript.segments]
@@ -142,7 +126,8 @@ def test_forks_and_snapshots_go_on_as_if_nothing_had_been(asr, spoken):
     assert again.push(rest) + again.finish() == wanted
     s = asr.family.open(asr.family.mode(None))
     with pytest.raises(ValueError, match="its keys"):
-        wrong = replace(s.cache, keys=s.cache.keys[:, :, :, 1:])
+        text = replace(s.cache.text, keys=s.cache.text.keys[:, :, :, 1:])
+        wrong = replace(s.cache, text=text)
         asr.family.check(replace(s, cache=wrong), 0, asr.family.mode(None))
 
 

@@ -19,6 +19,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from speechstream.runtime.requests import answer_together, drive
 from speechstream.state import about_bytes, nbytes
+from tests.streamed import events_of, pooled
 from tests.voxtral_tiny import (
     PIECES,
     SPECIAL,
@@ -47,14 +48,6 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asr(made):
     return Recognizer.load(made[1], engine="torch")
-
-
-@pytest.fixture(scope="module")
-def spoken(fixtures_dir):
-    import soundfile as sf
-
-    x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
-    return x[: 6 * rate], rate
 
 
 def without_end(family):
@@ -108,15 +101,6 @@ def test_the_end_is_taken_for_an_answer_behind_the_sound_only(made, asr):
     segment = heard(family, x, mode, np.random.default_rng(0))
     assert segment.tokens[:2] == tuple(free[:2]) and len(segment.tokens) >= sounding
     assert early not in segment.tokens[:sounding]
-
-
-def events_of(asr, x, rate, latency, seed):
-    rng, stream, at, out = np.random.default_rng(seed), asr.stream(latency, rate), 0, []
-    while at < len(x):
-        n = int(rng.integers(1, 9000))
-        out += stream.push(x[at : at + n])
-        at += n
-    return out + stream.finish()
 
 
 def test_a_stream_is_the_file_and_stable_text_only_grows(asr, spoken):
@@ -202,29 +186,7 @@ def test_unsynchronised_streams_of_any_delay_in_a_pool_equal_each_alone(asr, spo
     x, rate = spoken
     kinds = [(80, 0), (480, 4000), (480, 17000), (2400, 900), (480, 4000)]
     alone = [events_of(asr, x[skip:], rate, ms, 3) for ms, skip in kinds]
-    rng, pool = np.random.default_rng(4), asr.pool(len(kinds))
-    sids = [pool.open(ms, rate) for ms, _ in kinds]
-    said = {sid: [] for sid in sids}
-    at, ended = {s: skip for s, (_, skip) in zip(sids, kinds)}, set()
-    while len(ended) < len(sids):
-        for sid in sids:
-            if sid not in ended and rng.random() < 0.7:
-                n = int(rng.integers(500, 8000))
-                pool.push(sid, x[at[sid] : at[sid] + n])
-                at[sid] += n
-                if at[sid] >= len(x):
-                    pool.finish(sid)
-                    ended.add(sid)
-        for sid, events in pool.step().items():
-            said[sid] += events
-    while more := pool.step():
-        for sid, events in more.items():
-            said[sid] += events
-    for sid, expected in zip(sids, alone):
-        assert [e.text for e in said[sid] if isinstance(e, Final)] == [
-            e.text for e in expected if isinstance(e, Final)
-        ]
-        assert said[sid] == expected
+    assert pooled(asr, x, rate, kinds) == alone
 
 
 def test_streams_share_runs_of_the_network(asr):

@@ -1,6 +1,5 @@
 """Qwen2.5-Omni's folders: what is written of them, and what is refused in one sentence."""
 
-import json
 import pickle
 import shutil
 from argparse import Namespace
@@ -18,6 +17,7 @@ from speechstream.config import Section
 from speechstream.convert.omni import convert_omni, network_config, renamed
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.omni_config import OmniEncoderConfig
+from tests.hostile import changed, refused_by
 from tests.omni_tiny import theirs
 from tools.make_tiny_omni import write
 
@@ -29,26 +29,8 @@ def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("checkpoint"), theirs())
 
 
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
-
-
 def refused(copy, match):
-    with pytest.raises((SpeechStreamError), match=match) as found:
-        convert_omni(copy, copy.parent / "bundle", CARD)
-    assert "\n" not in str(found.value) and len(str(found.value)) < 600
-    assert not (copy.parent / "bundle").exists()
-
-
-def changed(copy, *path, value):
-    """config.json with another value at a path."""
-    data = json.loads((copy / "config.json").read_text("utf-8"))
-    part = data
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    (copy / "config.json").write_text(json.dumps(data), "utf-8")
+    refused_by(convert_omni, copy, match)
 
 
 def test_the_command_converts_and_the_model_answers(folder, tmp_path, capsys, monkeypatch):

@@ -1,7 +1,5 @@
 """A Voxtral Realtime as ONNX graphs: what transformers writes, without torch, alone and in batches of any age."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +15,7 @@ from speechstream.cli import main
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.growing import join, part
 from speechstream.runtime.requests import drive
+from tests.streamed import check_the_command_line_without_torch
 from tests.voxtral_tiny import (
     VOCAB,
     features,
@@ -81,15 +80,7 @@ def test_the_tokens_are_those_of_transformers(made, delay):
 
 
 def test_the_command_line_transcribes_without_torch(made, fixtures_dir):
-    recording = fixtures_dir / "austen_0880.flac"
-    expected = Recognizer.load(made[1], engine="torch").transcribe(recording).text
-    refuse = "import sys; sys.modules['torch'] = None; from speechstream.cli import main; "
-    run = (
-        refuse + f"sys.exit(main(['transcribe', {str(recording)!r}, '--model', {str(made[1])!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == expected.split() and expected
+    check_the_command_line_without_torch(made[1], fixtures_dir / "austen_0880.flac")
 
 
 def test_a_live_stream_in_a_pool_is_the_file(made, fixtures_dir):

@@ -12,7 +12,7 @@ from speechstream import bundle
 from speechstream.asr.omni.torch import read_networks
 from speechstream.config import read
 from speechstream.duplex.omni.agent import draw_code
-from speechstream.nn.omni import rewound
+from speechstream.nn.growing import rewound
 from speechstream.nn.omni_config import CodeSampling, OmniBundle, OmniEncoderConfig
 from speechstream.state import flatten
 from tests.omni_tiny import SIZES, generated, made, theirs

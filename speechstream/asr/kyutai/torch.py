@@ -6,22 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from speechstream.bundle import Bundle
-from speechstream.errors import SpeechStreamError
 from speechstream.nn.growing import TextArrays
 from speechstream.nn.kyutai import Kyutai, shapes
 from speechstream.nn.kyutai_config import KyutaiConfig
 from speechstream.nn.kyutai_state import KyutaiCache, codec_arrays
 from speechstream.nn.llm import LlmState
+from speechstream.nn.placed import check_place, read_weights
 from speechstream.state import flatten, unflatten
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class TorchNetworks:
@@ -36,15 +29,10 @@ class TorchNetworks:
         threads: int | None = None,
         dtype: str = "float32",
     ):
-        if device != "cpu" and not torch.cuda.is_available():
-            raise SpeechStreamError(f"device {device!r} was asked for, but torch sees no GPU")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if threads:
-            torch.set_num_threads(threads)
-        self.model = model.eval().requires_grad_(False).to(device, DTYPES[dtype])
+        kind = check_place(device, threads, dtype)
+        self.model = model.eval().requires_grad_(False).to(device, kind)
         self.model.codec.float()
-        self.device, self.dtype = device, DTYPES[dtype]
+        self.device, self.dtype = device, kind
 
     @torch.inference_mode()
     def start(self) -> tuple[Any, Any]:
@@ -87,21 +75,7 @@ def read_kyutai(b: Bundle, config: KyutaiConfig) -> Kyutai:
 
     Raises SpeechStreamError where the weights are not those of this network, before anything is made of their sizes.
     """
-    expected = shapes(config)
-    try:
-        with safe_open(b.file("model.safetensors"), framework="pt") as file:
-            given = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}
-            if given != expected:
-                name = sorted(given.items() ^ expected.items())[0][0]
-                raise SpeechStreamError(
-                    f"the bundle {b.path} does not fit together: its {name} is "
-                    f"{given.get(name, 'missing')}, expected {expected.get(name, 'no such weight')}"
-                )
-            found = {n: file.get_tensor(n) for n in expected}
-    except (SafetensorError, OSError) as error:
-        raise SpeechStreamError(
-            f"the weights of the bundle {b.path} are damaged: {str(error)[:200]}"
-        ) from error
+    found = read_weights(b, "model.safetensors", shapes(config))
     with torch.device("meta"):
         model = Kyutai(config)
     model.load_state_dict(found, assign=True)

@@ -7,21 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from speechstream.bundle import Bundle
-from speechstream.errors import SpeechStreamError
 from speechstream.nn.llm import LlmState
+from speechstream.nn.placed import check_place, read_weights
 from speechstream.nn.voxtral import Voxtral, VoxtralEncoderState
 from speechstream.nn.voxtral_config import VoxtralConfig, shapes
 from speechstream.nn.voxtral_state import EncoderArrays
 from speechstream.state import flatten
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class TorchNetworks:
@@ -37,14 +30,9 @@ class TorchNetworks:
         threads: int | None = None,
         dtype: str = "float32",
     ):
-        if device != "cpu" and not torch.cuda.is_available():
-            raise SpeechStreamError(f"device {device!r} was asked for, but torch sees no GPU")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if threads:
-            torch.set_num_threads(threads)
-        self.model = model.eval().requires_grad_(False).to(device, DTYPES[dtype])
-        self.device, self.dtype = device, DTYPES[dtype]
+        kind = check_place(device, threads, dtype)
+        self.model = model.eval().requires_grad_(False).to(device, kind)
+        self.device, self.dtype = device, kind
         with torch.inference_mode():
             self._scales = {d: self.model.scales(d) for d in delays}
 
@@ -87,21 +75,7 @@ def read_voxtral(b: Bundle, config: VoxtralConfig) -> Voxtral:
 
     Raises SpeechStreamError where the weights are not those of this network, before anything is made of their sizes.
     """
-    expected, found = shapes(config), {}
-    try:
-        with safe_open(b.file("model.safetensors"), framework="pt") as file:
-            given = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}
-            if given != expected:
-                name = sorted(given.items() ^ expected.items())[0][0]
-                raise SpeechStreamError(
-                    f"the bundle {b.path} does not fit together: its {name} is "
-                    f"{given.get(name, 'missing')}, expected {expected.get(name, 'no such weight')}"
-                )
-            found = {n: file.get_tensor(n) for n in expected}
-    except (SafetensorError, OSError) as error:
-        raise SpeechStreamError(
-            f"the weights of the bundle {b.path} are damaged: {str(error)[:200]}"
-        ) from error
+    found = read_weights(b, "model.safetensors", shapes(config))
     if config.text.tied:
         found["text.lm_head.weight"] = found["text.model.embed_tokens.weight"]
     with torch.device("meta"):
