@@ -116,7 +116,8 @@ def test_proposals_are_accepted_in_part(plain):
 @pytest.mark.parametrize("name", ["plain", "ring"])
 def test_streams_of_a_batch_need_not_keep_step(name, request):
     model = request.getfixturevalue(name)
-    texts = [RNG.integers(0, 96, n).tolist() for n in (50, 17, 33)]
+    rng = np.random.default_rng(6)
+    texts = [rng.integers(0, 96, n).tolist() for n in (50, 17, 33)]
     alone = [all_logits(model, t, [len(t)])[0] for t in texts]
     state, at, rng = model.init_state(3), [0, 0, 0], np.random.default_rng(1)
     while any(a < len(t) for a, t in zip(at, texts)):
@@ -181,7 +182,11 @@ def test_sinks_and_window_equal_a_recomputation(ring):
 
 
 def test_memory_is_constant_for_ever(ring):
-    ids, state, sizes = RNG.integers(0, 96, 400).tolist(), ring.init_state(), set()
+    ids, state, sizes = (
+        np.random.default_rng(7).integers(0, 96, 400).tolist(),
+        ring.init_state(),
+        set(),
+    )
     for at in range(0, 400, 8):
         _, state = ring.step([ids[at : at + 8]], state)
         sizes.add(state.nbytes)
