@@ -115,6 +115,39 @@ class Speech:
         return token, start, end
 
 
+class Changed:
+    """Twenty words, some of which are others (or more, or fewer) once 600 frames have been heard."""
+
+    def __init__(self, before, after):
+        self.before, self.after = before, after
+
+    def __call__(self, tokens, memory):
+        said, n = self.after if len(memory) >= 600 else self.before, len(tokens)
+        end = 10 * n + 10
+        return (said[n] if n < len(said) and end < 560 else END), 10 * n, end
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (range(20), [*range(8), 27, *range(9, 20)]),  # a word is another one
+        (range(20), [*range(8), 28, 29, *range(10, 20)]),
+        (range(20), [*range(8), 29, *range(8, 20)]),  # one more
+        (range(20), [*range(8), *range(9, 20)]),  # one fewer
+    ],
+)
+def test_behind_a_word_that_changes_the_old_ones_are_read_together(vocabulary, before, after):
+    script, memory = Changed(list(before), list(after)), Heard()
+    decoder, engine = AttentionDecoder(vocabulary, margin_s=20), ScriptedEngine(script)
+    hear(memory, 590)
+    h = extend(decoder, engine, decoder.init_state(engine.decoder_state()), memory)
+    assert list(h.tokens) == list(before) and engine.calls == 21
+    hear(memory, 16)
+    h = extend(decoder, engine, h, memory)
+    assert list(h.tokens) == list(after)
+    assert engine.calls - 21 <= 4
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_verified_drafts_equal_greedy_decoding(vocabulary, seed):
     speech, memory = Speech(seed), Heard()
