@@ -12,7 +12,8 @@ on every processor. Graphs with such codes bear the producer's name `PRODUCER`; 
 
 Blocks: `MatMulNBits`, weights of 4 or 8 bits in blocks along the input axis with a scale each; activations are quantised
 block by block as well, inside. It reads weights as fast as memory gives them, so that it is the faster one for up to some
-seven rows, and the slower one from there on.
+seven rows, and the slower one from there on. A graph for few rows may read the codes of channels in this way
+(`FEW_ROWS`): the stored weights are the same, and onnxruntime turns them when it opens the graph.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ MOST = 128  # that two neighbouring codes of one sign add up to: 255 x 128 is le
 @dataclass(frozen=True)
 class Weights:
     """How matrices are stored. bits: 32, 8 or 4. block: how many weights along the input axis share a scale, a power of
-    two; 0: all of an output channel, which is for 8 bits."""
+    two; 0: all of an output channel, which is for 8 bits. read: of codes by channels, how many `MatMulNBits` reads as a
+    block; 0: integer products."""
 
     bits: int = 32
     block: int = 0
+    read: int = 0
 
     def __post_init__(self):
         if self.bits not in (4, 8, 32):
@@ -52,6 +55,8 @@ class Weights:
             )
         if self.bits == 4 and not self.block:
             raise ValueError("weights of 4 bits are stored in blocks, got none")
+        if self.read and (self.bits != 8 or self.block):
+            raise ValueError("only 8-bit codes by channels are read in another form")
 
     def fits(self, inputs: int) -> int:
         """The block of a matrix with so many inputs: this one, or the largest half of it that divides them; 0: none."""
@@ -62,6 +67,7 @@ class Weights:
 
 
 FP32, INT8, INT8_BLOCKS, INT4 = Weights(), Weights(8), Weights(8, 256), Weights(4, 64)
+FEW_ROWS = Weights(8, read=64)  # with longer blocks a row's sum depends on how many there are
 FORMS = {"fp32": FP32, "int8": INT8, "int8-blocks": INT8_BLOCKS, "int4": INT4}
 
 
@@ -139,6 +145,8 @@ def quantize_graph(
             or weight.dtype != np.float32
         ):
             add.nodes.append(node)
+        elif weights.read and weight.shape[0] % weights.read == 0:
+            add.turned(node, arrays, tables, weights.read)
         elif node.input[1].removesuffix(".T") in tables:
             add.tied(node, arrays[node.input[1].removesuffix(".T")])
         elif not weights.block:
@@ -277,6 +285,38 @@ class _Additions:
         turned = self.op("Transpose", [f"{name}.codes"], f"{node.output[0]}.turned", perm=[1, 0])
         self._integer(node, turned, f"{name}.scales")
 
+    def turned(self, node, arrays: dict[str, np.ndarray], tables: set[str], block: int) -> None:
+        """x @ W by blocks of the codes that `product` and `tied` store. Nodes of constants alone are folded at load time."""
+        name, (K, N) = node.input[1], arrays[node.input[1]].shape
+        out = node.output[0]
+        if name.removesuffix(".T") in tables:
+            name = name.removesuffix(".T")
+            codes, scales = quantize_channels(arrays[name], axis=0)
+            turned = f"{name}.codes"
+        else:
+            codes, scales = quantize_channels(arrays[name], axis=1)
+            turned = self.op("Transpose", [f"{name}.codes"], f"{out}.turned", perm=[1, 0])
+        blocks, shape = f"blocks.{N}.{K // block}", f"blocks.{N}.{K // block}.{block}"
+        self.constants(
+            {
+                "quant.zero": _ACTIVATION["quant.zero"],
+                "quant.last": _ACTIVATION["quant.last"],
+                f"{name}.codes": codes,
+                f"{name}.scales": scales,
+                blocks: np.array([N, K // block]),
+                shape: np.array([N, K // block, block]),
+            }
+        )
+        byte = self.op("Cast", [turned], f"{out}.byte", to=TensorProto.UINT8)
+        moved = self.op("BitwiseXor", [byte, "quant.zero"], f"{out}.moved")  # code + 128
+        column = self.op("Unsqueeze", [f"{name}.scales", "quant.last"], f"{out}.column")
+        self._blocks(
+            node,
+            self.op("Reshape", [moved, shape], f"{out}.blocks"),
+            self.op("Expand", [column, blocks], f"{out}.scales"),
+            (K, N, 8, block),
+        )
+
     def rows(self, node, table: np.ndarray) -> None:
         """Rows of an embedding."""
         name, out = node.input[0], node.output[0]
@@ -296,13 +336,17 @@ class _Additions:
         name = node.input[1]
         codes, scales = quantize_blocks(np.ascontiguousarray(weight.T), bits, block)
         self.constants({f"{name}.codes": codes, f"{name}.scales": scales})
+        self._blocks(node, f"{name}.codes", f"{name}.scales", (*weight.shape, bits, block))
+
+    def _blocks(self, node, codes: str, scales: str, shape: tuple[int, int, int, int]) -> None:
+        K, N, bits, block = shape
         self.op(
             "MatMulNBits",
-            [node.input[0], f"{name}.codes", f"{name}.scales"],
+            [node.input[0], codes, scales],
             node.output[0],
             domain=DOMAIN,
-            K=weight.shape[0],
-            N=weight.shape[1],
+            K=K,
+            N=N,
             bits=bits,
             block_size=block,
             accuracy_level=4,
