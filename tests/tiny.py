@@ -21,7 +21,7 @@ from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import LogMel
 from speechstream.audio.resample import Resampler
 from speechstream.export.quantize import FEW_ROWS, INT8, quantize_graph
-from speechstream.export.whisper import export_whisper
+from speechstream.export.whisper import export_whisper, token_graph
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 REPO = Path(__file__).parents[1]
@@ -55,7 +55,8 @@ def make_tiny(folder):
     gate.looked.weight[:, 0] = gate.out.weight[0].sign()
     gate.out.bias.fill_(-0.46 * gate.out.weight.abs().sum())
     (folder / "int8").mkdir()
-    for name, graph in export_whisper(model).items():
+    graphs = export_whisper(model)
+    for name, graph in [*graphs.items(), ("token", token_graph(graphs["decoder"]))]:
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
         small = quantize_graph(graph, FEW_ROWS if name == "token" else INT8)
         (folder / "int8" / f"{name}.onnx").write_bytes(small.SerializeToString())

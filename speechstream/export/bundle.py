@@ -24,7 +24,7 @@ from speechstream.export.quantize import (
     Weights,
     quantize_graph,
 )
-from speechstream.export.whisper import export_whisper
+from speechstream.export.whisper import export_whisper, token_graph
 from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper
 
@@ -72,7 +72,7 @@ def add_token_graph(folder: Path) -> None:
     b = bundle.load(folder)
     if b.config.get("bits") != 8 or b.config.get("block"):
         raise ValueError(f"the weights in {folder} are not stored in 8 bits by channels")
-    graph = export_whisper(read_whisper(b))["token"]
+    graph = token_graph(export_whisper(read_whisper(b))["decoder"])
     _write_graphs(folder, {"token": quantize_graph(graph, FEW_ROWS)})
     bundle.write(
         folder,
@@ -85,10 +85,11 @@ def add_token_graph(folder: Path) -> None:
 
 
 def _graphs(model: Whisper, weights: Weights) -> dict[str, onnx.ModelProto]:
-    few = FEW_ROWS if weights == INT8 else weights
+    graphs = export_whisper(model)
+    token = token_graph(graphs["decoder"])
     return {
-        name: quantize_graph(g, few if name == "token" else weights)
-        for name, g in export_whisper(model).items()
+        **{name: quantize_graph(g, weights) for name, g in graphs.items()},
+        "token": quantize_graph(token, FEW_ROWS if weights == INT8 else weights),
     }
 
 

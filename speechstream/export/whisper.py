@@ -70,10 +70,7 @@ def layered(name: str, layers: int) -> list[str]:
 
 
 def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
-    """Graphs `encoder`, `decoder` and `token` of a model in fp32. Raises ValueError where it has no CTC head.
-
-    `token` is the decoder for single tokens of streams or hypotheses, the same function. Its products are by a row each:
-    those with a memory read it in place, where several rows of one product would have it copied.
+    """Graphs `encoder` and `decoder` of a model in fp32. Raises ValueError where it has no CTC head.
 
     Inputs `state.keys.i`, `state.values.i` (B, H, up to `left`, Dh) of the encoder, those of the decoder (B, H, S, Dh),
     and `memory_keys.i`, `memory_values.i` (B or 1, H, T, Dh) are of layer i. Both graphs return only the keys and
@@ -89,7 +86,6 @@ def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
     return {
         "encoder": _encoder(model, c.encoder_layers),
         "decoder": _decoder(model, c.decoder_layers),
-        "token": _decoder(model, c.decoder_layers, single=True),
     }
 
 
@@ -131,26 +127,39 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
     return graph
 
 
-def _decoder(model: Whisper, layers: int, single: bool = False) -> onnx.ModelProto:
+def token_graph(decoder: onnx.ModelProto) -> onnx.ModelProto:
+    """The decoder for single tokens of streams or hypotheses: the same function, a product for each row.
+
+    Those with a memory then read it in place, where several rows of one product would have it copied. The decoder takes
+    the hypotheses of a stream as so many more queries to its memory; told that there are as many streams as hypotheses,
+    it keeps them apart, and ONNX's products repeat the one memory.
+    """
+    graph = onnx.ModelProto.FromString(decoder.SerializeToString())
+    for node in graph.graph.node:
+        ends = {a.name: a.i for a in node.attribute}
+        if node.op_type == "Shape" and (ends.get("start"), ends.get("end")) == (0, 1):
+            node.input[0] = "tokens"
+    return graph
+
+
+def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:
     c = model.config
     past = layered("state.keys", layers) + layered("state.values", layers)
     memory = layered("memory_keys", layers) + layered("memory_values", layers)
     like = torch.randn(4, c.heads, 12, c.dim // c.heads)
-    # traced with a memory for each token; the products also run with one for all, as ONNX's repeat what there is less of
-    streams, name = (4, "batch") if single else (2, "streams")
     inputs = {
         "tokens": torch.ones(4, 3, dtype=torch.int64),
         "rows": torch.tensor([1, 2]),
-        **{n: like[:streams].clone() for n in memory},
-        "mask": torch.ones(streams, 12, dtype=torch.bool),
+        **{n: like[:2].clone() for n in memory},
+        "mask": torch.ones(2, 12, dtype=torch.bool),
         **{n: like[:, :, :5].clone() for n in past},
         "state.tokens": torch.tensor([5, 3, 4, 4]),
     }
     axes = {
         "tokens": {0: "batch", 1: "tokens"},
         "rows": {0: "rows"},
-        "mask": {0: name, 1: "frames"},
-        **{n: {0: name, 2: "frames"} for n in memory},
+        "mask": {0: "streams", 1: "frames"},
+        **{n: {0: "streams", 2: "frames"} for n in memory},
         **{n: {0: "batch", 2: "past"} for n in past},
         "state.tokens": {0: "batch"},
     }
@@ -168,12 +177,11 @@ def _decoder(model: Whisper, layers: int, single: bool = False) -> onnx.ModelPro
             memory[:layers],
             memory[layers:],
             mask,
-            single,
         )
         gate = [model.gate.text(hidden)] if model.gate else []
         return model.decoder.logits(hidden[:, rows]), alignment, *gate, *new
 
-    graph = export_step(
+    return export_step(
         model,
         step,
         inputs,
@@ -181,8 +189,3 @@ def _decoder(model: Whisper, layers: int, single: bool = False) -> onnx.ModelPro
         ["logits", "alignment", *(["text"] if model.gate else []), "chunk.keys", "chunk.values"],
         axes,
     )
-    for node in graph.graph.node if single else ():
-        ends = {a.name: a.i for a in node.attribute}
-        if node.op_type == "Shape" and (ends.get("start"), ends.get("end")) == (0, 1):
-            node.input[0] = "tokens"  # there may be one memory for all of them
-    return graph

@@ -305,12 +305,11 @@ class Decoder(nn.Module):
         keys: Tensor | Sequence[Tensor],
         values: Tensor | Sequence[Tensor],
         mask: Tensor | None = None,
-        apart: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`read` with these tokens' own keys and values, (B, layers, H, n, Dh), in the new state's place.
 
         State and memory may also be given layer by layer, (B, H, S, Dh) and (B, H, T, Dh) each. A memory of one stream
-        serves all B hypotheses about it. apart: each hypothesis has a product of its own with the memory.
+        serves all B hypotheses about it.
         """
         B, n = tokens.shape
         positions = state.tokens[:, None] + torch.arange(n, device=tokens.device)
@@ -329,15 +328,13 @@ class Decoder(nn.Module):
             cross = (
                 block.cross_attn
             )  # the hypotheses of a stream are so many more queries to its memory
-            q = cross.query(block.cross_attn_ln(x))
-            q = cross.split(q if apart else q.reshape(streams, -1, x.shape[2]))
+            q = cross.split(cross.query(block.cross_attn_ln(x)).reshape(streams, -1, x.shape[2]))
             score = (q * q.shape[-1] ** -0.5) @ memory_keys[i].transpose(-1, -2)
             weight = (score if hidden is None else score.masked_fill(hidden, -torch.inf)).softmax(
                 -1
             )
             alignment += [weight[:, h] for layer, h in self.config.alignment_heads if layer == i]
-            y = cross.merge(weight @ memory_values[i])
-            x = x + (y if apart else y.reshape(B, n, x.shape[2]))
+            x = x + cross.merge(weight @ memory_values[i]).reshape(B, n, x.shape[2])
             x = x + block.mlp(block.mlp_ln(x))
         average = (
             torch.stack(alignment, 1).mean(1).reshape(B, n, frames)
