@@ -20,7 +20,7 @@ from speechstream.asr.whisper.torch import TorchNetworks
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import LogMel
 from speechstream.audio.resample import Resampler
-from speechstream.export.quantize import FEW_ROWS, INT8, quantize_graph
+from speechstream.export.quantize import FEW_ROWS, quantize_graph
 from speechstream.export.whisper import export_whisper, token_graph
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
@@ -58,7 +58,7 @@ def make_tiny(folder):
     graphs = export_whisper(model)
     for name, graph in [*graphs.items(), ("token", token_graph(graphs["decoder"]))]:
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
-        small = quantize_graph(graph, FEW_ROWS if name == "token" else INT8)
+        small = quantize_graph(graph, read=FEW_ROWS if name == "token" else 0)
         (folder / "int8" / f"{name}.onnx").write_bytes(small.SerializeToString())
     pieces = [("\u0120" if i % 3 == 0 else "") + chr(97 + i % 26) + str(i) for i in range(190)] + [
         "<x>"

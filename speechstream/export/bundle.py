@@ -73,7 +73,7 @@ def add_token_graph(folder: Path) -> None:
     if b.config.get("bits") != 8 or b.config.get("block"):
         raise ValueError(f"the weights in {folder} are not stored in 8 bits by channels")
     graph = token_graph(export_whisper(read_whisper(b))["decoder"])
-    _write_graphs(folder, {"token": quantize_graph(graph, FEW_ROWS)})
+    _write_graphs(folder, {"token": quantize_graph(graph, INT8, read=FEW_ROWS)})
     bundle.write(
         folder,
         task=b.task,
@@ -89,7 +89,7 @@ def _graphs(model: Whisper, weights: Weights) -> dict[str, onnx.ModelProto]:
     token = token_graph(graphs["decoder"])
     return {
         **{name: quantize_graph(g, weights) for name, g in graphs.items()},
-        "token": quantize_graph(token, FEW_ROWS if weights == INT8 else weights),
+        "token": quantize_graph(token, weights, read=FEW_ROWS if weights == INT8 else 0),
     }
 
 

@@ -36,12 +36,10 @@ MOST = 128  # that two neighbouring codes of one sign add up to: 255 x 128 is le
 @dataclass(frozen=True)
 class Weights:
     """How matrices are stored. bits: 32, 8 or 4. block: how many weights along the input axis share a scale, a power of
-    two; 0: all of an output channel, which is for 8 bits. read: of codes by channels, how many `MatMulNBits` reads as a
-    block; 0: integer products."""
+    two; 0: all of an output channel, which is for 8 bits."""
 
     bits: int = 32
     block: int = 0
-    read: int = 0
 
     def __post_init__(self):
         if self.bits not in (4, 8, 32):
@@ -55,8 +53,6 @@ class Weights:
             )
         if self.bits == 4 and not self.block:
             raise ValueError("weights of 4 bits are stored in blocks, got none")
-        if self.read and (self.bits != 8 or self.block):
-            raise ValueError("only 8-bit codes by channels are read in another form")
 
     def fits(self, inputs: int) -> int:
         """The block of a matrix with so many inputs: this one, or the largest half of it that divides them; 0: none."""
@@ -67,7 +63,7 @@ class Weights:
 
 
 FP32, INT8, INT8_BLOCKS, INT4 = Weights(), Weights(8), Weights(8, 256), Weights(4, 64)
-FEW_ROWS = Weights(8, read=64)  # with longer blocks a row's sum depends on how many there are
+FEW_ROWS = 64  # weights a block; with longer ones a row's sum depends on how many rows there are
 FORMS = {"fp32": FP32, "int8": INT8, "int8-blocks": INT8_BLOCKS, "int4": INT4}
 
 
@@ -109,7 +105,7 @@ def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarr
 
 
 def quantize_graph(
-    model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None
+    model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None, read: int = 0
 ) -> onnx.ModelProto:
     """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix; in
     32 bits the model itself.
@@ -117,7 +113,12 @@ def quantize_graph(
     Matrices with `keep` in their names stay as they are. A matrix that is both gathered from (NAME) and multiplied by
     (NAME.T), a tied embedding, is stored once, in 8 bits with a scale a row. Codes and scales are named NAME.codes and
     NAME.scales.
+
+    read: codes by channels are stored all the same, but `MatMulNBits` reads so many of an input axis as a block. Raises
+    ValueError where they are stored in another form.
     """
+    if read and (weights.bits != 8 or weights.block):
+        raise ValueError(f"only 8-bit codes by channels are read in another form, got {weights}")
     if weights.bits == 32:
         return model
     model = onnx.ModelProto.FromString(model.SerializeToString())
@@ -145,8 +146,8 @@ def quantize_graph(
             or weight.dtype != np.float32
         ):
             add.nodes.append(node)
-        elif weights.read and weight.shape[0] % weights.read == 0:
-            add.turned(node, arrays, tables, weights.read)
+        elif read and weight.shape[0] % read == 0:
+            add.turned(node, arrays, tables, read)
         elif node.input[1].removesuffix(".T") in tables:
             add.tied(node, arrays[node.input[1].removesuffix(".T")])
         elif not weights.block:

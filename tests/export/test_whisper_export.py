@@ -257,7 +257,7 @@ def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, we
 
 def test_single_tokens_read_the_same_weights_and_do_not_mix(model, graphs, tmp_path):
     """The graph for single tokens against torch with the weights that the codes stand for; alone or not, to the bit."""
-    few = quantize_graph(token_graph(graphs["decoder"]), FEW_ROWS)
+    few = quantize_graph(token_graph(graphs["decoder"]), read=FEW_ROWS)
     codes = {n: quantize_graph(graphs[n], INT8) for n in ("encoder", "decoder")}
     small = save({**codes, "token": few}, tmp_path)
     assert sum(n.op_type == "MatMulNBits" for n in few.graph.node) == 17  # 8 a layer, and pieces

@@ -1,6 +1,8 @@
 """Incremental decoding against decoding from scratch, with a scripted decoder; long speech with a scripted encoder."""
 
+import gc
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -479,3 +481,21 @@ def test_streams_do_not_know_each_other(asr):
     for i in range(2):
         events[i] += streams[i].finish()
     assert text(events[0]) == said_a and text(events[1]) == said_b
+
+
+def test_a_long_stream_holds_no_more_than_a_short_one(asr):
+    """Of what Python and numpy hold; how much of it the system's allocator keeps is for tools.soak_asr."""
+    sound, _ = talk(5, 3, 8)
+    held = []
+    tracemalloc.start()
+    try:
+        with asr.stream(320) as stream:
+            for _ in range(24):  # of some 13 s
+                for at in range(0, len(sound), 8000):
+                    stream.push(sound[at : at + 8000])
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    # the same sound ends each round, so anything kept of it would show in all that follow
+    assert max(held[8:]) - max(held[4:8]) < 16 << 10, held
