@@ -29,6 +29,7 @@ if importlib.util.find_spec("hypothesis"):  # tests of weights run without, on a
 ALL = "all"
 SLOW: dict[str, str | tuple[str, ...]] = {
     "asr/test_snapshot.py": ALL,
+    "asr/whisper/test_incremental.py": ("test_a_long_stream_holds_no_more_than_a_short_one",),
     "asr/test_hotwords.py": (
         "test_a_name_is_written_as_the_list_has_it",
         "test_of_a_grammar_nothing_else_comes_out",

@@ -16,6 +16,7 @@ from speechstream.runtime.requests import Work
 
 DOUBT = 0.7  # probability below which a greedy token is in doubt
 BIASED = 2  # more of them with hot words, whose beginnings are many
+NEAR = 8.0  # nats: among tokens that are so near the best one the best few are sought
 BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is dropped
 
 
@@ -66,7 +67,7 @@ def refine(
             (
                 (score + total[b, t], b, int(t))
                 for b, (score, _) in enumerate(open_)
-                for t in np.argpartition(-total[b], most)[: most + 1]
+                for t in _largest(total[b], most + 1)
             ),
             reverse=True,
         )
@@ -105,6 +106,14 @@ def refine(
     _, best, read = max(finished, key=lambda f: f[0])
     best.cut(max(non_repeating(best), n_stable))
     return best, read
+
+
+def _largest(scores: np.ndarray, n: int) -> np.ndarray:
+    """Where the n largest of the scores are, in any order. Most of a vocabulary is far below them."""
+    near = np.flatnonzero(scores > scores.max() - NEAR)
+    if len(near) < n:
+        return np.argpartition(-scores, n - 1)[:n]
+    return near[np.argpartition(-scores[near], n - 1)[:n]]
 
 
 def _reread(

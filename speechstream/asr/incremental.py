@@ -2,7 +2,8 @@
 
 Each time more audio is known, the previous hypothesis is read back in one call as a draft; its tokens stand
 as far as the decoder would choose them again, and greedy decoding goes on from there (so an unchanged
-hypothesis costs one call). A word becomes stable once it ended `margin_s` before the end of the confirmed
+hypothesis costs one call). Where it comes back to a token of the old hypothesis, what followed that is the next draft:
+one word that is now another does not cost a call for each token behind it. A word becomes stable once it ended `margin_s` before the end of the confirmed
 audio and another word follows it; its tokens and their keys and values are then never computed again,
 hence never retracted.
 
@@ -28,6 +29,7 @@ from speechstream.state import bounded, cache
 FRAME_S = 0.02
 MAX_TOKENS_PER_S = 9  # nobody speaks faster; what exceeds it is a loop
 REPEATED = 8  # tokens in a row that were written before, of the same sound: it is read once more
+RESUMED = 6  # old tokens that come next, among which a new one is looked for
 SAME_ATTENTION = 0.8  # correlation from which two tokens' attention is to the same sound
 STICKY = 1.0  # a drafted token is replaced by one at least so many nats more probable: less flicker
 
@@ -190,7 +192,7 @@ class IncrementalDecoder:
         n_cached = model.length(state)
         feed = context[n_cached:] + draft
         first = len(context) - n_cached - 1  # this output predicts the first new token
-        dated = not verify
+        dated, old, drafted = not verify, draft, [] if verify else draft
         while True:
             said, state = yield model.step([feed], state, first)
             if not dated:  # what is stable is dated anew
@@ -198,7 +200,6 @@ class IncrementalDecoder:
                 new.rows = [attended(said, 0, at, model.frames) for at in read]
                 dated = True
             context, begin = [*new.tokens, *draft], len(new.tokens)
-            drafted = [] if verify else draft
             best, probability = self.choose(said.logits[0], drafted, context, begin)
             for n, token in enumerate(best.tolist()):
                 if not self.accept(new, n, token, said, first + n, model, final):
@@ -214,7 +215,10 @@ class IncrementalDecoder:
                     break
             # the last token has been chosen but not read
             state = model.truncate(state, len(v.prompt) + len(new.tokens) - 1)
-            feed, first, draft = new.tokens[-1:], 0, []
+            old, draft = old[n:], []
+            if new.tokens[-1] in old[:RESUMED]:
+                old = draft = old[old.index(new.tokens[-1]) + 1 :]
+            feed, first, drafted = [new.tokens[-1], *draft], 0, []
 
     def text(self, h: Hypothesis) -> tuple[str, str]:
         """The stable and the unstable part."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from speechstream.audio.features import SAMPLE_RATE
 
-SMOOTHING = 3  # frames of the median filter over attention
+SMOOTHING = 3  # frames of the median filter over attention: the middle one of three
 STEP = 160  # samples: loudness is measured every 10 ms
 PAUSE_S = 0.15  # what is quiet for so long is a pause; the closure of a plosive is shorter
 QUIET = (
@@ -32,22 +32,24 @@ def token_spans(attention: np.ndarray) -> np.ndarray:
     w = attention.astype(np.float64)
     w = (w - w.mean(0)) / (w.std(0) + 1e-6)
     padded = np.pad(w, ((0, 0), (SMOOTHING // 2, SMOOTHING // 2)), mode="edge")
-    w = np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHING, axis=1), axis=-1)
+    before, after = padded[:, :-2], padded[:, 2:]
+    w = np.maximum(np.minimum(before, after), np.minimum(np.maximum(before, after), w))
     if n > T:
         at = np.arange(n) * T // n
         return np.stack([at, at + 1], 1)
-    score = np.full(n, -np.inf)
-    score[0] = w[0, 0]
-    moved = np.zeros((T, n), bool)
-    for t in range(1, T):
-        step = np.concatenate([[-np.inf], score[:-1]])
-        moved[t] = step > score
-        score = np.where(moved[t], step, score) + w[:, t]
-    i, path = n - 1, np.empty(T, np.int64)
-    for t in range(T - 1, -1, -1):
-        path[t] = i
-        i -= int(moved[t, i])
-    first = np.searchsorted(path, np.arange(n))
+    # token by token: the best that ends in frame t is the sum up to t and, of all frames it may have begun in, the best
+    # of what was there before less the sum up to there
+    total = w.cumsum(1)
+    score, begun = total[0], np.zeros((n, T), np.int64)
+    for i in range(1, n):
+        gained = np.concatenate([[-np.inf], score[:-1] - total[i, :-1]])
+        best = np.maximum.accumulate(gained)
+        better = np.concatenate([[False], best[1:] > best[:-1]])
+        begun[i] = np.maximum.accumulate(np.where(better, np.arange(T), 0))
+        score = total[i] + best
+    first, last = np.zeros(n, np.int64), T
+    for i in range(n - 1, 0, -1):
+        first[i] = last = begun[i, last - 1]
     return np.stack([first, np.append(first[1:], T)], 1)
 
 

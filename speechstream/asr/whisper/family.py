@@ -380,7 +380,7 @@ def load(
     Raises SpeechStreamError where the bundle is damaged or lacks that decoder, ValueError for a wrong option.
     """
     if engine == "onnx":
-        networks: Networks = OnnxNetworks(b.path, threads, device)
+        networks: Networks = OnnxNetworks(b.path, threads, device, "token.onnx" in b.files)
     elif engine == "torch":
         from speechstream.asr.whisper.torch import TorchNetworks
         from speechstream.nn.checkpoints import read_whisper

@@ -1,6 +1,8 @@
 """Incremental decoding against decoding from scratch, with a scripted decoder; long speech with a scripted encoder."""
 
+import gc
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,6 +115,39 @@ class Speech:
         if end > T - 24 and rng.random() < 0.5:
             token = int(rng.integers(END + 1))  # the end among them
         return token, start, end
+
+
+class Changed:
+    """Twenty words, some of which are others (or more, or fewer) once 600 frames have been heard."""
+
+    def __init__(self, before, after):
+        self.before, self.after = before, after
+
+    def __call__(self, tokens, memory):
+        said, n = self.after if len(memory) >= 600 else self.before, len(tokens)
+        end = 10 * n + 10
+        return (said[n] if n < len(said) and end < 560 else END), 10 * n, end
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (range(20), [*range(8), 27, *range(9, 20)]),  # a word is another one
+        (range(20), [*range(8), 28, 29, *range(10, 20)]),
+        (range(20), [*range(8), 29, *range(8, 20)]),  # one more
+        (range(20), [*range(8), *range(9, 20)]),  # one fewer
+    ],
+)
+def test_behind_a_word_that_changes_the_old_ones_are_read_together(vocabulary, before, after):
+    script, memory = Changed(list(before), list(after)), Heard()
+    decoder, engine = AttentionDecoder(vocabulary, margin_s=20), ScriptedEngine(script)
+    hear(memory, 590)
+    h = extend(decoder, engine, decoder.init_state(engine.decoder_state()), memory)
+    assert list(h.tokens) == list(before) and engine.calls == 21
+    hear(memory, 16)
+    h = extend(decoder, engine, h, memory)
+    assert list(h.tokens) == list(after)
+    assert engine.calls - 21 <= 4
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -446,3 +481,21 @@ def test_streams_do_not_know_each_other(asr):
     for i in range(2):
         events[i] += streams[i].finish()
     assert text(events[0]) == said_a and text(events[1]) == said_b
+
+
+def test_a_long_stream_holds_no_more_than_a_short_one(asr):
+    """Of what Python and numpy hold; how much of it the system's allocator keeps is for tools.soak_asr."""
+    sound, _ = talk(5, 1, 5)
+    held = []
+    tracemalloc.start()
+    try:
+        with asr.stream(320) as stream:
+            for _ in range(16):  # of some 4 s
+                for at in range(0, len(sound), 8000):
+                    stream.push(sound[at : at + 8000])
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    # the same sound ends each round, so anything kept of it would show in all that follow
+    assert max(held[6:]) - max(held[2:6]) < 16 << 10, held
