@@ -288,9 +288,7 @@ def test_seeds_draw_and_greed_does_not(tmp_path):
 
 
 def test_controls_change_durations_and_pitch_is_told(tts):
-    short, long = (
-        len(sound(whole(tts.core(speed=s), [TEXT])[0])) for s in (4.0, 0.25)
-    )
+    short, long = (len(sound(whole(tts.core(speed=s), [TEXT])[0])) for s in (4.0, 0.25))
     assert short < long
     with pytest.raises(ValueError, match="no speaker"):
         tts.core(voice="nobody")
