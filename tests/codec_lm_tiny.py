@@ -6,7 +6,8 @@ import torch
 
 from speechstream import bundle
 from speechstream.export.codec_lm import export_codec_lm
-from speechstream.nn.codec_lm import CodecLm, CodecLmConfig
+from speechstream.nn.codec_lm import CodecLm
+from speechstream.nn.codec_lm_config import CodecLmConfig
 from speechstream.tts.codec_lm.network import Sampling
 
 TEACHER = Path(__file__).parent / "fixtures" / "tts" / "tiny-voice"

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from speechstream import bundle
 from speechstream.export.codec_lm import export_codec_lm
-from speechstream.nn.codec_lm import CodecLm, CodecLmConfig
+from speechstream.nn.codec_lm import CodecLm
+from speechstream.nn.codec_lm_config import CodecLmConfig
 from speechstream.tts.codec_lm.network import Sampling
 
 

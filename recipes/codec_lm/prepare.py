@@ -31,9 +31,9 @@ from speechstream import bundle
 from speechstream.export.acoustic import read_voice
 from speechstream.text.en.phonemes import FrontEnd
 from speechstream.text.utterance import Utterance
-from speechstream.tts.blockwise.acoustic import Encoding
-from speechstream.tts.blockwise.voice import PAD_ID, Blockwise
+from speechstream.tts.blockwise.voice import Blockwise
 from speechstream.tts.codec_lm.text import symbol_rows
+from speechstream.tts.encoded import PAD_ID, Encoding
 from speechstream.tts.voice import Controls, speaker_number
 
 HELD_OUT = Path(__file__).parents[1] / "blockwise_tts" / "heldout.txt"

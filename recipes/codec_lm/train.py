@@ -35,7 +35,8 @@ from recipes.common.checkpoint import (
 from recipes.common.logging import Means, report
 from recipes.common.schedule import warmup_cosine
 from recipes.common.seeding import seed_step
-from speechstream.nn.codec_lm import CodecLm, CodecLmConfig
+from speechstream.nn.codec_lm import CodecLm
+from speechstream.nn.codec_lm_config import CodecLmConfig
 
 HERE = Path(__file__).parent
 CLIP = 1.0  # norm of the gradient

@@ -20,6 +20,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.export.onnx import describe, trace_step
 from speechstream.export.quantize import halve_constants
 from speechstream.nn.codec_lm import CodecLm, Frame
+from speechstream.nn.codec_lm_config import LOG_DURATION
 from speechstream.state import flatten
 from speechstream.tts.blockwise.acoustic import ARCHITECTURE as TEACHER, VoiceConfig
 from speechstream.tts.codec_lm.network import (
@@ -31,7 +32,6 @@ from speechstream.tts.codec_lm.network import (
     Sampling,
 )
 from speechstream.tts.codec_lm.pointer import CANDIDATES
-from speechstream.tts.codec_lm.text import PROSODY
 
 BLOCKS = (2, 4, 8)  # codec frames of a stream's first blocks, and of all that follow
 
@@ -84,7 +84,7 @@ def export_codec_lm(
             f"{teacher.path} is of {teacher.architecture}; a {TEACHER} teaches a {ARCHITECTURE}"
         )
     about, c, target = read(VoiceConfig, teacher.config), model.config, Path(target)
-    if c.row_dim != about.model["dim"] + 2 * PROSODY:
+    if c.row_dim != about.model["dim"] + LOG_DURATION:
         raise SpeechStreamError(
             f"the model is told {c.row_dim} numbers of a phoneme, which is not what {teacher.path} says of one"
         )

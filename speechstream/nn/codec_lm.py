@@ -17,15 +17,13 @@ The codes of the frame before are given as the latent they stand for, the sum of
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechstream.config import read
+from speechstream.nn.codec_lm_config import LOG_DURATION, LOG_DURATION_UNIT, CodecLmConfig
 from speechstream.nn.depth import DepthDecoder
 from speechstream.nn.transformer import (
     CausalTransformer,
@@ -35,47 +33,7 @@ from speechstream.nn.transformer import (
 )
 
 MOST_ELAPSED = 63  # sub-frames: a phoneme that has lasted longer is told no more
-LOG_DURATION = 6  # a row's place of the logarithm of the duration, from its end
-LOG_DURATION_UNIT = 3.0
 MOST_PLACE = 3.0  # of the time that a phoneme has lasted over its expected duration
-
-
-@dataclass(frozen=True)
-class CodecLmConfig:
-    """Sizes. The defaults suit the small codec: 40 ms frames of 4 sub-frames, 8 levels of 1024 codes in 64 dimensions."""
-
-    row_dim: int = 198  # numbers that are told of a phoneme
-    dim: int = 384
-    layers: int = 6
-    heads: int = 6
-    ff_dim: int = 1536
-    left_context: int = 128  # frames that the language model looks back
-    subframes: int = 4  # sub-frames a codec frame
-    levels: int = 8  # of the codec
-    codebook_size: int = 1024
-    code_dim: int = 64
-    depth_input: int = 256  # what the depth-wise decoder is given of a frame
-    depth_dim: int = 128
-    depth_blocks: int = 2
-    elapsed_dim: int = 32  # of the time that a phoneme has lasted
-    pace_dim: int = 128  # of the network that says when a phoneme ends
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(self.subframes, self.levels) < 1 or self.row_dim < LOG_DURATION:
-            raise ValueError(
-                f"expected subframes >= 1, levels >= 1, row_dim >= {LOG_DURATION}; got {self.subframes}, {self.levels}, "
-                f"{self.row_dim}"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data for a JSON file."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> CodecLmConfig:
-        """From what `to_dict` gave. Raises ValueError for unknown or missing entries and wrong types."""
-        return read(cls, data)
 
 
 def place(rows: Tensor, elapsed: Tensor) -> Tensor:

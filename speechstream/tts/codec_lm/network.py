@@ -19,8 +19,8 @@ import numpy as np
 from speechstream import bundle
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError
-from speechstream.tts.blockwise.acoustic import Encoding, SpeakerConfig
 from speechstream.tts.codec_lm.pointer import CANDIDATES
+from speechstream.tts.encoded import SpeakerConfig, TextEncoder
 from speechstream.tts.graphs import VoiceGraph
 
 ARCHITECTURE = "codec-lm-tts"
@@ -95,7 +95,7 @@ class Made:
     hazards: Array
 
 
-class CodecLmNetwork:
+class CodecLmNetwork(TextEncoder):
     """`text.onnx` and `frames.onnx` of a voice."""
 
     def __init__(
@@ -106,7 +106,7 @@ class CodecLmNetwork:
         device: str = "cpu",
     ) -> None:
         """Raises SpeechStreamError where a graph cannot be used."""
-        self._text = VoiceGraph(model.file(TEXT), threads, device)
+        super().__init__(model.file(TEXT), threads, device)
         self._frames = VoiceGraph(model.file(FRAMES), threads, device)
         shapes = {i.name: i.shape for i in self._frames.session.get_inputs()}
         expected = {
@@ -123,16 +123,6 @@ class CodecLmNetwork:
     def init_state(self, batch: int = 1) -> Any:
         """The state of `batch` streams that have said nothing: a frozen dataclass of arrays."""
         return self._frames.init_state(batch)
-
-    def encode(self, ids: Array, speaker: int) -> Encoding:
-        """What the text encoder says of the symbols (N,) of one clause."""
-        return self.encode_many(np.asarray(ids)[None], [speaker])[0]
-
-    def encode_many(self, ids: Array, speakers: Sequence[int]) -> list[Encoding]:
-        """Clauses of equal length (B, N), each for its speaker."""
-        inputs = {"ids": np.asarray(ids, np.int64), "speaker": np.asarray(speakers, np.int64)}
-        out, _ = self._text.step(inputs)
-        return [Encoding(e, *p.T) for e, p in zip(out["encodings"], out["prosody"])]
 
     def step(self, told: Sequence[Told], state: Any) -> tuple[list[Made], Any]:
         """A frame of each stream, and their new state."""

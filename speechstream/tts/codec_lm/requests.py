@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from speechstream import state as states
-from speechstream.tts.blockwise.acoustic import Encoding
 from speechstream.tts.codec_lm.network import CodecLmNetwork, Made, Told
+from speechstream.tts.encoded import Encoding
 
 
 @dataclass(frozen=True)

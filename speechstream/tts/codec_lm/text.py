@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from speechstream.tts.blockwise.acoustic import MAX_LOG_DURATION, Encoding
-
-PROSODY = (
-    3  # logarithm of the duration / 3, pitch, energy: of a phoneme, and of the one that follows it
-)
-LOG_DURATION_UNIT = 3.0
+from speechstream.nn.codec_lm_config import LOG_DURATION, LOG_DURATION_UNIT
+from speechstream.tts.encoded import MAX_LOG_DURATION, Encoding
 
 
 def symbol_rows(encoding: Encoding) -> np.ndarray:
@@ -22,4 +18,4 @@ def symbol_rows(encoding: Encoding) -> np.ndarray:
 
 def expected_durations(rows: np.ndarray) -> np.ndarray:
     """Sub-frames (N,) float64 that are expected of the symbols of rows (N, dim + 6)."""
-    return np.exp(LOG_DURATION_UNIT * rows[:, -2 * PROSODY].astype(np.float64))
+    return np.exp(LOG_DURATION_UNIT * rows[:, -LOG_DURATION].astype(np.float64))

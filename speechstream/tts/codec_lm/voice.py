@@ -22,9 +22,6 @@ from speechstream.text.clauses import Clause
 from speechstream.text.languages import front_end
 from speechstream.text.rules import ReadingOptions
 from speechstream.text.utterance import Utterance
-from speechstream.tts.blockwise.acoustic import Encoding
-from speechstream.tts.blockwise.requests import CodecStep
-from speechstream.tts.blockwise.voice import ENERGY_UNIT, PAD_ID, PITCH_UNIT
 from speechstream.tts.codec import CodecDecoder
 from speechstream.tts.codec_lm import requests
 from speechstream.tts.codec_lm.network import CODEC, CodecLmNetwork, Made, Told, read_config
@@ -37,6 +34,8 @@ from speechstream.tts.codec_lm.pointer import (
     walk,
 )
 from speechstream.tts.codec_lm.text import expected_durations, symbol_rows
+from speechstream.tts.codec_step import CodecStep
+from speechstream.tts.encoded import ENERGY_UNIT, PAD_ID, PITCH_UNIT, Encoding
 from speechstream.tts.voice import Block, Controls, VoiceInfo, speaker_number
 
 NOTHING = -1  # in the place of a code: there is no frame before
@@ -140,7 +139,9 @@ class CodecLmSpeech:
         encoding: Encoding = yield requests.Encode(self.network, ids, speaker)
         pointer, aligned = first_frame(self.config.subframes)
         rows = symbol_rows(_controlled(encoding, utterance, controls))
-        spoken = Speaking(rows, pointer, aligned.symbol, aligned.elapsed, aligned.begins.astype(float))
+        spoken = Speaking(
+            rows, pointer, aligned.symbol, aligned.elapsed, aligned.begins.astype(float)
+        )
         return replace(state, utterances=state.utterances + 1, spoken=spoken)
 
     def speaking(self, state: CodecLmState) -> bool:
