@@ -32,11 +32,11 @@ class Batch:
 
 
 def events(counts: np.ndarray, subframes: int) -> tuple[np.ndarray, ...]:
-    """For sub-frames of each symbol of a clause (N,): frame, symbol, sub-frames it has lasted, and whether it ends (E,), of each
-    moment at which one may end, in their order.
+    """For sub-frames of each symbol of a clause (N,): frame, symbol, sub-frames it has lasted, and whether it ends (E,),
+    of each moment at which one may end, in their order.
 
-    Before each sub-frame, the phoneme of the one before may end, then the next after none, and so on; at the clause's end
-    its last phoneme does. What happens before or in a frame is foretold by the frame before it, and the first frame
+    Before each sub-frame, the phoneme of the one before may end, then the next after none, and so on; at the clause's
+    end its last phoneme does. What happens before or in a frame is foretold by the frame before it, and the first frame
     is the first symbol's.
     """
     symbol = np.repeat(np.arange(len(counts)), counts + 1)
@@ -88,8 +88,8 @@ class Streams:
         self.first[self.spans[:, 0]] = True
 
     def starts(self, held: bool, count: int, frames: int, rng: np.random.Generator) -> np.ndarray:
-        """First frames of `count` windows at random, every frame of the streams as likely; a stream that is shorter is followed
-        by the next."""
+        """First frames of `count` windows at random, every frame of the streams as likely; a stream that is shorter is
+        followed by the next."""
         spans = self.split[held]
         sizes = spans[:, 1] - spans[:, 0]
         chosen = spans[rng.choice(len(spans), count, p=sizes / sizes.sum())]

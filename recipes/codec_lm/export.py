@@ -1,6 +1,7 @@
-"""Write the voice as a bundle: python -m recipes.codec_lm.export RUN/model VOICE OUT [--name NAME] [--temperature T] [--pace P].
+"""Write the voice as a bundle: python -m recipes.codec_lm.export RUN/model VOICE OUT [--temperature T] [--pace P].
 
-VOICE is the block-wise voice that taught it, "default" the embedded one; its text encoder and its codec are a part of the bundle.
+VOICE is the block-wise voice that taught it, "default" the embedded one; its text encoder and its codec are a part of
+the bundle.
 """
 
 from __future__ import annotations

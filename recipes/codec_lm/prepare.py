@@ -1,9 +1,9 @@
-"""Let a block-wise voice speak texts into codes: python -m recipes.codec_lm.prepare VOICE OUT [--manifest FILE...] [--hours 10].
+"""Let a block-wise voice speak texts into codes: python -m recipes.codec_lm.prepare VOICE OUT [--manifest FILE...].
 
-VOICE is a bundle of `speechstream.export.acoustic`, "default" the embedded one. No sound is made: the teacher's own plan
-says which phoneme each sub-frame of 10 ms belongs to, its decoder which codes each frame has, and the vector it chose them
-by. Texts are the transcripts of the manifests and sentences from templates, a few of them in a stream, as a reader
-would say them one after the other. OUT/NUMBER.safetensors holds the streams of a part:
+VOICE is a bundle of `speechstream.export.acoustic`, "default" the embedded one. No sound is made: the teacher's own
+plan says which phoneme each sub-frame of 10 ms belongs to, its decoder which codes each frame has, and the vector it
+chose them by. Texts are the transcripts of the manifests and sentences from templates, a few of them in a stream, as
+a reader would say them one after the other. OUT/NUMBER.safetensors holds the streams of a part:
 
     counts (N,) sub-frames of each symbol        codes (levels, T)
     rows (N, width) what its text encoder says   hidden (T, dim) what its depth-wise decoder is given
@@ -44,7 +44,8 @@ PART = 100  # streams in a file
 
 
 def streams(manifests: list[Path], count: int, seed: int) -> list[list[str]]:
-    """`count` streams of one to three texts, none of which is held out. What is used up is used again, in other company."""
+    """`count` streams of one to three texts, none of which is held out. What is used up is used again, in other
+    company."""
     held = {
         " ".join(line.lower().split()) for line in HELD_OUT.read_text(encoding="utf-8").splitlines()
     }
@@ -75,8 +76,8 @@ class Teacher:
         return [u for u in found if u.words and len(u.phonemes) <= MOST_SYMBOLS]
 
     def plan(self, utterance: Utterance) -> tuple[np.ndarray, Encoding, np.ndarray]:
-        """Symbols, what the text encoder says of them, and sub-frames of each, whole frames together; the first frame is
-        the silence's alone."""
+        """Symbols, what the text encoder says of them, and sub-frames of each, whole frames together; the first frame
+        is the silence's alone."""
         ids = np.concatenate([[PAD_ID], self.front.encode(utterance.phonemes), [PAD_ID]])
         encoding = self.voice.acoustic.encode(ids, self.speaker)
         _, counts = self.voice.plan(encoding, utterance, self.controls)

@@ -1,10 +1,10 @@
 """Train the codec language model: python -m recipes.codec_lm.train DATA OUT [--config config.yaml] [--minutes M].
 
-DATA is what prepare.py wrote. At each frame the model is given the phonemes of its sub-frames and the true codes of the
-frame before, with noise, and predicts the frame's codes, what its teacher gave its own depth-wise decoder for them (features to
-imitate, as in FitNets, arXiv:1412.6550), and when the next phonemes end. The depth-wise decoder begins with the teacher's weights. The budget is
-wall-clock time over all starts, shared by warm-up and cosine decay; starting again with the same OUT goes on where it stopped.
-OUT/model holds the averaged weights.
+DATA is what prepare.py wrote. At each frame the model is given the phonemes of its sub-frames and the true codes of
+the frame before, with noise, and predicts the frame's codes, what its teacher gave its own depth-wise decoder for them
+(features to imitate, as in FitNets, arXiv:1412.6550), and when the next phonemes end. The depth-wise decoder begins
+with the teacher's weights. The budget is wall-clock time over all starts, shared by warm-up and cosine decay; starting
+again with the same OUT goes on where it stopped. OUT/model holds the averaged weights.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ VALIDATION = 24  # windows
 def losses(
     model: CodecLm, batch: Batch, share: float = 1.0, noise: float = 0.0, drop: float = 0.0
 ) -> dict[str, Tensor]:
-    """All losses of a batch, and shares of right codes. `share`: of the frames, at random, that the depth-wise decoder is
-    shown. `noise`: of the history at most, in units of its spread; each window has its own strength. `drop`: of the frames before, how
-    many are not given."""
+    """All losses of a batch, and shares of right codes. `share`: of the frames, at random, that the depth-wise decoder
+    is shown. `noise`: of the history at most, in units of its spread; each window has its own strength. `drop`: of the
+    frames before, how many are not given."""
     latents = model.latent(batch.before.clamp(min=0)) / model.spread
     known = (batch.before[:, 0] >= 0) & (torch.rand(latents.shape[:2]) >= drop)
     latents = latents + noise * torch.rand(len(latents), 1, 1) * torch.randn_like(latents)

@@ -1,7 +1,8 @@
 """A codec language model as a bundle that `speechstream.tts.codec_lm` runs without torch.
 
-`frames.onnx`: one frame of each stream, the fields of `speechstream.nn.codec_lm.Frame` and of the state to `codes` (B, levels), `hazards` (B,
-candidates, subframes) and the new fields. `text.onnx` and `codec.onnx` are those of the block-wise voice that taught it.
+`frames.onnx`: one frame of each stream, the fields of `speechstream.nn.codec_lm.Frame` and of the state to `codes` (B,
+levels), `hazards` (B, candidates, subframes) and the new fields. `text.onnx` and `codec.onnx` are those of the
+block-wise voice that taught it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def export_codec_lm(
     sampling: Sampling | None = None,
     blocks: tuple[int, ...] = BLOCKS,
 ) -> bundle.Bundle:
-    """Write a bundle that `Synthesizer.load` opens. teacher: the bundle of the block-wise voice whose `speaker` taught it.
+    """Write a bundle that `Synthesizer.load` opens. teacher: the bundle of the block-wise voice whose `speaker` taught.
 
     Weights are float16 on disk. Raises SpeechStreamError where the teacher's bundle is of something else.
     """

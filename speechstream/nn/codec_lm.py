@@ -1,13 +1,13 @@
 """A language model over a codec's codes that speaks: text and sound are aligned streams.
 
-Audio language models (AudioLM, arXiv:2209.03143; VALL-E, arXiv:2301.02111) predict a codec's codes one frame after the
-other; Moshi (arXiv:2410.00037) does so with a temporal transformer over frames and a small depth-wise decoder over the
-levels of one, and Kyutai's delayed-streams text to speech (arXiv:2509.08753) gives it the text as a second stream, whose
-pace the model decides. Here the text stream is the phonemes of a clause on a grid of sub-frames: at each frame the model
-is told which phonemes the frame's sub-frames belong to and what it said in the frame before, and gives the frame's codes,
-and the probabilities that the next phonemes end at each sub-frame of the next frame. These hazards move the pointer in
-the text (`speechstream.tts.codec_lm.pointer`), so text and sound are aligned by construction: nothing is skipped or said
-twice. What it is told of a phoneme are rows of `speechstream.tts.codec_lm.text`.
+Audio language models (AudioLM, arXiv:2209.03143; VALL-E, arXiv:2301.02111) predict a codec's codes one frame after
+the other; Moshi (arXiv:2410.00037) does so with a temporal transformer over frames and a small depth-wise decoder over
+the levels of one, and Kyutai's delayed-streams text to speech (arXiv:2509.08753) gives it the text as a second stream,
+whose pace the model decides. Here the text stream is the phonemes of a clause on a grid of sub-frames: at each frame
+the model is told which phonemes the frame's sub-frames belong to and what it said in the frame before, and gives the
+frame's codes, and the probabilities that the next phonemes end at each sub-frame of the next frame. These hazards move
+the pointer in the text (`speechstream.tts.codec_lm.pointer`), so text and sound are aligned by construction: nothing
+is skipped or said twice. What it is told of a phoneme are rows of `speechstream.tts.codec_lm.text`.
 
     codes, hazards, state = model.step(frame, state)              # one frame: (B, levels), (B, K, subframes)
     hidden = model.hidden(text, elapsed, latents, known)          # windows of whole streams, for training
@@ -37,7 +37,8 @@ MOST_PLACE = 3.0  # of the time that a phoneme has lasted over its expected dura
 
 
 def place(rows: Tensor, elapsed: Tensor) -> Tensor:
-    """The time (...) that phonemes have lasted over what is expected of them, from rows (..., row_dim) and sub-frames (...)."""
+    """The time (...) that phonemes have lasted over what is expected of them, from rows (..., row_dim) and sub-frames
+    (...)."""
     return (elapsed * torch.exp(-LOG_DURATION_UNIT * rows[..., -LOG_DURATION])).clamp(
         max=MOST_PLACE
     )
@@ -55,8 +56,8 @@ class Pace(nn.Module):
         self.output = nn.Linear(config.pace_dim, 1)
 
     def forward(self, heard: Tensor, rows: Tensor, elapsed: Tensor) -> Tensor:
-        """From what was heard (..., dim), the phoneme's row (..., row_dim) and the sub-frames it has lasted (...), which are
-        broadcast, to logits (...)."""
+        """From what was heard (..., dim), the phoneme's row (..., row_dim) and the sub-frames it has lasted (...),
+        which are broadcast, to logits (...)."""
         known = torch.cat([rows, place(rows, elapsed).unsqueeze(-1)], -1)
         x = self.heard(heard) + self.phoneme(known) + self.elapsed(elapsed.clamp(max=MOST_ELAPSED))
         return self.output(F.gelu(self.hidden(F.gelu(x)))).squeeze(-1)
@@ -118,9 +119,9 @@ class CodecLm(nn.Module):
     def step(
         self, frame: Frame, state: TransformerState
     ) -> tuple[Tensor, Tensor, TransformerState]:
-        """One frame of each stream: its codes int64 (B, levels), the probabilities (B, K, subframes) that a candidate ends
-        before the next frame's first sub-frame, its second, ... (the first candidate after `lasted` and more sub-frames, the others
-        after 0, 1, ... of their own), and the new state."""
+        """One frame of each stream: its codes int64 (B, levels), the probabilities (B, K, subframes) that a candidate
+        ends before the next frame's first sub-frame, its second, ... (the first candidate after `lasted` and more
+        sub-frames, the others after 0, 1, ... of their own), and the new state."""
         c = self.config
         latent = self.latent(frame.before.clamp(min=0).unsqueeze(2)).squeeze(1)
         past = torch.where(frame.before[:, :1] < 0, self.nothing, self.past(latent / self.spread))
@@ -135,9 +136,9 @@ class CodecLm(nn.Module):
         return codes, torch.sigmoid(self.pace(hidden.unsqueeze(2), rows, elapsed)), state
 
     def hidden(self, text: Tensor, elapsed: Tensor, latents: Tensor, known: Tensor) -> Tensor:
-        """Windows of streams, no longer than the context, for training: rows (B, T, subframes, row_dim), elapsed (B, T, subframes),
-        latents (B, T, code_dim) of the frames before, in units of their spread, and whether there is one (B, T), to hidden
-        vectors (B, T, dim)."""
+        """Windows of streams, no longer than the context, for training: rows (B, T, subframes, row_dim), elapsed (B, T,
+        subframes), latents (B, T, code_dim) of the frames before, in units of their spread, and whether there is one
+        (B, T), to hidden vectors (B, T, dim)."""
         c = self.config
         if text.shape[1] > c.left_context:
             raise ValueError(f"windows have {c.left_context} frames at most; got {text.shape[1]}")

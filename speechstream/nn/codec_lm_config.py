@@ -8,14 +8,15 @@ from typing import Any
 
 from speechstream.config import read
 
-PROSODY = 3  # logarithm of the duration / LOG_DURATION_UNIT, pitch, energy: of a phoneme, then of the one that follows it
+PROSODY = 3  # log duration / LOG_DURATION_UNIT, pitch, energy: of a phoneme, then of the one that follows it
 LOG_DURATION = 2 * PROSODY  # a row's place of the logarithm of the duration, from its end
 LOG_DURATION_UNIT = 3.0
 
 
 @dataclass(frozen=True)
 class CodecLmConfig:
-    """Sizes. The defaults suit the small codec: 40 ms frames of 4 sub-frames, 8 levels of 1024 codes in 64 dimensions."""
+    """Sizes. The defaults suit the small codec: 40 ms frames of 4 sub-frames, 8 levels of 1024 codes in 64
+    dimensions."""
 
     row_dim: int = 198  # numbers that are told of a phoneme
     dim: int = 384
@@ -37,8 +38,8 @@ class CodecLmConfig:
     def __post_init__(self) -> None:
         if min(self.subframes, self.levels) < 1 or self.row_dim < LOG_DURATION:
             raise ValueError(
-                f"expected subframes >= 1, levels >= 1, row_dim >= {LOG_DURATION}; got {self.subframes}, {self.levels}, "
-                f"{self.row_dim}"
+                f"expected subframes >= 1, levels >= 1, row_dim >= {LOG_DURATION}; got {self.subframes}, "
+                f"{self.levels}, {self.row_dim}"
             )
 
     def to_dict(self) -> dict[str, Any]:

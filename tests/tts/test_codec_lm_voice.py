@@ -331,3 +331,24 @@ def test_the_command_speaks_it(folder, tmp_path):
     out = tmp_path / "out.wav"
     assert main(["say", "--voice", str(folder), "-o", str(out), "Hello there."]) == 0
     assert out.stat().st_size > 1000
+
+
+def test_the_pool_speaks_many_streams_and_moves_them(tts):
+    texts = ["Hello there, all of you.", TEXT]
+    pool, other = tts.pool(slots=4), tts.pool(slots=4)
+    sids = [pool.open() for _ in texts]
+    said = {sid: [] for sid in sids}
+    for sid, text in zip(sids, texts):
+        pool.push(sid, text)
+    for sid, found in pool.step(0.0).items():
+        said[sid] += found
+    moved = {sid: other.resume(pool.snapshot(sid)) for sid in sids}
+    for sid in moved.values():
+        other.finish(sid)
+    while len(other):
+        found = other.step(0.001)
+        for sid in sids:
+            said[sid] += found.get(moved[sid], [])
+    for sid, text in zip(sids, texts):
+        expected = sound(whole(tts.core(), [text])[0])
+        np.testing.assert_allclose(sound(said[sid]), expected, atol=1e-5)

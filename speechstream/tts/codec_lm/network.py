@@ -46,9 +46,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class CodecLmVoiceConfig:
-    """The `config` of a bundle. rows: numbers that are told of a phoneme. text_speakers: the text encoder's number of each
-    speaker. blocks: codec frames of a stream's first blocks, and of all that follow. model: sizes of the language model, to train it
-    further."""
+    """The `config` of a bundle. rows: numbers that are told of a phoneme. text_speakers: the text encoder's number of
+    each speaker. blocks: codec frames of a stream's first blocks, and of all that follow. model: sizes of the language
+    model, to train it further."""
 
     sample_rate: int  # Hz
     frame_size: int  # samples of a codec frame

@@ -1,9 +1,9 @@
 """Where a language model is in its text: the phoneme of each sub-frame, from the probabilities that phonemes end.
 
-A phoneme that begins is alive with probability 1, and each hazard takes its part of that; it ends where what is left falls below a
-threshold. A threshold drawn uniformly between 0 and 1 draws its duration from the model; 0.5 gives the median. What
-moves the pointer is a few numbers, so it is a part of a stream's state, and it only goes forwards, a phoneme after
-the other.
+A phoneme that begins is alive with probability 1, and each hazard takes its part of that; it ends where what is left
+falls below a threshold. A threshold drawn uniformly between 0 and 1 draws its duration from the model; 0.5 gives the
+median. What moves the pointer is a few numbers, so it is a part of a stream's state, and it only goes forwards, a
+phoneme after the other.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Pointer:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A frame's sub-frames: the phoneme (S,) int64 of each and how long it has lasted (S,) int64, this one included; S is
-    0 where the utterance is over. begins: (k,) int64, the sub-frame before which each next phoneme begins."""
+    """A frame's sub-frames: the phoneme (S,) int64 of each and how long it has lasted (S,) int64, this one included; S
+    is 0 where the utterance is over. begins: (k,) int64, the sub-frame before which each next phoneme begins."""
 
     symbol: Array
     elapsed: Array
@@ -56,15 +56,16 @@ def walk(
 ) -> tuple[Pointer, Aligned]:
     """The next frame's phonemes.
 
-    hazards: (K, S), of the pointer's phoneme and those after it, see `speechstream.nn.codec_lm.CodecLm.step`. most: (N,)
-    sub-frames that each of the utterance's phonemes lasts at most. threshold: by a phoneme's number. Where the last
-    phoneme ends within a frame, it fills it.
+    hazards: (K, S), of the pointer's phoneme and those after it, see `speechstream.nn.codec_lm.CodecLm.step`. most:
+    (N,) sub-frames that each of the utterance's phonemes lasts at most. threshold: by a phoneme's number. Where the
+    last phoneme ends within a frame, it fills it.
     """
     if pointer.over:
         nothing = np.zeros(0, np.int64)
         return pointer, Aligned(nothing, nothing, nothing)
     first, last = pointer.symbol, len(most) - 1
-    symbol, elapsed, alive, over = pointer.symbol, pointer.elapsed, pointer.alive, pointer.over
+    symbol, elapsed, alive = pointer.symbol, pointer.elapsed, pointer.alive
+    over: bool = False
     symbols, lasted, begins = list[int](), list[int](), list[int]()
     for s in range(hazards.shape[1]):
         while not over and symbol - first < len(hazards):

@@ -1,10 +1,10 @@
 """A codec language model as streams speak it: phonemes, frames of codes and sound, one block after the other.
 
-The text encoder reads a clause at a time; then the language model makes one frame of codes after the other and moves its pointer in
-the text until the last phoneme has ended. It and the codec carry their state from clause to clause.
+The text encoder reads a clause at a time; then the language model makes one frame of codes after the other and moves
+its pointer in the text until the last phoneme has ended. It and the codec carry their state from clause to clause.
 
-What is drawn is a function of the seed, the utterance's number in its stream and of the frame or the phoneme: what follows
-from a state is determined, so streams can be left, resumed, forked and taken back to the sample.
+What is drawn is a function of the seed, the utterance's number in its stream and of the frame or the phoneme: what
+follows from a state is determined, so streams can be left, resumed, forked and taken back to the sample.
 """
 
 from __future__ import annotations
