@@ -65,6 +65,7 @@ register(Architecture("voxtral-realtime", "asr", "speechstream.asr.voxtral.famil
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
 register(Architecture("pocket-tts", "tts", "speechstream.tts.pocket.voice:load"))
+register(Architecture("codec-lm-tts", "tts", "speechstream.tts.codec_lm.voice:load"))
 register(Architecture("cosyvoice", "tts", "speechstream.tts.cosyvoice.voice:load"))
 register(Architecture("thinker-talker", "talk", "speechstream.duplex.omni.agent:load"))
 register(Architecture("thinker-talker", "asr", "speechstream.asr.omni.family:load"))

@@ -96,8 +96,12 @@ class DepthDecoder(nn.Module):
             past = self._add(level, past, codes[:, level])
         return torch.stack(out, 1)
 
-    def decode(self, hidden: Tensor) -> Tensor:
-        """The likeliest code of every level given those chosen before it: int64 (B, levels, T)."""
+    def decode(self, hidden: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The likeliest code of every level given those chosen before it: int64 (B, levels, T).
+
+        With `noise` (B, levels, T, bins) added to the logits, which draws from them at a temperature where it is Gumbel
+        noise times the temperature.
+        """
         latent, frame, past, codes = (
             self._latent(hidden),
             self.input(hidden),
@@ -105,7 +109,9 @@ class DepthDecoder(nn.Module):
             [],
         )
         for level in range(self.levels):
-            codes.append(self._logits(level, latent, frame, past).argmax(-1))
+            logits = self._logits(level, latent, frame, past)
+            logits = logits if noise is None else logits + noise[:, level]
+            codes.append(logits.argmax(-1))
             past = self._add(level, past, codes[-1])
         return torch.stack(codes, 1)
 

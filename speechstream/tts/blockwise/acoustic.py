@@ -12,7 +12,6 @@ may share a model, and `speechstream.state` stacks and selects states.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,11 @@ from typing import Any
 import numpy as np
 
 from speechstream.errors import SpeechStreamError
+from speechstream.tts.encoded import MAX_LOG_DURATION, Encoding, SpeakerConfig, TextEncoder
 from speechstream.tts.graphs import VoiceGraph
 
 ARCHITECTURE = "blockwise-tts"
-MAX_LOG_DURATION = 6.0  # e^6 sub-frames are 4 s: nothing that is spoken is longer
 Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class SpeakerConfig:
-    """One speaker of a voice: median pitch in Hz, level in dB of full scale."""
-
-    name: str
-    description: str = ""
-    pitch_hz: float | None = None
-    level_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,17 +46,6 @@ class VoiceConfig:
             raise ValueError(
                 "it has no speakers, symbols or blocks, or sizes that are not positive"
             )
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What the text encoder makes of N symbols of a clause: encodings (N, dim), logarithms of durations in sub-frames,
-    pitch and energy (N,) in units of the speaker's spread."""
-
-    encodings: Array
-    log_durations: Array
-    pitch: Array
-    energy: Array
 
 
 @dataclass(frozen=True)
@@ -118,7 +96,7 @@ def regulate(counts: Array, pitch: Array, energy: Array) -> tuple[Array, Array]:
     return index, scalars
 
 
-class Acoustic:
+class Acoustic(TextEncoder):
     """`text.onnx` and `acoustic.onnx` of a voice."""
 
     def __init__(
@@ -126,7 +104,7 @@ class Acoustic:
     ) -> None:
         """`subframes` is the number of sub-frames a codec frame. Raises SpeechStreamError where a graph cannot be used."""
         self.subframes = subframes
-        self._text = VoiceGraph(Path(folder) / "text.onnx", threads, device)
+        super().__init__(Path(folder) / "text.onnx", threads, device)
         self._decoder = VoiceGraph(Path(folder) / "acoustic.onnx", threads, device)
         shape = self._decoder.session.get_inputs()[0].shape
         if shape[2] != subframes or self._decoder.init_state() is None:
@@ -138,16 +116,6 @@ class Acoustic:
     def init_state(self, batch: int = 1) -> Any:
         """The decoder's state of `batch` streams that have said nothing: a frozen dataclass of arrays."""
         return self._decoder.init_state(batch)
-
-    def encode(self, ids: Array, speaker: int) -> Encoding:
-        """Encode the symbols (N,) of one clause for a speaker's number."""
-        return self.encode_many(np.asarray(ids)[None], [speaker])[0]
-
-    def encode_many(self, ids: Array, speakers: Sequence[int]) -> list[Encoding]:
-        """Encode clauses of equal length (B, N), each for its speaker."""
-        inputs = {"ids": np.asarray(ids, np.int64), "speaker": np.asarray(speakers, np.int64)}
-        out, _ = self._text.step(inputs)
-        return [Encoding(e, *p.T) for e, p in zip(out["encodings"], out["prosody"])]
 
     def plan(self, encoding: Encoding, counts: Array) -> Plan:
         """What the decoder is given for sub-frames of each symbol (N,) that make whole frames.

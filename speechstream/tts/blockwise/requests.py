@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from speechstream import state as states
-from speechstream.tts.blockwise.acoustic import Acoustic, Encoding
-from speechstream.tts.codec import CodecDecoder
+from speechstream.tts.blockwise.acoustic import Acoustic
+from speechstream.tts.codec_step import apart
+from speechstream.tts.encoded import Encoding
 
 
 @dataclass(frozen=True)
@@ -53,29 +54,4 @@ class AcousticStep:
 
     def run_many(self, requests: Sequence[AcousticStep]) -> list[tuple[np.ndarray, Any]]:
         frames = np.concatenate([r.frames for r in requests])
-        return _apart(*self.acoustic.step(frames, states.stack([r.state for r in requests])))
-
-
-@dataclass(frozen=True)
-class CodecStep:
-    """Codes (1, levels, T) to sound. Answer: audio (1, channels, samples) and the new state."""
-
-    codec: CodecDecoder
-    codes: np.ndarray
-    state: Any
-    rank = 2
-
-    @property
-    def key(self) -> Hashable:
-        return self.codec, "step", self.codes.shape
-
-    def run(self) -> tuple[np.ndarray, Any]:
-        return self.codec.step(self.codes, self.state)
-
-    def run_many(self, requests: Sequence[CodecStep]) -> list[tuple[np.ndarray, Any]]:
-        codes = np.concatenate([r.codes for r in requests])
-        return _apart(*self.codec.step(codes, states.stack([r.state for r in requests])))
-
-
-def _apart(out: np.ndarray, state: Any) -> list[tuple[np.ndarray, Any]]:
-    return [(out[i : i + 1], states.select(state, i)) for i in range(len(out))]
+        return apart(*self.acoustic.step(frames, states.stack([r.state for r in requests])))

@@ -19,18 +19,16 @@ from speechstream.text.utterance import Utterance
 from speechstream.tts.blockwise import requests
 from speechstream.tts.blockwise.acoustic import (
     Acoustic,
-    Encoding,
     Plan,
     VoiceConfig,
     sub_frames,
 )
 from speechstream.tts.codec import CodecDecoder
+from speechstream.tts.codec_step import CodecStep
+from speechstream.tts.encoded import ENERGY_UNIT, PAD_ID, PITCH_UNIT, Encoding
 from speechstream.tts.voice import Block, Controls, VoiceInfo, speaker_number
 
-PITCH_UNIT = 4.0  # semitones, and
-ENERGY_UNIT = 6.0  # decibels: what 1 is to the acoustic model
 LEAD_SUB_FRAMES = 10  # before the first sound of an utterance, at most: 100 ms
-PAD_ID = 0  # the symbol of silence at both ends of an utterance
 
 
 def load(model: bundle.Bundle, threads: int = 1, device: str = "cpu") -> Blockwise:
@@ -191,7 +189,7 @@ class Blockwise:
         self, frames: np.ndarray, state: BlockwiseState
     ) -> Work[tuple[np.ndarray, BlockwiseState]]:
         codes, decoder = yield requests.AcousticStep(self.acoustic, frames, state.decoder)
-        audio, codec = yield requests.CodecStep(self.codec, codes, state.codec)
+        audio, codec = yield CodecStep(self.codec, codes, state.codec)
         pcm = audio[0, 0]
         early = min(state.early, len(pcm))
         state = replace(state, decoder=decoder, codec=codec, early=state.early - early)
