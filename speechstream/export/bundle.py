@@ -47,11 +47,11 @@ def write_whisper(
         }
     save_file(tensors, folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-    offsets = _offsets(folder / "model.safetensors")
+    offsets = offsets_of(folder / "model.safetensors")
     for name, graph in graphs.items():
         for tensor in graph.graph.initializer:
             if tensor.name in offsets and _bytes(tensor) >= SMALL:
-                _point(tensor, *offsets[tensor.name])
+                point(tensor, *offsets[tensor.name])
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
     for name in ("vocabulary.json", "ctc.json"):
         shutil.copy(vocabulary / name, folder / name)
@@ -93,7 +93,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     )
 
 
-def _offsets(path: Path) -> dict[str, tuple[str, int, int]]:
+def offsets_of(path: Path) -> dict[str, tuple[str, int, int]]:
     """Where each tensor of a safetensors file lies: file name, offset, bytes."""
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
@@ -109,7 +109,7 @@ def _offsets(path: Path) -> dict[str, tuple[str, int, int]]:
     }
 
 
-def _point(tensor: onnx.TensorProto, file: str, offset: int, size: int) -> None:
+def point(tensor: onnx.TensorProto, file: str, offset: int, size: int) -> None:
     tensor.ClearField("raw_data")
     tensor.ClearField("float_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
