@@ -42,7 +42,10 @@ CONFIG = WhisperConfig(
 
 def head(pieces, blocks, seed=0):
     torch.manual_seed(seed)
-    return CtcHead(CONFIG.dim, CONFIG.ctc_dim, pieces, blocks).eval().requires_grad_(False)
+    head = CtcHead(CONFIG.dim, CONFIG.ctc_dim, pieces, blocks).eval().requires_grad_(False)
+    for parameter in head.parameters():  # as if trained: no two are alike
+        parameter.add_(0.03 * torch.randn_like(parameter))
+    return head
 
 
 @pytest.fixture(scope="module")
