@@ -95,11 +95,11 @@ def _graphs(model: Whisper, weights: Weights) -> dict[str, onnx.ModelProto]:
 
 def _write_graphs(folder: Path, graphs: dict[str, onnx.ModelProto]) -> None:
     """Graphs whose weights are those of model.safetensors."""
-    offsets = _offsets(folder / "model.safetensors")
+    offsets = offsets_of(folder / "model.safetensors")
     for name, graph in graphs.items():
         for tensor in graph.graph.initializer:
             if tensor.name in offsets and _bytes(tensor) >= SMALL:
-                _point(tensor, *offsets[tensor.name])
+                point(tensor, *offsets[tensor.name])
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
 
 
@@ -126,7 +126,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     )
 
 
-def _offsets(path: Path) -> dict[str, tuple[str, int, int]]:
+def offsets_of(path: Path) -> dict[str, tuple[str, int, int]]:
     """Where each tensor of a safetensors file lies: file name, offset, bytes."""
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
@@ -142,7 +142,7 @@ def _offsets(path: Path) -> dict[str, tuple[str, int, int]]:
     }
 
 
-def _point(tensor: onnx.TensorProto, file: str, offset: int, size: int) -> None:
+def point(tensor: onnx.TensorProto, file: str, offset: int, size: int) -> None:
     tensor.ClearField("raw_data")
     tensor.ClearField("float_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -1,0 +1,155 @@
+"""The CTC head trained by itself: what it hears, what it begins with, and how it gets into a bundle."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+pytest.importorskip("soundfile")
+from safetensors.numpy import load_file
+
+from recipes.causal_whisper import replace_ctc
+from recipes.causal_whisper.ctc_features import Store, confirmed
+from recipes.causal_whisper.train_ctc import Features, grown, stacked, usable, windowed
+from speechstream import bundle
+from speechstream.asr.whisper.onnx import OnnxNetworks
+from speechstream.asr.whisper.torch import TorchNetworks
+from speechstream.export.bundle import write_whisper
+from speechstream.nn.checkpoints import read_whisper
+from speechstream.nn.whisper import Whisper, WhisperConfig
+from speechstream.nn.whisper_heads import CtcHead
+
+CONFIG = WhisperConfig(
+    n_mels=8,
+    dim=128,
+    heads=2,
+    encoder_layers=2,
+    decoder_layers=1,
+    vocab_size=200,
+    text_context=40,
+    positions=300,
+    left_context=200,
+    ctc_vocab_size=65,
+    ctc_dim=128,
+    ctc_blocks=1,
+    gate_dim=64,
+    alignment_heads=((0, 1),),
+)
+
+
+def head(pieces, blocks, seed=0):
+    torch.manual_seed(seed)
+    head = CtcHead(CONFIG.dim, CONFIG.ctc_dim, pieces, blocks).eval().requires_grad_(False)
+    for parameter in head.parameters():  # as if trained: no two are alike
+        parameter.add_(0.03 * torch.randn_like(parameter))
+    return head
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = Whisper(CONFIG).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(0.03 * torch.randn_like(parameter))
+    return model
+
+
+def test_windows_are_what_a_confirmed_chunk_hears():
+    network = head(11, blocks=2)
+    x, real, lengths = stacked([torch.randn(n, CONFIG.dim) for n in (81, 46)])
+    got = windowed(network, x, real, 10)[:, : x.shape[1]]
+    for b, n in enumerate(lengths):
+        for at in range(0, n, 10):
+            alone = network(x[b : b + 1, at : min(at + 10 + 24, n)])  # far more than it can see
+            end = min(at + 10, n)
+            torch.testing.assert_close(got[b : b + 1, at:end], alone[:, : end - at])
+
+
+def test_a_larger_head_begins_with_what_the_smaller_one_says():
+    old = head(11, blocks=1)
+    new = grown(old.state_dict(), CONFIG.dim, 7, {"dim": CONFIG.ctc_dim, "blocks": 3})
+    x = torch.randn(2, 30, 2 * CONFIG.dim)
+    torch.testing.assert_close(new(x), old(x)[:, :, :7])
+
+
+def test_confirmed_features_are_those_of_a_stream(model):
+    mel = torch.randn(2, CONFIG.n_mels, 2 * 250 + 1)
+    with torch.inference_mode():
+        got = confirmed(model.encoder, mel)
+        state, out = model.encoder.init_state(2), []
+        for at in (0, 96):  # each chunk with all that it may hear: 96 and 48 frames
+            part = mel[:, :, 2 * at : 2 * (at + 144) + 1]
+            features, state = model.encoder.step(part, state, 96)
+            out.append(features)
+    assert got.shape == (2, 250, CONFIG.dim)
+    torch.testing.assert_close(got[:, :192], torch.cat(out, 1))
+
+
+def test_features_are_read_back_while_more_are_written(tmp_path):
+    store, x = Store(tmp_path / "new" / "some"), torch.randn(2, 9, 4)
+    assert Features(store.data, 4).rows == []
+    rows = [{"text": "one two", "audio": "a"}, {"text": "", "audio": "b"}]
+    store.add(rows, x, torch.tensor([9, 5]), 16)
+    store.add([{"text": "x y z", "audio": "c", "confidence": -1.0}], x, torch.tensor([9]), None)
+    with open(store.index, "a", encoding="utf-8") as index:
+        index.write('{"audio": "d", "sta')
+    found = Features(store.data, 4)
+    assert [r["audio"] for r in found.rows] == ["a", "b", "c"]
+    assert [r["chunk"] for r in found.rows] == [16, 16, None]
+    torch.testing.assert_close(found[1], x[1, :5], atol=2e-3, rtol=0)
+    torch.testing.assert_close(found[2], x[0], atol=2e-3, rtol=0)
+    found.rows[0]["frames"] = 100  # long enough for its words
+    assert [r["audio"] for r in usable(found, -0.5).rows] == ["a"]
+
+
+@pytest.fixture(scope="module")
+def written(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    pieces = [f"\u0120w{i}" for i in range(CONFIG.vocab_size)]
+    content = {"pieces": pieces, "end": 190, "prompt": [191]}
+    (folder / "vocabulary.json").write_text(json.dumps(content))
+    for name, count in (("ctc", 65), ("other", 33)):
+        table = {f"p{i}": i for i in range(count)}
+        (folder / f"{name}.json").write_text(json.dumps({"model": {"vocab": table}}))
+    card = {"name": "tiny", "licence": "CC0"}
+    write_whisper(model, folder / "bundle", folder, card, replace_ctc.INT8)
+    return folder
+
+
+def test_a_bundle_with_another_head_is_else_the_same(written, tmp_path):
+    shutil.copytree(written / "bundle", tmp_path / "new")
+    before, after = written / "bundle", tmp_path / "new"
+    trained = head(33, blocks=2, seed=5)
+    weights = {f"ctc.{n}": w.numpy() for n, w in trained.state_dict().items()}
+    replace_ctc.write(bundle.load(after), weights, written / "other.json")
+    b = bundle.load(after)  # the sums of all files are right
+    assert (b.config["ctc_vocab_size"], b.config["ctc_blocks"]) == (33, 2)
+    old, new = (load_file(f / "model.safetensors") for f in (before, after))
+    for name in old:
+        assert name.startswith("ctc.") or np.array_equal(old[name], new[name]), name
+    for name in ("encoder", "decoder"):
+        onnx.checker.check_model(str(after / f"{name}.onnx"))
+    rng = np.random.default_rng(0)
+    mel = rng.standard_normal((1, CONFIG.n_mels, 2 * 24 + 1)).astype("f")
+    engines = OnnxNetworks(before), OnnxNetworks(after), TorchNetworks(read_whisper(b))
+    one, two, three = (e.encode(mel, e.encoder_state())[0] for e in engines)
+    for name in ("keys", "values", "gate"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert two.ctc.shape == (1, 12, 33)
+    assert np.abs(two.ctc - three.ctc).mean() < 0.02
+    said = [
+        e.decode(
+            np.arange(5)[None], one.keys, one.values, np.ones((1, 24), bool), e.decoder_state()
+        )[0]
+        for e in engines[:2]
+    ]
+    np.testing.assert_array_equal(said[0].logits, said[1].logits)
+
+
+def test_pieces_that_are_not_the_head_s_are_refused(written):
+    weights = {f"ctc.{n}": w.numpy() for n, w in head(33, 2).state_dict().items()}
+    with pytest.raises(ValueError, match="33 pieces"):
+        replace_ctc.write(bundle.load(written / "bundle"), weights, written / "ctc.json")
