@@ -59,6 +59,7 @@ def _resolved(place: str) -> Any:
 register(Architecture("causal-whisper", "asr", "speechstream.asr.whisper.family:load"))
 register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.family:load"))
 register(Architecture("kyutai-stt", "asr", "speechstream.asr.kyutai.family:load"))
+register(Architecture("speech-llm", "asr", "speechstream.asr.speech_llm.family:load"))
 register(Architecture("voxtral-realtime", "asr", "speechstream.asr.voxtral.family:load"))
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
