@@ -33,6 +33,8 @@ SIZES: dict[str, Any] = {
     "trunk_blocks": 2,
     "kernel": 3,
     "joint_dim": 20,
+    "ctc_dim": 12,
+    "ctc_blocks": 1,
     "sound_window": 10,
     "sound_sinks": 2,
     "text_window": 9,
@@ -64,7 +66,7 @@ def tiny(seed: int = 0, text: dict[str, Any] | None = None, **sizes: Any) -> Spe
 
 @torch.no_grad()
 def _balance(model: SpeechLlm) -> None:
-    """Shift and scale what is made of frames, so that of noise in syllables one in five has something to say."""
+    """Shift and scale what is made of frames, so that of noise in syllables one in three has something to say."""
     heads, joint = model.hearing.heads, model.joint
     loud = torch.rand(1, 1, 40).repeat_interleave(20, 2)
     mel = (torch.randn(1, 80, 800) * 0.3 + loud * 2 - 1).clamp(min=-0.75)
@@ -76,7 +78,7 @@ def _balance(model: SpeechLlm) -> None:
         head.weight.mul_(scale)
     audio = model.hearing.step(F.pad(mel, (0, 1)), model.hearing.init_state())[0][0]
     said = joint.text(torch.randn(50, 1, model.config.text.dim))
-    joint.gate.bias.sub_(joint(audio, said)[0].flatten().quantile(0.8))
+    joint.gate.bias.sub_(joint(audio, said)[0].flatten().quantile(0.65))
 
 
 def write(folder: str | Path, model: SpeechLlm, graphs: bool = True, **about: Any) -> Path:

@@ -3,7 +3,8 @@
 TRADE (arXiv:2606.08486) names the idea: a transducer whose prediction network is a language model that hears. Only its
 abstract was known here; what follows is a design of our own.
 
-`Hearing`: the causal Whisper encoder, `stack` frames side by side (80 ms), a trunk of causal convolutions. Of each frame
+`Hearing`: the causal Whisper encoder, `stack` frames side by side (80 ms) with what its CTC head makes of them, a trunk
+of causal convolutions. Of each frame
 come what the joint reads of it, an embedding for the language model, and how likely it is silence. `Reader`: the
 language model over embeddings of sound and of tokens. Sound sees sound, text sees text and the sound heard so far, each
 in a window with sinks; both are counted for themselves, and to a token the sound ends where it was read. `Joint`: whether
@@ -23,6 +24,7 @@ from speechstream.nn.llm import Decoder, rotate
 from speechstream.nn.speech_llm_config import SpeechLlmConfig
 from speechstream.nn.speech_llm_state import SOUND, TEXT
 from speechstream.nn.whisper import Encoder, EncoderState, WhisperConfig
+from speechstream.nn.whisper_heads import ChunkBlock, pairs
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,11 @@ class TrunkBlock(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stacked encoder frames (B, n, stack dim) to (B, n, width)."""
+    """Stacked frames, as `Hearing.stacked` gives them, to (B, n, width)."""
 
     def __init__(self, c: SpeechLlmConfig):
         super().__init__()
-        self.into = nn.Linear(c.stack * c.sound.dim, c.trunk_dim)
+        self.into = nn.Linear(c.stack * c.sound.dim + c.stack // 2 * c.ctc_dim, c.trunk_dim)
         self.blocks = nn.ModuleList(
             TrunkBlock(c.trunk_dim, c.kernel) for _ in range(c.trunk_blocks)
         )
@@ -80,6 +82,22 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Whole utterances."""
         return self.step(x, self.init_state(len(x)))[0]
+
+
+class Pieces(nn.Module):
+    """The causal Whisper's CTC head without its last layer: encoder frames (B, T, dim) to (B, T // 2, ctc_dim)."""
+
+    def __init__(self, c: SpeechLlmConfig):
+        super().__init__()
+        self.into = nn.Linear(2 * c.sound.dim, c.ctc_dim)
+        self.blocks = nn.ModuleList(ChunkBlock(c.ctc_dim, 9) for _ in range(c.ctc_blocks))
+
+    def forward(self, x: Tensor, chunk: int | None = None) -> Tensor:
+        """chunk: frames that it looks at together; None: all."""
+        x = self.into(pairs(x))
+        for block in self.blocks:
+            x = block(x, chunk=chunk and chunk // 2)
+        return x
 
 
 class Heads(nn.Module):
@@ -111,6 +129,7 @@ class Hearing(nn.Module):
                 left_context=s.left_context,
             )
         )
+        self.pieces = Pieces(c) if c.ctc_dim else None
         self.trunk, self.heads, self.stack = Trunk(c), Heads(c), c.stack
 
     def init_state(self, batch: int = 1) -> HearingState:
@@ -128,9 +147,16 @@ class Hearing(nn.Module):
         x, trunk = self.trunk.step(self.stacked(x), state.trunk)
         return *self.heads(x), HearingState(e.mel, e.keys, e.values, trunk, e.frames)
 
-    def stacked(self, x: Tensor) -> Tensor:
-        """Encoder frames (B, c, dim) to (B, c / stack, stack dim)."""
-        return x.reshape(x.shape[0], -1, self.stack * x.shape[2])
+    def stacked(self, x: Tensor, chunk: int | None = None) -> Tensor:
+        """Encoder frames (B, c, dim), and what the CTC head makes of them, `stack` side by side: (B, c / stack, ...).
+
+        chunk: the frames that came together; None: all.
+        """
+        rows = x.reshape(x.shape[0], -1, self.stack * x.shape[2])
+        if self.pieces is None:
+            return rows
+        y = self.pieces(x, chunk)
+        return torch.cat([rows, y.reshape(*rows.shape[:2], -1)], 2)
 
 
 class Reader(nn.Module):

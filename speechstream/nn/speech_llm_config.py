@@ -59,6 +59,8 @@ class SpeechLlmConfig:
     trunk_blocks: int = 3
     kernel: int = 7
     joint_dim: int = 512
+    ctc_dim: int = 0
+    ctc_blocks: int = 0
     sound_window: int = 128
     sound_sinks: int = 4
     text_window: int = 256
@@ -77,6 +79,12 @@ class SpeechLlmConfig:
             raise ValueError(
                 "the language model must be tied, without windows of its own, and have two tokens or more"
             )
+        if not 0 <= self.ctc_dim <= 1 << 13 or not 0 <= self.ctc_blocks <= 64:
+            raise ValueError(
+                f"ctc_dim must be 0 to {1 << 13} and ctc_blocks 0 to 64; got {self.ctc_dim}, {self.ctc_blocks}"
+            )
+        if self.ctc_dim and self.stack % 2:
+            raise ValueError(f"the CTC head reads pairs of frames, and {self.stack} are stacked")
         if self.kernel < 2:
             raise ValueError(f"kernel must be 2 or more; got {self.kernel}")
 

@@ -147,7 +147,7 @@ def from_scratch(model, about, x, chunk):
     frames = tail + -tail % c.stack
     x = np.concatenate([x, np.zeros(frames * 320 - len(x) + 400, np.float32)])
     mel = torch.from_numpy(LogMel()(x[None])[:, :, : 2 * frames + 1])
-    features = model.hearing.stacked(model.hearing.encoder(mel, chunk=chunk))
+    features = model.hearing.stacked(model.hearing.encoder(mel, chunk=chunk), chunk)
     audio, sound, quiet = (a[0] for a in model.hearing.heads(model.hearing.trunk(features)))
     chunk = frames if chunk is None else chunk
     rows, tokens = [(TEXT, 0, None, 0)], []  # kind, token, sound, frames heard
