@@ -70,7 +70,7 @@ class Data:
         xs = [self.stacked(n) for n in group]
         rows = [self.rows[n] for n in group]
         hidden = [
-            torch.from_numpy(np.asarray(self.text[r.text_start : r.text_start + len(r.tokens) + 1]))
+            torch.from_numpy(np.array(self.text[r.text_start : r.text_start + len(r.tokens) + 1]))
             for r in rows
         ]
         said, spoken = [], []

@@ -24,7 +24,7 @@ from speechstream.nn.llm import Llm
 
 LETTER_S = 0.1  # a word takes no longer a letter, whatever the pause before it
 MARK_S = 0.6  # after a word's letters, at which its mark is said at the latest
-POOL, BATCH = 128, 640  # utterances sorted together; tokens in a batch, padding included
+POOL, BATCH = 256, 1500  # utterances sorted together; tokens in a batch, padding included
 
 
 def dated(row: dict[str, Any], compact: Compact) -> tuple[list[int], list[float]]:
@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = Llm(said.config).requires_grad_(False).eval()
     state = {n: torch.from_numpy(said.values(n)) for n in said.names}
     model.load_state_dict(state, strict=not said.config.tied)
+    model.bfloat16()
     ids = torch.tensor(compact.ids)
     index, data = args.data.with_suffix(".text.jsonl"), args.data.with_suffix(".text.bin")
     done, at = set(), 0
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
                 )
                 rows_ = [ids[[0, *t]] for _, t, _ in batch]
                 tokens = torch.nn.utils.rnn.pad_sequence(rows_, batch_first=True)
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                with torch.inference_mode():
                     x, _ = model.hidden(
                         model.model.embed_tokens(tokens), model.init_state(len(tokens))
                     )

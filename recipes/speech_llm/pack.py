@@ -38,7 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
     p.add_argument("--bundle", type=Path, default=BUNDLE)
     p.add_argument("--config", type=Path, default=CONFIG)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--weights", choices=sorted(FORMS), default="int8")
+    p.add_argument(
+        "--weights",
+        choices=[*sorted(FORMS), "none"],
+        default="int8",
+        help="of the graphs; none: no graphs, for the engine 'torch' alone",
+    )
     args = p.parse_args(arguments)
     config = read_config(args.config)
     ids = json.loads(args.vocabulary.read_text(encoding="utf-8"))
@@ -54,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     about = asdict(SpeechLlmBundle(model.config, delay=config["delay"]))
     files = ["model.safetensors", "tokens.json"]
     b = bundle.write(args.out, "asr", "speech-llm", about, CARD, files)
-    add_graphs(b, FORMS[args.weights])
+    if args.weights != "none":
+        add_graphs(b, FORMS[args.weights])
 
 
 if __name__ == "__main__":

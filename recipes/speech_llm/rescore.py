@@ -44,7 +44,7 @@ Row = dict[str, Any]
 class Listing(AttentionDecoder):
     """The default decoder, and what its last search considered."""
 
-    found: list[tuple[float, list[int]]]
+    found: list[list[tuple[float, list[int]]]]  # of each stretch of speech
 
     def rescore(self, d, model, state, limit, end, final):  # type: ignore[no-untyped-def]
         if not final:
@@ -52,7 +52,7 @@ class Listing(AttentionDecoder):
         found = yield from beams.search(
             self, self.beam, d, model, state, limit, end, final, limit + 1
         )
-        self.found += [(score, list(h.tokens)) for score, h, _ in found]
+        self.found.append([(score, list(h.tokens)) for score, h, _ in found])
         _, best, read = max(found, key=lambda f: f[0])
         return best, read
 
@@ -109,16 +109,19 @@ def list_hypotheses(manifest: Path, out: Path, limit: int, seed: int) -> None:
             decoder.found, began = [], time.process_time()
             asr.transcribe(manifest.parent / row["audio"])
             heard = time.process_time() - began
-            best = sorted(decoder.found, key=lambda h: -h[0])[:MOST]
-            texts = [family.decoder.vocabulary.text(t) for _, t in best]
-            began, tokens = time.process_time(), 0
-            lm, internal = [0.0] * len(best), [0.0] * len(best)
-            if len(set(texts)) > 1 and all(texts):
-                lm, tokens = scorer.text(texts)
-                internal = scorer.without_sound([t for _, t in best])
-            row |= {"lm_tokens": tokens, "heard_s": heard, "lm_s": time.process_time() - began}
-            scores = [s for s, _ in best]
-            row["nbest"] = [list(h) for h in zip(texts, scores, lm, internal)]
+            began = time.process_time()
+            row |= {"lm_tokens": 0, "heard_s": heard, "segments": []}
+            for found in decoder.found:
+                best = sorted(found, key=lambda h: -h[0])[:MOST]
+                texts = [family.decoder.vocabulary.text(t) for _, t in best]
+                lm, internal = [0.0] * len(best), [0.0] * len(best)
+                if len(set(texts)) > 1 and all(texts):
+                    lm, tokens = scorer.text(texts)
+                    internal = scorer.without_sound([t for _, t in best])
+                    row["lm_tokens"] += tokens
+                scores = [s for s, _ in best]
+                row["segments"].append([list(h) for h in zip(texts, scores, lm, internal)])
+            row["lm_s"] = time.process_time() - began
             f.write(json.dumps(row) + "\n")
             f.flush()
 
@@ -142,37 +145,43 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 class Counted:
-    """Rows whose word errors are known for each hypothesis."""
+    """Recordings whose word errors can be counted for any choice among their hypotheses."""
 
     def __init__(self, path: Path):
-        normal = english_normaliser()
-        self.rows = list(_rows(path))
+        self.normal, self.rows = english_normaliser(), list(_rows(path))
         self.sets = [set_name(r["source"]) for r in self.rows]
-        self.errors = [
-            [count_errors(normal(r["text"]).split(), normal(h[0]).split()) for h in r["nbest"]]
-            for r in self.rows
-        ]
-        self.scores = [np.array([h[1:] for h in r["nbest"]]) for r in self.rows]
-        self.lengths = [np.array([len(h[0].split()) for h in r["nbest"]]) for r in self.rows]
 
-    def chosen(self, lm: float, internal: float, word: float) -> list[int]:
-        return [
-            int(np.argmax(s[:, 0] + lm * s[:, 1] - internal * s[:, 2] + word * n)) if len(n) else -1
-            for s, n in zip(self.scores, self.lengths)
-        ]
+    def chosen(self, lm: float, internal: float, word: float) -> list[str]:
+        """The texts with the best scores under these weights."""
 
-    def wer(self, picks: list[int]) -> dict[str, float]:
+        def score(h: list[Any]) -> float:
+            total: float = h[1] + lm * h[2] - internal * h[3] + word * len(h[0].split())
+            return total
+
+        return [" ".join(max(s, key=score)[0] for s in r["segments"]) for r in self.rows]
+
+    def best_pick(self) -> list[str]:
+        """Of each stretch of speech the hypothesis that is most like the reference, found one after the other."""
+        texts = []
+        for r in self.rows:
+            picks = [max(s, key=lambda h: h[1])[0] for s in r["segments"]]
+            for i, s in enumerate(r["segments"]):
+                trials = [[*picks[:i], h[0], *picks[i + 1 :]] for h in s]
+                picks = min(trials, key=lambda p: self._errors(r, " ".join(p)).total)
+            texts.append(" ".join(picks))
+        return texts
+
+    def _errors(self, row: Row, text: str) -> Errors:
+        return count_errors(self.normal(row["text"]).split(), self.normal(text).split())
+
+    def wer(self, texts: list[str]) -> dict[str, float]:
+        """Words wrong in percent, by set."""
         sums: dict[str, Errors] = {}
-        for name, errors, pick, row in zip(self.sets, self.errors, picks, self.rows):
-            one = errors[pick] if pick >= 0 else Errors(len(row["text"].split()))
+        for name, text, row in zip(self.sets, texts, self.rows):
+            one = self._errors(row, text)
             for n in (name, "all"):
                 sums[n] = sums.get(n, Errors()) + one
         return {n: round(100 * e.wer, 2) for n, e in sorted(sums.items())}
-
-    def oracle(self) -> list[int]:
-        return [
-            int(np.argmin([e.total for e in errors])) if errors else -1 for errors in self.errors
-        ]
 
 
 def weigh(train: Path, dev: Path) -> None:
@@ -186,7 +195,7 @@ def weigh(train: Path, dev: Path) -> None:
     for name, c in (("train", a), ("dev", b)):
         print(name, len(c.rows), "decoder  ", c.wer(c.chosen(0, 0, 0)))
         print(name, len(c.rows), "rescored ", c.wer(c.chosen(lm, internal, word)))
-        print(name, len(c.rows), "best pick", c.wer(c.oracle()))
+        print(name, len(c.rows), "best pick", c.wer(c.best_pick()))
         read = sum(r["lm_tokens"] for r in c.rows)
         lm_s, heard = sum(r["lm_s"] for r in c.rows), sum(r["heard_s"] for r in c.rows)
         print(name, f"tokens read {read}, {lm_s / max(heard, 1e-9):.2f} of the recogniser's time")

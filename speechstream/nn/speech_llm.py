@@ -24,7 +24,7 @@ from speechstream.nn.llm import Decoder, rotate
 from speechstream.nn.speech_llm_config import SpeechLlmConfig
 from speechstream.nn.speech_llm_state import SOUND, TEXT
 from speechstream.nn.whisper import Encoder, EncoderState, WhisperConfig
-from speechstream.nn.whisper_heads import ChunkBlock, pairs
+from speechstream.nn.whisper_heads import ChunkBlock
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Trunk(nn.Module):
 
 
 class Pieces(nn.Module):
-    """The causal Whisper's CTC head without its last layer: encoder frames (B, T, dim) to (B, T // 2, ctc_dim)."""
+    """The causal Whisper's CTC head without its last layer: encoder frames (B, T, dim), T even, to (B, T / 2, ctc_dim)."""
 
     def __init__(self, c: SpeechLlmConfig):
         super().__init__()
@@ -94,7 +94,7 @@ class Pieces(nn.Module):
 
     def forward(self, x: Tensor, chunk: int | None = None) -> Tensor:
         """chunk: frames that it looks at together; None: all."""
-        x = self.into(pairs(x))
+        x = self.into(x.reshape(x.shape[0], -1, 2 * x.shape[2]))  # `unflatten` cannot be traced
         for block in self.blocks:
             x = block(x, chunk=chunk and chunk // 2)
         return x

@@ -125,7 +125,8 @@ class Read:
             places[b, at:] = numbered(r.rows, kind)
             heard[b, at:] = r.rows.heard + np.cumsum(kind == SOUND)
         past = batched([r.rows for r in requests])
-        given = {"tokens": tokens, "sound": sound, "places": places, "heard": heard}
+        given: dict[str, np.ndarray] = {"tokens": tokens, "sound": sound}
+        given |= {"places": places, "heard": heard}
         given |= {"keys": past["keys"], "values": past["values"], "kinds": past["kinds"]}
         said, prior, keys, values = self.networks.read(given | {"past": past["places"]})
         if not (np.isfinite(said).all() and np.isfinite(prior).all()):
