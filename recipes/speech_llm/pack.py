@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     weights = {n: t.to(torch.float16) for n, t in model.state_dict().items()}
     save_tensors(weights, args.out / "model.safetensors")
+    (args.out / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     compact = read_compact(args.vocabulary, args.llm)
     pieces = [base64.b64encode(piece).decode() for piece in compact.pieces[1:]]
     save_json({"special": 1, "pieces": pieces}, args.out / "tokens.json")

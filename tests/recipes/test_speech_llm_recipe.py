@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch", reason="needs the [train] extra")
 pytest.importorskip("tokenizers")
@@ -11,9 +12,10 @@ pytest.importorskip("soundfile")
 pytest.importorskip("whisper_normalizer")
 
 from recipes.common.args import read_config
-from recipes.speech_llm import data, hidden, rescore, train
+from recipes.speech_llm import data, hidden, pack, rescore, start, train
 from recipes.speech_llm.vocabulary import Compact, choose
 from speechstream.lm.tokens import Tokenizer
+from speechstream.runtime.requests import drive
 from tools.make_tiny_speech_llm import tiny
 
 
@@ -117,3 +119,63 @@ def test_rescoring_takes_the_weights_that_help_and_knows_the_best_pick(tmp_path)
     assert counted.best_pick() == counted.chosen(0.3, 0, 0)
     assert counted.wer(counted.chosen(0, 0, 0)) == {"LibriSpeech": 25.0, "all": 25.0}
     assert counted.wer(counted.best_pick())["all"] == 12.5
+
+
+def test_a_run_becomes_a_bundle_that_runs(tokenizer, compact, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("onnx")
+    from speechstream import Recognizer
+    from speechstream.nn.whisper import Whisper, WhisperConfig
+
+    torch.manual_seed(0)
+    heard = Whisper(
+        WhisperConfig(
+            n_mels=80,
+            dim=32,
+            heads=2,
+            encoder_layers=1,
+            decoder_layers=1,
+            vocab_size=9,
+            positions=150,
+            left_context=40,
+            ctc_vocab_size=5,
+            ctc_dim=16,
+            ctc_blocks=1,
+        )
+    )
+    monkeypatch.setattr(start, "read_whisper", lambda b: heard)
+    config = transformers.LlamaConfig(
+        vocab_size=330,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    llm = transformers.LlamaForCausalLM(config).eval()
+    llm.save_pretrained(tmp_path / "llm")
+    (tmp_path / "llm" / "tokenizer.json").write_text(tokenizer._read.to_str())
+    sizes = {"trunk_dim": 24, "trunk_blocks": 1, "joint_dim": 20, "sound_window": 8}
+    about = tmp_path / "config.yaml"
+    about.write_text(yaml.safe_dump(read_config(train.CONFIG) | {"sizes": sizes}))
+    model = start.begin(train.BUNDLE, tmp_path / "llm", compact.ids, sizes)
+    table = llm.model.embed_tokens.weight.detach()
+    assert torch.equal(model.reader.model.embed_tokens.weight, table[compact.ids])
+    assert set(train.trained(model)) == {
+        n
+        for n in model.state_dict()
+        if n.split(".")[0] == "joint" or n.split(".")[1] in ("trunk", "heads")
+    }
+    train.save(model, tmp_path / "run", 3, 0.5)
+    vocabulary = tmp_path / "vocabulary.json"
+    pack.main(
+        [str(tmp_path / "run"), "--vocabulary", str(vocabulary), "--llm", str(tmp_path / "llm")]
+        + ["--config", str(about), "--out", str(tmp_path / "bundle"), "--weights", "fp32"]
+    )
+    x = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
+    one, two = (Recognizer.load(tmp_path / "bundle", engine=e).family for e in ("onnx", "torch"))
+    mode = one.mode(640)
+    said = [drive(f.finish(f.open(mode), mode, x)) for f in (one, two)]
+    assert said[0].tokens == said[1].tokens
+    np.testing.assert_allclose(said[0].said, said[1].said, atol=1e-4)
