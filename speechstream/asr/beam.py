@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from speechstream.asr.incremental import Draft, IncrementalDecoder, attended, non_repeating
+from speechstream.asr.prior import MOST, Judge
 from speechstream.asr.search import log_softmax
 from speechstream.asr.text_model import TextModel, TextState
 from speechstream.runtime.requests import Work
@@ -30,8 +31,15 @@ def refine(
     final: bool,
     until: int,
 ) -> Work[tuple[Draft, TextState]]:
-    """A hypothesis at least as probable, its end included, and the decoder's state after reading it: the best of `search`."""
+    """A hypothesis at least as probable, its end included, and the decoder's state after reading it: the best of `search`,
+    which a prior may see otherwise."""
     found = yield from search(decoder, beam, greedy, model, state, limit, end, final, until)
+    if decoder.prior is not None and len(found) > 1:
+        found = sorted(found, key=lambda f: -f[0])[:MOST]
+        texts = tuple(decoder.vocabulary.text(h.tokens) for _, h, _ in found)
+        if len(set(texts)) > 1:
+            gained = yield Judge(decoder.prior, texts)
+            found = [(score + g, h, read) for (score, h, read), g in zip(found, gained)]
     _, best, read = max(found, key=lambda f: f[0])
     best.cut(max(non_repeating(best), greedy.stable))
     return best, read
