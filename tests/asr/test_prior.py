@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="makes the tiny model")
-pytest.importorskip("onnx")
-
-from speechstream.asr.prior import LONGEST, Judge, Prior
+from speechstream import Recognizer
+from speechstream.asr import beam
+from speechstream.asr.incremental import Draft
+from speechstream.asr.prior import LONGEST, MOST, Judge, Prior
 from speechstream.asr.whisper.attention import AttentionDecoder
 from speechstream.runtime.requests import drive
-from tests.tiny import make_tiny, read_speech, recognizer
 
 
 class Spelling:
@@ -42,45 +41,70 @@ def test_texts_are_judged_token_by_token():
     np.testing.assert_allclose(prior.judge(["abc", "z"]), expected)
     np.testing.assert_allclose(Judge(prior, ("abc", "z")).run(), np.array(expected) / 2)
     assert np.isfinite(prior.judge(["word " * 500])[0])
-    for weight in (0, -1, 11):
-        with pytest.raises(ValueError, match="weight of a prior"):
-            Prior(Spelling(), weight)
-    with pytest.raises(ValueError, match="beam must be 2"):
-        AttentionDecoder(None, beam=1, prior=prior)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+class Letters:
+    """In a vocabulary's place."""
+
+    end = 99
+
+    @staticmethod
+    def text(ids):
+        return "".join(chr(97 + i) for i in ids)
 
 
-class Telling(Prior):
-    """Prefers what has the most of a letter, and notes what it was asked."""
+class Noting(Prior):
+    """Prefers what has the most of the letter e, and notes what it was asked."""
 
     def judge(self, texts):
-        self.asked.append(texts)
+        asked.append(texts)
         return [float(t.count("e")) for t in texts]
 
 
-def test_what_a_search_considers_is_weighed_again_and_only_that(tiny, fixtures_dir):
-    asr = recognizer(tiny)
-    family, sound = asr.family, read_speech(fixtures_dir)[0][:24000]
+asked: list = []
 
-    def heard(prior):
-        decoder = type(family.decoder)(family.decoder.vocabulary, beam=4, prior=prior)
-        one = family._on(family.runner, decoder)
-        mode = one.mode(None)
-        return drive(one.finish(one.open(mode), mode, sound)), one
 
-    plain, _ = heard(None)
-    prior = Telling(Spelling(), 10.0)
-    object.__setattr__(prior, "asked", [])
-    chosen, one = heard(prior)
-    considered = list(prior.asked)
-    assert considered and all(len(set(texts)) > 1 for texts in considered)
-    text, other = (one.decoder.text(s.hypothesis)[0] for s in (chosen, plain))
-    assert other in considered[-1]
-    assert text.count("e") == max(t.count("e") for t in considered[-1])
-    assert one.identity()["prior"] == 10.0 and "prior" not in family.identity()
-    same, _ = heard(type("Same", (Telling,), {"judge": lambda s, t: [0.0] * len(t)})(Spelling()))
-    assert same.hypothesis.tokens == plain.hypothesis.tokens
+def chosen(monkeypatch, considered, prior):
+    """The text that `refine` takes of hypotheses (log-probability, text), and the state that goes with it."""
+
+    def search(*_):
+        yield from ()
+        drafts = [Draft([ord(c) - 97 for c in text]) for _, text in considered]
+        return [(score, d, text) for (score, text), d in zip(considered, drafts)]
+
+    monkeypatch.setattr(beam, "search", search)
+    asked.clear()
+    decoder = AttentionDecoder(Letters(), beam=4, prior=prior)
+    work = beam.refine(decoder, 4, Draft(), None, None, 50, 1.0, True, 50)
+    draft, state = drive(work)
+    return Letters.text(draft.tokens), state
+
+
+def test_what_a_search_considers_is_weighed_again(monkeypatch):
+    considered = [(-3.0, "eee"), (-1.0, "abc"), (-1.4, "bed")]
+    assert chosen(monkeypatch, considered, None) == ("abc", "abc")
+    assert chosen(monkeypatch, considered, Noting(Spelling(), 0.1)) == ("abc", "abc")
+    assert chosen(monkeypatch, considered, Noting(Spelling(), 0.5)) == ("bed", "bed")
+    assert chosen(monkeypatch, considered, Noting(Spelling(), 1.0)) == ("eee", "eee")
+    assert asked == [("abc", "bed", "eee")]
+
+
+def test_it_is_asked_of_few_and_only_where_there_is_a_choice(monkeypatch):
+    prior = Noting(Spelling(), 1.0)
+    many = [(-0.1 * n, chr(97 + n)) for n in range(9)]
+    assert chosen(monkeypatch, many, prior)[0] == "e" and len(asked[0]) == MOST
+    assert chosen(monkeypatch, [(-1.0, "abe")], prior)[0] == "abe" and not asked
+    assert chosen(monkeypatch, [(-1.0, "ae"), (-2.0, "ae")], prior)[0] == "ae" and not asked
+
+
+def test_what_it_cannot_do_is_said():
+    for weight in (0, -1, 11, float("nan")):
+        with pytest.raises(ValueError, match="weight of a prior"):
+            Prior(Spelling(), weight)
+    prior = Prior(Spelling())
+    with pytest.raises(ValueError, match="beam must be 2"):
+        Recognizer.load(prior=prior, beam=1)
+    with pytest.raises(ValueError, match="'attention'"):
+        Recognizer.load(prior=prior, decoder="ctc")
+    plain, other = Recognizer.load(), Recognizer.load(prior=prior)
+    assert other.family.identity()["prior"] == 0.2 and "prior" not in plain.family.identity()
