@@ -61,6 +61,7 @@ register(Architecture("fastconformer", "asr", "speechstream.asr.fastconformer.fa
 register(Architecture("kyutai-stt", "asr", "speechstream.asr.kyutai.family:load"))
 register(Architecture("moonshine-streaming", "asr", "speechstream.asr.moonshine.family:load"))
 register(Architecture("qwen3-asr", "asr", "speechstream.asr.qwen.family:load"))
+register(Architecture("speech-llm", "asr", "speechstream.asr.speech_llm.family:load"))
 register(Architecture("voxtral-realtime", "asr", "speechstream.asr.voxtral.family:load"))
 register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:load"))
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))

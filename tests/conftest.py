@@ -79,6 +79,12 @@ SLOW: dict[str, str | tuple[str, ...]] = {
         "test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been",
         "test_unsynchronised_streams_in_a_pool_equal_each_alone",
     ),
+    "recipes/test_speech_llm_recipe.py": ("test_a_run_becomes_a_bundle_that_runs",),
+    "asr/test_speech_llm.py": (
+        "test_a_stream_does_not_depend_on_its_blocks_and_only_grows",
+        "test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been",
+        "test_unsynchronised_streams_in_a_pool_equal_each_alone",
+    ),
     "asr/test_voxtral.py": (
         "test_a_segment_that_grows_too_long_is_cut_whatever_the_blocks",
         "test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been",

@@ -497,6 +497,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--engine", choices=("onnx", "torch"))
     add("--decoder", choices=("attention", "ctc", "transducer"))
     add("--beam", type=int, help="hypotheses that compete; 1 is greedy")
+    add("--prior", help="a language model's bundle that chooses where the decoder is in doubt")
     add("--numbers", choices=("asis", "digits", "words"), help="how numbers are written")
     add("--punctuation", choices=("on", "off"), help="whether there are marks between words")
     add("--via", choices=("api", "cli"), default="api")
@@ -524,9 +525,7 @@ def evaluate(
 ) -> tuple[dict, dict[str, list]]:
     """Run everything. Returns the report, and the results of each latency. Without `asr` it is loaded."""
     options = {
-        k: v
-        for k, v in (("engine", args.engine), ("decoder", args.decoder), ("beam", args.beam))
-        if v
+        k: v for k in ("engine", "decoder", "beam", "prior") if (v := getattr(args, k, None))
     }
     form = {k: v for k, v in (("numbers", args.numbers), ("punctuation", args.punctuation)) if v}
     if asr is None and args.via == "api":

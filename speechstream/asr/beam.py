@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from speechstream.asr.incremental import Draft, IncrementalDecoder, attended, non_repeating
+from speechstream.asr.prior import MOST, Judge
 from speechstream.asr.search import log_softmax
 from speechstream.asr.text_model import TextModel, TextState
 from speechstream.runtime.requests import Work
@@ -31,7 +32,33 @@ def refine(
     final: bool,
     until: int,
 ) -> Work[tuple[Draft, TextState]]:
-    """A hypothesis at least as probable, its end included, and the decoder's state after reading it.
+    """A hypothesis at least as probable, its end included, and the decoder's state after reading it: the best of `search`,
+    which a prior may see otherwise."""
+    found = yield from search(decoder, beam, greedy, model, state, limit, end, final, until)
+    if decoder.prior is not None and len(found) > 1:
+        found = sorted(found, key=lambda f: -f[0])[:MOST]
+        texts = tuple(decoder.vocabulary.text(h.tokens) for _, h, _ in found)
+        if len(set(texts)) > 1:
+            gained = yield Judge(decoder.prior, texts)
+            found = [(score + g, h, read) for (score, h, read), g in zip(found, gained)]
+    _, best, read = max(found, key=lambda f: f[0])
+    best.cut(max(non_repeating(best), greedy.stable))
+    return best, read
+
+
+def search(
+    decoder: IncrementalDecoder,
+    beam: int,
+    greedy: Draft,
+    model: TextModel,
+    state: TextState,
+    limit: int,
+    end: float,
+    final: bool,
+    until: int,
+) -> Work[list[tuple[float, Draft, TextState]]]:
+    """Hypotheses that have ended, the greedy one among them: the log-probability of each from the first doubt on, its
+    end included, and the decoder's state after reading it.
 
     greedy: the whole hypothesis, of which the first `greedy.stable` tokens stand. state: after reading all of it but,
     perhaps, the last token. end: the probability with which it ended there, of interest where no more audio follows.
@@ -44,7 +71,7 @@ def refine(
         if n_stable <= i < until and p < DOUBT
     ]
     if not doubts:
-        return greedy, state
+        return [(0.0, greedy, state)]
     whole, at = state, doubts[0]
     open_ = [(0.0, greedy.prefix(at))]
     # greedy itself is among the candidates, also where its tokens fall out of the beam
@@ -93,7 +120,7 @@ def refine(
         if len(open_) == 1 and len(finished) == 1 and open_[0][1].tokens == greedy.tokens[:n]:
             later = [i for i in doubts if i >= n]
             if not later:
-                return greedy, whole
+                return finished
             at = later[0]
             score = open_[0][0] + float(np.log(greedy.probabilities[n:at]).sum())
             if bias is not None:
@@ -103,9 +130,7 @@ def refine(
             continue
         state = model.select(state, parents)
         feed = [[h.tokens[-1]] for _, h in open_]
-    _, best, read = max(finished, key=lambda f: f[0])
-    best.cut(max(non_repeating(best), n_stable))
-    return best, read
+    return finished
 
 
 def _largest(scores: np.ndarray, n: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -248,18 +248,24 @@ def compile_bytes(words: HotWords, pieces: Sequence[bytes], end: int) -> Bias:
 
     Whisper writes a name with a space before it and, as it likes, in capitals: each form is a sequence of its own.
     """
-    encode = _Merges({p: i for i, p in enumerate(pieces[:end]) if p})
+    encode = byte_encoder(pieces[:end])
     boundary = np.array([not _goes_on(p) for p in pieces[:end]] + [True])
 
     def tokens(form: str) -> list[int]:
-        return [
-            i
-            for word in form.split(" ")
-            for part in ([f" {word}"] if encode.has(f" {word}") else _GPT2.findall(f" {word}"))
-            for i in encode.bytes(part.encode("utf-8"))
-        ]
+        return [i for word in form.split(" ") for i in encode(f" {word}")]
 
     return _compiled(words, _forms, tokens, boundary, ATTENTION)
+
+
+def byte_encoder(pieces: Sequence[bytes]) -> Callable[[str], list[int]]:
+    """A word, with the space before it, to the tokens of a byte-level BPE whose ids are in the order of its merges."""
+    encode = _Merges({p: i for i, p in enumerate(pieces) if p})
+
+    def tokens(word: str) -> list[int]:
+        parts = [word] if encode.has(word) else _GPT2.findall(word)
+        return [i for part in parts for i in encode.bytes(part.encode("utf-8"))]
+
+    return tokens
 
 
 def compile_pieces(words: HotWords, pieces: Sequence[str], scale: Scale = CTC) -> Bias:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords, compile_bytes
+from speechstream.asr.prior import Prior
 from speechstream.asr.text_model import Pieces, Said, TextModel, TextState
 from speechstream.asr.timing import token_spans
 from speechstream.events import Word
@@ -84,6 +85,7 @@ class IncrementalDecoder:
     head: str | None = None  # of the encoder, that this decoder listens to
     repeats = True  # whether the decoder may read the same sound again
     bias: Bias | None = None  # hot words
+    prior: Prior | None = None  # that chooses among what a search considers
 
     def __init__(self, vocabulary: Pieces, margin_s: float = 0.5):
         self.vocabulary, self.margin_s = vocabulary, margin_s

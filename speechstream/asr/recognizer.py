@@ -202,7 +202,8 @@ class Recognizer:
         hotwords: phrases to expect, as a list, a dict of weights, or a file of one a line (`asr.biasing.HotWords`);
         grammar: the only phrases that may come out. Both are for all streams that name none of their own.
         rules: where speech ends (`asr.endpoint.EndpointRules`); form: how numbers and punctuation are written
-        (`asr.form.TextForm`). Other options are the family's. Raises SpeechStreamError where the bundle is damaged or is not a
+        (`asr.form.TextForm`). prior: a language model for the decoder "attention"
+        (`asr.prior.Prior`). Other options are the family's. Raises SpeechStreamError where the bundle is damaged or is not a
         recogniser, ValueError for a wrong option.
         """
         if beam is not None and not isinstance(beam, (int, np.integer)):

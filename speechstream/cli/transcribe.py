@@ -129,6 +129,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "decoder's own",
     )
     add(
+        "--prior",
+        metavar="LLM",
+        help="a language model that chooses where the decoder is in doubt: a .gguf file, a folder, or 'embedded' "
+        "(extra: llm): more right, half as slow again",
+    )
+    add(
         "--hotwords",
         metavar="FILE",
         help="names and terms to expect, one a line, a weight after a tab or a colon (1 is the default, at most 10)",
@@ -270,6 +276,11 @@ def load_options(args: argparse.Namespace) -> dict[str, Any]:
     from speechstream.asr.endpoint import EndpointRules
     from speechstream.asr.form import TextForm
 
+    if args.prior is not None:
+        from speechstream.export.brain import brain_bundle, embedded
+
+        llm = embedded() if args.prior == "embedded" else brain_bundle(args.prior)
+        options["prior"] = str(llm)
     rules = {"silence_s": args.endpoint_silence, "longest_s": args.longest_segment}
     options["rules"] = EndpointRules(**{k: v for k, v in rules.items() if v is not None})
     options["form"] = TextForm(args.numbers, args.punctuation == "on")

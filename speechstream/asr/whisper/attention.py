@@ -9,6 +9,7 @@ from speechstream.asr.incremental import (
     IncrementalDecoder,
     attention_table,
 )
+from speechstream.asr.prior import Prior
 from speechstream.asr.text_model import Pieces, Said, TextModel, TextState
 from speechstream.asr.timing import token_spans
 from speechstream.runtime.requests import Work
@@ -17,11 +18,21 @@ from speechstream.runtime.requests import Work
 class AttentionDecoder(IncrementalDecoder):
     """Greedy, and with a beam the doubtful places are searched again before their words become stable."""
 
-    def __init__(self, vocabulary: Pieces, margin_s: float = 0.5, beam: int = 1):
+    def __init__(
+        self,
+        vocabulary: Pieces,
+        margin_s: float = 0.5,
+        beam: int = 1,
+        prior: Prior | None = None,
+    ):
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
+        if prior is not None and beam < 2:
+            raise ValueError(
+                f"a prior chooses among hypotheses: beam must be 2 or more, got {beam}"
+            )
         super().__init__(vocabulary, margin_s)
-        self.beam = beam
+        self.beam, self.prior = beam, prior
 
     def accept(
         self, d: Draft, n: int, token: int, said: Said, at: int, model: TextModel, final: bool

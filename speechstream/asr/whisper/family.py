@@ -7,6 +7,7 @@ and from which words become stable (cascaded encoders, Narayanan et al. 2021, wi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.family import NOTHING, Mode
 from speechstream.asr.incremental import Hypothesis, IncrementalDecoder
+from speechstream.asr.prior import Prior
 from speechstream.asr.search import check_state, check_tokens
 from speechstream.asr.whisper.attention import AttentionDecoder
 from speechstream.asr.whisper.cache import (
@@ -245,9 +247,14 @@ class WhisperFamily:
             "engine": self.networks.name,
             "decoder": type(self.decoder).__name__,
             "search": type(search).__name__,
+            **self._prior(),
             "confirm_ms": self.confirm_ms,
             "right_context_ms": self.right_context_ms,
         }
+
+    def _prior(self) -> dict[str, Any]:
+        prior = getattr(self.decoder, "prior", None)
+        return {} if prior is None else {"prior": prior.weight}
 
     def declared(self, mode: Mode) -> Mapping[str, Any]:
         found: dict[str, Any] = {
@@ -373,12 +380,16 @@ def load(
     threads: int,
     decoder: str | None,
     beam: int | None,
+    prior: Prior | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> WhisperFamily:
-    """Open a bundle of a causal Whisper. decoder: "attention" (the default), "transducer" or "ctc".
+    """Open a bundle of a causal Whisper. decoder: "attention" (the default), "transducer" or "ctc". prior: a language
+    model, or its bundle, that weighs the hypotheses of "attention" again.
 
     Raises SpeechStreamError where the bundle is damaged or lacks that decoder, ValueError for a wrong option.
     """
+    if prior is not None and not isinstance(prior, Prior):
+        prior = Prior.load(prior, threads=threads)
     if engine == "onnx":
         networks: Networks = OnnxNetworks(b.path, threads, device, "token.onnx" in b.files)
     elif engine == "torch":
@@ -388,13 +399,18 @@ def load(
         networks = TorchNetworks(read_whisper(b), device, threads)
     else:
         raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
-    return WhisperFamily(Values(networks), _decoder(b, networks, decoder, beam), **options)
+    return WhisperFamily(Values(networks), _decoder(b, networks, decoder, beam, prior), **options)
 
 
-def _decoder(b: Bundle, networks: Networks, kind: str | None, beam: int | None) -> Decoder:
+def _decoder(
+    b: Bundle, networks: Networks, kind: str | None, beam: int | None, prior: Prior | None
+) -> Decoder:
     vocabulary: Path = b.file("vocabulary.json")
     if kind in (None, "attention"):
-        return AttentionDecoder(Vocabulary(vocabulary), beam=BEAM if beam is None else beam)
+        hypotheses = BEAM if beam is None else beam
+        return AttentionDecoder(Vocabulary(vocabulary), beam=hypotheses, prior=prior)
+    if prior is not None:
+        raise ValueError(f"a prior weighs what the decoder 'attention' considers, not {kind!r}'s")
     if kind == "transducer":
         if beam not in (None, 1):
             raise ValueError(f"this transducer's search is greedy: beam must be 1, got {beam}")

@@ -1,0 +1,1 @@
+"""The speech LLM with a transducer branch: see README.md."""

@@ -1,0 +1,104 @@
+"""The graphs of a speech LLM: `hearing.onnx` and `reader.onnx`, which run without torch.
+
+hearing: mel (B, n_mels, 2c + 1) and the state to audio, sound, quiet and the new state. reader: what
+`nn.speech_llm.SpeechLlm.read` takes to what it gives; the rows are kept by whoever runs it
+(`nn.speech_llm_state`), so that the graph takes any of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from speechstream import bundle
+from speechstream.asr.speech_llm.networks import example
+from speechstream.asr.speech_llm.onnx import ARCHITECTURE
+from speechstream.asr.speech_llm.torch import read_speech_llm
+from speechstream.bundle import Bundle
+from speechstream.config import read
+from speechstream.errors import SpeechStreamError
+from speechstream.export.onnx import describe, save_beside, trace_step
+from speechstream.export.quantize import FP32, Weights, quantize_graph
+from speechstream.nn.speech_llm import SpeechLlm
+from speechstream.nn.speech_llm_config import SpeechLlmBundle
+
+
+def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
+    """`torch.rms_norm` over the last axis, which the tracer does not know."""
+    last = g.op("Constant", value_t=torch.tensor([-1]))
+    power = g.op("ReduceMean", g.op("Mul", x, x), last, keepdims_i=1)
+    return g.op("Mul", g.op("Div", x, g.op("Sqrt", g.op("Add", power, eps))), weight)
+
+
+torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, 20)
+
+
+class Reading(nn.Module):
+    """`SpeechLlm.read` as its graph takes it."""
+
+    def __init__(self, model: SpeechLlm) -> None:
+        super().__init__()
+        self.model = model
+
+    def step(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.model.read(*inputs)
+
+
+@torch.no_grad()
+def export_speech_llm(model: SpeechLlm, weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
+    """Graphs `hearing` and `reader` of a model in float32. weights: how their matrices are stored."""
+    c, hearing, reading = model.config, model.hearing, Reading(model).eval()
+    mel = torch.randn(2, c.sound.n_mels, 2 * 2 * c.stack + 1)
+    state = hearing.init_state(2)
+    batch = {0: "batch"}
+    heard = trace_step(
+        hearing,
+        hearing.step,
+        {"mel": mel},
+        state,
+        ["audio", "sound", "quiet"],
+        {
+            "mel": {0: "batch", 2: "mel_frames"},
+            **{f"state.{n}": batch for n in ("mel", "keys", "values", "trunk", "frames")},
+        },
+    )
+    describe(heard, {"architecture": ARCHITECTURE, "graph": "hearing"}, hearing.init_state())
+    rows, past = {0: "batch", 1: "rows"}, {0: "batch", 1: "past"}
+    grown = {0: "batch", 3: "past"}
+    told = trace_step(
+        reading,
+        reading.step,
+        {n: torch.from_numpy(a) for n, a in example(c).items()},
+        None,
+        ["said", "prior", "new_keys", "new_values"],
+        {
+            **dict.fromkeys(("tokens", "sound", "places", "heard"), rows),
+            "keys": grown,
+            "values": grown,
+            "kinds": past,
+            "past": past,
+        },
+    )
+    describe(told, {"architecture": ARCHITECTURE, "graph": "reader"})
+    return {n: quantize_graph(g, weights) for n, g in (("hearing", heard), ("reader", told))}
+
+
+def load_model(b: Bundle) -> tuple[SpeechLlm, SpeechLlmBundle]:
+    """The network of a bundle in float32, and what the bundle says of it."""
+    try:
+        about = read(SpeechLlmBundle, b.config)
+    except ValueError as error:
+        raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
+    return read_speech_llm(b, about.network), about
+
+
+def add_graphs(b: Bundle, weights: Weights = FP32) -> Bundle:
+    """The bundle with its graphs, their weights beside them."""
+    model, _ = load_model(b)
+    files = [n for n in b.files if not n.endswith((".onnx", ".bin"))]
+    for name, graph in export_speech_llm(model, weights).items():
+        files += save_beside(graph, b.path, name)
+    return bundle.write(b.path, b.task, b.architecture, b.config, b.card, files)
