@@ -20,8 +20,8 @@ from speechstream.asr.whisper.torch import TorchNetworks
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import LogMel
 from speechstream.audio.resample import Resampler
-from speechstream.export.quantize import FEW_ROWS, quantize_graph
-from speechstream.export.whisper import export_whisper, token_graph
+from speechstream.export.quantize import quantize_graph
+from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 REPO = Path(__file__).parents[1]
@@ -55,11 +55,9 @@ def make_tiny(folder):
     gate.looked.weight[:, 0] = gate.out.weight[0].sign()
     gate.out.bias.fill_(-0.46 * gate.out.weight.abs().sum())
     (folder / "int8").mkdir()
-    graphs = export_whisper(model)
-    for name, graph in [*graphs.items(), ("token", token_graph(graphs["decoder"]))]:
+    for name, graph in export_whisper(model).items():
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
-        small = quantize_graph(graph, read=FEW_ROWS if name == "token" else 0)
-        (folder / "int8" / f"{name}.onnx").write_bytes(small.SerializeToString())
+        (folder / "int8" / f"{name}.onnx").write_bytes(quantize_graph(graph).SerializeToString())
     pieces = [("\u0120" if i % 3 == 0 else "") + chr(97 + i % 26) + str(i) for i in range(190)] + [
         "<x>"
     ] * 10
@@ -88,7 +86,7 @@ def recognizer(folder, kind="int8", decoder="attention"):
         model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
         engine = TorchNetworks(model)
     else:
-        engine = OnnxNetworks(folder / "int8" if kind == "int8" else folder, token=True)
+        engine = OnnxNetworks(folder / "int8" if kind == "int8" else folder)
     reader = (
         Greedyless(Vocabulary(folder / "vocabulary.json"))
         if decoder == "attention"

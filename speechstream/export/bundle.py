@@ -19,13 +19,11 @@ from safetensors.numpy import save_file
 
 from speechstream import bundle
 from speechstream.export.quantize import (
-    FEW_ROWS,
     INT8,
     Weights,
     quantize_graph,
 )
-from speechstream.export.whisper import export_whisper, token_graph
-from speechstream.nn.checkpoints import read_whisper
+from speechstream.export.whisper import export_whisper
 from speechstream.nn.whisper import Whisper
 
 SMALL = 1024  # bytes; what is smaller stays in the graph
@@ -37,7 +35,7 @@ def write_whisper(
 ) -> None:
     """Export `model` to `folder`. vocabulary: the folder that holds vocabulary.json and ctc.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = _graphs(model, weights)
+    graphs = {name: quantize_graph(g, weights) for name, g in export_whisper(model).items()}
     tensors: dict[str, np.ndarray] = {}
     for graph in graphs.values():
         _share(graph, tensors)
@@ -49,7 +47,12 @@ def write_whisper(
         }
     save_file(tensors, folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-    _write_graphs(folder, graphs)
+    offsets = offsets_of(folder / "model.safetensors")
+    for name, graph in graphs.items():
+        for tensor in graph.graph.initializer:
+            if tensor.name in offsets and _bytes(tensor) >= SMALL:
+                point(tensor, *offsets[tensor.name])
+        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
     for name in ("vocabulary.json", "ctc.json"):
         shutil.copy(vocabulary / name, folder / name)
     content = json.loads((folder / "vocabulary.json").read_text())
@@ -63,44 +66,8 @@ def write_whisper(
         architecture="causal-whisper",
         config=config,
         card=card,
-        files=["model.safetensors", *(f"{n}.onnx" for n in graphs), "vocabulary.json", "ctc.json"],
+        files=["model.safetensors", "encoder.onnx", "decoder.onnx", "vocabulary.json", "ctc.json"],
     )
-
-
-def add_token_graph(folder: Path) -> None:
-    """Give an 8-bit bundle that was written without it the graph for single tokens, around the weights that it has."""
-    b = bundle.load(folder)
-    if b.config.get("bits") != 8 or b.config.get("block"):
-        raise ValueError(f"the weights in {folder} are not stored in 8 bits by channels")
-    graph = token_graph(export_whisper(read_whisper(b))["decoder"])
-    _write_graphs(folder, {"token": quantize_graph(graph, INT8, read=FEW_ROWS)})
-    bundle.write(
-        folder,
-        task=b.task,
-        architecture=b.architecture,
-        config=b.config,
-        card=b.card,
-        files=list(dict.fromkeys([*b.files, "token.onnx"])),
-    )
-
-
-def _graphs(model: Whisper, weights: Weights) -> dict[str, onnx.ModelProto]:
-    graphs = export_whisper(model)
-    token = token_graph(graphs["decoder"])
-    return {
-        **{name: quantize_graph(g, weights) for name, g in graphs.items()},
-        "token": quantize_graph(token, weights, read=FEW_ROWS if weights == INT8 else 0),
-    }
-
-
-def _write_graphs(folder: Path, graphs: dict[str, onnx.ModelProto]) -> None:
-    """Graphs whose weights are those of model.safetensors."""
-    offsets = offsets_of(folder / "model.safetensors")
-    for name, graph in graphs.items():
-        for tensor in graph.graph.initializer:
-            if tensor.name in offsets and _bytes(tensor) >= SMALL:
-                point(tensor, *offsets[tensor.name])
-        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
 
 
 def _share(graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:

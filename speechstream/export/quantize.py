@@ -12,8 +12,7 @@ on every processor. Graphs with such codes bear the producer's name `PRODUCER`; 
 
 Blocks: `MatMulNBits`, weights of 4 or 8 bits in blocks along the input axis with a scale each; activations are quantised
 block by block as well, inside. It reads weights as fast as memory gives them, so that it is the faster one for up to some
-seven rows, and the slower one from there on. A graph for few rows may read the codes of channels in this way
-(`FEW_ROWS`): the stored weights are the same, and onnxruntime turns them when it opens the graph.
+seven rows, and the slower one from there on.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ class Weights:
 
 
 FP32, INT8, INT8_BLOCKS, INT4 = Weights(), Weights(8), Weights(8, 256), Weights(4, 64)
-FEW_ROWS = 64  # weights a block; with longer ones a row's sum depends on how many rows there are
 FORMS = {"fp32": FP32, "int8": INT8, "int8-blocks": INT8_BLOCKS, "int4": INT4}
 
 
@@ -105,7 +103,7 @@ def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarr
 
 
 def quantize_graph(
-    model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None, read: int = 0
+    model: onnx.ModelProto, weights: Weights = INT8, keep: str | None = None
 ) -> onnx.ModelProto:
     """A copy of `model` whose products with constant matrices read codes, and so do gathers of rows of such a matrix; in
     32 bits the model itself.
@@ -113,12 +111,7 @@ def quantize_graph(
     Matrices with `keep` in their names stay as they are. A matrix that is both gathered from (NAME) and multiplied by
     (NAME.T), a tied embedding, is stored once, in 8 bits with a scale a row. Codes and scales are named NAME.codes and
     NAME.scales.
-
-    read: codes by channels are stored all the same, but `MatMulNBits` reads so many of an input axis as a block. Raises
-    ValueError where they are stored in another form.
     """
-    if read and (weights.bits != 8 or weights.block):
-        raise ValueError(f"only 8-bit codes by channels are read in another form, got {weights}")
     if weights.bits == 32:
         return model
     model = onnx.ModelProto.FromString(model.SerializeToString())
@@ -146,8 +139,6 @@ def quantize_graph(
             or weight.dtype != np.float32
         ):
             add.nodes.append(node)
-        elif read and weight.shape[0] % read == 0:
-            add.turned(node, arrays, tables, read)
         elif node.input[1].removesuffix(".T") in tables:
             add.tied(node, arrays[node.input[1].removesuffix(".T")])
         elif not weights.block:
@@ -286,38 +277,6 @@ class _Additions:
         turned = self.op("Transpose", [f"{name}.codes"], f"{node.output[0]}.turned", perm=[1, 0])
         self._integer(node, turned, f"{name}.scales")
 
-    def turned(self, node, arrays: dict[str, np.ndarray], tables: set[str], block: int) -> None:
-        """x @ W by blocks of the codes that `product` and `tied` store. Nodes of constants alone are folded at load time."""
-        name, (K, N) = node.input[1], arrays[node.input[1]].shape
-        out = node.output[0]
-        if name.removesuffix(".T") in tables:
-            name = name.removesuffix(".T")
-            codes, scales = quantize_channels(arrays[name], axis=0)
-            turned = f"{name}.codes"
-        else:
-            codes, scales = quantize_channels(arrays[name], axis=1)
-            turned = self.op("Transpose", [f"{name}.codes"], f"{out}.turned", perm=[1, 0])
-        blocks, shape = f"blocks.{N}.{K // block}", f"blocks.{N}.{K // block}.{block}"
-        self.constants(
-            {
-                "quant.zero": _ACTIVATION["quant.zero"],
-                "quant.last": _ACTIVATION["quant.last"],
-                f"{name}.codes": codes,
-                f"{name}.scales": scales,
-                blocks: np.array([N, K // block]),
-                shape: np.array([N, K // block, block]),
-            }
-        )
-        byte = self.op("Cast", [turned], f"{out}.byte", to=TensorProto.UINT8)
-        moved = self.op("BitwiseXor", [byte, "quant.zero"], f"{out}.moved")  # code + 128
-        column = self.op("Unsqueeze", [f"{name}.scales", "quant.last"], f"{out}.column")
-        self._blocks(
-            node,
-            self.op("Reshape", [moved, shape], f"{out}.blocks"),
-            self.op("Expand", [column, blocks], f"{out}.scales"),
-            (K, N, 8, block),
-        )
-
     def rows(self, node, table: np.ndarray) -> None:
         """Rows of an embedding."""
         name, out = node.input[0], node.output[0]
@@ -337,17 +296,13 @@ class _Additions:
         name = node.input[1]
         codes, scales = quantize_blocks(np.ascontiguousarray(weight.T), bits, block)
         self.constants({f"{name}.codes": codes, f"{name}.scales": scales})
-        self._blocks(node, f"{name}.codes", f"{name}.scales", (*weight.shape, bits, block))
-
-    def _blocks(self, node, codes: str, scales: str, shape: tuple[int, int, int, int]) -> None:
-        K, N, bits, block = shape
         self.op(
             "MatMulNBits",
-            [node.input[0], codes, scales],
+            [node.input[0], f"{name}.codes", f"{name}.scales"],
             node.output[0],
             domain=DOMAIN,
-            K=K,
-            N=N,
+            K=weight.shape[0],
+            N=weight.shape[1],
             bits=bits,
             block_size=block,
             accuracy_level=4,

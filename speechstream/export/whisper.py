@@ -127,21 +127,6 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
     return graph
 
 
-def token_graph(decoder: onnx.ModelProto) -> onnx.ModelProto:
-    """The decoder for single tokens of streams or hypotheses: the same function, a product for each row.
-
-    Those with a memory then read it in place, where several rows of one product would have it copied. The decoder takes
-    the hypotheses of a stream as so many more queries to its memory; told that there are as many streams as hypotheses,
-    it keeps them apart, and ONNX's products repeat the one memory.
-    """
-    graph = onnx.ModelProto.FromString(decoder.SerializeToString())
-    for node in graph.graph.node:
-        ends = {a.name: a.i for a in node.attribute}
-        if node.op_type == "Shape" and (ends.get("start"), ends.get("end")) == (0, 1):
-            node.input[0] = "tokens"
-    return graph
-
-
 def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:
     c = model.config
     past = layered("state.keys", layers) + layered("state.values", layers)

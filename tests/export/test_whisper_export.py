@@ -17,7 +17,6 @@ from speechstream.errors import SpeechStreamError
 from speechstream.export import bundle as export_bundle
 from speechstream.export.bundle import write_whisper
 from speechstream.export.quantize import (
-    FEW_ROWS,
     FP32,
     INT4,
     INT8,
@@ -26,7 +25,7 @@ from speechstream.export.quantize import (
     quantize_graph,
     saturating,
 )
-from speechstream.export.whisper import export_whisper, token_graph
+from speechstream.export.whisper import export_whisper
 from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import pairs
@@ -66,11 +65,10 @@ def graphs(model):
 
 
 def save(graphs, folder):
-    graphs = {"token": token_graph(graphs["decoder"]), **graphs}
     for name, graph in graphs.items():
         onnx.checker.check_model(graph)
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
-    return OnnxNetworks(folder, token=True)
+    return OnnxNetworks(folder)
 
 
 @pytest.fixture(scope="module")
@@ -255,39 +253,6 @@ def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, we
         close(got, want, error)
 
 
-def test_single_tokens_read_the_same_weights_and_do_not_mix(model, graphs, tmp_path):
-    """The graph for single tokens against torch with the weights that the codes stand for; alone or not, to the bit."""
-    few = quantize_graph(token_graph(graphs["decoder"]), read=FEW_ROWS)
-    codes = {n: quantize_graph(graphs[n], INT8) for n in ("encoder", "decoder")}
-    small = save({**codes, "token": few}, tmp_path)
-    assert sum(n.op_type == "MatMulNBits" for n in few.graph.node) == 17  # 8 a layer, and pieces
-    stored = {t.name: onnx.numpy_helper.to_array(t) for t in few.graph.initializer}
-    for tensor in codes["decoder"].graph.initializer:
-        if tensor.name.endswith((".codes", ".scales")):  # nothing is stored twice
-            np.testing.assert_array_equal(
-                stored[tensor.name], onnx.numpy_helper.to_array(tensor), err_msg=tensor.name
-            )
-    rng = np.random.default_rng(4)
-    memory = [rng.standard_normal((3, 2, 2, 11, 64)).astype(np.float32) for _ in range(2)]
-    tokens, mask = rng.integers(0, 200, (3, 4)), np.ones((3, 11), bool)
-    together = decode(small, memory, tokens, [1, 1, 1, 1], mask)
-    for got, want in zip(
-        together, decode(TorchNetworks(model), memory, tokens, [1, 1, 1, 1], mask)[:3]
-    ):
-        close(got, want, 0.03)
-    for b in range(3):
-        own, one = [m[b : b + 1] for m in memory], mask[:1]
-        alone = decode(small, own, tokens[b : b + 1], [1, 1, 1, 1], one)
-        for got, want in zip(together[:3], alone[:3]):
-            np.testing.assert_array_equal(got[b : b + 1], want)
-    # hypotheses about one stream
-    beam = decode(small, [m[:1] for m in memory], tokens, [1, 1, 1, 1], mask[:1])
-    for b in range(3):
-        alone = decode(small, [m[:1] for m in memory], tokens[b : b + 1], [1, 1, 1, 1], mask[:1])
-        for got, want in zip(beam[:3], alone[:3]):
-            np.testing.assert_array_equal(got[b : b + 1], want)
-
-
 @pytest.fixture(scope="module")
 def write(model, graphs, tmp_path_factory):
     """`write_whisper` on graphs exported once."""
@@ -328,9 +293,9 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, err
             if not weights.block or "embedding" in name:
                 largest = np.maximum(largest, pair_sums(w, 0))
             assert (np.abs(got - w) <= largest[:, None] * 0.5001 / steps).all(), name
-    for graph in ("encoder", "decoder", "token"):
+    for graph in ("encoder", "decoder"):
         assert not saturating(onnx.load(b.path / f"{graph}.onnx"))
-    one, other = OnnxNetworks(b.path, token=True), TorchNetworks(network)
+    one, other = OnnxNetworks(b.path), TorchNetworks(network)
     x = mel(48, 2)
     memory, expected = encode(one, x, 16)[0], encode(other, x, 16)[0]
     for got, want in zip(memory, expected):
@@ -350,7 +315,7 @@ def test_graphs_point_into_the_weights(write, form):
     weights = load_file(b.path / "model.safetensors")
     data = (b.path / "model.safetensors").read_bytes()
     used = set()
-    for name in ("encoder", "decoder", "token"):
+    for name in ("encoder", "decoder"):
         path = b.path / f"{name}.onnx"
         onnx.checker.check_model(str(path))
         for tensor in onnx.load(path, load_external_data=False).graph.initializer:
@@ -369,21 +334,6 @@ def test_graphs_point_into_the_weights(write, form):
     assert used == stored  # nothing is stored that no graph reads
     assert (b.config["bits"], b.config["block"]) == (form.bits, form.block)
     assert "merges" not in json.loads((b.path / "vocabulary.json").read_text())
-
-
-def test_an_older_bundle_gets_the_graph_for_single_tokens(model, write, graphs, monkeypatch):
-    b = write(INT8)
-    before = {n: (b.path / n).read_bytes() for n in b.files}
-    (b.path / "token.onnx").unlink()
-    older = [n for n in b.files if n != "token.onnx"]
-    kept = {"task": b.task, "architecture": b.architecture, "config": b.config, "card": b.card}
-    bundle.write(b.path, files=older, **kept)
-    monkeypatch.setattr(export_bundle, "export_whisper", lambda m: copy.deepcopy(graphs))
-    export_bundle.add_token_graph(b.path)
-    after = bundle.load(b.path)
-    assert {n: (after.path / n).read_bytes() for n in after.files} == before
-    with pytest.raises(ValueError, match="8 bits by channels"):
-        export_bundle.add_token_graph(write(INT4).path)
 
 
 def test_a_graph_of_another_runner_is_refused(engine, tmp_path, graphs):

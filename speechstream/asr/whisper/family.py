@@ -391,7 +391,7 @@ def load(
     if prior is not None and not isinstance(prior, Prior):
         prior = Prior.load(prior, threads=threads)
     if engine == "onnx":
-        networks: Networks = OnnxNetworks(b.path, threads, device, "token.onnx" in b.files)
+        networks: Networks = OnnxNetworks(b.path, threads, device)
     elif engine == "torch":
         from speechstream.asr.whisper.torch import TorchNetworks
         from speechstream.nn.checkpoints import read_whisper

@@ -20,23 +20,16 @@ SCORES = 64  # and of the encoder's cache so much is read that a row of scores h
 
 
 class OnnxNetworks:
-    """`encoder.onnx`, `decoder.onnx` and, for single tokens, `token.onnx` of a bundle.
-
-    token: whether there is one; the decoder reads single tokens too where there is not.
-    """
+    """`encoder.onnx` and `decoder.onnx` of a bundle."""
 
     name = "onnx"
 
-    def __init__(
-        self, folder: str | Path, threads: int = 1, device: str = "cpu", token: bool = False
-    ):
+    def __init__(self, folder: str | Path, threads: int = 1, device: str = "cpu"):
         self.encoder = open_session(Path(folder) / "encoder.onnx", threads, device)
         # a product with a factor misses the way that onnxruntime has for a single row, a token's attention
-        apart = ("MatMulScaleFusion",)
-        self.decoder = open_session(Path(folder) / "decoder.onnx", threads, device, apart)
-        self.token = self.decoder
-        if token and device == "cpu":
-            self.token = open_session(Path(folder) / "token.onnx", threads, device, apart)
+        self.decoder = open_session(
+            Path(folder) / "decoder.onnx", threads, device, ("MatMulScaleFusion",)
+        )
         try:
             self.joint = _joint(Path(folder) / "model.safetensors")
             self._encoder_like = _zeros(self.encoder, EncoderState)
@@ -114,7 +107,7 @@ class OnnxNetworks:
     def decode(self, tokens, keys, values, mask, state, first=0):
         pad = -state.keys.shape[3] % PAST_ROWS
         *said, new_keys, new_values = _run(
-            self.token if tokens.shape[1] == 1 else self.decoder,
+            self.decoder,
             {
                 "tokens": tokens,
                 "rows": np.arange(first, tokens.shape[1]),
