@@ -86,6 +86,7 @@ class Model(BaseHTTPRequestHandler):
     """Chat completions that say what the script has next."""
 
     reply = ""
+    word_s = 0.02  # between its words
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -98,7 +99,7 @@ class Model(BaseHTTPRequestHandler):
                 chunk = {"choices": [{"index": 0, "delta": {"content": piece}}]}
                 self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                 self.wfile.flush()
-                time.sleep(0.02)
+                time.sleep(Model.word_s)
             self.wfile.write(b"data: [DONE]\n\n")
         except OSError:
             return  # it was cancelled
@@ -374,8 +375,10 @@ def main() -> None:
     add = parser.add_argument
     add("--delay", type=float, default=0.06, help="seconds from the loudspeaker to the microphone")
     add("--level", type=float, default=0.0, help="dB of the echo against the user")
+    add("--word", type=float, default=Model.word_s, help="seconds that the model takes for a word")
     add("--keep", type=Path, help="a folder for both sinks' sound and all lines")
     args = parser.parse_args()
+    Model.word_s = args.word
     with tempfile.TemporaryDirectory() as folder:
         got = converse(Path(folder), args.delay, args.level)
     if busy := late(got):
