@@ -20,6 +20,7 @@ from speechstream.events import Final, Partial
 from speechstream.nn.speech_llm_state import SOUND, TEXT, appended, empty, without_last
 from speechstream.runtime.requests import answer_together, drive
 from speechstream.state import nbytes
+from tests.streamed import pooled
 from tools.make_tiny_speech_llm import PIECES, tiny, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -267,26 +268,9 @@ def test_a_stream_does_not_depend_on_its_blocks_and_only_grows(asr, spoken):
 def test_unsynchronised_streams_in_a_pool_equal_each_alone(asr, spoken):
     starts = [0, 4000, 900]
     alone = [events_of(asr, spoken[skip:], 3) for skip in starts]
-    rng, pool = np.random.default_rng(4), asr.pool(len(starts))
-    sids = [pool.open(640, 16000) for _ in starts]
-    said = {sid: [] for sid in sids}
-    at, ended = dict(zip(sids, starts)), set()
-    while len(ended) < len(sids):
-        for sid in sids:
-            if sid not in ended and rng.random() < 0.7:
-                n = int(rng.integers(500, 8000))
-                pool.push(sid, spoken[at[sid] : at[sid] + n])
-                at[sid] += n
-                if at[sid] >= len(spoken):
-                    pool.finish(sid)
-                    ended.add(sid)
-        for sid, events in pool.step().items():
-            said[sid] += events
-    while more := pool.step():
-        for sid, events in more.items():
-            said[sid] += events
-    for sid, expected in zip(sids, alone):
-        assert [e.text for e in said[sid] if isinstance(e, Final)] == [
+    said = pooled(asr, spoken, 16000, [(640, skip) for skip in starts])
+    for events, expected in zip(said, alone, strict=True):
+        assert [e.text for e in events if isinstance(e, Final)] == [
             e.text for e in expected if isinstance(e, Final)
         ]
 

@@ -147,7 +147,7 @@ def test_operator_is_well_formed():
         dispatch._kernel("attention_step")
     q, pool, out = torch.randn(1, 1, 2, 8), torch.randn(1, 1, 6, 8), torch.zeros(1, 1, 2, 8)
     slots = torch.zeros(1, dtype=torch.int32)
-    torch.library.opcheck(
+    told = torch.library.opcheck(
         torch.ops.speechstream.attention_step.default,
         (
             q,
@@ -171,3 +171,4 @@ def test_operator_is_well_formed():
         ),
         test_utils=("test_schema", "test_faketensor"),
     )
+    assert set(told.values()) == {"SUCCESS"}

@@ -79,7 +79,7 @@ def test_operator_is_well_formed():
     with dispatch.using("interpret"):
         dispatch._kernel("conv_step")
     slots = torch.zeros(1, dtype=torch.int32)
-    torch.library.opcheck(
+    told = torch.library.opcheck(
         torch.ops.speechstream.conv_step.default,
         (
             torch.randn(1, 2, 8),
@@ -97,3 +97,4 @@ def test_operator_is_well_formed():
         ),
         test_utils=("test_schema", "test_faketensor"),
     )
+    assert set(told.values()) == {"SUCCESS"}

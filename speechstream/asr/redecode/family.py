@@ -10,6 +10,7 @@ A family says how sound is heard (`_hear`, `_ended`), and with which states its 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -143,7 +144,7 @@ def greedy(
         draft, kept = (), 0
 
 
-class RedecodingFamily:
+class RedecodingFamily(ABC):
     """See `asr.family.Family`. steps: frames after which a live stream may be asked for its text.
 
     prompt: what is read between the sound and its text. stop: what ends a text. tokens_s: of text to a second of sound
@@ -170,25 +171,25 @@ class RedecodingFamily:
 
     # What a family says of itself.
 
+    @abstractmethod
     def _begin(self) -> Any:
         """The cache of a segment that nothing has been heard of."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _hear(self, frames: np.ndarray, cache: Any) -> Work[Any]:
         """The cache after frames (size, n), a multiple of the features' block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _ended(self, frames: np.ndarray, cache: Any) -> Work[Any]:
         """What the networks read from, if the sound ends with these frames (size, n). The cache stays as it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_cache(self, cache: Any, frames: int) -> None:
         """Raises ValueError where so many frames cannot have made this cache."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _types(self) -> Mapping[str, Any]:
         """Types of `cache` and `sound`, for `declared`."""
-        raise NotImplementedError
 
     def _said(self, tokens: Sequence[int]) -> str:
         """The text of what the model wrote."""
@@ -243,7 +244,7 @@ class RedecodingFamily:
         return replace(s, tokens=tokens, logprobs=logprobs)
 
     def close(self, segment: RedecodedSegment) -> None:
-        """Nothing is held."""
+        return None  # nothing is held
 
     def text(self, segment: RedecodedSegment) -> tuple[str, str]:
         said = self._said(segment.tokens)
