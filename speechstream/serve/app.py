@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from speechstream.serve import deepgram, page, rest, stream
+from speechstream.serve import deepgram, page, rest
 from speechstream.serve.bodies import drain
 from speechstream.serve.door import Door, Guarded
 from speechstream.serve.engine import Engine, Refused
@@ -32,6 +32,7 @@ from speechstream.serve.problems import Problem
 from speechstream.serve.realtime import endpoint as realtime
 from speechstream.serve.settings import Settings
 from speechstream.serve.speech import speech
+from speechstream.serve.stream import endpoint as stream
 
 LATER, FAILED = 1013, 1011  # close codes: try again later; an error of ours
 REASON_CHARACTERS = 120  # of a close frame, which holds 123 bytes

@@ -19,7 +19,9 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Endpoint, Final, Partial, SpeechStarted, Word, from_json
 from speechstream.serve.client import Client
 from speechstream.serve.engine import Limits
-from speechstream.serve.stream import Entry, Log, moved, stream
+from speechstream.serve.stream.endpoint import stream
+from speechstream.serve.stream.half import moved
+from speechstream.serve.stream.log import Entry, Log
 from tests.serving import serving
 
 RATE = 16_000

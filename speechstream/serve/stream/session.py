@@ -1,10 +1,4 @@
-"""The server's own protocol, `WS /v1/stream`: events as everywhere else, and connections that may drop.
-
-A session belongs to a token, not to a connection: where the connection drops, it is kept for `limits.resume_s`, and
-another connection goes on with it. What is said is numbered, and the last of it is kept to be said again; what is
-heard is counted, so that the client knows from where to send again. No word is lost or doubled so.
-docs/serve_stream.md has the protocol, message by message.
-"""
+"""What a token stands for: both directions of a session, what they said, and who is connected."""
 
 from __future__ import annotations
 
@@ -12,28 +6,14 @@ import asyncio
 import hmac
 import logging
 import secrets
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from speechstream.asr.endpoint import EndpointRules
-from speechstream.config import read
-from speechstream.events import (
-    Audio,
-    Endpoint,
-    Event,
-    Failed,
-    Final,
-    Partial,
-    SpeechStarted,
-    Word,
-    to_json,
-)
-from speechstream.serve.engine import Engine, Stream
-from speechstream.serve.guard import subprotocol
+from speechstream.events import Audio, Event, Failed, to_json
+from speechstream.serve.engine import Engine
 from speechstream.serve.sockets import (
     BROKEN,
     NORMAL,
@@ -45,236 +25,18 @@ from speechstream.serve.sockets import (
     Slow,
     Socket,
     Sound,
-    feed,
     first,
-    opened,
     parsed,
-    within,
 )
-from speechstream.tts.stream import CHARACTERS_PER_S
-
-if TYPE_CHECKING:
-    from starlette.websockets import WebSocket
+from speechstream.serve.stream.half import Half, listening, moved
+from speechstream.serve.stream.log import Entry, Log
+from speechstream.serve.stream.messages import SOUND, Start
 
 UNKNOWN = 4004  # the code of a close: there is nothing to be resumed, start again
 TAKEN_OVER = 4009  # another connection has resumed this session
-KEPT_BYTES = 4 << 20  # that were sent and may be asked for again
-UNSENT_BYTES = 256 << 10  # that wait to be sent, about; beyond it the models wait
-ENTRY_BYTES = 200  # of an event, beside its text and sound
 TAKEN_S = 0.5  # of sound: so often the client is told what was taken
 TAKEN_CHARACTERS = 500  # or of text
-LONGEST_BEFORE_S = 2.0
-MOST_HOTWORDS = 200  # they are compiled while others wait
-START_S = 10.0  # in which the first message must come
 _log = logging.getLogger("speechstream.serve")
-_SOUND = {"int16": "<i2", "float32": "<f4"}
-
-
-@dataclass(frozen=True)
-class Listen:
-    """How a session hears. latency_ms: None is the model's own; endpointing: of `asr.endpoint.EndpointRules`, what differs."""
-
-    sample_rate: int = 16_000
-    encoding: str = "int16"
-    channels: int = 1
-    latency_ms: int | None = None
-    endpointing: dict[str, float] = field(default_factory=dict)
-    hotwords: dict[str, float] | tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Speak:
-    """How a session speaks. encoding: int16 or float32, little endian, mono."""
-
-    voice: str | None = None
-    speed: float = 1.0
-    encoding: str = "int16"
-    markup: bool = False
-
-    def __post_init__(self) -> None:
-        if self.encoding not in _SOUND:
-            raise ValueError(
-                f"speak.encoding is {self.encoding[:40]!r}, expected one of {', '.join(_SOUND)}"
-            )
-
-
-@dataclass(frozen=True)
-class Start:
-    """The first message of a session."""
-
-    listen: Listen | None = None
-    speak: Speak | None = None
-
-    def __post_init__(self) -> None:
-        if self.listen is None and self.speak is None:
-            raise ValueError('start needs "listen" or "speak" or both, each an object')
-
-
-@dataclass(frozen=True)
-class Resume:
-    """The first message of another connection. received: the number of the last event that came whole."""
-
-    token: str
-    received: int = 0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One event to be said: JSON values, and the sound that follows it in a message of its own."""
-
-    event: Mapping[str, Any]
-    sound: bytes | None = None
-    last: Ended | None = None  # the connection ends behind it
-
-    @property
-    def size(self) -> int:
-        text = len(self.event.get("text", "")) + 100 * len(self.event.get("words", ()))
-        return ENTRY_BYTES + text + len(self.sound or b"")
-
-
-class Log:
-    """What a session says, numbered from 1 in the order in which it is sent first; the last of it is kept."""
-
-    def __init__(self, kept_bytes: int = KEPT_BYTES, unsent_bytes: int = UNSENT_BYTES):
-        self._most, self._ahead = kept_bytes, unsent_bytes
-        self._unsent: deque[Entry] = deque()
-        self._sent: deque[Entry] = deque()  # the last of them
-        self.last = 0  # the number of the last one sent
-        self.unsent, self.kept = 0, 0  # bytes
-
-    @property
-    def full(self) -> bool:
-        """Whether so much waits that no more should come."""
-        return self.unsent > self._ahead
-
-    @property
-    def oldest(self) -> int:
-        """The number of the first one that is kept."""
-        return self.last - len(self._sent) + 1
-
-    def put(self, entry: Entry) -> None:
-        self._unsent.append(entry)
-        self.unsent += entry.size
-
-    def after(self, number: int) -> Entry | None:
-        """The entry that follows the one of this number, and may so be sent for the first time; None: not yet."""
-        if number < self.last:
-            return self._sent[number + 1 - self.oldest]
-        if not self._unsent:
-            return None
-        entry = self._unsent.popleft()
-        self.unsent -= entry.size
-        self._sent.append(entry)
-        self.last += 1
-        self.kept += entry.size
-        while self.kept > self._most and len(self._sent) > 1:
-            self._forget()
-        return entry
-
-    def received(self, number: int) -> None:
-        """The client has all up to this number. Raises ValueError for one that was not sent."""
-        if number > self.last:
-            raise ValueError(f"event {number} was not sent yet, the last was {self.last}")
-        while self._sent and self.oldest <= number:
-            self._forget()
-
-    def drop_sound(self) -> int:
-        """Forget the sound that was not sent yet; returns its bytes."""
-        dropped = [e for e in self._unsent if e.sound is not None]
-        self._unsent = deque(e for e in self._unsent if e.sound is None)
-        self.unsent -= sum(e.size for e in dropped)
-        return sum(len(e.sound or b"") for e in dropped)
-
-    def ends_with(self, kind: str) -> bool:
-        """Whether the last event of those that wait is of this type."""
-        return bool(self._unsent) and self._unsent[-1].event.get("type") == kind
-
-    def _forget(self) -> None:
-        self.kept -= self._sent.popleft().size
-
-
-def moved(event: Event, seconds: float, characters: int = 0) -> Event:
-    """An event of a stream that began so many seconds, and characters of text, after its session."""
-
-    def at(time: float) -> float:
-        return round(time + seconds, 3)
-
-    def word(w: Word) -> Word:
-        span = None if w.span is None else (w.span[0] + characters, w.span[1] + characters)
-        return replace(w, start=at(w.start), end=at(w.end), span=span)
-
-    if isinstance(event, (SpeechStarted, Endpoint)):
-        return replace(event, time=at(event.time), decided=at(event.decided))
-    if isinstance(event, Partial):
-        return replace(event, time=at(event.time))
-    if isinstance(event, Final):
-        words = tuple(map(word, event.words))
-        return replace(event, words=words, start=at(event.start), end=at(event.end))
-    if isinstance(event, Audio):
-        phonemes = tuple(replace(p, start=at(p.start), end=at(p.end)) for p in event.phonemes)
-        words = tuple(map(word, event.words))
-        return replace(event, words=words, start=at(event.start), phonemes=phonemes)
-    return event
-
-
-class Half:
-    """One direction of a session: streams of the engine, one after the other, that look like one.
-
-    What comes while a stream says its last words waits for the next one: text and commands in `later`, sound by not
-    being read.
-    """
-
-    def __init__(self, name: str, opener: Callable[[], Stream]):
-        self.name, self._opener = name, opener
-        self.stream = opener()
-        self.offset = 0.0  # seconds before this stream
-        self.before, self.characters = 0, 0  # characters before this stream, and up to now
-        self.settled = asyncio.Event()  # this stream takes more
-        self.settled.set()
-        self.later: deque[tuple[str, str]] = deque()
-        self.asked = False  # the client has said that no more comes
-        self.finishing = False  # the stream was told so
-        self.over = False
-        self.cuts = 0  # how often it was cancelled
-        self.fresh = True  # this stream was given no text
-
-    @property
-    def waiting(self) -> float:
-        """Characters that are still to be spoken, about."""
-        text = sum(len(text) for kind, text in self.later)
-        return self.stream.waiting_s * CHARACTERS_PER_S + text
-
-    async def hear(self, block: np.ndarray) -> None:
-        """Push sound, when there is room for it."""
-        await self.settled.wait()
-        await feed(self.stream, block)
-
-    async def take(self, kind: str, text: str = "") -> None:
-        """Take a "text", "flush" or "finish". Does not wait."""
-        if kind == "finish":
-            self.asked = True
-        if not self.settled.is_set():
-            # many flushes at once are one, so that what waits is bounded by the text
-            if text or kind == "finish" or not self.later or self.later[-1][0] != "flush":
-                self.later.append((kind, text))
-        elif kind == "text":
-            await feed(self.stream, text)
-            self.characters += len(text)
-            self.fresh = False
-        else:
-            self.finishing = kind == "finish"
-            self.settled.clear()
-            self.stream.finish()
-
-    async def restart(self, offset: float, fresh: bool) -> None:
-        """Go on with a new stream. fresh: forget what has come for it."""
-        self.stream.close()
-        self.stream, self.offset, self.before = self._opener(), offset, self.characters
-        self.fresh = True
-        self.settled.set()
-        later, self.later = self.later, deque()
-        for kind, text in [] if fresh else later:
-            await self.take(kind, text)
 
 
 class Session:
@@ -388,7 +150,7 @@ class Session:
 
     async def _cancel(self, half: Half) -> None:
         """Say no more of what was to be said."""
-        size = np.dtype(_SOUND[self.start.speak.encoding]).itemsize  # type: ignore[union-attr]
+        size = np.dtype(SOUND[self.start.speak.encoding]).itemsize  # type: ignore[union-attr]
         self.spoken -= self.log.drop_sound() // size
         self.room.set()
         if not self.log.ends_with("cancelled"):
@@ -612,25 +374,6 @@ class Owner:
         raise Ended(TAKEN_OVER, "another connection has taken over this session", told=False)
 
 
-def listening(engine: Engine, listen: Listen) -> Callable[[], Stream]:
-    """What opens the streams that a session hears with. Raises ValueError for what cannot be."""
-    recognizer = engine.recognizer
-    rules = read(EndpointRules, asdict(recognizer.rules) | listen.endpointing, "listen.endpointing")
-    longest = recognizer.rules.longest_s
-    if rules.longest_s > longest or rules.before_s > LONGEST_BEFORE_S:
-        raise ValueError(
-            f"listen.endpointing: longest_s may be {longest:g} and before_s {LONGEST_BEFORE_S:g} s at most, "
-            f"got {rules.longest_s:g} and {rules.before_s:g}"
-        )
-    if len(listen.hotwords) > MOST_HOTWORDS:
-        raise ValueError(f"listen.hotwords may be {MOST_HOTWORDS}, got {len(listen.hotwords)}")
-    latency = listen.latency_ms
-    if latency is None and recognizer.latencies:
-        latency = min(recognizer.latencies, key=lambda ms: abs(ms - 320))
-    words = listen.hotwords or None
-    return lambda: engine.listen(latency, listen.sample_rate, rules, words)
-
-
 def encoded(pcm: np.ndarray, encoding: str) -> bytes:
     """Mono float32 samples as bytes."""
     if encoding == "float32":
@@ -638,43 +381,8 @@ def encoded(pcm: np.ndarray, encoding: str) -> bytes:
     return np.clip(np.rint(pcm * 32767.0), -32768, 32767).astype("<i2").tobytes()
 
 
-def error(reason: str) -> dict[str, Any]:
-    """An error message."""
-    return {"type": "error", "message": reason}
-
-
 def _number(message: Mapping[str, Any], name: str) -> int:
     value = message.get(name)
     if type(value) is not int or value < 0:
         raise ValueError(f"{name!r} must be a whole number from 0, got {str(value)[:40]!r}")
     return value
-
-
-async def stream(websocket: WebSocket, engine: Engine) -> None:
-    """Serve one connection until it is closed."""
-    async with opened(websocket, engine, error, subprotocol(websocket)) as socket:
-        try:
-            message = await within(START_S, socket.receive())
-        except asyncio.TimeoutError:
-            raise Ended(POLICY, f"no message came within {START_S:g} s") from None
-        if isinstance(message, bytes):
-            raise ValueError("the first message must be JSON of type start or resume, got bytes")
-        asked = parsed(message)
-        if asked.get("type") == "start":
-            session = Session(engine, read(Start, asked, "start", besides=("type",)))
-            engine.resumable[session.name] = session
-            await session.run(socket, None)
-        elif asked.get("type") == "resume":
-            resume = read(Resume, asked, "resume", besides=("type",))
-            await _found(engine, resume.token).run(socket, resume.received)
-        else:
-            kind = str(asked.get("type"))[:40]
-            raise ValueError(f"the first message must be of type start or resume, got {kind!r}")
-
-
-def _found(engine: Engine, token: str) -> Session:
-    """The session of a token. Raises Ended, the same for what never was and what is over."""
-    session = engine.resumable.get(token.partition(".")[0])
-    if not isinstance(session, Session) or not session.is_token(token):
-        raise Ended(UNKNOWN, "no session is kept for this token; start again")
-    return session
