@@ -22,8 +22,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from speechstream.serve import deepgram, page, rest
+from speechstream.serve import page, rest
 from speechstream.serve.bodies import drain
+from speechstream.serve.deepgram import endpoint as deepgram
 from speechstream.serve.door import Door, Guarded
 from speechstream.serve.engine import Engine, Refused
 from speechstream.serve.guard import Guard, subprotocol

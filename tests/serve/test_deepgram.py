@@ -17,7 +17,9 @@ from websockets.sync.client import connect
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.events import Endpoint, Failed, Final, Partial, SpeechStarted, Word
-from speechstream.serve.deepgram import Command, Listening, Options, bare, listen, read_options
+from speechstream.serve.deepgram.endpoint import listen
+from speechstream.serve.deepgram.options import Options, read_options
+from speechstream.serve.deepgram.protocol import Command, Listening, bare
 from speechstream.serve.engine import Limits
 from speechstream.serve.sockets import Ended
 from tests.serving import serving

@@ -1,0 +1,1 @@
+"""Deepgram's live protocol: `options` reads a query, `protocol` has the rules, `endpoint` the route."""
