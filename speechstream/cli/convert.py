@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   speechstream say "Hello." --voice voice/
   speechstream convert CosyVoice2-0.5B/ -o cosy/ --prompt-wav me.wav --prompt-text "What I say in it."
   speechstream convert Qwen2.5-Omni-3B/ -o omni/ && speechstream talk --llm omni/
+  speechstream convert moshiko/ -o moshi/ && speechstream talk --llm moshi/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
         "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), of a Qwen3-ASR, of a streaming "
-        "Moonshine, or of a Kyutai speech-to-text, in the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
+        "Moonshine, or of a Moshi or Kyutai speech-to-text, in the layout of transformers or of Kyutai; a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
         "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
     )
@@ -122,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
         return _qwen_asr(args, source, target)
     if _is_kyutai(source):
         return _kyutai(args, source, target)
+    if _is_moshi(source):
+        return _moshi(args, source, target)
     if _is_llm(source):
         return _language_model(args, source, target)
     try:
@@ -310,6 +313,33 @@ def _kyutai(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"{1000 * about.token_s:.0f} ms{heads}"
     )
     print(graphs)
+    return 0
+
+
+def _is_moshi(source: Path) -> bool:
+    try:
+        from speechstream.convert.moshi import is_moshi
+    except ModuleNotFoundError:  # which is said where all the others are looked at
+        return False
+    return is_moshi(source)
+
+
+def _moshi(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.config import read
+    from speechstream.nn.moshi_config import MoshiBundle
+
+    b = _converter("moshi")(source, target, _card(args, source))
+    about = read(MoshiBundle, b.config)
+    c = about.network
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: Mimi, a language model of {c.text.layers} layers of {c.text.dim} over text and "
+        f"2 x {c.levels} codes, a depth transformer of {c.depth.layers} of {c.depth.dim}, {c.parameters / 1e6:.0f} million "
+        "parameters"
+    )
+    print(
+        f"hears and speaks {1000 * about.frame_s:.0f} ms at a time and remembers {c.text.window * about.frame_s:.0f} s; "
+        f"runs in torch: speechstream talk --llm {target}"
+    )
     return 0
 
 
