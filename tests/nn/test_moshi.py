@@ -5,14 +5,13 @@ import pytest
 import torch
 
 pytest.importorskip("transformers.models.moshi")
-pytest.importorskip("sentencepiece")
+pytest.importorskip("tokenizers")
 
 
-from speechstream.convert.moshi import convert_moshi
 from speechstream.nn.llm import attend
 from speechstream.nn.moshi import greedy
 from speechstream.state import flatten, nbytes, select, stack
-from tests.moshi_tiny import SIZES, read, theirs, write_checkpoint
+from tests.moshi_tiny import SIZES, made, read, theirs
 
 FRAME = 1920
 
@@ -20,10 +19,8 @@ FRAME = 1920
 @pytest.fixture(scope="module", params=list(SIZES))
 def pair(request, tmp_path_factory):
     """A model of transformers, and ours of its checkpoint."""
-    folder, model = tmp_path_factory.mktemp("moshi"), theirs(request.param)
-    write_checkpoint(model, folder / "src")
-    convert_moshi(folder / "src", folder / "out", {"name": "tiny", "licence": "none"})
-    return model, read(folder / "out")
+    bundle = made(tmp_path_factory.mktemp("moshi"), request.param)
+    return theirs(request.param), read(bundle)
 
 
 def sound(frames, seed=0):
