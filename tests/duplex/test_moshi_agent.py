@@ -4,13 +4,17 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("transformers.models.moshi")
 pytest.importorskip("tokenizers")
 
 from speechstream import Recognizer, Synthesizer
 from speechstream.audio.resample import Resampler
+from speechstream.cli import main
+from speechstream.duplex.full_duplex import FullDuplexSession, converse_recorded
 from speechstream.duplex.moshi.agent import load
+from speechstream.duplex.replay import replay
 from speechstream.duplex.session import Session
 from speechstream.duplex.spoken import SpokenRunner, is_spoken
 from speechstream.errors import SpeechStreamError
@@ -165,10 +169,6 @@ def test_an_answer_is_over_when_no_text_comes(bundle):
 
 
 def test_a_session_runs_it_as_any_agent_that_hears(agent, fixtures_dir):
-    import soundfile
-
-    from speechstream.duplex.replay import replay
-
     user, rate = soundfile.read(next(fixtures_dir.glob("austen_0870*")), dtype="float32")
     user = np.concatenate([user, np.zeros(rate, np.float32)])
     assert is_spoken(agent)
@@ -196,3 +196,45 @@ def test_wrong_input_is_said(agent, bundle, monkeypatch):
         SpeechStreamError, match=r"runs in torch, .* pip install speechstream\[train"
     ):
         load(bundle)
+
+
+def test_without_turns_all_sound_is_heard_and_all_speech_played(agent, bundle, tmp_path, capsys):
+    x = sound(20)
+    text, pcm, _ = exchanged(agent, x, [BLOCK])
+    said = []
+    session = FullDuplexSession(agent, tell=said.append)
+    out = converse_recorded(session, x, 16_000)
+    assert "".join(said) == text
+    late = 4 * 480  # a frame is whole after four blocks of 20 ms
+    begun = np.flatnonzero(out)[0]
+    assert late <= begun <= late + FRAME
+    np.testing.assert_allclose(
+        out[begun:], pcm[np.flatnonzero(pcm)[0] :][: len(out) - begun], atol=1e-5
+    )
+    for _ in range(2):  # nobody plays it: what waits is the latest
+        session.push(x)
+    assert len(session.pull(24_000)) == 24_000 and not session.pull(100).any()
+    # the same by the command, with the echo of nothing and an answer after the end
+    soundfile.write(tmp_path / "user.wav", x, 16_000)
+    given = [
+        "talk",
+        "--llm",
+        str(bundle),
+        "--full-duplex",
+        "--input-file",
+        str(tmp_path / "user.wav"),
+    ]
+    assert main([*given, "--output-file", str(tmp_path / "out.wav")]) == 0
+    assert capsys.readouterr().out.strip()
+    whole, rate = soundfile.read(tmp_path / "out.wav")
+    assert rate == 24_000 and len(whole) == round(11.6 * rate)
+
+
+def test_full_duplex_is_refused_where_it_cannot_be(bundle, capsys):
+    for given, match in (
+        (["--bot", "echo"], "needs --llm"),
+        (["--llm", str(bundle), "--text"], "needs --llm"),
+        (["--llm", str(bundle), "--system", "Be brief."], "takes no instructions"),
+    ):
+        assert main(["talk", "--full-duplex", *given]) == 2
+        assert match in capsys.readouterr().err

@@ -85,7 +85,8 @@ class MoshiAgent:
     """See the module. networks: of `duplex.moshi.torch`. longest_s: of an answer."""
 
     speakers: tuple[str, ...] = ("own",)  # the one that it was trained with
-    system = ""  # it takes no instructions
+    system = ""
+    instructed = False  # it takes no instructions
 
     def __init__(
         self,
