@@ -113,6 +113,10 @@ def run(args: argparse.Namespace) -> int:
         raise SpeechStreamError(
             f"{target} exists and is not an empty folder; give another --output"
         )
+    if _is_opens2s(source):
+        raise SpeechStreamError(
+            f"{source} is an OpenS2S, whose codes are decoded by GLM-4-Voice's decoder, which is not supported"
+        )
     if _is_voxtral(source):
         return _voxtral(args, source, target)
     if _model_type(source) == "qwen2_5_omni":
@@ -230,6 +234,16 @@ def _model_type(source: Path) -> Any:
     except SpeechStreamError:
         return None  # the reader that is chosen otherwise says why
     return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _is_opens2s(source: Path) -> bool:
+    from speechstream.convert.stored import read_json
+
+    try:
+        config = read_json(source / "config.json")
+    except SpeechStreamError:
+        return False
+    return isinstance(config, dict) and "interleave_strategy" in config
 
 
 def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
