@@ -65,24 +65,24 @@ class InterleavedOmni(Omni):
 
     def __init__(self, config: OmniConfig) -> None:
         super().__init__(config)
-        self.talker: InterleavedTalker = InterleavedTalker(config.talker, config.flow.speaker_dim)  # type: ignore[assignment]
+        self.talker: InterleavedTalker = InterleavedTalker(config.talker, config.flow.speaker_dim)
 
     def init_state(self, batch: int = 1) -> OmniState:
         nothing = self.thinker.model.norm.weight.new_zeros(batch, 1, self.config.thinker.dim)
         encoder, thinker = self.encoder.init_state(batch), self.thinker.init_state(batch)
-        return OmniState(encoder, thinker, Thought(nothing))  # type: ignore[arg-type]
+        return OmniState(encoder, thinker, Thought(nothing))
 
     def hear(self, mel: Tensor, state: OmniState, last: bool = False) -> OmniState:
         h, encoder, thinker = self.listen(mel, state.encoder, state.thinker, last)
         if not h.shape[1]:
             return replace(state, encoder=encoder)
-        return OmniState(encoder, thinker, Thought(h[:, -1:]))  # type: ignore[arg-type]
+        return OmniState(encoder, thinker, Thought(h[:, -1:]))
 
     def read(self, tokens: Tensor, state: OmniState) -> tuple[Tensor, OmniState]:
         h, thinker = self.thinker.hidden(self.thinker.model.embed_tokens(tokens), state.thinker)
         thought = Thought(h[:, -1:])
         logits = self.thinker.lm_head(h[:, -1])
-        return logits, OmniState(state.encoder, thinker, thought)  # type: ignore[arg-type]
+        return logits, OmniState(state.encoder, thinker, thought)
 
     def think(self, token: Tensor, state: LlmState) -> tuple[Tensor, Tensor, LlmState]:
         """Write a token (B, 1): logits (B, vocab_size) of the next, the features (B, 1, dim) from which it is drawn."""

@@ -125,7 +125,7 @@ class InterleavedNetworks(TorchNetworks):
     @torch.inference_mode()
     def thought(self, state: OmniState) -> torch.Tensor:
         """The features from which the next token is drawn."""
-        return state.talker.hidden  # type: ignore[attr-defined, no-any-return]
+        return state.talker.hidden  # type: ignore[attr-defined]
 
     @torch.inference_mode()
     def lead_in(self, speaker: str) -> LlmState:

@@ -334,7 +334,7 @@ class InterleavedAgent(OmniAgent):
         assert isinstance(a, InterleavedAnswer)
         if len(a.tokens) >= self.thinking.most:
             return replace(a, ended=True, text=self.tokenizer.decode(a.tokens))
-        after = super()._think(a)
+        after: Any = super()._think(a)
         if after.ended:
             return replace(after, features=(*a.features, a.hidden))
         return replace(after, features=(*a.features, a.hidden), hidden=after.features[-1])
