@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   speechstream convert SmolLM2-360M-Instruct-Q4_K_M.gguf -o brain/
   speechstream convert pocket-tts/ -o voice/ --weights int8
   speechstream say "Hello." --voice voice/
+  speechstream convert csm-1b/ -o csm/ --weights int8
   speechstream convert CosyVoice2-0.5B/ -o cosy/ --prompt-wav me.wav --prompt-text "What I say in it."
   speechstream convert Qwen2.5-Omni-3B/ -o omni/ && speechstream talk --llm omni/
   speechstream convert moshiko/ -o moshi/ && speechstream talk --llm moshi/
@@ -36,14 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), of a Qwen3-ASR, of a streaming "
         "Moonshine, or of a Moshi or Kyutai speech-to-text, in the layout of transformers or of Kyutai; a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
-        "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
+        "in it, and voices (latents or recordings) in voices/; a CSM in the layout of transformers, with recordings and their "
+        "texts in voices/; or the folder of a CosyVoice 2 or 3",
     )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add(
         "--weights",
         choices=("own", "fp32", "int8", "int8-blocks", "int4"),
         default="own",
-        help="of a language model, a pocket-tts (which alone has int8-blocks) or a CosyVoice's language model; "
+        help="of a language model, a pocket-tts (which alone has int8-blocks), a CSM or a CosyVoice's language model; "
         "default: as the checkpoint has them",
     )
     add(
@@ -125,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
         return _moonshine(args, source, target)
     if _model_type(source) == "qwen3_asr":
         return _qwen_asr(args, source, target)
+    if _model_type(source) == "csm":
+        return _csm(args, source, target)
     if _is_kyutai(source):
         return _kyutai(args, source, target)
     if _is_moshi(source):
@@ -435,6 +439,29 @@ def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"{k.sample_rate} Hz"
     )
     print("speakers: " + (", ".join(one.voices) or "none; put recordings or latents into voices/"))
+    return 0
+
+
+def _csm(args: argparse.Namespace, source: Path, target: Path) -> int:
+    _refuse_blocks(args.weights)
+    try:
+        from speechstream.convert.csm import load_csm
+        from speechstream.export.csm import write_csm
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+    one = load_csm(source)
+    b = write_csm(one, target, _card(args, source), args.weights, args.language or "en")
+    c = one.config
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: {c.backbone.layers} layers of {c.backbone.dim}, {c.depth.layers} of {c.depth.dim} "
+        f"for {c.levels} levels, {c.frame_rate:g} frames a second, {c.sample_rate} Hz"
+    )
+    print(
+        "speakers: "
+        + (", ".join(one.voices) or "none; put recordings and their texts into voices/")
+    )
     return 0
 
 
