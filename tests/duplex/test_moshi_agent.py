@@ -1,6 +1,7 @@
 """A tiny Moshi as an agent: both at once or by turns, equal in any pieces; what it remembers is what was heard."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("tokenizers")
 from speechstream import Recognizer, Synthesizer
 from speechstream.audio.resample import Resampler
 from speechstream.cli import main
+from speechstream.duplex import live
 from speechstream.duplex.full_duplex import FullDuplexSession, converse_recorded
 from speechstream.duplex.moshi.agent import load
 from speechstream.duplex.replay import replay
@@ -238,3 +240,52 @@ def test_full_duplex_is_refused_where_it_cannot_be(bundle, capsys):
     ):
         assert main(["talk", "--full-duplex", *given]) == 2
         assert match in capsys.readouterr().err
+
+
+def test_devices_drive_it_as_any_conversation(agent, tmp_path, monkeypatch):
+    """Its echo is taken out before it hears; a loudspeaker that is behind gets what was said last."""
+
+    class Devices:
+        alive, captured = True, 0.0
+
+        def __init__(self, *given):
+            self.session = given[0]
+
+        def start(self):
+            pass
+
+        def close(self):
+            return True
+
+        def __iter__(self):
+            for at in range(0, 40 * BLOCK, 320):
+                session.pull(480, at / 16_000)
+                yield 0.1 * np.sin(np.arange(at, at + 320) / 7).astype("f4")
+
+    class Echo:
+        delay_s, loss_db = None, 0.0
+
+        def __init__(self):
+            self.speaker, self.microphone = [], []
+
+        def played(self, pcm, at=None):
+            self.speaker.append(pcm)
+
+        def cancel(self, pcm, at=None):
+            self.microphone.append(pcm)
+            return SimpleNamespace(voice=0 * pcm)
+
+    monkeypatch.setattr(live, "Microphone", Devices)
+    monkeypatch.setattr(live, "Loudspeaker", Devices)
+    echo, said, lags = Echo(), [], []
+    session = FullDuplexSession(agent, 16_000, echo, said.append)
+    live.converse(session, record=str(tmp_path / "both.wav"), each=lags.append)
+    heard, played = np.concatenate(echo.microphone), np.concatenate(echo.speaker)
+    assert len(heard) == 40 * BLOCK and len(played) == 40 * FRAME and len(lags) == 160
+    text, pcm, _ = exchanged(agent, np.zeros(40 * BLOCK, np.float32), [320])
+    assert "".join(said) == text  # of silence: it did not hear what was its echo
+    begun = np.flatnonzero(played)[0]
+    np.testing.assert_allclose(
+        played[begun:], pcm[np.flatnonzero(pcm)[0] :][: len(played) - begun], atol=1e-5
+    )
+    assert session.now == pytest.approx(3.2)
