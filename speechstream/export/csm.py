@@ -70,7 +70,7 @@ def write_csm(
             location=beside,
             size_threshold=_INLINE,
         )
-    onnx.save(decoder_graph(one.codec, traced=True), folder / files.DECODER)
+    onnx.save(decoder_graph(one.codec), folder / files.DECODER)
     (folder / files.TOKENIZER).write_text(one.tokenizer, encoding="utf-8")
     speakers = tuple(one.voices) or (UNNAMED,)
     config = CsmVoiceConfig(one.config, speakers, language, sampling=one.sampling)
