@@ -1,5 +1,6 @@
 """A tiny Moshi as an agent: both at once or by turns, equal in any pieces; what it remembers is what was heard."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -289,3 +290,21 @@ def test_devices_drive_it_as_any_conversation(agent, tmp_path, monkeypatch):
         played[begun:], pcm[np.flatnonzero(pcm)[0] :][: len(played) - begun], atol=1e-5
     )
     assert session.now == pytest.approx(3.2)
+
+
+def test_a_bundle_that_does_not_fit_is_refused(bundle, tmp_path):
+    index = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    for path in bundle.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for part, key, value, match in (
+        (index["config"]["network"], "levels", 3, "its depth.embed.weight is"),
+        (index["config"]["network"], "levels", 9, "speaks in 9 codes"),
+        (index["config"]["network"]["depth"], "ff_dim", 10**9, "ff_dim must be 1 to"),
+        (index["config"], "pad", -1, "special tokens must be ids"),
+        (index["config"]["sampling"], "top_k", -2, "top_k must not be negative"),
+    ):
+        before, part[key] = part[key], value
+        (tmp_path / "bundle.json").write_text(json.dumps(index), "utf-8")
+        with pytest.raises(SpeechStreamError, match=f"does not fit together: .*{match}"):
+            load(tmp_path)
+        part[key] = before
