@@ -67,6 +67,8 @@ register(Architecture("blockwise-tts", "tts", "speechstream.tts.blockwise.voice:
 register(Architecture("piper", "tts", "speechstream.tts.piper.voice:load"))
 register(Architecture("pocket-tts", "tts", "speechstream.tts.pocket.voice:load"))
 register(Architecture("codec-lm-tts", "tts", "speechstream.tts.codec_lm.voice:load"))
+register(Architecture("csm", "tts", "speechstream.tts.csm.voice:load"))
 register(Architecture("cosyvoice", "tts", "speechstream.tts.cosyvoice.voice:load"))
+register(Architecture("moshi", "talk", "speechstream.duplex.moshi.agent:load"))
 register(Architecture("thinker-talker", "talk", "speechstream.duplex.omni.agent:load"))
 register(Architecture("thinker-talker", "asr", "speechstream.asr.omni.family:load"))

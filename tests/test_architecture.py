@@ -108,7 +108,7 @@ def test_imports_run_downwards():
 def test_no_families_know_each_other():
     families = {
         "asr": ("whisper", "fastconformer", "speech_llm", "voxtral", "kyutai", "omni"),
-        "tts": ("blockwise", "codec_lm", "cosyvoice", "piper", "pocket"),
+        "tts": ("blockwise", "codec_lm", "cosyvoice", "csm", "piper", "pocket"),
     }
     wrong = []
     for task, names in families.items():

@@ -1,12 +1,16 @@
 """What a chunk of CosyVoice's speech costs as the stream grows, beside making the whole prefix anew.
 
     python -m tools.bench_cosyvoice --chunks 1 2 5 10 20 50 100 200 500 --longest 100 --picture cosyvoice.png
+    python -m tools.bench_cosyvoice --steps 4 --each 500 --chunks 1 2 5 10 20 50 100 200 --longest 200 --picture cost.png
     python -m tools.bench_cosyvoice --size full --chunks 1 2 5 --repeats 1
 
 Random weights: speed does not depend on them. A chunk is a block of 25 speech tokens, a second of sound. `stream` is what this
 package does: token encoder, flow and vocoder go on from their caches. `prefix` gives the same modules all tokens so far, under
 the same mask, and the vocoder the last block, as the public code of CosyVoice 2 calls them for each chunk. One stream, one
 thread, torch for both; processor time, the least of --repeats. Beyond --longest chunks the prefix is left out.
+
+With --each N every one of the first N chunks is timed as it comes, and how flat the cost is is said: the median of the last
+fifth of them over that of the second and third tenth, which for 500 are chunks 401 to 500 and 51 to 150.
 """
 
 import os
@@ -15,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,30 +72,35 @@ def least(run: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def measure(
-    size: str, steps: int, chunks: list[int], longest: int, repeats: int
-) -> list[tuple[int, float, float | None]]:
-    """Chunk, seconds with caches, seconds of the prefix."""
-    encoder, decoder, vocoder = modules(size, steps)
+def streaming(
+    encoder: TokenEncoder, decoder: FlowDecoder, vocoder: HiftVocoder
+) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
+    """What makes the next chunk of the states, and the states before the first."""
     e, ahead = encoder.config, vocoder.config.given_ahead
-    speaker = torch.zeros(1, 80)
-    memory, flow, sound = (
-        encoder.init_state(1),
-        decoder.init_state(1, speaker),
-        vocoder.init_state(1),
-    )
     tokens = torch.arange(e.block + e.lookahead)[None]
     tail = torch.zeros(1, ahead, 80)
 
-    def stream(memory: Any, flow: Any, sound: Any) -> tuple[Any, Any, Any]:
+    def step(memory: Any, flow: Any, sound: Any) -> tuple[Any, Any, Any]:
         mu, memory = encoder.step(tokens, memory)
         mel, flow = decoder.step(mu, flow)
         _, sound = vocoder.step(torch.cat([tail, mel], 1), sound)
         return memory, flow, sound
 
+    begin = decoder.init_state(1, torch.zeros(1, 80))
+    return step, (encoder.init_state(1), begin, vocoder.init_state(1))
+
+
+def measure(
+    size: str, steps: int, chunks: list[int], longest: int, repeats: int
+) -> list[tuple[int, float, float | None]]:
+    """Chunk, seconds with caches, seconds of the prefix."""
+    encoder, decoder, vocoder = modules(size, steps)
+    e = encoder.config
+    stream, (memory, flow, sound) = streaming(encoder, decoder, vocoder)
+
     def prefix(n: int) -> None:
         all_tokens = torch.arange(n * e.block)[None] % e.vocab_size
-        mel = decoder(encoder(all_tokens), speaker)
+        mel = decoder(encoder(all_tokens), torch.zeros(1, 80))
         vocoder(mel[:, -(e.block * e.repeats + 8) :])  # which the original keeps of the mel before
 
     found = []
@@ -109,7 +119,32 @@ def measure(
     return found
 
 
-def picture(found: list[tuple[int, float, float | None]], target: Path) -> None:
+def each(size: str, steps: int, count: int) -> list[float]:
+    """Seconds of the processor of each of the first chunks of one stream."""
+    step, states = streaming(*modules(size, steps))
+    times = []
+    step(*states)  # once, for what is made at a first call
+    for n in range(1, count + 1):
+        begun = time.process_time()
+        states = step(*states)
+        times.append(time.process_time() - begun)
+        if not n % 50:
+            print(
+                f"chunk {n:4d}   median of 50: {statistics.median(times[-50:]):7.4f} s", flush=True
+            )
+    return times
+
+
+def flatness(times: list[float]) -> float:
+    """The median of the last fifth over that of the second and third tenth."""
+    tenth = len(times) // 10
+    return statistics.median(times[8 * tenth :]) / statistics.median(times[tenth : 3 * tenth])
+
+
+def picture(
+    found: list[tuple[int, float, float | None]], target: Path, times: list[float] | None = None
+) -> None:
+    """times: of every chunk, where they were measured."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -118,10 +153,14 @@ def picture(found: list[tuple[int, float, float | None]], target: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
     known = [(n, other) for n, _, other in found if other is not None]
     axes.plot(*zip(*known), "o-", color=COLOURS[1], label="the whole prefix anew")
-    axes.plot(
-        [n for n, *_ in found], [own for _, own, _ in found], "o-", color=COLOURS[0], label="stream"
-    )
-    axes.set(xscale="log", yscale="log", xlabel="chunk (a second each)", ylabel="seconds a chunk")
+    if times:
+        axes.plot(range(1, len(times) + 1), times, color=COLOURS[0], linewidth=1, label="stream")
+    else:
+        own = [own for _, own, _ in found]
+        axes.plot([n for n, *_ in found], own, "o-", color=COLOURS[0], label="stream")
+    axes.set(yscale="log", xlabel="chunk (a second each)", ylabel="seconds a chunk")
+    if not times:
+        axes.set(xscale="log")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.tight_layout()
@@ -137,17 +176,23 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100])
     parser.add_argument("--longest", type=int, default=50, help="chunks whose prefix is timed")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--each", type=int, default=0, metavar="N", help="time every chunk up to N")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
+    if args.each and args.each < 10:
+        parser.error("--each needs 10 chunks or more")
     torch.set_num_threads(1)
     with torch.no_grad():
         found = measure(args.size, args.steps, args.chunks, args.longest, args.repeats)
+        times = each(args.size, args.steps, args.each) if args.each else []
     own = [t for _, t, _ in found]
     print(
         f"stream: {min(own):.3f} to {max(own):.3f} s a chunk, {max(own) / min(own) - 1:.1%} apart"
     )
+    if times:
+        print(f"flatness over {len(times)} chunks: {flatness(times):.3f}")
     if args.picture:
-        picture(found, args.picture)
+        picture(found, args.picture, times)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Make a tiny Qwen2.5-Omni checkpoint of random weights, as transformers writes one. python -m tools.make_tiny_omni FOLDER
+"""Make a tiny Qwen2.5-Omni checkpoint of random weights, as transformers writes one.
+
+    python -m tools.make_tiny_omni FOLDER
+    python -m tools.make_tiny_omni BUNDLE --interleaved 2 5      # a bundle whose talker interleaves, as OpenS2S's
 
 It babbles, but every file has the form that a trained one has: thinker, talker and token2wav (of the vision tower as
 little as can be), a byte-level tokenizer, the speakers. Needs transformers 5.24 or later.
@@ -6,8 +9,9 @@ little as can be), a byte-level tokenizer, the speakers. Needs transformers 5.24
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,9 +219,55 @@ def write_features(folder: Path, mels: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(features))
 
 
-def main(folder: str) -> None:
-    write(folder, tiny())
+@torch.no_grad()
+def interleave(bundle: Path, target: Path, text_span: int, code_span: int, seed: int = 0) -> Path:
+    """A bundle like another, whose talker interleaves features and codes, with random weights."""
+    from safetensors.torch import load_file, save_file
+
+    from speechstream.bundle import write as write_bundle
+    from speechstream.config import read
+    from speechstream.nn.interleaved import InterleavedOmni
+    from speechstream.nn.omni_config import OmniBundle
+
+    index = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    index["config"]["network"]["talker"] |= {"text_span": text_span, "code_span": code_span}
+    about = read(OmniBundle, index["config"])
+    torch.manual_seed(seed)
+    talker = InterleavedOmni(about.network).talker
+    for name, p in talker.named_parameters():
+        shake(name, p)
+    weights = load_file(bundle / "model.safetensors")
+    weights = {n: w for n, w in weights.items() if not n.startswith("talker.")}
+    weights |= {f"talker.{n}": w for n, w in talker.state_dict().items()}
+    target.mkdir(parents=True, exist_ok=True)
+    for path in bundle.iterdir():
+        if path.name not in ("bundle.json", "model.safetensors"):
+            (target / path.name).write_bytes(path.read_bytes())
+    save_file(weights, target / "model.safetensors")
+    files = list(index["files"])
+    write_bundle(
+        target, index["task"], index["architecture"], index["config"], index["card"], files
+    )
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--interleaved", type=int, nargs=2, metavar=("TOKENS", "CODES"))
+    args = parser.parse_args()
+    if not args.interleaved:
+        write(args.folder, tiny())
+        return
+    from speechstream.convert.omni import convert_omni
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = write(Path(folder) / "checkpoint", tiny())
+        convert_omni(source, Path(folder) / "bundle", {"name": "tiny", "licence": "none"})
+        interleave(Path(folder) / "bundle", args.folder, *args.interleaved)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -17,8 +17,10 @@ EXAMPLES = """examples:
   speechstream convert SmolLM2-360M-Instruct-Q4_K_M.gguf -o brain/
   speechstream convert pocket-tts/ -o voice/ --weights int8
   speechstream say "Hello." --voice voice/
+  speechstream convert csm-1b/ -o csm/ --weights int8
   speechstream convert CosyVoice2-0.5B/ -o cosy/ --prompt-wav me.wav --prompt-text "What I say in it."
   speechstream convert Qwen2.5-Omni-3B/ -o omni/ && speechstream talk --llm omni/
+  speechstream convert moshiko/ -o moshi/ && speechstream talk --llm moshi/
 
 Reading a checkpoint executes nothing that is in it.
 """
@@ -33,16 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .nemo file of a FastConformer (CTC, RNN-T, TDT or hybrid), or the "
         "folder of its Hugging Face port (Parakeet, Nemotron streaming); the folder of a Voxtral Realtime "
         "(config.json, *.safetensors, tekken.json), of a Qwen2.5-Omni (with its spk_dict.pt), of a Qwen3-ASR, of a streaming "
-        "Moonshine, or of a Kyutai speech-to-text, in the layout of transformers or of moshi; a language model of the Llama family: a .gguf file, or a folder "
+        "Moonshine, or of a Moshi or Kyutai speech-to-text, in the layout of transformers or of Kyutai; a language model of the Llama family: a .gguf file, or a folder "
         "with config.json, *.safetensors and tokenizer.json; a pocket-tts: transformers' folder, with the codec's "
-        "in it, and voices (latents or recordings) in voices/; or the folder of a CosyVoice 2 or 3",
+        "in it, and voices (latents or recordings) in voices/; a CSM in the layout of transformers, with recordings and their "
+        "texts in voices/; or the folder of a CosyVoice 2 or 3",
     )
     add("-o", "--output", required=True, metavar="BUNDLE", help="the folder to write")
     add(
         "--weights",
         choices=("own", "fp32", "int8", "int8-blocks", "int4"),
         default="own",
-        help="of a language model, a pocket-tts (which alone has int8-blocks) or a CosyVoice's language model; "
+        help="of a language model, a pocket-tts (which alone has int8-blocks), a CSM or a CosyVoice's language model; "
         "default: as the checkpoint has them",
     )
     add(
@@ -112,6 +115,10 @@ def run(args: argparse.Namespace) -> int:
         raise SpeechStreamError(
             f"{target} exists and is not an empty folder; give another --output"
         )
+    if _is_opens2s(source):
+        raise SpeechStreamError(
+            f"{source} is an OpenS2S, whose codes are decoded by GLM-4-Voice's decoder, which is not supported"
+        )
     if _is_voxtral(source):
         return _voxtral(args, source, target)
     if _model_type(source) == "qwen2_5_omni":
@@ -120,8 +127,12 @@ def run(args: argparse.Namespace) -> int:
         return _moonshine(args, source, target)
     if _model_type(source) == "qwen3_asr":
         return _qwen_asr(args, source, target)
+    if _model_type(source) == "csm":
+        return _csm(args, source, target)
     if _is_kyutai(source):
         return _kyutai(args, source, target)
+    if _is_moshi(source):
+        return _moshi(args, source, target)
     if _is_llm(source):
         return _language_model(args, source, target)
     try:
@@ -229,6 +240,16 @@ def _model_type(source: Path) -> Any:
     return config.get("model_type") if isinstance(config, dict) else None
 
 
+def _is_opens2s(source: Path) -> bool:
+    from speechstream.convert.stored import read_json
+
+    try:
+        config = read_json(source / "config.json")
+    except SpeechStreamError:
+        return False
+    return isinstance(config, dict) and "interleave_strategy" in config
+
+
 def _omni(args: argparse.Namespace, source: Path, target: Path) -> int:
     from speechstream.config import read
     from speechstream.nn.omni_config import OmniBundle
@@ -313,6 +334,33 @@ def _kyutai(args: argparse.Namespace, source: Path, target: Path) -> int:
     return 0
 
 
+def _is_moshi(source: Path) -> bool:
+    try:
+        from speechstream.convert.moshi import is_moshi
+    except ModuleNotFoundError:  # which is said where all the others are looked at
+        return False
+    return is_moshi(source)
+
+
+def _moshi(args: argparse.Namespace, source: Path, target: Path) -> int:
+    from speechstream.config import read
+    from speechstream.nn.moshi_config import MoshiBundle
+
+    b = _converter("moshi")(source, target, _card(args, source))
+    about = read(MoshiBundle, b.config)
+    c = about.network
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: Mimi, a language model of {c.text.layers} layers of {c.text.dim} over text and "
+        f"2 x {c.levels} codes, a depth transformer of {c.depth.layers} of {c.depth.dim}, {c.parameters / 1e6:.0f} million "
+        "parameters"
+    )
+    print(
+        f"hears and speaks {1000 * about.frame_s:.0f} ms at a time and remembers {c.text.window * about.frame_s:.0f} s; "
+        f"runs in torch: speechstream talk --llm {target}"
+    )
+    return 0
+
+
 def _with_graphs(b: Bundle, parameters: int, exporter: str) -> tuple[Bundle, str]:
     """The bundle with ONNX graphs, where they can be written, and what to say of them. exporter: the module that writes them."""
     try:
@@ -391,6 +439,29 @@ def _pocket(args: argparse.Namespace, source: Path, target: Path) -> int:
         f"{k.sample_rate} Hz"
     )
     print("speakers: " + (", ".join(one.voices) or "none; put recordings or latents into voices/"))
+    return 0
+
+
+def _csm(args: argparse.Namespace, source: Path, target: Path) -> int:
+    _refuse_blocks(args.weights)
+    try:
+        from speechstream.convert.csm import load_csm
+        from speechstream.export.csm import write_csm
+    except ModuleNotFoundError as error:
+        raise SpeechStreamError(
+            f"converting needs {error.name}: pip install speechstream[train]"
+        ) from error
+    one = load_csm(source)
+    b = write_csm(one, target, _card(args, source), args.weights, args.language or "en")
+    c = one.config
+    print(
+        f"{target}  {b.nbytes / 1e6:.1f} MB: {c.backbone.layers} layers of {c.backbone.dim}, {c.depth.layers} of {c.depth.dim} "
+        f"for {c.levels} levels, {c.frame_rate:g} frames a second, {c.sample_rate} Hz"
+    )
+    print(
+        "speakers: "
+        + (", ".join(one.voices) or "none; put recordings and their texts into voices/")
+    )
     return 0
 
 

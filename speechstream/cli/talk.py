@@ -9,6 +9,7 @@ from typing import Any
 
 from speechstream.cli import tell
 from speechstream.cli.signals import Interrupted, Interrupts
+from speechstream.cli.talk_report import Report, both, canceller, write
 from speechstream.errors import SpeechStreamError
 
 EXAMPLES = """examples:
@@ -16,6 +17,7 @@ EXAMPLES = """examples:
   speechstream talk --bot rule                          it answers a few things by rule
   speechstream talk --llm model.gguf                    with a language model on this computer
   speechstream talk --llm omni/                         with a converted model that hears and speaks itself
+  speechstream talk --llm moshi/ --full-duplex          with one that hears and speaks at once, without turns
   speechstream talk --llm http://127.0.0.1:11434/v1 --model qwen2.5:1.5b --system "Be brief."
   speechstream talk --input-file user.wav --output-file answer.wav
   echo "Hello" | speechstream talk --text
@@ -56,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", metavar="DEVICE", help="microphone: a number or a part of a name")
     add("--output", metavar="DEVICE", help="loudspeaker: a number or a part of a name")
     add("--record", metavar="PATH", help="write both sides to this file: left the user")
+    add(
+        "--full-duplex",
+        action="store_true",
+        help="a model that hears and speaks at once decides itself when it speaks; nothing else does",
+    )
     add("--text", action="store_true", help="read lines from standard input, answer in text")
     add("--input-file", metavar="PATH", help="a recording in place of the microphone")
     add("--output-file", metavar="PATH", help="where the answers to it are written")
@@ -67,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     with Interrupts() as interrupts:
         try:
             with interrupts.at_once():
+                if args.full_duplex:
+                    from speechstream.cli.full_duplex import full_duplex
+
+                    return full_duplex(args, agent)
                 if args.text:
                     return in_text(args, agent)
                 if args.input_file is not None:
@@ -89,6 +100,10 @@ def check(args: argparse.Namespace) -> Any:
         raise SpeechStreamError("--output-file needs --input-file; live, --record keeps the sound")
     if args.text and (args.record is not None or args.voice is not None):
         raise SpeechStreamError("--text makes no sound; leave out --voice and --record")
+    if args.full_duplex and (args.text or args.bot or remote or not args.llm):
+        raise SpeechStreamError(
+            "--full-duplex needs --llm, a converted model that hears and speaks at once"
+        )
     for path in (args.output_file, args.record):
         if path is not None:
             check_writable(path)
@@ -130,7 +145,12 @@ def local(args: argparse.Namespace) -> Any:
     from speechstream.cli.spoken import is_spoken_bundle, load_spoken
 
     if args.llm and is_spoken_bundle(args.llm):
-        return load_spoken(args.llm, args.device)
+        agent = load_spoken(args.llm, args.device)
+        if args.system and not getattr(agent, "instructed", True):
+            raise SpeechStreamError(
+                f"the model {args.llm} takes no instructions; leave out --system"
+            )
+        return agent
     from speechstream.export.brain import brain_bundle, embedded, is_here, is_installed
 
     if not args.llm and not is_installed():
@@ -169,92 +189,6 @@ def in_text(args: argparse.Namespace, agent: Any) -> int:
         sys.stdout.flush()
         messages.append({"role": "assistant", "content": answer})
     return 0
-
-
-class Report:
-    """Both sides' text as it is settled, the state, and how long the user waited."""
-
-    def __init__(self, quiet: bool) -> None:
-        from speechstream.cli.terminal import is_terminal
-
-        self.quiet, self.state = quiet, is_terminal(sys.stderr) and not quiet
-        self.waits: list[float] = []
-        self.stopped_speaking: float | None = None
-        self.began_speaking: float | None = None
-        self.silences: list[float] = []  # from the user's onset until the assistant was silent
-        self.lag = self.longest_lag = 0.0  # seconds behind the microphone
-        self.longest_wait = 0.0  # of sound for the recogniser
-        self._written = 0
-
-    def action(self, action: Any, now: float) -> None:
-        from speechstream.duplex.events import Error, Pause, Show
-
-        if isinstance(action, Error):
-            tell(action.text)
-        elif isinstance(action, Pause) and self.began_speaking is not None:
-            self.silences.append(now + self.lag - self.began_speaking)
-        elif isinstance(action, Show) and self.state:
-            sys.stderr.write(f"\r\x1b[K[{action.phase}] {action.user[-60:]}")
-            sys.stderr.flush()
-
-    def event(self, event: Any, state: Any) -> None:
-        from speechstream.duplex.conversation import DECIDING, THINKING
-        from speechstream.duplex.events import Played
-
-        self.longest_lag = max(self.longest_lag, self.lag)
-        self.began_speaking = state.since if state.phase == DECIDING else None
-        if state.phase == THINKING:
-            self.stopped_speaking = state.last_speech
-        elif isinstance(event, Played) and self.stopped_speaking is not None:
-            self.waits.append(event.now + self.lag - self.stopped_speaking)
-            self.stopped_speaking = None
-
-    def history(self, state: Any, whole: bool = False) -> None:
-        """Print what has become history since; `whole`: and what was heard of the answer that is being given."""
-        done = [m for m in (state.messages if whole else state.history) if m.role != "system"]
-        for m in done[max(self._written - state.forgotten, 0) :]:
-            if self.state:
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
-            print(f"{'you' if m.role == 'user' else 'bot'}: {m.content}", flush=True)
-        self._written = state.forgotten + len(done)
-
-    def end(self, session: Any = None) -> None:
-        """How long the user waited, and what the echo canceller did."""
-        if self.quiet:
-            return
-        if self.waits:
-            waits = f"from the end of speech to the first sound {spread(self.waits)}"
-            tell(f"{len(self.waits)} answer(s); {waits}")
-        if self.silences:
-            silent = f"from your first sound to its silence {spread(self.silences)}"
-            tell(f"{len(self.silences)} time(s) it was spoken into; {silent}")
-        if self.longest_lag > 0.1:
-            tell(f"the computer was up to {1000 * self.longest_lag:.0f} ms behind the microphone")
-        if self.longest_wait > 0.2:
-            tell(f"the recogniser was up to {1000 * self.longest_wait:.0f} ms behind it")
-        echo = getattr(session, "echo", None)
-        if echo is not None:
-            where = "no echo was found" if echo.delay_s is None else f"{1000 * echo.delay_s:.0f} ms"
-            tell(f"echo: {where}, {echo.loss_db:.0f} dB taken away")
-
-
-def spread(values: list[float]) -> str:
-    """The median and the longest, in milliseconds."""
-    ordered = sorted(values)
-    return f"{1000 * ordered[len(ordered) // 2]:.0f} ms in the median, {1000 * ordered[-1]:.0f} ms at most"
-
-
-def canceller(args: argparse.Namespace, rate: int) -> Any:
-    """The echo canceller, or None and a sentence where it is not installed."""
-    from speechstream.audio.echo import EchoCanceller
-
-    try:
-        return EchoCanceller(rate)
-    except SpeechStreamError as error:
-        if not args.quiet:
-            tell(str(error))
-        return None
 
 
 def make_session(
@@ -315,29 +249,6 @@ def recorded(args: argparse.Namespace, agent: Any) -> int:
     if args.record is not None:
         write(args.record, both(user, source.rate, out, session.sample_rate), session.sample_rate)
     return 0
-
-
-def both(user: Any, rate: int, out: Any, out_rate: int) -> Any:
-    """(n, 2) float32 at out_rate: the user left, the assistant right."""
-    import numpy as np
-
-    from speechstream.audio.resample import Resampler
-
-    resampler = Resampler(rate, out_rate)
-    head, state = resampler.step(user[None], resampler.init_state())
-    heard = np.concatenate([head[0], resampler.finish(state)[0]])
-    sides = np.zeros((max(len(heard), len(out)), 2), np.float32)
-    sides[: len(heard), 0], sides[: len(out), 1] = heard, out
-    return sides
-
-
-def write(path: str, pcm: Any, rate: int) -> None:
-    import soundfile
-
-    try:
-        soundfile.write(path, pcm, rate)
-    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-        raise SpeechStreamError(f"{path} cannot be written: {error}") from error
 
 
 def live(args: argparse.Namespace, agent: Any) -> int:

@@ -38,6 +38,7 @@ from speechstream.convert.stored import (
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.kyutai import shapes
 from speechstream.nn.kyutai_config import KyutaiBundle, KyutaiConfig
+from speechstream.nn.mimi_config import MimiConfig
 
 ARCHITECTURE = "kyutai-stt"
 WEIGHTS, TOKENS = "model.safetensors", "tokens.json"
@@ -88,9 +89,9 @@ def convert_kyutai(source: str | Path, target: str | Path, card: dict[str, Any])
         raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
     network = about.network
     expected = shapes(network)
-    tensors |= _codec(source, codec, network)
+    tensors |= codec_tensors(source, codec, network.codec, decoder=False)
     check_shapes(source, {n: t.shape for n, t in tensors.items()}, expected)
-    tokens = _tokens(source, pieces, network.out_size)
+    tokens = token_table(source, pieces, network.out_size)
     target.mkdir(parents=True, exist_ok=True)
     write(target / WEIGHTS, {n: tensors[n] for n in expected})
     (target / TOKENS).write_text(json.dumps(tokens), encoding="utf-8")
@@ -111,20 +112,20 @@ def _transformers(folder: Path, config: Section) -> Layout:
     parts = sorted(folder.glob("*.safetensors"))
     if not parts:
         raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
-    found = _headers(parts)
+    found = headers(parts)
     codec = {n.removeprefix(CODEC): t for n, t in found.items() if n.startswith(CODEC)}
     tensors: Tensors = {}
     inner, rows = about.network.text.ff_dim, about.network.rows
     for name, t in found.items():
         if name in ("model.embed_tokens.embed_tokens.weight", "model.embed_tokens.weight"):
             # the last row is what a code that is absent would be: none is
-            tensors["embed.weight"] = _cut(folder, t, rows + 1, 0, rows)
+            tensors["embed.weight"] = cut(folder, t, rows + 1, 0, rows)
         elif name.endswith(".mlp.fc1.weight") and not name.startswith(CODEC):
             for n, half in enumerate(("gate_proj", "up_proj")):
-                new = _renamed(name, _NAMES).replace("fc1", half)
-                tensors[new] = _cut(folder, t, 2 * inner, n * inner, (n + 1) * inner)
+                new = renamed(name, _NAMES).replace("fc1", half)
+                tensors[new] = cut(folder, t, 2 * inner, n * inner, (n + 1) * inner)
         elif not name.startswith(CODEC):
-            tensors[_renamed(name, _NAMES)] = t
+            tensors[renamed(name, _NAMES)] = t
     return about, tensors, codec, from_tokenizer_json(folder / "tokenizer.json")
 
 
@@ -140,11 +141,11 @@ def _features(folder: Path) -> Section:
 
 
 def _moshi(folder: Path, config: Section) -> Layout:
-    lm = _headers([_named(folder, config, "moshi_name", "model.safetensors")])
-    codec = _headers([_named(folder, config, "mimi_name")])
+    lm = headers([named(folder, config, "moshi_name", "model.safetensors")])
+    codec = headers([named(folder, config, "mimi_name")])
     described = None
     if "mimi_config_name" in config:
-        described = read_json(_named(folder, config, "mimi_config_name"))
+        described = read_json(named(folder, config, "mimi_config_name"))
     heads = [t for n, t in lm.items() if re.fullmatch(r"extra_heads\.\d+\.weight", n)]
     classes = heads[0].shape[0] if heads and heads[0].shape else 0
     about = from_moshi(config, described, (len(heads), classes))
@@ -153,33 +154,33 @@ def _moshi(folder: Path, config: Section) -> Layout:
     tensors: Tensors = {}
     tables: dict[str, Stored] = {}
     for name, t in lm.items():
-        new = _renamed(name, _MOSHI_NAMES)
+        new = renamed(name, _MOSHI_NAMES)
         if name.startswith("depformer_in."):
             continue  # into a depth transformer, which such a model does not have
         if name == "text_emb.weight" or re.fullmatch(r"emb\.\d+\.weight", name):
             tables[name] = t
         elif found := _MOSHI_QKV.search(new):
             for n, part in enumerate("qkv"):
-                piece = _cut(folder, t, 3 * dim, n * dim, (n + 1) * dim)
+                piece = cut(folder, t, 3 * dim, n * dim, (n + 1) * dim)
                 if part != "v":
-                    piece = dataclasses.replace(piece, make=_halves(piece.make, network.text.heads))
+                    piece = dataclasses.replace(piece, make=halves(piece.make, network.text.heads))
                 tensors[f"{new[: found.start()]}.self_attn.{part}_proj.weight"] = piece
         elif new.endswith(".gating.linear_in.weight"):
             at = new.removesuffix("gating.linear_in.weight")
             for n, half in enumerate(("gate_proj", "up_proj")):
-                tensors[f"{at}mlp.{half}.weight"] = _cut(
+                tensors[f"{at}mlp.{half}.weight"] = cut(
                     folder, t, 2 * inner, n * inner, (n + 1) * inner
                 )
         elif name.endswith(".alpha") and t.shape == (1, 1, dim):
-            tensors[new] = _flat(t)
+            tensors[new] = flat(t)
         else:
             tensors[new] = t
     tensors["embed.weight"] = _joined(folder, tables, network)
-    pieces = from_sentencepiece(_named(folder, config, "tokenizer_name"))
+    pieces = from_sentencepiece(named(folder, config, "tokenizer_name"))
     return about, tensors, codec, pieces
 
 
-def _named(folder: Path, config: Section, key: str, *default: str) -> Path:
+def named(folder: Path, config: Section, key: str, *default: str) -> Path:
     """A file of the folder that its config names."""
     name = config.text(key, *default)
     if Path(name).name != name or not (folder / name).is_file():
@@ -187,7 +188,8 @@ def _named(folder: Path, config: Section, key: str, *default: str) -> Path:
     return folder / name
 
 
-def _headers(paths: list[Path]) -> dict[str, Stored]:
+def headers(paths: list[Path]) -> dict[str, Stored]:
+    """The tensors of several files. Raises SpeechStreamError where one stands in two."""
     found: dict[str, Stored] = {}
     for path in paths:
         for t in header(path):
@@ -197,26 +199,29 @@ def _headers(paths: list[Path]) -> dict[str, Stored]:
     return found
 
 
-def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
+    """A name with each pattern replaced."""
     for pattern, new in names:
         name = re.sub(pattern, new, name)
     return name
 
 
-def _cut(folder: Path, t: Stored, rows: int, begin: int, end: int) -> Made:
+def cut(folder: Path, t: Stored | Made, rows: int, begin: int, end: int) -> Made:
     """Some rows of a matrix, which must have so many in all."""
     if len(t.shape) != 2 or t.shape[0] != rows:
+        name = t.name[:80] if isinstance(t, Stored) else "of one level"
         raise SpeechStreamError(
-            f"{folder}: its tensor {t.name[:80]!r} has the shape {t.shape}, and its config says {rows} rows"
+            f"{folder}: its tensor {name!r} has the shape {t.shape}, and its config says {rows} rows"
         )
     return Made(t.dtype, (end - begin, t.shape[1]), lambda: t.read()[begin:end])
 
 
-def _flat(t: Stored) -> Made:
+def flat(t: Stored) -> Made:
+    """Of one axis."""
     return Made(t.dtype, (int(np.prod(t.shape)),), lambda: t.read().reshape(-1))
 
 
-def _halves(make: Callable[[], np.ndarray], heads: int) -> Callable[[], np.ndarray]:
+def halves(make: Callable[[], np.ndarray], heads: int) -> Callable[[], np.ndarray]:
     """Rows from pairs side by side, as moshi rotates them, to all first and then all second ones, in each head."""
 
     def made() -> np.ndarray:
@@ -246,38 +251,40 @@ def _joined(folder: Path, tables: Mapping[str, Stored], network: KyutaiConfig) -
     )
 
 
-def _codec(folder: Path, stored: Mapping[str, Stored], network: KyutaiConfig) -> Tensors:
-    """The codec's way in, under our names, in float32."""
+def codec_tensors(
+    folder: Path, stored: Mapping[str, Stored], config: MimiConfig, decoder: bool
+) -> Tensors:
+    """The codec under our names, in float32. decoder: both ways, else the way in alone."""
     if not stored:
         raise SpeechStreamError(f"{folder} has no weights of the codec")
-    wanted = {n: t for n, t in stored.items() if not _WAY_OUT.match(n)}
+    wanted = {n: t for n, t in stored.items() if decoder or not _WAY_OUT.match(n)}
     try:
         weights = convert_weights(
-            {n: torch.from_numpy(_floats(t)) for n, t in wanted.items()},
-            network.codec,
-            decoder=False,
+            {n: torch.from_numpy(floats(t)) for n, t in wanted.items()}, config, decoder
         )
     except (RuntimeError, ValueError, IndexError) as error:  # of tensors that have other shapes
         raise SpeechStreamError(
             f"{folder}: its codec does not fit its config: {first_line(error)}"
         ) from error
-    return {f"codec.{n}": _of_torch(t) for n, t in weights.items()}
+    return {f"codec.{n}": of_torch(t) for n, t in weights.items()}
 
 
-def _floats(t: Stored) -> np.ndarray:
+def floats(t: Stored) -> np.ndarray:
+    """Its numbers in float32."""
     raw = t.read()
     if t.dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
     return raw.view(np.float16 if t.dtype == "F16" else np.float32).astype(np.float32)
 
 
-def _of_torch(t: torch.Tensor) -> Made:
+def of_torch(t: torch.Tensor) -> Made:
+    """A tensor of torch, to be written."""
     if t.dtype == torch.bool:
         return Made(BOOL, tuple(t.shape), lambda: t.numpy().view(np.uint8))
     return Made("F32", tuple(t.shape), lambda: t.contiguous().numpy().view(np.uint32))
 
 
-def _tokens(folder: Path, pieces: list[bytes], size: int) -> dict[str, Any]:
+def token_table(folder: Path, pieces: list[bytes], size: int) -> dict[str, Any]:
     """The bytes that tokens write, in base64. What a stream begins with has no piece, and writes nothing."""
     if len(pieces) not in (size, size - 1) or size <= SPECIAL:
         raise SpeechStreamError(

@@ -36,8 +36,8 @@ def from_transformers(c: Section, generation: Section, features: Section) -> Kyu
     if inner % 2:
         raise ValueError(f"its ffn_dim must be even; got {inner}")
     network = KyutaiConfig(
-        codec=_codec(c.raw("codec_config")),
-        text=_text(
+        codec=codec_config(c.raw("codec_config")),
+        text=text_config(
             vocab_size=c.integer("vocab_size", 4001),
             dim=c.integer("hidden_size", 2048),
             layers=layers,
@@ -106,8 +106,8 @@ def from_moshi(c: Section, codec: Any, heads: tuple[int, int]) -> KyutaiBundle:
     inner = int(c.number("hidden_scale", 4.0) * dim)
     text, card = c.integer("text_card"), c.integer("card", 2048)
     network = KyutaiConfig(
-        codec=_codec_of_moshi(codec),
-        text=_text(
+        codec=moshi_codec_config(codec),
+        text=text_config(
             vocab_size=text + 1,  # and what a stream begins with
             dim=dim,
             layers=c.integer("num_layers"),
@@ -150,14 +150,15 @@ def _bundle(
     )
 
 
-def _text(*, layers: int, window: int, **sizes: Any) -> LlmConfig:
+def text_config(*, layers: int, window: int, **sizes: Any) -> LlmConfig:
+    """A language model all of whose layers have the same window. Raises ValueError."""
     if not 1 <= layers <= 256:  # before a tuple is made of them
         raise ValueError(f"layers must be 1 to 256; got {layers}")
     all_layers = tuple(range(layers)) if window else ()
     return LlmConfig(layers=layers, window=window, window_layers=all_layers, tied=False, **sizes)
 
 
-def _codec(values: Any) -> MimiConfig:
+def codec_config(values: Any) -> MimiConfig:
     """Of transformers' Mimi."""
     given = Section({} if values is None else values, "codec_config")
     if given.text("model_type", "mimi") != "mimi":
@@ -171,7 +172,7 @@ def _codec(values: Any) -> MimiConfig:
         raise ValueError(f"its codec_config is not that of a Mimi: {error}") from error
 
 
-def _codec_of_moshi(values: Any) -> MimiConfig:
+def moshi_codec_config(values: Any) -> MimiConfig:
     """Of moshi's own description of a codec; None: the released one."""
     if values is None:
         return MimiConfig()

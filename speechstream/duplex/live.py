@@ -26,6 +26,7 @@ from speechstream.audio.device import (
     refresh_devices,
 )
 from speechstream.audio.resample import Resampler
+from speechstream.duplex.full_duplex import FullDuplexSession
 from speechstream.duplex.session import Session
 from speechstream.errors import SpeechStreamError
 
@@ -43,7 +44,10 @@ class Loudspeaker:
     """Plays what the session says, in the sound card's thread. keep: told each block at the session's rate."""
 
     def __init__(
-        self, session: Session, device: str | None, keep: Callable[[np.ndarray], None] | None
+        self,
+        session: Session | FullDuplexSession,
+        device: str | None,
+        keep: Callable[[np.ndarray], None] | None,
     ) -> None:
         self._session, self._name, self._keep = session, device, keep
         self._stream: Any = None
@@ -139,7 +143,7 @@ class Recorder:
 
 
 def converse(
-    session: Session,
+    session: Session | FullDuplexSession,
     input: str | None = None,
     output: str | None = None,
     record: str | None = None,
@@ -192,7 +196,9 @@ class Vanished(DeviceVanished):
         self.what = what
 
 
-def _back(what: str, input: str | None, speaker: Loudspeaker, session: Session) -> Microphone:
+def _back(
+    what: str, input: str | None, speaker: Loudspeaker, session: Session | FullDuplexSession
+) -> Microphone:
     """Open both devices anew as soon as that is possible: they mostly vanish and come back together."""
     began, at = time.monotonic(), session.now
     closed = speaker.close()

@@ -50,7 +50,7 @@ class KyutaiConfig:
     pause_classes: int = 6
 
     def __post_init__(self) -> None:
-        _check_codec(self.codec)
+        check_codec(self.codec)
         for name, most in LIMITS.items():
             value = getattr(self, name)
             if not 1 <= value <= most:
@@ -129,7 +129,8 @@ class KyutaiBundle:
         return self.network.codec.frame_size / self.network.codec.sample_rate
 
 
-def _check_codec(codec: MimiConfig) -> None:
+def check_codec(codec: MimiConfig) -> None:
+    """Raises ValueError for a codec whose sizes no released one comes near."""
     for name, most in CODEC_LIMITS.items():
         part, _, last = name.rpartition(".")
         value = getattr(getattr(codec, part) if part else codec, last)

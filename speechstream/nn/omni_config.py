@@ -10,6 +10,7 @@ from speechstream.nn.llm_config import LlmConfig
 from speechstream.nn.vocoder_config import BigVganConfig
 
 SAMPLE_RATE = 24_000  # of what is spoken; the model's configuration does not say it
+LONGEST_SPAN = 1024  # tokens or codes that are interleaved
 # What a config may ask for at most: the released models are well below, and a damaged file is not.
 LIMITS = {
     "n_mels": 1 << 10,
@@ -66,7 +67,9 @@ class TalkerConfig:
     """The language model over codes of speech: its `vocab_size` are codes and marks.
 
     input_dim: of the thinker's features and of the codes' embeddings. start, pad, end, mask: the marks; `pad` ends
-    speech as `end` does. mask stands for the text before an answer, where a repeated code is penalised.
+    speech as `end` does. mask stands for the text before an answer, where a repeated code is penalised. text_span,
+    code_span: the talker reads the features of so many tokens, then writes so many codes, as in OpenS2S
+    (`nn.interleaved`); 0: a code for each token, whose features are added to it.
     """
 
     lm: LlmConfig
@@ -75,6 +78,8 @@ class TalkerConfig:
     pad: int
     end: int
     mask: int
+    text_span: int = 0
+    code_span: int = 0
 
     def __post_init__(self) -> None:
         if type(self.input_dim) is not int or not 1 <= self.input_dim <= LIMITS["dim"]:
@@ -84,6 +89,16 @@ class TalkerConfig:
                 raise ValueError(
                     f"the talker's mark {name!r} must be below {self.lm.vocab_size}, its codes"
                 )
+        spans = self.text_span, self.code_span
+        if any(not 0 <= n <= LONGEST_SPAN for n in spans) or bool(spans[0]) != bool(spans[1]):
+            raise ValueError(
+                f"text_span and code_span must be 1 to {LONGEST_SPAN}, or both 0; got {spans[0]} and {spans[1]}"
+            )
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether features and codes take turns."""
+        return self.text_span > 0
 
 
 @dataclass(frozen=True)

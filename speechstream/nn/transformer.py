@@ -185,4 +185,6 @@ def _bias(visible: Tensor, like: Tensor) -> Tensor:
 def _push(cache: Tensor, new: Tensor) -> Tensor:
     """The last L frames of the cache (..., L, Dh) followed by the new ones (..., T, Dh)."""
     past = cache.shape[-2]
+    if torch.jit.is_tracing():  # which would take the count of this run for that of all
+        return torch.cat([cache, new], -2)[..., -past:, :]
     return torch.cat([cache[..., new.shape[-2] :, :], new[..., -past:, :]], -2)

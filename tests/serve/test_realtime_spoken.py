@@ -13,9 +13,11 @@ pytest.importorskip("transformers.models.qwen2_5_omni")
 pytest.importorskip("tokenizers")
 
 from speechstream import Recognizer, Synthesizer
+from speechstream.duplex.moshi import agent as moshi
 from speechstream.duplex.omni.agent import OmniAgent, load
 from speechstream.lm.generate import Sampling
 from speechstream.nn.omni_config import CodeSampling
+from tests import moshi_tiny
 from tests.omni_tiny import made
 from tests.serve.serving import patiently
 from tests.serve.test_realtime_socket import PATIENCE_S, RATE, Server, pcm, silence, talk
@@ -133,3 +135,25 @@ def test_who_breaks_in_is_heard_and_what_was_not_heard_is_taken_back(server, age
     later = agent.asked[-1][0]
     assert later.answers == 1 and later.sound is not None
     assert later.sound.samples < len(pcm(fixtures_dir, "austen_0930")) / RATE * 16_000 + 24_000
+
+
+def test_a_model_without_turns_is_given_turns(server, tmp_path, fixtures_dir):
+    """A tiny Moshi answers what it heard, and says that it cannot be written to."""
+    pytest.importorskip("transformers.models.moshi")
+    server.agent = moshi.load(moshi_tiny.made(tmp_path), longest_s=2.0)
+
+    async def do(c):
+        await c.update(audio={"input": {"transcription": {}}})
+        await c.append(np.concatenate([pcm(fixtures_dir), silence(0.8)]))
+        await c.until("response.done")
+        text = {"type": "message", "role": "user"}
+        text["content"] = [{"type": "input_text", "text": "And now?"}]
+        await c.send("conversation.item.create", item=text)
+        await c.send("response.create")
+        done = await c.until("response.done")
+        assert "hears sound only" in done["response"]["status_details"]["error"]["message"]
+
+    c = talk(server, do)
+    assert list(c.ledger.done.values()) == ["completed", "failed"]
+    assert len(c.sound()) == 2 * RATE and np.abs(c.sound()).max() > 0.01
+    assert c.texts("response.output_audio_transcript.delta").strip()

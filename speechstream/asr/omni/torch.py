@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from speechstream.asr.redecode.torch import TorchReading, numbers
 from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.growing import rewound
+from speechstream.nn.interleaved import InterleavedOmni
 from speechstream.nn.llm import LlmState
 from speechstream.nn.omni import Omni, OmniEncoderState, OmniState
 from speechstream.nn.omni_config import OmniBundle
@@ -115,6 +117,38 @@ class TorchNetworks(TorchReading):
         return _array(samples), state
 
 
+class InterleavedNetworks(TorchNetworks):
+    """Of a model whose talker interleaves features and codes (`nn.interleaved`)."""
+
+    model: InterleavedOmni
+
+    @torch.inference_mode()
+    def thought(self, state: OmniState) -> torch.Tensor:
+        """The features from which the next token is drawn."""
+        return state.talker.hidden  # type: ignore[attr-defined]
+
+    @torch.inference_mode()
+    def lead_in(self, speaker: str) -> LlmState:
+        """The talker's state at the beginning of an answer."""
+        return self.model.lead_in(self._speakers[speaker][0][None].to(self.dtype))
+
+    @torch.inference_mode()
+    def lead(self, features: Sequence[Any], state: LlmState) -> tuple[np.ndarray, LlmState]:
+        """Logits (codes,) of the code after the features of some tokens."""
+        scores, state = self.model.lead(torch.cat(list(features), 1), state)
+        return _array(scores), state
+
+    @torch.inference_mode()
+    def utter(self, code: int, state: LlmState) -> tuple[np.ndarray, LlmState]:
+        """Logits (codes,) of the code after this one."""
+        scores, state = self.model.utter(self.ids([code]), state)
+        return _array(scores), state
+
+    def taken_back(self, thinker: LlmState, unheard: int, state: OmniState) -> OmniState:
+        """The conversation after an answer, without the last tokens that the thinker has read of it."""
+        return replace(state, thinker=rewound(thinker, unheard))
+
+
 def _array(x: torch.Tensor) -> np.ndarray:
     found: np.ndarray = x[0].float().cpu().numpy()
     if not np.isfinite(found).all():
@@ -129,7 +163,8 @@ def read_networks(b: Bundle, about: OmniBundle, **options: Any) -> TorchNetworks
     """
     c = about.network
     tied = {"thinker.lm_head": "thinker.model.embed_tokens"} if c.thinker.tied else {}
-    model = read_model(b, "model.safetensors", lambda: Omni(c), tied)
+    kind: type[Omni] = InterleavedOmni if c.talker.interleaved else Omni
+    model = read_model(b, "model.safetensors", lambda: kind(c), tied)
     with torch.device("meta"):
         decoding = Token2Wav(c.flow, c.vocoder)
     weights = _read(b, "speech.safetensors", decoding)
@@ -139,7 +174,9 @@ def read_networks(b: Bundle, about: OmniBundle, **options: Any) -> TorchNetworks
     both = torch.nn.ParameterDict({"vectors": wide, "nulls": wide})
     vectors = _read(b, "speakers.safetensors", both)
     pairs = zip(vectors["vectors"], vectors["nulls"])
-    return TorchNetworks(model, decoder, dict(zip(about.speakers, pairs)), **options)
+    speakers = dict(zip(about.speakers, pairs))
+    networks = InterleavedNetworks if c.talker.interleaved else TorchNetworks
+    return networks(model, decoder, speakers, **options)
 
 
 def _read(b: Bundle, name: str, like: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ goes on after its end. The model does not say where in the text it is, so that t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,16 +188,19 @@ class OmniAgent:
 
     def settle(self, answer: Answer, heard: str) -> Heard:
         """Tokens are kept as far as their text was heard; what was written beyond is taken back."""
-        a = answer
-        reach = len(a.text) - len(a.text.lstrip()) + len(heard)
-        if heard and heard == a.text.strip():
-            reach = len(a.text)
-        kept = sum(end <= reach for end in a.ends) if heard else 0
+        a, kept = answer, self._kept(answer, heard)
         unheard = len(a.features) - kept
         read = self.networks.recall(a.features[:kept], a.thinker, unheard, a.before.networks)
         return self._read("<|im_end|>\n", replace(a.before, networks=read))[1]
 
     # The parts of a step
+
+    def _kept(self, a: Answer, heard: str) -> int:
+        """Tokens whose text was heard."""
+        reach = len(a.text) - len(a.text.lstrip()) + len(heard)
+        if heard and heard == a.text.strip():
+            reach = len(a.text)
+        return sum(end <= reach for end in a.ends) if heard else 0
 
     def _think(self, a: Answer) -> Answer:
         """The next token, unless the text ends."""
@@ -273,6 +276,92 @@ class OmniAgent:
             )
 
 
+@dataclass(frozen=True)
+class InterleavedAnswer(Answer):
+    """An answer whose features and codes take turns. hidden: from which the next token is drawn."""
+
+    hidden: Any = None
+    read: int = 0  # tokens whose features the talker has read
+    due: int = 0  # codes before it reads more; all that come, where the text has ended
+
+
+class InterleavedAgent(OmniAgent):
+    """An agent of a talker as OpenS2S has it (`nn.interleaved`): each step writes one token or one code, in the order in
+    which the talker reads them. Before the text has ended no mark ends the speech."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        talker = self.about.network.talker
+        self._text_span, self._code_span = talker.text_span, talker.code_span
+        self._never_yet = self._never | np.isin(np.arange(talker.lm.vocab_size), list(self._ends))
+
+    def answer(self, state: Heard, speaker: str | None = None) -> Answer:
+        a = super().answer(state, speaker)
+        hidden = self.networks.thought(a.before.networks)
+        voice = self.networks.voice(a.speaker, self._seed + a.before.answers)
+        given = {n: getattr(a, n) for n in vars(a)} | {
+            "talker": self.networks.lead_in(a.speaker),
+            "decoder": voice,
+        }
+        return InterleavedAnswer(**given, hidden=hidden)
+
+    def step(self, answer: Answer) -> tuple[Piece, Answer]:
+        assert isinstance(answer, InterleavedAnswer)
+        before, a, pcm = len(answer.text), answer, NOTHING
+        if a.due:
+            pcm, a = self._utter(a)
+        else:
+            if not a.ended:
+                a = self._think(a)
+            fresh = a.features[a.read :]
+            if a.ended or len(fresh) == self._text_span:
+                a = self._lead(a, fresh)
+        words: list[Any] = []
+        if len(pcm):
+            words = estimated(a.text, a.placed, a.samples, self.sample_rate, a.ended)
+            a = replace(a, placed=words[-1].last if words else a.placed)
+        return Piece(a.text[before:], pcm, tuple(words), a.ended), a
+
+    def settle(self, answer: Answer, heard: str) -> Heard:
+        kept = self._kept(answer, heard)
+        read = answer.before.networks
+        if kept:
+            read = self.networks.taken_back(answer.thinker, len(answer.tokens) - kept, read)
+        return self._read("<|im_end|>\n", replace(answer.before, networks=read))[1]
+
+    def _think(self, a: Answer) -> Any:
+        """The next token. Its features are those from which it was drawn; the mark that ends the text has some too."""
+        assert isinstance(a, InterleavedAnswer)
+        if len(a.tokens) >= self.thinking.most:
+            return replace(a, ended=True, text=self.tokenizer.decode(a.tokens))
+        after: Any = super()._think(a)
+        if after.ended:
+            return replace(after, features=(*a.features, a.hidden))
+        return replace(after, features=(*a.features, a.hidden), hidden=after.features[-1])
+
+    def _lead(self, a: InterleavedAnswer, fresh: Sequence[Any]) -> InterleavedAnswer:
+        """The talker reads features; codes come next."""
+        due = self.sampling.most if a.ended else self._code_span
+        if not fresh:  # the text ended where it would have gone on
+            return replace(a, due=due, silent=a.scores is None)
+        scores, talker = self.networks.lead(fresh, a.talker)
+        return replace(a, scores=scores, talker=talker, read=len(a.features), due=due)
+
+    def _utter(self, a: InterleavedAnswer) -> tuple[np.ndarray, Any]:
+        """The next code, and sound where there is enough for it."""
+        assert a.scores is not None
+        never = self._never if a.ended else self._never_yet
+        said = frozenset(self._marks.union(a.codes))
+        seed = (self._seed, a.before.answers, 1 + len(a.codes), 1)
+        code = draw_code(a.scores, said, never, self.sampling, seed)
+        if code in self._ends or len(a.codes) >= self.sampling.most:
+            return self._sound(replace(a, silent=True, due=0))
+        scores, talker = self.networks.utter(code, a.talker)
+        a = replace(a, scores=scores, talker=talker, due=a.due - 1)
+        a = replace(a, codes=(*a.codes, code), waiting=(*a.waiting, code))
+        return self._sound(a) if len(a.waiting) >= self._chunk else (NOTHING, a)
+
+
 def load(
     path: str | os.PathLike[str],
     device: str = "cpu",
@@ -295,4 +384,6 @@ def load(
         ) from error
     tokenizer = Tokenizer(Path(b.file("tokenizer.json")).read_text(encoding="utf-8"))
     networks = read_networks(b, about, device=device, threads=threads, dtype=dtype)
+    if about.network.talker.interleaved:
+        return InterleavedAgent(networks, about, tokenizer, **options)
     return OmniAgent(networks, about, tokenizer, **options)

@@ -1,0 +1,1 @@
+"""Moshi as an agent that hears and speaks at once."""
