@@ -179,13 +179,18 @@ def feet_inches(m, context):
     return n.cardinal(m[1]) + ["foot"] + n.cardinal(m[2])
 
 
+def closes_quotation(m: re.Match) -> bool:
+    """Whether the mark at a match's end closes a quotation rather than stands for inches."""
+    before = m.string[: m.start()]
+    if m[0][-1] == '"' and len(re.findall(r'(?<!\d)"', before)) % 2:
+        return True
+    return m[0][-1] == "\u201d" and before.rfind("\u201c") > before.rfind("\u201d")
+
+
 @rule(rf"({NUM})(?:\s?([\u00bd\u00bc\u00be\u215b-\u215e]))?[\"\u2033\u201d](?!\w(?<!x))")
 def inches(m, context):
     """A 27" monitor; a quotation mark that closes one is none."""
-    before = m.string[: m.start()]
-    if m[0][-1] == '"' and len(re.findall(r'(?<!\d)"', before)) % 2:
-        return None
-    if m[0][-1] == "\u201d" and before.rfind("\u201c") > before.rfind("\u201d"):
+    if closes_quotation(m):
         return None
     words = n.decimal(m[1])
     if m[2]:
@@ -289,7 +294,7 @@ CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
 CARRIED = re.compile(
-    r"\s(?:bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg)\b"
+    r"\s(?:battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg)\b"
 )
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"

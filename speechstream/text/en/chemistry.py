@@ -31,6 +31,8 @@ class Formulas:
             return 0
         body = m[0].rstrip("-+\u207a\u207b")
         symbols = re.findall(ELEMENT, body)
+        if "".join(symbols) in t.SAID:
+            return 0  # COP28
         alone = len(symbols) == 1
         if alone and not re.search(COUNT, body):
             is_one = self._marked_element(m, body)

@@ -15,6 +15,7 @@ from speechstream.text.en.patterns import (
     SIGN,
     Context,
     Rules,
+    alternatives,
     exponent,
     following,
     number,
@@ -50,10 +51,12 @@ def named_fraction(m, context):
     return n.cardinal(m[1] or m[3]) + n.cardinal(m[2] or m[4])
 
 
-@rule(rf"(?:(\d+)\s)?(\d{{1,3}})\s?[/\u2044]\s?(\d{{1,4}}){END}(?!/)")
+@rule(rf"(?:(\d+)[\s-])?(\d{{1,3}})\s?[/\u2044]\s?(\d{{1,4}}){END}(?!/)")
 def fraction(m, context):
     """1/2, 2 1/2, 9/10; 80/20 are two numbers, 120/80 is one over the other."""
     top, bottom = int(m[2]), int(m[3])
+    if m[1] and m.string[m.end(1)] == "-" and top >= bottom:
+        return None
     if not m[1] and top >= 10 and (top == bottom or top + bottom == 100):
         return n.cardinal(top) + n.cardinal(bottom)
     if "of" in context.words[-1:] and top > bottom > 20 or top > 2 * bottom > 40:
@@ -73,7 +76,7 @@ def ordinal(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$))?"
+    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({alternatives(t.PER)}){END})?"
 )
 def scientific(m, context):
     """6.02 x 10^23, 1e6."""
@@ -81,6 +84,8 @@ def scientific(m, context):
     if len(power.strip("-")) > 6:
         return None
     words = number(m[1] + m[2]) + ["times", "ten", "to", "the"] + n.cardinal(power)
+    if m[7]:
+        return [*words, "per", *t.PER[m[7]].split()]
     return words + (expression(m[6], False) if m[6] else [])
 
 
@@ -144,9 +149,18 @@ def compound(m, context):
     return [(plain(m[1]), *m.span(1))]
 
 
+@rule(rf"([-\u2212]?)(\d{{1,3}}(?:\.\d{{3}})+),(\d+){END}(?![.,]\d)")
+def points_for_commas(m, context):
+    """1.234.567,89."""
+    words = n.cardinal(m[2].replace(".", "")) + ["point", *n.digits(m[3])]
+    return ["minus"] * bool(m[1]) + words
+
+
 @rule(rf"([1-9]\d{{0,2}})((?: \d{{3}})+)(?![\d,.]*\d|[^\W_]|{DASH}\d| \d|/)")
 def thin(m, context):
     """1 000 000 with spaces for commas."""
+    if m.string[max(m.start() - 1, 0)] == "=":
+        return None  # id=42 200
     if m[2].count(" ") == 1 and (context.before in t.MONTHS or context.before in q.GROUPED):
         return None
     return n.cardinal(m[0].replace(" ", ""))

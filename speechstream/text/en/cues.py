@@ -11,14 +11,14 @@ def _set(text: str) -> frozenset[str]:
 DIALLED = _set("call dial phone telephone text ring")
 CODED = _set(
     "code codes pin pins passcode password otp zip zipcode postcode postal account ssn serial iban imei tracking "
-    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv"
+    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking"
 )
 NUMBERED_LONG = _set(
     "id ids reference ref order ticket invoice case card policy claim receipt docket badge"
 )
 GROUPED = _set(
     "room rooms highway interstate route boeing flight error http status model bus suite apartment apt gate "
-    "rtx gtx rfc xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
+    "heading bearing rtx gtx rfc xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
 )
 RELEASED = _set(
     "version python release ios ipados watchos android macos chapter section cuda ubuntu debian fedora java node kernel "
@@ -27,7 +27,7 @@ RELEASED = _set(
 PLACES = _set(
     "room suite apartment apt unit seat gate flat section type figure fig table chapter part appendix exhibit "
     "form line platform building class article grade phase schedule annex level row track route bus flight sector zone "
-    "block bay dock lot floor"
+    "block bay dock lot floor exit pi hall terminal pier wing rule chapter building"
 )
 LETTERED_AFTER = {
     "K": _set(
@@ -93,7 +93,7 @@ BOOKS_SHORT = {
 
 # Times.
 BEFORE_DECADE = _set(
-    "the his her their my your our its early late mid mid- these those early- late-"
+    "the his her their my your our its early late mid mid- these those early- late- low high upper lower"
 )
 TIMED = _set(
     "ago later left remaining timer timeout timeouts break walk drive delay delays call meeting video videos read session "
@@ -202,7 +202,7 @@ INTERJECTIONS = _set("hi hello hey yes no oh well ok okay so and but now please 
 
 # Words of small letters that are said by their letters, and endings of file names.
 SPELLED_SMALL = _set(
-    "idk imo imho tbh cd btw brb ttyl wdym smh omw ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
+    "idk imo imho tbh cd btw brb ttyl wdym smh omw omg idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
     "utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
 )
 FILE_LETTERS = _set(

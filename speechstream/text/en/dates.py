@@ -121,6 +121,24 @@ def hyphen_date(m, context):
 
 
 @rule(
+    rf"({MONTH})(\s+)(\d{{1,2}}(?:, \d{{1,2}})*),?\s?(&|and|or)\s?(\d{{1,2}}){END}"
+    rf"(?:(,?\s+)(\d{{4}}){END}(?!\.\d|,\d)|(?=\s*[.,;:)!?]|\s*$))",
+    re.I,
+)
+def month_days(m, context):
+    """Aug. 6 & 9, 1945."""
+    days = [*re.findall(r"\d+", m[3]), m[5]]
+    if not m[1][0].isupper() or not all(1 <= int(d) <= 31 for d in days):
+        return None
+    words = [w for d in days[:-1] for w in [*n.ordinal(d), ","]][:-1]
+    pieces = [([month_of(m[1])], *m.span(1)), (words, *m.span(3))]
+    pieces.append((["or" if m[4] == "or" else "and", *n.ordinal(m[5])], m.start(4), m.end(5)))
+    if m[7]:
+        pieces += [([","], m.start(6), m.start(6)), (n.year(int(m[7])), *m.span(7))]
+    return pieces
+
+
+@rule(
     rf"({MONTH})(\s+)(\d{{1,2}})(?:st|nd|rd|th)?{END}(?!:\d|\.\d|%|,\d)(?:\s?{DASH}\s?(\d{{1,2}})(?:th|st|nd|rd)?{END})?"
     rf"(?:(,?\s+)(\d{{4}}){END}(?!\.\d|,\d))?",
     re.I,

@@ -27,7 +27,7 @@ PHONED = (
 BATTING = frozenset("batting hitting hit average hitter hits batted slugging obp bat".split())
 FOODS = (
     "of water milk flour sugar rice butter oil broth stock chopped grated shredded cream oats nuts cheese sifted packed brown white all "
-    "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice"
+    "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice for plus more each ice crushed whole frozen fresh dried unsalted packed grape honey mayonnaise mayo sour heavy"
 )
 OVEN = re.compile(
     r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill)\b",
@@ -35,6 +35,7 @@ OVEN = re.compile(
 )
 DIAL_VERBS = frozenset("dial call calling ring phone text dialing".split())
 NUMBERED_LINKS = frozenset("is : number . , no at on us me him her our my".split())
+MOVES = frozenset("cut hike rise rate move increase drop fall decline reduction jump".split())
 NETWORK = frozenset("modem baud rate speed speeds bandwidth link bitrate throughput at".split())
 
 
@@ -255,7 +256,10 @@ def short_units(m, context):
         "bp": [
             "basis",
             "point"
-            if one or m[0][-3] == "-" and m.string[m.end() : m.end() + 1] == " "
+            if one
+            or m[0][-3] == "-"
+            and m.string[m.end() : m.end() + 1] == " "
+            or following(m) in MOVES
             else "points",
         ],
     }

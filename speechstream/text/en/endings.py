@@ -10,7 +10,7 @@ NEVER_END = frozenset(
     "qty ref c rs acct mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls".split()
 )
 BEFORE_NUMBER = frozenset(
-    "no nos art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "no nos cat art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
@@ -63,6 +63,13 @@ ANSWERED = frozenset(
 )
 ASKED = frozenset("me him her them us you".split())
 AFTER_NUMBER = frozenset(("in",))
+BY_SOMEONE = frozenset(("ed", "eds", "trans"))
+EDITION = frozenset(
+    "rev revised new special critical second first third fourth fifth american standard".split()
+)
+BEFORE_CODE = frozenset(("dep", "arr"))
+ONLY_CAPITAL = frozenset(("cat",))
+FACTORIALS = frozenset("nkmNrpq")
 
 RULES = Rules(
     NEVER_END,
@@ -80,4 +87,9 @@ RULES = Rules(
     AFTER_TIME,
     NUMBER_OF,
     BOOKS_OF_TWO,
+    BY_SOMEONE,
+    EDITION,
+    BEFORE_CODE,
+    ONLY_CAPITAL,
+    FACTORIALS,
 )

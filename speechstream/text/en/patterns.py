@@ -27,9 +27,7 @@ SIGN_WORDS = {
     "\u00b1": ["plus", "or", "minus"],
     "+": ["plus"],
 }
-ARTICLES = frozenset(
-    "a an the this that each every another one my your his her its our their".split()
-)
+ARTICLES = frozenset("a an the this that each another one my your his her its our their".split())
 CONTRACTED = frozenset(
     "it's that's he's she's there's what's here's who's where's let's one's how's".split()
 )
@@ -92,6 +90,7 @@ def qualifies(m: re.Match, context: Context) -> bool:
         )
         and (noun.islower() or noun.isupper() and len(noun) > 1)
         and noun not in homographs.FUNCTION
+        and noun not in ("thereafter", "afterwards", "afterward", "onward", "onwards", "instead")
         and not noun.endswith("ly")
     )
 

@@ -15,6 +15,7 @@ ROOMS = {
     "Rm": "room",
     "Rte": "route",
     "Hwy": "highway",
+    "Fl": "floor",
 }
 NUMBER_SIGN = re.compile(r" #?\d")
 WINDS = re.compile(r"\b[Ww]inds? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
@@ -87,7 +88,11 @@ class Places:
             and text[end : end + 1] != "."
         ):
             earlier = [w.text for w in self.out[-4:]]
-            if earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier):
+            ordinal = earlier and earlier[-1].endswith(("th", "first", "second", "third"))
+            named = (
+                earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier)
+            )
+            if named or ordinal:
                 self._say(t.STREET_NAMES[lower], at, end)
                 return end
         return 0
@@ -103,6 +108,9 @@ class Places:
         return (
             both
             or self._before() in ("to", *t.WEEKDAYS)
+            or any(w.text.lower() in t.WEEKDAYS for w in self.out)
+            and re.match(r" (?:closed|open|only|from|by|noon)\b", self.text[end : end + 8])
+            is not None
             or bool(re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after))
         )
 

@@ -86,6 +86,7 @@ NUMBERED = {
     "phys": "physics",
     "rd": "round",
     "mvt": "movement",
+    "cat": "category",
     "v": "verse",
     "ste": "suite",
     "apt": "apartment",
@@ -155,9 +156,27 @@ PLAIN = {
     "tbsp": "tablespoons",
     "tsp": "teaspoons",
     "mgmt": "management",
+    "hx": "history",
+    "cya": "see ya",
+    "fwd": "forward",
+    "fw": "forward",
+    "ofc": "of course",
+    "bashrc": "bash R C",
+    "zshrc": "Z S H R C",
+    "vimrc": "vim R C",
+    "npmrc": "N P M R C",
+    "gitignore": "git ignore",
+    "dockerignore": "docker ignore",
 }
 UNAMBIGUOUS_BOOKS = frozenset(
     "isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
+)
+AMOUNTS = frozenset(
+    "dollars pounds euros yen million billion percent units barrels tons people".split()
+)
+VERY = re.compile(
+    r"(?:high|low|good|bad|hot|cold|warm|small|large|big|important|rare|strong|nice|long|short|much|few|easy|hard|useful|tired|"
+    r"busy|happy|sorry|poor|slow|fast|light|heavy|old|young|fine|rough|cloudy)\b"
 )
 JOBS = re.compile(r"(?:job|jobs|work|worker|workers|staff|agency|position|workforce|staffer)\b")
 NAMED = re.compile(r"[A-Z][\w'’-]*")
@@ -176,6 +195,22 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
             return {"ed": "edited by", "eds": "edited by"}.get(
                 lower, "translated" if rest[:3] == "by " else "translated by"
             )
+    if lower == "est" and before in AMOUNTS:
+        return "estimated"
+    if lower == "v" and token == "v" and VERY.match(rest):
+        return "very"
+    if token == "Pt" and re.match(
+        r"(?:is|was|has|had|will|states?|reports?|denies|complains|presents?|seen|advised)\b", rest
+    ):
+        return "patient"
+    if lower in ("dep", "arr") and re.match(r"[A-Z]{3}\b", rest):
+        return "departs" if lower == "dep" else "arrives"
+    if lower == "pub" and rest.startswith("L."):
+        return "public"
+    if lower == "l" and before == "public" and rest.startswith("No"):
+        return "law"
+    if behind_ordinal and lower in ("bn", "regt", "div", "bde"):
+        return {"bn": "battalion", "regt": "regiment", "div": "division", "bde": "brigade"}[lower]
     if behind_ordinal and lower in ("ed", "fl", "c", "cent"):
         return {"ed": "edition", "fl": "floor"}.get(lower, "century")
     if (

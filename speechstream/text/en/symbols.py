@@ -45,6 +45,16 @@ TIME_AFTER = re.compile(
 NOUN_BEFORE = re.compile(
     r"(?:^|[\s(])(?:(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}|[A-Z]{2,4})$"
 )
+PATH = re.compile(r"\.{1,2}/(?=[\w.])")
+QUERY = re.compile(r"\?\w+=")
+CODE = re.compile(r"&&|\|\||[=!]=|\bif[ (]")
+BARS = re.compile(r"\|(?:[A-Za-z]\w?|-?[\d.]+|[A-Za-z]\w?\s?[-+\u2212]\s?\w{1,4})\|(?![|\w])")
+CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
+SUM_OF = re.compile(r"\s*(?:from|over)\b")
+FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
+FACTORIAL_AFTER = re.compile(
+    r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
+)
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
 
@@ -81,9 +91,27 @@ class Symbols:
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
                     return digits.end()
+            elif leading_path := set(m[0]) == {"."} and PATH.match(text, at):
+                self._say(["dot"] * len(m[0]) + ["slash"], at, leading_path.end())
+                return leading_path.end()
+            elif m[0] == "?" and inside and QUERY.match(text, at):
+                self._say("question mark", at, at + 1)
+            elif m[0] == "!" and self._negates(at):
+                self._say("not", at, at + 1)
+            elif m[0] == "!" and (self._factorial(at)):
+                self._say("factorial", at, at + 1)
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
+        if c == "|" and (bars := BARS.match(text, at)) and not text[at - 1 : at].isalnum():
+            self._say(["the", "absolute", "value", "of"], at, at + 1)
+            self.bar = bars.end() - 1
+            return at + 1
+        if c == "|" and at == self.bar:
+            return at + 1
+        if c == "|" and CONDITION.search(text, max(0, at - 18), at):
+            self._say("given", at, at + 1)
+            return at + 1
         if c == "\u00a7" and after == "\u00a7":
             self._say("sections", at, at + 2)
             return at + 2
@@ -169,10 +197,15 @@ class Symbols:
                 m.end() if m else at + 1,
             )
             return m.end() if m else at + 1
+        elif c == "~" and text[at - 1 : at].isalnum() and after.isdigit() and at:
+            self._say("tilde", at, at + 1)
         elif c in "~\u223c" and ABOUT.match(text, at + 1):
             self._say("about", at, at + 1)
         elif c == "~" and after == "/":
-            self._say("tilde", at, at + 1)
+            self._say("tilde slash", at, at + 2)
+            return at + 2
+        elif c == "\u2211" and SUM_OF.match(text, at + 1):
+            self._say("the sum", at, at + 1)
         elif c == "\u2665" and self._before() in ("i", "we", "you", "they"):
             self._say("love", at, at + 1)
         elif c == "\\" and after.isalnum():
@@ -193,6 +226,21 @@ class Symbols:
             return self._foreign(at, at + 1)
         return at + 1
 
+    def _negates(self, at: int) -> bool:
+        """Whether a mark stands before what it denies: a && !b."""
+        text = self.text
+        return (
+            text[at - 1 : at] in (" ", "(")
+            and text[at + 1 : at + 2].isalpha()
+            and bool(CODE.search(text))
+        )
+
+    def _factorial(self, at: int) -> bool:
+        """Whether a mark behind a single letter or a bracket is a factorial: n! grows."""
+        text = self.text
+        letter = FACTORIAL.search(text, max(0, at - 2), at)
+        return bool(letter) and bool(FACTORIAL_AFTER.match(text, at + 1))
+
     def _compares(self, at: int, c: str, spaced: bool) -> bool:
         """Whether < or > compares: not where it quotes a line or is half of a tag."""
         text = self.text
@@ -202,7 +250,7 @@ class Symbols:
         if spaced:
             return bool(self.out)
         return bool(AMOUNT.match(text, at + 1)) and (
-            not before or before.isspace() or before.isalnum() or before in "("
+            not before or before.isspace() or before.isalnum() or before in "(,"
         )
 
     def _per(self, at: int) -> str:

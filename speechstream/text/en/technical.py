@@ -1,0 +1,153 @@
+"""Numbers of trades: aviation, software, laboratories, accounts, and printed tables.
+
+They are tried before the rules of `designations.py`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en.amounts import closes_quotation
+from speechstream.text.en.patterns import DASH, END, NUM, Rules, following, qualifies
+
+rule = Rules()
+SIDES = {"L": "left", "R": "right", "C": "center"}
+COURSES = frozenset("heading bearing course radial azimuth".split())
+STEPS = frozenset(
+    "attempt step part round stage question slide try retry item test page lap chunk batch epoch layer file lesson volume "
+    "stop episode leg photo tweet day hole".split()
+)
+PLATFORMS = q.RELEASED | frozenset("windows vista office chrome firefox safari gcc clang".split())
+NARROW = frozenset(("2", "3", "4", "8", "16", "32"))  # of fractions more often than days
+FORMULA = re.compile(
+    r"\s(?:solution\b|(?:HF|HI|KI|KF|KOH|HCN)\b|(?=[A-Z]\w*(?:[a-z]|\d))(?:[A-Z][a-z]?[\d\u2080-\u2089]?){2,}(?![a-z]))"
+)
+MOLAR = {"": "", "m": "milli", "\u00b5": "micro", "\u03bc": "micro", "n": "nano"}
+HOUSE = re.compile(r"\d[a-z]?, $")
+NAME_BEFORE = re.compile(r"[\w,] [A-Z]\w+ $")
+
+
+@rule(rf"(0?[1-9]|[12]\d|3[0-6])([LRC])?{END}(?![.,:/-]\d)")
+def runway(m, context):
+    """Runway 27L."""
+    if context.before not in ("runway", "runways", "rwy"):
+        return None
+    digits = n.digits(m[1]) if m[1][0] == "0" or m[2] else n.cardinal(m[1])
+    return digits + ([SIDES[m[2]]] if m[2] else [])
+
+
+@rule(r"([0-3]\d\d)\u00b0(?!\s?[\dCF])")
+def course(m, context):
+    """Bearing 045\u00b0: three digits."""
+    if m[1][0] != "0" and context.before not in COURSES:
+        return None
+    return [*n.digits(m[1]), "degrees"]
+
+
+@rule(rf"(\d{{1,3}})/(\d{{1,3}}){END}(?!/|\.\d)")
+def step(m, context):
+    """Attempt 3/5, Windows 10/11."""
+    if context.before in STEPS and int(m[1]) <= int(m[2]):
+        return [*n.cardinal(m[1]), "of", *n.cardinal(m[2])]
+    if context.before in PLATFORMS and len(m[1]) < 3:
+        return [*n.cardinal(m[1]), "slash", *n.cardinal(m[2])]
+    return None
+
+
+@rule(rf"(\d{{1,2}})/(\d{{1,2}})\s?(?:{DASH}|to)\s?(\d{{1,2}})/(\d{{1,2}}){END}(?!/|\.\d)")
+def short_dates(m, context):
+    """6/10-6/14."""
+    if m[2] in NARROW and m[4] in NARROW:
+        return None
+    dates = [(int(m[1]), int(m[2])), (int(m[3]), int(m[4]))]
+    if context.options.date_order == "dmy":
+        dates = [(month, day) for day, month in dates]
+    if any(not (1 <= month <= 12 and 1 <= day <= 31) for month, day in dates):
+        return None
+    first, second = ([t.MONTHS[month - 1], *n.ordinal(day)] for month, day in dates)
+    return [*first, "to", *second]
+
+
+@rule(r"\+\d{1,3}\s?\(0\)\s?\d{1,5}(?:[ /-]?\d{2,8}){1,5}" + END)
+def trunk(m, context):
+    """+49 (0)30 123456."""
+    groups = re.findall(r"\d+", m[0])
+    words = ["plus"]
+    for i, group in enumerate(groups):
+        words += n.digits(group) + [","] * (i + 1 < len(groups))
+    return words
+
+
+@rule(
+    rf"([$\u00a3\u20ac])\(({NUM})\)(?:\s?(thousand|million|billion|trillion|bn|[kKmMbB](?![^\W_])))?"
+)
+def loss(m, context):
+    """$(4.2) million, a loss."""
+    unit, _ = t.CURRENCIES[m[1]]
+    scale = [t.MAGNITUDES.get(m[3], m[3])] if m[3] else []
+    return ["minus", *n.decimal(m[2]), *scale, n.plural(unit)]
+
+
+@rule(rf"1/(\d{{2,4}})\s?(?:s|sec)\b{END}")
+def exposure(m, context):
+    """1/250 s."""
+    return ["one", *n.ordinal(m[1]), "of", "a", "second"]
+
+
+@rule(rf"({NUM}){DASH}({NUM})[\"\u2033\u201d](?!\w(?<!x))")
+def inch_range(m, context):
+    """3-5 inches by their mark."""
+    if closes_quotation(m):
+        return None
+    single = qualifies(m, context)
+    return [*n.decimal(m[1]), "to", *n.decimal(m[2]), "inch" if single else "inches"]
+
+
+@rule(r"(\d{1,3})[- ]?(?:y\.\s?o\.?|y/o\b|yo\b)(?=[\s,;:)]|$)")
+def age(m, context):
+    """A 45-y.o. patient."""
+    noun = following(m)
+    attached = m[0][len(m[1])] == "-" or qualifies(m, context) or noun[:2] in ("ma", "fe", "wo")
+    return [*n.cardinal(m[1]), "year" if attached else "years", "old"]
+
+
+@rule(rf"(\d{{1,2}}):([0-5]\d)\s?([ap]){END}(?!\.m)")
+def half_letter(m, context):
+    """11:55p."""
+    minute = (["oh"] if m[2][0] == "0" else []) + n.cardinal(m[2]) if m[2] != "00" else []
+    return [*n.cardinal(m[1]), *minute, m[3].upper(), "M"]
+
+
+@rule(rf"(\d{{5}})-(\d{{4}}){END}(?!-)")
+def long_zip(m, context):
+    """83701-1142."""
+    return [*n.digits(m[1]), ",", *n.digits(m[2])]
+
+
+@rule(r"\d{5}(?=\s[^\W\d_a-z])")
+def town_code(m, context):
+    """12, 80331 Munich: behind a house number."""
+    return n.digits(m[0]) if HOUSE.search(m.string, max(0, m.start() - 4), m.start()) else None
+
+
+@rule(rf"(\d{{1,3}})-(\d{{2,4}}){END}(?!-)")
+def numbered(m, context):
+    """No. 111-148."""
+    if context.words[-2:] not in (("l", "number"), ("law", "number")):
+        return None
+    return [*n.cardinal(m[1]), *n.cardinal(m[2])]
+
+
+@rule(rf"({NUM})\s?([m\u00b5\u03bcn]?)M(?={FORMULA.pattern})")
+def molar(m, context):
+    """0.1 M HCl."""
+    return [*n.decimal(m[1]), MOLAR[m[2]] + "molar"]
+
+
+@rule(rf"\d{{1,2}}B{END}(?!\s?(?:in|of|to|for|worth)\b)")
+def lettered(m, context):
+    """Exit 17B, a Raspberry Pi 4B: a letter behind a name's number."""
+    if not NAME_BEFORE.search(m.string, 0, m.start()):
+        return None
+    return [*n.cardinal(m[0][:-1]), "B"]
