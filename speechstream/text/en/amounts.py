@@ -30,7 +30,8 @@ UNIT = alternatives({**t.UNITS, **t.PER})
 POWER = r"(?:[\u00b2\u00b3]|\^?[23](?![\w.]))?"
 FACTOR = rf"(?:{UNIT}){POWER}"
 HEAD = rf"(?:{alternatives(t.UNITS)}){POWER}"
-EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?{FACTOR})*"
+PRODUCT = rf"{FACTOR}(?:[\u00b7\u22c5\u2022]{FACTOR})*"
+EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?(?:{FACTOR}|\({PRODUCT}\)))*"
 PARTS = re.compile(rf"({UNIT})({POWER})$")
 POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
@@ -354,8 +355,10 @@ def expression(text: str, single: bool) -> list[str]:
     factors = re.split("[\u00b7\u22c5\u2022]", above)
     for i, factor in enumerate(factors):
         words += _factor(factor, single or i + 1 < len(factors))
-    for factor in below:
-        words += ["per", *_factor(factor, True)]
+    for divisor in below:
+        words.append("per")
+        for factor in re.split("[\u00b7\u22c5\u2022]", divisor.strip("()")):
+            words += _factor(factor, True)
     return words
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import numbers, tables as t
+from speechstream.text.en import cues as q, numbers, tables as t
 from speechstream.text.en.amounts import expression
 from speechstream.text.en.word import Word
 
@@ -21,6 +21,12 @@ GIVEN_THAT = re.compile(r"[PE]\((?=[^()|]{1,16}\|[^()|]{1,16}\))")
 PRIME = re.compile(r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?=\s?[-+=(*/]|\s?$)")
 ORDINAL = re.compile(r"([IVXLC]{2,})(?:st|nd|rd|th)(?!\w)")
 GRADES = re.compile(r"[-\u2013](1[0-2]|[1-9])(?![\w.,:]\d|\w|-\d)")
+ROMAN_PAIR = re.compile(r"([IVXLC]+|[ivxlc]+)([-\u2013/])([IVXLC]+|[ivxlc]+)(?![\w/-])")
+PARTS = q.NUMBERED | frozenset(
+    "pages chapters parts acts books volumes types phases classes grades stages scenes articles sections titles grade".split()
+)
+KILOMETER = re.compile(r" \d")
+NOTE = re.compile(r"\. ?\d+(?!\w)")
 SHORTHAND = {  # with digits for sounds, in small letters
     "2day": "today",
     "2nite": "tonight",
@@ -86,6 +92,25 @@ class Attached:
             if after == "\u2013" or m[1] in "34568" or graded:
                 self._say([*word, "to", *numbers.cardinal(m[1])], at, m.end())
                 return m.end()
+        if (m := ROMAN_PAIR.match(text, at)) and self._before() in PARTS:
+            first, second = numbers.roman(m[1].upper()), numbers.roman(m[3].upper())
+            if first and second and (first < second or m[2] == "/"):
+                middle = "over" if m[2] == "/" else "to"
+                said = [*numbers.cardinal(first), middle, *numbers.cardinal(second)]
+                self._say(said, at, m.end())
+                return m.end()
+        if word in ("Km", "KM", "km") and KILOMETER.match(text, end) and self.number_end != at - 1:
+            self._say("kilometer", at, end)
+            return end
+        if word in ("n", "nn") and after == "." and NOTE.match(text, end):
+            self._say("note" if word == "n" else "notes", at, end + 1)
+            return end + 1
+        if word == "Plz" and self.out and self.out[-1].text[:1].isupper():
+            self._say("plaza", at, end)
+            return end
+        if word == "ATTN":
+            self._say("attention", at, end)
+            return end
         if word in ("L", "R") and self._before() in TURNS:
             self._say("left" if word == "L" else "right", at, end)
             return end

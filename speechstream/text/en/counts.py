@@ -24,6 +24,7 @@ from speechstream.text.en.patterns import (
 
 rule = Rules()
 CASES = frozenset("case docket file account invoice order bill claim".split())
+RATED = frozenset("rate rated rating rates score scored scores gave give stars star review".split())
 RAISED = "\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
 
 
@@ -37,6 +38,20 @@ def vulgar(m, context):
     if half and following(m).lower() in q.AFTER_HALF:
         return [*number(m[1] + "0")[:-1], "half"]
     return number(m[1] + "0")[:-1] + (["a", "half"] if half else n.fraction(top, bottom))
+
+
+@rule(rf"({NUM})/({alternatives(u for u in t.PER if len(u) > 1 or u == 'h')}){END}(?![/-])")
+def rate(m, context):
+    """18/min."""
+    return [*n.decimal(m[1]), "per", *t.PER[m[2]].split()]
+
+
+@rule(rf"\d{{1,3}}(?:/\d{{1,3}}){{2,}}{END}(?!/)")
+def several(m, context):
+    """28/8/7 that is no date."""
+    if m[0] == "24/7/365":
+        return None
+    return [w for part in m[0].split("/") for w in n.cardinal(part)]
 
 
 @rule(rf"24/7/365{END}")
@@ -62,7 +77,7 @@ def fraction(m, context):
     if "of" in context.words[-1:] and top > bottom > 20 or top > 2 * bottom > 40:
         return n.cardinal(top) + ["over"] + n.cardinal(bottom)
     words = n.fraction(top, bottom)
-    if bottom in (10, 100) and not m[1]:
+    if (bottom in (10, 100) or bottom == 5 and RATED & set(context.words)) and not m[1]:
         words = n.cardinal(top) + ["out", "of"] + n.cardinal(bottom)
     if not m[1]:
         return words

@@ -196,13 +196,13 @@ NAMED_TIMES = _set("noon midnight dawn dusk now present today")
 COUNTED = _set(
     "miles beats meters metres feet gallons kilometers kilometres grams dollars cents words calls requests tokens frames "
     "steps calories visits times people units hours days pages queries users drops cups cycles rounds events items orders "
-    "posts messages minutes breaths liters litres pounds tons bits bytes"
+    "cells copies particles molecules counts ions colonies platelets posts messages minutes breaths liters litres pounds tons bits bytes"
 )
 INTERJECTIONS = _set("hi hello hey yes no oh well ok okay so and but now please sure thanks")
 
 # Words of small letters that are said by their letters, and endings of file names.
 SPELLED_SMALL = _set(
-    "idk imo imho tbh cd btw brb ttyl wdym smh omw omg idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
+    "idk imo imho tbh cd btw brb ttyl wdym smh omw omg aet aq idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
     "utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
 )
 FILE_LETTERS = _set(

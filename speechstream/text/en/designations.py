@@ -55,7 +55,9 @@ def hexadecimal(m, context):
     return ["zero", "X"] + [w for c in m[1] for w in (n.digits(c) if c.isdigit() else [c.upper()])]
 
 
-@rule(rf"\d{{4}}(?=\s(?:[NSEW]\.?\s)?(?:[A-Z][a-z]+\s){{1,3}}(?:{q.STREETS})\b)")
+@rule(
+    rf"\d{{4}}(?=\s(?:[NSEW]\.?\s|[NS][EW]\s)?(?:(?:[A-Z][a-z]+|\d+(?:st|nd|rd|th))\s){{1,3}}(?:{q.STREETS})\b)"
+)
 def house(m, context):
     """8901 Sunset Blvd."""
     return n.grouped(m[0])

@@ -80,6 +80,8 @@ NAMED_DECIMAL = re.compile(r"\d+\.\d+(?=-\d+(?:\.\d+)?[bBmMkK](?![^\W_]))")
 NEEDS = frozenset("needs need requires require required needed with using for supports".split())
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
+ISOTOPE_BEFORE = re.compile(r"(?<![A-Za-z])[A-Z][a-z]?-$")
+ISOMER = re.compile(r"(\d{2,3})m(?![^\W_])")  # Tc-99m
 LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
@@ -439,6 +441,13 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             m = MODEL.match(text, at) or LONG.match(text, at)
         if not m and CAPITAL_BEFORE.search(text, max(at - 14, 0), at):
             m = THREE.match(text, at)
+        if (
+            not m
+            and ISOTOPE_BEFORE.search(text, max(at - 4, 0), at)
+            and (excited := ISOMER.match(text, at))
+        ):
+            words = [*numbers.grouped(excited[1]), "M"]
+            return [(words, at, excited.end())], excited.end()
         return ([(numbers.grouped(m[0]), at, m.end())], m.end()) if m else None
 
     def _digit(self, at: int) -> int:

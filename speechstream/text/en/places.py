@@ -17,8 +17,22 @@ ROOMS = {
     "Hwy": "highway",
     "Fl": "floor",
 }
+PROVINCES = {
+    "ON": "Ontario",
+    "QC": "Quebec",
+    "BC": "British Columbia",
+    "AB": "Alberta",
+    "MB": "Manitoba",
+    "SK": "Saskatchewan",
+    "NS": "Nova Scotia",
+    "NB": "New Brunswick",
+    "PE": "Prince Edward Island",
+    "NL": "Newfoundland",
+    "YT": "Yukon",
+}
+POSTAL = re.compile(r",? [A-Z]\d[A-Z] ?\d[A-Z]\d(?!\w)")
 NUMBER_SIGN = re.compile(r" #?\d")
-WINDS = re.compile(r"\b[Ww]inds? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
+WINDS = re.compile(r"\b[Ww]inds?:? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
 ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
 STREET_AHEAD = re.compile(
     r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
@@ -46,10 +60,13 @@ class Places:
     def _place(self, word: str, at: int, end: int) -> int:
         """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
         text = self.text
+        if word in PROVINCES and POSTAL.match(text, end) and text[max(at - 2, 0) : at] == ", ":
+            self._say(PROVINCES[word].split(), at, end)
+            return end
         if word in t.STATES and (done := self._state(word, at, end)):
             return done
         if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
-            numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
+            numbered = self.number_end == at - 1 and (m[1] or not m[2][:1].islower())
             numbered = (
                 numbered
                 or m[1]
@@ -62,6 +79,9 @@ class Places:
                 return end + len(m[1])
         if word in ROOMS and NUMBER_SIGN.match(text, end):
             self._say(ROOMS[word], at, end)
+            return end
+        if word == "Fl" and self._before().endswith(("th", "first", "second", "third")):
+            self._say("floor", at, end)
             return end
         near = text[max(0, at - 14) : at] + "|" + text[end : end + 9]
         if word in t.DIRECTIONS and WINDS.search(near):

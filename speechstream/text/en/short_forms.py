@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 
+from speechstream.text.en import numbers
+
 # With a full stop, wherever they stand.
 ALWAYS = {
     "attn": "attention",
+    "rpt": "report",
+    "rpts": "reports",
+    "susp": "suspension",
+    "exc": "except",
+    "hols": "holidays",
     "appt": "appointment",
     "appts": "appointments",
     "mtg": "meeting",
@@ -158,6 +165,7 @@ PLAIN = {
     "mgmt": "management",
     "hx": "history",
     "cya": "see ya",
+    "rpt": "report",
     "fwd": "forward",
     "fw": "forward",
     "ofc": "of course",
@@ -171,6 +179,14 @@ PLAIN = {
 UNAMBIGUOUS_BOOKS = frozenset(
     "isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
 )
+NUMBER_WORDS = numbers.NAMES
+AFTER_COUNT = {"rds": "rounds", "sh": "shares", "dz": "dozen"}
+LIFE = re.compile(
+    r"(?:c\. ?)?\d|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.? \d|[A-Z][a-z]+,? (?:c\. ?)?\d{4}"
+)
+DAY_AFTER = re.compile(r"(?:by|only|until|from|at)\b|/|\d")
+BEFORE_DAY = frozenset("except on every last next this open closed".split())
+ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
 AMOUNTS = frozenset(
     "dollars pounds euros yen million billion percent units barrels tons people".split()
 )
@@ -195,12 +211,39 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
             return {"ed": "edited by", "eds": "edited by"}.get(
                 lower, "translated" if rest[:3] == "by " else "translated by"
             )
+    if lower in AFTER_COUNT and before in NUMBER_WORDS:
+        return AFTER_COUNT[lower]
+    if lower in ("d", "def") and token.islower() and name and not LIFE.match(rest):
+        return "defeated"
+    if (
+        lower in ("sat", "sun")
+        and token[0].isupper()
+        and (DAY_AFTER.match(rest) or before in BEFORE_DAY)
+    ):
+        return "saturday" if lower == "sat" else "sunday"
+    if lower == "pt" and before in (
+        "dew",
+        "melting",
+        "boiling",
+        "freezing",
+        "focal",
+        "match",
+        "turning",
+    ):
+        return "point"
+    if lower in ("p", "pp", "ch") and ROMAN_PAGES.match(rest):
+        return {"p": "page", "pp": "pages", "ch": "chapter"}[lower]
     if lower == "est" and before in AMOUNTS:
         return "estimated"
     if lower == "v" and token == "v" and VERY.match(rest):
         return "very"
-    if token == "Pt" and re.match(
-        r"(?:is|was|has|had|will|states?|reports?|denies|complains|presents?|seen|advised)\b", rest
+    if (
+        lower == "pt"
+        and before not in NUMBER_WORDS
+        and re.match(
+            r"(?:is|was|has|had|will|states?|reports?|denies|complains|presents?|seen|advised)\b",
+            rest,
+        )
     ):
         return "patient"
     if lower in ("dep", "arr") and re.match(r"[A-Z]{3}\b", rest):

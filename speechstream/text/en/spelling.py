@@ -118,6 +118,9 @@ class Spelling(Abbreviations, Attached, Places):
             if part.isdigit():
                 code = len(part) == 3 and stop - at > 6
                 self._say(numbers.digits(part) if code else numbers.grouped(part), start, stop)
+            elif part == "s" and stop == end and at < start and self.text[start - 1].isdigit():
+                last = self.out[-1]
+                self.out[-1] = Word(numbers.plural(last.text), last.start, stop)  # A380s
             elif not part.isascii():
                 self._foreign(start, stop)
             elif len(part) == 1 or (part.isupper() and (len(part) <= 4 and part not in t.SAID)):

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from speechstream.text.en import cues as q, numbers, numerals, tables as t
+from speechstream.text.en.patterns import alternatives
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
 
 MARKS = {
@@ -45,6 +46,12 @@ TIME_AFTER = re.compile(
 NOUN_BEFORE = re.compile(
     r"(?:^|[\s(])(?:(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}|[A-Z]{2,4})$"
 )
+STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
+ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
+PER_MEASURE = re.compile(
+    rf"\d+(?:\.\d+)?\s?(?:{alternatives(u for u in t.UNITS if len(u) > 1)})(?![^\W_])"
+)
+STARS = re.compile("(\u2605+)(\u2606*)")
 PATH = re.compile(r"\.{1,2}/(?=[\w.])")
 QUERY = re.compile(r"\?\w+=")
 CODE = re.compile(r"&&|\|\||[=!]=|\bif[ (]")
@@ -83,7 +90,7 @@ class Symbols:
                 if len(m[0]) > 1 or c == "\u2026"
                 else "."
             )
-            inside = at and text[at - 1].isalnum()
+            inside = at and (text[at - 1].isalnum() or text[at - 1] in ")]" and after.islower())
             leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
             if m[0] == "." and (inside and after.isalnum() or leading):
                 dot = leading or text[at - 1].isdigit() or after.islower() or after.isdigit()
@@ -102,6 +109,12 @@ class Symbols:
                 self._say("factorial", at, at + 1)
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
+            return m.end()
+        if c in "\u2605\u2606" and (m := STARS.match(text, at)) and len(m[0]) > 2:
+            filled = len(m[1])
+            said = numbers.cardinal(filled)
+            said += ["out", "of", *numbers.cardinal(len(m[0]))] if m[2] else []
+            self._say([*said, "star" if len(m[0]) == 1 else "stars"], at, m.end())
             return m.end()
         if c == "|" and (bars := BARS.match(text, at)) and not text[at - 1 : at].isalnum():
             self._say(["the", "absolute", "value", "of"], at, at + 1)
@@ -147,6 +160,9 @@ class Symbols:
         if c in "<>" and self._compares(at, c, spaced):
             self._say("less than" if c == "<" else "greater than", at, at + 1)
         elif c == "/":
+            if self.number_end == at and (measured := PER_MEASURE.match(text, at + 1)):
+                self._say("per", at, at + 1)
+                return at + 1 if measured else at
             if per := self._per(at):
                 self._say(["per", *t.PER[per].split()], at, at + 1 + len(per))
                 return at + 1 + len(per)
@@ -180,6 +196,10 @@ class Symbols:
                 return m.end()
             if digits or (not both and (after.isalnum() or spaced)):
                 self._say("over" if digits else "slash", at, at + 1)
+        elif c == "*" and (
+            after.isdigit() and self._before() in STARRED or self._before() == "select"
+        ):
+            self._say("star", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
             self._say("times", at, at + 1)
         elif c == "\u00d7" and self._between_measures(at):
@@ -249,6 +269,8 @@ class Symbols:
             return False
         if spaced:
             return bool(self.out)
+        if ADDRESS.match(text, at + 1):
+            return False
         return bool(AMOUNT.match(text, at + 1)) and (
             not before or before.isspace() or before.isalnum() or before in "(,"
         )
@@ -256,7 +278,8 @@ class Symbols:
     def _per(self, at: int) -> str:
         """The unit behind a slash in `miles/day`, or ""."""
         m = NAME.match(self.text, at + 1)
-        return m[0] if m and m[0] in t.PER and self._before() in q.COUNTED else ""
+        named = m is not None and m[0] in t.PER
+        return m[0] if m and named and self._before() in q.COUNTED else ""
 
     def _between_measures(self, at: int) -> bool:
         """Whether a times sign or an x stands between two measures: 3 m x 4 m."""

@@ -370,6 +370,11 @@ UNITS = {  # symbol: singular name
     "MP": "megapixel",
     "nmi": "nautical mile",
     "kn": "knot",
+    "kts": "knot",
+    "pCi": "picocurie",
+    "nCi": "nanocurie",
+    "mCi": "millicurie",
+    "Ci": "curie",
     "mmol": "millimole",
     "nmol": "nanomole",
     "mM": "millimolar",
@@ -564,6 +569,8 @@ CURRENCIES = {  # symbol: (unit, hundredth)
     "\u20ac": ("euro", "cent"),
     "EUR": ("euro", "cent"),
     "\u00a5": ("yen", ""),
+    "\u5186": ("yen", ""),
+    "\u5143": ("yuan", ""),
     "JPY": ("yen", ""),
     "\u20b9": ("rupee", "paisa"),
     "INR": ("rupee", "paisa"),
@@ -866,7 +873,7 @@ SPELLED = frozenset(
 )
 SAID = frozenset(
     "NASA NATO AIDS COVID UNESCO UNICEF OPEC RAM ROM SIM PIN JPEG GIF SCUBA RADAR LASER FEMA NAFTA SWAT "
-    "YOLO IMAX POTUS SCOTUS NASDAQ NASCAR NAFTA ASCII FIFA UEFA WIFI IKEA LEGO CAPTCHA SARS MERS OSHA "
+    "YOLO IMAX POTUS SCOTUS NASDAQ NASCAR NAFTA ASCII FIFA UEFA WIFI IKEA LEGO CAPTCHA SARS MERS OSHA MISC "
     "MAC ZIP JSON YAML TOML CUDA TED NET LOL ASAP HIPAA DARPA LAN WAN MIDI BIOS GUI NORAD TESLA BASIC COBOL RAID CERN ASEAN GATT NIMBY MAX DOW VRAM DRAM OPEC AWOL BAFTA VAT COP DOGE NOAA NIMH SWIFT MOMA LIDAR SONAR EBIT EBITDA PETA GAAP FOMO CRISPR DRAM".split()
 )
 EMPHATIC = frozenset(

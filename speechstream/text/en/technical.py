@@ -9,6 +9,8 @@ import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
 from speechstream.text.en.amounts import closes_quotation
+from speechstream.text.en.codes import version_part
+from speechstream.text.en.dates import YEARS_AFTER
 from speechstream.text.en.patterns import DASH, END, NUM, Rules, following, qualifies
 
 rule = Rules()
@@ -67,6 +69,47 @@ def short_dates(m, context):
         return None
     first, second = ([t.MONTHS[month - 1], *n.ordinal(day)] for month, day in dates)
     return [*first, "to", *second]
+
+
+@rule(rf"(\d+)\.(\d{{1,2}}){DASH}(\d+)\.(\d{{1,2}}){END}(?!\.\d)")
+def releases(m, context):
+    """Python 3.8-3.12."""
+    if context.before not in q.RELEASED:
+        return None
+    first, second = (
+        [*n.cardinal(a), "point", *version_part(b)] for a, b in (m.group(1, 2), m.group(3, 4))
+    )
+    return [*first, "to", *second]
+
+
+@rule(rf"({NUM})\s?[x\u00d7]\s?({NUM})\s?[x\u00d7]\s?(?={NUM})")
+def three_sides(m, context):
+    """30 x 20 x 10 cm: the last is read with its unit."""
+    return [*n.decimal(m[1]), "by", *n.decimal(m[2]), "by"]
+
+
+@rule(rf"(\d)V(\d){END}")
+def rail(m, context):
+    """3V3, volts of a supply."""
+    return [*n.cardinal(m[1]), "V", *n.cardinal(m[2])]
+
+
+@rule(rf"(\d{{1,3}})C/(\d{{1,3}})T{END}")
+def cores(m, context):
+    """12C/16T: cores and threads."""
+    return [*n.cardinal(m[1]), "C", *n.cardinal(m[2]), "T"]
+
+
+@rule(r"\d{4}(?=-[A-Z]{2,})")
+def form(m, context):
+    """1099-MISC."""
+    return n.grouped(m[0])
+
+
+@rule(rf"2[1-9]00{END}(?![.,:/-]\d|\s[a-z])")
+def far_year(m, context):
+    """By 2100."""
+    return n.year(int(m[0])) if context.before in YEARS_AFTER else None
 
 
 @rule(r"\+\d{1,3}\s?\(0\)\s?\d{1,5}(?:[ /-]?\d{2,8}){1,5}" + END)
