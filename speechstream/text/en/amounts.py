@@ -262,18 +262,19 @@ def duration(m, context):
     return words
 
 
-@rule(rf"({NUM})(?:{DASH}({NUM}))?\s?([dhms]){END}(?!['\u2019\u00b2\u00b3/])")
+@rule(rf"([-+\u2212]?)({NUM})(?:{DASH}({NUM}))?\s?([dhms]){END}(?!['\u2019\u00b2\u00b3/])")
 def short_duration(m, context):
     """15m ago, in 30s, 5d: letters that are times where the words around them say so."""
-    letter, near = m[3], following(m).lower()
+    sign, amount, upto, letter = m.groups()
+    near = following(m).lower()
     spaced = m[0][-2] == " "
     timed = near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
     if letter == "m" and not timed:
         return None
-    if letter == "d" and (spaced or m[1] in ("2", "3") and not timed):
+    if letter == "d" and (spaced or amount in ("2", "3") and not timed):
         return None
-    words = n.decimal(m[1]) + (["to", *n.decimal(m[2])] if m[2] else [])
-    single = is_one(m[1]) and not m[2] or qualifies(m, context) or near in NOUNS_OF_TIME
+    words = number(sign + amount) + (["to", *n.decimal(upto)] if upto else [])
+    single = is_one(amount) and not upto or qualifies(m, context) or near in NOUNS_OF_TIME
     return [*words, STEPS[letter] + "s" * (not single)]
 
 

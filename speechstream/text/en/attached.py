@@ -27,6 +27,14 @@ PARTS = q.NUMBERED | frozenset(
 )
 KILOMETER = re.compile(r" \d")
 NOTE = re.compile(r"\. ?\d+(?!\w)")
+CURRENCY_PAIR = re.compile(r"[A-Z]{3}/([A-Z]{3})(?![\w/])")
+CHARTED = {
+    "Dx": "diagnosis",
+    "Tx": "treatment",
+    "Hx": "history",
+    "Sx": "symptoms",
+}
+EVERY = re.compile(r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?h(?:rs?)?\.?(?!\w)")
 SHORTHAND = {  # with digits for sounds, in small letters
     "2day": "today",
     "2nite": "tonight",
@@ -64,6 +72,10 @@ class Attached:
 
     def _shorthand(self, at: int) -> int:
         """2day, gr8, b4. Returns where it ends, or 0."""
+        if m := EVERY.match(self.text, at):
+            upto = ["to", *numbers.cardinal(m[2])] if m[2] else []
+            self._say(["every", *numbers.cardinal(m[1]), *upto, "hours"], at, m.end())
+            return m.end()
         m = DIGIT_WORD.match(self.text, at)
         said = SHORTHAND.get(m[0]) if m else None
         if m is None or said is None or m[0] == "b4" and self._before() in BEFORE_A_SQUARE:
@@ -110,6 +122,22 @@ class Attached:
             return end
         if word == "ATTN":
             self._say("attention", at, end)
+            return end
+        if after == "/" and word in t.CURRENCIES and (m := CURRENCY_PAIR.match(text, at)):
+            if m[1] in t.CURRENCIES:
+                self._say(list(word + m[1]), at, m.end())
+                return m.end()
+        if word in ("Wt", "Ht") and KILOMETER.match(text, end):
+            self._say("weight" if word == "Wt" else "height", at, end)
+            return end
+        if after == ":" and word in CHARTED:
+            self._say(CHARTED[word], at, end)
+            return end
+        if text[at - 1 : at] == "_" and at and word in ("ms", "ns", "us", "kb", "mb", "id", "db"):
+            self._say(word.upper(), at, end)
+            return end
+        if word == "Ti" and self.number_end == at - 1:
+            self._say("T I", at, end)
             return end
         if word in ("L", "R") and self._before() in TURNS:
             self._say("left" if word == "L" else "right", at, end)

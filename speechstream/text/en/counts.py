@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
-from speechstream.text.en.amounts import EXPRESSION, expression
+from speechstream.text.en.amounts import EXPRESSION, FACTOR, expression
 from speechstream.text.en.patterns import (
     DASH,
     END,
@@ -91,7 +91,7 @@ def ordinal(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({alternatives(t.PER)}){END})?"
+    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({FACTOR}){END})?"
 )
 def scientific(m, context):
     """6.02 x 10^23, 1e6."""
@@ -100,7 +100,7 @@ def scientific(m, context):
         return None
     words = number(m[1] + m[2]) + ["times", "ten", "to", "the"] + n.cardinal(power)
     if m[7]:
-        return [*words, "per", *t.PER[m[7]].split()]
+        return [*words, "per", *expression(m[7], True)]
     return words + (expression(m[6], False) if m[6] else [])
 
 
@@ -158,7 +158,7 @@ def span(m, context):
     return plain(first) + ["to"] + last
 
 
-@rule(rf"({INT}){DASH}(?=[^\W\d_])")
+@rule(rf"({INT}){DASH}(?=[^\W\d_])(?!(?:noon|midnight|present|now)\b)")
 def compound(m, context):
     """5-year-old."""
     return [(plain(m[1]), *m.span(1))]

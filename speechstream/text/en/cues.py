@@ -18,7 +18,7 @@ NUMBERED_LONG = _set(
 )
 GROUPED = _set(
     "room rooms highway interstate route boeing flight error http status model bus suite apartment apt gate "
-    "heading bearing rtx gtx rfc xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
+    "heading bearing cessna piper gulfstream embraer rtx gtx rfc xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
 )
 RELEASED = _set(
     "version python release ios ipados watchos android macos chapter section cuda ubuntu debian fedora java node kernel "

@@ -16,7 +16,9 @@ HALF_DAY = r"([ap])(?:m|\.m\.?)(?!\w)"
 CLOCK = rf"(\d{{1,2}})(?:[:.]([0-5]\d))?(?:\s?{HALF_DAY})?"
 ERA = r"(BCE?|B\.C\.(?:E\.)?|CE|C\.E\.|AD|A\.D\.)"
 PAIRED = re.compile(r" (?:and|or|to) ['\u2019]?\d0s\b")
-DATED = frozenset("due by before until till since from dated after on".split())
+DATED = frozenset(
+    "due by before until till since from dated after on effect effective starting beginning begins starts ends ending expires expiring deadline through thru".split()
+)
 YEARS_AFTER = frozenset("in since by from until till circa around about before after".split())
 CULTURE = frozenset(
     "music fashion style movie movies film films hit hits rock pop kid kids era night party vibe vibes song songs "

@@ -77,7 +77,7 @@ def lap(m, context):
     return n.cardinal(m[1]) + minutes(int(m[2])) + ["point", *n.digits(m[3])]
 
 
-@rule(rf"([01]\d|2[0-3])([0-5]\d)(?=\s(?:{ZONES})\b)|(0[0-9])([0-5]\d){END}(?![-/:.]\d|\s\d)")
+@rule(rf"([01]\d|2[0-3])([0-5]\d)(?=\s(?:{ZONES})\b|Z\b)|(0[0-9])([0-5]\d){END}(?![-/:.]\d|\s\d)")
 def without_colon(m, context):
     """0400 GMT, at 0230."""
     if m[3] and context.before not in (

@@ -74,8 +74,10 @@ TERM = re.compile("[2-9][a-z]{2,3}")  # 2ab
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 OPTION = re.compile(
-    r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}(?:\s|$|[.,;:)\"\'`]))"
+    r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}\d{0,2}(?:\s|$|[.,;:)\"\'`]))"
 )
+MINUS_TERM = re.compile(r".[a-z\u0370-\u03ff](?![^\W\d_])")
+MINUS_AFTER = re.compile(r"(?:[=+*/,\u00d7]\s?|[=+*/\u00d7][^a-z]*[(\[])$")
 NAMED_DECIMAL = re.compile(r"\d+\.\d+(?=-\d+(?:\.\d+)?[bBmMkK](?![^\W_]))")
 NEEDS = frozenset("needs need requires require required needed with using for supports".split())
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
@@ -208,6 +210,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return end
         if c in DASHES and (end := self._range(at)):
             return end
+        if c in "-\u2212" and MINUS_TERM.match(text, at) and MINUS_AFTER.search(text, 0, at):
+            self._say("minus", at, at + 1)
+            return at + 1
         if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
             self._say(["dash"] * len(m[0]), at, m.end())
             return m.end()

@@ -41,6 +41,7 @@ GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
+STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 
 
@@ -92,6 +93,10 @@ class Places:
         ):
             self._say(t.DIRECTIONS[word], at, end)
             return end
+        if word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
+            if m := STREET_CLOSED.match(text, end):
+                self._say(t.DIRECTIONS[word], at, m.end())
+                return m.end()
         if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
             self._say(t.DIRECTIONS[word], at, end)
             return end

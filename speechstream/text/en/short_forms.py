@@ -9,6 +9,15 @@ from speechstream.text.en import numbers
 # With a full stop, wherever they stand.
 ALWAYS = {
     "attn": "attention",
+    "terr": "terrace",
+    "cres": "crescent",
+    "gdns": "gardens",
+    "plz": "plaza",
+    "expy": "expressway",
+    "fwy": "freeway",
+    "tpke": "turnpike",
+    "cir": "circle",
+    "dkt": "docket",
     "rpt": "report",
     "rpts": "reports",
     "susp": "suspension",
@@ -211,6 +220,10 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
             return {"ed": "edited by", "eds": "edited by"}.get(
                 lower, "translated" if rest[:3] == "by " else "translated by"
             )
+    if lower == "eff" and re.match(r"[A-Z][a-z]+|\d", rest):
+        return "effective"
+    if behind_ordinal and lower in ("amend", "amends", "am") and token[0].isupper():
+        return "amendment" + "s" * lower.endswith("s")
     if lower in AFTER_COUNT and before in NUMBER_WORDS:
         return AFTER_COUNT[lower]
     if lower in ("d", "def") and token.islower() and name and not LIFE.match(rest):

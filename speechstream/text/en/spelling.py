@@ -14,6 +14,8 @@ from speechstream.text.en.word import Word
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
+VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
+TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
 )
@@ -116,7 +118,9 @@ class Spelling(Abbreviations, Attached, Places):
             start = at + offset
             stop = start + len(part)
             if part.isdigit():
-                code = len(part) == 3 and stop - at > 6
+                code = len(part) == 3 and (
+                    stop - at > 6 or bool(TAIL.fullmatch(self.text, at, end))
+                )
                 self._say(numbers.digits(part) if code else numbers.grouped(part), start, stop)
             elif part == "s" and stop == end and at < start and self.text[start - 1].isdigit():
                 last = self.out[-1]
@@ -125,7 +129,7 @@ class Spelling(Abbreviations, Attached, Places):
                 self._foreign(start, stop)
             elif len(part) == 1 or (part.isupper() and (len(part) <= 4 and part not in t.SAID)):
                 self._say(part.upper(), start, stop)
-            elif part.lower() in q.SPELLED_SMALL:
+            elif part.lower() in q.SPELLED_SMALL or VOWELLESS.fullmatch(part):
                 self._say(part.upper(), start, stop)
             elif not self.known(part.lower()) and not re.search("[aeiouy]", part, re.I):
                 self._say(part.upper(), start, stop)

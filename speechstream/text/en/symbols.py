@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from speechstream.text.en import cues as q, numbers, numerals, tables as t
+from speechstream.text.en.amounts import FACTOR, expression
 from speechstream.text.en.patterns import alternatives
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
 
@@ -34,7 +35,7 @@ ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
 AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
 BY_NUMBER = re.compile(r"\s?\d")
 DEGREES = re.compile(r"[\d\u00b0][CF]$")
-TERM_BEFORE = re.compile(r"(?:[\d\u00b2\u00b3)]|(?:^|[\s\d(])[a-z])\s$")
+TERM_BEFORE = re.compile(r"(?:[\d\u00b2\u00b3)]|(?:^|[\s\d(|])[a-z])\s$")
 TERM_AFTER = re.compile(r"\s(?:\d|\(|[a-z](?![a-z]))")
 CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}$")
 CAPITALS_AFTER = re.compile(r"[A-Z]{2,5}(?![A-Za-z])")
@@ -48,10 +49,16 @@ NOUN_BEFORE = re.compile(
 )
 STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
 ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
+COUNTED_IN = re.compile(rf"(?!(?:{alternatives(t.PER)})(?![\w\u00b2\u00b3])){FACTOR}(?![^\W_])")
+FLOORED = re.compile(r" // [\da-z]")
+DOSE = re.compile(r"[\d ](?:mg|mcg|\u00b5g|\u03bcg|g|kg|IU|mEq|mmol|units|kcal|kJ|lb|gal|oz)$")
 PER_MEASURE = re.compile(
-    rf"\d+(?:\.\d+)?\s?(?:{alternatives(u for u in t.UNITS if len(u) > 1)})(?![^\W_])"
+    r"\d+(?:\.\d+)?\s?(?:mL|ml|L|l|dL|kg|g|hr?|min|m\u00b2|acre|ha|cups?|tablets?|serving)(?![^\W_])"
 )
 STARS = re.compile("(\u2605+)(\u2606*)")
+PACKAGE = re.compile(r"(?:^|[\s(])[a-z]\w*\.[a-z]\w*$")
+MEMBER = re.compile(r"\w[.\])]\w*\s$|\)\s$")
+MATHS_BEFORE = re.compile(r"\([^()]*[-+*\u2212\u00b1][^()]*(?:\([^()]*\)[^()]*)*\)\s?$")
 PATH = re.compile(r"\.{1,2}/(?=[\w.])")
 QUERY = re.compile(r"\?\w+=")
 CODE = re.compile(r"&&|\|\||[=!]=|\bif[ (]")
@@ -90,10 +97,19 @@ class Symbols:
                 if len(m[0]) > 1 or c == "\u2026"
                 else "."
             )
-            inside = at and (text[at - 1].isalnum() or text[at - 1] in ")]" and after.islower())
+            inside = at and (
+                text[at - 1].isalnum() or text[at - 1] in ")]" and (after.islower() or after == "_")
+            )
             leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
             if m[0] == "." and (inside and after.isalnum() or leading):
-                dot = leading or text[at - 1].isdigit() or after.islower() or after.isdigit()
+                dot = (
+                    leading
+                    or text[at - 1].isdigit()
+                    or after.islower()
+                    or after == "_"
+                    or after.isdigit()
+                )
+                dot = dot or PACKAGE.search(text, max(0, at - 40), at)
                 self._say("dot" if dot else ".", at, at + 1)
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
@@ -146,6 +162,12 @@ class Symbols:
                 and re.search(r"\d\s$", text[max(0, at - 2) : at])
                 and re.match(r"\s[\d(]", text[at + 1 : at + 3])
             )
+            member = (
+                spaced
+                and MEMBER.search(text, max(0, at - 24), at)
+                and re.match(r"\s\d", text[at + 1 : at + 3])
+            )
+            numbers_around = numbers_around or member
             equation = spaced and "=" in text and TERM_BEFORE.search(text[max(0, at - 3) : at])
             numbers_around = numbers_around or equation and TERM_AFTER.match(text, at + 1)
             self._say("minus", at, m.end()) if numbers_around else self.out.append(
@@ -160,9 +182,18 @@ class Symbols:
         if c in "<>" and self._compares(at, c, spaced):
             self._say("less than" if c == "<" else "greater than", at, at + 1)
         elif c == "/":
-            if self.number_end == at and (measured := PER_MEASURE.match(text, at + 1)):
+            if text[at + 1 : at + 2] == "/" and FLOORED.match(text, at - 1):
+                self._say("divided by", at, at + 2)
+                return at + 2
+            if MATHS_BEFORE.search(text, 0, at) and re.match(r"\s?[\da-z(]", text[at + 1 : at + 3]):
+                self._say("over", at, at + 1)
+                return at + 1
+            if DOSE.search(text, max(0, at - 6), at) and PER_MEASURE.match(text, at + 1):
                 self._say("per", at, at + 1)
-                return at + 1 if measured else at
+                return at + 1
+            if self._before() in q.COUNTED and (m := COUNTED_IN.match(text, at + 1)):
+                self._say(["per", *expression(m[0], True)], at, m.end())
+                return m.end()
             if per := self._per(at):
                 self._say(["per", *t.PER[per].split()], at, at + 1 + len(per))
                 return at + 1 + len(per)
@@ -173,7 +204,7 @@ class Symbols:
             )
             capitals = after.isupper() and text[at - 1 : at].isupper()
             lone = capitals and not (text[at - 2 : at - 1] + text[at + 2 : at + 3]).strip(
-                " .,;:!?)("
+                " .,;:!?)(/"
             )
             if (
                 lone
@@ -224,6 +255,8 @@ class Symbols:
         elif c == "~" and after == "/":
             self._say("tilde slash", at, at + 2)
             return at + 2
+        elif c == "%" and spaced and re.match(r" [\da-z(]", text[at + 1 : at + 3]):
+            self._say("mod", at, at + 1)
         elif c == "\u2211" and SUM_OF.match(text, at + 1):
             self._say("the sum", at, at + 1)
         elif c == "\u2665" and self._before() in ("i", "we", "you", "they"):

@@ -371,6 +371,8 @@ UNITS = {  # symbol: singular name
     "nmi": "nautical mile",
     "kn": "knot",
     "kts": "knot",
+    "mEq": "milliequivalent",
+    "mOsm": "milliosmole",
     "pCi": "picocurie",
     "nCi": "nanocurie",
     "mCi": "millicurie",
@@ -436,6 +438,7 @@ UNITS = {  # symbol: singular name
     "wpm": "word per minute",
     "tonnes": "tonne",
     "acre": "acre",
+    "mK": "meter kelvin",
 }
 UNITS |= {k.replace("\u00b5", "\u03bc"): v for k, v in UNITS.items() if k[0] == "\u00b5"}
 UNITS |= {k.replace("\u03a9", "\u2126"): v for k, v in UNITS.items() if k[-1] == "\u03a9"}
@@ -824,6 +827,8 @@ SYMBOLS = {
     "\u2194": "to and from",
     "\u2190": "from",
     "\u2191": "up",
+    "\u21cc": "is in equilibrium with",
+    "\u21c4": "is in equilibrium with",
     "\u2193": "down",
     "\u2227": "and",
     "\u2228": "or",
@@ -863,7 +868,7 @@ VULGAR = {
 }
 
 SPELLED = frozenset(
-    "SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
+    "MI SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
     "OS IP URL API CPU GPU USB HTML HTTP SQL SSL LA DC NY AM PM BBC CNN NBC ABC CBS FBI CIA NSA IRS "
     "NHS HIV DNA RNA MRI ICU ER EMT LGBT NBA NFL NHL MLB UFC IBM HP AT GE GM BMW KFC LOL OMG BTW FYI "
     "TBD RSVP IQ PS SOS MP PHD MBA BA MA BSC PHP CSS XML AWS SUV RV UFO VR AR IPO GDP CSV PDF LLM "

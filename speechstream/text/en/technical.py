@@ -26,7 +26,10 @@ FORMULA = re.compile(
     r"\s(?:solution\b|(?:HF|HI|KI|KF|KOH|HCN)\b|(?=[A-Z]\w*(?:[a-z]|\d))(?:[A-Z][a-z]?[\d\u2080-\u2089]?){2,}(?![a-z]))"
 )
 MOLAR = {"": "", "m": "milli", "\u00b5": "micro", "\u03bc": "micro", "n": "nano"}
-HOUSE = re.compile(r"\d[a-z]?, $")
+SHOOTING = frozenset("hit made shot shooting scored sank drained missed rolled dealt".split())
+HOUSE = re.compile(
+    r"\d[a-z]?, $|\b(?:[Rr]ue|Via|Calle|Rua|Avenida|Plaza|Quai|Boulevard|\w+stra(?:ss|\u00df)e|\w+str\.)(?: [^,]*)?, $"
+)
 NAME_BEFORE = re.compile(r"[\w,] [A-Z]\w+ $")
 
 
@@ -86,6 +89,67 @@ def releases(m, context):
 def three_sides(m, context):
     """30 x 20 x 10 cm: the last is read with its unit."""
     return [*n.decimal(m[1]), "by", *n.decimal(m[2]), "by"]
+
+
+@rule(rf"({NUM}){DASH}(?={NUM}\s?[x\u00d7]\s?10(?:\^|[\u2070-\u2079\u00b2\u00b3\u00b9\u207b]))")
+def powers(m, context):
+    """150-400 x 10^3: the second is read with its power."""
+    return [*n.decimal(m[1]), "to"]
+
+
+@rule(rf"(\d\d)-(\d{{7}}){END}")
+def employer(m, context):
+    """12-3456789."""
+    return [*n.digits(m[1]), ",", *n.digits(m[2])]
+
+
+@rule(rf"\d{{1,3}}(?:-\d{{1,4}}){{1,3}}{END}(?![-/]\d)")
+def paragraph(m, context):
+    """Section 18-3-204."""
+    if context.before not in ("section", "rule", "statute") or m[0].count("-") < 2:
+        return None
+    return [w for part in m[0].split("-") for w in n.grouped(part)]
+
+
+@rule(rf"([1-9]|1[0-2])/([1-9]|1[0-2])c{END}")
+def broadcast(m, context):
+    """8/7c: Eastern and Central time."""
+    return [*n.cardinal(m[1]), *n.cardinal(m[2]), "central"]
+
+
+@rule(rf"(\d+)\.(\d+|[xX])([ac-fijn-ru-wyz]?){END}(?![-+]\d)")
+def lettered_decimal(m, context):
+    """1.4a, 5.x."""
+    if m[2].isdigit() and not m[3]:
+        return None
+    part = n.digits(m[2]) if m[2].isdigit() else ["X"]
+    return [*n.cardinal(m[1]), "point", *part, *m[3].upper()]
+
+
+@rule(r"(\d+)\.(\d\d)(?= or (?:newer|later|above|higher|older|up)\b)")
+def or_newer(m, context):
+    """3.10 or newer."""
+    return [*n.cardinal(m[1]), "point", *version_part(m[2])]
+
+
+@rule(rf"({NUM})\s%(?=\s\d)")
+def modulo(m, context):
+    """5 % 2."""
+    return [*n.decimal(m[1]), "mod"]
+
+
+@rule(r"\.(\d\d)[- ]cal(?:iber\b|\b\.?)")
+def caliber(m, context):
+    """A .50-cal. rifle."""
+    return [*n.cardinal(m[1]), "caliber"]
+
+
+@rule(rf"([1-9])s{END}")
+def goals(m, context):
+    """Hit 9 of 14 3s."""
+    if not SHOOTING & set(context.words):
+        return None
+    return [n.plural(n.cardinal(m[1])[0])]
 
 
 @rule(rf"(\d)V(\d){END}")
@@ -171,7 +235,7 @@ def long_zip(m, context):
 @rule(r"\d{5}(?=\s[^\W\d_a-z])")
 def town_code(m, context):
     """12, 80331 Munich: behind a house number."""
-    return n.digits(m[0]) if HOUSE.search(m.string, max(0, m.start() - 4), m.start()) else None
+    return n.digits(m[0]) if HOUSE.search(m.string, max(0, m.start() - 40), m.start()) else None
 
 
 @rule(rf"(\d{{1,3}})-(\d{{2,4}}){END}(?!-)")
