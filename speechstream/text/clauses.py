@@ -383,7 +383,8 @@ class _Scan:
             if lower == "no":
                 number = self._word_before(begin).rstrip(".") in self.rules.number_of
                 return not (number and first.islower())
-            return not (token[0].isupper() and NUMERAL.fullmatch(self._word(word)))
+            named = NUMERAL.fullmatch(following := self._word(word))
+            return not (named and (token[0].isupper() or following not in ("A", "I")))
         if lower in self.rules.before_small and token.islower():
             return not (first.islower() or first.isdigit())
         if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):

@@ -136,6 +136,9 @@ class Attached:
         if text[at - 1 : at] == "_" and at and word in ("ms", "ns", "us", "kb", "mb", "id", "db"):
             self._say(word.upper(), at, end)
             return end
+        if after == ";" and word.lower() == "tl" and text[end + 1 : end + 3].lower() == "dr":
+            self._say("T L D R", at, end + 3)
+            return end + 3
         if word == "Ti" and self.number_end == at - 1:
             self._say("T I", at, end)
             return end

@@ -27,6 +27,8 @@ def _groups(text: str) -> list[str]:
     + END
     + r"|(?:\+?\d{1,3}[ .-])?\d{3}[ .-]\d{3}[ .-]\d{4}"
     + END
+    + r"|\+\d{8,15}"
+    + END
     + r"|\d{3}-\d{4}"
     + END
     + r"|\+\d{1,3}(?:[ -]\d{2,5}){2,5}"
@@ -96,6 +98,8 @@ def code(m, context):
     """A number that names something by its digits: call 911, code 482913, zip 90210."""
     nouns = _nouns(context)
     size = len(m[0])
+    if context.before == "to" and 4 < size < 7 and q.DIALLED & set(context.words[-4:]):
+        return n.digits(m[0])  # text STOP to 12345
     if nouns & q.DIALLED and size <= 6 and (m[0] in EMERGENCY or not following(m).islower()):
         return n.digits(m[0])
     if nouns & q.CODED or context.words[-2:] in (("ending", "in"), ("ends", "in")):
@@ -114,7 +118,7 @@ def code(m, context):
 def _nouns(context: Context) -> frozenset[str]:
     """The word that says what a number is of, past `is`, `number`, a colon and the like."""
     for word in reversed(context.words):
-        if word not in LINKS:
+        if word not in LINKS and (len(word) > 1 or word in "ai" or not word.isalpha()):
             return frozenset((word,))
     return frozenset()
 

@@ -16,6 +16,7 @@ HALF_DAY = r"([ap])(?:m|\.m\.?)(?!\w)"
 CLOCK = rf"(\d{{1,2}})(?:[:.]([0-5]\d))?(?:\s?{HALF_DAY})?"
 ERA = r"(BCE?|B\.C\.(?:E\.)?|CE|C\.E\.|AD|A\.D\.)"
 PAIRED = re.compile(r" (?:and|or|to) ['\u2019]?\d0s\b")
+JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
     "due by before until till since from dated after on effect effective starting beginning begins starts ends ending expires expiring deadline through thru".split()
 )
@@ -208,12 +209,13 @@ def era(m, context):
     return letters + year if m[1] else year + letters
 
 
-@rule(r"(\d{1,2}):([0-5]\d):([0-5]\d)(?:\s?([ap])\.?m\b\.?)?(?!\w|:\d)", re.I)
+@rule(r"(\d{1,2}):([0-5]\d):([0-5]\d)(?:\.(\d{1,6})(?!\d))?(?:\s?([ap])\.?m\b\.?)?(?!\w|:\d)", re.I)
 def clock_seconds(m, context):
     """23:59:59 is a time of day, 2:30:15 how long something took."""
     hour, minute, second = int(m[1]), int(m[2]), int(m[3])
-    half = [m[4].upper(), "M"] if m[4] else []
-    seconds = n.cardinal(second) + ["second" + "s" * (second != 1)]
+    half = [m[5].upper(), "M"] if m[5] else []
+    part = ["point", *n.digits(m[4])] if m[4] else []
+    seconds = n.cardinal(second) + part + ["second" + "s" * (second != 1 or bool(part))]
     if half or len(m[1]) == 2:
         return n.cardinal(hour) + minutes(minute) + ["and", *seconds] + half
     return n.cardinal(hour) + ["hour" + "s" * (hour != 1), *n.cardinal(minute), "minutes", *seconds]
@@ -336,5 +338,6 @@ def military(m, context):
 @rule(rf"1[01]\d\d{END}(?![.,:/]\d|%|{DASH})")
 def old_year(m, context):
     """in 1066."""
-    known = context.before in YEARS_AFTER and not following(m).islower()
+    noun = following(m)
+    known = context.before in YEARS_AFTER and (not noun.islower() or noun in JOINS)
     return n.year(int(m[0])) if known or context.words[-2:] == ("the", "year") else None

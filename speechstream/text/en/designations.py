@@ -33,7 +33,7 @@ OVEN = re.compile(
     r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill)\b",
     re.I,
 )
-DIAL_VERBS = frozenset("dial call calling ring phone text dialing".split())
+DIALLING = re.compile(r"\b(?:dial|call|ring|phone|text)(?:ing)?\b", re.I)
 NUMBERED_LINKS = frozenset("is : number . , no at on us me him her our my".split())
 MOVES = frozenset("cut hike rise rate move increase drop fall decline reduction jump".split())
 NETWORK = frozenset("modem baud rate speed speeds bandwidth link bitrate throughput at".split())
@@ -206,7 +206,7 @@ def karats(m, context):
 @rule(rf"\d{{3}}{END}(?![.,:/-]\d)")
 def emergency(m, context):
     """Dial 112 or 999."""
-    listed = context.before in ("or", "and", "not") and DIAL_VERBS & set(context.words)
+    listed = context.before in ("or", "and", "not") and DIALLING.search(m.string, 0, m.start())
     return n.digits(m[0]) if listed else None
 
 

@@ -111,6 +111,8 @@ class Romans:
             return ["the", *numbers.ordinal(value)]
         if len(numeral) == 1:
             return []
+        if self.out[-2].kind == "letters" and len(first) == 1 and said.isalpha() and len(said) > 2:
+            return ["the", *numbers.ordinal(value)]  # J. P. Hill III
         if first in q.GIVEN and self.out[-2].text[:1].isupper():
             return ["the", *numbers.ordinal(value)]
         return numbers.cardinal(value)

@@ -9,6 +9,7 @@ from speechstream.text.en import numbers
 # With a full stop, wherever they stand.
 ALWAYS = {
     "attn": "attention",
+    "ea": "each",
     "terr": "terrace",
     "cres": "crescent",
     "gdns": "gardens",
@@ -174,6 +175,7 @@ PLAIN = {
     "mgmt": "management",
     "hx": "history",
     "cya": "see ya",
+    "ez": "easy",
     "rpt": "report",
     "fwd": "forward",
     "fw": "forward",

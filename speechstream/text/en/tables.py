@@ -584,6 +584,8 @@ CURRENCIES = {  # symbol: (unit, hundredth)
     "\u00a2": ("cent", ""),
 }
 MAGNITUDES = {
+    "cr": "crore",
+    "cr.": "crore",
     "lakh": "lakh",
     "crore": "crore",
     "k": "thousand",
