@@ -446,6 +446,10 @@ class _Scan:
             return False
         word = self._next(at + 1)
         following = self._look(word)
+        if self.text[at] == "," and following.isupper() and self.rules.states:
+            name = self._word(word)
+            if name in self.rules.states and self._look(word + len(name)) == ".":
+                return False  # Tacoma, Wash.
         if following.isupper() and self._look(word + 1).isupper() and self.text[at] == ",":
             if not self._look(word + 2).isalnum():
                 return False  # a state: Philadelphia, PA

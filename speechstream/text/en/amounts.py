@@ -9,6 +9,7 @@ from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
     END,
+    INT,
     MAGNITUDE,
     NUM,
     SIGN,
@@ -35,6 +36,10 @@ EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?(?:{FACTOR}|\({
 PARTS = re.compile(rf"({UNIT})({POWER})$")
 POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
+CEILINGS = frozenset(
+    "ceiling ceilings wall walls fence fences ladder pole boards rope cable cord".split()
+)
+HIGH = CEILINGS | frozenset("tall wide long high deep of above below apart".split())
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
 COMPOUND = re.compile("-(?!plus)[a-z]")
@@ -214,17 +219,18 @@ def feet_range(m, context):
     return [*n.cardinal(m[1]), "to", *n.cardinal(m[2]), "feet"]
 
 
-@rule(r"(\d+)['\u2032\u2019](?= [a-z]| ?[x\u00d7]|[\s,.]|$)")
+@rule(rf"({INT})['\u2032\u2019](?= [a-z]| ?[x\u00d7]|[\s,.]|$)")
 def feet(m, context):
     """A 6' fence."""
     opened = re.search(r"(?:^|\s)['\u2018](?!\d)", m.string[: m.start()])
     by = context.before == "by" or re.match(r"\s?[x\u00d7]\s?\d", m.string[m.end() :])
-    sized = context.before in ARTICLES or following(m) in ("tall", "wide", "long", "high", "deep")
+    sized = context.before in ARTICLES or following(m) in HIGH
     if m[0][-1] != "\u2032" and not by and (opened or not sized):
         return None
     if not by and not following(m):
         return None
-    return [*n.cardinal(m[1]), "foot" if qualifies(m, context) or m[1] == "1" else "feet"]
+    one = qualifies(m, context) or m[1] == "1" or following(m) in CEILINGS
+    return [*n.cardinal(m[1].replace(",", "")), "foot" if one else "feet"]
 
 
 @rule(
@@ -284,6 +290,8 @@ def short_duration(m, context):
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
     gap, found = m[6] or "", "in" if m[5] else m[7]
+    if not gap and len(found) == 1 and context.before in q.PLACES | q.GROUPED:
+        return None  # route 9N
     if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])

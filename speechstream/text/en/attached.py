@@ -35,6 +35,20 @@ CHARTED = {
     "Sx": "symptoms",
 }
 EVERY = re.compile(r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?h(?:rs?)?\.?(?!\w)")
+YEARED = frozenset(
+    "last next this per every each first one school fiscal prior previous leap past final".split()
+)
+CLASS_DAYS = re.compile(r"[MTWF][uh]?(?:/[MTWF][uh]?){1,2}(?![\w/])")
+CLASS_DAYS_OF = {
+    "m/w": "monday wednesday",
+    "m/w/f": "monday wednesday friday",
+    "t/th": "tuesday thursday",
+    "tu/th": "tuesday thursday",
+    "w/f": "wednesday friday",
+}
+CHANGE = re.compile(
+    r"\b(?:rose|rise[ns]?|fell|falls?|up|down|gain\w*|increas\w+|declin\w+|drop\w*|grew|growth)\b"
+)
 SHORTHAND = {  # with digits for sounds, in small letters
     "2day": "today",
     "2nite": "tonight",
@@ -139,6 +153,20 @@ class Attached:
         if after == ";" and word.lower() == "tl" and text[end + 1 : end + 3].lower() == "dr":
             self._say("T L D R", at, end + 3)
             return end + 3
+        if word == "yr" and self._before() in YEARED:
+            self._say("year", at, end)
+            return end + (
+                after == "."
+                and text[end + 1 : end + 2] == " "
+                and text[end + 2 : end + 3].islower()
+            )
+        if (m := CLASS_DAYS.match(text, at)) and (days := CLASS_DAYS_OF.get(m[0].lower())):
+            self._say(days, at, m.end())
+            return m.end()
+        if word == "w" and text.startswith("/w", end) and not text[end + 2 : end + 3].isalnum():
+            weekly = CHANGE.search(text, 0, at)
+            self._say("week over week" if weekly else "W W", at, end + 2)
+            return end + 2
         if word == "Ti" and self.number_end == at - 1:
             self._say("T I", at, end)
             return end

@@ -9,7 +9,7 @@ import re
 
 from speechstream.text.en import counts, cues as q, numbers as n, tables as t
 from speechstream.text.en.dates import MONTH, minutes, month_of
-from speechstream.text.en.patterns import DASH, END, NUM, Context, Rules, following, number
+from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Context, Rules, following, number
 
 rule = Rules()
 ZONES = "GMT|UTC|BST|E[SD]T|C[SED]T|M[SD]T|P[SD]T|AE[SD]T|IST|JST|hours|hrs|local|Zulu"
@@ -235,13 +235,13 @@ def book(m, context):
     return n.ordinal(m[1])
 
 
-@rule(rf"({NUM})\s?bps{END}")
+@rule(rf"({SIGN})({NUM})\s?bps{END}")
 def basis_points(m, context):
     """25 bps; at the speed of a line bits per second."""
-    value = float(m[1].replace(",", ""))
+    value = float(m[2].replace(",", ""))
     if value > 1000 or NETWORK & set(context.words[-3:]) - {"at"}:
         return None
-    return [*n.decimal(m[1]), "basis", "point" if m[1] == "1" else "points"]
+    return [*number(m[1] + m[2]), "basis", "point" if m[2] == "1" else "points"]
 
 
 @rule(rf"([-+\u00b1]?{NUM})[\s-]?(bp|pct|pts|pcs|doz|reb|ast)\b\.?(?=\s[a-z\d]|\s?[,;:)]|\s*$|\.)")
@@ -360,7 +360,9 @@ def vanity(m, context):
     return prefix + (n.cardinal(m[2]) if m[2] in ("800", "900") else n.digits(m[2])) + [","]
 
 
-@rule(rf"(4\d\d|50\d){END}(?=\s(?:page|pages|error|errors|response|responses|status)\b)")
+@rule(
+    rf"(4\d\d|50\d){END}(?=\s(?:Forbidden|Not\s|Unauthorized|Bad\s|Internal\s|Service\s|Gateway|Too\s|Method\s|Conflict|Gone|page|pages|error|errors|response|responses|status)\b)"
+)
 def status(m, context):
     """A 404 page."""
     return n.grouped(m[0])

@@ -84,6 +84,8 @@ NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 ISOTOPE_BEFORE = re.compile(r"(?<![A-Za-z])[A-Z][a-z]?-$")
 ISOMER = re.compile(r"(\d{2,3})m(?![^\W_])")  # Tc-99m
+PROMOTED = re.compile(r"([A-Z]{3,})(\d+)")  # FALL20
+CODE_CHAIN = re.compile(r"[A-Za-z0-9]+(?:-[A-Z0-9]{2,})*(?!\w)|[A-Za-z0-9]+")
 LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
@@ -356,7 +358,10 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         """Letters with digits: each by itself where they are a code, else in parts."""
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
         if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
-            return self._characters(at, end)
+            if (m := PROMOTED.match(self.text, at)) and m.end() == end and self.known(m[1].lower()):
+                self.out.append(Word(m[1].lower(), at, m.end(1)))
+                return self._characters(m.end(1), end)
+            return self._characters(at, CODE_CHAIN.match(self.text, at).end())
         if TERM.fullmatch(self.text, at, end) and "=" in self.text:
             for i in range(at, end):
                 self._say(

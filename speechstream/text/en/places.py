@@ -40,7 +40,7 @@ STREET_AHEAD = re.compile(
 GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
-DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
+DAY_AFTER = re.compile(r"[\s.,;:?!)\u2013-]|$")
 STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 
@@ -133,6 +133,8 @@ class Places:
         return (
             both
             or self._before() in ("to", *t.WEEKDAYS)
+            or self._before()
+            in ("coming", "on", "this", "next", "last", "until", "till", "by", "every")
             or any(w.text.lower() in t.WEEKDAYS for w in self.out)
             and re.match(r" (?:closed|open|only|from|by|noon)\b", self.text[end : end + 8])
             is not None

@@ -10,6 +10,8 @@ from speechstream.text.en import numbers
 ALWAYS = {
     "attn": "attention",
     "ea": "each",
+    "regt": "regiment",
+    "pfc": "private first class",
     "terr": "terrace",
     "cres": "crescent",
     "gdns": "gardens",

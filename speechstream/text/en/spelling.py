@@ -224,7 +224,7 @@ class Spelling(Abbreviations, Attached, Places):
         ):
             self._say(numbers.year(numbers.roman(stem) or 0), at, end)
         elif len(stem) >= 2 and stem.isupper() and stem.isalpha():
-            if self._spelled(stem) and not self._speaker(stem, at, end):
+            if self._spelled(stem) and not self._named_so(stem, at, end):
                 self.out.append(Word(stem + tail, at, end, "letters"))
             else:
                 exact = self.known(stem) and not (self.shouting and self.known(stem.lower()))
@@ -286,6 +286,11 @@ class Spelling(Abbreviations, Attached, Places):
         if lower in t.EMPHATIC or (len(word) >= 4 and self.known(lower)):
             return False
         return len(word) <= 5 or not re.search("[AEIOUY]", word)
+
+    def _named_so(self, word: str, at: int, end: int) -> bool:
+        """Whether a word in capitals is a speaker, or a part of a constant's name: MAX_RETRIES, API_KEY."""
+        constant = self.text[at - 1 : at] == "_" or self.text[end : end + 1] == "_"
+        return self._speaker(word, at, end) or constant and self._ordinary(word)
 
     def _speaker(self, word: str, at: int, end: int) -> bool:
         """Whether a word in capitals tells who speaks: MAN: Get down!"""

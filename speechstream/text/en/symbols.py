@@ -212,6 +212,8 @@ class Symbols:
                 and CAPITALS_AFTER.match(text, at + 1)
             ):
                 return at + 1  # A/B, N/A, TCP/IP
+            if text.startswith("under", at + 1) and text[max(0, at - 4) : at].lower() == "over":
+                return at + 1  # a bet
             if EITHER.search(text[max(0, at - 9) : at]):
                 return at + 1
             if DEGREES.search(text[max(0, at - 2) : at]) and after.isdigit():

@@ -26,6 +26,9 @@ FORMULA = re.compile(
     r"\s(?:solution\b|(?:HF|HI|KI|KF|KOH|HCN)\b|(?=[A-Z]\w*(?:[a-z]|\d))(?:[A-Z][a-z]?[\d\u2080-\u2089]?){2,}(?![a-z]))"
 )
 MOLAR = {"": "", "m": "milli", "\u00b5": "micro", "\u03bc": "micro", "n": "nano"}
+EXPLOSIVE = re.compile(
+    r"\b(?:nuclear|warheads?|bombs?|yields?|TNT|blast|detonat\w+|explo\w+)\b", re.I
+)
 SHOOTING = frozenset("hit made shot shooting scored sank drained missed rolled dealt".split())
 HOUSE = re.compile(
     r"\d[a-z]?, $|\b(?:[Rr]ue|Via|Calle|Rua|Avenida|Plaza|Quai|Boulevard|\w+stra(?:ss|\u00df)e|\w+str\.)(?: [^,]*)?, $"
@@ -142,6 +145,22 @@ def modulo(m, context):
 def caliber(m, context):
     """A .50-cal. rifle."""
     return [*n.cardinal(m[1]), "caliber"]
+
+
+@rule(rf"({NUM})[ -]?kt{END}")
+def kilotons(m, context):
+    """A 15 kt warhead; knots otherwise."""
+    if not EXPLOSIVE.search(m.string):
+        return None
+    return [*n.decimal(m[1]), "kiloton" if m[1] == "1" or qualifies(m, context) else "kilotons"]
+
+
+@rule(
+    rf"(\d{{1,2}})s{END}(?=\s(?:are|must|can|get|go|eat|pay|need|were|will|team|only|and|free)\b)"
+)
+def aged(m, context):
+    """Under 5s are free."""
+    return n.decade(int(m[1])) if context.before in ("under", "over") else None
 
 
 @rule(rf"([1-9])s{END}")
