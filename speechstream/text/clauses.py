@@ -364,6 +364,8 @@ class _Scan:
         first = self._look(word)
         if lower in self.rules.by_someone and token.islower() and first.isupper():
             before = self._word_before(begin).rstrip(".")
+            if self._word(word).lower() in self.rules.starters:
+                return True
             return before in self.rules.edition or bool(re.match(r"\d", before))
         if lower in self.rules.before_code and first.isupper():
             code = self._word(word)

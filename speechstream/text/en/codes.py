@@ -9,6 +9,7 @@ from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
 EMERGENCY = frozenset("000 101 110 111 112 119 211 311 411 511 611 711 811 911 988 999".split())
+BOUNDS = (("equal", "to"), ("less", "than"), ("greater", "than"))
 LINKS = frozenset("is was number no : # the in with ending ends and of are be called reads".split())
 
 
@@ -88,7 +89,8 @@ def network_standard(m, context):
 @rule(rf"(\d+)\.(\d{{1,2}}){END}")
 def release(m, context):
     """Python 3.11: after a product's name the part behind the point is a number of its own."""
-    if context.before not in q.RELEASED:
+    bounded = context.words[-2:] in BOUNDS and q.RELEASED & set(context.words)
+    if context.before not in q.RELEASED and not bounded:
         return None
     return n.cardinal(m[1]) + ["point"] + version_part(m[2])
 

@@ -77,7 +77,7 @@ OPTION = re.compile(
     r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}\d{0,2}(?:\s|$|[.,;:)\"\'`]))"
 )
 MINUS_TERM = re.compile(r".[a-z\u0370-\u03ff](?![^\W\d_])")
-MINUS_AFTER = re.compile(r"(?:[=+*/,\u00d7]\s?|[=+*/\u00d7][^a-z]*[(\[])$")
+MINUS_AFTER = re.compile(r"(?:[=+*\u00d7]\s?|[=+*\u00d7][^a-z]*[(\[])$")
 NAMED_DECIMAL = re.compile(r"\d+\.\d+(?=-\d+(?:\.\d+)?[bBmMkK](?![^\W_]))")
 NEEDS = frozenset("needs need requires require required needed with using for supports".split())
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
@@ -86,6 +86,7 @@ ISOTOPE_BEFORE = re.compile(r"(?<![A-Za-z])[A-Z][a-z]?-$")
 ISOMER = re.compile(r"(\d{2,3})m(?![^\W_])")  # Tc-99m
 PROMOTED = re.compile(r"([A-Z]{3,})(\d+)")  # FALL20
 CODE_CHAIN = re.compile(r"[A-Za-z0-9]+(?:-[A-Z0-9]{2,})*(?!\w)|[A-Za-z0-9]+")
+CODE_POINT = re.compile(r"U\+[0-9A-F]{4,6}(?!\w)")
 LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
@@ -276,6 +277,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return self._characters(at, m.end())
         if m := SPACED_CODE.match(text, at):
             return self._characters(at, m.end())
+        if m := CODE_POINT.match(text, at):
+            self._say("U plus", at, at + 2)
+            return self._characters(at + 2, m.end())
         if m := HEX.match(text, at):
             return self._characters(at, m.end())
         if m := DECIMAL_NAME.match(text, at):
@@ -313,7 +317,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if NEEDS & {w.text.lower() for w in self.out[-4:]}:
             return True
         name = self.out[-1] if self.out else None
-        glued = text[m.end() : m.end() + 1].isdigit() and text[m.start() - 1 : m.start()] in " ,"
+        glued = text[m.end() : m.end() + 1].isdigit() and text[m.start() - 1 : m.start()] in " ,("
         return glued and (name is None or name.kind == "punct" or len(name.text) > 1)
 
     def _range(self, at: int) -> int:
@@ -420,7 +424,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         return self.out[-1].text.lower() if self.out else ""
 
     def _context(self) -> numerals.Context:
-        return numerals.Context(tuple(w.text.lower() for w in self.out[-6:]), self.options)
+        return numerals.Context(tuple(w.text.lower() for w in self.out[-8:]), self.options)
 
     def _number(self, at: int) -> int:
         model = self._model(at)

@@ -194,9 +194,7 @@ UNAMBIGUOUS_BOOKS = frozenset(
 )
 NUMBER_WORDS = numbers.NAMES
 AFTER_COUNT = {"rds": "rounds", "sh": "shares", "dz": "dozen"}
-LIFE = re.compile(
-    r"(?:c\. ?)?\d|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.? \d|[A-Z][a-z]+,? (?:c\. ?)?\d{4}"
-)
+BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u2013]\d|in )")
 DAY_AFTER = re.compile(r"(?:by|only|until|from|at)\b|/|\d")
 BEFORE_DAY = frozenset("except on every last next this open closed".split())
 ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
@@ -230,7 +228,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "amendment" + "s" * lower.endswith("s")
     if lower in AFTER_COUNT and before in NUMBER_WORDS:
         return AFTER_COUNT[lower]
-    if lower in ("d", "def") and token.islower() and name and not LIFE.match(rest):
+    if lower in ("d", "def") and before.isalpha() and token.islower() and BEATEN.match(rest):
         return "defeated"
     if (
         lower in ("sat", "sun")

@@ -290,7 +290,7 @@ class Spelling(Abbreviations, Attached, Places):
     def _named_so(self, word: str, at: int, end: int) -> bool:
         """Whether a word in capitals is a speaker, or a part of a constant's name: MAX_RETRIES, API_KEY."""
         constant = self.text[at - 1 : at] == "_" or self.text[end : end + 1] == "_"
-        return self._speaker(word, at, end) or constant and self._ordinary(word)
+        return self._speaker(word, at, end) or constant and len(word) > 2 and self._ordinary(word)
 
     def _speaker(self, word: str, at: int, end: int) -> bool:
         """Whether a word in capitals tells who speaks: MAN: Get down!"""

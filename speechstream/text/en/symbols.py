@@ -50,6 +50,7 @@ NOUN_BEFORE = re.compile(
 STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
 ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
 COUNTED_IN = re.compile(rf"(?!(?:{alternatives(t.PER)})(?![\w\u00b2\u00b3])){FACTOR}(?![^\W_])")
+MODULO = re.compile(r"% (?:\d|[a-z](?![A-Za-z]))")
 FLOORED = re.compile(r" // [\da-z]")
 DOSE = re.compile(r"[\d ](?:mg|mcg|\u00b5g|\u03bcg|g|kg|IU|mEq|mmol|units|kcal|kJ|lb|gal|oz)$")
 PER_MEASURE = re.compile(
@@ -62,7 +63,7 @@ MATHS_BEFORE = re.compile(r"\([^()]*[-+*\u2212\u00b1][^()]*(?:\([^()]*\)[^()]*)*
 PATH = re.compile(r"\.{1,2}/(?=[\w.])")
 QUERY = re.compile(r"\?\w+=")
 CODE = re.compile(r"&&|\|\||[=!]=|\bif[ (]")
-BARS = re.compile(r"\|(?:[A-Za-z]\w?|-?[\d.]+|[A-Za-z]\w?\s?[-+\u2212]\s?\w{1,4})\|(?![|\w])")
+BARS = re.compile(r"\|(?:[A-Za-z][a-z0-9]?|-?[\d.]+|[A-Za-z]\w?\s?[-+\u2212]\s?\w{1,4})\|(?![|\w])")
 CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
 SUM_OF = re.compile(r"\s*(?:from|over)\b")
 FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
@@ -257,7 +258,7 @@ class Symbols:
         elif c == "~" and after == "/":
             self._say("tilde slash", at, at + 2)
             return at + 2
-        elif c == "%" and spaced and re.match(r" [\da-z(]", text[at + 1 : at + 3]):
+        elif c == "%" and spaced and MODULO.match(text, at) and text[at - 2 : at - 1].isalnum():
             self._say("mod", at, at + 1)
         elif c == "\u2211" and SUM_OF.match(text, at + 1):
             self._say("the sum", at, at + 1)
