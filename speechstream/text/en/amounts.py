@@ -40,6 +40,7 @@ CEILINGS = frozenset(
     "ceiling ceilings wall walls fence fences ladder pole boards rope cable cord".split()
 )
 HIGH = CEILINGS | frozenset("tall wide long high deep of above below apart".split())
+APART = frozenset("x by apart deep tall wide long thick high across".split())
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
 COMPOUND = re.compile("-(?!plus)[a-z]")
@@ -69,6 +70,8 @@ def money(m, context):
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
     unit, cent = t.CURRENCIES[m[4]]
+    if m[4] == "RM" and m.string[m.start(4) - 1] != " ":
+        return None  # 70% 1RM
     return _money(m[1], m[2], None, m[3], unit, cent, qualifies(m, context))
 
 
@@ -203,7 +206,7 @@ def inches(m, context):
         top, bottom = t.VULGAR[m[2]]
         words += ["and", *(["a", "half"] if bottom == 2 else n.fraction(top, bottom))]
     noun = following(m)
-    named = noun.islower() and noun not in homographs.FUNCTION and noun not in ("x", "by")
+    named = noun.islower() and noun not in homographs.FUNCTION and noun not in APART
     single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
     single = (
         single
@@ -292,6 +295,8 @@ def measure(m, context):
     gap, found = m[6] or "", "in" if m[5] else m[7]
     if not gap and len(found) == 1 and context.before in q.PLACES | q.GROUPED:
         return None  # route 9N
+    if m[1] and found in ("HP", "MP"):
+        return None  # +10 HP of a game
     if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])

@@ -25,7 +25,20 @@ ROMAN_PAIR = re.compile(r"([IVXLC]+|[ivxlc]+)([-\u2013/])([IVXLC]+|[ivxlc]+)(?![
 PARTS = q.NUMBERED | frozenset(
     "pages chapters parts acts books volumes types phases classes grades stages scenes articles sections titles grade".split()
 )
-KILOMETER = re.compile(r" \d")
+NUMBER = re.compile(r" \d")
+GOES_ON = re.compile(r"\. (?=[a-z])")
+CELL = re.compile(r"[ -](?:batter|cell|size|alkaline|recharg)")
+PRIMES = frozenset("\u2032\u2033")
+JOINED = frozenset("(-\u2013/.:;")
+UNITS_BEFORE = {
+    "Km": "kilometer",
+    "KM": "kilometer",
+    "km": "kilometer",
+    "Wt": "weight",
+    "Ht": "height",
+}
+SYMBOLS_BEHIND = frozenset("ms ns us kb mb id db".split())
+ALONE = SYMBOLS_BEHIND | frozenset(UNITS_BEFORE) | frozenset("Plz ATTN yr mi Ti L R AA AAA".split())
 NOTE = re.compile(r"\. ?\d+(?!\w)")
 CURRENCY_PAIR = re.compile(r"[A-Z]{3}/([A-Z]{3})(?![\w/])")
 CHARTED = {
@@ -86,7 +99,7 @@ class Attached:
 
     def _shorthand(self, at: int) -> int:
         """2day, gr8, b4. Returns where it ends, or 0."""
-        if m := EVERY.match(self.text, at):
+        if self.text[at] in "qQ" and (m := EVERY.match(self.text, at)):
             upto = ["to", *numbers.cardinal(m[2])] if m[2] else []
             self._say(["every", *numbers.cardinal(m[1]), *upto, "hours"], at, m.end())
             return m.end()
@@ -99,21 +112,32 @@ class Attached:
 
     def _of_a_trade(self, word: str, at: int, end: int) -> int:
         """P(A|B), y', the XVIIIth, grades K-5, turn L, Cc:, AA batteries. Returns where it ends, or 0."""
-        text = self.text
-        after = text[end : end + 1]
-        if word in ("P", "E") and after == "(" and (m := GIVEN_THAT.match(text, at)):
-            self._say([word, "of"], at, end)
-            return m.end()
-        if len(word) <= 3 and (m := PRIME.match(text, at)) and EQUATION.search(text):
-            double = len(m[2]) == 2 or m[2] == "\u2033"
-            self._say([m[1].upper(), *(["double"] if double else []), "prime"], at, m.end())
-            return m.end()
-        if word[0] in "IVXLC" and (m := ORDINAL.match(text, at)):
+        after = self.text[end : end + 1]
+        if (
+            len(word) <= 3
+            and (word[-1] in "'\u2019" or after in PRIMES)
+            and EQUATION.search(self.text)
+        ):
+            if m := PRIME.match(self.text, at):
+                double = len(m[2]) == 2 or m[2] == "\u2033"
+                self._say([m[1].upper(), *(["double"] if double else []), "prime"], at, m.end())
+                return m.end()
+        if word[0] in "IVXLC" and (m := ORDINAL.match(self.text, at)):
             value = numbers.roman(m[1])
             if value is not None:
                 self._say(numbers.ordinal(value), at, m.end())
                 return m.end()
-        if word in ("K", "PK") and after and after in "-\u2013" and (m := GRADES.match(text, end)):
+        if after in JOINED and (done := self._joined(word, at, end, after)):
+            return done
+        return self._alone(word, at, end, after) if word in ALONE else 0
+
+    def _joined(self, word: str, at: int, end: int, after: str) -> int:
+        """Words that a mark goes on with."""
+        text = self.text
+        if word in ("P", "E") and after == "(" and (m := GIVEN_THAT.match(text, at)):
+            self._say([word, "of"], at, end)
+            return m.end()
+        if word in ("K", "PK") and after in "-\u2013" and (m := GRADES.match(text, end)):
             graded = self._before() in ("grades", "grade", "for", "in") and m[1] != "9"
             if after == "\u2013" or m[1] in "34568" or graded:
                 self._say([*word, "to", *numbers.cardinal(m[1])], at, m.end())
@@ -125,41 +149,23 @@ class Attached:
                 said = [*numbers.cardinal(first), middle, *numbers.cardinal(second)]
                 self._say(said, at, m.end())
                 return m.end()
-        if word in ("Km", "KM", "km") and KILOMETER.match(text, end) and self.number_end != at - 1:
-            self._say("kilometer", at, end)
-            return end
         if word in ("n", "nn") and after == "." and NOTE.match(text, end):
             self._say("note" if word == "n" else "notes", at, end + 1)
             return end + 1
-        if word == "Plz" and self.out and self.out[-1].text[:1].isupper():
-            self._say("plaza", at, end)
-            return end
-        if word == "ATTN":
-            self._say("attention", at, end)
-            return end
-        if after == "/" and word in t.CURRENCIES and (m := CURRENCY_PAIR.match(text, at)):
-            if m[1] in t.CURRENCIES:
-                self._say(list(word + m[1]), at, m.end())
-                return m.end()
-        if word in ("Wt", "Ht") and KILOMETER.match(text, end):
-            self._say("weight" if word == "Wt" else "height", at, end)
-            return end
         if after == ":" and word in CHARTED:
             self._say(CHARTED[word], at, end)
             return end
-        if text[at - 1 : at] == "_" and at and word in ("ms", "ns", "us", "kb", "mb", "id", "db"):
-            self._say(word.upper(), at, end)
+        if after == ":" and word.lower() in ("cc", "bcc"):
+            self._say(list(word.upper()), at, end)
             return end
         if after == ";" and word.lower() == "tl" and text[end + 1 : end + 3].lower() == "dr":
             self._say("T L D R", at, end + 3)
             return end + 3
-        if word == "yr" and self._before() in YEARED:
-            self._say("year", at, end)
-            return end + (
-                after == "."
-                and text[end + 1 : end + 2] == " "
-                and text[end + 2 : end + 3].islower()
-            )
+        if after != "/":
+            return 0
+        if word in t.CURRENCIES and (m := CURRENCY_PAIR.match(text, at)) and m[1] in t.CURRENCIES:
+            self._say(list(word + m[1]), at, m.end())
+            return m.end()
         if (m := CLASS_DAYS.match(text, at)) and (days := CLASS_DAYS_OF.get(m[0].lower())):
             self._say(days, at, m.end())
             return m.end()
@@ -167,21 +173,36 @@ class Attached:
             weekly = CHANGE.search(text, 0, at)
             self._say("week over week" if weekly else "W W", at, end + 2)
             return end + 2
-        if word == "Ti" and self.number_end == at - 1:
-            self._say("T I", at, end)
-            return end
-        if word in ("L", "R") and self._before() in TURNS:
-            self._say("left" if word == "L" else "right", at, end)
-            return end
-        if word.lower() in ("cc", "bcc") and after == ":":
-            self._say(list(word.upper()), at, end)
-            return end
-        if word in ("AA", "AAA") and re.match(
-            r"[ -](?:batter|cell|size|alkaline|recharg)", text[end : end + 10]
-        ):
-            self._say("double A" if word == "AA" else "triple A", at, end)
-            return end
         return 0
+
+    def _alone(self, word: str, at: int, end: int, after: str) -> int:
+        """Words that the word or number at them decides on."""
+        text, before, said = self.text, self._before(), ""
+        numbered, measured = bool(NUMBER.match(text, end)), self.number_end == at - 1
+        if word in UNITS_BEFORE and numbered and not measured:
+            said = UNITS_BEFORE[word]
+        elif word == "Plz" and self.out and self.out[-1].text[:1].isupper():
+            said = "plaza"
+        elif word == "ATTN":
+            said = "attention"
+        elif word in SYMBOLS_BEHIND and at and text[at - 1] == "_":
+            said = word.upper()
+        elif word == "yr" and before in YEARED:
+            said = "year"
+            end += GOES_ON.match(text, end) is not None
+        elif word == "mi" and before in ("thousand", "million"):
+            said = "miles"
+            end += after == "." and text[end + 1 : end + 2] not in ("", "\n")
+        elif word == "Ti" and measured:
+            said = "T I"
+        elif word in ("L", "R") and before in TURNS:
+            said = "left" if word == "L" else "right"
+        elif word in ("AA", "AAA") and CELL.match(text, end):
+            said = "double A" if word == "AA" else "triple A"
+        if not said:
+            return 0
+        self._say(said, at, end)
+        return end
 
     def _glued(self, word: str, at: int, end: int) -> int:
         """What a mark belongs to: w/, c/o, km/h, C#, an x between measures. Returns where it ends, or 0."""

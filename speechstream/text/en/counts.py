@@ -111,7 +111,7 @@ def power(m, context):
     return number(m[1] + m[2]) + exponent(raised)
 
 
-@rule(rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|(\d+)(?:\s?x\s?|\u00d7)(\d+){END}")
+@rule(rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|(\d+)(?:\s?x\s?|\u00d7)(\d+){END}(?!-\d+/\d)")
 def by(m, context):
     """1920x1080, 5 x 7; 6 \u00d7 7 with spaces and an equals sign is a product."""
     if "\u00d7 " in m[0] and (len(m[1] or m[3]) < 3 or re.match(r"\s?=", m.string[m.end() :])):

@@ -110,7 +110,7 @@ AFTER_HALF = _set(
 # Units that are also letters, words or names.
 NOT_SPACED = _set("l bar d D")
 NOT_TOUCHING = _set("A K T t ly ha rad lm cd B kn pt qt")
-NOT_TOUCHING |= _set("kr")
+NOT_TOUCHING |= _set("kr ac bu")
 CAREFUL = _set("A K N J T C F t d pt in b B")
 DIRECTED = _set("N W")  # or points of the compass
 INCHED = _set("by x wide long high tall deep thick diameter")

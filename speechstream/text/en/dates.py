@@ -18,7 +18,7 @@ ERA = r"(BCE?|B\.C\.(?:E\.)?|CE|C\.E\.|AD|A\.D\.)"
 PAIRED = re.compile(r" (?:and|or|to) ['\u2019]?\d0s\b")
 JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
-    "due by before until till since from dated after on effect effective starting beginning begins starts ends ending expires expiring deadline through thru cob eod".split()
+    "due by before until till since from dated after on effect effective starting beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
 )
 YEARS_AFTER = frozenset("in since by from until till circa around about before after".split())
 CULTURE = frozenset(

@@ -333,7 +333,12 @@ def average(m, context):
 @rule(rf"(4/4|6/8|12/8|9/8|5/4|7/8){END}(?!\s?(?:of|in|cups?|\"|inch|mile)\b)")
 def beat(m, context):
     """In 4/4."""
-    if context.before != "in" or m[0] in ("7/8", "5/4") and m.string[m.end() :].strip(" .,;!?"):
+    if (
+        m[0] != "4/4"
+        and context.before != "in"
+        or m[0] in ("7/8", "5/4")
+        and m.string[m.end() :].strip(" .,;!?")
+    ):
         return None
     return [w for part in m[0].split("/") for w in n.cardinal(part)]
 

@@ -7,7 +7,7 @@ from speechstream.text.rules import Rules
 NEVER_END = frozenset(
     "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
     "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
-    "qty ref c rs acct accts sched exc pfc eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls".split()
+    "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls".split()
 )
 BEFORE_NUMBER = frozenset(
     "no nos cat art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
@@ -28,7 +28,7 @@ MAY_END = (
 BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
     "tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
     "med lg avg misc orig govt appt appts mtg mtgs fl cu sq op ed eds trans para inst assoc int pkg pkgs pkt abbr ctr wt ht "
-    "regt ea terr cres gdns expy fwy tpke dkt amend amends amt cdr cert diam encl grp pmt subj vocab susp rds rpt hols p pp ch sh dz mgr vers "
+    "dir exp regt ea terr cres gdns expy fwy tpke dkt amend amends amt cdr cert diam encl grp pmt subj vocab susp rds rpt hols p pp ch sh dz mgr vers "
     "mfr intl natl univ dist dep arr elev rm bldg rte jct prev lib tel ct dz doz app cl pct max incl excl est "
     "chap chaps nat intro admin apt ste hwy qtr qtrs reb ast mvt sch rd ave".split()
 )

@@ -9,6 +9,12 @@ from speechstream.text.en import numbers
 # With a full stop, wherever they stand.
 ALWAYS = {
     "attn": "attention",
+    "wm": "william",
+    "chas": "charles",
+    "geo": "george",
+    "jas": "james",
+    "thos": "thomas",
+    "robt": "robert",
     "ea": "each",
     "regt": "regiment",
     "pfc": "private first class",
@@ -177,6 +183,9 @@ PLAIN = {
     "mgmt": "management",
     "hx": "history",
     "cya": "see ya",
+    "req'd": "required",
+    "lvl": "level",
+    "lvls": "levels",
     "ez": "easy",
     "rpt": "report",
     "fwd": "forward",
@@ -195,6 +204,15 @@ UNAMBIGUOUS_BOOKS = frozenset(
 NUMBER_WORDS = numbers.NAMES
 AFTER_COUNT = {"rds": "rounds", "sh": "shares", "dz": "dozen"}
 BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u2013]\d|in )")
+BY = {
+    "dir": "directed",
+    "prod": "produced",
+    "arr": "arranged",
+    "ed": "edited",
+    "writ": "written",
+    "comp": "composed",
+}
+GIVEN = frozenset("wm chas geo jas thos robt".split())
 DAY_AFTER = re.compile(r"(?:by|only|until|from|at)\b|/|\d")
 BEFORE_DAY = frozenset("except on every last next this open closed".split())
 ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
@@ -222,6 +240,12 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
             return {"ed": "edited by", "eds": "edited by"}.get(
                 lower, "translated" if rest[:3] == "by " else "translated by"
             )
+    if rest.startswith("by ") and lower in BY:
+        return BY[lower]
+    if lower == "exp" and re.match(r"\d|[A-Z][a-z]{2}", rest):
+        return "expires"
+    if lower in GIVEN and not (token.istitle() and name):
+        return ""
     if lower == "eff" and re.match(r"[A-Z][a-z]+|\d", rest):
         return "effective"
     if behind_ordinal and lower in ("amend", "amends", "am") and token[0].isupper():
@@ -272,11 +296,13 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
     if behind_ordinal and lower in ("ed", "fl", "c", "cent"):
         return {"ed": "edition", "fl": "floor"}.get(lower, "century")
     if (
-        lower in ("b", "d", "r", "fl")
+        lower in ("b", "d", "r", "fl", "m")
         and token.islower()
-        and re.match(r"(?:c\. ?)?1\d{3}\b|20\d\d\b|[A-Z][a-z]{2,8}\.? \d", rest)
+        and re.match(
+            r"(?:c\. ?)?1\d{3}\b|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d", rest
+        )
     ):
-        return {"b": "born", "d": "died", "r": "reigned", "fl": "flourished"}[lower]
+        return {"b": "born", "d": "died", "r": "reigned", "m": "married", "fl": "flourished"}[lower]
     if (
         lower == "no"
         and before

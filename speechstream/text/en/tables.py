@@ -371,6 +371,8 @@ UNITS = {  # symbol: singular name
     "nmi": "nautical mile",
     "kn": "knot",
     "kts": "knot",
+    "ac": "acre",
+    "bu": "bushel",
     "mEq": "milliequivalent",
     "mOsm": "milliosmole",
     "pCi": "picocurie",

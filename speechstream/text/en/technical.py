@@ -163,6 +163,18 @@ def aged(m, context):
     return n.decade(int(m[1])) if context.before in ("under", "over") else None
 
 
+@rule(rf"(\d{{4}})-(\d{{3,4}}){END}(?!-)")
+def serial(m, context):
+    """OMB No. 1615-0047."""
+    return [*n.grouped(m[1]), *n.digits(m[2])] if context.before == "number" else None
+
+
+@rule(rf"(0|5|10|15|20|25)W-?(\d0){END}")
+def oil(m, context):
+    """5W-30."""
+    return [*n.cardinal(m[1]), "W", *n.cardinal(m[2])]
+
+
 @rule(rf"([1-9])s{END}")
 def goals(m, context):
     """Hit 9 of 14 3s."""
@@ -260,9 +272,9 @@ def town_code(m, context):
 @rule(rf"(\d{{1,3}})-(\d{{2,4}}){END}(?!-)")
 def numbered(m, context):
     """No. 111-148."""
-    if context.words[-2:] not in (("l", "number"), ("law", "number")):
-        return None
-    return [*n.cardinal(m[1]), *n.cardinal(m[2])]
+    if context.words[-2:] in (("l", "number"), ("law", "number")):
+        return [*n.cardinal(m[1]), *n.cardinal(m[2])]
+    return None
 
 
 @rule(rf"({NUM})\s?([m\u00b5\u03bcn]?)M(?={FORMULA.pattern})")
