@@ -77,6 +77,8 @@ def fraction(m, context):
     if "of" in context.words[-1:] and top > bottom > 20 or top > 2 * bottom > 40:
         return n.cardinal(top) + ["over"] + n.cardinal(bottom)
     words = n.fraction(top, bottom)
+    if following(m) in ("the", "of", "as") and top < bottom in (10, 100) and not m[1]:
+        return words
     if (bottom in (10, 100) or bottom == 5 and RATED & set(context.words)) and not m[1]:
         words = n.cardinal(top) + ["out", "of"] + n.cardinal(bottom)
     if not m[1]:

@@ -50,6 +50,8 @@ BOOKS = _set(
 )
 BOOKS_SHORT = {
     "gen": "genesis",
+    "kgs": "kings",
+    "chr": "chronicles",
     "ex": "exodus",
     "exod": "exodus",
     "lev": "leviticus",

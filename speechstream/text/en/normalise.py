@@ -87,6 +87,7 @@ ISOMER = re.compile(r"(\d{2,3})m(?![^\W_])")  # Tc-99m
 PROMOTED = re.compile(r"([A-Z]{3,})(\d+)")  # FALL20
 CODE_CHAIN = re.compile(r"[A-Za-z0-9]+(?:-[A-Z0-9]{2,})*(?!\w)|[A-Za-z0-9]+")
 CODE_POINT = re.compile(r"U\+[0-9A-F]{4,6}(?!\w)")
+SEVERAL = re.compile(r"(\d{2,4})s(?![^\W_])")  # F-150s
 LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
@@ -213,6 +214,14 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return end
         if c in DASHES and (end := self._range(at)):
             return end
+        if (
+            c == "\u2013"
+            and text[at - 1 : at] in ("", " ", "(")
+            and text[at + 1 : at + 2].isdigit()
+        ):
+            if self.number_end != at - 1:
+                self._say("minus", at, at + 1)
+                return at + 1
         if c in "-\u2212" and MINUS_TERM.match(text, at) and MINUS_AFTER.search(text, 0, at):
             self._say("minus", at, at + 1)
             return at + 1
@@ -450,6 +459,10 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return None
         if m := NAMED_DECIMAL.match(text, at):
             return [(numbers.decimal(m[0]), at, m.end())], m.end()
+        if NAME_BEFORE.search(text, max(at - 3, 0), at) and (several := SEVERAL.match(text, at)):
+            words = numbers.grouped(several[1])
+            plural = [*words[:-1], numbers.plural(words[-1])]
+            return [(plural, at, several.end())], several.end()
         m = CHAINED.match(text, at)
         if not m and NAME_BEFORE.search(text, max(at - 3, 0), at):
             m = MODEL.match(text, at) or LONG.match(text, at)

@@ -42,6 +42,9 @@ BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:?!)\u2013-]|$")
 STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
+SIDE = re.compile(
+    r"\. (?:entrance|side|wing|end|gate|exit|door|bank|shore|slope|wall|lot|tower|face|rim|parking|stairs|lobby|coast|edge)\b"
+)
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 
 
@@ -84,6 +87,9 @@ class Places:
         if word == "Fl" and self._before().endswith(("th", "first", "second", "third")):
             self._say("floor", at, end)
             return end
+        if word in t.DIRECTIONS and SIDE.match(text, end):
+            self._say(t.DIRECTIONS[word], at, end + 1)
+            return end + 1
         near = text[max(0, at - 14) : at] + "|" + text[end : end + 9]
         if word in t.DIRECTIONS and WINDS.search(near):
             self._say(t.DIRECTIONS[word], at, end)

@@ -15,6 +15,7 @@ ALWAYS = {
     "jas": "james",
     "thos": "thomas",
     "robt": "robert",
+    "lic": "license",
     "ea": "each",
     "regt": "regiment",
     "pfc": "private first class",
@@ -199,7 +200,7 @@ PLAIN = {
     "dockerignore": "docker ignore",
 }
 UNAMBIGUOUS_BOOKS = frozenset(
-    "isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
+    "kgs isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
 )
 NUMBER_WORDS = numbers.NAMES
 AFTER_COUNT = {"rds": "rounds", "sh": "shares", "dz": "dozen"}
@@ -213,6 +214,9 @@ BY = {
     "comp": "composed",
 }
 GIVEN = frozenset("wm chas geo jas thos robt".split())
+MEDICAL = re.compile(
+    r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
+)
 DAY_AFTER = re.compile(r"(?:by|only|until|from|at)\b|/|\d")
 BEFORE_DAY = frozenset("except on every last next this open closed".split())
 ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
@@ -240,6 +244,14 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
             return {"ed": "edited by", "eds": "edited by"}.get(
                 lower, "translated" if rest[:3] == "by " else "translated by"
             )
+    if lower == "med" and MEDICAL.match(rest):
+        return "medical"
+    if (
+        lower == "ct"
+        and before in NUMBER_WORDS
+        and not re.match(r"diamond|gold|stone|ring|emerald|ruby", rest)
+    ):
+        return "count"
     if rest.startswith("by ") and lower in BY:
         return BY[lower]
     if lower == "exp" and re.match(r"\d|[A-Z][a-z]{2}", rest):

@@ -274,7 +274,8 @@ def numbered(m, context):
     """No. 111-148."""
     if context.words[-2:] in (("l", "number"), ("law", "number")):
         return [*n.cardinal(m[1]), *n.cardinal(m[2])]
-    return None
+    docket = context.before == "number" and len(m[1]) < 3 < len(m[2])
+    return [*n.cardinal(m[1]), *n.grouped(m[2])] if docket else None
 
 
 @rule(rf"({NUM})\s?([m\u00b5\u03bcn]?)M(?={FORMULA.pattern})")
@@ -286,6 +287,11 @@ def molar(m, context):
 @rule(rf"\d{{1,2}}B{END}(?!\s?(?:in|of|to|for|worth)\b)")
 def lettered(m, context):
     """Exit 17B, a Raspberry Pi 4B: a letter behind a name's number."""
-    if not NAME_BEFORE.search(m.string, 0, m.start()):
+    sized = context.before in ("a", "an", "size", "cup") and m.string[m.end() : m.end() + 1] in (
+        "",
+        ".",
+        ",",
+    )
+    if not sized and not NAME_BEFORE.search(m.string, 0, m.start()):
         return None
     return [*n.cardinal(m[0][:-1]), "B"]
