@@ -43,6 +43,7 @@ HIGH = CEILINGS | frozenset("tall wide long high deep of above below apart".spli
 APART = frozenset("x by apart deep tall wide long thick high across".split())
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
+CENTS = re.compile(r"\.\d\d(?!\d)")
 COMPOUND = re.compile("-(?!plus)[a-z]")
 
 
@@ -98,6 +99,9 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
         amount = amount.replace(".", "").replace(",", ".")
     elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
         amount = amount.replace(".", "")
+    if upto and not scale and cent and CENTS.search(f"{amount} {upto}"):
+        first = _money("", amount, None, None, unit, cent, False)
+        return [*words, *first, "to", *_money("", upto, None, None, unit, cent, False)]
     if upto:
         return words + n.decimal(amount) + ["to"] + n.decimal(upto) + scale + many
     whole, _, part = amount.replace(",", "").partition(".")
@@ -128,7 +132,10 @@ def measured_fraction(m, context):
         return None
     part = ["a", "half"] if bottom == 2 and m[1] else n.fraction(top, bottom)
     words = [*n.cardinal(m[1]), "and", *part] if m[1] else part
-    return words + expression("in" if m[5] in INCH else m[5].rstrip("."), not m[1])
+    noun = following(m)
+    named = m[5] in INCH and noun.islower() and noun not in homographs.FUNCTION | APART
+    unit = "in" if m[5] in INCH else m[5].rstrip(".")
+    return words + expression(unit, not m[1] or named or qualifies(m, context))
 
 
 @rule(rf"({SIGN})({NUM})(?:{DASH}({NUM}))?(bn|tn|mn|[kKMBT])(?:\b|(?=\+))(?!['\u2019])")

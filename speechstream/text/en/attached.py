@@ -25,6 +25,7 @@ ROMAN_PAIR = re.compile(r"([IVXLC]+|[ivxlc]+)([-\u2013/])([IVXLC]+|[ivxlc]+)(?![
 PARTS = q.NUMBERED | frozenset(
     "pages chapters parts acts books volumes types phases classes grades stages scenes articles sections titles grade".split()
 )
+SMALL_ROMAN = re.compile(r"[ivx]{2,5}")
 NUMBER = re.compile(r" \d")
 GOES_ON = re.compile(r"\. (?=[a-z])")
 CELL = re.compile(r"[ -](?:batter|cell|size|alkaline|recharg)")
@@ -127,6 +128,11 @@ class Attached:
             if value is not None:
                 self._say(numbers.ordinal(value), at, m.end())
                 return m.end()
+        if after == ")" and self.text[at - 1 : at] == "(" and SMALL_ROMAN.fullmatch(word):
+            value = numbers.roman(word.upper())
+            if value is not None:
+                self._say(numbers.cardinal(value), at, end)
+                return end
         if after in JOINED and (done := self._joined(word, at, end, after)):
             return done
         return self._alone(word, at, end, after) if word in ALONE else 0
@@ -231,6 +237,9 @@ class Attached:
         ):
             self._say(" ".join(word.upper()), at, end)
             return end
+        if word == "mo" and self._before() == "per":
+            self._say("month", at, end)
+            return end + (GOES_ON.match(text, end) is not None)
         if self._before() == "per" and len(word) > 1 and word in t.UNITS and not self.known(word):
             self._say(expression(word, True), at, end)
             return end

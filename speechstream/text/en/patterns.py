@@ -28,6 +28,7 @@ SIGN_WORDS = {
     "+": ["plus"],
 }
 ARTICLES = frozenset("a an the this that each another one my your his her its our their".split())
+ROUTES = frozenset("IV IM PO SC BID TID QID PRN".split())  # gave her 4 mg IV
 CONTRACTED = frozenset(
     "it's that's he's she's there's what's here's who's where's let's one's how's".split()
 )
@@ -88,7 +89,7 @@ def qualifies(m: re.Match, context: Context) -> bool:
             or context.before.endswith("'s")
             and context.before not in CONTRACTED
         )
-        and (noun.islower() or noun.isupper() and len(noun) > 1)
+        and (noun.islower() or noun.isupper() and len(noun) > 1 and noun not in ROUTES)
         and noun not in homographs.FUNCTION
         and noun not in ("thereafter", "afterwards", "afterward", "onward", "onwards", "instead")
         and not noun.endswith("ly")

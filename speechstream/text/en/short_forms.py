@@ -260,6 +260,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return ""
     if lower == "eff" and re.match(r"[A-Z][a-z]+|\d", rest):
         return "effective"
+    if behind_ordinal and lower == "cir" and token[0].isupper():
+        return "circuit"
     if behind_ordinal and lower in ("amend", "amends", "am") and token[0].isupper():
         return "amendment" + "s" * lower.endswith("s")
     if lower in AFTER_COUNT and before in NUMBER_WORDS:
@@ -344,6 +346,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         and (rest[:1].islower() or not rest)
     ):
         return "number"
+    if lower == "rd" and not rest[:1].isdigit():
+        return ""
     if lower in NUMBERED and numbered and not (token.isupper() and len(token) > 1):
         return NUMBERED[lower]
     if lower == "temp":

@@ -52,6 +52,8 @@ ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
 COUNTED_IN = re.compile(rf"(?!(?:{alternatives(t.PER)})(?![\w\u00b2\u00b3])){FACTOR}(?![^\W_])")
 MODULO = re.compile(r"% (?:\d|[a-z](?![A-Za-z]))")
 FLOORED = re.compile(r" // [\da-z]")
+PACE = re.compile(r"\d:\d\d$")
+PACED = re.compile(r"(?:mile|mi|km)(?!\w)")
 DOSE = re.compile(r"[\d ](?:mg|mcg|\u00b5g|\u03bcg|g|kg|IU|mEq|mmol|units|kcal|kJ|lb|gal|oz)$")
 PER_MEASURE = re.compile(
     r"\d+(?:\.\d+)?\s?(?:mL|ml|L|l|dL|kg|g|hr?|min|m\u00b2|acre|ha|cups?|tablets?|serving)(?![^\W_])"
@@ -189,6 +191,9 @@ class Symbols:
             if MATHS_BEFORE.search(text, 0, at) and re.match(r"\s?[\da-z(]", text[at + 1 : at + 3]):
                 self._say("over", at, at + 1)
                 return at + 1
+            if PACE.search(text, max(0, at - 5), at) and (m := PACED.match(text, at + 1)):
+                self._say(["per", *t.PER[m[0]].split()], at, m.end())
+                return m.end()
             if DOSE.search(text, max(0, at - 6), at) and PER_MEASURE.match(text, at + 1):
                 self._say("per", at, at + 1)
                 return at + 1

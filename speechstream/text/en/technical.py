@@ -269,7 +269,7 @@ def town_code(m, context):
     return n.digits(m[0]) if HOUSE.search(m.string, max(0, m.start() - 40), m.start()) else None
 
 
-@rule(rf"(\d{{1,3}})-(\d{{2,4}}){END}(?!-)")
+@rule(rf"(\d{{1,3}})-(\d{{2,6}}){END}(?!-)")
 def numbered(m, context):
     """No. 111-148."""
     if context.words[-2:] in (("l", "number"), ("law", "number")):
