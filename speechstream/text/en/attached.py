@@ -29,6 +29,7 @@ SMALL_ROMAN = re.compile(r"[ivx]{2,5}")
 NUMBER = re.compile(r" \d")
 GOES_ON = re.compile(r"\. (?=[a-z])")
 CELL = re.compile(r"[ -](?:batter|cell|size|alkaline|recharg)")
+ENDINGS = ("st", "nd", "rd", "th")
 PRIMES = frozenset("\u2032\u2033")
 JOINED = frozenset("(-\u2013/.:;")
 UNITS_BEFORE = {
@@ -61,7 +62,7 @@ CLASS_DAYS_OF = {
     "w/f": "wednesday friday",
 }
 CHANGE = re.compile(
-    r"\b(?:rose|rise[ns]?|fell|falls?|up|down|gain\w*|increas\w+|declin\w+|drop\w*|grew|growth)\b"
+    r"\b(?:rose|rise[ns]?|fell|falls?|up|down|gain\w*|increase[sd]?|increasing|declin\w+|drop\w*|grew|growth)\b"
 )
 SHORTHAND = {  # with digits for sounds, in small letters
     "2day": "today",
@@ -123,7 +124,7 @@ class Attached:
                 double = len(m[2]) == 2 or m[2] == "\u2033"
                 self._say([m[1].upper(), *(["double"] if double else []), "prime"], at, m.end())
                 return m.end()
-        if word[0] in "IVXLC" and (m := ORDINAL.match(self.text, at)):
+        if word[0] in "IVXLC" and word[-2:] in ENDINGS and (m := ORDINAL.match(self.text, at)):
             value = numbers.roman(m[1])
             if value is not None:
                 self._say(numbers.ordinal(value), at, m.end())

@@ -268,7 +268,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return self._address(m[0].rstrip(".,;:!?)'\u2019\u2026"), at)
         if joined:
             return 0
-        if done := self._shorthand(at):
+        if text[at] in "24" and (done := self._shorthand(at)):
             return done
         if m := FILE.match(text, at):
             return self._address(m[0], at)
@@ -286,7 +286,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return self._characters(at, m.end())
         if m := SPACED_CODE.match(text, at):
             return self._characters(at, m.end())
-        if m := CODE_POINT.match(text, at):
+        if text[at] == "U" and (m := CODE_POINT.match(text, at)):
             self._say("U plus", at, at + 2)
             return self._characters(at + 2, m.end())
         if m := HEX.match(text, at):
@@ -369,6 +369,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
 
     def _mixed(self, at: int, end: int) -> int:
         """Letters with digits: each by itself where they are a code, else in parts."""
+        if done := self._shorthand(at):
+            return done
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
         if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
             if (m := PROMOTED.match(self.text, at)) and m.end() == end and self.known(m[1].lower()):

@@ -13,7 +13,7 @@ from speechstream.text.en.codes import version_part
 from speechstream.text.en.dates import YEARS_AFTER
 from speechstream.text.en.patterns import DASH, END, NUM, Rules, following, qualifies
 
-rule = Rules()
+rule = Rules(rare=True)
 SIDES = {"L": "left", "R": "right", "C": "center"}
 COURSES = frozenset("heading bearing course radial azimuth".split())
 STEPS = frozenset(
@@ -31,16 +31,14 @@ EXPLOSIVE = re.compile(
 )
 SHOOTING = frozenset("hit made shot shooting scored sank drained missed rolled dealt".split())
 HOUSE = re.compile(
-    r"\d[a-z]?, $|\b(?:[Rr]ue|Via|Calle|Rua|Avenida|Plaza|Quai|Boulevard|\w+stra(?:ss|\u00df)e|\w+str\.)(?: [^,]*)?, $"
+    r"\d[a-z]?, $|\b(?:Rue|rue|Via|Calle|Rua|Avenida|Plaza|Quai|Boulevard|\w+stra(?:ss|\u00df)e|\w+str\.)(?: [^,]*)?, $"
 )
 NAME_BEFORE = re.compile(r"[\w,] [A-Z]\w+ $")
 
 
-@rule(rf"(0?[1-9]|[12]\d|3[0-6])([LRC])?{END}(?![.,:/-]\d)")
+@rule.after(("runway", "runways", "rwy"), rf"(0?[1-9]|[12]\d|3[0-6])([LRC])?{END}(?![.,:/-]\d)")
 def runway(m, context):
     """Runway 27L."""
-    if context.before not in ("runway", "runways", "rwy"):
-        return None
     digits = n.digits(m[1]) if m[1][0] == "0" or m[2] else n.cardinal(m[1])
     return digits + ([SIDES[m[2]]] if m[2] else [])
 
@@ -53,7 +51,7 @@ def course(m, context):
     return [*n.digits(m[1]), "degrees"]
 
 
-@rule(rf"(\d{{1,3}})/(\d{{1,3}}){END}(?!/|\.\d)")
+@rule.after(STEPS | PLATFORMS, rf"(\d{{1,3}})/(\d{{1,3}}){END}(?!/|\.\d)")
 def step(m, context):
     """Attempt 3/5, Windows 10/11."""
     if context.before in STEPS and int(m[1]) <= int(m[2]):
@@ -77,11 +75,9 @@ def short_dates(m, context):
     return [*first, "to", *second]
 
 
-@rule(rf"(\d+)\.(\d{{1,2}}){DASH}(\d+)\.(\d{{1,2}}){END}(?!\.\d)")
+@rule.after(q.RELEASED, rf"(\d+)\.(\d{{1,2}}){DASH}(\d+)\.(\d{{1,2}}){END}(?!\.\d)")
 def releases(m, context):
     """Python 3.8-3.12."""
-    if context.before not in q.RELEASED:
-        return None
     first, second = (
         [*n.cardinal(a), "point", *version_part(b)] for a, b in (m.group(1, 2), m.group(3, 4))
     )
@@ -106,10 +102,10 @@ def employer(m, context):
     return [*n.digits(m[1]), ",", *n.digits(m[2])]
 
 
-@rule(rf"\d{{1,3}}(?:-\d{{1,4}}){{1,3}}{END}(?![-/]\d)")
+@rule.after(("section", "rule", "statute"), rf"\d{{1,3}}(?:-\d{{1,4}}){{1,3}}{END}(?![-/]\d)")
 def paragraph(m, context):
     """Section 18-3-204."""
-    if context.before not in ("section", "rule", "statute") or m[0].count("-") < 2:
+    if m[0].count("-") < 2:
         return None
     return [w for part in m[0].split("-") for w in n.grouped(part)]
 
@@ -155,18 +151,19 @@ def kilotons(m, context):
     return [*n.decimal(m[1]), "kiloton" if m[1] == "1" or qualifies(m, context) else "kilotons"]
 
 
-@rule(
-    rf"(\d{{1,2}})s{END}(?=\s(?:are|must|can|get|go|eat|pay|need|were|will|team|only|and|free)\b)"
+@rule.after(
+    ("under", "over"),
+    rf"(\d{{1,2}})s{END}(?=\s(?:are|must|can|get|go|eat|pay|need|were|will|team|only|and|free)\b)",
 )
 def aged(m, context):
     """Under 5s are free."""
-    return n.decade(int(m[1])) if context.before in ("under", "over") else None
+    return n.decade(int(m[1]))
 
 
-@rule(rf"(\d{{4}})-(\d{{3,4}}){END}(?!-)")
+@rule.after(("number",), rf"(\d{{4}})-(\d{{3,4}}){END}(?!-)")
 def serial(m, context):
     """OMB No. 1615-0047."""
-    return [*n.grouped(m[1]), *n.digits(m[2])] if context.before == "number" else None
+    return [*n.grouped(m[1]), *n.digits(m[2])]
 
 
 @rule(rf"(0|5|10|15|20|25)W-?(\d0){END}")
@@ -201,10 +198,10 @@ def form(m, context):
     return n.grouped(m[0])
 
 
-@rule(rf"2[1-9]00{END}(?![.,:/-]\d|\s[a-z])")
+@rule.after(YEARS_AFTER, rf"2[1-9]00{END}(?![.,:/-]\d|\s[a-z])")
 def far_year(m, context):
     """By 2100."""
-    return n.year(int(m[0])) if context.before in YEARS_AFTER else None
+    return n.year(int(m[0]))
 
 
 @rule(r"\+\d{1,3}\s?\(0\)\s?\d{1,5}(?:[ /-]?\d{2,8}){1,5}" + END)
@@ -269,12 +266,12 @@ def town_code(m, context):
     return n.digits(m[0]) if HOUSE.search(m.string, max(0, m.start() - 40), m.start()) else None
 
 
-@rule(rf"(\d{{1,3}})-(\d{{2,6}}){END}(?!-)")
+@rule.after(("number",), rf"(\d{{1,3}})-(\d{{2,6}}){END}(?!-)")
 def numbered(m, context):
     """No. 111-148."""
     if context.words[-2:] in (("l", "number"), ("law", "number")):
         return [*n.cardinal(m[1]), *n.cardinal(m[2])]
-    docket = context.before == "number" and len(m[1]) < 3 < len(m[2])
+    docket = len(m[1]) < 3 < len(m[2])
     return [*n.cardinal(m[1]), *n.grouped(m[2])] if docket else None
 
 
