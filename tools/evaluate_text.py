@@ -3,7 +3,7 @@
     python -m tools.evaluate_text [tests/text/readings.tsv] [--wrong] [--kind money] [--beside wetext num2words]
 
 The list has a kind, what is written and what may be said on each line (`parse`). An input is right when all of its words are,
-with the pauses where the reading has commas. `--beside` runs other libraries that are installed on the same list.
+with the pauses where the reading has commas. Inputs of the kind "markdown" are read as Markdown. `--beside` runs other libraries that are installed on the same list.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from speechstream.text.clauses import Clause, TextConfig, TextStream
 from speechstream.text.en import numbers
 from speechstream.text.en.phonemes import FrontEnd
+from speechstream.tts.reading import Reader
 
 READINGS = Path(__file__).parents[1] / "tests" / "text" / "readings.tsv"
 GROUP = re.compile(r"\{([^{}]*)\}")
@@ -103,6 +104,12 @@ class Ours:
     def __init__(self, front: FrontEnd | None = None):
         self.front = front or FrontEnd()
         self.stream = TextStream(TextConfig())
+        self.reader = Reader("markdown", "en-US")
+
+    def markdown(self, text: str) -> list[str]:
+        """The tokens of Markdown."""
+        clauses, state = self.reader.step(text, self.reader.init_state())
+        return self.tokens(clauses + self.reader.step(None, state)[0])
 
     def __call__(self, text: str) -> list[str]:
         return self.tokens(self.stream(text))
@@ -181,7 +188,8 @@ def score(
     counts: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     wrong = []
     for r in readings:
-        tokens = say(r.written)
+        read = say.markdown if r.kind == "markdown" and isinstance(say, Ours) else say
+        tokens = read(r.written)
         ok = right(r, tokens)
         counts[r.kind] = counts[r.kind][0] + ok, counts[r.kind][1] + 1
         if not ok:

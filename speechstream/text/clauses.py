@@ -313,6 +313,10 @@ class _Scan:
         if marks == "!" and self.text[at - 1 : at].isdigit():
             word = self._next(end)
             return not self._look(word) or self._look(word) not in FACTORIAL  # 5! = 120
+        if marks == "!" and (self._is_letter(at) or self.text[at - 1 : at] == ")"):
+            first = self._look(self._next(end))
+            small = first.islower() and self.text[at - 1] != ")"
+            return not first or not (small or first in FACTORIAL)  # n! grows
         if "!" in marks or "?" in marks:
             return True
         begin = at
@@ -325,6 +329,8 @@ class _Scan:
             begin -= 1
         token = self.text[begin:at]
         lower = token.lower()
+        if lower in self.rules.only_capital and token.islower():
+            return True
         listed = token.isdigit() and not self.text[self.start : begin].strip(
             OPENERS + " \n"
         )  # "1. Buy milk"
@@ -356,6 +362,15 @@ class _Scan:
         ):  # an ellipsis: a sentence ends only if the next word looks like a beginning
             return not self._look(word).islower()
         first = self._look(word)
+        if lower in self.rules.by_someone and token.islower() and first.isupper():
+            before = self._word_before(begin).rstrip(".")
+            if self._word(word).lower() in self.rules.starters:
+                return True
+            return before in self.rules.edition or bool(re.match(r"\d", before))
+        if lower in self.rules.before_code and first.isupper():
+            code = self._word(word)
+            if len(code) == 3 and code.isupper():
+                return False
         if lower in self.rules.halves:
             following = self._word(word)
             goes_on = self.rules.after_time | self.rules.never_end
@@ -370,7 +385,8 @@ class _Scan:
             if lower == "no":
                 number = self._word_before(begin).rstrip(".") in self.rules.number_of
                 return not (number and first.islower())
-            return not (token[0].isupper() and NUMERAL.fullmatch(self._word(word)))
+            named = NUMERAL.fullmatch(following := self._word(word))
+            return not (named and (token[0].isupper() or following not in ("A", "I")))
         if lower in self.rules.before_small and token.islower():
             return not (first.islower() or first.isdigit())
         if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):
@@ -382,6 +398,11 @@ class _Scan:
             return False  # A. A. Milne
         begins = following.lower().partition("'")[0] in self.rules.starters
         return following[:1].isupper() and begins
+
+    def _is_letter(self, at: int) -> bool:
+        """Whether a single letter of a formula stands before `at`."""
+        alone = at < 2 or not (self.text[at - 2].isalpha() or self.text[at - 2] in "'\u2019")
+        return at > self.start and self.text[at - 1] in self.rules.factorials and alone
 
     def _answers(self, token: str, begin: int) -> bool:
         """Whether "no." is an answer rather than a number: I said no. 5 people came."""
@@ -427,6 +448,10 @@ class _Scan:
             return False
         word = self._next(at + 1)
         following = self._look(word)
+        if self.text[at] == "," and following.isupper() and self.rules.states:
+            name = self._word(word)
+            if name in self.rules.states and self._look(word + len(name)) == ".":
+                return False  # Tacoma, Wash.
         if following.isupper() and self._look(word + 1).isupper() and self.text[at] == ",":
             if not self._look(word + 2).isalnum():
                 return False  # a state: Philadelphia, PA

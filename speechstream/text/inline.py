@@ -19,7 +19,7 @@ MAX_DEPTH = 8  # of brackets within brackets
 GUARD = "\u2060"  # is not spoken; keeps `<` and `[[` of a text from being read as SSML
 
 SPECIAL = re.compile(
-    r"[\\`*_~\[!<&$\n\r]|(?<![A-Za-z0-9])(?=(?i:https?://|www\.|(?:h(?:t(?:tps?(?::/?)?|t)?)?|ww?w?)\Z))"
+    r"[\\`*_~=\[!<&$\n\r]|(?<![A-Za-z0-9])(?=(?i:https?://|www\.|(?:h(?:t(?:tps?(?::/?)?|t)?)?|ww?w?)\Z))"
     r"|[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u200d\ufe0f\u20e3]"
 )
 SPECIAL_OR_BLANK = re.compile(SPECIAL.pattern + r"|[ \t]")
@@ -81,6 +81,11 @@ INLINE = frozenset(
     "strike strong sub sup time tt u var wbr nobr html body colgroup col object param".split()
 )
 SPOKEN_SSML = frozenset(("break", "say-as", "phoneme", "emphasis", "prosody"))
+MAX_SUBSCRIPT = 6
+SUBSCRIPT = re.compile(rf"([A-Za-z0-9+-]{{1,{MAX_SUBSCRIPT}}})~(?!~)")
+UNFINISHED_SUBSCRIPT = re.compile(rf"[A-Za-z0-9+-]{{0,{MAX_SUBSCRIPT}}}~?")
+MARK_CLOSED = re.compile(r"(?<![\s=!<>])==(?![=\w])")
+OPERATORS = frozenset("=!<>")
 MONEY = re.compile(r"\$\d[\d.,]*(?:[kKmMbB]\b|\s*[-\u2013]\s*\d)?")
 MATHS = re.compile(r"[\\^_=+<>{}/|\d\u2200-\u22ff\u0370-\u03ff]|^[A-Za-z]'?$|^[A-Za-z]\(|^-")
 
@@ -258,6 +263,8 @@ def _emphasis(text: str, at: int, c: Context) -> Found:
         return _plain(text, at, end, c)
     left = bool(after) and not after.isspace()
     right = bool(before) and not before.isspace()
+    if mark == "~" and size == 1 and before.isalnum() and after.isalnum():
+        return _subscript(text, end, c) or _plain(text, at, end, c)
     if mark == "~":
         drop = size == 2 and (left or right)
         return Found((), end, open=c.open) if drop else _plain(text, at, end, c)
@@ -275,6 +282,38 @@ def _emphasis(text: str, at: int, c: Context) -> Found:
         return _plain(text, at, end, c)
     depth = max(depth - size, 0) if closes else min(depth + size, MAX_RUN)
     return Found((), end, open=(depth, c.open[1]) if which == 0 else (c.open[0], depth))
+
+
+def _subscript(text: str, at: int, c: Context) -> Found | None:
+    """H~2~O: what stands between two single tildes within a word. None: there is no second one."""
+    window = text[at : at + MAX_SUBSCRIPT + 2]
+    found = SUBSCRIPT.match(window)
+    if (found is None or found.end() == len(window)) and not c.final:
+        if len(window) < MAX_SUBSCRIPT + 2 and UNFINISHED_SUBSCRIPT.fullmatch(window):
+            raise Wait
+    if found is None:
+        return None
+    return Found(guarded(found[1], at), at + found.end(), open=c.open)
+
+
+def _marked(text: str, at: int, c: Context) -> Found:
+    """==text==: what is marked is said. Two equals signs that are not a pair around a text stay."""
+    end = at
+    while end < at + MAX_RUN and _char(text, end, c) == "=":
+        end += 1
+    after, before = _char(text, end, c), c.before[-1:]
+    plain = _plain(text, at, end, c)
+    opens = bool(after) and not after.isspace() and not before.isalnum() and before not in OPERATORS
+    if end - at != 2 or not opens:
+        return plain
+    window, whole_window = _window(text, end, c)
+    closed = MARK_CLOSED.search(window)
+    if closed is None or closed.end() == len(window):
+        if not whole_window:
+            raise Wait
+        if closed is None:
+            return plain
+    return Found(whole(window[: closed.start()], end, c), end + closed.end(), open=c.open)
 
 
 def _product(text: str, end: int, c: Context) -> bool:
@@ -557,6 +596,7 @@ _READERS = {
     "*": _emphasis,
     "_": _emphasis,
     "~": _emphasis,
+    "=": _marked,
     "[": _link,
     "!": _image,
     "<": _tag,

@@ -12,7 +12,7 @@
 | `[text](url)`, `![alt](url)`, an address | text; alt; the host |
 | headings, items of lists, rows of tables | a sentence each; numbers are said, a row is "column: cell, column: cell" |
 | `- [x] text`, `- [ ] text` | "Done: text", "To do: text" |
-| `**bold**`, `*it*`, `_it_`, `~~old~~`, `` `code` `` | without their marks |
+| `**bold**`, `*it*`, `_it_`, `~~old~~`, `==new==`, `H~2~O`, `` `code` `` | without their marks |
 | fenced code | "Code block left out" (`code="note"`), nothing ("skip"), or the code ("say") |
 | `$...$`, `$$...$$`, `\\(...\\)`, `\\[...\\]` | in words where simple, else "formula" |
 | `<think>...</think>` and its kin, tool calls, comments, HTML, emoji | left out; what tags enclose is said |

@@ -31,6 +31,11 @@ class Rules:
     after_time: frozenset[str] = frozenset()  # capitals that go on behind them ("Eastern")
     number_of: frozenset[str] = frozenset()  # words before a "no." that is a number ("tel. no.")
     books_of_two: frozenset[str] = frozenset()  # ("2 Tim. 3:16")
+    by_someone: frozenset[str] = frozenset()  # go on before a name ("ed. Smith"),
+    edition: frozenset[str] = frozenset()  # but not behind these, or an ordinal ("rev. ed. Smith")
+    before_code: frozenset[str] = frozenset()  # go on before three capitals ("dep. LAX")
+    only_capital: frozenset[str] = frozenset()  # abbreviations only with a capital ("Cat. 4")
+    factorials: frozenset[str] = frozenset()  # letters behind which "!" may be a factorial
 
 
 @dataclass(frozen=True)

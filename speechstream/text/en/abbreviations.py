@@ -137,7 +137,9 @@ class Abbreviations:
             said = "number"
         elif lower == "gen" and re.match(r"(?:Z|X|Y|Alpha)\b", rest):
             said = "gen"
-        elif lower == "wash" and rest.startswith(", D"):
+        elif lower == "wash" and (
+            rest.startswith(", D") or text[max(0, at - 2) : at] == ", " and token == "Wash"
+        ):
             said = "Washington"
         elif lower in t.BEFORE_NUMBER and rest.lstrip("(")[:1].isdigit():
             said = t.BEFORE_NUMBER[lower]

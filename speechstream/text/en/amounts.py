@@ -9,6 +9,7 @@ from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
     END,
+    INT,
     MAGNITUDE,
     NUM,
     SIGN,
@@ -30,12 +31,19 @@ UNIT = alternatives({**t.UNITS, **t.PER})
 POWER = r"(?:[\u00b2\u00b3]|\^?[23](?![\w.]))?"
 FACTOR = rf"(?:{UNIT}){POWER}"
 HEAD = rf"(?:{alternatives(t.UNITS)}){POWER}"
-EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?{FACTOR})*"
+PRODUCT = rf"{FACTOR}(?:[\u00b7\u22c5\u2022]{FACTOR})*"
+EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?(?:{FACTOR}|\({PRODUCT}\)))*"
 PARTS = re.compile(rf"({UNIT})({POWER})$")
 POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
+CEILINGS = frozenset(
+    "ceiling ceilings wall walls fence fences ladder pole boards rope cable cord".split()
+)
+HIGH = CEILINGS | frozenset("tall wide long high deep of above below apart".split())
+APART = frozenset("x by apart deep tall wide long thick high across".split())
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
+CENTS = re.compile(r"\.\d\d(?!\d)")
 COMPOUND = re.compile("-(?!plus)[a-z]")
 
 
@@ -47,7 +55,7 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
+    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
@@ -63,6 +71,8 @@ def money(m, context):
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
     unit, cent = t.CURRENCIES[m[4]]
+    if m[4] == "RM" and m.string[m.start(4) - 1] != " ":
+        return None  # 70% 1RM
     return _money(m[1], m[2], None, m[3], unit, cent, qualifies(m, context))
 
 
@@ -89,6 +99,9 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
         amount = amount.replace(".", "").replace(",", ".")
     elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
         amount = amount.replace(".", "")
+    if upto and not scale and cent and CENTS.search(f"{amount} {upto}"):
+        first = _money("", amount, None, None, unit, cent, False)
+        return [*words, *first, "to", *_money("", upto, None, None, unit, cent, False)]
     if upto:
         return words + n.decimal(amount) + ["to"] + n.decimal(upto) + scale + many
     whole, _, part = amount.replace(",", "").partition(".")
@@ -119,7 +132,10 @@ def measured_fraction(m, context):
         return None
     part = ["a", "half"] if bottom == 2 and m[1] else n.fraction(top, bottom)
     words = [*n.cardinal(m[1]), "and", *part] if m[1] else part
-    return words + expression("in" if m[5] in INCH else m[5].rstrip("."), not m[1])
+    noun = following(m)
+    named = m[5] in INCH and noun.islower() and noun not in homographs.FUNCTION | APART
+    unit = "in" if m[5] in INCH else m[5].rstrip(".")
+    return words + expression(unit, not m[1] or named or qualifies(m, context))
 
 
 @rule(rf"({SIGN})({NUM})(?:{DASH}({NUM}))?(bn|tn|mn|[kKMBT])(?:\b|(?=\+))(?!['\u2019])")
@@ -179,20 +195,25 @@ def feet_inches(m, context):
     return n.cardinal(m[1]) + ["foot"] + n.cardinal(m[2])
 
 
+def closes_quotation(m: re.Match) -> bool:
+    """Whether the mark at a match's end closes a quotation rather than stands for inches."""
+    before = m.string[: m.start()]
+    if m[0][-1] == '"' and len(re.findall(r'(?<!\d)"', before)) % 2:
+        return True
+    return m[0][-1] == "\u201d" and before.rfind("\u201c") > before.rfind("\u201d")
+
+
 @rule(rf"({NUM})(?:\s?([\u00bd\u00bc\u00be\u215b-\u215e]))?[\"\u2033\u201d](?!\w(?<!x))")
 def inches(m, context):
     """A 27" monitor; a quotation mark that closes one is none."""
-    before = m.string[: m.start()]
-    if m[0][-1] == '"' and len(re.findall(r'(?<!\d)"', before)) % 2:
-        return None
-    if m[0][-1] == "\u201d" and before.rfind("\u201c") > before.rfind("\u201d"):
+    if closes_quotation(m):
         return None
     words = n.decimal(m[1])
     if m[2]:
         top, bottom = t.VULGAR[m[2]]
         words += ["and", *(["a", "half"] if bottom == 2 else n.fraction(top, bottom))]
     noun = following(m)
-    named = noun.islower() and noun not in homographs.FUNCTION and noun not in ("x", "by")
+    named = noun.islower() and noun not in homographs.FUNCTION and noun not in APART
     single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
     single = (
         single
@@ -208,17 +229,18 @@ def feet_range(m, context):
     return [*n.cardinal(m[1]), "to", *n.cardinal(m[2]), "feet"]
 
 
-@rule(r"(\d+)['\u2032\u2019](?= [a-z]| ?[x\u00d7]|[\s,.]|$)")
+@rule(rf"({INT})['\u2032\u2019](?= [a-z]| ?[x\u00d7]|[\s,.]|$)")
 def feet(m, context):
     """A 6' fence."""
     opened = re.search(r"(?:^|\s)['\u2018](?!\d)", m.string[: m.start()])
     by = context.before == "by" or re.match(r"\s?[x\u00d7]\s?\d", m.string[m.end() :])
-    sized = context.before in ARTICLES or following(m) in ("tall", "wide", "long", "high", "deep")
+    sized = context.before in ARTICLES or following(m) in HIGH
     if m[0][-1] != "\u2032" and not by and (opened or not sized):
         return None
     if not by and not following(m):
         return None
-    return [*n.cardinal(m[1]), "foot" if qualifies(m, context) or m[1] == "1" else "feet"]
+    one = qualifies(m, context) or m[1] == "1" or following(m) in CEILINGS
+    return [*n.cardinal(m[1].replace(",", "")), "foot" if one else "feet"]
 
 
 @rule(
@@ -256,18 +278,19 @@ def duration(m, context):
     return words
 
 
-@rule(rf"({NUM})(?:{DASH}({NUM}))?\s?([dhms]){END}(?!['\u2019\u00b2\u00b3/])")
+@rule(rf"([-+\u2212]?)({NUM})(?:{DASH}({NUM}))?\s?([dhms]){END}(?!['\u2019\u00b2\u00b3/])")
 def short_duration(m, context):
     """15m ago, in 30s, 5d: letters that are times where the words around them say so."""
-    letter, near = m[3], following(m).lower()
+    sign, amount, upto, letter = m.groups()
+    near = following(m).lower()
     spaced = m[0][-2] == " "
     timed = near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
     if letter == "m" and not timed:
         return None
-    if letter == "d" and (spaced or m[1] in ("2", "3") and not timed):
+    if letter == "d" and (spaced or amount in ("2", "3") and not timed):
         return None
-    words = n.decimal(m[1]) + (["to", *n.decimal(m[2])] if m[2] else [])
-    single = is_one(m[1]) and not m[2] or qualifies(m, context) or near in NOUNS_OF_TIME
+    words = number(sign + amount) + (["to", *n.decimal(upto)] if upto else [])
+    single = is_one(amount) and not upto or qualifies(m, context) or near in NOUNS_OF_TIME
     return [*words, STEPS[letter] + "s" * (not single)]
 
 
@@ -277,6 +300,10 @@ def short_duration(m, context):
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
     gap, found = m[6] or "", "in" if m[5] else m[7]
+    if not gap and len(found) == 1 and context.before in q.PLACES | q.GROUPED:
+        return None  # route 9N
+    if m[1] and found in ("HP", "MP"):
+        return None  # +10 HP of a game
     if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])
@@ -289,7 +316,7 @@ CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
 CARRIED = re.compile(
-    r"\s(?:bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg)\b"
+    r"\s(?:battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg)\b"
 )
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"
@@ -349,8 +376,10 @@ def expression(text: str, single: bool) -> list[str]:
     factors = re.split("[\u00b7\u22c5\u2022]", above)
     for i, factor in enumerate(factors):
         words += _factor(factor, single or i + 1 < len(factors))
-    for factor in below:
-        words += ["per", *_factor(factor, True)]
+    for divisor in below:
+        words.append("per")
+        for factor in re.split("[\u00b7\u22c5\u2022]", divisor.strip("()")):
+            words += _factor(factor, True)
     return words
 
 

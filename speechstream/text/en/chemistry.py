@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import numbers, tables as t
+from speechstream.text.en import cues as q, numbers, tables as t
 
 ELEMENT = "|".join(sorted(t.ELEMENTS, key=len, reverse=True))
 ELEMENT_WORDS = frozenset("He In As At No Be Co La Ta Pa Mo Ho Am Os Po Re Ti Al Me".split())
@@ -31,6 +31,9 @@ class Formulas:
             return 0
         body = m[0].rstrip("-+\u207a\u207b")
         symbols = re.findall(ELEMENT, body)
+        named = {w.text.lower() for w in self.out[-3:]} & q.CODED
+        if named or "".join(symbols) in t.SAID:
+            return 0  # COP28
         alone = len(symbols) == 1
         if alone and not re.search(COUNT, body):
             is_one = self._marked_element(m, body)

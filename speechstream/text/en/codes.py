@@ -9,6 +9,7 @@ from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
 EMERGENCY = frozenset("000 101 110 111 112 119 211 311 411 511 611 711 811 911 988 999".split())
+BOUNDS = (("equal", "to"), ("less", "than"), ("greater", "than"))
 LINKS = frozenset("is was number no : # the in with ending ends and of are be called reads".split())
 
 
@@ -26,6 +27,8 @@ def _groups(text: str) -> list[str]:
     r"(?:\+?\d{1,3}[ .-])?\(\d{3}\)[ -]?\d{3}[ .-]\d{4}"
     + END
     + r"|(?:\+?\d{1,3}[ .-])?\d{3}[ .-]\d{3}[ .-]\d{4}"
+    + END
+    + r"|\+\d{8,15}"
     + END
     + r"|\d{3}-\d{4}"
     + END
@@ -86,7 +89,8 @@ def network_standard(m, context):
 @rule(rf"(\d+)\.(\d{{1,2}}){END}")
 def release(m, context):
     """Python 3.11: after a product's name the part behind the point is a number of its own."""
-    if context.before not in q.RELEASED:
+    bounded = context.words[-2:] in BOUNDS and q.RELEASED & set(context.words)
+    if context.before not in q.RELEASED and not bounded:
         return None
     return n.cardinal(m[1]) + ["point"] + version_part(m[2])
 
@@ -96,6 +100,8 @@ def code(m, context):
     """A number that names something by its digits: call 911, code 482913, zip 90210."""
     nouns = _nouns(context)
     size = len(m[0])
+    if context.before == "to" and 4 < size < 7 and q.DIALLED & set(context.words[-4:]):
+        return n.digits(m[0])  # text STOP to 12345
     if nouns & q.DIALLED and size <= 6 and (m[0] in EMERGENCY or not following(m).islower()):
         return n.digits(m[0])
     if nouns & q.CODED or context.words[-2:] in (("ending", "in"), ("ends", "in")):
@@ -114,7 +120,7 @@ def code(m, context):
 def _nouns(context: Context) -> frozenset[str]:
     """The word that says what a number is of, past `is`, `number`, a colon and the like."""
     for word in reversed(context.words):
-        if word not in LINKS:
+        if word not in LINKS and (len(word) > 1 or word in "ai" or not word.isalpha()):
             return frozenset((word,))
     return frozenset()
 

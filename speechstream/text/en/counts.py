@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
-from speechstream.text.en.amounts import EXPRESSION, expression
+from speechstream.text.en.amounts import EXPRESSION, FACTOR, expression
 from speechstream.text.en.patterns import (
     DASH,
     END,
@@ -15,6 +15,7 @@ from speechstream.text.en.patterns import (
     SIGN,
     Context,
     Rules,
+    alternatives,
     exponent,
     following,
     number,
@@ -23,6 +24,7 @@ from speechstream.text.en.patterns import (
 
 rule = Rules()
 CASES = frozenset("case docket file account invoice order bill claim".split())
+RATED = frozenset("rate rated rating rates score scored scores gave give stars star review".split())
 RAISED = "\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
 
 
@@ -38,6 +40,20 @@ def vulgar(m, context):
     return number(m[1] + "0")[:-1] + (["a", "half"] if half else n.fraction(top, bottom))
 
 
+@rule(rf"({NUM})/({alternatives(u for u in t.PER if len(u) > 1 or u == 'h')}){END}(?![/-])")
+def rate(m, context):
+    """18/min."""
+    return [*n.decimal(m[1]), "per", *t.PER[m[2]].split()]
+
+
+@rule(rf"\d{{1,3}}(?:/\d{{1,3}}){{2,}}{END}(?!/)")
+def several(m, context):
+    """28/8/7 that is no date."""
+    if m[0] == "24/7/365":
+        return None
+    return [w for part in m[0].split("/") for w in n.cardinal(part)]
+
+
 @rule(rf"24/7/365{END}")
 def always(m, context):
     """24/7/365."""
@@ -50,16 +66,20 @@ def named_fraction(m, context):
     return n.cardinal(m[1] or m[3]) + n.cardinal(m[2] or m[4])
 
 
-@rule(rf"(?:(\d+)\s)?(\d{{1,3}})\s?[/\u2044]\s?(\d{{1,4}}){END}(?!/)")
+@rule(rf"(?:(\d+)[\s-])?(\d{{1,3}})\s?[/\u2044]\s?(\d{{1,4}}){END}(?!/)")
 def fraction(m, context):
     """1/2, 2 1/2, 9/10; 80/20 are two numbers, 120/80 is one over the other."""
     top, bottom = int(m[2]), int(m[3])
+    if m[1] and m.string[m.end(1)] == "-" and top >= bottom:
+        return None
     if not m[1] and top >= 10 and (top == bottom or top + bottom == 100):
         return n.cardinal(top) + n.cardinal(bottom)
     if "of" in context.words[-1:] and top > bottom > 20 or top > 2 * bottom > 40:
         return n.cardinal(top) + ["over"] + n.cardinal(bottom)
     words = n.fraction(top, bottom)
-    if bottom in (10, 100) and not m[1]:
+    if following(m) in ("the", "of", "as") and top < bottom in (10, 100) and not m[1]:
+        return words
+    if (bottom in (10, 100) or bottom == 5 and RATED & set(context.words)) and not m[1]:
         words = n.cardinal(top) + ["out", "of"] + n.cardinal(bottom)
     if not m[1]:
         return words
@@ -73,7 +93,7 @@ def ordinal(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$))?"
+    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,3}})|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({FACTOR}){END})?"
 )
 def scientific(m, context):
     """6.02 x 10^23, 1e6."""
@@ -81,6 +101,8 @@ def scientific(m, context):
     if len(power.strip("-")) > 6:
         return None
     words = number(m[1] + m[2]) + ["times", "ten", "to", "the"] + n.cardinal(power)
+    if m[7]:
+        return [*words, "per", *expression(m[7], True)]
     return words + (expression(m[6], False) if m[6] else [])
 
 
@@ -91,7 +113,7 @@ def power(m, context):
     return number(m[1] + m[2]) + exponent(raised)
 
 
-@rule(rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|(\d+)(?:\s?x\s?|\u00d7)(\d+){END}")
+@rule(rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|(\d+)(?:\s?x\s?|\u00d7)(\d+){END}(?!-\d+/\d)")
 def by(m, context):
     """1920x1080, 5 x 7; 6 \u00d7 7 with spaces and an equals sign is a product."""
     if "\u00d7 " in m[0] and (len(m[1] or m[3]) < 3 or re.match(r"\s?=", m.string[m.end() :])):
@@ -138,15 +160,24 @@ def span(m, context):
     return plain(first) + ["to"] + last
 
 
-@rule(rf"({INT}){DASH}(?=[^\W\d_])")
+@rule(rf"({INT}){DASH}(?=[^\W\d_])(?!(?:noon|midnight|present|now)\b)")
 def compound(m, context):
     """5-year-old."""
     return [(plain(m[1]), *m.span(1))]
 
 
+@rule(rf"([-\u2212]?)(\d{{1,3}}(?:\.\d{{3}})+),(\d+){END}(?![.,]\d)")
+def points_for_commas(m, context):
+    """1.234.567,89."""
+    words = n.cardinal(m[2].replace(".", "")) + ["point", *n.digits(m[3])]
+    return ["minus"] * bool(m[1]) + words
+
+
 @rule(rf"([1-9]\d{{0,2}})((?: \d{{3}})+)(?![\d,.]*\d|[^\W_]|{DASH}\d| \d|/)")
 def thin(m, context):
     """1 000 000 with spaces for commas."""
+    if m.string[max(m.start() - 1, 0)] == "=":
+        return None  # id=42 200
     if m[2].count(" ") == 1 and (context.before in t.MONTHS or context.before in q.GROUPED):
         return None
     return n.cardinal(m[0].replace(" ", ""))

@@ -11,14 +11,14 @@ def _set(text: str) -> frozenset[str]:
 DIALLED = _set("call dial phone telephone text ring")
 CODED = _set(
     "code codes pin pins passcode password otp zip zipcode postcode postal account ssn serial iban imei tracking "
-    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv"
+    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking"
 )
 NUMBERED_LONG = _set(
     "id ids reference ref order ticket invoice case card policy claim receipt docket badge"
 )
 GROUPED = _set(
     "room rooms highway interstate route boeing flight error http status model bus suite apartment apt gate "
-    "rtx gtx rfc xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
+    "heading bearing cessna piper gulfstream embraer rtx gtx rfc xbox airbus porsche peugeot ferrari nokia mercedes channel fahrenheit hwy exit platform building locker cabin"
 )
 RELEASED = _set(
     "version python release ios ipados watchos android macos chapter section cuda ubuntu debian fedora java node kernel "
@@ -27,7 +27,7 @@ RELEASED = _set(
 PLACES = _set(
     "room suite apartment apt unit seat gate flat section type figure fig table chapter part appendix exhibit "
     "form line platform building class article grade phase schedule annex level row track route bus flight sector zone "
-    "block bay dock lot floor"
+    "block bay dock lot floor exit pi hall terminal pier wing rule chapter building"
 )
 LETTERED_AFTER = {
     "K": _set(
@@ -50,6 +50,8 @@ BOOKS = _set(
 )
 BOOKS_SHORT = {
     "gen": "genesis",
+    "kgs": "kings",
+    "chr": "chronicles",
     "ex": "exodus",
     "exod": "exodus",
     "lev": "leviticus",
@@ -93,7 +95,7 @@ BOOKS_SHORT = {
 
 # Times.
 BEFORE_DECADE = _set(
-    "the his her their my your our its early late mid mid- these those early- late-"
+    "the his her their my your our its early late mid mid- these those early- late- low high upper lower"
 )
 TIMED = _set(
     "ago later left remaining timer timeout timeouts break walk drive delay delays call meeting video videos read session "
@@ -110,7 +112,7 @@ AFTER_HALF = _set(
 # Units that are also letters, words or names.
 NOT_SPACED = _set("l bar d D")
 NOT_TOUCHING = _set("A K T t ly ha rad lm cd B kn pt qt")
-NOT_TOUCHING |= _set("kr")
+NOT_TOUCHING |= _set("kr ac bu")
 CAREFUL = _set("A K N J T C F t d pt in b B")
 DIRECTED = _set("N W")  # or points of the compass
 INCHED = _set("by x wide long high tall deep thick diameter")
@@ -158,7 +160,7 @@ GIVEN = _set(
 NUMBERED = _set(
     "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
-    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor"
+    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue"
 )
 GIVEN_NAMES = GIVEN | _set(
     "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley kimberly "
@@ -196,13 +198,13 @@ NAMED_TIMES = _set("noon midnight dawn dusk now present today")
 COUNTED = _set(
     "miles beats meters metres feet gallons kilometers kilometres grams dollars cents words calls requests tokens frames "
     "steps calories visits times people units hours days pages queries users drops cups cycles rounds events items orders "
-    "posts messages minutes breaths liters litres pounds tons bits bytes"
+    "cells copies particles molecules counts ions colonies platelets posts messages minutes breaths liters litres pounds tons bits bytes"
 )
 INTERJECTIONS = _set("hi hello hey yes no oh well ok okay so and but now please sure thanks")
 
 # Words of small letters that are said by their letters, and endings of file names.
 SPELLED_SMALL = _set(
-    "idk imo imho tbh cd btw brb ttyl wdym smh omw ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
+    "idk imo imho tbh cd btw brb ttyl wdym smh omw omg aet aq idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
     "utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
 )
 FILE_LETTERS = _set(

@@ -16,7 +16,10 @@ HALF_DAY = r"([ap])(?:m|\.m\.?)(?!\w)"
 CLOCK = rf"(\d{{1,2}})(?:[:.]([0-5]\d))?(?:\s?{HALF_DAY})?"
 ERA = r"(BCE?|B\.C\.(?:E\.)?|CE|C\.E\.|AD|A\.D\.)"
 PAIRED = re.compile(r" (?:and|or|to) ['\u2019]?\d0s\b")
-DATED = frozenset("due by before until till since from dated after on".split())
+JOINS = frozenset("and or to but when while was were had did by at after until".split())
+DATED = frozenset(
+    "due by before until till since from dated after on effect effective starting beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
+)
 YEARS_AFTER = frozenset("in since by from until till circa around about before after".split())
 CULTURE = frozenset(
     "music fashion style movie movies film films hit hits rock pop kid kids era night party vibe vibes song songs "
@@ -121,6 +124,24 @@ def hyphen_date(m, context):
 
 
 @rule(
+    rf"({MONTH})(\s+)(\d{{1,2}}(?:, \d{{1,2}})*),?\s?(&|and|or)\s?(\d{{1,2}}){END}"
+    rf"(?:(,?\s+)(\d{{4}}){END}(?!\.\d|,\d)|(?=\s*[.,;:)!?]|\s*$))",
+    re.I,
+)
+def month_days(m, context):
+    """Aug. 6 & 9, 1945."""
+    days = [*re.findall(r"\d+", m[3]), m[5]]
+    if not m[1][0].isupper() or not all(1 <= int(d) <= 31 for d in days):
+        return None
+    words = [w for d in days[:-1] for w in [*n.ordinal(d), ","]][:-1]
+    pieces = [([month_of(m[1])], *m.span(1)), (words, *m.span(3))]
+    pieces.append((["or" if m[4] == "or" else "and", *n.ordinal(m[5])], m.start(4), m.end(5)))
+    if m[7]:
+        pieces += [([","], m.start(6), m.start(6)), (n.year(int(m[7])), *m.span(7))]
+    return pieces
+
+
+@rule(
     rf"({MONTH})(\s+)(\d{{1,2}})(?:st|nd|rd|th)?{END}(?!:\d|\.\d|%|,\d)(?:\s?{DASH}\s?(\d{{1,2}})(?:th|st|nd|rd)?{END})?"
     rf"(?:(,?\s+)(\d{{4}}){END}(?!\.\d|,\d))?",
     re.I,
@@ -188,12 +209,13 @@ def era(m, context):
     return letters + year if m[1] else year + letters
 
 
-@rule(r"(\d{1,2}):([0-5]\d):([0-5]\d)(?:\s?([ap])\.?m\b\.?)?(?!\w|:\d)", re.I)
+@rule(r"(\d{1,2}):([0-5]\d):([0-5]\d)(?:\.(\d{1,6})(?!\d))?(?:\s?([ap])\.?m\b\.?)?(?!\w|:\d)", re.I)
 def clock_seconds(m, context):
     """23:59:59 is a time of day, 2:30:15 how long something took."""
     hour, minute, second = int(m[1]), int(m[2]), int(m[3])
-    half = [m[4].upper(), "M"] if m[4] else []
-    seconds = n.cardinal(second) + ["second" + "s" * (second != 1)]
+    half = [m[5].upper(), "M"] if m[5] else []
+    part = ["point", *n.digits(m[4])] if m[4] else []
+    seconds = n.cardinal(second) + part + ["second" + "s" * (second != 1 or bool(part))]
     if half or len(m[1]) == 2:
         return n.cardinal(hour) + minutes(minute) + ["and", *seconds] + half
     return n.cardinal(hour) + ["hour" + "s" * (hour != 1), *n.cardinal(minute), "minutes", *seconds]
@@ -316,5 +338,6 @@ def military(m, context):
 @rule(rf"1[01]\d\d{END}(?![.,:/]\d|%|{DASH})")
 def old_year(m, context):
     """in 1066."""
-    known = context.before in YEARS_AFTER and not following(m).islower()
+    noun = following(m)
+    known = context.before in YEARS_AFTER and (not noun.islower() or noun in JOINS)
     return n.year(int(m[0])) if known or context.words[-2:] == ("the", "year") else None

@@ -9,7 +9,7 @@ import re
 
 from speechstream.text.en import counts, cues as q, numbers as n, tables as t
 from speechstream.text.en.dates import MONTH, minutes, month_of
-from speechstream.text.en.patterns import DASH, END, NUM, Context, Rules, following, number
+from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Context, Rules, following, number
 
 rule = Rules()
 ZONES = "GMT|UTC|BST|E[SD]T|C[SED]T|M[SD]T|P[SD]T|AE[SD]T|IST|JST|hours|hrs|local|Zulu"
@@ -27,14 +27,15 @@ PHONED = (
 BATTING = frozenset("batting hitting hit average hitter hits batted slugging obp bat".split())
 FOODS = (
     "of water milk flour sugar rice butter oil broth stock chopped grated shredded cream oats nuts cheese sifted packed brown white all "
-    "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice"
+    "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice for plus more each ice crushed whole frozen fresh dried unsalted packed grape honey mayonnaise mayo sour heavy"
 )
 OVEN = re.compile(
     r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill)\b",
     re.I,
 )
-DIAL_VERBS = frozenset("dial call calling ring phone text dialing".split())
+DIALLING = re.compile(r"\b(?:dial|call|ring|phone|text)(?:ing)?\b", re.I)
 NUMBERED_LINKS = frozenset("is : number . , no at on us me him her our my".split())
+MOVES = frozenset("cut hike rise rate move increase drop fall decline reduction jump".split())
 NETWORK = frozenset("modem baud rate speed speeds bandwidth link bitrate throughput at".split())
 
 
@@ -54,7 +55,9 @@ def hexadecimal(m, context):
     return ["zero", "X"] + [w for c in m[1] for w in (n.digits(c) if c.isdigit() else [c.upper()])]
 
 
-@rule(rf"\d{{4}}(?=\s(?:[NSEW]\.?\s)?(?:[A-Z][a-z]+\s){{1,3}}(?:{q.STREETS})\b)")
+@rule(
+    rf"\d{{4}}(?=\s(?:[NSEW]\.?\s|[NS][EW]\s)?(?:(?:[A-Z][a-z]+|\d+(?:st|nd|rd|th))\s){{1,3}}(?:{q.STREETS})\b)"
+)
 def house(m, context):
     """8901 Sunset Blvd."""
     return n.grouped(m[0])
@@ -74,7 +77,7 @@ def lap(m, context):
     return n.cardinal(m[1]) + minutes(int(m[2])) + ["point", *n.digits(m[3])]
 
 
-@rule(rf"([01]\d|2[0-3])([0-5]\d)(?=\s(?:{ZONES})\b)|(0[0-9])([0-5]\d){END}(?![-/:.]\d|\s\d)")
+@rule(rf"([01]\d|2[0-3])([0-5]\d)(?=\s(?:{ZONES})\b|Z\b)|(0[0-9])([0-5]\d){END}(?![-/:.]\d|\s\d)")
 def without_colon(m, context):
     """0400 GMT, at 0230."""
     if m[3] and context.before not in (
@@ -203,7 +206,7 @@ def karats(m, context):
 @rule(rf"\d{{3}}{END}(?![.,:/-]\d)")
 def emergency(m, context):
     """Dial 112 or 999."""
-    listed = context.before in ("or", "and", "not") and DIAL_VERBS & set(context.words)
+    listed = context.before in ("or", "and", "not") and DIALLING.search(m.string, 0, m.start())
     return n.digits(m[0]) if listed else None
 
 
@@ -232,13 +235,13 @@ def book(m, context):
     return n.ordinal(m[1])
 
 
-@rule(rf"({NUM})\s?bps{END}")
+@rule(rf"({SIGN})({NUM})\s?bps{END}")
 def basis_points(m, context):
     """25 bps; at the speed of a line bits per second."""
-    value = float(m[1].replace(",", ""))
+    value = float(m[2].replace(",", ""))
     if value > 1000 or NETWORK & set(context.words[-3:]) - {"at"}:
         return None
-    return [*n.decimal(m[1]), "basis", "point" if m[1] == "1" else "points"]
+    return [*number(m[1] + m[2]), "basis", "point" if m[2] == "1" else "points"]
 
 
 @rule(rf"([-+\u00b1]?{NUM})[\s-]?(bp|pct|pts|pcs|doz|reb|ast)\b\.?(?=\s[a-z\d]|\s?[,;:)]|\s*$|\.)")
@@ -255,7 +258,10 @@ def short_units(m, context):
         "bp": [
             "basis",
             "point"
-            if one or m[0][-3] == "-" and m.string[m.end() : m.end() + 1] == " "
+            if one
+            or m[0][-3] == "-"
+            and m.string[m.end() : m.end() + 1] == " "
+            or following(m) in MOVES
             else "points",
         ],
     }
@@ -327,7 +333,12 @@ def average(m, context):
 @rule(rf"(4/4|6/8|12/8|9/8|5/4|7/8){END}(?!\s?(?:of|in|cups?|\"|inch|mile)\b)")
 def beat(m, context):
     """In 4/4."""
-    if context.before != "in" or m[0] in ("7/8", "5/4") and m.string[m.end() :].strip(" .,;!?"):
+    if (
+        m[0] != "4/4"
+        and context.before != "in"
+        or m[0] in ("7/8", "5/4")
+        and m.string[m.end() :].strip(" .,;!?")
+    ):
         return None
     return [w for part in m[0].split("/") for w in n.cardinal(part)]
 
@@ -354,7 +365,9 @@ def vanity(m, context):
     return prefix + (n.cardinal(m[2]) if m[2] in ("800", "900") else n.digits(m[2])) + [","]
 
 
-@rule(rf"(4\d\d|50\d){END}(?=\s(?:page|pages|error|errors|response|responses|status)\b)")
+@rule(
+    rf"(4\d\d|50\d){END}(?=\s(?:Forbidden|Not\s|Unauthorized|Bad\s|Internal\s|Service\s|Gateway|Too\s|Method\s|Conflict|Gone|page|pages|error|errors|response|responses|status)\b)"
+)
 def status(m, context):
     """A 404 page."""
     return n.grouped(m[0])

@@ -137,7 +137,7 @@ class Lexicon:
         self.table, self.network = table, network
         ends = np.flatnonzero(np.frombuffer(table, np.uint8) == 10)
         self.starts = np.concatenate([[0], ends[:-1] + 1])
-        self._guessed = lru_cache(4096)(self._guess)
+        self._guessed = lru_cache(4096)(network)
         self._entry = lru_cache(16384)(self._search)
 
     def __contains__(self, word: str) -> bool:
@@ -204,16 +204,11 @@ class Lexicon:
         return found
 
     def guess(self, word: str) -> str:
-        """Pronunciation of a word the dictionary lacks: two known words run together, else the network."""
-        return self._guessed(respelled(word.lower()))
+        """Pronunciation of a word the dictionary lacks, by the network.
 
-    def _guess(self, word: str) -> str:
-        if "'" not in word and 8 <= len(word) <= 24:
-            for cut in sorted(range(4, len(word) - 3), key=lambda k: abs(2 * k - len(word))):
-                first, second = self.entry(word[:cut]), self.entry(word[cut:])
-                if isinstance(first, str) and isinstance(second, str) and "\u02c8" in first:
-                    return first + second.replace("\u02c8", "\u02cc")
-        return self.network(word)
+        Two known words run together are no exception: cutting words in two was right less often than the network.
+        """
+        return self._guessed(respelled(word.lower()))
 
 
 def inflected(word: str, find) -> str | dict[str, str] | None:

@@ -37,11 +37,11 @@ FILE = re.compile(
     + "|".join(sorted(q.EXTENSIONS, key=len, reverse=True))
     + r")(?![\w-]|\.\w)"
 )
-EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
+EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, t.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
-    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|['\u2019]\d|["
+    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212(]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|['\u2019]\d|["
     + "".join(t.VULGAR)
     + r"]|[-+\u2212\u00b1]["
     + "".join(t.VULGAR)
@@ -55,9 +55,12 @@ SPACED_CODE = re.compile(r"[A-Z]{2}\d\d(?: [A-Z0-9]{4})+(?: [A-Z0-9]{1,4})?(?![^
 HEX = re.compile(r"(?=(?:[a-f]*\d){2})(?=(?:\d*[a-f]){2})[0-9a-f]{7,}(?![^\W_])")
 NEXT_IN_RANGE = re.compile(r"[$\u00a3\u20ac\u00a5]?\.?\d")
 TAGGED = re.compile(r"[#@](\w+)")
+NUMBER_OF_A_SERIES = re.compile(r"#[A-Z]{1,6}-?\d*-\d")
 RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
 HEX_COLOUR = re.compile(r"#(?=[a-f]*\d|[A-F]*\d)(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})(?![^\W_])")
 DASHES = frozenset("-\u2010\u2011\u2012\u2013\u2014")
+INCHES = ('"', "\u2033")
+INCHES_AFTER = re.compile(r"[\d./ '\u2019\u2032]+[\"\u2033\u201d]")
 CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
 RANGE_WORD = re.compile(r"[A-Za-z]+")
 DAYS = {name: name for name in t.WEEKDAYS}
@@ -71,11 +74,21 @@ TERM = re.compile("[2-9][a-z]{2,3}")  # 2ab
 CHAINED = re.compile(r"\d{1,4}(?=-\d)(?!-\d+(?:-|\s[a-z]|,))")
 HARDWARE = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 OPTION = re.compile(
-    r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}(?:\s|$|[.,;:)\"\'`]))"
+    r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}\d{0,2}(?:\s|$|[.,;:)\"\'`]))"
 )
+MINUS_TERM = re.compile(r".[a-z\u0370-\u03ff](?![^\W\d_])")
+MINUS_AFTER = re.compile(r"(?:[=+*\u00d7]\s?|[=+*\u00d7][^a-z]*[(\[])$")
 NAMED_DECIMAL = re.compile(r"\d+\.\d+(?=-\d+(?:\.\d+)?[bBmMkK](?![^\W_]))")
+NEEDS = frozenset("needs need requires require required needed with using for supports".split())
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
+ISOTOPE_BEFORE = re.compile(r"(?<![A-Za-z])[A-Z][a-z]?-$")
+ISOMER = re.compile(r"(\d{2,3})m(?![^\W_])")  # Tc-99m
+PROMOTED = re.compile(r"([A-Z]{3,})(\d+)")  # FALL20
+CODE_CHAIN = re.compile(r"[A-Za-z0-9]+(?:-[A-Z0-9]{2,})*(?!\w)|[A-Za-z0-9]+")
+CODE_POINT = re.compile(r"U\+[0-9A-F]{4,6}(?!\w)")
+SEVERAL = re.compile(r"(\d{2,4})s(?![^\W_])")  # F-150s
+LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
     "v no p pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
@@ -142,6 +155,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         self.config, self.options = normaliser.config, normaliser.options
         self.known, self.lettered = normaliser.known, normaliser.lettered
         self.out: list[Word] = []
+        self.bar = -1  # where the absolute value ends that is being read
         self.number_end = -9  # where the last number ended: a dash behind it may be a range
         words = re.findall(r"[A-Za-z]{2,}", text)
         self.shouting = (
@@ -187,6 +201,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         joined = at > 0 and text[at - 1].isalnum()
         if c.isalnum() and (end := self._named(at, joined)):
             return end
+        if c == "#" and NUMBER_OF_A_SERIES.match(text, at):
+            self._say("number", at, at + 1)
+            return at + 1
         if c in "#@" and (m := TAGGED.match(text, at)) and not m[1].isdigit():
             return self._tag(m, at)
         if c in "#\u2116" and text[at + 1 : at + 2].isdigit():
@@ -197,11 +214,25 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return end
         if c in DASHES and (end := self._range(at)):
             return end
+        if (
+            c == "\u2013"
+            and text[at - 1 : at] in ("", " ", "(")
+            and text[at + 1 : at + 2].isdigit()
+        ):
+            if self.number_end != at - 1:
+                self._say("minus", at, at + 1)
+                return at + 1
+        if c in "-\u2212" and MINUS_TERM.match(text, at) and MINUS_AFTER.search(text, 0, at):
+            self._say("minus", at, at + 1)
+            return at + 1
         if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
             self._say(["dash"] * len(m[0]), at, m.end())
             return m.end()
         zoned = text[max(0, at - 3) : at] in ("UTC", "GMT")
-        signed = joined and not zoned and c in "-+'\u2019\u2212\u00b1."
+        joined_sign = (
+            joined or c == "-" and text[at - 1 : at] in INCHES and at > 1 and text[at - 2].isdigit()
+        )
+        signed = joined_sign and not zoned and c in "-+'\u2019\u2212\u00b1."
         if (DIGITISH.match(text, at) and not signed) or (c in INITIALS and MONTH.match(text, at)):
             end = self._number(at)
             if end > at:
@@ -237,6 +268,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return self._address(m[0].rstrip(".,;:!?)'\u2019\u2026"), at)
         if joined:
             return 0
+        if text[at] in "24" and (done := self._shorthand(at)):
+            return done
         if m := FILE.match(text, at):
             return self._address(m[0], at)
         if (
@@ -253,6 +286,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return self._characters(at, m.end())
         if m := SPACED_CODE.match(text, at):
             return self._characters(at, m.end())
+        if text[at] == "U" and (m := CODE_POINT.match(text, at)):
+            self._say("U plus", at, at + 2)
+            return self._characters(at + 2, m.end())
         if m := HEX.match(text, at):
             return self._characters(at, m.end())
         if m := DECIMAL_NAME.match(text, at):
@@ -278,14 +314,28 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return 0
         if sign in (">>", "->", "=>", "-->") and not self.out:
             return 0
-        self._say(t.OPERATORS[sign], m.start(), m.end())
+        said = t.OPERATORS[sign]
+        if said.startswith("is ") and self._bounds(m):
+            said = said[3:]
+        self._say(said, m.start(), m.end())
         return m.end()
+
+    def _bounds(self, m: re.Match) -> bool:
+        """Whether a comparison is part of a name or a need rather than a statement: Python >=3.9, needs driver >= 530."""
+        text = self.text
+        if NEEDS & {w.text.lower() for w in self.out[-4:]}:
+            return True
+        name = self.out[-1] if self.out else None
+        glued = text[m.end() : m.end() + 1].isdigit() and text[m.start() - 1 : m.start()] in " ,("
+        return glued and (name is None or name.kind == "punct" or len(name.text) > 1)
 
     def _range(self, at: int) -> int:
         """A dash between two numbers, days, months or letters is said; 0 if this one is not."""
         text = self.text
         start, end = at, at + 1
         spaced = text[at - 1 : at] == " "
+        if text[at - 1 : at] in INCHES and not INCHES_AFTER.match(text, end):
+            return 0  # 3/8"-16
         if spaced != (text[end : end + 1] == " ") or not self.out:
             return 0
         previous = self.out[-1]
@@ -304,18 +354,29 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         letters = (
             len(said) == len(word) == 1 and (said + word).isupper() and text[start - 1] == said
         )
+        ports = (
+            len(said) == len(word) == 3
+            and said.isupper()
+            and word.isupper()
+            and text[at] == "\u2013"
+        )
         if letters and text[at] != "\u2013" and said + word not in ("AZ", "MF"):
             letters = False
-        if not (number or clock or month or weekday or days or times or letters or now):
+        if not (number or clock or month or weekday or days or times or letters or now or ports):
             return 0
         self._say("to", at, at + 1)
         return end
 
     def _mixed(self, at: int, end: int) -> int:
         """Letters with digits: each by itself where they are a code, else in parts."""
+        if done := self._shorthand(at):
+            return done
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
         if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
-            return self._characters(at, end)
+            if (m := PROMOTED.match(self.text, at)) and m.end() == end and self.known(m[1].lower()):
+                self.out.append(Word(m[1].lower(), at, m.end(1)))
+                return self._characters(m.end(1), end)
+            return self._characters(at, CODE_CHAIN.match(self.text, at).end())
         if TERM.fullmatch(self.text, at, end) and "=" in self.text:
             for i in range(at, end):
                 self._say(
@@ -374,7 +435,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         return self.out[-1].text.lower() if self.out else ""
 
     def _context(self) -> numerals.Context:
-        return numerals.Context(tuple(w.text.lower() for w in self.out[-6:]), self.options)
+        return numerals.Context(tuple(w.text.lower() for w in self.out[-8:]), self.options)
 
     def _number(self, at: int) -> int:
         model = self._model(at)
@@ -400,11 +461,22 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             return None
         if m := NAMED_DECIMAL.match(text, at):
             return [(numbers.decimal(m[0]), at, m.end())], m.end()
+        if NAME_BEFORE.search(text, max(at - 3, 0), at) and (several := SEVERAL.match(text, at)):
+            words = numbers.grouped(several[1])
+            plural = [*words[:-1], numbers.plural(words[-1])]
+            return [(plural, at, several.end())], several.end()
         m = CHAINED.match(text, at)
         if not m and NAME_BEFORE.search(text, max(at - 3, 0), at):
-            m = MODEL.match(text, at)
+            m = MODEL.match(text, at) or LONG.match(text, at)
         if not m and CAPITAL_BEFORE.search(text, max(at - 14, 0), at):
             m = THREE.match(text, at)
+        if (
+            not m
+            and ISOTOPE_BEFORE.search(text, max(at - 4, 0), at)
+            and (excited := ISOMER.match(text, at))
+        ):
+            words = [*numbers.grouped(excited[1]), "M"]
+            return [(words, at, excited.end())], excited.end()
         return ([(numbers.grouped(m[0]), at, m.end())], m.end()) if m else None
 
     def _digit(self, at: int) -> int:

@@ -7,7 +7,7 @@ the text; None leaves the number to the next rule. A word in capitals (`"A M"`) 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from speechstream.text.en import homographs, numbers as n
@@ -27,9 +27,8 @@ SIGN_WORDS = {
     "\u00b1": ["plus", "or", "minus"],
     "+": ["plus"],
 }
-ARTICLES = frozenset(
-    "a an the this that each every another one my your his her its our their".split()
-)
+ARTICLES = frozenset("a an the this that each another one my your his her its our their".split())
+ROUTES = frozenset("IV IM PO SC BID TID QID PRN".split())  # gave her 4 mg IV
 CONTRACTED = frozenset(
     "it's that's he's she's there's what's here's who's where's let's one's how's".split()
 )
@@ -50,10 +49,16 @@ class Context:
 
 
 class Rules:
-    """Rules in the order in which they are tried: the more specific first."""
+    """Rules in the order in which they are tried: the more specific first, and before all those behind a certain word.
 
-    def __init__(self) -> None:
+    rare: few numbers match any of them, so that one pattern of them all is tried first; they have no back-references.
+    """
+
+    def __init__(self, rare: bool = False) -> None:
         self.rules: list[tuple[re.Pattern, Callable]] = []
+        self.behind: dict[str, list[tuple[re.Pattern, Callable]]] = {}
+        self.rare = rare
+        self.gate: re.Pattern | None = None
 
     def __call__(self, pattern: str, flags: int = 0) -> Callable:
         """A decorator that registers a handler for what the pattern matches."""
@@ -64,15 +69,36 @@ class Rules:
 
         return add
 
+    def after(self, words: Iterable[str], pattern: str) -> Callable:
+        """A decorator that registers a handler for what the pattern matches right behind one of these words."""
+
+        def add(handler: Callable) -> Callable:
+            for word in words:
+                self.behind.setdefault(word, []).append((re.compile(pattern), handler))
+            return handler
+
+        return add
+
     def read(self, text: str, at: int, context: Context) -> tuple[list[Piece], int] | None:
         """The number that begins at `at`, as pieces of words with their places in `text`, and where it ends."""
-        for pattern, handler in self.rules:
+        rules: Sequence[tuple[re.Pattern, Callable]] = self.behind.get(context.before, ())
+        if not self.rare or self._gate().match(text, at):
+            rules = [*rules, *self.rules] if rules else self.rules
+        for pattern, handler in rules:
             m = pattern.match(text, at)
             out = handler(m, context) if m else None
             if out:
                 whole = isinstance(out[0], str)
                 return ([(out, m.start(), m.end())] if whole else out), m.end()
         return None
+
+    def _gate(self) -> re.Pattern:
+        """A pattern that matches where any of the rules' does."""
+        if self.gate is None:
+            groups = re.compile(r"(\\.|\[(?:\\.|[^\]\\])+\])|\((?!\?)")
+            texts = (groups.sub(lambda m: m[1] or "(?:", p.pattern) for p, _ in self.rules)
+            self.gate = re.compile("|".join(f"(?:{text})" for text in texts))
+        return self.gate
 
 
 def following(m: re.Match) -> str:
@@ -90,8 +116,9 @@ def qualifies(m: re.Match, context: Context) -> bool:
             or context.before.endswith("'s")
             and context.before not in CONTRACTED
         )
-        and (noun.islower() or noun.isupper() and len(noun) > 1)
+        and (noun.islower() or noun.isupper() and len(noun) > 1 and noun not in ROUTES)
         and noun not in homographs.FUNCTION
+        and noun not in ("thereafter", "afterwards", "afterward", "onward", "onwards", "instead")
         and not noun.endswith("ly")
     )
 

@@ -15,9 +15,24 @@ ROOMS = {
     "Rm": "room",
     "Rte": "route",
     "Hwy": "highway",
+    "Fl": "floor",
 }
+PROVINCES = {
+    "ON": "Ontario",
+    "QC": "Quebec",
+    "BC": "British Columbia",
+    "AB": "Alberta",
+    "MB": "Manitoba",
+    "SK": "Saskatchewan",
+    "NS": "Nova Scotia",
+    "NB": "New Brunswick",
+    "PE": "Prince Edward Island",
+    "NL": "Newfoundland",
+    "YT": "Yukon",
+}
+POSTAL = re.compile(r",? [A-Z]\d[A-Z] ?\d[A-Z]\d(?!\w)")
 NUMBER_SIGN = re.compile(r" #?\d")
-WINDS = re.compile(r"\b[Ww]inds? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
+WINDS = re.compile(r"\b[Ww]inds?:? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
 ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
 STREET_AHEAD = re.compile(
     r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
@@ -25,7 +40,11 @@ STREET_AHEAD = re.compile(
 GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
-DAY_AFTER = re.compile(r"[\s.,;:)\u2013-]|$")
+DAY_AFTER = re.compile(r"[\s.,;:?!)\u2013-]|$")
+STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
+SIDE = re.compile(
+    r"\. (?:entrance|side|wing|end|gate|exit|door|bank|shore|slope|wall|lot|tower|face|rim|parking|stairs|lobby|coast|edge)\b"
+)
 STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
 
 
@@ -45,10 +64,13 @@ class Places:
     def _place(self, word: str, at: int, end: int) -> int:
         """States after a town, directions before a street, days in short. Returns where it ends, or 0."""
         text = self.text
+        if word in PROVINCES and POSTAL.match(text, end) and text[max(at - 2, 0) : at] == ", ":
+            self._say(PROVINCES[word].split(), at, end)
+            return end
         if word in t.STATES and (done := self._state(word, at, end)):
             return done
         if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
-            numbered = self.number_end == at - 1 and (m[1] or m[2][:1].isupper())
+            numbered = self.number_end == at - 1 and (m[1] or not m[2][:1].islower())
             numbered = (
                 numbered
                 or m[1]
@@ -62,6 +84,12 @@ class Places:
         if word in ROOMS and NUMBER_SIGN.match(text, end):
             self._say(ROOMS[word], at, end)
             return end
+        if word == "Fl" and self._before().endswith(("th", "first", "second", "third")):
+            self._say("floor", at, end)
+            return end
+        if word in t.DIRECTIONS and SIDE.match(text, end):
+            self._say(t.DIRECTIONS[word], at, end + 1)
+            return end + 1
         near = text[max(0, at - 14) : at] + "|" + text[end : end + 9]
         if word in t.DIRECTIONS and WINDS.search(near):
             self._say(t.DIRECTIONS[word], at, end)
@@ -71,6 +99,10 @@ class Places:
         ):
             self._say(t.DIRECTIONS[word], at, end)
             return end
+        if word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
+            if m := STREET_CLOSED.match(text, end):
+                self._say(t.DIRECTIONS[word], at, m.end())
+                return m.end()
         if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
             self._say(t.DIRECTIONS[word], at, end)
             return end
@@ -87,7 +119,11 @@ class Places:
             and text[end : end + 1] != "."
         ):
             earlier = [w.text for w in self.out[-4:]]
-            if earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier):
+            ordinal = earlier and earlier[-1].endswith(("th", "first", "second", "third"))
+            named = (
+                earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier)
+            )
+            if named or ordinal:
                 self._say(t.STREET_NAMES[lower], at, end)
                 return end
         return 0
@@ -103,6 +139,11 @@ class Places:
         return (
             both
             or self._before() in ("to", *t.WEEKDAYS)
+            or self._before()
+            in ("coming", "on", "this", "next", "last", "until", "till", "by", "every")
+            or any(w.text.lower() in t.WEEKDAYS for w in self.out)
+            and re.match(r" (?:closed|open|only|from|by|noon)\b", self.text[end : end + 8])
+            is not None
             or bool(re.match(r"[-\u2013,]?\s?(?:\d|[A-Z][a-z]{2})", after))
         )
 

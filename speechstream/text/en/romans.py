@@ -10,7 +10,7 @@ LETTERED = re.compile("([IVX]+)([ab])")
 REIGNED = re.compile(
     r" (?:[a-z]+ed|became|took|wrote|gave|fell|won|led|built|came|made|went|began|sent|kept|left)\b"
 )
-ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
+ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|in\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
 
 
 class Romans:
@@ -51,7 +51,11 @@ class Romans:
             return False
         said = previous.text.lower()
         after = re.match(r"[\s-]([A-Za-z]+)", self.text[end : end + 24])
-        if after and after[1].lower() in q.ORDINAL_BEFORE and len(numeral) > 1:
+        if (
+            after
+            and after[1].lower() in q.ORDINAL_BEFORE
+            and (len(numeral) > 1 or said == "the" and numeral.isupper())
+        ):
             words = numbers.ordinal(value)
         elif said in q.NUMBERED and previous.end == at - 1:
             words = self._numbered(numeral, value, previous.text, end)
@@ -78,6 +82,7 @@ class Romans:
         if numeral in ("i", "I") and (previous.islower() or not ROMAN_AFTER.match(self.text, end)):
             if numeral == "i" or previous.lower() not in (
                 "war",
+                "vatican",
                 "chapter",
                 "part",
                 "article",
@@ -111,6 +116,8 @@ class Romans:
             return ["the", *numbers.ordinal(value)]
         if len(numeral) == 1:
             return []
+        if self.out[-2].kind == "letters" and len(first) == 1 and said.isalpha() and len(said) > 2:
+            return ["the", *numbers.ordinal(value)]  # J. P. Hill III
         if first in q.GIVEN and self.out[-2].text[:1].isupper():
             return ["the", *numbers.ordinal(value)]
         return numbers.cardinal(value)

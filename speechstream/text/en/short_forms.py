@@ -4,9 +4,35 @@ from __future__ import annotations
 
 import re
 
+from speechstream.text.en import numbers
+
 # With a full stop, wherever they stand.
 ALWAYS = {
     "attn": "attention",
+    "wm": "william",
+    "chas": "charles",
+    "geo": "george",
+    "jas": "james",
+    "thos": "thomas",
+    "robt": "robert",
+    "lic": "license",
+    "ea": "each",
+    "regt": "regiment",
+    "pfc": "private first class",
+    "terr": "terrace",
+    "cres": "crescent",
+    "gdns": "gardens",
+    "plz": "plaza",
+    "expy": "expressway",
+    "fwy": "freeway",
+    "tpke": "turnpike",
+    "cir": "circle",
+    "dkt": "docket",
+    "rpt": "report",
+    "rpts": "reports",
+    "susp": "suspension",
+    "exc": "except",
+    "hols": "holidays",
     "appt": "appointment",
     "appts": "appointments",
     "mtg": "meeting",
@@ -86,6 +112,7 @@ NUMBERED = {
     "phys": "physics",
     "rd": "round",
     "mvt": "movement",
+    "cat": "category",
     "v": "verse",
     "ste": "suite",
     "apt": "apartment",
@@ -155,9 +182,50 @@ PLAIN = {
     "tbsp": "tablespoons",
     "tsp": "teaspoons",
     "mgmt": "management",
+    "hx": "history",
+    "cya": "see ya",
+    "req'd": "required",
+    "lvl": "level",
+    "lvls": "levels",
+    "ez": "easy",
+    "rpt": "report",
+    "fwd": "forward",
+    "fw": "forward",
+    "ofc": "of course",
+    "bashrc": "bash R C",
+    "zshrc": "Z S H R C",
+    "vimrc": "vim R C",
+    "npmrc": "N P M R C",
+    "gitignore": "git ignore",
+    "dockerignore": "docker ignore",
 }
 UNAMBIGUOUS_BOOKS = frozenset(
-    "isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
+    "kgs isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
+)
+NUMBER_WORDS = numbers.NAMES
+AFTER_COUNT = {"rds": "rounds", "sh": "shares", "dz": "dozen"}
+BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u2013]\d|in )")
+BY = {
+    "dir": "directed",
+    "prod": "produced",
+    "arr": "arranged",
+    "ed": "edited",
+    "writ": "written",
+    "comp": "composed",
+}
+GIVEN = frozenset("wm chas geo jas thos robt".split())
+MEDICAL = re.compile(
+    r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
+)
+DAY_AFTER = re.compile(r"(?:by|only|until|from|at)\b|/|\d")
+BEFORE_DAY = frozenset("except on every last next this open closed".split())
+ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
+AMOUNTS = frozenset(
+    "dollars pounds euros yen million billion percent units barrels tons people".split()
+)
+VERY = re.compile(
+    r"(?:high|low|good|bad|hot|cold|warm|small|large|big|important|rare|strong|nice|long|short|much|few|easy|hard|useful|tired|"
+    r"busy|happy|sorry|poor|slow|fast|light|heavy|old|young|fine|rough|cloudy)\b"
 )
 JOBS = re.compile(r"(?:job|jobs|work|worker|workers|staff|agency|position|workforce|staffer)\b")
 NAMED = re.compile(r"[A-Z][\w'’-]*")
@@ -176,14 +244,79 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
             return {"ed": "edited by", "eds": "edited by"}.get(
                 lower, "translated" if rest[:3] == "by " else "translated by"
             )
+    if lower == "med" and MEDICAL.match(rest):
+        return "medical"
+    if (
+        lower == "ct"
+        and before in NUMBER_WORDS
+        and not re.match(r"diamond|gold|stone|ring|emerald|ruby", rest)
+    ):
+        return "count"
+    if rest.startswith("by ") and lower in BY:
+        return BY[lower]
+    if lower == "exp" and re.match(r"\d|[A-Z][a-z]{2}", rest):
+        return "expires"
+    if lower in GIVEN and not (token.istitle() and name):
+        return ""
+    if lower == "eff" and re.match(r"[A-Z][a-z]+|\d", rest):
+        return "effective"
+    if behind_ordinal and lower == "cir" and token[0].isupper():
+        return "circuit"
+    if behind_ordinal and lower in ("amend", "amends", "am") and token[0].isupper():
+        return "amendment" + "s" * lower.endswith("s")
+    if lower in AFTER_COUNT and before in NUMBER_WORDS:
+        return AFTER_COUNT[lower]
+    if lower in ("d", "def") and before.isalpha() and token.islower() and BEATEN.match(rest):
+        return "defeated"
+    if (
+        lower in ("sat", "sun")
+        and token[0].isupper()
+        and (DAY_AFTER.match(rest) or before in BEFORE_DAY)
+    ):
+        return "saturday" if lower == "sat" else "sunday"
+    if lower == "pt" and before in (
+        "dew",
+        "melting",
+        "boiling",
+        "freezing",
+        "focal",
+        "match",
+        "turning",
+    ):
+        return "point"
+    if lower in ("p", "pp", "ch") and ROMAN_PAGES.match(rest):
+        return {"p": "page", "pp": "pages", "ch": "chapter"}[lower]
+    if lower == "est" and before in AMOUNTS:
+        return "estimated"
+    if lower == "v" and token == "v" and VERY.match(rest):
+        return "very"
+    if (
+        lower == "pt"
+        and before not in NUMBER_WORDS
+        and re.match(
+            r"(?:is|was|has|had|will|states?|reports?|denies|complains|presents?|seen|advised)\b",
+            rest,
+        )
+    ):
+        return "patient"
+    if lower in ("dep", "arr") and re.match(r"[A-Z]{3}\b", rest):
+        return "departs" if lower == "dep" else "arrives"
+    if lower == "pub" and rest.startswith("L."):
+        return "public"
+    if lower == "l" and before == "public" and rest.startswith("No"):
+        return "law"
+    if behind_ordinal and lower in ("bn", "regt", "div", "bde"):
+        return {"bn": "battalion", "regt": "regiment", "div": "division", "bde": "brigade"}[lower]
     if behind_ordinal and lower in ("ed", "fl", "c", "cent"):
         return {"ed": "edition", "fl": "floor"}.get(lower, "century")
     if (
-        lower in ("b", "d", "r", "fl")
+        lower in ("b", "d", "r", "fl", "m")
         and token.islower()
-        and re.match(r"(?:c\. ?)?1\d{3}\b|20\d\d\b|[A-Z][a-z]{2,8}\.? \d", rest)
+        and re.match(
+            r"(?:c\. ?)?1\d{3}\b|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d", rest
+        )
     ):
-        return {"b": "born", "d": "died", "r": "reigned", "fl": "flourished"}[lower]
+        return {"b": "born", "d": "died", "r": "reigned", "m": "married", "fl": "flourished"}[lower]
     if (
         lower == "no"
         and before
@@ -213,6 +346,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         and (rest[:1].islower() or not rest)
     ):
         return "number"
+    if lower == "rd" and not rest[:1].isdigit():
+        return ""
     if lower in NUMBERED and numbered and not (token.isupper() and len(token) > 1):
         return NUMBERED[lower]
     if lower == "temp":

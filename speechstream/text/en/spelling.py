@@ -6,7 +6,7 @@ import re
 
 from speechstream.text.en import cues as q, homographs, numbers, short_forms, tables as t
 from speechstream.text.en.abbreviations import Abbreviations
-from speechstream.text.en.amounts import expression
+from speechstream.text.en.attached import Attached
 from speechstream.text.en.places import GOES_ON, Places
 from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
@@ -14,19 +14,12 @@ from speechstream.text.en.word import Word
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
-ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
-SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
+VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
+TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
 )
-DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
-TERM = re.compile("[a-z]{2,3}")
-EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
 SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
-VERSUS = re.compile(r"\. (?:the )?[A-Z]")
-UNIT_PAIR = re.compile(
-    r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
-)
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -35,7 +28,7 @@ def split_compound(text: str) -> list[tuple[str, int]]:
     return [(m[0], m.start()) for m in PARTS.finditer(text)]
 
 
-class Spelling(Abbreviations, Places):
+class Spelling(Abbreviations, Attached, Places):
     """The part of a reading (`speechstream.text.en.normalise`) that reads words, abbreviations and addresses."""
 
     def _address(self, found: str, at: int) -> int:
@@ -125,13 +118,18 @@ class Spelling(Abbreviations, Places):
             start = at + offset
             stop = start + len(part)
             if part.isdigit():
-                code = len(part) == 3 and stop - at > 6
+                code = len(part) == 3 and (
+                    stop - at > 6 or bool(TAIL.fullmatch(self.text, at, end))
+                )
                 self._say(numbers.digits(part) if code else numbers.grouped(part), start, stop)
+            elif part == "s" and stop == end and at < start and self.text[start - 1].isdigit():
+                last = self.out[-1]
+                self.out[-1] = Word(numbers.plural(last.text), last.start, stop)  # A380s
             elif not part.isascii():
                 self._foreign(start, stop)
             elif len(part) == 1 or (part.isupper() and (len(part) <= 4 and part not in t.SAID)):
                 self._say(part.upper(), start, stop)
-            elif part.lower() in q.SPELLED_SMALL:
+            elif part.lower() in q.SPELLED_SMALL or VOWELLESS.fullmatch(part):
                 self._say(part.upper(), start, stop)
             elif not self.known(part.lower()) and not re.search("[aeiouy]", part, re.I):
                 self._say(part.upper(), start, stop)
@@ -156,7 +154,7 @@ class Spelling(Abbreviations, Places):
         if m := NOTE_FLAT.match(text, at):
             self._say([word[0], "flat"], at, m.end())
             return m.end()
-        for read in (self._glued, self._place, self._month):
+        for read in (self._glued, self._of_a_trade, self._place, self._month):
             if done := read(word, at, end):
                 return done
         if word.startswith("'") and not self.known(word.lower()):
@@ -198,72 +196,6 @@ class Spelling(Abbreviations, Places):
             self._plain(word, at, end)
         return end
 
-    def _glued(self, word: str, at: int, end: int) -> int:
-        """What a mark belongs to: w/, c/o, km/h, C#, an x between measures. Returns where it ends, or 0."""
-        text = self.text
-        after = text[end : end + 1]
-        if after == "/" and (m := SLASHED.match(text, at)):
-            self._say(t.WITHOUT_STOP[m[0].lower()], at, m.end())
-            return m.end()
-        if after == "/" and (m := DERIVATIVE.match(text, at)):
-            self._say(["D", m[1].upper(), "D", m[2].upper()], at, m.end())
-            return m.end()
-        if after == "/" and (m := UNIT_PAIR.match(text, at)):
-            self._say(expression(m[0], False), at, m.end())
-            return m.end()
-        if after == "#" and len(word) == 1 and not text[end + 1 : end + 2].isalnum():
-            self._say([word.upper(), "sharp"], at, end + 1)
-            return end + 1
-        if word == "etc" and text[at - 1 : at] == "/":
-            self._say("E T C", at, end)
-            return end
-        if (
-            TERM.fullmatch(word)
-            and text[at - 1 : at].isdigit()
-            and EQUATION.search(text)
-            and word not in t.UNITS
-        ):
-            self._say(" ".join(word.upper()), at, end)
-            return end
-        if self._before() == "per" and len(word) > 1 and word in t.UNITS and not self.known(word):
-            self._say(expression(word, True), at, end)
-            return end
-        raised = after and after in "\u00b2\u00b3^"
-        if word in ("F", "C") and self._before() in ("degrees", "degree"):
-            self._say("fahrenheit" if word == "F" else "celsius", at, end)
-            return end
-        if (
-            word == "v"
-            and after == "."
-            and VERSUS.match(text, end)
-            and self.out
-            and self.out[-1].text[:1].isupper()
-        ):
-            self._say("versus", at, end + 1)
-            return end + 1
-        if (
-            word == "US"
-            and self.shouting
-            and self._before() in ("", "the", "in", "as", "says", "and", ",", ":")
-        ):
-            self.out.append(Word(word, at, end, "letters"))
-            return end
-        if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
-            self._say(" ".join(word.upper()), at, end)
-            return end
-        if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
-            said = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])
-            if m[1].isalpha() or word in "fghPyuv":
-                self._say([word.upper(), "of", *said], at, m.end())
-                return m.end()
-        if len(word) == 2 and word[0].isupper() and word[1] == "s" and self.number_end == at - 1:
-            self.out.append(Word(word, at, end, "letters"))  # the 4 Ps
-            return end
-        if word == "cc" and text[end : end + 2] == " @":
-            self._say("C C", at, end)
-            return end
-        return 0
-
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""
         stem, tail = (
@@ -278,10 +210,10 @@ class Spelling(Abbreviations, Places):
             and word != word.lower()
         ):
             self._say(t.MIXED_CASE[word.lower()], at, end)
-        elif word in ("PhDs", "pH"):
-            self.out.append(
-                Word(word.replace("pH", "PH").replace("PhD", "PHD"), at, end, "letters")
-            )
+        elif word == "PhDs":
+            self.out.append(Word("PHDs", at, end, "letters"))
+        elif word in ("pH", "pOH", "pKa", "pKb", "pKw", "pI"):
+            self.out.append(Word(word.upper(), at, end, "letters"))
         elif word.islower() and word in q.SPELLED_SMALL:
             tail = "s" if word in ("llms", "urls", "apis", "pdfs") else ""
             self.out.append(Word(word[: len(word) - len(tail)].upper() + tail, at, end, "letters"))
@@ -292,7 +224,7 @@ class Spelling(Abbreviations, Places):
         ):
             self._say(numbers.year(numbers.roman(stem) or 0), at, end)
         elif len(stem) >= 2 and stem.isupper() and stem.isalpha():
-            if self._spelled(stem):
+            if self._spelled(stem) and not self._named_so(stem, at, end):
                 self.out.append(Word(stem + tail, at, end, "letters"))
             else:
                 exact = self.known(stem) and not (self.shouting and self.known(stem.lower()))
@@ -354,6 +286,17 @@ class Spelling(Abbreviations, Places):
         if lower in t.EMPHATIC or (len(word) >= 4 and self.known(lower)):
             return False
         return len(word) <= 5 or not re.search("[AEIOUY]", word)
+
+    def _named_so(self, word: str, at: int, end: int) -> bool:
+        """Whether a word in capitals is a speaker, or a part of a constant's name: MAX_RETRIES, API_KEY."""
+        constant = self.text[at - 1 : at] == "_" or self.text[end : end + 1] == "_"
+        return self._speaker(word, at, end) or constant and len(word) > 2 and self._ordinary(word)
+
+    def _speaker(self, word: str, at: int, end: int) -> bool:
+        """Whether a word in capitals tells who speaks: MAN: Get down!"""
+        begins = at == 0 or self.text[at - 1] == "\n"
+        named = begins and self.text[end : end + 1] == ":" and len(word) > 2
+        return named and word not in t.SPELLED and self._ordinary(word)
 
     def _name_follows(self, end: int) -> bool:
         return bool(re.compile(r"\s+[A-Z]").match(self.text, end))

@@ -6,6 +6,8 @@ import re
 import unicodedata
 
 from speechstream.text.en import cues as q, numbers, numerals, tables as t
+from speechstream.text.en.amounts import FACTOR, expression
+from speechstream.text.en.patterns import alternatives
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
 
 MARKS = {
@@ -33,7 +35,7 @@ ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
 AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
 BY_NUMBER = re.compile(r"\s?\d")
 DEGREES = re.compile(r"[\d\u00b0][CF]$")
-TERM_BEFORE = re.compile(r"(?:[\d\u00b2\u00b3)]|(?:^|[\s\d(])[a-z])\s$")
+TERM_BEFORE = re.compile(r"(?:[\d\u00b2\u00b3)]|(?:^|[\s\d(|])[a-z])\s$")
 TERM_AFTER = re.compile(r"\s(?:\d|\(|[a-z](?![a-z]))")
 CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}$")
 CAPITALS_AFTER = re.compile(r"[A-Z]{2,5}(?![A-Za-z])")
@@ -44,6 +46,31 @@ TIME_AFTER = re.compile(
 )
 NOUN_BEFORE = re.compile(
     r"(?:^|[\s(])(?:(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}|[A-Z]{2,4})$"
+)
+STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
+ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
+COUNTED_IN = re.compile(rf"(?!(?:{alternatives(t.PER)})(?![\w\u00b2\u00b3])){FACTOR}(?![^\W_])")
+MODULO = re.compile(r"% (?:\d|[a-z](?![A-Za-z]))")
+FLOORED = re.compile(r" // [\da-z]")
+PACE = re.compile(r"\d:\d\d$")
+PACED = re.compile(r"(?:mile|mi|km)(?!\w)")
+DOSE = re.compile(r"[\d ](?:mg|mcg|\u00b5g|\u03bcg|g|kg|IU|mEq|mmol|units|kcal|kJ|lb|gal|oz)$")
+PER_MEASURE = re.compile(
+    r"\d+(?:\.\d+)?\s?(?:mL|ml|L|l|dL|kg|g|hr?|min|m\u00b2|acre|ha|cups?|tablets?|serving)(?![^\W_])"
+)
+STARS = re.compile("(\u2605+)(\u2606*)")
+PACKAGE = re.compile(r"(?:^|[\s(])[a-z]\w*\.[a-z]\w*$")
+MEMBER = re.compile(r"\w[.\])]\w*\s$|\)\s$")
+MATHS_BEFORE = re.compile(r"\([^()]*[-+*\u2212\u00b1][^()]*(?:\([^()]*\)[^()]*)*\)\s?$")
+PATH = re.compile(r"\.{1,2}/(?=[\w.])")
+QUERY = re.compile(r"\?\w+=")
+CODE = re.compile(r"&&|\|\||[=!]=|\bif[ (]")
+BARS = re.compile(r"\|(?:[A-Za-z][a-z0-9]?|-?[\d.]+|[A-Za-z]\w?\s?[-+\u2212]\s?\w{1,4})\|(?![|\w])")
+CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
+SUM_OF = re.compile(r"\s*(?:from|over)\b")
+FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
+FACTORIAL_AFTER = re.compile(
+    r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
 )
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
@@ -73,17 +100,50 @@ class Symbols:
                 if len(m[0]) > 1 or c == "\u2026"
                 else "."
             )
-            inside = at and text[at - 1].isalnum()
+            inside = at and (
+                text[at - 1].isalnum() or text[at - 1] in ")]" and (after.islower() or after == "_")
+            )
             leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
             if m[0] == "." and (inside and after.isalnum() or leading):
-                dot = leading or text[at - 1].isdigit() or after.islower() or after.isdigit()
+                dot = (
+                    leading
+                    or text[at - 1].isdigit()
+                    or after.islower()
+                    or after == "_"
+                    or after.isdigit()
+                )
+                dot = dot or PACKAGE.search(text, max(0, at - 40), at)
                 self._say("dot" if dot else ".", at, at + 1)
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
                     return digits.end()
+            elif leading_path := set(m[0]) == {"."} and PATH.match(text, at):
+                self._say(["dot"] * len(m[0]) + ["slash"], at, leading_path.end())
+                return leading_path.end()
+            elif m[0] == "?" and inside and QUERY.match(text, at):
+                self._say("question mark", at, at + 1)
+            elif m[0] == "!" and self._negates(at):
+                self._say("not", at, at + 1)
+            elif m[0] == "!" and (self._factorial(at)):
+                self._say("factorial", at, at + 1)
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
+        if c in "\u2605\u2606" and (m := STARS.match(text, at)) and len(m[0]) > 2:
+            filled = len(m[1])
+            said = numbers.cardinal(filled)
+            said += ["out", "of", *numbers.cardinal(len(m[0]))] if m[2] else []
+            self._say([*said, "star" if len(m[0]) == 1 else "stars"], at, m.end())
+            return m.end()
+        if c == "|" and (bars := BARS.match(text, at)) and not text[at - 1 : at].isalnum():
+            self._say(["the", "absolute", "value", "of"], at, at + 1)
+            self.bar = bars.end() - 1
+            return at + 1
+        if c == "|" and at == self.bar:
+            return at + 1
+        if c == "|" and CONDITION.search(text, max(0, at - 18), at):
+            self._say("given", at, at + 1)
+            return at + 1
         if c == "\u00a7" and after == "\u00a7":
             self._say("sections", at, at + 2)
             return at + 2
@@ -105,6 +165,12 @@ class Symbols:
                 and re.search(r"\d\s$", text[max(0, at - 2) : at])
                 and re.match(r"\s[\d(]", text[at + 1 : at + 3])
             )
+            member = (
+                spaced
+                and MEMBER.search(text, max(0, at - 24), at)
+                and re.match(r"\s\d", text[at + 1 : at + 3])
+            )
+            numbers_around = numbers_around or member
             equation = spaced and "=" in text and TERM_BEFORE.search(text[max(0, at - 3) : at])
             numbers_around = numbers_around or equation and TERM_AFTER.match(text, at + 1)
             self._say("minus", at, m.end()) if numbers_around else self.out.append(
@@ -119,6 +185,21 @@ class Symbols:
         if c in "<>" and self._compares(at, c, spaced):
             self._say("less than" if c == "<" else "greater than", at, at + 1)
         elif c == "/":
+            if text[at + 1 : at + 2] == "/" and FLOORED.match(text, at - 1):
+                self._say("divided by", at, at + 2)
+                return at + 2
+            if MATHS_BEFORE.search(text, 0, at) and re.match(r"\s?[\da-z(]", text[at + 1 : at + 3]):
+                self._say("over", at, at + 1)
+                return at + 1
+            if PACE.search(text, max(0, at - 5), at) and (m := PACED.match(text, at + 1)):
+                self._say(["per", *t.PER[m[0]].split()], at, m.end())
+                return m.end()
+            if DOSE.search(text, max(0, at - 6), at) and PER_MEASURE.match(text, at + 1):
+                self._say("per", at, at + 1)
+                return at + 1
+            if self._before() in q.COUNTED and (m := COUNTED_IN.match(text, at + 1)):
+                self._say(["per", *expression(m[0], True)], at, m.end())
+                return m.end()
             if per := self._per(at):
                 self._say(["per", *t.PER[per].split()], at, at + 1 + len(per))
                 return at + 1 + len(per)
@@ -129,7 +210,7 @@ class Symbols:
             )
             capitals = after.isupper() and text[at - 1 : at].isupper()
             lone = capitals and not (text[at - 2 : at - 1] + text[at + 2 : at + 3]).strip(
-                " .,;:!?)("
+                " .,;:!?)(/"
             )
             if (
                 lone
@@ -137,6 +218,8 @@ class Symbols:
                 and CAPITALS_AFTER.match(text, at + 1)
             ):
                 return at + 1  # A/B, N/A, TCP/IP
+            if text.startswith("under", at + 1) and text[max(0, at - 4) : at].lower() == "over":
+                return at + 1  # a bet
             if EITHER.search(text[max(0, at - 9) : at]):
                 return at + 1
             if DEGREES.search(text[max(0, at - 2) : at]) and after.isdigit():
@@ -152,6 +235,10 @@ class Symbols:
                 return m.end()
             if digits or (not both and (after.isalnum() or spaced)):
                 self._say("over" if digits else "slash", at, at + 1)
+        elif c == "*" and (
+            after.isdigit() and self._before() in STARRED or self._before() == "select"
+        ):
+            self._say("star", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
             self._say("times", at, at + 1)
         elif c == "\u00d7" and self._between_measures(at):
@@ -169,10 +256,17 @@ class Symbols:
                 m.end() if m else at + 1,
             )
             return m.end() if m else at + 1
+        elif c == "~" and text[at - 1 : at].isalnum() and after.isdigit() and at:
+            self._say("tilde", at, at + 1)
         elif c in "~\u223c" and ABOUT.match(text, at + 1):
             self._say("about", at, at + 1)
         elif c == "~" and after == "/":
-            self._say("tilde", at, at + 1)
+            self._say("tilde slash", at, at + 2)
+            return at + 2
+        elif c == "%" and spaced and MODULO.match(text, at) and text[at - 2 : at - 1].isalnum():
+            self._say("mod", at, at + 1)
+        elif c == "\u2211" and SUM_OF.match(text, at + 1):
+            self._say("the sum", at, at + 1)
         elif c == "\u2665" and self._before() in ("i", "we", "you", "they"):
             self._say("love", at, at + 1)
         elif c == "\\" and after.isalnum():
@@ -193,6 +287,21 @@ class Symbols:
             return self._foreign(at, at + 1)
         return at + 1
 
+    def _negates(self, at: int) -> bool:
+        """Whether a mark stands before what it denies: a && !b."""
+        text = self.text
+        return (
+            text[at - 1 : at] in (" ", "(")
+            and text[at + 1 : at + 2].isalpha()
+            and bool(CODE.search(text))
+        )
+
+    def _factorial(self, at: int) -> bool:
+        """Whether a mark behind a single letter or a bracket is a factorial: n! grows."""
+        text = self.text
+        letter = FACTORIAL.search(text, max(0, at - 2), at)
+        return bool(letter) and bool(FACTORIAL_AFTER.match(text, at + 1))
+
     def _compares(self, at: int, c: str, spaced: bool) -> bool:
         """Whether < or > compares: not where it quotes a line or is half of a tag."""
         text = self.text
@@ -201,14 +310,17 @@ class Symbols:
             return False
         if spaced:
             return bool(self.out)
+        if ADDRESS.match(text, at + 1):
+            return False
         return bool(AMOUNT.match(text, at + 1)) and (
-            not before or before.isspace() or before.isalnum() or before in "("
+            not before or before.isspace() or before.isalnum() or before in "(,"
         )
 
     def _per(self, at: int) -> str:
         """The unit behind a slash in `miles/day`, or ""."""
         m = NAME.match(self.text, at + 1)
-        return m[0] if m and m[0] in t.PER and self._before() in q.COUNTED else ""
+        named = m is not None and m[0] in t.PER
+        return m[0] if m and named and self._before() in q.COUNTED else ""
 
     def _between_measures(self, at: int) -> bool:
         """Whether a times sign or an x stands between two measures: 3 m x 4 m."""

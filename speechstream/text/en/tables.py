@@ -343,7 +343,7 @@ UNITS = {  # symbol: singular name
     "pc": "parsec",
     "Mpc": "megaparsec",
     "t": "ton",
-    "kt": "kiloton",
+    "kt": "knot",
     "Wh": "watt hour",
     "MWh": "megawatt hour",
     "GWh": "gigawatt hour",
@@ -370,6 +370,15 @@ UNITS = {  # symbol: singular name
     "MP": "megapixel",
     "nmi": "nautical mile",
     "kn": "knot",
+    "kts": "knot",
+    "ac": "acre",
+    "bu": "bushel",
+    "mEq": "milliequivalent",
+    "mOsm": "milliosmole",
+    "pCi": "picocurie",
+    "nCi": "nanocurie",
+    "mCi": "millicurie",
+    "Ci": "curie",
     "mmol": "millimole",
     "nmol": "nanomole",
     "mM": "millimolar",
@@ -431,6 +440,7 @@ UNITS = {  # symbol: singular name
     "wpm": "word per minute",
     "tonnes": "tonne",
     "acre": "acre",
+    "mK": "meter kelvin",
 }
 UNITS |= {k.replace("\u00b5", "\u03bc"): v for k, v in UNITS.items() if k[0] == "\u00b5"}
 UNITS |= {k.replace("\u03a9", "\u2126"): v for k, v in UNITS.items() if k[-1] == "\u03a9"}
@@ -564,6 +574,8 @@ CURRENCIES = {  # symbol: (unit, hundredth)
     "\u20ac": ("euro", "cent"),
     "EUR": ("euro", "cent"),
     "\u00a5": ("yen", ""),
+    "\u5186": ("yen", ""),
+    "\u5143": ("yuan", ""),
     "JPY": ("yen", ""),
     "\u20b9": ("rupee", "paisa"),
     "INR": ("rupee", "paisa"),
@@ -574,6 +586,8 @@ CURRENCIES = {  # symbol: (unit, hundredth)
     "\u00a2": ("cent", ""),
 }
 MAGNITUDES = {
+    "cr": "crore",
+    "cr.": "crore",
     "lakh": "lakh",
     "crore": "crore",
     "k": "thousand",
@@ -817,6 +831,8 @@ SYMBOLS = {
     "\u2194": "to and from",
     "\u2190": "from",
     "\u2191": "up",
+    "\u21cc": "is in equilibrium with",
+    "\u21c4": "is in equilibrium with",
     "\u2193": "down",
     "\u2227": "and",
     "\u2228": "or",
@@ -856,7 +872,7 @@ VULGAR = {
 }
 
 SPELLED = frozenset(
-    "SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
+    "AA MI SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
     "OS IP URL API CPU GPU USB HTML HTTP SQL SSL LA DC NY AM PM BBC CNN NBC ABC CBS FBI CIA NSA IRS "
     "NHS HIV DNA RNA MRI ICU ER EMT LGBT NBA NFL NHL MLB UFC IBM HP AT GE GM BMW KFC LOL OMG BTW FYI "
     "TBD RSVP IQ PS SOS MP PHD MBA BA MA BSC PHP CSS XML AWS SUV RV UFO VR AR IPO GDP CSV PDF LLM "
@@ -866,8 +882,8 @@ SPELLED = frozenset(
 )
 SAID = frozenset(
     "NASA NATO AIDS COVID UNESCO UNICEF OPEC RAM ROM SIM PIN JPEG GIF SCUBA RADAR LASER FEMA NAFTA SWAT "
-    "YOLO IMAX POTUS SCOTUS NASDAQ NASCAR NAFTA ASCII FIFA UEFA WIFI IKEA LEGO CAPTCHA SARS MERS OSHA "
-    "MAC ZIP JSON YAML TOML CUDA TED NET LOL ASAP HIPAA DARPA LAN WAN MIDI BIOS GUI NORAD TESLA BASIC COBOL RAID CERN ASEAN GATT NIMBY MAX DOW VRAM DRAM OPEC AWOL BAFTA VAT".split()
+    "YOLO IMAX POTUS SCOTUS NASDAQ NASCAR NAFTA ASCII FIFA UEFA WIFI IKEA LEGO CAPTCHA SARS MERS OSHA MISC FAT "
+    "MAC ZIP JSON YAML TOML CUDA TED NET LOL ASAP HIPAA DARPA LAN WAN MIDI BIOS GUI NORAD TESLA BASIC COBOL RAID CERN ASEAN GATT NIMBY MAX DOW VRAM DRAM OPEC AWOL BAFTA VAT COP DOGE NOAA NIMH SWIFT MOMA LIDAR SONAR EBIT EBITDA PETA GAAP FOMO CRISPR DRAM".split()
 )
 EMPHATIC = frozenset(
     "not and the all new yes no or any you can but now one two must never ever only out stop go get do "

@@ -1,0 +1,281 @@
+"""What a word says together with the mark or the number at it: km/h, C#, f(x), y', P(A|B), turn L, 2day, RE: and Cc:."""
+
+from __future__ import annotations
+
+import re
+
+from speechstream.text.en import cues as q, numbers, tables as t
+from speechstream.text.en.amounts import expression
+from speechstream.text.en.word import Word
+
+ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
+SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
+DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
+TERM = re.compile("[a-z]{2,3}")
+EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
+VERSUS = re.compile(r"\. (?:the )?[A-Z]")
+UNIT_PAIR = re.compile(
+    r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
+)
+GIVEN_THAT = re.compile(r"[PE]\((?=[^()|]{1,16}\|[^()|]{1,16}\))")
+PRIME = re.compile(r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?=\s?[-+=(*/]|\s?$)")
+ORDINAL = re.compile(r"([IVXLC]{2,})(?:st|nd|rd|th)(?!\w)")
+GRADES = re.compile(r"[-\u2013](1[0-2]|[1-9])(?![\w.,:]\d|\w|-\d)")
+ROMAN_PAIR = re.compile(r"([IVXLC]+|[ivxlc]+)([-\u2013/])([IVXLC]+|[ivxlc]+)(?![\w/-])")
+PARTS = q.NUMBERED | frozenset(
+    "pages chapters parts acts books volumes types phases classes grades stages scenes articles sections titles grade".split()
+)
+SMALL_ROMAN = re.compile(r"[ivx]{2,5}")
+NUMBER = re.compile(r" \d")
+GOES_ON = re.compile(r"\. (?=[a-z])")
+CELL = re.compile(r"[ -](?:batter|cell|size|alkaline|recharg)")
+ENDINGS = ("st", "nd", "rd", "th")
+PRIMES = frozenset("\u2032\u2033")
+JOINED = frozenset("(-\u2013/.:;")
+UNITS_BEFORE = {
+    "Km": "kilometer",
+    "KM": "kilometer",
+    "km": "kilometer",
+    "Wt": "weight",
+    "Ht": "height",
+}
+SYMBOLS_BEHIND = frozenset("ms ns us kb mb id db".split())
+ALONE = SYMBOLS_BEHIND | frozenset(UNITS_BEFORE) | frozenset("Plz ATTN yr mi Ti L R AA AAA".split())
+NOTE = re.compile(r"\. ?\d+(?!\w)")
+CURRENCY_PAIR = re.compile(r"[A-Z]{3}/([A-Z]{3})(?![\w/])")
+CHARTED = {
+    "Dx": "diagnosis",
+    "Tx": "treatment",
+    "Hx": "history",
+    "Sx": "symptoms",
+}
+EVERY = re.compile(r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?h(?:rs?)?\.?(?!\w)")
+YEARED = frozenset(
+    "last next this per every each first one school fiscal prior previous leap past final".split()
+)
+CLASS_DAYS = re.compile(r"[MTWF][uh]?(?:/[MTWF][uh]?){1,2}(?![\w/])")
+CLASS_DAYS_OF = {
+    "m/w": "monday wednesday",
+    "m/w/f": "monday wednesday friday",
+    "t/th": "tuesday thursday",
+    "tu/th": "tuesday thursday",
+    "w/f": "wednesday friday",
+}
+CHANGE = re.compile(
+    r"\b(?:rose|rise[ns]?|fell|falls?|up|down|gain\w*|increase[sd]?|increasing|declin\w+|drop\w*|grew|growth)\b"
+)
+SHORTHAND = {  # with digits for sounds, in small letters
+    "2day": "today",
+    "2nite": "tonight",
+    "2night": "tonight",
+    "2moro": "tomorrow",
+    "2morrow": "tomorrow",
+    "2mrw": "tomorrow",
+    "2gether": "together",
+    "4ever": "forever",
+    "4eva": "forever",
+    "gr8": "great",
+    "l8r": "later",
+    "l8": "late",
+    "m8": "mate",
+    "b4": "before",
+    "h8": "hate",
+    "w8": "wait",
+    "str8": "straight",
+    "sk8": "skate",
+    "some1": "someone",
+    "any1": "anyone",
+    "every1": "everyone",
+    "ne1": "anyone",
+    "thx4": "thanks for",
+}
+DIGIT_WORD = re.compile(r"(?:[24][a-z]{3,8}|[a-z]{1,6}\d[a-z]?)(?![\w-])")
+BEFORE_A_SQUARE = frozenset(
+    "cell square key pin size paper bus gate row seat on to vitamin from at".split()
+)
+TURNS = frozenset("turn turns turning keep bear veer hang".split())
+
+
+class Attached:
+    """The part of a reading (`speechstream.text.en.normalise`) that reads them."""
+
+    def _shorthand(self, at: int) -> int:
+        """2day, gr8, b4. Returns where it ends, or 0."""
+        if self.text[at] in "qQ" and (m := EVERY.match(self.text, at)):
+            upto = ["to", *numbers.cardinal(m[2])] if m[2] else []
+            self._say(["every", *numbers.cardinal(m[1]), *upto, "hours"], at, m.end())
+            return m.end()
+        m = DIGIT_WORD.match(self.text, at)
+        said = SHORTHAND.get(m[0]) if m else None
+        if m is None or said is None or m[0] == "b4" and self._before() in BEFORE_A_SQUARE:
+            return 0
+        self._say(said, at, m.end())
+        return m.end()
+
+    def _of_a_trade(self, word: str, at: int, end: int) -> int:
+        """P(A|B), y', the XVIIIth, grades K-5, turn L, Cc:, AA batteries. Returns where it ends, or 0."""
+        after = self.text[end : end + 1]
+        if (
+            len(word) <= 3
+            and (word[-1] in "'\u2019" or after in PRIMES)
+            and EQUATION.search(self.text)
+        ):
+            if m := PRIME.match(self.text, at):
+                double = len(m[2]) == 2 or m[2] == "\u2033"
+                self._say([m[1].upper(), *(["double"] if double else []), "prime"], at, m.end())
+                return m.end()
+        if word[0] in "IVXLC" and word[-2:] in ENDINGS and (m := ORDINAL.match(self.text, at)):
+            value = numbers.roman(m[1])
+            if value is not None:
+                self._say(numbers.ordinal(value), at, m.end())
+                return m.end()
+        if after == ")" and self.text[at - 1 : at] == "(" and SMALL_ROMAN.fullmatch(word):
+            value = numbers.roman(word.upper())
+            if value is not None:
+                self._say(numbers.cardinal(value), at, end)
+                return end
+        if after in JOINED and (done := self._joined(word, at, end, after)):
+            return done
+        return self._alone(word, at, end, after) if word in ALONE else 0
+
+    def _joined(self, word: str, at: int, end: int, after: str) -> int:
+        """Words that a mark goes on with."""
+        text = self.text
+        if word in ("P", "E") and after == "(" and (m := GIVEN_THAT.match(text, at)):
+            self._say([word, "of"], at, end)
+            return m.end()
+        if word in ("K", "PK") and after in "-\u2013" and (m := GRADES.match(text, end)):
+            graded = self._before() in ("grades", "grade", "for", "in") and m[1] != "9"
+            if after == "\u2013" or m[1] in "34568" or graded:
+                self._say([*word, "to", *numbers.cardinal(m[1])], at, m.end())
+                return m.end()
+        if (m := ROMAN_PAIR.match(text, at)) and self._before() in PARTS:
+            first, second = numbers.roman(m[1].upper()), numbers.roman(m[3].upper())
+            if first and second and (first < second or m[2] == "/"):
+                middle = "over" if m[2] == "/" else "to"
+                said = [*numbers.cardinal(first), middle, *numbers.cardinal(second)]
+                self._say(said, at, m.end())
+                return m.end()
+        if word in ("n", "nn") and after == "." and NOTE.match(text, end):
+            self._say("note" if word == "n" else "notes", at, end + 1)
+            return end + 1
+        if after == ":" and word in CHARTED:
+            self._say(CHARTED[word], at, end)
+            return end
+        if after == ":" and word.lower() in ("cc", "bcc"):
+            self._say(list(word.upper()), at, end)
+            return end
+        if after == ";" and word.lower() == "tl" and text[end + 1 : end + 3].lower() == "dr":
+            self._say("T L D R", at, end + 3)
+            return end + 3
+        if after != "/":
+            return 0
+        if word in t.CURRENCIES and (m := CURRENCY_PAIR.match(text, at)) and m[1] in t.CURRENCIES:
+            self._say(list(word + m[1]), at, m.end())
+            return m.end()
+        if (m := CLASS_DAYS.match(text, at)) and (days := CLASS_DAYS_OF.get(m[0].lower())):
+            self._say(days, at, m.end())
+            return m.end()
+        if word == "w" and text.startswith("/w", end) and not text[end + 2 : end + 3].isalnum():
+            weekly = CHANGE.search(text, 0, at)
+            self._say("week over week" if weekly else "W W", at, end + 2)
+            return end + 2
+        return 0
+
+    def _alone(self, word: str, at: int, end: int, after: str) -> int:
+        """Words that the word or number at them decides on."""
+        text, before, said = self.text, self._before(), ""
+        numbered, measured = bool(NUMBER.match(text, end)), self.number_end == at - 1
+        if word in UNITS_BEFORE and numbered and not measured:
+            said = UNITS_BEFORE[word]
+        elif word == "Plz" and self.out and self.out[-1].text[:1].isupper():
+            said = "plaza"
+        elif word == "ATTN":
+            said = "attention"
+        elif word in SYMBOLS_BEHIND and at and text[at - 1] == "_":
+            said = word.upper()
+        elif word == "yr" and before in YEARED:
+            said = "year"
+            end += GOES_ON.match(text, end) is not None
+        elif word == "mi" and before in ("thousand", "million"):
+            said = "miles"
+            end += after == "." and text[end + 1 : end + 2] not in ("", "\n")
+        elif word == "Ti" and measured:
+            said = "T I"
+        elif word in ("L", "R") and before in TURNS:
+            said = "left" if word == "L" else "right"
+        elif word in ("AA", "AAA") and CELL.match(text, end):
+            said = "double A" if word == "AA" else "triple A"
+        if not said:
+            return 0
+        self._say(said, at, end)
+        return end
+
+    def _glued(self, word: str, at: int, end: int) -> int:
+        """What a mark belongs to: w/, c/o, km/h, C#, an x between measures. Returns where it ends, or 0."""
+        text = self.text
+        after = text[end : end + 1]
+        if after == "/" and (m := SLASHED.match(text, at)):
+            self._say(t.WITHOUT_STOP[m[0].lower()], at, m.end())
+            return m.end()
+        if after == "/" and (m := DERIVATIVE.match(text, at)):
+            self._say(["D", m[1].upper(), "D", m[2].upper()], at, m.end())
+            return m.end()
+        if after == "/" and (m := UNIT_PAIR.match(text, at)):
+            self._say(expression(m[0], False), at, m.end())
+            return m.end()
+        if after == "#" and len(word) == 1 and not text[end + 1 : end + 2].isalnum():
+            self._say([word.upper(), "sharp"], at, end + 1)
+            return end + 1
+        if word == "etc" and text[at - 1 : at] == "/":
+            self._say("E T C", at, end)
+            return end
+        if (
+            TERM.fullmatch(word)
+            and text[at - 1 : at].isdigit()
+            and EQUATION.search(text)
+            and word not in t.UNITS
+        ):
+            self._say(" ".join(word.upper()), at, end)
+            return end
+        if word == "mo" and self._before() == "per":
+            self._say("month", at, end)
+            return end + (GOES_ON.match(text, end) is not None)
+        if self._before() == "per" and len(word) > 1 and word in t.UNITS and not self.known(word):
+            self._say(expression(word, True), at, end)
+            return end
+        raised = after and after in "\u00b2\u00b3^"
+        if word in ("F", "C") and self._before() in ("degrees", "degree"):
+            self._say("fahrenheit" if word == "F" else "celsius", at, end)
+            return end
+        if (
+            word == "v"
+            and after == "."
+            and VERSUS.match(text, end)
+            and self.out
+            and self.out[-1].text[:1].isupper()
+        ):
+            self._say("versus", at, end + 1)
+            return end + 1
+        if (
+            word == "US"
+            and self.shouting
+            and self._before() in ("", "the", "in", "as", "says", "and", ",", ":")
+        ):
+            self.out.append(Word(word, at, end, "letters"))
+            return end
+        if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
+            self._say(" ".join(word.upper()), at, end)
+            return end
+        if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
+            said = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])
+            if m[1].isalpha() or word in "fghPyuv":
+                self._say([word.upper(), "of", *said], at, m.end())
+                return m.end()
+        if len(word) == 2 and word[0].isupper() and word[1] == "s" and self.number_end == at - 1:
+            self.out.append(Word(word, at, end, "letters"))  # the 4 Ps
+            return end
+        if word == "cc" and text[end : end + 2] == " @":
+            self._say("C C", at, end)
+            return end
+        return 0
