@@ -37,6 +37,7 @@ from speechstream.asr.whisper.onnx import OnnxNetworks
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import HOP_LENGTH, N_FFT, LogMel, LogMelState
 from speechstream.bundle import Bundle
+from speechstream.errors import SpeechStreamError
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
 from speechstream.state import bounded
@@ -210,7 +211,8 @@ class WhisperFamily:
             keep = n if n == there - at and last is not None else chunk or n
             begin = 2 * at - s.mel_start
             mel = s.mel[None, :, begin : begin + 2 * n + 1]
-            out, cache = yield Encode(self.runner, s.cache, mel, index, at, keep)
+            ctc = self.decoder.head == "ctc"
+            out, cache = yield Encode(self.runner, s.cache, mel, index, at, keep, ctc)
             end = at + keep
             s = replace(
                 s,
@@ -391,7 +393,7 @@ def load(
     if prior is not None and not isinstance(prior, Prior):
         prior = Prior.load(prior, threads=threads)
     if engine == "onnx":
-        networks: Networks = OnnxNetworks(b.path, threads, device)
+        networks: Networks = _opened(b, threads, device)
     elif engine == "torch":
         from speechstream.asr.whisper.torch import TorchNetworks
         from speechstream.nn.checkpoints import read_whisper
@@ -400,6 +402,19 @@ def load(
     else:
         raise ValueError(f"engine must be 'onnx' or 'torch', got {engine!r}")
     return WhisperFamily(Values(networks), _decoder(b, networks, decoder, beam, prior), **options)
+
+
+def _opened(b: Bundle, threads: int, device: str) -> OnnxNetworks:
+    """The graphs of a bundle. Its CTC head is a graph and a file of weights, or the encoder's graph ends with it."""
+    networks = OnnxNetworks(b.path, threads, device)
+    apart = [n for n in ("ctc.onnx", "ctc.safetensors") if n in b.files]
+    if len(apart) != (0 if networks.ctc is None else 2):
+        where = "ends" if networks.ctc is None else "does not end"
+        raise SpeechStreamError(
+            f"the bundle {b.path} does not fit together: its encoder's graph {where} with the CTC head, and it lists "
+            f"{' and '.join(apart) or 'no ctc.onnx and ctc.safetensors'}"
+        )
+    return networks
 
 
 def _decoder(
@@ -416,5 +431,10 @@ def _decoder(
             raise ValueError(f"this transducer's search is greedy: beam must be 1, got {beam}")
         return GatedDecoder(Vocabulary(vocabulary), networks.joint)
     if kind == "ctc":
-        return CtcDecoder(b.file("ctc.json"), 1 if beam is None else beam)
+        ctc = CtcDecoder(b.file("ctc.json"), 1 if beam is None else beam)
+        if len(ctc.pieces) != (count := b.config.get("ctc_vocab_size")):
+            raise SpeechStreamError(
+                f"the bundle {b.path} does not fit together: ctc.json has {len(ctc.pieces)} pieces, the head {count}"
+            )
+        return ctc
     raise ValueError(f"decoder must be 'attention', 'transducer' or 'ctc', got {kind!r}")
