@@ -62,7 +62,9 @@ class Guesser:
     ) -> list[int]:
         """The tokens that may follow, as many as are worth it. heard, odds: `text` of all that is known; final: no more
         audio follows."""
-        place, out, chances = self._place(heard, tokens), [], []
+        place = self._place(heard, tokens)
+        out: list[int] = []
+        chances: list[float] = []
         text = b"".join(self.vocabulary.pieces[t] for t in tokens[-4:])
         begins = not text or text.rstrip()[-1:] in b".?!"
         while place < len(heard) and len(out) < MOST:
