@@ -85,6 +85,8 @@ class Counted:
         answer: list[np.ndarray] = self._session.run(outputs, feed)
         if "mel" in feed:
             size = f"{feed['mel'].shape[2] // 2:4d} frames"
+        elif "features" in feed:
+            size = f"{feed['features'].shape[1]:4d} frames"
         else:
             rows, tokens = feed["tokens"].shape
             size = f"{rows} x {1 << (tokens - 1).bit_length()} tokens or fewer"
@@ -98,7 +100,8 @@ def profile(asr: Recognizer, x: np.ndarray, latencies: list[str]) -> None:
     """Print calls, milliseconds a call and share of the time of each network, by the size of the call."""
     into: dict[str, list] = defaultdict(lambda: [0, 0.0])
     networks = asr.family.networks
-    kept = {n: getattr(networks, n) for n in ("encoder", "decoder", "token")}
+    graphs = {n: getattr(networks, n) for n in ("encoder", "decoder", "ctc")}
+    kept = {n: g for n, g in graphs.items() if g is not None}  # the head may be in the encoder's
     for name, session in kept.items():
         setattr(networks, name, Counted(session, name, into))
     for ms in latencies:

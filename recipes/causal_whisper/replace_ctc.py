@@ -1,10 +1,11 @@
-"""Put a CTC head that `train_ctc.py` trained into the bundle, and leave all other weights as they are to the bit.
+"""Put a CTC head that `train_ctc.py` trained into a bundle, and leave all other weights as they are to the bit.
 
     python -m recipes.causal_whisper.replace_ctc work/ctc/run/head.safetensors --pieces work/ctc/pieces/ctc.json --bundle FOLDER
 
-The head may have other layers and know other pieces than the one it replaces. The encoder's graph, which ends with it, is exported
-again; of the other graphs only where their weights lie is written anew. Snapshots of streams are taken up by the same
-bundle only: those of before are refused.
+The head may have other layers and know other pieces than the one it replaces. It is a graph and a file of weights of its own, ctc.onnx
+and ctc.safetensors; no other weights are written. Of a bundle whose encoder's graph still ends with the head, that graph is cut before
+it, and what stays of the old head in model.safetensors is not read any more. Snapshots of streams are taken up by the same bundle
+only: those of before are refused.
 """
 
 from __future__ import annotations
@@ -17,21 +18,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from recipes.common.args import parser
 from speechstream import bundle
 from speechstream.asr.whisper.ctc import read_pieces
 from speechstream.bundle import Bundle
-from speechstream.export.bundle import SMALL, offsets_of, point
-from speechstream.export.quantize import INT8, quantize_graph
-from speechstream.export.whisper import export_whisper
+from speechstream.export.bundle import FILES, write_head
+from speechstream.export.quantize import INT8
 from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper
 
 HEAD = "ctc."
-WEIGHTS = "model.safetensors"
 
 
 def with_head(old: Whisper, weights: dict[str, np.ndarray]) -> Whisper:
@@ -48,20 +46,36 @@ def with_head(old: Whisper, weights: dict[str, np.ndarray]) -> Whisper:
     return new.eval()
 
 
-def merged(graph: onnx.ModelProto, old: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A bundle's tensors with the head that an encoder's graph holds. Raises ValueError where it needs others as well."""
-    found = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
-    tensors = {n: a for n, a in old.items() if not n.startswith(HEAD)}
-    for name, a in found.items():
-        if name.startswith(HEAD):
-            tensors[name] = np.ascontiguousarray(a)
-        elif name in tensors and (a.shape, a.dtype) != (tensors[name].shape, tensors[name].dtype):
-            raise ValueError(
-                f"{name} is {a.dtype} {a.shape} now, the bundle's is {tensors[name].shape}"
-            )
-        elif name not in tensors and name.startswith(("encoder.", "decoder.", "gate.")):
-            raise ValueError(f"the bundle was exported in another form: it has no {name}")
-    return tensors
+def headless(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """An encoder's graph that gives `features` (B, c, dim), from which its CTC head began, in place of what that says.
+
+    Raises ValueError for a graph in which it does not end.
+    """
+    graph = onnx.ModelProto.FromString(graph.SerializeToString())
+    g = graph.graph
+    given = {o.name: o for o in g.output}
+    norms = [n for n in g.node if "encoder.ln_post.weight" in n.input]
+    if "ctc" not in given or len(norms) != 1:
+        raise ValueError(f"the encoder's graph gives {', '.join(given)}: it has no CTC head")
+    old = norms[0].output[0]
+    for node in g.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = "features" if name == old else name
+    shape = given["memory_keys"].type.tensor_type.shape.dim
+    sizes = [shape[0].dim_param, shape[3].dim_param, shape[2].dim_value * shape[4].dim_value]
+    features = onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, sizes)
+    outputs = [features if o.name == "ctc" else o for o in g.output]
+    wanted, nodes = {o.name for o in outputs}, []
+    for node in reversed(g.node):
+        if wanted & set(node.output):
+            nodes.append(node)
+            wanted |= set(node.input)
+    tensors = [t for t in g.initializer if t.name in wanted]
+    for field, kept in ((g.node, nodes[::-1]), (g.initializer, tensors), (g.output, outputs)):
+        del field[:]
+        field.extend(kept)
+    return graph
 
 
 def write(b: Bundle, weights: dict[str, np.ndarray], pieces: Path) -> None:
@@ -73,28 +87,19 @@ def write(b: Bundle, weights: dict[str, np.ndarray], pieces: Path) -> None:
     if b.config["bits"] != INT8.bits:
         raise ValueError(f"only a bundle in 8 bits can be given a head, got {b.config['bits']}")
     model = with_head(read_whisper(b), weights)
-    encoder = quantize_graph(export_whisper(model)["encoder"], INT8)
-    tensors = merged(encoder, load_file(b.file(WEIGHTS)))
-    kept = [t for t in tensors if t.startswith(HEAD)]  # as they are, turned, or as codes and scales
+    if "ctc.onnx" not in b.files:
+        encoder = onnx.load(b.file("encoder.onnx"), load_external_data=False)
+        (b.path / "encoder.onnx").write_bytes(headless(encoder).SerializeToString())
+    write_head(model, b.path, INT8)
+    kept = load_file(b.path / "ctc.safetensors")  # as they are, turned, or as codes and scales
     if lost := [n for n in weights if not any(f"{t}.".startswith(f"{n}.") for t in kept)]:
         raise ValueError(f"the graph has not kept {', '.join(lost)}: is the head trained?")
-    save_file(tensors, b.path / WEIGHTS)
-    (b.path / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
-    places = offsets_of(b.path / WEIGHTS)
-    for name in (n for n in b.files if n.endswith(".onnx")):
-        graph = onnx.load(b.path / name, load_external_data=False)
-        graph = encoder if name == "encoder.onnx" else graph
-        for t in graph.graph.initializer:
-            if t.name in places:
-                t.CopyFrom(numpy_helper.from_array(tensors[t.name], t.name))
-            if t.name in places and places[t.name][2] >= SMALL:
-                point(t, *places[t.name])
-        (b.path / name).write_bytes(graph.SerializeToString())
     if pieces != b.file("ctc.json"):
         shutil.copyfile(pieces, b.path / "ctc.json")
     sizes = json.loads(json.dumps(dataclasses.asdict(model.config)))
     config = {n: sizes.get(n, value) for n, value in b.config.items()}
-    bundle.write(b.path, b.task, b.architecture, config, b.card, list(b.files))
+    files = [*b.files, *(n for n in FILES if n not in b.files)]
+    bundle.write(b.path, b.task, b.architecture, config, b.card, files)
 
 
 def main(arguments: list[str] | None = None) -> None:

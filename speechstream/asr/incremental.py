@@ -14,12 +14,13 @@ What differs between decoders is when a token may be said (`accept`) and when it
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords, compile_bytes
+from speechstream.asr.guess import Guesser
 from speechstream.asr.prior import Prior
 from speechstream.asr.text_model import Pieces, Said, TextModel, TextState
 from speechstream.asr.timing import token_spans
@@ -86,6 +87,7 @@ class IncrementalDecoder:
     repeats = True  # whether the decoder may read the same sound again
     bias: Bias | None = None  # hot words
     prior: Prior | None = None  # that chooses among what a search considers
+    guesser: Guesser | None = None  # of what will be said, to be verified together
 
     def __init__(self, vocabulary: Pieces, margin_s: float = 0.5):
         self.vocabulary, self.margin_s = vocabulary, margin_s
@@ -190,11 +192,13 @@ class IncrementalDecoder:
     ) -> Work[tuple[TextState, float]]:
         """Read the draft, keep what would be chosen again, go on greedily: the state, and the end's probability."""
         v, n_stable = self.vocabulary, new.stable
+        guess = self._guesses(model, final)
         context = v.prompt + new.tokens
         n_cached = model.length(state)
+        dated, old, drafted = not verify, draft, [] if verify else draft
+        draft = draft + guess([*new.tokens, *draft])
         feed = context[n_cached:] + draft
         first = len(context) - n_cached - 1  # this output predicts the first new token
-        dated, old, drafted = not verify, draft, [] if verify else draft
         while True:
             said, state = yield model.step([feed], state, first)
             if not dated:  # what is stable is dated anew
@@ -220,7 +224,15 @@ class IncrementalDecoder:
             old, draft = old[n:], []
             if new.tokens[-1] in old[:RESUMED]:
                 old = draft = old[old.index(new.tokens[-1]) + 1 :]
+            draft = draft + guess([*new.tokens, *draft])
             feed, first, drafted = [new.tokens[-1], *draft], 0, []
+
+    def _guesses(self, model: TextModel, final: bool) -> Callable[[list[int]], list[int]]:
+        """What may follow tokens, as far as anything is known of it."""
+        if (guesser := self.guesser) is None or model.guess is None:
+            return lambda tokens: []
+        heard, odds = guesser.text(model.guess)
+        return lambda tokens: guesser.after(heard, odds, tokens, final)
 
     def text(self, h: Hypothesis) -> tuple[str, str]:
         """The stable and the unstable part."""

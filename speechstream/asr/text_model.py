@@ -49,6 +49,10 @@ class TextModel(Protocol):
     def heads(self) -> np.ndarray | None:
         """What the encoder's head says, (1, frames // 2, D), where the decoder listens to one."""
 
+    @property
+    def guess(self) -> np.ndarray | None:
+        """The best piece of each pair of frames by a CTC head and its probability, (frames // 2, 2), where there is one to guess from."""
+
     def has_news(self, final: bool) -> bool:
         """Whether more has been confirmed since the hypothesis was last verified. final: nothing more will be."""
 

@@ -1,8 +1,9 @@
 """A causal Whisper as a bundle on disk, and back.
 
-All weights stand once, in `model.safetensors`: matrices as 8-bit codes with their scales, the rest in fp32. The ONNX
-graphs beside it hold structure alone; their weights are external data that point into that file, so onnxruntime
-and torch read the same bytes.
+All weights stand once, those of the CTC head in `ctc.safetensors`, all others in `model.safetensors`: matrices as 8-bit
+codes with their scales, the rest in fp32. The ONNX graphs beside them hold structure alone; their weights are external
+data that point into these files, so onnxruntime and torch read the same bytes. The head is apart because it is small and
+can be replaced alone (`write_head`). In bundles of before, `ctc.onnx` is missing: the encoder's graph ends with the head.
 """
 
 from __future__ import annotations
@@ -23,11 +24,21 @@ from speechstream.export.quantize import (
     Weights,
     quantize_graph,
 )
-from speechstream.export.whisper import export_whisper
+from speechstream.export.whisper import export_head, export_whisper
 from speechstream.nn.whisper import Whisper
 
 SMALL = 1024  # bytes; what is smaller stays in the graph
 LARGE = 1 << 20  # a constant of the graph itself is never this large
+WEIGHTS, HEAD = "model.safetensors", "ctc.safetensors"
+FILES = (
+    WEIGHTS,
+    "encoder.onnx",
+    "decoder.onnx",
+    "vocabulary.json",
+    HEAD,
+    "ctc.onnx",
+    "ctc.json",
+)
 
 
 def write_whisper(
@@ -36,6 +47,7 @@ def write_whisper(
     """Export `model` to `folder`. vocabulary: the folder that holds vocabulary.json and ctc.json."""
     folder.mkdir(parents=True, exist_ok=True)
     graphs = {name: quantize_graph(g, weights) for name, g in export_whisper(model).items()}
+    _save_head(graphs.pop("ctc"), folder)
     tensors: dict[str, np.ndarray] = {}
     for graph in graphs.values():
         _share(graph, tensors)
@@ -45,14 +57,9 @@ def write_whisper(
             for n, p in model.gate.named_parameters()
             if n.startswith(("looked", "out"))
         }
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-    offsets = offsets_of(folder / "model.safetensors")
+    save_tensors(tensors, folder / WEIGHTS)
     for name, graph in graphs.items():
-        for tensor in graph.graph.initializer:
-            if tensor.name in offsets and _bytes(tensor) >= SMALL:
-                point(tensor, *offsets[tensor.name])
-        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
+        save_graph(graph, folder / f"{name}.onnx", folder / WEIGHTS)
     for name in ("vocabulary.json", "ctc.json"):
         shutil.copy(vocabulary / name, folder / name)
     content = json.loads((folder / "vocabulary.json").read_text())
@@ -66,8 +73,36 @@ def write_whisper(
         architecture="causal-whisper",
         config=config,
         card=card,
-        files=["model.safetensors", "encoder.onnx", "decoder.onnx", "vocabulary.json", "ctc.json"],
+        files=FILES,
     )
+
+
+def write_head(model: Whisper, folder: Path, weights: Weights = INT8) -> None:
+    """Export the CTC head of `model` alone to `folder`: ctc.onnx and ctc.safetensors."""
+    _save_head(quantize_graph(export_head(model), weights), folder)
+
+
+def _save_head(graph: onnx.ModelProto, folder: Path) -> None:
+    tensors: dict[str, np.ndarray] = {}
+    _share(graph, tensors)
+    if strange := [n for n in tensors if not n.startswith("ctc.")]:
+        raise ValueError(f"the graph of the CTC head reads {', '.join(strange)}")
+    save_tensors(tensors, folder / HEAD)
+    save_graph(graph, folder / "ctc.onnx", folder / HEAD)
+
+
+def save_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors leaves it to its owner alone
+
+
+def save_graph(graph: onnx.ModelProto, path: Path, weights: Path) -> None:
+    """Write a graph whose larger tensors are those of the same names in the file `weights` beside it."""
+    offsets = offsets_of(weights)
+    for tensor in graph.graph.initializer:
+        if tensor.name in offsets and _bytes(tensor) >= SMALL:
+            point(tensor, *offsets[tensor.name])
+    path.write_bytes(graph.SerializeToString())
 
 
 def _share(graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:

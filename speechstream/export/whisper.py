@@ -1,4 +1,4 @@
-"""The two graphs of a causal Whisper: one encoder chunk with all that follows per frame, and some decoder tokens."""
+"""The graphs of a causal Whisper: one encoder chunk with what follows per frame, the CTC head, and some decoder tokens."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def cached_attention(
 
 
 def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Tensor, ...]:
-    """mel (B, mels, 2c+1) to the decoder's memory of these frames, two of (B, layers, H, c, Dh), the CTC head's
-    log-probabilities (B, c // 2, pieces), the gate's share of its joint (B, c // 2, D) where the model has one, and the
+    """mel (B, mels, 2c+1) to the decoder's memory of these frames, two of (B, layers, H, c, Dh), the features that the
+    CTC head reads (B, c, dim), the gate's share of its joint (B, c // 2, D) where the model has one, and the
     chunk's own keys and values for the cache, (B, layers, H, c, Dh).
 
     The graph leaves the cache to its caller, who keeps the last `left` frames of it: copying megabytes in and out would
@@ -61,7 +61,7 @@ def encoder_chunk(model: Whisper, mel: Tensor, state: EncoderState) -> tuple[Ten
     """
     features, keys, values = model.encoder.chunk(mel, state, cached_attention)
     gate = [model.gate.audio(pairs(features))] if model.gate else []
-    return *model.decoder.memory(features), model.ctc_log_probs(features), *gate, keys, values
+    return *model.decoder.memory(features), features, *gate, keys, values
 
 
 def layered(name: str, layers: int) -> list[str]:
@@ -70,7 +70,9 @@ def layered(name: str, layers: int) -> list[str]:
 
 
 def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
-    """Graphs `encoder` and `decoder` of a model in fp32. Raises ValueError where it has no CTC head.
+    """Graphs `encoder`, `ctc` and `decoder` of a model in fp32. Raises ValueError where it has no CTC head.
+
+    The head is a graph of its own: it is small, and replaced more often than the rest.
 
     Inputs `state.keys.i`, `state.values.i` (B, H, up to `left`, Dh) of the encoder, those of the decoder (B, H, S, Dh),
     and `memory_keys.i`, `memory_values.i` (B or 1, H, T, Dh) are of layer i. Both graphs return only the keys and
@@ -79,12 +81,13 @@ def export_whisper(model: Whisper) -> dict[str, onnx.ModelProto]:
     c = model.config
     if model.ctc is None:
         raise ValueError(
-            "the model has no CTC head, which the encoder's graph ends with: set ctc_vocabulary and train it"
+            "the model has no CTC head, which a bundle needs: set ctc_vocab_size and train it"
         )
     model = copy.deepcopy(model).eval()
     model.encoder.conv2 = Downsampling(model.encoder.conv2)
     return {
         "encoder": _encoder(model, c.encoder_layers),
+        "ctc": export_head(model),
         "decoder": _decoder(model, c.decoder_layers),
     }
 
@@ -112,7 +115,7 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
         "state.frames": {0: "batch"},
         **{n: {0: "batch", 2: "cached"} for n in names},
     }
-    heads = ["ctc", "gate"] if model.gate else ["ctc"]
+    heads = ["features", "gate"] if model.gate else ["features"]
     graph = export_step(
         model,
         step,
@@ -125,6 +128,18 @@ def _encoder(model: Whisper, layers: int) -> onnx.ModelProto:
         key="left", value=str(c.left_context)
     )  # frames that the cache grows to
     return graph
+
+
+def export_head(model: Whisper) -> onnx.ModelProto:
+    """The graph `ctc` in fp32: features (B, c, dim) to log-probabilities (B, c // 2, pieces)."""
+    return export_step(
+        model,
+        model.ctc_log_probs,
+        {"features": torch.randn(2, 16, model.config.dim)},
+        None,
+        ["ctc"],
+        {"features": {0: "batch", 1: "frames"}},
+    )
 
 
 def _decoder(model: Whisper, layers: int) -> onnx.ModelProto:

@@ -41,14 +41,35 @@ def first_line(error: Exception) -> str:
 
 
 def read_whisper(b: Bundle) -> Whisper:
-    """The torch network of a bundle, its codes expanded to fp32."""
-    model = Whisper(read(WhisperConfig, b.config, besides=STORED_FORM))
-    tensors = load_numpy(b.path / "model.safetensors")
+    """The torch network of a bundle, its codes expanded to fp32. Raises SpeechStreamError where it does not fit together."""
+    try:
+        model = Whisper(read(WhisperConfig, b.config, besides=STORED_FORM))
+        model.load_state_dict(_expanded(_whisper_tensors(b), b.config["bits"]))
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch's
+        raise SpeechStreamError(
+            f"the bundle {b.path} does not fit together: {first_line(error)}"
+        ) from error
+    return model.eval()
+
+
+def _whisper_tensors(b: Bundle) -> dict[str, np.ndarray]:
+    """What the files of a bundle hold. A CTC head in a file of its own takes the place of one among the other weights."""
+    tensors = load_numpy(b.file("model.safetensors"))
+    if "ctc.safetensors" not in b.files:
+        return tensors
+    head = load_numpy(b.file("ctc.safetensors"))
+    if strange := [n for n in head if not n.startswith("ctc.")]:
+        raise ValueError(f"ctc.safetensors holds {strange[0]}, which is not of the CTC head")
+    return {n: a for n, a in tensors.items() if not n.startswith("ctc.")} | head
+
+
+def _expanded(tensors: dict[str, np.ndarray], bits: int) -> dict[str, Tensor]:
+    """Tensors named as in the network, from codes, turned matrices and convolutions as matrices."""
     state = {}
     for name, a in tensors.items():
         if name.endswith(".codes"):
             name = name.removesuffix(".codes")
-            a = _expand(name, a, tensors[name + ".scales"], b.config["bits"])
+            a = _expand(name, a, tensors[name + ".scales"], bits)
         elif name.endswith(".scales"):
             continue
         if name.endswith(".T"):
@@ -58,8 +79,7 @@ def read_whisper(b: Bundle) -> Whisper:
         ):  # as a matrix, `export.whisper.Downsampling`
             a = a.reshape(len(a), 3, -1).transpose(0, 2, 1)
         state[name] = torch.from_numpy(np.ascontiguousarray(a))
-    model.load_state_dict(state)
-    return model.eval()
+    return state
 
 
 def _expand(name: str, codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:

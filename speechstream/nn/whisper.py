@@ -186,11 +186,18 @@ class Encoder(nn.Module):
             return mel.new_zeros(mel.shape[0], 0, self.config.dim), state
         x, keys, values = self.chunk(mel, state)
         c = x.shape[1] if keep is None else keep
+        return x[:, :c], self.after(mel, state, keys, values, c)
+
+    @staticmethod
+    def after(
+        mel: Tensor, state: EncoderState, keys: Tensor, values: Tensor, c: int
+    ) -> EncoderState:
+        """The state after the first c frames of a chunk with these keys and values."""
         cached = (
             torch.cat([old, new[:, :, :, :c]], dim=3)[:, :, :, c:]
             for old, new in ((state.keys, keys), (state.values, values))
         )
-        return x[:, :c], EncoderState(
+        return EncoderState(
             torch.cat([state.mel, mel[:, :, : 2 * c]], dim=2)[:, :, -2:], *cached, state.frames + c
         )
 

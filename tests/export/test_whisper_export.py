@@ -293,7 +293,7 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, err
             if not weights.block or "embedding" in name:
                 largest = np.maximum(largest, pair_sums(w, 0))
             assert (np.abs(got - w) <= largest[:, None] * 0.5001 / steps).all(), name
-    for graph in ("encoder", "decoder"):
+    for graph in ("encoder", "decoder", "ctc"):
         assert not saturating(onnx.load(b.path / f"{graph}.onnx"))
     one, other = OnnxNetworks(b.path), TorchNetworks(network)
     x = mel(48, 2)
@@ -312,10 +312,18 @@ def test_a_bundle_gives_both_engines_the_same_network(model, write, weights, err
 @pytest.mark.parametrize("form", [FP32, INT8, INT8_BLOCKS, INT4])
 def test_graphs_point_into_the_weights(write, form):
     b = write(form)
-    weights = load_file(b.path / "model.safetensors")
-    data = (b.path / "model.safetensors").read_bytes()
+    assert not any(n.startswith("ctc.") for n in load_file(b.path / "model.safetensors"))
+    for file, graphs in (("model", ("encoder", "decoder")), ("ctc", ("ctc",))):
+        check_pointers(b, f"{file}.safetensors", graphs)
+    assert (b.config["bits"], b.config["block"]) == (form.bits, form.block)
+    assert "merges" not in json.loads((b.path / "vocabulary.json").read_text())
+
+
+def check_pointers(b, file, graphs):
+    weights = load_file(b.path / file)
+    data = (b.path / file).read_bytes()
     used = set()
-    for name in ("encoder", "decoder"):
+    for name in graphs:
         path = b.path / f"{name}.onnx"
         onnx.checker.check_model(str(path))
         for tensor in onnx.load(path, load_external_data=False).graph.initializer:
@@ -323,7 +331,7 @@ def test_graphs_point_into_the_weights(write, form):
                 assert len(tensor.raw_data) < 1024, tensor.name
                 continue
             at = {e.key: e.value for e in tensor.external_data}
-            assert at["location"] == "model.safetensors"
+            assert at["location"] == file
             piece = data[int(at["offset"]) : int(at["offset"]) + int(at["length"])]
             a = np.frombuffer(
                 piece, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -332,8 +340,6 @@ def test_graphs_point_into_the_weights(write, form):
             used.add(tensor.name)
     stored = {n for n, a in weights.items() if a.nbytes >= 1024}
     assert used == stored  # nothing is stored that no graph reads
-    assert (b.config["bits"], b.config["block"]) == (form.bits, form.block)
-    assert "merges" not in json.loads((b.path / "vocabulary.json").read_text())
 
 
 def test_a_graph_of_another_runner_is_refused(engine, tmp_path, graphs):

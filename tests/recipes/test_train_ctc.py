@@ -9,21 +9,25 @@ import pytest
 import torch
 
 pytest.importorskip("soundfile")
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from recipes.causal_whisper import replace_ctc
 from recipes.causal_whisper.ctc_features import Store, confirmed
 from recipes.causal_whisper.train_ctc import Features, grown, stacked, usable, windowed
 from speechstream import bundle
+from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.whisper.onnx import OnnxNetworks
 from speechstream.asr.whisper.torch import TorchNetworks
-from speechstream.export.bundle import write_whisper
+from speechstream.errors import SpeechStreamError
+from speechstream.events import Final
+from speechstream.export.bundle import offsets_of, point, write_whisper
 from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import CtcHead
+from tests.tiny import alone, arrive, read_speech, sounds
 
 CONFIG = WhisperConfig(
-    n_mels=8,
+    n_mels=80,
     dim=128,
     heads=2,
     encoder_layers=2,
@@ -119,18 +123,57 @@ def written(model, tmp_path_factory):
     return folder
 
 
-def test_a_bundle_with_another_head_is_else_the_same(written, tmp_path):
-    shutil.copytree(written / "bundle", tmp_path / "new")
-    before, after = written / "bundle", tmp_path / "new"
+def joined(folder, to):
+    """A bundle as it was before the head had files of its own: the encoder's graph ends with it."""
+    shutil.copytree(folder, to)
+    b = bundle.load(to)
+    encoder = onnx.load(to / "encoder.onnx", load_external_data=False)
+    graph, head = encoder.graph, onnx.load(to / "ctc.onnx").graph
+    inside = {n for node in head.node for n in node.output if n != "ctc"}
+    inside |= {t.name for t in head.initializer if not t.name.startswith("ctc.")}
+    for node in head.node:
+        node.name = ""
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = f"head.{name}" if name in inside else name
+    for t in head.initializer:
+        t.name = f"head.{t.name}" if t.name in inside else t.name
+    graph.node.extend(head.node)
+    graph.initializer.extend(head.initializer)
+    outputs = [head.output[0] if o.name == "features" else o for o in graph.output]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    (to / "encoder.onnx").write_bytes(encoder.SerializeToString())
+    heads = load_file(to / "ctc.safetensors")
+    save_file(load_file(to / "model.safetensors") | heads, to / "model.safetensors")
+    places = offsets_of(to / "model.safetensors")
+    for name in ("encoder", "decoder"):
+        model = onnx.load(to / f"{name}.onnx", load_external_data=False)
+        for t in model.graph.initializer:
+            if t.data_location == onnx.TensorProto.EXTERNAL:
+                point(t, *places[t.name])
+        (to / f"{name}.onnx").write_bytes(model.SerializeToString())
+    kept = [n for n in b.files if n not in ("ctc.onnx", "ctc.safetensors")]
+    for name in ("ctc.onnx", "ctc.safetensors"):
+        (to / name).unlink()
+    bundle.write(to, b.task, b.architecture, b.config, b.card, kept)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_bundle_with_another_head_is_else_the_same(written, tmp_path, apart):
+    before, after = tmp_path / "before", tmp_path / "after"
+    (shutil.copytree if apart else joined)(written / "bundle", before)
+    shutil.copytree(before, after)
     trained = head(33, blocks=2, seed=5)
     weights = {f"ctc.{n}": w.numpy() for n, w in trained.state_dict().items()}
     replace_ctc.write(bundle.load(after), weights, written / "other.json")
     b = bundle.load(after)  # the sums of all files are right
     assert (b.config["ctc_vocab_size"], b.config["ctc_blocks"]) == (33, 2)
-    old, new = (load_file(f / "model.safetensors") for f in (before, after))
-    for name in old:
-        assert name.startswith("ctc.") or np.array_equal(old[name], new[name]), name
-    for name in ("encoder", "decoder"):
+    same = ["model.safetensors", "decoder.onnx", "vocabulary.json"]
+    for name in [*same, "encoder.onnx"] if apart else same:
+        assert (before / name).read_bytes() == (after / name).read_bytes(), name
+    assert (after / "encoder.onnx").stat().st_size <= (before / "encoder.onnx").stat().st_size
+    for name in ("encoder", "decoder", "ctc"):
         onnx.checker.check_model(str(after / f"{name}.onnx"))
     rng = np.random.default_rng(0)
     mel = rng.standard_normal((1, CONFIG.n_mels, 2 * 24 + 1)).astype("f")
@@ -138,7 +181,7 @@ def test_a_bundle_with_another_head_is_else_the_same(written, tmp_path):
     one, two, three = (e.encode(mel, e.encoder_state())[0] for e in engines)
     for name in ("keys", "values", "gate"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-    assert two.ctc.shape == (1, 12, 33)
+    assert one.ctc.shape == (1, 12, 65) and two.ctc.shape == (1, 12, 33)
     assert np.abs(two.ctc - three.ctc).mean() < 0.02
     said = [
         e.decode(
@@ -147,6 +190,53 @@ def test_a_bundle_with_another_head_is_else_the_same(written, tmp_path):
         for e in engines[:2]
     ]
     np.testing.assert_array_equal(said[0].logits, said[1].logits)
+
+
+def test_a_head_apart_says_what_it_said_within_the_encoder(written, tmp_path):
+    joined(written / "bundle", tmp_path / "old")
+    mel = np.random.default_rng(1).standard_normal((2, 80, 2 * 30 + 1)).astype("f")
+    engines = [OnnxNetworks(f) for f in (tmp_path / "old", written / "bundle")]
+    assert [e.ctc is None for e in engines] == [True, False]
+    one, two = (e.encode(mel, e.encoder_state(2), 20)[0] for e in engines)
+    for name in ("keys", "values", "gate", "ctc"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    unasked = engines[1].encode(mel, engines[1].encoder_state(2), 20, False)[0]
+    assert unasked.ctc is None
+    torch_says = TorchNetworks(read_whisper(bundle.load(written / "bundle")))
+    three = torch_says.encode(mel, torch_says.encoder_state(2), 20)[0]
+    assert np.abs(two.ctc - three.ctc).mean() < 0.02
+
+
+def test_streams_with_a_head_apart(written, tmp_path, fixtures_dir):
+    """The CTC decoder: in blocks of any length, in a pool, and as with the head within the encoder."""
+    joined(written / "bundle", tmp_path / "old")
+    clips = sounds(read_speech(fixtures_dir), 3, 4)
+    old, new = (Recognizer.load(f, decoder="ctc") for f in (tmp_path / "old", written / "bundle"))
+    expected = [alone(old, c) for c in clips]
+    assert any(isinstance(e, Final) and e.text for e in expected[0])
+    assert [alone(new, c) for c in clips] == expected
+    assert arrive(new.pool(3), clips, 0) == expected
+
+
+def test_a_bundle_that_names_half_a_head_is_refused(written, tmp_path):
+    shutil.copytree(written / "bundle", tmp_path / "half")
+    b = bundle.load(tmp_path / "half")
+    for lost in ("ctc.onnx", "ctc.safetensors"):
+        kept = [n for n in b.files if n != lost]
+        bundle.write(b.path, b.task, b.architecture, b.config, b.card, kept)
+        with pytest.raises(SpeechStreamError, match="lists ctc"):
+            Recognizer.load(b.path)
+    bundle.write(
+        b.path, b.task, b.architecture, {**b.config, "ctc_vocab_size": 64}, b.card, b.files
+    )
+    with pytest.raises(SpeechStreamError, match="65 pieces, the head 64"):
+        Recognizer.load(b.path, decoder="ctc")
+    with pytest.raises(SpeechStreamError, match="does not fit together"):
+        read_whisper(bundle.load(b.path))
+    save_file({"gate.x": np.zeros(3, "f")}, b.path / "ctc.safetensors")
+    bundle.write(b.path, b.task, b.architecture, b.config, b.card, b.files)
+    with pytest.raises(SpeechStreamError, match=r"holds gate.x"):
+        read_whisper(bundle.load(b.path))
 
 
 def test_pieces_that_are_not_the_head_s_are_refused(written):

@@ -77,13 +77,14 @@ class Encode:
     index: int  # of the pass
     at: int
     keep: int
+    ctc: bool = True  # whether the CTC head is asked
 
     @property
     def key(self) -> Any:
         chunk = self.mel.shape[2] // 2
         if chunk > BATCHED_FRAMES or self.keep != chunk:
             return None
-        return self.runner, "encode", self.index, chunk
+        return self.runner, "encode", self.index, chunk, self.ctc
 
     def run(self) -> tuple[Encoded, Cache]:
         return self.runner.encode([self])[0]
@@ -198,7 +199,7 @@ class Values:
 
     def _encode(self, r: Encode) -> tuple[Encoded, SegmentCache]:
         state = expanded(self.networks, r.cache.encoders[r.index])
-        encoded, state = self.networks.encode(r.mel, state, r.keep)
+        encoded, state = self.networks.encode(r.mel, state, r.keep, r.ctc)
         memory = Memory(r.cache.keys, r.cache.values)
         memory.put(r.at, encoded.keys, encoded.values)
         encoders = list(r.cache.encoders)
@@ -286,7 +287,8 @@ class Resident:
         for members, rows in table.runs([r.cache for r in requests]):
             state = table.view(rows)
             mel = np.concatenate([requests[i].mel for i in members])
-            encoded, new = self.networks.encode_in_place(mel, state, requests[0].keep)
+            keep, ctc = requests[0].keep, requests[0].ctc
+            encoded, new = self.networks.encode_in_place(mel, state, keep, ctc)
             state.mel[:], state.frames[:] = new.mel, new.frames
             for row, i in enumerate(members):
                 r, one = requests[i], _row(encoded, row)
@@ -400,5 +402,5 @@ def _side_by_side(values: np.ndarray | None, first: int, last: int) -> np.ndarra
 
 
 def _row(e: Encoded, i: int) -> Encoded:
-    gate = None if e.gate is None else e.gate[i : i + 1]
-    return Encoded(e.keys[i : i + 1], e.values[i : i + 1], e.ctc[i : i + 1], gate)
+    ctc, gate = (None if a is None else a[i : i + 1] for a in (e.ctc, e.gate))
+    return Encoded(e.keys[i : i + 1], e.values[i : i + 1], ctc, gate)

@@ -16,7 +16,8 @@ class ConditionedDecoder:
     """The decoder, conditioned on what has been encoded of a segment.
 
     checked: frames that were confirmed when the hypothesis was last verified. heads: what the encoder's
-    head says of each pair of frames, (1, frames // 2, D), where the search listens to one.
+    head says of each pair of frames, (1, frames // 2, D), where the search listens to one. guess: the CTC head's best
+    pieces and their probabilities, (frames // 2, 2).
     """
 
     runner: Runner
@@ -25,6 +26,7 @@ class ConditionedDecoder:
     confirmed: int
     checked: int
     heads: np.ndarray | None
+    guess: np.ndarray | None = None
 
     def has_news(self, final: bool) -> bool:
         return final or self.confirmed > self.checked

@@ -17,6 +17,7 @@ import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.family import NOTHING, Mode
+from speechstream.asr.guess import Guesser
 from speechstream.asr.incremental import Hypothesis, IncrementalDecoder
 from speechstream.asr.prior import Prior
 from speechstream.asr.search import check_state, check_tokens
@@ -29,7 +30,7 @@ from speechstream.asr.whisper.cache import (
     Values,
 )
 from speechstream.asr.whisper.conditioned import ConditionedDecoder
-from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis
+from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis, read_pieces
 from speechstream.asr.whisper.gate import GatedDecoder
 from speechstream.asr.whisper.grammar import leashed
 from speechstream.asr.whisper.networks import DecoderState, Encoded, Networks
@@ -37,6 +38,7 @@ from speechstream.asr.whisper.onnx import OnnxNetworks
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import HOP_LENGTH, N_FFT, LogMel, LogMelState
 from speechstream.bundle import Bundle
+from speechstream.errors import SpeechStreamError
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
 from speechstream.state import bounded
@@ -70,6 +72,9 @@ class WhisperSegment:
     confirmed: int = 0  # of these, will not change
     checked: int = 0  # confirmed when the hypothesis was last verified
     heads: np.ndarray | None = None  # (1, frames // 2, D) of the head that the decoder listens to
+    guess: np.ndarray | None = (
+        None  # (1, frames // 2, 2) the CTC head's best pieces and their probabilities, to guess from
+    )
 
 
 class WhisperFamily:
@@ -210,7 +215,8 @@ class WhisperFamily:
             keep = n if n == there - at and last is not None else chunk or n
             begin = 2 * at - s.mel_start
             mel = s.mel[None, :, begin : begin + 2 * n + 1]
-            out, cache = yield Encode(self.runner, s.cache, mel, index, at, keep)
+            ctc = self.decoder.head == "ctc" or self._guesses
+            out, cache = yield Encode(self.runner, s.cache, mel, index, at, keep, ctc)
             end = at + keep
             s = replace(
                 s,
@@ -219,22 +225,35 @@ class WhisperFamily:
                 frames=max(s.frames, end),
                 confirmed=end if confirming else s.confirmed,
                 heads=self._heads(s.heads, at, out),
+                guess=self._guess(s.guess, at, out),
             )
+
+    @property
+    def _guesses(self) -> bool:
+        return getattr(self.decoder, "guesser", None) is not None
 
     def _heads(self, heads: np.ndarray | None, at: int, out: Encoded) -> np.ndarray | None:
         """What the decoder's head says of the pairs so far, with those of a chunk from frame `at` on."""
         if self.decoder.head is None:
             return None
-        new: np.ndarray = getattr(out, self.decoder.head)
-        if heads is None:
-            return new.copy()
-        pair = at // 2
-        return np.concatenate([heads[:, :pair], new, heads[:, pair + new.shape[1] :]], axis=1)
+        return _renewed(heads, at // 2, getattr(out, self.decoder.head))
+
+    def _guess(self, guess: np.ndarray | None, at: int, out: Encoded) -> np.ndarray | None:
+        if not self._guesses or out.ctc is None:
+            return None
+        return _renewed(
+            guess,
+            at // 2,
+            np.stack([out.ctc.argmax(-1), np.exp(out.ctc.max(-1))], -1).astype(np.float32),
+        )
 
     def _decode(self, s: WhisperSegment, final: bool) -> Work[WhisperSegment]:
         if not s.frames:
             return s
-        model = ConditionedDecoder(self.runner, s.cache, s.frames, s.confirmed, s.checked, s.heads)
+        guess = None if s.guess is None else s.guess[0]
+        model = ConditionedDecoder(
+            self.runner, s.cache, s.frames, s.confirmed, s.checked, s.heads, guess
+        )
         hypothesis = yield from self.decoder.extend(s.hypothesis, model, final)
         return replace(s, hypothesis=hypothesis, checked=s.confirmed)
 
@@ -289,6 +308,7 @@ class WhisperFamily:
         _require(s.checked <= s.confirmed <= s.frames == max(s.encoded), "its memory")
         self._check_cache(s)
         self._check_heads(s.heads, s.frames)
+        self._check_guess(s.guess, s.frames)
         if isinstance(s.hypothesis, Hypothesis):
             self._check_hypothesis(s.hypothesis, s)
         else:
@@ -307,6 +327,19 @@ class WhisperFamily:
             and heads.shape[:2] == (1, frames // 2)
             and width in (None, heads.shape[2]),
             "its heads",
+        )
+
+    def _check_guess(self, guess: np.ndarray | None, frames: int) -> None:
+        guesser = getattr(self.decoder, "guesser", None)
+        if guesser is None or not frames:
+            _require(guess is None, "its guess")
+            return
+        _require(
+            guess is not None
+            and guess.dtype == np.float32
+            and guess.shape == (1, frames // 2, 2)
+            and bool(np.isin(guess[..., 0], np.arange(len(guesser.letters))).all()),
+            "its guess",
         )
 
     def _check_cache(self, s: WhisperSegment) -> None:
@@ -357,6 +390,13 @@ class WhisperFamily:
         check_state(h.state, top, capacity or 0, trie)
 
 
+def _renewed(old: np.ndarray | None, pair: int, new: np.ndarray) -> np.ndarray:
+    """Rows (1, pairs, ...) of a segment, those from `pair` on as a chunk has them now."""
+    if old is None:
+        return new.copy()
+    return np.concatenate([old[:, :pair], new, old[:, pair + new.shape[1] :]], axis=1)
+
+
 def _ahead(mode: Mode, index: int) -> int:
     """Frames of right context of a pass."""
     return mode.right_context if len(mode.chunks) > 1 and index == len(mode.chunks) - 1 else 0
@@ -391,7 +431,7 @@ def load(
     if prior is not None and not isinstance(prior, Prior):
         prior = Prior.load(prior, threads=threads)
     if engine == "onnx":
-        networks: Networks = OnnxNetworks(b.path, threads, device)
+        networks: Networks = _opened(b, threads, device)
     elif engine == "torch":
         from speechstream.asr.whisper.torch import TorchNetworks
         from speechstream.nn.checkpoints import read_whisper
@@ -402,13 +442,29 @@ def load(
     return WhisperFamily(Values(networks), _decoder(b, networks, decoder, beam, prior), **options)
 
 
+def _opened(b: Bundle, threads: int, device: str) -> OnnxNetworks:
+    """The graphs of a bundle. Its CTC head is a graph and a file of weights, or the encoder's graph ends with it."""
+    networks = OnnxNetworks(b.path, threads, device)
+    apart = [n for n in ("ctc.onnx", "ctc.safetensors") if n in b.files]
+    if len(apart) != (0 if networks.ctc is None else 2):
+        where = "ends" if networks.ctc is None else "does not end"
+        raise SpeechStreamError(
+            f"the bundle {b.path} does not fit together: its encoder's graph {where} with the CTC head, and it lists "
+            f"{' and '.join(apart) or 'no ctc.onnx and ctc.safetensors'}"
+        )
+    return networks
+
+
 def _decoder(
     b: Bundle, networks: Networks, kind: str | None, beam: int | None, prior: Prior | None
 ) -> Decoder:
     vocabulary: Path = b.file("vocabulary.json")
     if kind in (None, "attention"):
         hypotheses = BEAM if beam is None else beam
-        return AttentionDecoder(Vocabulary(vocabulary), beam=hypotheses, prior=prior)
+        attention = AttentionDecoder(Vocabulary(vocabulary), beam=hypotheses, prior=prior)
+        if "ctc.json" in b.files:
+            attention.guesser = Guesser(attention.vocabulary, _pieces(b))
+        return attention
     if prior is not None:
         raise ValueError(f"a prior weighs what the decoder 'attention' considers, not {kind!r}'s")
     if kind == "transducer":
@@ -416,5 +472,20 @@ def _decoder(
             raise ValueError(f"this transducer's search is greedy: beam must be 1, got {beam}")
         return GatedDecoder(Vocabulary(vocabulary), networks.joint)
     if kind == "ctc":
+        _pieces(b)
         return CtcDecoder(b.file("ctc.json"), 1 if beam is None else beam)
     raise ValueError(f"decoder must be 'attention', 'transducer' or 'ctc', got {kind!r}")
+
+
+def _pieces(b: Bundle) -> list[str]:
+    """The CTC head's pieces. Raises SpeechStreamError where it knows others."""
+    path = b.file("ctc.json")
+    try:
+        pieces = read_pieces(path)
+    except (OSError, ValueError) as error:
+        raise SpeechStreamError(f"{path} is not a table of CTC pieces: {error}") from error
+    if len(pieces) != (count := b.config.get("ctc_vocab_size")):
+        raise SpeechStreamError(
+            f"the bundle {b.path} does not fit together: ctc.json has {len(pieces)} pieces, the head {count}"
+        )
+    return pieces

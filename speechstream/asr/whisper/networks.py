@@ -33,7 +33,9 @@ class Encoded:
 
     keys: np.ndarray  # (B, layers, H, c, Dh)
     values: np.ndarray  # (B, layers, H, c, Dh)
-    ctc: np.ndarray  # (B, c // 2, pieces) log-probabilities
+    ctc: np.ndarray | None = (
+        None  # (B, c // 2, pieces) log-probabilities, where they were asked for
+    )
     gate: np.ndarray | None = (
         None  # (B, c // 2, D) what the transducer's joint hears; None for a model without
     )
@@ -73,16 +75,16 @@ class Networks(Protocol):
         """The states of streams that have heard nothing, in arrays of their own."""
 
     def encode(
-        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None, ctc: bool = True
     ) -> tuple[Encoded, EncoderState]:
         """mel (B, mels, 2c + 1), the last frame right context; `state` is not changed.
 
         keep: of the c frames, how many are wanted and go into the state (an even number, or None for
-        all); those after them are right context too.
+        all); those after them are right context too. ctc: whether the CTC head is asked.
         """
 
     def encode_in_place(
-        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None, ctc: bool = True
     ) -> tuple[Encoded, EncoderState]:
         """The same numbers, but the new keys and values lie where those of `state` did."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -20,7 +21,7 @@ SCORES = 64  # and of the encoder's cache so much is read that a row of scores h
 
 
 class OnnxNetworks:
-    """`encoder.onnx` and `decoder.onnx` of a bundle."""
+    """`encoder.onnx` and `decoder.onnx` of a bundle, and `ctc.onnx` where the encoder's graph does not end with that head."""
 
     name = "onnx"
 
@@ -30,6 +31,10 @@ class OnnxNetworks:
         self.decoder = open_session(
             Path(folder) / "decoder.onnx", threads, device, ("MatMulScaleFusion",)
         )
+        self.outputs = [o.name for o in self.encoder.get_outputs()]
+        self.ctc = None
+        if "features" in self.outputs:
+            self.ctc = open_session(Path(folder) / "ctc.onnx", threads, device)
         try:
             self.joint = _joint(Path(folder) / "model.safetensors")
             self._encoder_like = _zeros(self.encoder, EncoderState)
@@ -37,6 +42,8 @@ class OnnxNetworks:
             self.left = int(self.encoder.get_modelmeta().custom_metadata_map.get("left", 0))
             if self.left > MAX_LEFT:
                 raise ValueError(f"a cache of {self.left} frames")
+            if self.ctc is not None:
+                _check_head(self.encoder, self.ctc)
         except (ValueError, IndexError, MemoryError, safetensors.SafetensorError) as error:
             raise SpeechStreamError(
                 f"the model in {folder} is damaged: its graphs and weights do not fit together "
@@ -60,32 +67,36 @@ class OnnxNetworks:
         return slice(0, min(frames, self.left))
 
     def encode(
-        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None, ctc: bool = True
     ) -> tuple[Encoded, EncoderState]:
         own = EncoderState(state.mel, state.keys.copy(), state.values.copy(), state.frames)
-        return self.encode_in_place(mel, own, keep)
+        return self.encode_in_place(mel, own, keep, ctc)
 
     def encode_in_place(
-        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None, ctc: bool = True
     ) -> tuple[Encoded, EncoderState]:
         """The cache is a ring: a frame lies in its number modulo the length."""
         c = (mel.shape[2] - 1) // 2
         used = min(-(-(c + int(state.frames.max())) // SCORES) * SCORES - c, self.left)
-        *encoded, keys, values = _run(
-            self.encoder,
-            {
-                "mel": mel,
-                "state.mel": state.mel,
-                **_layers("state.keys", state.keys[:, :, :, :used]),
-                **_layers("state.values", state.values[:, :, :, :used]),
-                "state.frames": state.frames,
-            },
-        )
+        feed = {
+            "mel": mel,
+            "state.mel": state.mel,
+            **_layers("state.keys", state.keys[:, :, :, :used]),
+            **_layers("state.values", state.values[:, :, :, :used]),
+            "state.frames": state.frames,
+        }
+        said = dict(zip(self.outputs, _run(self.encoder, feed)))
+        keys, values = said["chunk.keys"], said["chunk.values"]
+        if ctc and self.ctc is not None:
+            (said["ctc"],) = _run(self.ctc, {"features": said["features"]})
         if keep is not None and keep < c:
-            encoded = [a[:, :, :, :keep] for a in encoded[:2]] + [
-                a[:, : keep // 2] for a in encoded[2:]
-            ]
             c, mel = keep, mel[:, :, : 2 * keep + 1]
+        encoded = Encoded(
+            said["memory_keys"][:, :, :, :c],
+            said["memory_values"][:, :, :, :c],
+            said["ctc"][:, : c // 2] if ctc else None,
+            said["gate"][:, : c // 2] if "gate" in said else None,
+        )
         n = min(c, self.left)
         for b, frames in enumerate(state.frames.tolist()):
             at, new = (frames + c - n) % self.left, slice(c - n, c)
@@ -99,7 +110,7 @@ class OnnxNetworks:
                     rows[:, :, first:],
                 )
         history = np.concatenate([state.mel, mel[:, :, :-1]], axis=2)[:, :, -2:]
-        return Encoded(*encoded), EncoderState(history, state.keys, state.values, state.frames + c)
+        return encoded, EncoderState(history, state.keys, state.values, state.frames + c)
 
     def decoder_state(self, batch: int = 1) -> DecoderState:
         return DecoderState(**{n: np.repeat(a, batch, 0) for n, a in self._decoder_like.items()})
@@ -133,6 +144,19 @@ def _run(graph, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         raise SpeechStreamError(
             f"the model's graphs cannot be run: {str(error).splitlines()[0][:200]}"
         ) from error
+
+
+def _check_head(encoder: Any, head: Any) -> None:
+    """Raise ValueError unless the head reads what the encoder gives."""
+    given = next(o.shape for o in encoder.get_outputs() if o.name == "features")
+    taken = {i.name: i.shape for i in head.get_inputs()}
+    said = [o.name for o in head.get_outputs()]
+    if list(taken) != ["features"] or said != ["ctc"]:
+        raise ValueError(f"ctc.onnx takes {', '.join(taken)} and gives {', '.join(said)}")
+    if taken["features"][-1] != given[-1]:
+        raise ValueError(
+            f"ctc.onnx reads features of {taken['features'][-1]}, the encoder gives {given[-1]}"
+        )
 
 
 def _joint(path: Path) -> Joint | None:

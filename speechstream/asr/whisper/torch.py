@@ -30,21 +30,22 @@ class TorchNetworks:
 
     @torch.inference_mode()
     def encode(
-        self, mel: np.ndarray, state: EncoderState, keep: int | None = None
+        self, mel: np.ndarray, state: EncoderState, keep: int | None = None, ctc: bool = True
     ) -> tuple[Encoded, EncoderState]:
-        features, new = self.model.encoder.step(
-            self._in(mel), whisper.EncoderState(**self._state(state)), keep
-        )
+        x, old = self._in(mel), whisper.EncoderState(**self._state(state))
+        heard, own_keys, own_values = self.model.encoder.chunk(x, old)
+        c = heard.shape[1] if keep is None else keep
+        new, features = self.model.encoder.after(x, old, own_keys, own_values, c), heard[:, :c]
         keys, values = self.model.decoder.memory(features)
-        heads = [self.model.ctc_log_probs(features)]
+        said = {"keys": keys, "values": values}
+        if ctc:  # which hears the frames that are not kept as well
+            said["ctc"] = self.model.ctc_log_probs(heard)[:, : c // 2]
         if self.model.gate:
-            heads.append(self.model.gate.audio(whisper.pairs(features)))
-        return Encoded(*(t.cpu().numpy() for t in (keys, values, *heads))), EncoderState(
-            **_numpy(flatten(new))
-        )
+            said["gate"] = self.model.gate.audio(whisper.pairs(features))
+        return Encoded(**_numpy(said)), EncoderState(**_numpy(flatten(new)))
 
-    def encode_in_place(self, mel, state, keep=None):
-        encoded, new = self.encode(mel, state, keep)
+    def encode_in_place(self, mel, state, keep=None, ctc=True):
+        encoded, new = self.encode(mel, state, keep, ctc)
         state.keys[:], state.values[:] = new.keys, new.values
         return encoded, EncoderState(new.mel, state.keys, state.values, new.frames)
 

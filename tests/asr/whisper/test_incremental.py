@@ -355,10 +355,10 @@ class Engine(ScriptedEngine):
     def filled(self, frames):
         return slice(0, 0)
 
-    def encode_in_place(self, mel, state, keep=None):
-        return self.encode(mel, state, keep)
+    def encode_in_place(self, mel, state, keep=None, ctc=True):
+        return self.encode(mel, state, keep, ctc)
 
-    def encode(self, mel, state, keep=None):
+    def encode(self, mel, state, keep=None, ctc=True):
         x = (
             mel[:, :, :-1:2, None, None].transpose(0, 3, 1, 2, 4).astype(np.float32)
         )  # (1, 1, 1, c, 1)
