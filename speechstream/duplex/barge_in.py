@@ -76,7 +76,8 @@ def interrupts(s: State, r: Reply, c: ConversationConfig) -> bool:
         return True
     if len(content(tokens(f"{final} {partial}"))) >= c.many_words:
         return True
-    meant = content(s.sure)
+    # phrases are looked for in all that was heard: of "go on", one word may be sure
+    meant = [w for w in content(tokens(final)) if w in s.sure]
     return len(meant) >= c.min_words or bool(set(meant) - EMPTY_WORDS)
 
 
