@@ -186,12 +186,15 @@ def test_one_window_ducks_and_silence_raises_it_again():
     assert talk.count(Unduck) == 1 and not talk.state.ducked
 
 
-def test_of_a_phrase_of_assent_one_sure_word_stops_nothing():
+@pytest.mark.parametrize("sure, unsure", [("Go", "on."), ("Or", "how.")])
+def test_one_sure_word_that_says_nothing_by_itself_stops_nothing(sure, unsure):
+    """Of "go on", which is assent; "or how" is what was heard of "uh-huh"."""
     talk = Talk().speaking()
     talk.sound(0.5, True)
     talk.heard(SpeechStarted(0.0, talk.now))
     talk.sound(0.3, False)
-    talk.heard(Final("Go on.", (Word("Go", 0, 1, 0.9), Word("on.", 0, 1, 0.5)), 0, talk.now))
+    words = Word(sure, 0, 1, 0.9), Word(unsure, 0, 1, 0.5)
+    talk.heard(Final(f"{sure} {unsure}", words, 0, talk.now))
     talk.heard(Endpoint(talk.now, talk.now))
     talk.sound(0.3, False)
     assert not talk.count(StopSpeaking) and talk.state.phase == c.SPEAKING
