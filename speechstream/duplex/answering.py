@@ -174,9 +174,10 @@ def stop(s: State, c: ConversationConfig, out: list[Action], told: bool = False)
     if not r.ended:
         out.append(Cancel(r.id))
     if told and not r.apology and (not r.heard() or early(s, r, c)):
-        pauses = learn(s.since - r.asked, s.pauses, c) if r.prompt else s.pauses
-        finals = (r.prompt, *s.finals)
-        s = replace(s, reply=None, finals=finals, pauses=pauses, stopped=None, owed=None)
+        paused, finals = s.since - r.asked, (r.prompt, *s.finals)
+        if paused <= c.longest_pause_s:  # of a turn that was typed nobody knows
+            s = replace(s, pauses=learn(paused, s.pauses, c))
+        s = replace(s, reply=None, finals=finals, stopped=None, owed=None)
     else:
         s = replace(finish(s, c.keep_messages), stopped=r)
     return replace(
