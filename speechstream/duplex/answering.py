@@ -19,6 +19,7 @@ from speechstream.duplex.events import (
     Label,
     Message,
     Read,
+    Rehearse,
     Say,
     SpeechFailed,
     SpeechReady,
@@ -27,7 +28,9 @@ from speechstream.duplex.events import (
 from speechstream.duplex.history import finish, kept
 from speechstream.duplex.reply import Reply
 from speechstream.duplex.state import LISTENING, SPEAKING, THINKING, State, due
-from speechstream.duplex.turns import tokens
+from speechstream.duplex.turns import learn, tokens
+
+REHEARSED = 120  # characters from which on no more of an answer is spoken in advance
 
 
 def ask(
@@ -83,7 +86,8 @@ def voiced(
         out.append(Error(e.message))
         return stop(s, c, out)
     ready, words = r.ready + e.samples, r.words + e.words
-    r = replace(r, ready=ready, words=words, voiced=e.last, progress=s.now)
+    began = s.now if r.began is None and ready else r.began
+    r = replace(r, ready=ready, words=words, voiced=e.last, began=began, progress=s.now)
     s = replace(s, reply=r)
     if s.phase == THINKING and r.ready:
         s = replace(s, phase=SPEAKING, owed=None, skip=s.segment)
@@ -99,6 +103,18 @@ def speak(s: State, out: list[Action]) -> State:
         return s
     out.append(Say(r.label, r.text[r.said :], r.ended))
     return replace(s, reply=replace(r, said=len(r.text), closed=r.ended))
+
+
+def rehearse(s: State, out: list[Action]) -> State:
+    """Let the voice begin with an answer that may be spoken soon; a first clause or two are enough."""
+    r = s.reply
+    if r is None or r.label is not None or not tokens(r.text):
+        return s
+    text, last = r.text[r.rehearsed :], r.ended and not r.failed
+    if r.rehearsed >= REHEARSED or (not text and (r.rehearsed_all or not last)):
+        return s
+    out.append(Rehearse(r.id, text, last))
+    return replace(s, reply=replace(r, rehearsed=len(r.text), rehearsed_all=last))
 
 
 def thinking(s: State, c: ConversationConfig, out: list[Action]) -> State:
@@ -143,8 +159,13 @@ def apologise(why: str, s: State, c: ConversationConfig, out: list[Action]) -> S
     return replace(s, reply=apology, replies=id, generation=generation)
 
 
+def early(s: State, r: Reply, c: ConversationConfig) -> bool:
+    """Whether the sound that is being decided on began so soon behind the answer's first that it is no reaction to it."""
+    return r.began is not None and s.since < r.began + c.reopen_s
+
+
 def stop(s: State, c: ConversationConfig, out: list[Action], told: bool = False) -> State:
-    """End the speech now. told: the user goes on, and where nothing was heard yet, goes on with the same turn."""
+    """End the speech now. told: the user goes on, with the same turn where the answer had hardly begun."""
     r = s.reply
     if r is None:
         return replace(s, phase=LISTENING, owed=None, ducked=False, paused=False)
@@ -152,8 +173,11 @@ def stop(s: State, c: ConversationConfig, out: list[Action], told: bool = False)
         out.append(StopSpeaking(r.label, r.played))
     if not r.ended:
         out.append(Cancel(r.id))
-    if told and not r.heard() and not r.apology:
-        s = replace(s, reply=None, finals=(r.prompt, *s.finals), stopped=None, owed=None)
+    if told and not r.apology and (not r.heard() or early(s, r, c)):
+        paused, finals = s.since - r.asked, (r.prompt, *s.finals)
+        if paused <= c.longest_pause_s:  # of a turn that was typed nobody knows
+            s = replace(s, pauses=learn(paused, s.pauses, c))
+        s = replace(s, reply=None, finals=finals, stopped=None, owed=None)
     else:
         s = replace(finish(s, c.keep_messages), stopped=r)
     return replace(

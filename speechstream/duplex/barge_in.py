@@ -10,7 +10,14 @@ from speechstream.duplex.events import Action, Duck, Error, Pause, Resume, Unduc
 from speechstream.duplex.history import finish, reach
 from speechstream.duplex.reply import Reply
 from speechstream.duplex.state import DECIDING, EPSILON, PAUSE, SPEAKING, USER, State, due
-from speechstream.duplex.turns import EMPTY_WORDS, content, is_echo, is_stop, tokens
+from speechstream.duplex.turns import (
+    EMPTY_WORDS,
+    OPEN_WORDS,
+    content,
+    is_echo,
+    is_stop,
+    tokens,
+)
 from speechstream.duplex.user_turn import ECHO_REACH
 
 
@@ -76,8 +83,9 @@ def interrupts(s: State, r: Reply, c: ConversationConfig) -> bool:
         return True
     if len(content(tokens(f"{final} {partial}"))) >= c.many_words:
         return True
-    meant = content(s.sure)
-    return len(meant) >= c.min_words or bool(set(meant) - EMPTY_WORDS)
+    # phrases are looked for in all that was heard: of "go on", one word may be sure
+    meant = [w for w in content(tokens(final)) if w in s.sure]
+    return len(meant) >= c.min_words or bool(set(meant) - EMPTY_WORDS - OPEN_WORDS)
 
 
 def unduck(s: State, out: list[Action]) -> State:

@@ -41,7 +41,8 @@ class ConversationConfig:
     longest_pause_s: float = 2.5
     learning: float = 0.2  # weight of the newest pause in the running mean; 0 learns nothing
 
-    preempt_s: float = 0.12  # silence before what was said is foreseen and a reply prepared
+    foresee_s: float = 0.02  # silence before it is foreseen what was said: one window of it
+    preempt_s: float = 0.12  # and before a reply to that is prepared
     preempt_tries: int = 3  # prepared replies in one turn; 0 prepares none
 
     pause_s: float = 0.12
@@ -52,6 +53,9 @@ class ConversationConfig:
     long_speech_s: float = 2.0
     resume_s: float = 0.3
     decide_s: float = 4.0  # a decision takes no longer
+    reopen_s: float = (
+        0.5  # behind an answer's first sound: who speaks so soon has not answered it, but goes on
+    )
     echo_s: float = 1.0  # behind the assistant's last word, in which its echo may begin
     min_confidence: float = 0.35  # a final none of whose words reaches this holds no words
 
@@ -103,6 +107,7 @@ class ConversationConfig:
         for less, more in (
             ("release", "onset"),
             ("onset_s", "pause_s"),
+            ("foresee_s", "preempt_s"),
             ("sure_s", "longest_pause_s"),
             ("short_s", "normal_s"),
             ("normal_s", "long_s"),

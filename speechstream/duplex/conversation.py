@@ -147,7 +147,7 @@ def _settle(s: State, c: ConversationConfig, out: list[Action]) -> State:
             return replace(s, phase=PAUSE)
         if due(s, s.since + c.longest_turn_s):
             return user_turn.end(user_turn.forget(s, out), c, out)
-        return s
+        return user_turn.foresee(s, c, out)
     if s.phase == PAUSE:
         return user_turn.pause(s, c, out)
     if s.phase in (THINKING, SPEAKING):
@@ -167,12 +167,12 @@ def _deadline(s: State, c: ConversationConfig) -> float | None:
         times.append(s.heard_at + c.deaf_s)
     if s.phase in (USER, PAUSE) and s.owed is not None:
         times.append(s.owed + c.noise_s)
+    if s.phase in (USER, PAUSE) and (at := user_turn.foresee_at(s, c)) is not None:
+        times.append(at)
     if s.phase == USER:
         times.append(s.since + c.longest_turn_s)
     elif s.phase == PAUSE:
-        foreseeing = s.segment and not s.foreseeing
-        preparing = r is None and tokens(s.text) and s.tries < c.preempt_tries
-        if foreseeing or preparing:
+        if r is None and tokens(s.text) and s.tries < c.preempt_tries:
             times.append(s.last_speech + c.preempt_s)
         open = s.segment and not s.foreseen
         times.append(s.last_speech + (c.final_wait_s if open else user_turn.turn_wait(s, c)))

@@ -52,8 +52,8 @@ def judged(end_of_turn: float | None, s: State, c: ConversationConfig) -> State:
 def foreseen(e: Foreseen, s: State, c: ConversationConfig) -> State:
     """What the recogniser would write, if the pause that it was asked in goes on."""
     late = e.number is not None and e.number != s.foresights
-    if late or not s.foreseeing or s.phase != PAUSE or s.voiced:
-        return s  # of a pause that is over
+    if late or not s.foreseeing or s.phase not in (USER, PAUSE):
+        return s  # of a silence that is over
     return judged(e.end_of_turn, replace(s, partial=e.text, foreseen=True), c)
 
 

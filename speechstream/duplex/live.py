@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from speechstream.errors import SpeechStreamError
 log = logging.getLogger("speechstream.duplex")
 
 RATE = 16_000
+BLOCK_S = 0.02  # of the microphone's sound
 PULL_S = 0.01  # of sound asked of the session by the loudspeaker at once
 STALL_S = 2.0  # a device that gives nothing for so long has vanished
 RETRY_S = 0.5  # between two attempts to open one that has
@@ -156,10 +158,15 @@ def converse(
     tell: a sentence for the user. each: after each block, how many seconds behind the microphone the session is. ready: both
     devices are open. Raises SpeechStreamError where a device is missing at first, or does not come back within a minute.
     """
-    recorder = None if record is None else Recorder(record, session.sample_rate)
-    speaker = Loudspeaker(session, output, None if recorder is None else recorder.played)
-    microphone = Microphone(RATE, input, 0.02, 30.0, STALL_S)
-    try:
+    with ExitStack() as opened:
+        recorder = None
+        if record is not None:
+            recorder = Recorder(record, session.sample_rate)
+            opened.callback(recorder.close)
+        speaker = Loudspeaker(session, output, None if recorder is None else recorder.played)
+        opened.callback(speaker.close)
+        microphone = Microphone(RATE, input, BLOCK_S, 30.0, STALL_S)
+        opened.callback(lambda: microphone.close())  # that which is open by then
         microphone.start()
         ready()
         while True:
@@ -181,11 +188,6 @@ def converse(
                 microphone.close()
                 microphone = _back(what, input, speaker, session)
                 tell(f"{what} is back")
-    finally:
-        microphone.close()
-        speaker.close()
-        if recorder is not None:
-            recorder.close()
 
 
 class Vanished(DeviceVanished):
@@ -208,7 +210,7 @@ def _back(
                 if closed and attempt % REFRESH == 0:
                     refresh_devices()
                 speaker.reopen()
-                microphone = Microphone(RATE, input, 0.02, 30.0, STALL_S)
+                microphone = Microphone(RATE, input, BLOCK_S, 30.0, STALL_S)
                 microphone.start()
         except SpeechStreamError as error:
             closed = speaker.close() and closed

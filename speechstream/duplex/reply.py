@@ -13,7 +13,8 @@ CLOSING = ".,;:!?…\"')]}»”’"  # marks that are silent: they belong to the
 class Reply:
     """prompt: the user's turn that it answers. text: what the agent has said so far.
 
-    label: of its speech, None while nothing may be spoken. ready and played are samples, counted from the first.
+    label: of its speech, None while nothing may be spoken. ready and played are samples, counted from the first. asked and
+    began: when the user had stopped speaking, and when the first sample was ready to be played.
     """
 
     id: int
@@ -22,6 +23,12 @@ class Reply:
     ended: bool = False  # the agent has said all
     failed: str = ""  # why the agent could not
     label: Label | None = None
+    rehearsed: int = (
+        0  # characters of which the voice may have made sound before they may be spoken
+    )
+    rehearsed_all: bool = False  # and it knows that no more text comes
+    asked: float = 0.0
+    began: float | None = None
     said: int = 0  # characters given to the voice
     closed: bool = False  # the voice knows that no more text comes
     ready: int = 0

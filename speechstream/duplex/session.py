@@ -51,6 +51,7 @@ from speechstream.duplex.events import (
     Pause,
     Played,
     Read,
+    Rehearse,
     Resume,
     Say,
     SpeechReady,
@@ -339,6 +340,8 @@ class Session:
                 self._play(self._sounds.get(a.label.reply, []))
         elif isinstance(a, Say):
             self._mouth.say(a)
+        elif isinstance(a, Rehearse) and self._spoken is None:
+            self._mouth.rehearse(a)
         elif isinstance(a, StopSpeaking):
             self.output.stop(a.label)
             self._mouth.stop()

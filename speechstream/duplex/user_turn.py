@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from speechstream.duplex.answering import ask, drop
+from speechstream.duplex.answering import ask, drop, rehearse
 from speechstream.duplex.config import ConversationConfig
 from speechstream.duplex.events import Action, Foresee, Forget, Label, StopSpeaking
 from speechstream.duplex.reply import Reply
-from speechstream.duplex.state import LISTENING, THINKING, USER, State, due
+from speechstream.duplex.state import LISTENING, PAUSE, THINKING, USER, State, due
 from speechstream.duplex.turns import is_echo, learn, same, tokens, wait
 
 ECHO_REACH = 40  # of the assistant's last words, those that may still echo
@@ -54,17 +54,34 @@ def pause(s: State, c: ConversationConfig, out: list[Action]) -> State:
         return drop(s, out)
     early = due(s, s.last_speech + c.preempt_s)
     if s.segment and not s.foreseen:
-        if early and not s.foreseeing and not s.run:  # where speech begins again there is no end
-            number = s.foresights + 1
-            out.append(Foresee(number))
-            return replace(s, foreseeing=True, foresights=number)
+        s = foresee(s, c, out)
         if not due(s, s.last_speech + c.final_wait_s):
             return s
     elif not due(s, s.last_speech + turn_wait(s, c)):
         if r is None and tokens(text) and early:
             return prepare(s, c, out)
-        return s
+        return rehearse(s, out)
     return end(forget(s, out), c, out)
+
+
+def foresee(s: State, c: ConversationConfig, out: list[Action]) -> State:
+    """Ask what would be written if the turn were over."""
+    at = foresee_at(s, c)
+    if at is None or not due(s, at):
+        return s
+    number = s.foresights + 1
+    out.append(Foresee(number))
+    return replace(s, foreseeing=True, foresights=number)
+
+
+def foresee_at(s: State, c: ConversationConfig) -> float | None:
+    """When to ask: at the first silent window, for few silences within speech are as short as one. A microphone that gives
+    no windows any more is silent too. None: where there is nothing to foresee, or speech begins again."""
+    if not s.segment or s.foreseeing or s.foreseen or s.run:
+        return None
+    if s.heard_at > s.last_speech:
+        return s.last_speech + c.foresee_s
+    return s.last_speech + c.preempt_s if s.phase == PAUSE else None
 
 
 def forget(s: State, out: list[Action]) -> State:
@@ -100,7 +117,7 @@ def end(s: State, c: ConversationConfig, out: list[Action]) -> State:
         s = ask(text, s, c, out, speculative=False)
     assert s.reply is not None
     label = Label(s.turn, s.reply.id, s.generation)
-    reply = replace(s.reply, label=label, progress=s.now)
+    reply = replace(s.reply, label=label, asked=s.last_speech, progress=s.now)
     return replace(s, phase=THINKING, reply=reply, owed=owed, ducked=False, paused=False)
 
 

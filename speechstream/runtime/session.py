@@ -72,6 +72,20 @@ def open_session(
         ) from error
 
 
+@lru_cache(maxsize=1)
+def giving_back() -> Any:
+    """Options of one run, after which onnxruntime gives what it has used for it back to the system.
+
+    For runs that take far more than the usual ones: its arena keeps what the longest has needed, and grows further where
+    lengths differ.
+    """
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def _trim() -> None:
     """Give back to the system what opening a graph has used: glibc would keep weights in their older forms, 80 MB of them
     where 8-bit codes are turned. Other allocators do so themselves, or not at all."""

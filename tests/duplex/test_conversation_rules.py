@@ -21,6 +21,7 @@ from speechstream.duplex.events import (
     Heard,
     Pause,
     Played,
+    Rehearse,
     Resume,
     Say,
     SpeechFailed,
@@ -56,6 +57,11 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.asked = {}  # reply -> cancelled?
         self.text = {}  # label -> text given to the voice
+        self.rehearsed = {}  # reply -> text of it that the voice was given in advance
+        self.sounded = {}  # label -> when there was its first sound
+        self.withdrawn = (
+            set()
+        )  # labels that were heard, and are in no history: the user had not finished
         self.last = set()  # labels whose text has ended
         self.made = {}  # label -> words made
         self.done = set()
@@ -82,8 +88,13 @@ class Machine(RuleBasedStateMachine):
             elif isinstance(a, Cancel):
                 assert a.reply in self.asked
                 self.asked[a.reply] = True
+            elif isinstance(a, Rehearse):
+                assert not self.asked[a.reply] and all(l.reply != a.reply for l in self.spoken())
+                self.rehearsed[a.reply] = self.rehearsed.get(a.reply, "") + a.text
             elif isinstance(a, Say):
                 assert a.label not in self.stopped and a.label not in self.last
+                if a.label not in self.text:
+                    assert a.text.startswith(self.rehearsed.pop(a.label.reply, ""))
                 assert self.live is None or self.live == a.label or self.over(self.live)
                 self.live = a.label
                 self.text[a.label] = self.text.get(a.label, "") + a.text
@@ -93,6 +104,9 @@ class Machine(RuleBasedStateMachine):
                 assert a.label not in self.stopped
                 assert a.at == self.position.get(a.label, 0)
                 self.stopped.add(a.label)
+                heard = self.position.get(a.label, 0) >= WORD
+                if heard and not any(m.reply == a.label.reply for m in self.state.messages):
+                    self.withdraw(a.label, before)
                 self.paused = self.ducked = False
                 if self.live == a.label:
                     self.live = None
@@ -108,12 +122,22 @@ class Machine(RuleBasedStateMachine):
                 assert self.ducked != isinstance(a, Duck)
                 self.ducked = isinstance(a, Duck)
             elif isinstance(a, Foresee):
-                assert self.segment and not self.state.voiced
+                assert self.segment and not self.state.run  # the newest window is silent
                 self.foreseeing = True
             elif isinstance(a, Forget):
                 assert self.segment
                 self.segment = False
         return actions
+
+    def spoken(self):
+        """Labels whose text the voice has and may speak."""
+        return self.text.keys() - self.stopped
+
+    def withdraw(self, label, before):
+        """Words that were heard are kept, but where the user went on at the first sound: then it is one turn."""
+        assert before.since < self.sounded[label] + CONFIG.reopen_s
+        assert self.state.text.startswith(before.reply.prompt)  # one turn
+        self.withdrawn.add(label)
 
     def over(self, label):
         return label in self.done and self.position.get(label, 0) == self.ready(label)
@@ -165,7 +189,7 @@ class Machine(RuleBasedStateMachine):
         """At once, late or never: an answer to a pause that is over changes nothing."""
         self.foreseeing, before = False, self.state
         self.send(Foreseen(words, self.now, over))
-        if before.phase != c.PAUSE or before.voiced:
+        if not before.foreseeing or before.phase not in (c.USER, c.PAUSE):
             assert self.state.history == before.history and self.state.text == before.text
 
     @precondition(lambda self: self.segment)
@@ -250,6 +274,8 @@ class Machine(RuleBasedStateMachine):
         )
         last = label in self.last and made + len(new) == len(spans)
         self.made[label] = made + len(new)
+        if new and label == self.live:
+            self.sounded.setdefault(label, self.now)
         if last:
             self.done.add(label)
         before = self.state
@@ -293,7 +319,9 @@ class Machine(RuleBasedStateMachine):
         heard = " ".join(m.content for m in self.state.messages if m.role == "assistant").split()
         assert len(self.state.history) <= 1 + CONFIG.keep_messages
         played = []
-        for label in sorted(self.text, key=lambda l: (l.reply, l.generation)):
+        for label in sorted(
+            self.text.keys() - self.withdrawn, key=lambda l: (l.reply, l.generation)
+        ):
             played += self.text[label].split()[: self.position.get(label, 0) // WORD]
         assert heard == (played[len(played) - len(heard) :] if self.state.forgotten else played)
 

@@ -18,6 +18,7 @@ from speechstream.duplex.events import (
     Pause,
     Played,
     Read,
+    Rehearse,
     Resume,
     Say,
     SpeechReady,
@@ -183,6 +184,72 @@ def test_one_window_ducks_and_silence_raises_it_again():
     assert talk.count(Duck) == 1 and talk.state.phase == c.SPEAKING
     talk.sound(0.032, False)
     assert talk.count(Unduck) == 1 and not talk.state.ducked
+
+
+@pytest.mark.parametrize("sure, unsure", [("Go", "on."), ("Or", "how.")])
+def test_one_sure_word_that_says_nothing_by_itself_stops_nothing(sure, unsure):
+    """Of "go on", which is assent; "or how" is what was heard of "uh-huh"."""
+    talk = Talk().speaking()
+    talk.sound(0.5, True)
+    talk.heard(SpeechStarted(0.0, talk.now))
+    talk.sound(0.3, False)
+    words = Word(sure, 0, 1, 0.9), Word(unsure, 0, 1, 0.5)
+    talk.heard(Final(f"{sure} {unsure}", words, 0, talk.now))
+    talk.heard(Endpoint(talk.now, talk.now))
+    talk.sound(0.3, False)
+    assert not talk.count(StopSpeaking) and talk.state.phase == c.SPEAKING
+
+
+def test_the_first_silent_window_is_foreseen_and_an_answer_rehearsed_before_it_is_due():
+    talk = Talk()
+    talk.heard(SpeechStarted(0.0, 0.0))
+    talk.sound(1.0, True)
+    talk.sound(0.032, False)
+    assert talk.count(Foresee) == 1 and talk.state.phase == c.USER
+    talk.send(Foreseen, "What is the time?")
+    assert talk.state.text == "What is the time?" and not talk.count(Ask)
+    talk.sound(0.128, False)
+    reply = talk.state.reply
+    assert talk.count(Ask) == 1 and reply.label is None
+    talk.send(AgentText, reply.id, "It is ")
+    talk.send(AgentText, reply.id, "noon. ")
+    talk.send(AgentEnd, reply.id)
+    rehearsed = [a for a in talk.done if isinstance(a, Rehearse)]
+    assert "".join(a.text for a in rehearsed) == "It is noon. " and rehearsed[-1].last
+    assert not talk.count(Say)
+    talk.sound(0.3, False)
+    assert [(a.text, a.last) for a in talk.done if isinstance(a, Say)] == [("It is noon. ", True)]
+
+
+def test_a_silence_within_a_word_is_foreseen_in_vain():
+    talk = Talk()
+    talk.heard(SpeechStarted(0.0, 0.0))
+    talk.sound(1.0, True)
+    talk.heard(Partial("", "What is", talk.now))
+    talk.sound(0.064, False)
+    talk.sound(0.064, True)
+    assert talk.count(Foresee) == 1 and not talk.send(Foreseen, "What is.")
+    assert talk.state.text == "What is" and talk.state.phase == c.USER
+
+
+@pytest.mark.parametrize("after, turns", [(0.2, 1), (0.8, 2)])
+def test_who_goes_on_at_the_answers_first_sound_says_one_turn(after, turns):
+    """Two words of the answer were heard; who speaks later than that reacts to them."""
+    talk = Talk().speaking(played=2500)
+    talk.sound(after, False)
+    talk.heard(SpeechStarted(talk.now, talk.now))
+    talk.sound(0.9, True)
+    talk.heard(Partial("", "on the other island then", talk.now))
+    assert talk.count(StopSpeaking) == 1
+    talk.sound(0.2, False)
+    talk.final("On the other island then?")
+    talk.sound(0.7, False)
+    said = ["Where is the harbour?", "The harbour", "On the other island then?"]
+    before = [] if turns == 1 else said[:2]
+    assert [m.content for m in talk.state.history] == before
+    prompt = " ".join(said[::2]) if turns == 1 else said[2]
+    assert talk.state.reply.prompt == prompt and talk.state.phase == c.THINKING
+    assert talk.state.pauses.count == (1 if turns == 1 else 0)
 
 
 def test_a_turn_is_foreseen_asked_early_and_ends_without_its_final():

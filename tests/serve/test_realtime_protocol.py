@@ -14,7 +14,8 @@ from hypothesis import given, settings, strategies as st
 from speechstream.duplex.events import SpokenWord
 from speechstream.serve.realtime import messages as p
 from speechstream.serve.realtime.protocol import Protocol
-from speechstream.serve.realtime.session import Offer, opening, updated
+from speechstream.serve.realtime.session import Offer, opening
+from speechstream.serve.realtime.update import updated
 from tests.serve.realtime_rules import Ledger, checked
 
 OFFER = Offer(("af_heart", "am_michael"), instructions="Be brief.", tools=True)

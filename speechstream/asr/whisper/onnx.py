@@ -10,13 +10,14 @@ import safetensors
 
 from speechstream.asr.whisper.networks import Decoded, DecoderState, Encoded, EncoderState, Joint
 from speechstream.errors import SpeechStreamError
-from speechstream.runtime.session import open_session
+from speechstream.runtime.session import giving_back, open_session
 
 # The decoder's past is padded on the left to a multiple of this many rows. onnxruntime sums a softmax in blocks of 64:
 # with the padding every row is summed alike whatever it shares a batch with, so a stream in a batch equals the stream
 # alone to the bit (a difference in the last place would be magnified by the rounding of activations to eight bits).
 PAST_ROWS = 64
 MAX_LEFT = 1 << 15  # frames of the encoder's cache: eleven minutes
+LONG_FRAMES = 256  # of a chunk, 5 s: beyond, the memory that it took is given back
 SCORES = 64  # and of the encoder's cache so much is read that a row of scores has a multiple of this length
 
 
@@ -85,10 +86,11 @@ class OnnxNetworks:
             **_layers("state.values", state.values[:, :, :, :used]),
             "state.frames": state.frames,
         }
-        said = dict(zip(self.outputs, _run(self.encoder, feed)))
+        memory = giving_back() if c > LONG_FRAMES else None
+        said = dict(zip(self.outputs, _run(self.encoder, feed, memory)))
         keys, values = said["chunk.keys"], said["chunk.values"]
         if ctc and self.ctc is not None:
-            (said["ctc"],) = _run(self.ctc, {"features": said["features"]})
+            (said["ctc"],) = _run(self.ctc, {"features": said["features"]}, memory)
         if keep is not None and keep < c:
             c, mel = keep, mel[:, :, : 2 * keep + 1]
         encoded = Encoded(
@@ -137,9 +139,9 @@ class OnnxNetworks:
         )
 
 
-def _run(graph, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _run(graph, feed: dict[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
     try:
-        return graph.run(None, feed)
+        return graph.run(None, feed, options)
     except Exception as error:  # of a graph that is not the one its bundle speaks of; see `session`
         raise SpeechStreamError(
             f"the model's graphs cannot be run: {str(error).splitlines()[0][:200]}"

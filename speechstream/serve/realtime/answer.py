@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from speechstream.serve.realtime.fields import Json
 from speechstream.serve.realtime.items import (
     Item,
     Outbox,
@@ -23,7 +24,6 @@ from speechstream.serve.realtime.items import (
     told,
 )
 from speechstream.serve.realtime.messages import Answer, Called, Interrupted, Spoke, Wrote
-from speechstream.serve.realtime.session import Json
 
 AUDIO_TOKENS_OUT = 20  # a second, as OpenAI counts them
 

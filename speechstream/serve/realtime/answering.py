@@ -11,8 +11,8 @@ from speechstream.duplex.events import AgentEnd, AgentFailed, AgentText, StopPre
 from speechstream.duplex.spoken import AgentSound, SpokenEvent, is_spoken
 from speechstream.serve.realtime import messages
 from speechstream.serve.realtime.connection import Connection
+from speechstream.serve.realtime.fields import Json
 from speechstream.serve.realtime.hearing import Hearing
-from speechstream.serve.realtime.session import Json
 from speechstream.serve.realtime.speaking import Speaking
 from speechstream.serve.realtime.spoken import Spoken
 from speechstream.serve.realtime.thinking import Agent, Thinking

@@ -15,12 +15,13 @@ from speechstream.duplex.agent import RuleBot
 from speechstream.duplex.spoken import is_spoken
 from speechstream.serve import names
 from speechstream.serve.engine import Engine
-from speechstream.serve.realtime import session as sessions
+from speechstream.serve.realtime.fields import Invalid, Json, mapping, whole
 from speechstream.serve.realtime.protocol import Protocol
 from speechstream.serve.realtime.reading import parsed
-from speechstream.serve.realtime.session import Invalid, Json, Offer
+from speechstream.serve.realtime.session import TRANSCRIPTION, Offer, opening
 from speechstream.serve.realtime.talk import Talk
 from speechstream.serve.realtime.tools import callable_tools
+from speechstream.serve.realtime.update import known_model, updated
 from speechstream.serve.sockets import POLICY, Draining, Ended, Gone, Socket, first, opened
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ async def realtime(websocket: WebSocket, engine: Engine, settings: Any = None) -
         transcription, model = query.get("intent") == "transcription", query.get("model")
         try:
             if model is not None:
-                sessions.known_model(model, "model", rules.offer.models)
+                known_model(model, "model", rules.offer.models)
         except Invalid as error:
             await socket.send(
                 _error("invalid_request_error", error.message, error.code, error.param)
@@ -119,12 +120,12 @@ async def client_secrets(request: Request) -> Response:
         ttl = _lifetime(table)
         engine: Engine = request.app.state.engine
         asked = table.get("session") or {}
-        kind = sessions.mapping(asked, "session").get("type")
+        kind = mapping(asked, "session").get("type")
         settings = getattr(request.app.state, "settings", None)
         agent = getattr(settings, "agent", None) or RuleBot
         offered = offer(engine, agent(), settings)
-        session = sessions.opening(offered, kind == sessions.TRANSCRIPTION)
-        session = sessions.updated(session, asked, offered)
+        session = opening(offered, kind == TRANSCRIPTION)
+        session = updated(session, asked, offered)
     except Invalid as error:
         body = {"type": "invalid_request_error", "code": error.code, "param": error.param}
         return JSONResponse({"error": body | {"message": error.message}}, 400)
@@ -145,7 +146,7 @@ async def _body(request: Request) -> Any:
     async for piece in Request(request.scope, limited(request, MOST_BODY, limits.slow_s)).stream():
         data += piece
     try:
-        return sessions.mapping(json.loads(data) if data.strip() else {}, "the body")
+        return mapping(json.loads(data) if data.strip() else {}, "the body")
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise Invalid("the body must be a JSON object", None, "invalid_json") from None
 
@@ -154,5 +155,5 @@ def _lifetime(table: Any) -> int:
     after = table.get("expires_after")
     if after is None:
         return SECRET_S
-    seconds = sessions.mapping(after, "expires_after").get("seconds", SECRET_S)
-    return sessions.whole(seconds, "expires_after.seconds", 10, LONGEST_SECRET_S)
+    seconds = mapping(after, "expires_after").get("seconds", SECRET_S)
+    return whole(seconds, "expires_after.seconds", 10, LONGEST_SECRET_S)

@@ -8,8 +8,9 @@ from typing import Any
 
 from speechstream.duplex.events import SpokenWord
 from speechstream.duplex.reply import Reply
+from speechstream.serve.realtime.fields import Json
 from speechstream.serve.realtime.messages import Command, Out
-from speechstream.serve.realtime.session import Format, Json, Session
+from speechstream.serve.realtime.session import Format, Session
 
 MOST_ITEMS = 2_000  # of a conversation; the oldest are forgotten
 MOST_CHARACTERS = 1_000_000  # of all items together

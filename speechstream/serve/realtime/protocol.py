@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from speechstream.events import word_to_json
-from speechstream.serve.realtime import answer as answers, session as sessions
+from speechstream.serve.realtime import answer as answers
+from speechstream.serve.realtime.fields import Invalid, Json, mapping, short, text, whole
 from speechstream.serve.realtime.items import (
     Item,
     Outbox,
@@ -57,7 +58,8 @@ from speechstream.serve.realtime.reading import (
     known_item,
     options_of,
 )
-from speechstream.serve.realtime.session import Invalid, Json, Offer, mapping, short, text, whole
+from speechstream.serve.realtime.session import TRANSCRIPTION, Offer, opening
+from speechstream.serve.realtime.update import updated
 
 TRANSCRIPT = "conversation.item.input_audio_transcription"
 
@@ -85,7 +87,7 @@ class Protocol:
         self, prefix: str, transcription: bool = False, model: str | None = None
     ) -> tuple[Out, State]:
         """The events that greet a client, and the state. prefix: of this connection's ids."""
-        state, out = State(sessions.opening(self.offer, transcription, model), prefix), Outbox()
+        state, out = State(opening(self.offer, transcription, model), prefix), Outbox()
         out.add("session.created", session=state.session.shown())
         if not transcription:
             conversation = {"id": f"conv_{prefix}", "object": "realtime.conversation"}
@@ -129,7 +131,7 @@ class Protocol:
         if not isinstance(kind, str) or kind not in self._readers:
             known = ", ".join(self._readers)
             raise Invalid(f"type must be one of {known}, got {short(kind)}", "type")
-        if state.session.type == sessions.TRANSCRIPTION and not kind.startswith(
+        if state.session.type == TRANSCRIPTION and not kind.startswith(
             ("session.", "input_audio_buffer.", "conversation.item.retrieve")
         ):
             raise Invalid(f"a transcription session has no {kind}", "type", "unsupported_event")
@@ -137,7 +139,7 @@ class Protocol:
 
     def _update(self, event: Json, state: State, out: Outbox) -> State:
         before = state.session
-        session = sessions.updated(before, event.get("session"), self.offer)
+        session = updated(before, event.get("session"), self.offer)
         if state.response is not None and session.type != before.type:
             raise Invalid("the session's type cannot change during a response", "session.type")
         if state.spoken and session.voice != before.voice:

@@ -1,6 +1,6 @@
 """What a client of the Realtime protocol gives, read strictly: its messages, items, a response's options, sound.
 
-Everything raises `session.Invalid` for what it does not take.
+Everything raises `fields.Invalid` for what it does not take.
 """
 
 from __future__ import annotations
@@ -13,18 +13,10 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.pcm import decoder
-from speechstream.serve.realtime import session as sessions
+from speechstream.serve.realtime import update
+from speechstream.serve.realtime.fields import Invalid, Json, choice, mapping, short, text
 from speechstream.serve.realtime.items import Item, Part, State
-from speechstream.serve.realtime.session import (
-    Format,
-    Invalid,
-    Json,
-    Offer,
-    Session,
-    mapping,
-    short,
-    text,
-)
+from speechstream.serve.realtime.session import Format, Offer, Session
 
 MOST_ID = 512  # characters of a client's own ids
 
@@ -50,7 +42,7 @@ def item_of(given: Any, id: str, path: str, session: Session) -> tuple[Item, np.
         return Item(id, "", (part,), kind=kind, call=call, name=name), None
     if kind != "message":
         raise Invalid(f"{path}.type must be message, got {short(kind)}", f"{path}.type")
-    role = sessions.choice(table.get("role"), f"{path}.role", ("user", "assistant", "system"))
+    role = choice(table.get("role"), f"{path}.role", ("user", "assistant", "system"))
     content = table.get("content")
     if not isinstance(content, list) or not content:
         raise Invalid(
@@ -74,7 +66,7 @@ def _part(given: Any, role: str, path: str, session: Session) -> tuple[Part, np.
         "system": ("input_text",),
         "assistant": ("output_text", "output_audio"),
     }[role]
-    kind = sessions.choice(table.get("type"), f"{path}.type", known)
+    kind = choice(table.get("type"), f"{path}.type", known)
     if kind.endswith("text"):
         return Part(kind, text(table.get("text"), f"{path}.text")), None
     said = table.get("transcript")
@@ -96,28 +88,26 @@ def options_of(table: Any, state: State, offer: Offer) -> dict[str, Any]:
         if key == "instructions":
             found["instructions"] = "" if value is None else text(value, path)
         elif key == "output_modalities" and value is not None:
-            found["modality"] = sessions.modality(value, path)
+            found["modality"] = update.modality(value, path)
         elif key == "metadata" and value is not None:
             found["metadata"] = _metadata(value, path)
         elif key == "conversation":
-            found["kept"] = (
-                value is None or sessions.choice(value, path, ("auto", "none")) == "auto"
-            )
+            found["kept"] = value is None or choice(value, path, ("auto", "none")) == "auto"
         elif key == "input" and value is not None:
             found["given"] = _given(value, path, state)
         elif key == "audio" and value is not None:
             found |= _output(value, offer)
         elif key == "tools":
-            found["tools"] = sessions.tools(value, path, offer)
+            found["tools"] = update.tools(value, path, offer)
         elif key == "tool_choice":
-            found["tool_choice"] = sessions.tool_choice(value, path)
+            found["tool_choice"] = update.tool_choice(value, path)
         elif key not in (
             "tool_choice",
             "output_modalities",
             "metadata",
             "input",
             "audio",
-            *sessions.UNUSED,
+            *update.UNUSED,
         ):
             raise Invalid(f"{path} is no parameter of a response", path, "unknown_parameter")
     return found
@@ -128,9 +118,9 @@ def _output(value: Any, offer: Offer) -> dict[str, Any]:
     table = mapping(mapping(value, path).get("output") or {}, f"{path}.output")
     found: dict[str, Any] = {}
     if table.get("format") is not None:
-        found["output"] = sessions.audio_format(table["format"], f"{path}.output.format")
+        found["output"] = update.audio_format(table["format"], f"{path}.output.format")
     if table.get("voice") is not None:
-        found["voice"] = sessions.voice(table["voice"], f"{path}.output.voice", offer)
+        found["voice"] = update.voice(table["voice"], f"{path}.output.voice", offer)
     return found
 
 

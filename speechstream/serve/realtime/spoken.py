@@ -17,7 +17,7 @@ from speechstream.audio.samples import to_mono
 from speechstream.duplex.conversation import State
 from speechstream.duplex.events import Message
 from speechstream.duplex.spoken import RATE, AgentSound, SpokenEvent, SpokenRunner
-from speechstream.serve.realtime.session import Json
+from speechstream.serve.realtime.fields import Json
 
 
 class Spoken:

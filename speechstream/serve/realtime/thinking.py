@@ -11,7 +11,7 @@ from typing import Any
 
 from speechstream.duplex.events import AgentEnd, AgentFailed, AgentText
 from speechstream.errors import SpeechStreamError
-from speechstream.serve.realtime.session import Json
+from speechstream.serve.realtime.fields import Json
 from speechstream.serve.realtime.tools import ToolCall, equipped
 
 Agent = Callable[[list[dict[str, str]]], Any]  # gives text: an iterable, or an asynchronous one

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechstream.duplex.agent import ChatCompletions, Messages, Request
-from speechstream.serve.realtime.session import Json
+from speechstream.serve.realtime.fields import Json
 
 MOST_CALLS = 64  # in one answer
 
