@@ -10,6 +10,7 @@ import secrets
 from typing import Any
 
 from speechstream.cli import tell
+from speechstream.cli.prior import add_prior, prior_bundle
 from speechstream.errors import SpeechStreamError
 
 MOST_WORKERS = 64
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--wyoming", type=int, metavar="PORT", help="speak Wyoming (Home Assistant) on this port")
     add("--model", metavar="PATH", help="the recogniser's bundle; default: the embedded one")
+    add_prior(parser)
     add("--voice", metavar="VOICE", help="a voice's bundle, a Piper voice, or an installed one")
     add(
         "--llm",
@@ -208,7 +210,9 @@ def workers_of(args: argparse.Namespace, recognizer: Any, synthesizer: Any) -> A
         return None
     level = logging.WARNING if args.quiet else logging.INFO
     as_json = args.log_format == "json"
-    loading = Loading(args.model, args.voice, args.engine, args.device, as_json, level)
+    loading = Loading(
+        args.model, args.voice, args.engine, args.device, as_json, level, prior_bundle(args.prior)
+    )
     place = None
     if args.ray:
         from speechstream.serve.workers.ray_actors import Cluster
@@ -229,8 +233,11 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     from speechstream.runtime.session import check_device
     from speechstream.tts.synthesizer import Synthesizer
 
+    prior = prior_bundle(args.prior)
+    options: dict[str, Any] = {} if prior is None else {"prior": prior}
+
     def loaded(device: str) -> tuple[Any, Any]:
-        recognizer = Recognizer.load(args.model, engine=args.engine, device=device)
+        recognizer = Recognizer.load(args.model, engine=args.engine, device=device, **options)
         return recognizer, Synthesizer.load(args.voice, device=device)
 
     if remote(args) and args.engine == "onnx":
@@ -242,4 +249,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
             return asr, tts
         except (SpeechStreamError, ValueError):
             pass  # a network is run to load it, or to open a stream; or the models cannot be loaded at all
-    return loaded(args.device)
+    try:
+        return loaded(args.device)
+    except ValueError as error:  # a prior that this recogniser cannot take
+        raise SpeechStreamError(str(error)) from error

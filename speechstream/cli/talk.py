@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechstream.cli import tell
+from speechstream.cli.prior import add_prior, prior_bundle
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.talk_report import Report, both, canceller, write
 from speechstream.errors import SpeechStreamError
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("echo", "rule"):  # as they were called before
         add(f"--{name}-bot", dest="bot", action="store_const", const=name, help=argparse.SUPPRESS)
     add("--no-echo", action="store_true", help="cancel no echo: you wear a headset")
+    add_prior(parser)
     add("--voice", metavar="NAME", help="a speaker of the embedded voice")
     add(
         "--device",
@@ -204,10 +206,12 @@ def make_session(
         if session is not None:
             report.event(e, session.state)
 
+    prior = prior_bundle(args.prior)
+    options: dict[str, Any] = {} if prior is None else {"prior": prior}
     try:
         voice = Synthesizer.load()
         session = Session(
-            Recognizer.load(),
+            Recognizer.load(**options),
             voice,
             agent,
             system=args.system,

@@ -17,6 +17,7 @@ from typing import Any
 from speechstream.cli import EXIT_ERROR, tell
 from speechstream.cli.ahead import Ahead, WorkersError
 from speechstream.cli.formats import SUFFIXES, WRITERS, Live, OutputError, Writer
+from speechstream.cli.prior import add_prior, prior_bundle
 from speechstream.cli.signals import Interrupted, Interrupts
 from speechstream.cli.terminal import is_terminal, progress
 from speechstream.errors import AudioDamaged, SpeechStreamError
@@ -128,12 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hypotheses that compete where the decoder is in doubt; 1 is greedy: faster, less right; default: the "
         "decoder's own",
     )
-    add(
-        "--prior",
-        metavar="LLM",
-        help="a language model that chooses where the decoder is in doubt: a .gguf file, a folder, or 'embedded' "
-        "(extra: llm): more right, half as slow again",
-    )
+    add_prior(parser)
     add(
         "--hotwords",
         metavar="FILE",
@@ -277,10 +273,7 @@ def load_options(args: argparse.Namespace) -> dict[str, Any]:
     from speechstream.asr.form import TextForm
 
     if args.prior is not None:
-        from speechstream.export.brain import brain_bundle, embedded
-
-        llm = embedded() if args.prior == "embedded" else brain_bundle(args.prior)
-        options["prior"] = str(llm)
+        options["prior"] = prior_bundle(args.prior)
     rules = {"silence_s": args.endpoint_silence, "longest_s": args.longest_segment}
     options["rules"] = EndpointRules(**{k: v for k, v in rules.items() if v is not None})
     options["form"] = TextForm(args.numbers, args.punctuation == "on")

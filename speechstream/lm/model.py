@@ -80,9 +80,11 @@ class LanguageModel:
         sinks: int = 4,
         threads: int = 1,
         retain: int = 0,
+        device: str = "cpu",
     ) -> LanguageModel:
         """Open a bundle. window: tokens that are remembered (default: the length the model was trained for), after
-        which the oldest are forgotten but for the first `sinks` and, of a given window, `retain` that stand out."""
+        which the oldest are forgotten but for the first `sinks` and, of a given window, `retain` that stand out.
+        device: "cpu", or "meta" without the weights, to be described only."""
         b = bundle.load(path)
         if b.architecture != ARCHITECTURE:
             raise SpeechStreamError(
@@ -96,7 +98,7 @@ class LanguageModel:
             raise SpeechStreamError(f"{path} is not a usable language model: {error}") from error
         tokenizer = Tokenizer(Path(b.file("tokenizer.json")).read_text(encoding="utf-8"))
         b.file("weights.bin")  # listed, and so checked; the graph opens it
-        session = open_session(b.file("model.onnx"), threads)
+        session = open_session(b.file("model.onnx"), threads, device)
         if retain and not window:
             raise ValueError(f"of what window are {retain} tokens to be retained? give one")
         drop = max(min(256, ((window or 0) - sinks - retain) // 4), 1)

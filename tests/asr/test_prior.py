@@ -8,7 +8,8 @@ from speechstream.asr import beam
 from speechstream.asr.incremental import Draft
 from speechstream.asr.prior import LONGEST, MOST, Judge, Prior
 from speechstream.asr.whisper.attention import AttentionDecoder
-from speechstream.runtime.requests import drive
+from speechstream.runtime.requests import answer_together, drive
+from tests.lm.small import as_graph, checkpoint
 
 
 class Spelling:
@@ -26,12 +27,19 @@ class Spelling:
     scores = np.linspace(-3, 3, 256)
 
     def init_state(self, batch):
-        return batch
+        assert batch == 1
+        return 0
 
     def propose(self, tokens, state):
-        assert len(tokens) == state and all(0 < len(t) < LONGEST for t in tokens)
-        rows = [np.tile(self.scores, (len(t), 1)) for t in tokens]
-        return type("Said", (), {"logits": rows})()
+        assert len(tokens) == 1 and 0 < len(tokens[0]) + state < LONGEST
+        self.read += len(tokens[0])
+        rows = [np.tile(self.scores, (len(tokens[0]), 1))]
+        return type("Said", (), {"logits": rows, "state": state})()
+
+    def accept(self, proposal, count):
+        return proposal.state + count[0]
+
+    read = 0
 
 
 def test_texts_are_judged_token_by_token():
@@ -41,6 +49,41 @@ def test_texts_are_judged_token_by_token():
     np.testing.assert_allclose(prior.judge(["abc", "z"]), expected)
     np.testing.assert_allclose(Judge(prior, ("abc", "z")).run(), np.array(expected) / 2)
     assert np.isfinite(prior.judge(["word " * 500])[0])
+
+
+def test_what_all_texts_begin_with_is_read_once():
+    prior = Prior(Spelling())
+    alone = [
+        prior.judge([t])[0] for t in ("the same words, then", "the same words", "the same war")
+    ]
+    prior.model.read = 0
+    np.testing.assert_allclose(
+        prior.judge(["the same words, then", "the same words", "the same war"]), alone
+    )
+    # <|endoftext|> and " the same w" together, then what is left, each without its last letter
+    assert prior.model.read == 12 + 9 + 3 + 1
+
+
+def test_a_language_model_agrees_with_its_own_single_tokens():
+    """The graph's log-probabilities, read token by token, are those of the texts that share a beginning."""
+    model = as_graph(checkpoint())
+    texts = ["said he", "said she", "sat", "said"]
+    expected = []
+    for text in texts:
+        ids, state, total = model.tokenizer.encode(" " + text), model.init_state(), 0.0
+        for a, b in zip(ids, ids[1:]):
+            logits, state = model.step([[a]], state)
+            total += logits[0, b] - np.logaddexp.reduce(logits[0].astype(np.float64))
+        expected.append(total)
+    np.testing.assert_allclose(Prior(model).judge(texts), expected, atol=1e-3)
+
+
+def test_streams_that_ask_together_get_what_each_gets_alone():
+    prior = Prior(as_graph(checkpoint()), 0.3)
+    asked = [("he said so", "he said sew"), ("no",), ("he said so", "he said sew"), ("a", "be")]
+    requests = [Judge(prior, texts) for texts in asked]
+    assert len({r.key for r in requests}) == 1 and requests[0].key != Judge(Prior(None), ()).key
+    assert dict(answer_together(requests)) == {i: r.run() for i, r in enumerate(requests)}
 
 
 class Letters:

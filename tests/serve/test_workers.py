@@ -160,7 +160,9 @@ def test_the_server_itself_has_no_weights_and_opens_the_same_streams(models):
     """What begins in the process that runs nothing is, to the byte, what begins where the networks are."""
     asr, tts = models
     light, voice = load(
-        Namespace(model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=2)
+        Namespace(
+            model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=2, prior=None
+        )
     )
     assert (light.digest, voice.voice.digest) == (asr.digest, tts.voice.digest)
     assert (light.latencies, voice.speakers) == (asr.latencies, tts.speakers)
@@ -174,7 +176,9 @@ def test_the_server_itself_has_no_weights_and_opens_the_same_streams(models):
     with pytest.raises((SpeechStreamError, ValueError), match="without its weights"):
         voice.synthesize("Hello.")
     plain = load(
-        Namespace(model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=1)
+        Namespace(
+            model=None, voice=None, engine="onnx", device="cpu", ray=False, workers=1, prior=None
+        )
     )[1]
     assert len(plain.synthesize("Hello.").pcm)
 

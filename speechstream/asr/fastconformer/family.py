@@ -450,6 +450,8 @@ def load(
 
     Raises SpeechStreamError where the bundle does not fit together or lacks that head.
     """
+    if options:
+        raise ValueError(f"a FastConformer has no option {sorted(options)[0]!r}")
     try:
         about = read(FastConformerBundle, b.config, besides=STORED_FORM)
         tokens = about.check_tokens(json.loads(b.file("tokens.json").read_text(encoding="utf-8")))

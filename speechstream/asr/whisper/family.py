@@ -429,7 +429,7 @@ def load(
     Raises SpeechStreamError where the bundle is damaged or lacks that decoder, ValueError for a wrong option.
     """
     if prior is not None and not isinstance(prior, Prior):
-        prior = Prior.load(prior, threads=threads)
+        prior = Prior.load(prior, threads=threads, device=device)
     if engine == "onnx":
         networks: Networks = _opened(b, threads, device)
     elif engine == "torch":

@@ -154,6 +154,8 @@ class Workers:
         await asyncio.get_running_loop().create_connection(lambda: link, sock=sock)
         about = self._loading
         said = {"model": about.model, "voice": about.voice, "engine": about.engine}
+        if about.prior is not None:
+            said["prior"] = about.prior
         link.say(said | {"device": about.device, "slots": self.slots})
 
     def _part(self, number: int) -> None:

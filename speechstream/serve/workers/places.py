@@ -30,6 +30,7 @@ class Loading:
     device: str = "cpu"
     log_json: bool = False
     log_level: int = logging.WARNING
+    prior: str | None = None
 
 
 class Process(Protocol):

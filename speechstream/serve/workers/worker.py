@@ -58,7 +58,8 @@ class Link(asyncio.Protocol):
 
     def _load(self, head: wire.Json) -> None:
         try:
-            asr = Recognizer.load(head["model"], head["engine"], head["device"])
+            options = {"prior": head["prior"]} if "prior" in head else {}
+            asr = Recognizer.load(head["model"], head["engine"], head["device"], **options)
             tts = Synthesizer.load(head["voice"], device=head["device"])
         except (SpeechStreamError, ValueError, OSError, MemoryError) as error:
             self._loop.call_soon_threadsafe(self._unable, str(error) or "its memory is too small")
