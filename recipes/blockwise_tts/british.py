@@ -63,7 +63,9 @@ class Said:
         out[0], out[-1] = frames[0], frames[-1]
         np.add.at(out, self.owner + 1, frames[1:-1])
         heard = np.isin(np.arange(symbols), self.owner)
-        for i in np.flatnonzero(~heard):  # shared with the symbol before, in its word or the space before it
+        for i in np.flatnonzero(
+            ~heard
+        ):  # shared with the symbol before, in its word or the space before it
             if i:
                 out[i + 1] = out[i] / 2
                 out[i] -= out[i + 1]
@@ -99,7 +101,11 @@ class British:
     def word(self, spelling: str, ours: str) -> str:
         """The British sound of a word whose American one is `ours`: of its entries the one most like it."""
         entry = None
-        if not (len(spelling) > 1 and spelling.isupper()) and spelling.lower() not in ("a", "the", "to"):
+        if not (len(spelling) > 1 and spelling.isupper()) and spelling.lower() not in (
+            "a",
+            "the",
+            "to",
+        ):
             entry = self.words.get(spelling) or self.words.get(spelling.lower())
             if spelling.lower() not in self.gold:
                 entry = self._inflected(spelling.lower(), ours) or entry

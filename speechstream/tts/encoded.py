@@ -19,12 +19,14 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SpeakerConfig:
-    """One speaker of a voice: median pitch in Hz, level in dB of full scale."""
+    """One speaker of a voice: median pitch in Hz, level in dB of full scale. language: of the accent ("en-GB"), where it
+    is another than the voice's, by whose front end all speakers read."""
 
     name: str
     description: str = ""
     pitch_hz: float | None = None
     level_db: float | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Blockwise:
         self.sample_rate, self.frame_size = config.sample_rate, config.frame_size
         self.subframes, self.blocks = config.subframes, config.blocks
         self.speakers = tuple(
-            VoiceInfo(s.name, config.language, s.description) for s in config.speakers
+            VoiceInfo(s.name, s.language or config.language, s.description) for s in config.speakers
         )
         self.acoustic = Acoustic(model.path, self.subframes, threads, device)
         self.codec = CodecDecoder(model.file("codec.onnx"), threads, device)
