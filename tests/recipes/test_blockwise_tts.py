@@ -178,7 +178,7 @@ def test_voices_are_added_while_the_old_ones_rehearse(packed):
     """A bundle's own speech comes first in the joined data, the model that learns it begins as the bundle is."""
     from safetensors.numpy import load_file
 
-    from recipes.blockwise_tts import export, from_bundle, rehearse
+    from recipes.blockwise_tts import export, rehearse
     from speechstream import bundle
     from speechstream.tts.blockwise.voice import Blockwise
 
@@ -186,7 +186,6 @@ def test_voices_are_added_while_the_old_ones_rehearse(packed):
     train.Run(CONFIG, train.Clauses(folder / "data", 1.0), folder / "run").save()
     model, codec = str(folder / "run" / "model"), str(folder / "codec")
     export.main([model, codec, str(folder / "old"), "--name", "old", "--bits", "32"])
-    from_bundle.main([str(folder / "old"), str(folder / "base")])
     data = [str(folder / n) for n in ("old", "data", "joined")]
     few = ["--hours", "0.002", "--words", "2"]
     with pytest.raises(SystemExit, match="has a, b already"):
@@ -208,27 +207,26 @@ def test_voices_are_added_while_the_old_ones_rehearse(packed):
     speakers = np.array([spread.rows[i]["speaker"] for i in spread.split[False]])
     assert np.bincount(speakers, spread.shares) == pytest.approx([0.25] * 4)
     run = train.Run(CONFIG, spread, folder / "more")
-    train.begin_with(folder / "base" / "model", run)
+    train.begin_with(folder / "run" / "model", run)
     loss = train.losses(run.average, spread.batch([[0]]), run.codebooks)
     assert float(loss["duration"]) < 1e-8 and float(loss["all_levels"]) == 1.0
     rows = run.model.speaker.weight.detach()
     assert torch.equal(rows[2], rows[0]) and torch.equal(rows[3], rows[1])
     with pytest.raises(ValueError, match="speaks as a, b; the data must have them first"):
         train.begin_with(
-            folder / "base" / "model",
+            folder / "run" / "model",
             train.Run(CONFIG, train.Clauses(folder / "data", 1.0), folder / "x"),
         )
 
-    run.save()
-    model = str(folder / "more" / "model")
-    export.main(
-        [model, codec, str(folder / "made"), "--name", "new", "--keep-codec", str(folder / "old")]
-    )
-    made = bundle.load(folder / "made")
-    assert made.files["codec.onnx"] == bundle.load(folder / "old").files["codec.onnx"]
-    infos = {v.name: (v.language, v.description) for v in Blockwise(made).speakers}
-    assert infos["bf_d"] == ("en-GB", "British woman, taught by Kokoro's bf_d")
-    assert infos["a"][0] == "en-US"
+
+def test_a_speaker_is_described_by_the_teachers_name_for_it():
+    from recipes.blockwise_tts.export import described
+
+    rest = {"pitch_hz": 100.0, "level_db": -26.0}
+    british, plain = (described({"name": n, **rest}) for n in ("bf_d", "x"))
+    about = {"description": "British woman, taught by Kokoro's bf_d", "language": "en-GB"}
+    assert british == {"name": "bf_d", **rest, **about}
+    assert plain == {"name": "x", **rest, "description": "taught by Kokoro's x"}
 
 
 def lexicons(folder):
