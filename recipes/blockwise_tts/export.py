@@ -44,6 +44,16 @@ def main(arguments: list[str] | None = None) -> None:
         default=None,
         help="a JSON file with more of the card: measured figures, date",
     )
+    parser.add_argument(
+        "--louder",
+        action="append",
+        default=[],
+        metavar="SPEAKER=DB",
+        help="added to the loudness that the model predicts for a speaker",
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="SPEAKER", help="leave a speaker out"
+    )
     parser.add_argument("--bits", type=int, choices=(32, 8), default=8, help="of the matrices")
     parser.add_argument(
         "--keep",
@@ -61,8 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     about = json.loads((args.model / "config.json").read_text())
+    weights = load_file(args.model / "model.safetensors")
+    left = [k for k, s in enumerate(about["speakers"]) if s["name"] not in args.without]
+    about["speakers"] = [about["speakers"][k] for k in left]
+    about["config"]["speakers"] = len(left)
+    weights["speaker.weight"] = weights["speaker.weight"][left]
     model = AcousticModel(AcousticConfig.from_dict(about["config"]))
-    model.load_state_dict(load_file(args.model / "model.safetensors"))
+    model.load_state_dict(weights)
     card = {
         "name": args.name,
         "licence": "Apache-2.0",
@@ -73,7 +88,11 @@ def main(arguments: list[str] | None = None) -> None:
         "minutes": about["minutes"],
     }
     card |= json.loads(args.card.read_text()) if args.card else {}
-    speakers = [described(s) for s in about["speakers"]]
+    louder = dict(given.split("=") for given in args.louder)
+    speakers = [
+        described(s) | ({"energy_db": float(louder[s["name"]])} if s["name"] in louder else {})
+        for s in about["speakers"]
+    ]
     made = export_voice(
         model, load(args.codec), args.out, speakers, card, weights=Weights(args.bits)
     )

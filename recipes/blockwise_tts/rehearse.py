@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from recipes.blockwise_tts.pack import HELD_PERCENT
 from recipes.blockwise_tts.prepare import single_words, texts
 from speechstream import bundle
-from speechstream.tts.blockwise.voice import Blockwise
+from speechstream.tts.blockwise.voice import ENERGY_UNIT, Blockwise
 from speechstream.tts.encoded import PAD_ID
 from speechstream.tts.voice import Controls
 
@@ -30,6 +30,7 @@ def spoken(voice: Blockwise, wanted: list[str], speaker: int, hours: float) -> l
     """The clauses of the texts as one speaker of the voice says them in one stream, so many hours of them."""
     acoustic, state, rows, frames = voice.acoustic, voice.acoustic.init_state(), [], 0
     controls = Controls(voice=voice.speakers[speaker].name)
+    louder = voice._louder[speaker] / ENERGY_UNIT  # it is learnt, and needed no more
     frame_s = voice.frame_size / voice.sample_rate
     for text in wanted:
         for utterance in voice._front.speak(text):
@@ -45,7 +46,7 @@ def spoken(voice: Blockwise, wanted: list[str], speaker: int, hours: float) -> l
                     "counts": counts,
                     "durations": encoding.log_durations,
                     "pitch": encoding.pitch,
-                    "energy": encoding.energy,
+                    "energy": encoding.energy + louder,
                     "codes": codes[0],
                     "held": len(rows) % 100 < HELD_PERCENT,
                     "speaker": speaker,
@@ -102,6 +103,7 @@ def main(arguments: list[str] | None = None) -> dict:
         for x in rows
     ]
     index["rows"] = about + [{**r, "speaker": r["speaker"] + len(old)} for r in index["rows"]]
+    old = [{**s, "energy_db": 0.0} for s in old]
     index["speakers"] = old + index["speakers"]
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(arrays, args.out / "data.safetensors")

@@ -308,4 +308,7 @@ def test_loudness_is_that_of_the_standard():
     tone = np.sin(2 * np.pi * 997 * np.arange(48_000) / 24_000).astype(np.float32)
     assert lufs(tone, 24_000) == pytest.approx(-3.01, abs=0.1)
     assert lufs(0.1 * tone, 24_000) == pytest.approx(-23.01, abs=0.1)
-    assert lufs(np.pad(tone, 96_000), 24_000) == pytest.approx(-3.01, abs=0.5)
+    padded = np.pad(
+        tone, 96_000
+    )  # ungated it has 9.5 dB less; blocks at the edges are partly silent
+    assert lufs(padded, 24_000) == pytest.approx(-3.01, abs=0.7)

@@ -20,12 +20,7 @@ SAID = {
     "Dr. Brown lives at 221 Baker St. in London.": "doctor brown lives at two hundred twenty one baker street in london",
     "Thank you very much, and see you tomorrow!": "thank you very much and see you tomorrow",
 }
-PITCH_HZ = {
-    "af_heart": (160, 240),
-    "am_michael": (85, 150),
-    "bf_emma": (150, 215),
-    "bm_george": (105, 175),
-}
+PITCH_HZ = {"af_heart": (160, 240), "am_michael": (85, 150)}
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +40,14 @@ def say(tts, pieces, **options):
 def test_it_is_understood(tts, voice):
     """Read back by the recogniser, which was trained on people."""
     asr, normal, wrong, words = ss.Recognizer.load(), EnglishTextNormalizer(), 0, 0
-    for text, spoken in list(SAID.items())[list(PITCH_HZ).index(voice) % 2 :: 2]:
+    for text, spoken in SAID.items():
         pcm = np.concatenate([c.pcm for c in say(tts, [text], voice=voice)])
         heard = asr.transcribe(
             Resampler(tts.sample_rate, 16000)(pcm[None])[0], sample_rate=16000
         ).text
         a, b = normal(spoken).split(), normal(heard).split()
         wrong, words = wrong + distance(a, b), words + len(a)
-    assert words > 15 and wrong <= 0.2 * words
+    assert words > 30 and wrong <= 0.2 * words
 
 
 def distance(a, b):
@@ -128,10 +123,7 @@ def test_one_command(tmp_path):
         text=True,
         timeout=120,
     )
-    assert run.returncode == 0
-    listed = {line.split()[0]: line.split()[1:3] for line in run.stdout.splitlines()}
-    for name in PITCH_HZ:
-        assert listed[name] == (["en-GB", "British"] if name[0] == "b" else ["en-US", "American"])
+    assert run.returncode == 0 and all(name in run.stdout for name in PITCH_HZ)
     assert (
         json.loads((ss.bundle.embedded("tts") / "bundle.json").read_text(encoding="utf-8"))["card"][
             "licence"
