@@ -90,6 +90,13 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("codec", type=Path, help="OUT/codec of recipes/codec_small")
     parser.add_argument("out", type=Path)
     parser.add_argument("manifests", type=Path, nargs="+")
+    parser.add_argument(
+        "--level",
+        type=float,
+        default=None,
+        metavar="DB",
+        help="make every speaker's median symbol so loud (the embedded ones have -25.6 and -26.9)",
+    )
     args = parser.parse_args(arguments)
     codec = load(args.codec)
     c, subframes = codec.config, codec.config.stride
@@ -109,7 +116,11 @@ def main(arguments: list[str] | None = None) -> dict:
         mine = [x for x in clauses if x["speaker"] == name]
         centre = float(np.median(np.concatenate([x["pitch"] for x in mine])))
         level = float(np.median(np.concatenate([x["energy"] for x in mine])))
+        gain_db = 0.0 if args.level is None else args.level - level
+        level += gain_db
         for x in mine:
+            x["pcm"] = x["pcm"] * np.float32(10 ** (gain_db / 20))
+            x["energy"] = x["energy"] + gain_db
             x["pitch"], x["energy"] = (
                 (x["pitch"] - centre) / PITCH_UNIT,
                 (x["energy"] - level) / ENERGY_UNIT,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import time
 from pathlib import Path
 
@@ -20,14 +21,19 @@ import onnx
 import onnxruntime
 import soundfile
 
+from recipes.blockwise_tts.british import TEACHER_ID, British
 from recipes.blockwise_tts.sentences import transcripts, written
-from speechstream.text.en.phonemes import FrontEnd, Utterance, kokoro_ids
+from speechstream.text.en.phonemes import FrontEnd, Utterance
 
 HERE = Path(__file__).parent
 SAMPLE_RATE, FRAME = 24_000, 600  # the teacher's: Hz, and samples of one frame of its durations
 DURATIONS = "/encoder/Clip_output_0"
 WRITTEN = 0.35  # share of the texts that come from templates
 TEST_AT = 400  # the held-out sentences are spoken after so many clauses
+# Words that a voice is tested with by themselves.
+TESTED = set(
+    "water garden important window tomorrow seven question morning beautiful better father umbrella".split()
+)
 
 
 class Teacher:
@@ -50,7 +56,7 @@ class Teacher:
 
     def __call__(self, phonemes: str, voice: str) -> tuple[np.ndarray, np.ndarray]:
         """Mono float32 at 24 kHz, and the frames of the silence before, each phoneme, and the silence after."""
-        ids = kokoro_ids(phonemes)
+        ids = np.array([0, *(TEACHER_ID[c] for c in phonemes), 0], np.int64)
         feed = {
             "tokens": ids[None],
             "style": self.styles[voice][len(phonemes) - 1],
@@ -80,11 +86,19 @@ def texts(manifests: list[Path], seed: int) -> list[str]:
     return both
 
 
+def single_words(texts: list[str], count: int) -> list[str]:
+    """Different words of four letters or more, in the order in which they come, each as a sentence."""
+    found = dict.fromkeys(
+        w for text in texts for w in re.findall(r"\b[a-z]{4,}\b", text) if w not in TESTED
+    )
+    return [f"{w.capitalize()}." for w in list(found)[:count]]
+
+
 class Writer:
     """One manifest and its sound files."""
 
-    def __init__(self, out: Path, name: str, teacher: Teacher) -> None:
-        self.out, self.name, self.teacher = out, name, teacher
+    def __init__(self, out: Path, name: str, teacher: Teacher, british: British | None) -> None:
+        self.out, self.name, self.teacher, self.british = out, name, teacher, british
         self.file = out / f"{name}.jsonl"
         (out / name).mkdir(parents=True, exist_ok=True)
         rows = (
@@ -98,7 +112,12 @@ class Writer:
         audio_name = f"{self.name}/{key}.flac"
         if audio_name in self.done or len(utterance.phonemes) > 400 or not utterance.words:
             return
-        pcm, frames = self.teacher(utterance.phonemes, voice)
+        if voice.startswith("b") and self.british:
+            said = self.british(utterance)
+            pcm, frames = self.teacher(said.phonemes, voice)
+            frames = said.frames(frames, len(utterance.phonemes))
+        else:
+            pcm, frames = self.teacher(utterance.phonemes, voice)
         soundfile.write(self.out / audio_name, np.clip(pcm, -1, 1), SAMPLE_RATE, subtype="PCM_16")
         row = {
             "audio": audio_name,
@@ -132,18 +151,35 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--voice", action="append", default=None, help="default: af_heart and am_michael"
     )
+    parser.add_argument(
+        "--british",
+        type=Path,
+        default=None,
+        metavar="LEXICONS",
+        help="misaki's folder of gb_gold.json and gb_silver.json: voices of the teacher that begin with b speak so",
+    )
+    parser.add_argument(
+        "--words", type=int, default=0, help="so many single words of the texts are spoken too"
+    )
     parser.add_argument("--hours", type=float, default=1.5, help="stop when so much is spoken")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     names = args.voice or ["af_heart", "am_michael"]
     teacher, front, began = Teacher(args.model, args.voices, names), FrontEnd(), time.monotonic()
-    train, test = (Writer(args.out, n, teacher) for n in ("train", "test"))
+    british = British(args.british) if args.british else None
+    if british is None and any(n.startswith("b") for n in names):
+        raise SystemExit("a British teacher speaks British phonemes: give --british")
+    train, test = (Writer(args.out, n, teacher, british) for n in ("train", "test"))
 
     def over() -> bool:
         return args.minutes is not None and time.monotonic() - began > 60 * args.minutes
 
-    for i, text in enumerate(texts(args.manifest, args.seed)):
+    spoken = texts(args.manifest, args.seed)
+    for i, word in enumerate(single_words(spoken, args.words)):
+        for j, utterance in enumerate(front.speak(word)):
+            train.write(f"w{i:04d}-{j}", utterance, word, names[i % len(names)])
+    for i, text in enumerate(spoken):
         if len(train.done) == TEST_AT or (len(train.done) > TEST_AT and not test.done):
             for k, line in enumerate(
                 (HERE / "heldout.txt").read_text(encoding="utf-8").splitlines()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Batch:
 class Clauses:
     """What pack.py wrote, and stretches of consecutive clauses of one speaker from it."""
 
-    def __init__(self, folder: Path, segment_s: float) -> None:
+    def __init__(self, folder: Path, segment_s: float, even: bool = False) -> None:
+        """even: all speakers begin equally many stretches, however much there is of each."""
         self.index = json.loads((folder / "index.json").read_text())
         arrays = load_file(folder / "data.safetensors")
         self.arrays = {k: v.numpy() for k, v in arrays.items()}
@@ -73,6 +75,9 @@ class Clauses:
             held: [i for i, r in enumerate(self.rows) if r["held"] == held]
             for held in (False, True)
         }
+        speakers = np.array([self.rows[i]["speaker"] for i in self.split[False]])
+        each = 1 / np.bincount(speakers)[speakers]
+        self.shares = each / each.sum() if even else None
 
     def stretch(self, row: int) -> list[int]:
         """The clauses from `row` on that fill a segment; at a track's end fewer."""
@@ -91,7 +96,8 @@ class Clauses:
     def random(self, step: int, size: int, seed: int) -> Batch:
         """The training batch of a step: it depends on the seed and the step alone."""
         rng = step_rng(seed, step)
-        return self.batch([self.stretch(int(i)) for i in rng.choice(self.split[False], size)])
+        rows = self.split[False]
+        return self.batch([self.stretch(int(i)) for i in rng.choice(rows, size, p=self.shares)])
 
     def batch(self, stretches: list[list[int]]) -> Batch:
         """Collate stretches of clauses."""
@@ -113,9 +119,10 @@ class Clauses:
                 part = slice(self.symbols[i], self.symbols[i + 1])
                 counts, n = a["counts"][part].astype(np.int64), self.rows[i]["symbols"]
                 ids[c, :n] = a["ids"][part]
-                prosody[c, :n] = np.stack(
-                    [np.log(np.maximum(counts, 0.5)), a["pitch"][part], a["energy"][part]], 1
+                durations = (
+                    a["durations"][part] if "durations" in a else np.log(np.maximum(counts, 0.5))
                 )
+                prosody[c, :n] = np.stack([durations, a["pitch"][part], a["energy"][part]], 1)
                 index, values = regulate(counts, a["pitch"][part], a["energy"][part])
                 gather[b, at : at + len(index)] = c * width + index
                 scalars[b, at : at + len(index)] = values
@@ -280,6 +287,27 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
+def begin_with(folder: Path, run: Run) -> None:
+    """Take over trained weights. Speakers that these have not begin as the one whose pitch is nearest to theirs.
+
+    Raises ValueError where the data's first speakers are not those of the weights.
+    """
+    old = json.loads((folder / "config.json").read_text())["speakers"]
+    new = run.data.index["speakers"]
+    if [s["name"] for s in new[: len(old)]] != [s["name"] for s in old]:
+        raise ValueError(
+            f"the model speaks as {', '.join(s['name'] for s in old)}; the data must have them first, in this order"
+        )
+    weights = load_file(folder / "model.safetensors", device=run.device)
+    near = [
+        min(range(len(old)), key=lambda k: abs(math.log(old[k]["pitch_hz"] / s["pitch_hz"])))
+        for s in new
+    ]
+    weights["speaker.weight"] = weights["speaker.weight"][near]
+    for network in (run.model, run.average):
+        network.load_state_dict(weights)
+
+
 def main(arguments: list[str] | None = None) -> Run:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="what pack.py wrote")
@@ -298,10 +326,9 @@ def main(arguments: list[str] | None = None) -> Run:
     args = parser.parse_args(arguments)
     config = yaml.safe_load(args.config.read_text())
     config["minutes"] = args.minutes or config["minutes"]
-    run = Run(config, Clauses(args.data, config["segment_s"]), args.out)
+    run = Run(config, Clauses(args.data, config["segment_s"], config["even_speakers"]), args.out)
     if args.model and not run.step:
-        for network in (run.model, run.average):
-            network.load_state_dict(load_file(args.model / "model.safetensors", device=run.device))
+        begin_with(args.model, run)
     print(
         json.dumps(
             {

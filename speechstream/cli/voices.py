@@ -55,7 +55,7 @@ def described(path: Path) -> Iterator[tuple[str, str, str]]:
             return
         voice = read(VoiceConfig, document.raw("config"), "config")
         for speaker in voice.speakers:
-            yield speaker.name, voice.language, speaker.description
+            yield speaker.name, speaker.language or voice.language, speaker.description
         return
     file = path / "config.json" if path.is_dir() else path.with_name(path.name + ".json")
     piper = Section(json.loads(file.read_text(encoding="utf-8")))

@@ -45,15 +45,16 @@ HEARING_LIVE = (
 )
 OURS = "speechstream"  # whatever this server has
 SPEAKING = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
-# OpenAI's voices: 0 stands for our first one, 1 for our second, if there is one.
+# OpenAI's voices by the numbers of ours: a woman and a man, the second ones British, as OpenAI's fable and ballad are. A model
+# that has not so many speaks with its first ones.
 VOICES = {
     "alloy": 0,
     "ash": 1,
-    "ballad": 1,
+    "ballad": 3,
     "cedar": 1,
     "coral": 0,
     "echo": 1,
-    "fable": 1,
+    "fable": 3,
     "marin": 0,
     "nova": 0,
     "onyx": 1,
@@ -108,7 +109,8 @@ def voice(name: str | None, voices: Sequence[str]) -> str:
     if name in voices:
         return name
     if name in VOICES:
-        return voices[VOICES[name] % len(voices)]
+        number = VOICES[name]
+        return voices[number if number < len(voices) else number % 2 % len(voices)]
     raise wrong(
         f"there is no voice {name[:80]!r}; this server has {', '.join(voices)}, and OpenAI's names for them",
         "voice",

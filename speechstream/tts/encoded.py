@@ -19,12 +19,16 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SpeakerConfig:
-    """One speaker of a voice: median pitch in Hz, level in dB of full scale."""
+    """One speaker of a voice: median pitch in Hz, level in dB of full scale. language: of the accent ("en-GB"), where it
+    is another than the voice's, by whose front end all speakers read. energy_db: added to the loudness that the model predicts for it, so that the
+    speakers of a voice are equally loud."""
 
     name: str
     description: str = ""
     pitch_hz: float | None = None
     level_db: float | None = None
+    language: str | None = None
+    energy_db: float = 0.0
 
 
 @dataclass(frozen=True)

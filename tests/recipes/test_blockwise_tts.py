@@ -44,6 +44,7 @@ CONFIG = {
     "batch": 4,
     "depth_share": 0.5,
     "segment_s": 1.0,
+    "even_speakers": False,
     "duration": 1.0,
     "pitch": 0.5,
     "energy": 0.2,
@@ -173,6 +174,108 @@ def test_predicted_codes_lie_under_the_recordings(packed):
     torch.testing.assert_close(features, expected.to(features.dtype), atol=5e-3, rtol=1e-3)
 
 
+def test_voices_are_added_while_the_old_ones_rehearse(packed):
+    """A bundle's own speech comes first in the joined data, the model that learns it begins as the bundle is."""
+    from safetensors.numpy import load_file
+
+    from recipes.blockwise_tts import export, rehearse
+    from speechstream import bundle
+    from speechstream.tts.blockwise.voice import Blockwise
+
+    folder, index = packed
+    train.Run(CONFIG, train.Clauses(folder / "data", 1.0), folder / "run").save()
+    model, codec = str(folder / "run" / "model"), str(folder / "codec")
+    export.main([model, codec, str(folder / "old"), "--name", "old", "--bits", "32"])
+    data = [str(folder / n) for n in ("old", "data", "joined")]
+    few = ["--hours", "0.002", "--words", "2"]
+    with pytest.raises(SystemExit, match="has a, b already"):
+        rehearse.main([*data, *few])
+    for k, name in enumerate(("bm_c", "bf_d")):
+        index["speakers"][k]["name"] = name
+    (folder / "data" / "index.json").write_text(json.dumps(index))
+    joined = rehearse.main([*data, *few])
+    assert [s["name"] for s in joined["speakers"]] == ["a", "b", "bm_c", "bf_d"]
+    assert [r["speaker"] for r in joined["rows"][-14:]] == [r["speaker"] + 2 for r in index["rows"]]
+    new, both = (load_file(folder / n / "data.safetensors") for n in ("data", "joined"))
+    for name in ("ids", "counts", "pitch", "codes"):
+        np.testing.assert_array_equal(both[name][..., -new[name].shape[-1] :], new[name])
+
+    voice, first = Blockwise(bundle.load(folder / "old")), joined["rows"][0]
+    encoding = voice.acoustic.encode(both["ids"][: first["symbols"]].astype(np.int64), 0)
+    np.testing.assert_array_equal(both["durations"][: first["symbols"]], encoding.log_durations)
+    spread = train.Clauses(folder / "joined", 1.0, even=True)
+    speakers = np.array([spread.rows[i]["speaker"] for i in spread.split[False]])
+    assert np.bincount(speakers, spread.shares) == pytest.approx([0.25] * 4)
+    run = train.Run(CONFIG, spread, folder / "more")
+    train.begin_with(folder / "run" / "model", run)
+    loss = train.losses(run.average, spread.batch([[0]]), run.codebooks)
+    assert float(loss["duration"]) < 1e-8 and float(loss["all_levels"]) == 1.0
+    rows = run.model.speaker.weight.detach()
+    assert torch.equal(rows[2], rows[0]) and torch.equal(rows[3], rows[1])
+    with pytest.raises(ValueError, match="speaks as a, b; the data must have them first"):
+        train.begin_with(
+            folder / "run" / "model",
+            train.Run(CONFIG, train.Clauses(folder / "data", 1.0), folder / "x"),
+        )
+
+
+def test_a_speaker_is_described_by_the_teachers_name_for_it():
+    from recipes.blockwise_tts.export import described
+
+    rest = {"pitch_hz": 100.0, "level_db": -26.0}
+    british, plain = (described({"name": n, **rest}) for n in ("bf_d", "x"))
+    about = {"description": "British woman, taught by Kokoro's bf_d", "language": "en-GB"}
+    assert british == {"name": "bf_d", **rest, **about}
+    assert plain == {"name": "x", **rest, "description": "taught by Kokoro's x"}
+
+
+def lexicons(folder):
+    (folder / "gb_gold.json").write_text(
+        json.dumps(
+            {
+                "car": "kˈɑː",
+                "ask": "ˈɑːsk",
+                "can't": "kˈɑːnt",
+                "far": "fˈɑː",
+                "is": {"DEFAULT": "ɪz"},
+            }
+        )
+    )
+    (folder / "gb_silver.json").write_text(json.dumps({"asked": "ˈaskt", "car": "kˈa"}))
+    return folder
+
+
+def test_a_british_teacher_is_told_british_sounds(tmp_path):
+    """Dictionary before rules, the better dictionary's stems before the worse one's words, a linking r."""
+    from recipes.blockwise_tts.british import British
+    from speechstream.text.en.phonemes import FrontEnd
+
+    british, front = British(lexicons(tmp_path)), FrontEnd()
+    said = british(front.speak("The car is far, he asked.")[0])
+    assert said.phonemes.split()[:4] == ["ðə", "kˈɑːɹ", "ɪz", "fˈɑː,"]
+    assert british(front.speak("He asked.")[0]).phonemes.split()[1] == "ˈɑːskt."
+    assert british.word("Kerbopper", "kəɹbˈɑpəɹ") == "kəbˈɒpə"  # in no dictionary
+
+
+def test_a_british_teachers_times_are_shared_out(tmp_path):
+    """Every frame goes to one of our symbols, and those that the accent leaves out have some of the sound before them."""
+    from recipes.blockwise_tts.british import British
+    from speechstream.text.en.phonemes import FrontEnd
+
+    british = British(lexicons(tmp_path))
+    (one,) = FrontEnd().speak("Better far.")
+    said = british(one)
+    assert said.phonemes == "bˈɛtə fˈɑː."
+    frames = np.array([9, *range(1, len(said.phonemes) + 1), 7])
+    times = said.frames(frames, len(one.phonemes))
+    assert times.sum() == frames.sum() and (times > 0).all()
+    assert times[0] == 9 and times[-1] == 7
+    symbols = dict(zip(one.phonemes, times[1:-1]))
+    assert one.phonemes == "bˈɛɾəɹ fˈɑɹ."
+    assert (symbols["b"], symbols["ɾ"], symbols["ə"]) == (1, 4, 2.5)  # half of its five is the r's
+    assert (symbols["f"], symbols["ɑ"], symbols["ɹ"]) == (7, 9, 10)
+
+
 def test_texts_are_many_and_none_is_held_out(tmp_path):
     made = sentences.written(300)
     assert len(set(made)) == 300 and made == sentences.written(300)
@@ -196,3 +299,16 @@ def test_where_sound_is_lost_is_measured_in_known_sounds():
     softer = evaluate_sound.against([0.5 * noise], [noise], 24_000)
     assert softer["pitch_error_semitones"] == 0
     assert softer["log_spectral_distance_db"] == [pytest.approx(6.02, abs=0.05)] * 2
+
+
+def test_loudness_is_that_of_the_standard():
+    """BS.1770-4: a sine of 997 Hz and full scale in one channel has -3.01 LUFS; silence around it is not counted."""
+    from recipes.blockwise_tts.evaluate_voices import lufs
+
+    tone = np.sin(2 * np.pi * 997 * np.arange(48_000) / 24_000).astype(np.float32)
+    assert lufs(tone, 24_000) == pytest.approx(-3.01, abs=0.1)
+    assert lufs(0.1 * tone, 24_000) == pytest.approx(-23.01, abs=0.1)
+    padded = np.pad(
+        tone, 96_000
+    )  # ungated it has 9.5 dB less; blocks at the edges are partly silent
+    assert lufs(padded, 24_000) == pytest.approx(-3.01, abs=0.7)

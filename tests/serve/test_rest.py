@@ -330,6 +330,18 @@ def test_coded_sound_is_the_librarys_nearly(client, models, form):
     assert int(fit.argmax()) < 24_000 * 0.1
 
 
+def test_openais_names_stand_for_the_voices_that_there_are():
+    from speechstream.serve.names import voice
+
+    ours = ("af_heart", "am_michael", "bf_emma", "bm_george")
+    assert [voice(n, ours) for n in ("alloy", "onyx", "fable")] == [
+        "af_heart",
+        "am_michael",
+        "bm_george",
+    ]
+    assert [voice("fable", ours[:n]) for n in (1, 2, 3)] == ["af_heart", "am_michael", "am_michael"]
+
+
 def test_server_sent_events_carry_the_same_bytes(served, client):
     with client.audio.speech.with_streaming_response.create(
         model="gpt-4o-mini-tts",

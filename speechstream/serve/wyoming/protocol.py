@@ -315,7 +315,7 @@ class Protocol:
             return _one_of(wanted, [v.name for v in voices], "voice")
         if not language:
             return None
-        for same in (str.lower, _base):  # the very one, or another kind of the language
+        for same in (_tag, _base):  # the very one, or another kind of the language
             for v in voices:
                 if same(v.languages[0]) == same(language):
                     return v.name
@@ -345,9 +345,14 @@ def blocks(hear: Hear) -> Iterator[np.ndarray]:
         yield kind.decode(hear.data[at : at + size])
 
 
+def _tag(language: str) -> str:
+    """A tag as it is compared: en_GB and en-gb are one."""
+    return language.replace("_", "-").lower()
+
+
 def _base(language: str) -> str:
     """The language of a tag, without its country."""
-    return language.replace("_", "-").split("-")[0].lower()
+    return _tag(language).split("-")[0]
 
 
 def _one_of(given: str | None, known: list[str], what: str) -> str | None:

@@ -70,8 +70,9 @@ class Blockwise:
         self.sample_rate, self.frame_size = config.sample_rate, config.frame_size
         self.subframes, self.blocks = config.subframes, config.blocks
         self.speakers = tuple(
-            VoiceInfo(s.name, config.language, s.description) for s in config.speakers
+            VoiceInfo(s.name, s.language or config.language, s.description) for s in config.speakers
         )
+        self._louder = tuple(s.energy_db for s in config.speakers)  # dB
         self.acoustic = Acoustic(model.path, self.subframes, threads, device)
         self.codec = CodecDecoder(model.file("codec.onnx"), threads, device)
         if (self.codec.sample_rate, self.codec.frame_size) != (self.sample_rate, self.frame_size):
@@ -146,10 +147,11 @@ class Blockwise:
         """What is spoken and how long: the plan of the symbols with a silence at both ends, and sub-frames of each that
         make whole codec frames together."""
         pitch = np.pad(utterance.pitch + controls.pitch, 1, mode="edge") / PITCH_UNIT
+        louder = self._louder[speaker_number(self.speakers, controls.voice)]
         encoding = replace(
             encoding,
             pitch=encoding.pitch + pitch,
-            energy=encoding.energy + controls.energy / ENERGY_UNIT,
+            energy=encoding.energy + (controls.energy + louder) / ENERGY_UNIT,
         )
         counts = sub_frames(
             encoding.log_durations, np.pad(utterance.speed * controls.speed, 1, mode="edge")

@@ -89,7 +89,7 @@ class CodecLmSpeech:
         self.sample_rate, self.frame_size = config.sample_rate, config.frame_size
         self.blocks, self.sampling = config.blocks, config.sampling
         self.speakers = tuple(
-            VoiceInfo(s.name, config.language, s.description) for s in config.speakers
+            VoiceInfo(s.name, s.language or config.language, s.description) for s in config.speakers
         )
         self.network = CodecLmNetwork(model, config, threads, device)
         self.codec = codec = CodecDecoder(model.file(CODEC), threads, device)
