@@ -45,8 +45,8 @@ HEARING_LIVE = (
 )
 OURS = "speechstream"  # whatever this server has
 SPEAKING = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
-# OpenAI's voices by the numbers of ours: a woman and a man, the second ones British, as OpenAI's fable and ballad are. A model
-# that has not so many speaks with its first ones.
+# OpenAI's voices by the numbers of ours: a woman, a man, and the British ones behind them, as OpenAI's fable and ballad are. A
+# model that has not so many speaks with its first ones.
 VOICES = {
     "alloy": 0,
     "ash": 1,
@@ -54,7 +54,7 @@ VOICES = {
     "cedar": 1,
     "coral": 0,
     "echo": 1,
-    "fable": 3,
+    "fable": 2,
     "marin": 0,
     "nova": 0,
     "onyx": 1,

@@ -201,7 +201,7 @@ def test_home_assistant_finds_models_languages_and_voices(models):
     asr, tts = info.asr[0], next(t for t in info.tts if t.installed)
     assert {x for m in asr.models if m.installed for x in m.languages} == {"en"}
     assert [v.name for v in tts.voices if v.installed] == list(models[1].voices)
-    assert {x for v in tts.voices for x in v.languages} == {"en-US"}
+    assert {x for v in tts.voices for x in v.languages} == {"en-US", "en-GB"}
     assert asr.supports_transcript_streaming and tts.supports_synthesize_streaming
     # else Home Assistant sends sound until it has a transcript, which comes with its audio-stop only
     assert asr.requires_external_vad
@@ -547,7 +547,7 @@ ABUSE = [
     (raw("synthesize", {"text": "x", "voice": "x"}), "'voice' of synthesize is 'x', expected dict"),
     (raw("synthesize", {"text": "x", "voice": {"name": 5}}), "'name' of voice is '5'"),
     (raw("synthesize", {"text": "x", "voice": {"name": "eve"}}), "no voice 'eve'; it has af_heart"),
-    (raw("synthesize", {"text": "x", "voice": {"language": "de"}}), "speak en-US, and not 'de'"),
+    (raw("synthesize", {"text": "x", "voice": {"language": "de"}}), "speak en-GB, en-US, and not 'de'"),
     (raw("synthesize", {"text": "x", "text_format": "html"}), "no text_format 'html'"),
     (raw("synthesize", {"text": "x" * 1001}), "may have 1000 characters"),
     (raw("synthesize-chunk", {"text": "x"}), "without a synthesize-start"),

@@ -20,7 +20,7 @@ SAID = {
     "Dr. Brown lives at 221 Baker St. in London.": "doctor brown lives at two hundred twenty one baker street in london",
     "Thank you very much, and see you tomorrow!": "thank you very much and see you tomorrow",
 }
-PITCH_HZ = {"af_heart": (160, 240), "am_michael": (85, 150)}
+PITCH_HZ = {"af_heart": (160, 240), "am_michael": (85, 150), "bf_emma": (150, 215)}
 
 
 @pytest.fixture(scope="module")
