@@ -44,10 +44,14 @@ def as_loud_as_the_user(voice):
 
 
 def assert_three_turns(users, story, last):
-    """Three, and none of them is the assistant's own voice; the story was cut and not taken up again."""
-    assert len(users) == 3 and "story" in users[1] and "thank you" in users[2].lower(), users
+    """Three, and none of them is the assistant's own voice; the story was cut and not taken up again.
+
+    The last one begins with "Thank you", under the assistant's voice: these words may be lost, and the answer is to what is left.
+    """
+    assert len(users) == 3 and "story" in users[1] and "enough for today" in users[2].lower(), users
     assert story.startswith("Once upon") and not story.endswith("to us."), story
-    assert last == "You are welcome."
+    thanked = "thank you" in users[2].lower()
+    assert last == ("You are welcome." if thanked else f"You said: {users[2]}")
 
 
 @pytest.mark.parametrize("delay_s, beside", [(0.06, False), (0.3, False), (0.06, True)])

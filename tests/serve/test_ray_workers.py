@@ -89,6 +89,7 @@ def test_a_worker_is_killed_and_a_node_is_lost_and_nothing_else(cluster, fixture
             await until(lambda: len(workers.pids()) == 2 and first not in workers.pids())
             cluster.remove_node(cluster.second, allow_graceful=False)
             await give(2 * third, len(x))
+            await until(lambda: workers.dispatch.counts.deaths >= 2)
             live.finish()
             file.finish()
             results = await asyncio.gather(*map(rest, (live, file, voice)))
