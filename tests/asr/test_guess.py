@@ -13,6 +13,7 @@ from speechstream.asr.guess import EACH, FOLLOWS, SEVERAL, WITHIN, Guesser, wort
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.whisper.ctc import read_pieces
 from speechstream.asr.whisper.vocabulary import Vocabulary
+from speechstream.events import Partial
 
 EMBEDDED = bundle.load(bundle.embedded("asr"))
 
@@ -107,5 +108,10 @@ def test_recordings_are_heard_as_without_guesses(fixtures_dir, beam):
             live = stream.push(x) + stream.finish()
         heard.append((whole.text, [(type(e), getattr(e, "text", None)) for e in live]))
         calls.append(sum(rows == 1 for rows in count))
-    assert heard[0] == heard[1] and len(heard[0][0].split()) > 10
+    assert heard[0][0] == heard[1][0] and len(heard[0][0].split()) > 10
+    # onnxruntime's sums over several rows differ in the last bits from those over one, with its version and the processor: a
+    # word that may still change may be another one where two are as good
+    settled = [[e for e in live if e[0] is not Partial] for _, live in heard]
+    assert settled[0] == settled[1] and len(heard[0][1]) == len(heard[1][1])
+    assert sum(a != b for a, b in zip(heard[0][1], heard[1][1])) <= len(heard[0][1]) // 10
     assert calls[0] < 0.8 * calls[1]

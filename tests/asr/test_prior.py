@@ -9,7 +9,15 @@ from speechstream.asr.incremental import Draft
 from speechstream.asr.prior import LONGEST, MOST, Judge, Prior
 from speechstream.asr.whisper.attention import AttentionDecoder
 from speechstream.runtime.requests import answer_together, drive
-from tests.lm.small import as_graph, checkpoint
+
+
+def graphs():
+    """What makes a small language model's graph: not without what trains and exports."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    import tests.lm.small
+
+    return tests.lm.small
 
 
 class Spelling:
@@ -66,7 +74,8 @@ def test_what_all_texts_begin_with_is_read_once():
 
 def test_a_language_model_agrees_with_its_own_single_tokens():
     """The graph's log-probabilities, read token by token, are those of the texts that share a beginning."""
-    model = as_graph(checkpoint())
+    small = graphs()
+    model = small.as_graph(small.checkpoint())
     texts = ["said he", "said she", "sat", "said"]
     expected = []
     for text in texts:
@@ -79,7 +88,8 @@ def test_a_language_model_agrees_with_its_own_single_tokens():
 
 
 def test_streams_that_ask_together_get_what_each_gets_alone():
-    prior = Prior(as_graph(checkpoint()), 0.3)
+    small = graphs()
+    prior = Prior(small.as_graph(small.checkpoint()), 0.3)
     asked = [("he said so", "he said sew"), ("no",), ("he said so", "he said sew"), ("a", "be")]
     requests = [Judge(prior, texts) for texts in asked]
     assert len({r.key for r in requests}) == 1 and requests[0].key != Judge(Prior(None), ()).key
