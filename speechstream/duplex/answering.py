@@ -19,7 +19,6 @@ from speechstream.duplex.events import (
     Label,
     Message,
     Read,
-    Rehearse,
     Say,
     SpeechFailed,
     SpeechReady,
@@ -29,8 +28,6 @@ from speechstream.duplex.history import finish, kept
 from speechstream.duplex.reply import Reply
 from speechstream.duplex.state import LISTENING, SPEAKING, THINKING, State, due
 from speechstream.duplex.turns import learn, tokens
-
-REHEARSED = 120  # characters from which on no more of an answer is spoken in advance
 
 
 def ask(
@@ -103,18 +100,6 @@ def speak(s: State, out: list[Action]) -> State:
         return s
     out.append(Say(r.label, r.text[r.said :], r.ended))
     return replace(s, reply=replace(r, said=len(r.text), closed=r.ended))
-
-
-def rehearse(s: State, out: list[Action]) -> State:
-    """Let the voice begin with an answer that may be spoken soon; a first clause or two are enough."""
-    r = s.reply
-    if r is None or r.label is not None or not tokens(r.text):
-        return s
-    text, last = r.text[r.rehearsed :], r.ended and not r.failed
-    if r.rehearsed >= REHEARSED or (not text and (r.rehearsed_all or not last)):
-        return s
-    out.append(Rehearse(r.id, text, last))
-    return replace(s, reply=replace(r, rehearsed=len(r.text), rehearsed_all=last))
 
 
 def thinking(s: State, c: ConversationConfig, out: list[Action]) -> State:

@@ -223,16 +223,6 @@ class Say:
 
 
 @dataclass(frozen=True)
-class Rehearse:
-    """The voice may make the sound of this text, which goes on with this reply, and must keep it: whether it is spoken, a `Say`
-    with the reply's whole text tells."""
-
-    reply: int
-    text: str
-    last: bool
-
-
-@dataclass(frozen=True)
 class Duck:
     """Lower the assistant's voice: somebody speaks."""
 
@@ -290,7 +280,6 @@ Action = (
     | Foresee
     | Forget
     | Say
-    | Rehearse
     | Duck
     | Unduck
     | Pause

@@ -1,26 +1,15 @@
-"""The voice of a conversation: text to sound, a little ahead of the loudspeaker, in the caller's time or beside it.
-
-An answer may be rehearsed before it is known whether it is spoken: its first sound is then made and held, and is there at
-once when it is. What is held of an answer that never is goes when another one comes.
-"""
+"""The voice of a conversation: text to sound, a little ahead of the loudspeaker, in the caller's time or beside it."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from speechstream.duplex.events import (
-    Label,
-    Rehearse,
-    Say,
-    SpeechFailed,
-    SpeechReady,
-    SpokenWord,
-)
+from speechstream.duplex.events import Label, Say, SpeechFailed, SpeechReady, SpokenWord
 from speechstream.duplex.output import Output
 from speechstream.errors import SpeechStreamError
 from speechstream.runtime.requests import drive
@@ -33,17 +22,12 @@ Made = SpeechReady | SpeechFailed
 
 @dataclass(eq=False)
 class Voice:
-    """The speech that is being made. label: None while it is rehearsed, and what is made is held."""
+    """The speech that is being made."""
 
-    label: Label | None
-    reply: int
+    label: Label
     state: SpeakingState
     text: deque[str]
     last: bool = False
-    rehearsed: str = ""  # the text so far, of a rehearsal
-    held: list[tuple[np.ndarray, tuple[SpokenWord, ...]]] = field(default_factory=list)
-    over: bool = False  # a rehearsal has come to the end of the speech
-    failed: str = ""  # or could not go on
 
 
 class Mouth:
@@ -66,47 +50,12 @@ class Mouth:
     def say(self, a: Say) -> None:
         """More text of this speech; one of a new label takes the place of the old one's."""
         with self._changed:
-            v, text = self._voice, a.text
-            if v is not None and v.label is None and v.reply == a.label.reply:
-                if text.startswith(v.rehearsed):
-                    text = text[len(v.rehearsed) :]
-                    self._speak(v, a.label)
-                else:
-                    v = None
-            if v is None or v.label != a.label:
-                v = Voice(a.label, a.label.reply, self._core.init_state(), deque())
-                self._voice = v
+            if self._voice is None or self._voice.label != a.label:
+                self._voice = Voice(a.label, self._core.init_state(), deque())
                 self._output.admit(a.label)
-            if text:
-                v.text.append(text)
-            v.last = a.last
+            self._voice.text.append(a.text)
+            self._voice.last = a.last
             self._changed.notify_all()
-
-    def rehearse(self, a: Rehearse) -> None:
-        """Make the first sound of this reply, and hold it until it is said."""
-        with self._changed:
-            v = self._voice
-            if v is None or v.label is not None or v.reply != a.reply:
-                v = self._voice = Voice(None, a.reply, self._core.init_state(), deque())
-            if a.text:
-                v.text.append(a.text)
-            v.rehearsed += a.text
-            v.last = a.last
-            self._changed.notify_all()
-
-    def _speak(self, v: Voice, label: Label) -> None:
-        """A rehearsed speech is spoken: what was held is played."""
-        v.label = label
-        self._output.admit(label)
-        for pcm, words in v.held:
-            self._put(v, pcm, words)
-        v.held = []
-        if v.failed:
-            self._news.append(SpeechFailed(label, v.failed, 0.0))
-        elif v.over:
-            self._news.append(SpeechReady(label, 0, (), 0.0, last=True))
-        if v.failed or v.over:
-            self._voice = None
 
     def stop(self) -> None:
         """Make no more of it."""
@@ -144,18 +93,15 @@ class Mouth:
             else:
                 yield SpeechReady(e.label, e.samples, e.words, now, e.last)
 
-    def _wanted(self, v: Voice) -> bool:
-        if v.label is None:
-            waiting = sum(len(pcm) for pcm, _ in v.held)
-        else:
-            waiting = self._output.waiting
-        return waiting < AHEAD_S * self._output.sample_rate
+    @property
+    def _wanted(self) -> bool:
+        return self._output.waiting < AHEAD_S * self._output.sample_rate
 
     @property
     def _due(self) -> bool:
         """Whether there is sound to be made."""
         v = self._voice
-        return v is not None and not (v.over or v.failed) and self._wanted(v) and self._can(v)
+        return v is not None and self._wanted and self._can(v)
 
     def _can(self, v: Voice) -> bool:
         """Whether this speech has something to go on with."""
@@ -177,9 +123,7 @@ class Mouth:
                 self._step(v)
             except Exception as error:  # whoever asks for what was made is told
                 self._failed = error
-                with self._changed:
-                    if self._voice is v:
-                        self._voice = None
+                self._over(v)
 
     def _step(self, v: Voice) -> None:
         """One step of this speech, which `_can`."""
@@ -192,7 +136,8 @@ class Mouth:
                 work = self._core.resume(v.state)
             events, v.state = drive(work)
         except (SpeechStreamError, ValueError) as error:
-            self._over(v, f"the voice failed: {error}")
+            self._over(v)
+            self._news.append(SpeechFailed(v.label, f"the voice failed: {error}", 0.0))
             return
         for event in events:
             pcm: np.ndarray = event.pcm  # type: ignore[union-attr]
@@ -202,26 +147,13 @@ class Mouth:
                 for w in event.words  # type: ignore[union-attr]
                 if w.span is not None
             )
-            with self._changed:  # meanwhile a rehearsal may become the speech
-                self._put(v, pcm, words)
+            if self._output.put(v.label, pcm):
+                self._news.append(SpeechReady(v.label, len(pcm), words, 0.0))
         if self._core.over(v.state):
             self._over(v)
+            self._news.append(SpeechReady(v.label, 0, (), 0.0, last=True))
 
-    def _put(self, v: Voice, pcm: np.ndarray, words: tuple[SpokenWord, ...]) -> None:
-        if v.label is None:
-            v.held.append((pcm, words))
-        elif self._output.put(v.label, pcm):
-            self._news.append(SpeechReady(v.label, len(pcm), words, 0.0))
-
-    def _over(self, v: Voice, failed: str = "") -> None:
-        """This speech has come to its end, or cannot go on."""
+    def _over(self, v: Voice) -> None:
         with self._changed:
-            if v.label is None:
-                v.over, v.failed = True, failed
-                return
             if self._voice is v:
                 self._voice = None
-            if failed:
-                self._news.append(SpeechFailed(v.label, failed, 0.0))
-            else:
-                self._news.append(SpeechReady(v.label, 0, (), 0.0, last=True))

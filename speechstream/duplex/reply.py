@@ -23,10 +23,6 @@ class Reply:
     ended: bool = False  # the agent has said all
     failed: str = ""  # why the agent could not
     label: Label | None = None
-    rehearsed: int = (
-        0  # characters of which the voice may have made sound before they may be spoken
-    )
-    rehearsed_all: bool = False  # and it knows that no more text comes
     asked: float = 0.0
     began: float | None = None
     said: int = 0  # characters given to the voice

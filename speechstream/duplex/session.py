@@ -51,7 +51,6 @@ from speechstream.duplex.events import (
     Pause,
     Played,
     Read,
-    Rehearse,
     Resume,
     Say,
     SpeechReady,
@@ -77,10 +76,6 @@ RECENT_S = 1.0  # of sound that is kept for that
 ATTENDED = (USER, PAUSE, DECIDING)  # phases in which the user's words are wanted
 # A stretch of speech is written out soon, for the turn's end is decided here.
 RULES = EndpointRules(silence_s=0.32)
-
-# Through a sound server, answers that were rehearsed let their own echo through as turns (13 and 17 turns for 10, none too many
-# without, one run), and the first sound came no sooner (p50 766 and 762 ms): off until it is known why.
-REHEARSING = False
 
 
 class Cleaned(Protocol):
@@ -344,8 +339,6 @@ class Session:
                 self._play(self._sounds.get(a.label.reply, []))
         elif isinstance(a, Say):
             self._mouth.say(a)
-        elif isinstance(a, Rehearse) and REHEARSING and self._spoken is None:
-            self._mouth.rehearse(a)
         elif isinstance(a, StopSpeaking):
             self.output.stop(a.label)
             self._mouth.stop()

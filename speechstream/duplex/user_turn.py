@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from speechstream.duplex.answering import ask, drop, rehearse
+from speechstream.duplex.answering import ask, drop
 from speechstream.duplex.config import ConversationConfig
 from speechstream.duplex.events import Action, Foresee, Forget, Label, StopSpeaking
 from speechstream.duplex.reply import Reply
@@ -60,7 +60,7 @@ def pause(s: State, c: ConversationConfig, out: list[Action]) -> State:
     elif not due(s, s.last_speech + turn_wait(s, c)):
         if r is None and tokens(text) and early:
             return prepare(s, c, out)
-        return rehearse(s, out)
+        return s
     return end(forget(s, out), c, out)
 
 

@@ -9,7 +9,7 @@ import soundfile
 
 from speechstream.asr.recognizer import Recognizer
 from speechstream.duplex.ears import Ears
-from speechstream.duplex.events import Foreseen, Label, Rehearse, Say, SpeechReady
+from speechstream.duplex.events import Foreseen, Label, Say, SpeechReady
 from speechstream.duplex.mouth import AHEAD_S, Mouth
 from speechstream.duplex.output import Output
 from speechstream.errors import SpeechStreamError
@@ -157,37 +157,6 @@ def test_both_make_the_same_sound_and_no_more_than_is_needed():
         assert made[-1].last and count == len(whole)
         np.testing.assert_array_equal(heard[:count], whole)
         mouth.close()
-
-
-@pytest.mark.parametrize("beside", [False, True])
-def test_what_was_rehearsed_is_there_at_once_and_sounds_the_same(beside):
-    synthesizer = Synthesizer.load()
-    text = "It is noon, my friend. And "
-    rest = "the sun shines."
-    whole = synthesizer.synthesize(text + rest).pcm
-    output = Output(synthesizer.sample_rate)
-    mouth = Mouth(synthesizer.core(), output, beside)
-
-    def made():
-        mouth.wait()
-        return list(mouth.made(1.0))
-
-    mouth.rehearse(Rehearse(6, "Of an answer that is never given. ", False))
-    assert made() == []
-    mouth.rehearse(Rehearse(7, "It is noon, ", False))
-    mouth.rehearse(Rehearse(7, "my friend. And ", False))
-    assert made() == [] and output.waiting == 0 and output.played() is None
-    mouth.say(Say(Label(1, 7, 0), text, False))
-    assert output.waiting > 0.2 * output.sample_rate  # nothing had to be made
-    mouth.say(Say(Label(1, 7, 0), rest, True))
-    parts, events = [], []
-    while not (events and events[-1].last):
-        events += made()
-        parts.append(output.pull(2400))
-    parts.append(output.pull(output.waiting))
-    mouth.close()
-    assert {e.label for e in events} == {Label(1, 7, 0)}
-    np.testing.assert_array_equal(np.concatenate(parts)[: len(whole)], whole)
 
 
 def test_speech_that_was_stopped_is_not_heard():

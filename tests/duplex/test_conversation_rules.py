@@ -21,7 +21,6 @@ from speechstream.duplex.events import (
     Heard,
     Pause,
     Played,
-    Rehearse,
     Resume,
     Say,
     SpeechFailed,
@@ -57,7 +56,6 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.asked = {}  # reply -> cancelled?
         self.text = {}  # label -> text given to the voice
-        self.rehearsed = {}  # reply -> text of it that the voice was given in advance
         self.sounded = {}  # label -> when there was its first sound
         self.withdrawn = (
             set()
@@ -88,13 +86,8 @@ class Machine(RuleBasedStateMachine):
             elif isinstance(a, Cancel):
                 assert a.reply in self.asked
                 self.asked[a.reply] = True
-            elif isinstance(a, Rehearse):
-                assert not self.asked[a.reply] and all(l.reply != a.reply for l in self.spoken())
-                self.rehearsed[a.reply] = self.rehearsed.get(a.reply, "") + a.text
             elif isinstance(a, Say):
                 assert a.label not in self.stopped and a.label not in self.last
-                if a.label not in self.text:
-                    assert a.text.startswith(self.rehearsed.pop(a.label.reply, ""))
                 assert self.live is None or self.live == a.label or self.over(self.live)
                 self.live = a.label
                 self.text[a.label] = self.text.get(a.label, "") + a.text
