@@ -43,11 +43,13 @@ class Hearing:
         self.ears: Stretch | None = None
         self.fed: list[tuple[Stream, np.ndarray]] = []
         self._clips: set[Stream] = set()
+        self._ahead: Stream | None = None  # a twin of the ears, which foresees the end of the turn
         self._appended_s = self._heard_s = 0.0  # seconds of the connection's sound
         self._whole: Event | VoiceActivity | None = None  # what was heard last, unabridged
 
     def close(self) -> None:
-        """Give back the streams of recordings; those of the ears close with their tasks."""
+        """Give back the streams of recordings and the twin; those of the ears close with their tasks."""
+        self.give_up()
         for stream in self._clips:
             stream.close()
 
@@ -272,17 +274,29 @@ class Hearing:
 
     def foresee(self, number: int) -> None:
         """Let a twin of the stream tell what would be written if nothing more were said."""
+        self.give_up()
         s = self.ears
         if s is not None and not s.stream.over and not s.stream.finished:
             with suppress(Refused):
-                self.connection.spawn(self._twin(s, s.stream.fork(), number))
+                self._ahead = s.stream.fork()
+                self.connection.spawn(self._twin(s, self._ahead, number))
+
+    def give_up(self) -> None:
+        """Nobody waits for what was to be foreseen: its twin gives its place back."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     async def _twin(self, s: Stretch, twin: Stream, number: int) -> None:
         twin.finish()
         try:
             found = [e async for e in twin]
         finally:
+            given_up = twin is not self._ahead
             twin.close()
+        if given_up:
+            return
+        self._ahead = None
         if any(isinstance(e, Failed) for e in found):
             return  # no slot is free: the conversation waits for the recogniser instead
         said = [e for e in found if isinstance(e, Final)]

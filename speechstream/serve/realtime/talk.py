@@ -158,6 +158,8 @@ class Talk(Connection):
             self.spoken.follow(before, after, self.silencing)
         if any(isinstance(a, Forget) for a in actions):
             self.hearing.forget(before, event)
+        if before.foreseeing and not after.foreseeing:
+            self.hearing.give_up()
         s = self.hearing.ears
         if s is not None and s.automatic:
             await self.hearing.follow(s, before, after, event)
