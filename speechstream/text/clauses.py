@@ -284,7 +284,7 @@ class _Scan:
 
     def _markup(self, at: int) -> tuple[int, str]:
         """Past the markup at `at` (or `at` itself if it is text), and the kind of clause end it makes, if any."""
-        found = ssml.match(self.text, at, self.final)
+        found = ssml.match(self.text, at, self.final, self.start)
         if found is None:
             raise _Wait
         tag, end = found
@@ -343,16 +343,20 @@ class _Scan:
                 return not self._look(self._next(end))
             if lower == "no" and self._answers(token, begin):
                 return True
-            if (
-                lower not in self.rules.before_number
-                and lower not in self.rules.may_end
-                and lower not in self.rules.before_small
-                and not (
-                    lower in self.rules.after_number and self._word_before(begin)[-1:].isdigit()
-                )
-                and not state
-                and not initials
-            ):
+            known = (
+                lower in self.rules.before_number
+                or lower in self.rules.may_end
+                or lower in self.rules.before_small
+                or lower in self.rules.after_number
+                and self._word_before(begin)[-1:].isdigit()
+                or state
+                or bool(initials)
+            )
+            if lower in self.rules.phrased and token[0].isupper():
+                word = self._next(end)
+                if self._phrase_goes_on(lower, word):
+                    return False
+            if not known:
                 return True  # an ordinary word: no need to see what follows
         word = self._next(end)
         if "\n\n" in self.text[end:word] or not self._look(word):
@@ -398,6 +402,14 @@ class _Scan:
             return False  # A. A. Milne
         begins = following.lower().partition("'")[0] in self.rules.starters
         return following[:1].isupper() and begins
+
+    def _phrase_goes_on(self, lower: str, word: int) -> bool:
+        """Whether a number, or another of a phrase's abbreviations, begins at `word`: F. Supp. 2d."""
+        if self._look(word).isdigit():
+            return lower in self.rules.counted
+        name = self._word(word)
+        following = self._look(word + len(name))
+        return name.lower() in self.rules.phrased and following in (".", "'", "\u2019")
 
     def _is_letter(self, at: int) -> bool:
         """Whether a single letter of a formula stands before `at`."""

@@ -36,6 +36,8 @@ class Rules:
     before_code: frozenset[str] = frozenset()  # go on before three capitals ("dep. LAX")
     only_capital: frozenset[str] = frozenset()  # abbreviations only with a capital ("Cat. 4")
     factorials: frozenset[str] = frozenset()  # letters behind which "!" may be a factorial
+    phrased: frozenset[str] = frozenset()  # go on before another of them ("Fed. R. Civ.")
+    counted: frozenset[str] = frozenset()  # and of these, before a number ("Supp. 2d")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ WRAPPERS = frozenset(
 )
 ATOMS = frozenset(("say-as", "sub", "phoneme"))
 NAMES = WRAPPERS | ATOMS | {"break", "emphasis", "prosody"}
+MENTIONED = frozenset(  # elements that a text about pages names; they are not markup where they stand as words do
+    "a div span code pre h1 h2 h3 h4 ul ol li tr td table blockquote body strong em p".split()
+)
+OPENED = ("<", " ", "\n", "(", '"', "`", "\u201c")
+CLOSED = " \n.,;:!?)\"`\u201d"
 TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9:-]*)((?:\s[^<>]*?)?)(/?)>")
 IGNORED = re.compile(r"<!--.*?-->|<\?.*?\?>|<![A-Za-z\[][^<>]*>", re.S)
 ATTRIBUTE = re.compile(r"""([A-Za-z][\w:-]*)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
@@ -96,8 +101,8 @@ class Open:
     style: Style
 
 
-def match(text: str, at: int, final: bool) -> tuple[Tag | None, int] | None:
-    """Read the markup that begins at `text[at]` ('<' or '[').
+def match(text: str, at: int, final: bool, start: int = 0) -> tuple[Tag | None, int] | None:
+    """Read the markup that begins at `text[at]` ('<' or '['), in a clause that begins at `start`.
 
     Returns (tag, end), or (None, at) where it is plain text, or None where more characters are needed to tell.
     """
@@ -117,6 +122,13 @@ def match(text: str, at: int, final: bool) -> tuple[Tag | None, int] | None:
         name = name.lower()
         if name not in NAMES:
             return None, at
+        before = text[at - 1] if at > start else "</"[bool(slash)]
+        if name in MENTIONED and not attributes and before in OPENED:
+            following = text[at + found.end() : at + found.end() + 1]
+            if not following and not final:
+                return None
+            if not following or following in CLOSED:
+                return None, at  # wrap it in a <div> and see
         return Tag(
             name, read_attributes(attributes), bool(slash), bool(empty) or name == "break"
         ), at + found.end()

@@ -323,9 +323,27 @@ TURNED = re.compile(
 )
 
 
+INTRODUCED = re.compile(r"(?:\b(?:an?|the|this|each|one|my|our|your)|,) $", re.I)
+CHAINED = re.compile(
+    rf"\b(?:an?|the|this|each|one|my|our|your) {NUM}[ -]?(?:{EXPRESSION})(?:, (?:and |or )?|/| and | or | x )$", re.I
+)
+CHAIN = re.compile(rf"(?:, (?:and |or )?|/| and | or | x )(?:{NUM})[ -]?(?:{EXPRESSION})(?![^\W_]) ([a-z]{{3,}})")
+
+
+def _qualified(noun: str) -> bool:
+    """Whether the word behind measures is a thing that has them: a 12 V, 7 Ah battery."""
+    return noun not in homographs.FUNCTION and not noun.endswith(("ed", "ly"))
+
+
 def _attached(m: re.Match, found: str) -> bool:
     """Whether a noun follows that the measure belongs to: a (15 oz.) can, a 30\u00b0 angle, a 55 in. TV."""
     rest = m.string[m.end() :]
+    before = m.string[max(m.start() - 5, 0) : m.start()]
+    if INTRODUCED.search(before) and (chain := CHAIN.match(rest)) and _qualified(chain[1]):
+        return True
+    noun = following(m)
+    if noun and CHAINED.search(m.string[max(m.start() - 24, 0) : m.start()]) and noun.islower():
+        return _qualified(noun) and not noun.endswith("s")
     if m.string[max(m.start() - 1, 0)] == "(" and CONTAINER.match(rest):
         return True
     if CARRIED.match(rest):
@@ -402,7 +420,7 @@ def _factor(text: str, single: bool) -> list[str]:
 def unit_words(symbol: str, single: bool) -> list[str]:
     """'km' -> kilometers; 'mph' -> miles per hour: the first noun takes the plural."""
     words = (t.UNITS.get(symbol) or t.PER[symbol]).split()
-    if single or words[0].isupper() or words[-1] == "mercury" and words[0].endswith("s"):
+    if single or all(w.isupper() for w in words) or words[-1] == "mercury" and words[0].endswith("s"):
         return words
     stops = ("per", "of", "celsius", "fahrenheit")
     at = next((i - 1 for i, w in enumerate(words) if w in stops), len(words) - 1)

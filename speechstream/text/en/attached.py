@@ -9,7 +9,8 @@ from speechstream.text.en.amounts import expression
 from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
-SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
+SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
+COMPLAINT = re.compile(r"\b(?:[Pp]t\.?|[Pp]atient|he|she|[MF]|male|female|man|woman|y\.?o\.?) $")
 DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
 TERM = re.compile("[a-z]{2,3}")
 EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
@@ -216,7 +217,9 @@ class Attached:
         text = self.text
         after = text[end : end + 1]
         if after == "/" and (m := SLASHED.match(text, at)):
-            self._say(t.WITHOUT_STOP[m[0].lower()], at, m.end())
+            said = t.WITHOUT_STOP[m[0].lower()]
+            complaint = m[0] == "c/o" and self.out and COMPLAINT.search(text, 0, at)
+            self._say("complains of" if complaint else said, at, m.end())
             return m.end()
         if after == "/" and (m := DERIVATIVE.match(text, at)):
             self._say(["D", m[1].upper(), "D", m[2].upper()], at, m.end())

@@ -15,6 +15,7 @@ FORMULA = re.compile(
 )
 FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[-+\u207a\u207b\u00b2\u00b3]")
 ISOTOPE = re.compile(r"-(?:\d{1,3}(?![\w-])|ion\b)")
+CHARGE = re.compile(r"(?:(?:[\u00b2\u00b3]|(?<=[A-Za-z])\d)?[+\u207a\u207b-])+$")
 LOWERED = str.maketrans(
     "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u00b2\u00b3", "012345678923"
 )
@@ -29,7 +30,7 @@ class Formulas:
         m = FORMULA.match(text, at)
         if not m or at and (text[at - 1].isalnum() or text[at - 1] in "'\u2019"):
             return 0
-        body = m[0].rstrip("-+\u207a\u207b")
+        body = CHARGE.sub("", m[0])
         symbols = re.findall(ELEMENT, body)
         named = {w.text.lower() for w in self.out[-3:]} & q.CODED
         if named or "".join(symbols) in t.SAID:
@@ -48,7 +49,8 @@ class Formulas:
     def _marked_element(self, m: re.Match, body: str) -> bool:
         """Whether one element stands with a charge or a mass: Na+, Sr-90, Li-ion."""
         charged = m[0] != body or ISOTOPE.match(self.text, m.end())
-        return bool(charged) and len(body) == 2 and body not in ELEMENT_WORDS
+        raised = m[0] != body and m[0][-1] in "\u207a\u207b"
+        return bool(charged) and (raised or len(body) == 2 and body not in ELEMENT_WORDS)
 
     def _compounded(self, body: str, symbols: list[str]) -> bool:
         """Whether symbols with counts, or several of which some have two letters, are a compound."""

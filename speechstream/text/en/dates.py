@@ -88,6 +88,8 @@ def short_date(m, context):
     """due 4/15: month and day, where a word says that it is a date."""
     first, second = int(m[1]), int(m[2])
     month, day = (second, first) if context.options.date_order == "dmy" else (first, second)
+    if m.string[m.end() : m.end() + 1] in ('"', "\u2033"):
+        return None  # by 3/4"
     named = context.before in t.WEEKDAYS or context.words[-2:-1] and context.words[-2] in t.WEEKDAYS
     likely = (
         (context.before in DATED or context.words[-2:] == ("week", "of"))

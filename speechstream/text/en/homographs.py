@@ -399,6 +399,8 @@ def _close(words, i, written):
 
 def _use(words, i, written):
     before = _before(words, i)
+    if _after(words, i) in ("case", "cases") and before not in MODALS | {"to"}:
+        return "NOUN"
     if before in (
         "make",
         "makes",
@@ -431,12 +433,21 @@ def _used(words, i, written):
 
 
 def _minute(words, i, written):
-    if _after(words, i) in SMALL or (
-        _before(words, i) in DEGREE | {"is", "are", "was", "were", "but"}
-        and _after(words, i) in MARKS | {""}
+    before, after = _before(words, i), _after(words, i)
+    if after in SMALL or (
+        before in DEGREE | {"is", "are", "was", "were", "but", "seem", "seems", "be"}
+        and (after in MARKS | {"", "and", "but", "compared", "yet"} or after in PREPOSITIONS)
+        and before != "as"
     ):
         return "ADJ"
     return "DEFAULT"
+
+
+def _number(words, i, written):
+    """More numb."""
+    before, after = _before(words, i), _after(words, i)
+    felt = _set("grew grow grows growing felt feel feels feeling went gone even got getting become becomes became becoming")
+    return "ADJ" if before in felt or after == "than" or after == "and" and _after(words, i, 2) == "number" else None
 
 
 def _bass(words, i, written):
@@ -521,9 +532,11 @@ def _refuse(words, i, written):
     rubbish = _set(
         "bin bins collection collectors collector dump disposal truck heap tip site bag bags"
     )
-    if _after(words, i) in rubbish or _before(words, i) in ("household", "garden", "domestic"):
+    before = _before(words, i)
+    if _after(words, i) in rubbish or before in ("household", "garden", "domestic", "kitchen"):
         return "NOUN"
-    return None
+    handled = before.startswith(("collect", "dump", "haul", "burn", "remov", "rott", "discard", "pick", "bag", "recycl"))
+    return "NOUN" if handled else None
 
 
 def _subject(words, i, written):
@@ -609,6 +622,7 @@ def _reading(words, i, written):
 
 
 SPECIAL = {
+    "number": _number,
     "produce": _produce,
     "does": _does,
     "aged": _aged,
@@ -654,6 +668,7 @@ EXTRA: dict[str, str | dict[str, str]] = {
     },
     "resume": {"DEFAULT": "ɹəzˈum", "NOUN": "ɹˈɛzəmˌA"},
     "resumes": {"DEFAULT": "ɹəzˈumz", "NOUN": "ɹˈɛzəmˌAz"},
+    "number": {"DEFAULT": "nˈʌmbəɹ", "ADJ": "nˈʌməɹ"},
     "re": "ɹˌi",
     "does": {"DEFAULT": "dˈʌz", "NOUN": "dˈOz"},
     "aged": {"DEFAULT": "ˈAʤd", "ADJ": "ˈAʤɪd"},

@@ -86,6 +86,14 @@ ISOTOPE_BEFORE = re.compile(r"(?<![A-Za-z])[A-Z][a-z]?-$")
 ISOMER = re.compile(r"(\d{2,3})m(?![^\W_])")  # Tc-99m
 PROMOTED = re.compile(r"([A-Z]{3,})(\d+)")  # FALL20
 CODE_CHAIN = re.compile(r"[A-Za-z0-9]+(?:-[A-Z0-9]{2,})*(?!\w)|[A-Za-z0-9]+")
+LABELS = re.compile(r"([A-Z]{1,3})(\d{1,3})([-\u2010-\u2013])([A-Z]{1,3})(\d{1,3})(?![\w-])")
+OBJECT = re.compile(r"(?<!\w)10\.\d{4,9}/[^\s<>\"]+")  # the number of a digital object
+COURSE = re.compile(
+    r"x\s?(\d{1,3})\s?(d|days?|w|wks?|weeks?|h|hrs?|hours?|mo|months?|yrs?|years?|mins?|minutes?)(?![\w-])"
+)
+INDEX = re.compile(r"-\d{1,2}(?=\s?[\])}+*/,=<>]|\s|[.;:!?]|$)")
+VARIABLE = re.compile(r"(?:^|[\s\[({=+*,])(?:[ijmntxy]|(?<=[\[(])[a-z])$")
+FISCAL = re.compile(r"FY\s?((?:19|20)\d\d)[/\u2013-](\d\d)(?!\w)")
 CODE_POINT = re.compile(r"U\+[0-9A-F]{4,6}(?!\w)")
 SEVERAL = re.compile(r"(\d{2,4})s(?![^\W_])")  # F-150s
 LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
@@ -93,6 +101,7 @@ MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
     "v no p pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
 )
+COURSE_OF = {"d": "day", "w": "week", "h": "hour", "m": "minute", "y": "year"}
 SHOUTED = 3  # letters that a word in capitals must have to be taken for shouting
 LINE = 44  # characters: a shorter line was not wrapped by an editor
 
@@ -225,6 +234,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if c in "-\u2212" and MINUS_TERM.match(text, at) and MINUS_AFTER.search(text, 0, at):
             self._say("minus", at, at + 1)
             return at + 1
+        if c == "-" and joined and INDEX.match(text, at) and VARIABLE.search(text, max(0, at - 2), at):
+            self._say("minus", at, at + 1)
+            return at + 1
         if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
             self._say(["dash"] * len(m[0]), at, m.end())
             return m.end()
@@ -244,6 +256,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             elif m and m[0] != "\u207b":
                 self._say(numerals.exponent(m[0].translate(t.SUPERSCRIPTS)[:6]), at, m.end())
             return m.end() if m else at + 1
+        if c == "x" and not joined and (m := COURSE.match(text, at)):
+            self._say(["for", *numbers.cardinal(m[1]), COURSE_OF[m[2][0]] + "s" * (m[1] != "1")], at, m.end())
+            return m.end()
         if c == "x" and (
             self._between_measures(at) or SIZES.match(text, at) and self.number_end == at - 1
         ):
@@ -289,6 +304,16 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if text[at] == "U" and (m := CODE_POINT.match(text, at)):
             self._say("U plus", at, at + 2)
             return self._characters(at + 2, m.end())
+        if m := LABELS.match(text, at):
+            if (m[1] == m[4] and int(m[2]) < int(m[5])) or m[3] == "\u2013" and m[1] < m[4]:
+                self._compound(at, m.end(2))
+                self._say("to", m.start(3), m.end(3))
+                return self._compound(m.start(4), m.end())
+        if text[at] == "F" and (m := FISCAL.match(text, at)):
+            self._say(["F", "Y", *numbers.year(int(m[1])), *numbers.grouped(m[2])], at, m.end())
+            return m.end()
+        if text[at] == "1" and (m := OBJECT.match(text, at)):
+            return self._address(m[0].rstrip(".,;:!?)]'\u2019\u2026"), at)
         if m := HEX.match(text, at):
             return self._characters(at, m.end())
         if m := DECIMAL_NAME.match(text, at):
@@ -299,7 +324,17 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         """#MachineLearning, @someone, #ff0000."""
         colour = self.text[at] == "#" and HEX_COLOUR.match(self.text, at)
         self._say("hash" if colour else "hashtag" if self.text[at] == "#" else "at", at, at + 1)
-        return self._characters(at + 1, m.end()) if colour else self._compound(at + 1, m.end())
+        if colour:
+            return self._characters(at + 1, m.end())
+        return self._owned(self._compound(at + 1, m.end()))
+
+    def _owned(self, end: int) -> int:
+        """Past the 's behind a word that ends at `end`, which it is joined to: the G7's, 2023's, @bbc's."""
+        last = self.out[-1]
+        if not POSSESSIVE.match(self.text, end) or last.kind == "punct":
+            return end
+        self.out[-1] = Word(last.text + "'s", last.start, end + 2, last.kind)
+        return end + 2
 
     def _operator(self, m: re.Match) -> int:
         """!=, >=, -> and the like; 0 where they are dashes, arrows of a quotation or marks."""
@@ -387,12 +422,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
                     i + 1,
                 )
             return end
-        self._compound(at, end)
-        if POSSESSIVE.match(self.text, end) and self.out[-1].kind == "word":
-            last = self.out[-1]
-            self.out[-1] = Word(last.text + "'s", last.start, end + 2)  # the G7's
-            return end + 2
-        return end
+        return self._owned(self._compound(at, end))
 
     def _characters(self, at: int, end: int) -> int:
         """Each letter and digit by itself."""
@@ -446,10 +476,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         self.number_end = -1 if model else end
         for words, start, stop in pieces:
             self._say(words, start, stop)
-        if POSSESSIVE.match(self.text, end) and self.out[-1].kind == "word":
-            last = self.out[-1]
-            self.out[-1] = Word(last.text + "'s", last.start, end + 2)  # 2023's
-            return end + 2
+        if (owned := self._owned(end)) > end:
+            return owned
         if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):
             self.out.append(Word(".", end - 1, end, "punct"))  # "at 5 p.m." at the end
         return end

@@ -125,6 +125,9 @@ def plural(word: str) -> str:
         "ringgit": "ringgit",
         "rupiah": "rupiah",
         "sen": "sen",
+        "leu": "lei",
+        "lev": "leva",
+        "ban": "bani",
     }
     if word.endswith(("hertz", "molar")):
         return word

@@ -221,7 +221,7 @@ DAY_AFTER = re.compile(r"(?:by|only|until|from|at)\b|/|\d")
 BEFORE_DAY = frozenset("except on every last next this open closed".split())
 ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
 AMOUNTS = frozenset(
-    "dollars pounds euros yen million billion percent units barrels tons people".split()
+    "dollars cents pounds pence euros yen million billion percent units barrels tons people".split()
 )
 VERY = re.compile(
     r"(?:high|low|good|bad|hot|cold|warm|small|large|big|important|rare|strong|nice|long|short|much|few|easy|hard|useful|tired|"
@@ -286,7 +286,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "point"
     if lower in ("p", "pp", "ch") and ROMAN_PAGES.match(rest):
         return {"p": "page", "pp": "pages", "ch": "chapter"}[lower]
-    if lower == "est" and before in AMOUNTS:
+    if lower == "est" and (before in AMOUNTS or before in NUMBER_WORDS):
         return "estimated"
     if lower == "v" and token == "v" and VERY.match(rest):
         return "very"
@@ -294,7 +294,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         lower == "pt"
         and before not in NUMBER_WORDS
         and re.match(
-            r"(?:is|was|has|had|will|states?|reports?|denies|complains|presents?|seen|advised)\b",
+            r"(?:is|was|has|had|will|states?|reports?|denies|complains|c/o|presents?|seen|advised)\b",
             rest,
         )
     ):

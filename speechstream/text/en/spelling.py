@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, homographs, numbers, short_forms, tables as t
+from speechstream.text.en import (
+    cues as q,
+    homographs,
+    numbers,
+    phrases,
+    short_forms,
+    tables as t,
+)
 from speechstream.text.en.abbreviations import Abbreviations
 from speechstream.text.en.attached import Attached
 from speechstream.text.en.places import GOES_ON, Places
@@ -139,6 +146,9 @@ class Spelling(Abbreviations, Attached, Places):
 
     def _letters(self, at: int) -> int:
         text = self.text
+        if phrase := phrases.match(text, at):
+            self._say(phrase[0], at, phrase[1])
+            return self._final_stop(phrase[1])
         m = DOTTED.match(text, at)
         if m and (at == 0 or not text[at - 1].isalnum()) and (done := self._dotted(m, at)):
             return done

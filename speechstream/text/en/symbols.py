@@ -27,6 +27,11 @@ MARKS = {
     "\u00bf": "",
     "\u00a1": "",
 }
+PRICED = frozenset(
+    w for unit, cent in t.CURRENCIES.values() for name in (unit, cent) if name for w in (name.split()[-1], numbers.plural(name.split()[-1]))
+)
+EACH = re.compile(r"(?!(?:or|and|to|minus|plus)\b)[a-z]{3,}(?![\w/])")
+ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
 GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
 DIGITS = re.compile(r"\d+(?![\w.])")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
@@ -182,6 +187,14 @@ class Symbols:
                 return at + 1
             self.out.append(Word(mark, at, at + 1, "punct"))
             return at + 1
+        if c == "<" and (m := ELEMENT.match(text, at)):
+            if m[1]:
+                self._say("slash", at, at + 2)
+            if len(m[2]) < 3 and m[2].isalpha():
+                self._say(list(m[2].upper()), *m.span(2))
+            else:
+                self._compound(*m.span(2))
+            return m.end()
         if c in "<>" and self._compares(at, c, spaced):
             self._say("less than" if c == "<" else "greater than", at, at + 1)
         elif c == "/":
@@ -203,6 +216,9 @@ class Symbols:
             if per := self._per(at):
                 self._say(["per", *t.PER[per].split()], at, at + 1 + len(per))
                 return at + 1 + len(per)
+            if self._before() in PRICED and (m := EACH.match(text, at + 1)):
+                self._say("per", at, at + 1)
+                return at + 1
             digits = at and text[at - 1].isdigit() and after.isdigit() or after == "\u2202"
             both = (
                 re.search(r"(?:^|\s)(?:and|he|his)$", text[max(0, at - 5) : at].lower())
