@@ -324,7 +324,7 @@ class _Scan:
             begin > self.start
             and at - begin < 24
             and not self.text[begin - 1].isspace()
-            and self.text[begin - 1] not in OPENERS + "-/>"
+            and self.text[begin - 1] not in OPENERS + "-/>*_"
         ):
             begin -= 1
         token = self.text[begin:at]
@@ -380,7 +380,7 @@ class _Scan:
             goes_on = self.rules.after_time | self.rules.never_end
             alone = len(following) == 1 or not following.isupper()
             return first.isupper() and alone and following.lower() not in goes_on
-        secretary = token == "Sec" and first.isupper()
+        secretary = token in ("Sec", "Pt") and first.isupper()
         initial = len(token) == 1 and first.isupper()
         if lower in self.rules.before_number and not (initial or secretary):
             opened = first == "(" and self._look(word + 1).isdigit()  # Eq. (4)

@@ -39,7 +39,7 @@ MENTIONED = frozenset(  # elements that a text about pages names; they are not m
     "a div span code pre h1 h2 h3 h4 ul ol li tr td table blockquote body strong em p".split()
 )
 OPENED = ("<", " ", "\n", "(", '"', "`", "\u201c")
-CLOSED = " \n.,;:!?)\"`\u201d"
+CLOSED = ' \n.,;:!?)"`\u201d'
 TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9:-]*)((?:\s[^<>]*?)?)(/?)>")
 IGNORED = re.compile(r"<!--.*?-->|<\?.*?\?>|<![A-Za-z\[][^<>]*>", re.S)
 ATTRIBUTE = re.compile(r"""([A-Za-z][\w:-]*)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")

@@ -11,6 +11,9 @@ SURE_STATES = frozenset(
     "neb ala ariz calif colo conn fla kan mass mich minn mont nebr nev okla ont penn que tenn tex wis wyo".split()
 )
 DAYS_AFTER = re.compile(r"(?:and|or|to|thru|through|&) [A-Z]")
+COUNTY = re.compile(
+    r"\b(?:in|across|of|throughout|from) (?:(?:St\\.|San|Los|El|La) )?[A-Z][a-z]+ $"
+)
 SENIOR = re.compile(
     r"(?:V[Pi]|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
 )
@@ -165,6 +168,10 @@ class Abbreviations:
             and lower not in ("min", "max", "al", "ext", "est")
         ):
             return 0
+        elif token == "Pt" and re.match(r"[A-Z][a-z]", rest) and self.number_end < at - 1:
+            said = "point"
+        elif token == "Co" and COUNTY.search(text, 0, at):
+            said = "county"
         elif lower == "co" and text[at].isupper() and not self.out:
             return 0
         elif lower == "sun" and re.match(r", [A-Z]", rest):

@@ -325,9 +325,12 @@ TURNED = re.compile(
 
 INTRODUCED = re.compile(r"(?:\b(?:an?|the|this|each|one|my|our|your)|,) $", re.I)
 CHAINED = re.compile(
-    rf"\b(?:an?|the|this|each|one|my|our|your) {NUM}[ -]?(?:{EXPRESSION})(?:, (?:and |or )?|/| and | or | x )$", re.I
+    rf"\b(?:an?|the|this|each|one|my|our|your) {NUM}[ -]?(?:{EXPRESSION})(?:, (?:and |or )?|/| and | or | x )$",
+    re.I,
 )
-CHAIN = re.compile(rf"(?:, (?:and |or )?|/| and | or | x )(?:{NUM})[ -]?(?:{EXPRESSION})(?![^\W_]) ([a-z]{{3,}})")
+CHAIN = re.compile(
+    rf"(?:, (?:and |or )?|/| and | or | x )(?:{NUM})[ -]?(?:{EXPRESSION})(?![^\W_]) ([a-z]{{3,}})"
+)
 
 
 def _qualified(noun: str) -> bool:
@@ -343,7 +346,7 @@ def _attached(m: re.Match, found: str) -> bool:
         return True
     noun = following(m)
     if noun and CHAINED.search(m.string[max(m.start() - 24, 0) : m.start()]) and noun.islower():
-        return _qualified(noun) and not noun.endswith("s")
+        return _qualified(noun)
     if m.string[max(m.start() - 1, 0)] == "(" and CONTAINER.match(rest):
         return True
     if CARRIED.match(rest):
@@ -420,7 +423,12 @@ def _factor(text: str, single: bool) -> list[str]:
 def unit_words(symbol: str, single: bool) -> list[str]:
     """'km' -> kilometers; 'mph' -> miles per hour: the first noun takes the plural."""
     words = (t.UNITS.get(symbol) or t.PER[symbol]).split()
-    if single or all(w.isupper() for w in words) or words[-1] == "mercury" and words[0].endswith("s"):
+    if (
+        single
+        or all(w.isupper() for w in words)
+        or words[-1] == "mercury"
+        and words[0].endswith("s")
+    ):
         return words
     stops = ("per", "of", "celsius", "fahrenheit")
     at = next((i - 1 for i, w in enumerate(words) if w in stops), len(words) - 1)

@@ -9,7 +9,19 @@ from speechstream.text.en.amounts import expression
 from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
-SLASHED = re.compile(r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])", re.I)
+SLASHED = re.compile(
+    r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])",
+    re.I,
+)
+FUNCTIONS = {
+    "O": "O",
+    "sqrt": "the square root",
+    "max": "the maximum",
+    "min": "the minimum",
+    "abs": "the absolute value",
+    "Var": "variance",
+}
+APPLIED = re.compile(r"\((?!\))(?=[^()]*(?:\([^()]*\)[^()]*)*\))")
 COMPLAINT = re.compile(r"\b(?:[Pp]t\.?|[Pp]atient|he|she|[MF]|male|female|man|woman|y\.?o\.?) $")
 DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
 TERM = re.compile("[a-z]{2,3}")
@@ -41,7 +53,11 @@ UNITS_BEFORE = {
     "Ht": "height",
 }
 SYMBOLS_BEHIND = frozenset("ms ns us kb mb id db".split())
-ALONE = SYMBOLS_BEHIND | frozenset(UNITS_BEFORE) | frozenset("Plz ATTN yr mi Ti L R AA AAA".split())
+ALONE = (
+    SYMBOLS_BEHIND
+    | frozenset(UNITS_BEFORE)
+    | frozenset("Plz ATTN yr mi Ti L R AA AAA Na Mg Ca Cl Cr Fe Cu Zn Hb".split())
+)
 NOTE = re.compile(r"\. ?\d+(?!\w)")
 CURRENCY_PAIR = re.compile(r"[A-Z]{3}/([A-Z]{3})(?![\w/])")
 CHARTED = {
@@ -205,6 +221,8 @@ class Attached:
             said = "T I"
         elif word in ("L", "R") and before in TURNS:
             said = "left" if word == "L" else "right"
+        elif numbered and word in ("Na", "Mg", "Ca", "Cl", "Cr", "Fe", "Cu", "Zn", "Hb"):
+            said = " ".join(word.upper())
         elif word in ("AA", "AAA") and CELL.match(text, end):
             said = "double A" if word == "AA" else "triple A"
         if not said:
@@ -270,6 +288,10 @@ class Attached:
         if raised and len(word) <= 3 and not self.known(word.lower() + "s"):
             self._say(" ".join(word.upper()), at, end)
             return end
+        if word in FUNCTIONS and after == "(" and (m := APPLIED.match(text, end)):
+            self._say(FUNCTIONS[word], at, end)
+            self._say("of", end, end + 1)
+            return end + 1
         if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
             said = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])
             if m[1].isalpha() or word in "fghPyuv":

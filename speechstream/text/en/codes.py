@@ -121,7 +121,7 @@ def _nouns(context: Context) -> frozenset[str]:
     """The word that says what a number is of, past `is`, `number`, a colon and the like."""
     for word in reversed(context.words):
         if word not in LINKS and (len(word) > 1 or word in "ai" or not word.isalpha()):
-            return frozenset((word,))
+            return frozenset((word.removesuffix("'s"),))
     return frozenset()
 
 

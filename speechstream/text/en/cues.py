@@ -160,7 +160,7 @@ GIVEN = _set(
 NUMBERED = _set(
     "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
-    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue"
+    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol exercise problem"
 )
 GIVEN_NAMES = GIVEN | _set(
     "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley kimberly "

@@ -20,7 +20,7 @@ COUNTABLE = (
     "employees players streams likes deaths cases tests parameters tokens years inhabitants"
 )
 TWICE = "Samuel|Sam|Kings|Kgs|Chronicles|Chron|Corinthians|Cor|Thessalonians|Thess|Timothy|Tim|Peter|Pet|John|Jn|Maccabees|Macc"
-CRICKET = re.compile(r"\b(?:stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b")
+CRICKET = re.compile(r"\d\*|\b(?:ovs?|stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b")
 PHONED = (
     q.DIALLED | q.CODED | frozenset("telephone tel mobile cell fax id whatsapp meeting".split())
 )

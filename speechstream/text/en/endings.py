@@ -10,7 +10,7 @@ NEVER_END = frozenset(
     "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls".split()
 )
 BEFORE_NUMBER = frozenset(
-    "no nos sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "no nos col sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
@@ -40,7 +40,8 @@ AFTER_TIME = frozenset(  # capitals that still belong to a time of day
 )
 NUMBER_OF = frozenset(
     "tel ref phone serial part order model account acct id po p.o invoice registration reg flight item case contact telephone "
-    "fax passport batch policy licence license tracking reference catalog".split()
+    "fax passport batch policy licence license tracking reference catalog new old my your his her our their whose home work cell "
+    "mobile same right wrong main".split()
 )
 STARTERS = frozenset(
     "the a an this that these those it he she we they i you there here his her its our their my your but and or so if "
@@ -71,7 +72,9 @@ EDITION = frozenset(
 BEFORE_CODE = frozenset(("dep", "arr"))
 ONLY_CAPITAL = frozenset(("cat", "ex"))
 FACTORIALS = frozenset("nkmNrpq")
-COUNTED = frozenset("evid supp app f p ct ed rptr proc reg rul chem phys natl med lett soc rev".split())
+COUNTED = frozenset(
+    "evid supp app f p ct ed rptr proc reg rul chem phys natl med lett soc rev".split()
+)
 PHRASED = frozenset(  # of courts and journals: go on before another of them
     "fed civ crim evid supp app bankr r f s l p n ct ed rptr cal bus prof treas rev proc pub rep cir dist so am chem soc natl acad "
     "sci engl phys commun nat br j lett q math biol a n.e n.w s.e s.w".split()

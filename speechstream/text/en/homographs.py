@@ -446,8 +446,46 @@ def _minute(words, i, written):
 def _number(words, i, written):
     """More numb."""
     before, after = _before(words, i), _after(words, i)
-    felt = _set("grew grow grows growing felt feel feels feeling went gone even got getting become becomes became becoming")
-    return "ADJ" if before in felt or after == "than" or after == "and" and _after(words, i, 2) == "number" else None
+    felt = _set(
+        "grew grow grows growing felt feel feels feeling went gone even got getting become becomes became becoming"
+    )
+    return (
+        "ADJ"
+        if before in felt or after == "than" or after == "and" and _after(words, i, 2) == "number"
+        else None
+    )
+
+
+def _bases(words, i, written):
+    """Of basis."""
+    of_basis = _set(
+        "theoretical legal orthogonal orthonormal conceptual moral philosophical scientific neural biological"
+    )
+    return "NOUN" if _before(words, i) in of_basis else "DEFAULT"
+
+
+def _putting(words, i, written):
+    return (
+        "GOLF"
+        if _after(words, i) in _set("green greens stroke surface practice lesson")
+        else "DEFAULT"
+    )
+
+
+def _axes(words, i, written):
+    """Of ax."""
+    tools = _set(
+        "saws hammers swords spears shovels hatchets picks hoes woodcutters battle wood knives chopping stone"
+    )
+    return "VERB" if _near(words[max(0, i - 3) : i + 4], tools) else "DEFAULT"
+
+
+def _trade(words, i, written):
+    """Import taxes, export controls."""
+    goods = _set(
+        "tax taxes duty duties tariff tariffs ban bans price prices quota quotas license licence business controls market markets statement"
+    )
+    return "NOUN" if _after(words, i) in goods else None
 
 
 def _bass(words, i, written):
@@ -535,7 +573,9 @@ def _refuse(words, i, written):
     before = _before(words, i)
     if _after(words, i) in rubbish or before in ("household", "garden", "domestic", "kitchen"):
         return "NOUN"
-    handled = before.startswith(("collect", "dump", "haul", "burn", "remov", "rott", "discard", "pick", "bag", "recycl"))
+    handled = before.startswith(
+        ("collect", "dump", "haul", "burn", "remov", "rott", "discard", "pick", "bag", "recycl")
+    )
     return "NOUN" if handled else None
 
 
@@ -622,6 +662,11 @@ def _reading(words, i, written):
 
 
 SPECIAL = {
+    "bases": _bases,
+    "putting": _putting,
+    "axes": _axes,
+    "import": _trade,
+    "export": _trade,
     "number": _number,
     "produce": _produce,
     "does": _does,
@@ -668,6 +713,11 @@ EXTRA: dict[str, str | dict[str, str]] = {
     },
     "resume": {"DEFAULT": "ɹəzˈum", "NOUN": "ɹˈɛzəmˌA"},
     "resumes": {"DEFAULT": "ɹəzˈumz", "NOUN": "ɹˈɛzəmˌAz"},
+    "frequent": {"DEFAULT": "fɹˈikwənt", "VERB": "fɹikwˈɛnt"},
+    "combat": {"DEFAULT": "kˈɑmbˌæt", "VERB": "kəmbˈæt"},
+    "bases": {"DEFAULT": "bˈAsᵻz", "NOUN": "bˈAsiz"},
+    "cursed": {"DEFAULT": "kˈɜɹst", "ADJ": "kˈɜɹsəd"},
+    "putting": {"DEFAULT": "pˈʊɾɪŋ", "GOLF": "pˈʌɾɪŋ"},
     "number": {"DEFAULT": "nˈʌmbəɹ", "ADJ": "nˈʌməɹ"},
     "re": "ɹˌi",
     "does": {"DEFAULT": "dˈʌz", "NOUN": "dˈOz"},

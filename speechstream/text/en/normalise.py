@@ -179,7 +179,7 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if word in t.SPELLED and lower not in q.ORDINARY:
             return False
         if len(word) <= 3:
-            return lower in q.SHORT_WORDS
+            return lower in q.SHORT_WORDS or len(lower) == 3 and lower in q.GIVEN_NAMES
         return self.known(lower) and word not in t.SAID and not self.lettered(lower)
 
     def run(self) -> list[Word]:
@@ -234,7 +234,12 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if c in "-\u2212" and MINUS_TERM.match(text, at) and MINUS_AFTER.search(text, 0, at):
             self._say("minus", at, at + 1)
             return at + 1
-        if c == "-" and joined and INDEX.match(text, at) and VARIABLE.search(text, max(0, at - 2), at):
+        if (
+            c == "-"
+            and joined
+            and INDEX.match(text, at)
+            and VARIABLE.search(text, max(0, at - 2), at)
+        ):
             self._say("minus", at, at + 1)
             return at + 1
         if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
@@ -257,7 +262,11 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
                 self._say(numerals.exponent(m[0].translate(t.SUPERSCRIPTS)[:6]), at, m.end())
             return m.end() if m else at + 1
         if c == "x" and not joined and (m := COURSE.match(text, at)):
-            self._say(["for", *numbers.cardinal(m[1]), COURSE_OF[m[2][0]] + "s" * (m[1] != "1")], at, m.end())
+            self._say(
+                ["for", *numbers.cardinal(m[1]), COURSE_OF[m[2][0]] + "s" * (m[1] != "1")],
+                at,
+                m.end(),
+            )
             return m.end()
         if c == "x" and (
             self._between_measures(at) or SIZES.match(text, at) and self.number_end == at - 1
@@ -407,7 +416,12 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if done := self._shorthand(at):
             return done
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
-        if code & q.CODED and end - at > 2 and not code & {"flight", "version"}:
+        if (
+            code & q.CODED
+            and end - at > 2
+            and self.text[at - 1 : at] != "_"
+            and not code & {"flight", "version"}
+        ):
             if (m := PROMOTED.match(self.text, at)) and m.end() == end and self.known(m[1].lower()):
                 self.out.append(Word(m[1].lower(), at, m.end(1)))
                 return self._characters(m.end(1), end)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n
+from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en.dates import minutes
 from speechstream.text.en.patterns import DASH, END, Rules
 
 rule = Rules(rare=True)
@@ -21,6 +22,10 @@ ANSWERED = frozenset(
 LISTED = q.PLACES | frozenset(
     "figures figs tables sections parts questions problems items exercises sheets panels steps appendices rows lots units".split()
 )
+CARD = re.compile(r"\b(?:card|visa|mastercard|amex|CVV|CVC|debit|credit)\b", re.I)
+CRICKET = re.compile(
+    r"\b(?:ovs?|overs?|wickets?|innings|stumps|declared|all out)\b|\d\*|\d/\d{1,2} \(\d"
+)
 THREADED = r"(?=\s?[x\u00d7]\s|\s(?:UN[CFR]|thread|threads|threaded|tap|taps|bolt|bolts|nut|nuts|screw|screws|die|hex|machine)\b)"
 
 
@@ -33,7 +38,7 @@ def curve(m, context):
 @rule(rf"(\d{{1,2}})/(\d{{1,2}})[\"\u2033]?-(\d\d){END}{THREADED}")
 def thread(m, context):
     """1/4-20 x 3/4\": a diameter and threads to the inch."""
-    unit = ["inch"] if m[0][-4] in "\"\u2033" else []
+    unit = ["inch"] if m[0][-4] in '"\u2033' else []
     return [*n.fraction(int(m[1]), int(m[2])), *unit, *n.cardinal(m[3])]
 
 
@@ -50,6 +55,55 @@ def labels(m, context):
         return None
     second = n.cardinal(m[3]) if m[3] else []
     return [*n.cardinal(m[1]), m[2].upper(), "to", *second, m[4].upper()]
+
+
+@rule(
+    r"(\d{1,2})\.([0-5]\d)(?=\s(?:GMT|UTC|BST|CET|CEST|E[SD]T|C[SD]T|M[SD]T|P[SD]T|IST|JST|AE[SD]T|hrs)\b)"
+)
+def clock(m, context):
+    """8.30 GMT."""
+    return [*n.cardinal(m[1]), *minutes(int(m[2]))] if int(m[1]) < 25 else None
+
+
+@rule.after(
+    ("expires", "expiry", "expiration", "exp", "thru", "through"),
+    rf"(0[1-9]|1[0-2])/(2[0-9]|3\d){END}(?!/)",
+)
+def card(m, context):
+    """Expires 04/27."""
+    if m[1][0] != "0" and not CARD.search(m.string):
+        return None
+    return [t.MONTHS[int(m[1]) - 1], *n.year(2000 + int(m[2]))]
+
+
+@rule.after(("section", "rule"), rf"(\d{{2,4}})\.(\d{{1,3}})([a-z])?-(\d{{1,3}}){END}")
+def regulation(m, context):
+    """\u00a7 240.10b-5."""
+    letter = [m[3].upper()] if m[3] else []
+    return [*n.grouped(m[1]), "point", *n.cardinal(m[2]), *letter, *n.cardinal(m[4])]
+
+
+@rule(rf"(\d{{1,3}}(?:,\d{{3}})*)\s(pp\b\.?(?!\w)|p\.?(?=[)\]]))")
+def pages(m, context):
+    """384 pp."""
+    return [*n.cardinal(m[1].replace(",", "")), "page" if m[1] == "1" else "pages"]
+
+
+@rule(rf"(\d{{1,3}})(\*|b)(?![\w*])|(\d{{1,2}}(?:\.[1-5])?)\s?ovs?{END}\.?")
+def bat(m, context):
+    """102* (98b), 50 ov of cricket."""
+    if not CRICKET.search(m.string):
+        return None
+    if m[3]:
+        return [*n.decimal(m[3]), "over" if m[3] == "1" else "overs"]
+    return [*n.cardinal(m[1]), *(["not", "out"] if m[2] == "*" else ["balls"])]
+
+
+@rule(rf"\d{{1,3}}[A-Z]\d{{2,4}}[a-z]?{END}")
+def build(m, context):
+    """23E224, a build."""
+    parts = re.findall(r"\d+|[A-Za-z]", m[0])
+    return [w for part in parts for w in (n.grouped(part) if part.isdigit() else [part.upper()])]
 
 
 @rule(rf"(?:40[0134589]|429|50[234]){END}(?![.,:-]\d|%)")

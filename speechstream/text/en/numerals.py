@@ -14,7 +14,13 @@ __all__ = ["MONTH", "Context", "Piece", "exponent", "read"]
 
 TABLES = (
     notation.rule,
-    technical.rule, designations.rule, codes.rule, dates.rule, amounts.rule, counts.rule)
+    technical.rule,
+    designations.rule,
+    codes.rule,
+    dates.rule,
+    amounts.rule,
+    counts.rule,
+)
 
 
 def read(text: str, at: int, context: Context) -> tuple[list[Piece], int] | None:

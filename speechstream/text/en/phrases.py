@@ -80,11 +80,7 @@ WRITTEN = {
 BY_LETTER: dict[str, re.Pattern] = {
     first: re.compile(
         "("
-        + "|".join(
-            re.escape(w)
-            for w in sorted(WRITTEN, key=len, reverse=True)
-            if w[0] == first
-        )
+        + "|".join(re.escape(w) for w in sorted(WRITTEN, key=len, reverse=True) if w[0] == first)
         + r")(?!\w)"
     )
     for first in {w[0] for w in WRITTEN}

@@ -342,6 +342,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
             "batch",
             "policy",
             "tracking",
+            *"new old my your his her our their whose home work cell mobile same right wrong main".split(),
         )
         and (rest[:1].islower() or not rest)
     ):

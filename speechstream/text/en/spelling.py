@@ -27,6 +27,7 @@ NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
 )
 SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
+NAMES = q.GIVEN_NAMES - frozenset("ron sam ali ana ian lee wei may art".split())
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -110,7 +111,7 @@ class Spelling(Abbreviations, Attached, Places):
                         )
                     )
                     or (
-                        lower in ("us", "it", "in", "me", "is")
+                        lower in ("us", "it", "in", "is")
                         and self.text[m.start() - 1 : m.start()] == "."
                     )
                 )
@@ -283,11 +284,11 @@ class Spelling(Abbreviations, Attached, Places):
             return False
         if word in self.options.as_letters:
             return True
-        if word in t.SAID:
+        if word in t.SAID or len(word) == 3 and lower in NAMES:
             return False
         if word in t.SPELLED and not (self.shouting and lower in q.ORDINARY):
             return True
-        if self.shouting and (lower in q.SHORT_WORDS or len(word) > 3 and self._ordinary(word)):
+        if self.shouting and (lower in q.SHORT_WORDS or len(word) > 2 and self._ordinary(word)):
             return False
         if self.lettered(word) or not self.known(word) and self.lettered(lower):
             return True

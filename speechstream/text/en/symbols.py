@@ -27,10 +27,19 @@ MARKS = {
     "\u00bf": "",
     "\u00a1": "",
 }
+COUNTED = q.COUNTED | frozenset("thousand million billion trillion".split())
 PRICED = frozenset(
-    w for unit, cent in t.CURRENCIES.values() for name in (unit, cent) if name for w in (name.split()[-1], numbers.plural(name.split()[-1]))
+    w
+    for unit, cent in t.CURRENCIES.values()
+    for name in (unit, cent)
+    if name
+    for w in (name.split()[-1], numbers.plural(name.split()[-1]))
 )
 EACH = re.compile(r"(?!(?:or|and|to|minus|plus)\b)[a-z]{3,}(?![\w/])")
+RATIO = re.compile(r"[a-z]:[a-z](?![\w:])")
+LIMITS = re.compile(
+    "([\u2080-\u2089\u2090-\u209c\u1d62]+)([\u2070-\u207f\u00b9\u00b2\u00b3\u221e]+)?"
+)
 ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
 GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
 DIGITS = re.compile(r"\d+(?![\w.])")
@@ -183,6 +192,9 @@ class Symbols:
             )
             return m.end()
         if mark and mark in PUNCTUATION:
+            if mark == ":" and RATIO.match(text, at - 1) and not text[max(at - 2, 0)].isalnum():
+                self._say("to", at, at + 1)
+                return at + 1
             if mark == ":" and not (not after or after.isspace() or after in "\"'(\u201c"):
                 return at + 1
             self.out.append(Word(mark, at, at + 1, "punct"))
@@ -262,8 +274,16 @@ class Symbols:
         elif c == "#":
             if text[at - 1 : at].isalpha() and not after.isalnum():
                 self._say("sharp", at, at + 1)
+            elif text[at - 1 : at].isdigit() and not after.isalnum():
+                self._say("pound", at, at + 1)
             elif spaced and text[max(at - 1, 0)] != "\n" and (at > 0 or text.startswith("# of ")):
                 self._say("number", at, at + 1)
+        elif c == "^" and (
+            text[at - 1 : at] in ("", " ", '"', "`", "/", "[") and after not in ("", " ")
+        ):
+            self._say("caret", at, at + 1)
+        elif c == "$" and text[at - 1 : at] in ("}", ")", "*", "+", "]"):
+            self._say("dollar sign", at, at + 1)
         elif c == "^" and after:
             m = re.compile(r"\^\s?([-\u2212]?\d{1,6})").match(text, at)
             self._say(
@@ -289,8 +309,17 @@ class Symbols:
             self._say("backslash", at, at + 1)
         elif c in t.CURRENCIES:
             self._say(numbers.plural(t.CURRENCIES[c][0]), at, at + 1)
+        elif c in "\u222b\u2211\u220f" and (m := LIMITS.match(text, at + 1)):
+            self._say(t.SYMBOLS[c].split()[self._before() == "the" : -1], at, at + 1)
+            for name, side in zip(("from", "to"), m.groups()):
+                if side:
+                    self._say([name, *self._limit(side)], at + 1, m.end())
+            self._say("of", m.end() - 1, m.end())
+            return m.end()
         elif c in t.SYMBOLS:
-            self._say(t.SYMBOLS[c], at, at + 1)
+            words = t.SYMBOLS[c].split()
+            doubled = words[0] == "the" and self._before() == "the"
+            self._say(words[doubled:], at, at + 1)
         elif c == "\ufffd" or unicodedata.category(c) in ("Mn", "Mc", "Me"):
             pass
         elif (
@@ -302,6 +331,14 @@ class Symbols:
         elif unicodedata.category(c) == "Lo":
             return self._foreign(at, at + 1)
         return at + 1
+
+    @staticmethod
+    def _limit(raised: str) -> list[str]:
+        """A limit of a sum in small letters above or below it."""
+        plain = unicodedata.normalize("NFKC", raised)
+        if plain.isdigit():
+            return numbers.cardinal(plain)
+        return [t.SYMBOLS.get(c, c.upper()) for c in plain]
 
     def _negates(self, at: int) -> bool:
         """Whether a mark stands before what it denies: a && !b."""
@@ -336,7 +373,7 @@ class Symbols:
         """The unit behind a slash in `miles/day`, or ""."""
         m = NAME.match(self.text, at + 1)
         named = m is not None and m[0] in t.PER
-        return m[0] if m and named and self._before() in q.COUNTED else ""
+        return m[0] if m and named and self._before() in COUNTED else ""
 
     def _between_measures(self, at: int) -> bool:
         """Whether a times sign or an x stands between two measures: 3 m x 4 m."""

@@ -161,6 +161,8 @@ BEFORE_NUMBER = {
     "pt": "part",
     "eq": "equation",
     "ed": "edition",
+    "col": "column",
+    "cols": "columns",
 }
 WITHOUT_STOP = {
     "mr": "mister",
@@ -888,6 +890,16 @@ SYMBOLS = {
     "\u2032": "prime",
     "\u2033": "double prime",
     "\u2126": "ohm",
+    "\u2318": "command",
+    "\u21e7": "shift",
+    "\u2325": "option",
+    "\u2303": "control",
+    "\u23ce": "return",
+    "\u21b5": "return",
+    "\u232b": "delete",
+    "\u238b": "escape",
+    "\u21e5": "tab",
+    "\u21ea": "caps lock",
 }
 SUPERSCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-"

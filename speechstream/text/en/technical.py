@@ -243,7 +243,9 @@ def inch_range(m, context):
 def age(m, context):
     """A 45-y.o. patient."""
     noun = following(m)
-    attached = m[0][len(m[1])] == "-" or qualifies(m, context) or noun[:2] in ("ma", "fe", "wo")
+    attached = (
+        m[0][len(m[1])] == "-" or qualifies(m, context) or noun[:2] in ("ma", "fe", "wo", "M", "F")
+    )
     return [*n.cardinal(m[1]), "year" if attached else "years", "old"]
 
 

@@ -39,6 +39,8 @@ def clean_up(text: str) -> tuple[str, list[int]]:
             out.append(c)
             places.append(i)
             continue
+        if c in "\u2010\u2011":
+            c = "-"
         category = unicodedata.category(c)
         if (
             c != ATOM
