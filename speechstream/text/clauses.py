@@ -384,7 +384,13 @@ class _Scan:
         initial = len(token) == 1 and first.isupper()
         if lower in self.rules.before_number and not (initial or secretary):
             opened = first == "(" and self._look(word + 1).isdigit()  # Eq. (4)
-            if first.isdigit() or opened or lower in self.rules.before_small and first.islower():
+            if (
+                first.isdigit()
+                or first == "#"
+                or opened
+                or lower in self.rules.before_small
+                and first.islower()
+            ):
                 return False
             if lower == "no":
                 number = self._word_before(begin).rstrip(".") in self.rules.number_of
@@ -453,7 +459,7 @@ class _Scan:
     def _soft(self, at: int) -> bool:
         """Whether the comma (or the like) at `at` may end a clause: not in 1,000, 10:30 or May 5, 2024."""
         if self.text[at] in "\uff0c\u3001\uff1b\uff1a\u060c":
-            return True
+            return not (self.text[at] == "\uff1a" and self._look(at + 1).isdigit())
         if self.text[at] == "\u2014":
             return not self._look(at + 1).isdigit()
         if not self._look(at + 1).isspace():

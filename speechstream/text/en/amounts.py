@@ -123,7 +123,7 @@ def blood_pressure(m, context):
 
 
 @rule(
-    rf"(?:(\d+)[ -]?)?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)(in\.|{EXPRESSION}|[\"\u2033](?!\w)){END}(?!/)(?:(?<=[a-z])\.(?=\s[a-z]))?"
+    rf"(?:(\d+)(?:[ -](?=\d)|[ -]?(?!\d)))?(?:(\d{{1,2}})[/\u2044](\d{{1,2}})|([{''.join(t.VULGAR)}]))(?:\s?|-)(in\.|{EXPRESSION}|[\"\u2033](?!\w)){END}(?!/)(?:(?<=[a-z])\.(?=\s[a-z]))?"
 )
 def measured_fraction(m, context):
     """6 3/4 in, a quarter pound."""
@@ -257,6 +257,7 @@ def angle(m, context):
     return words + ([t.DIRECTIONS[m[4]]] if m[4] else [])
 
 
+FOR_DAYS = frozenset("for after within over every equals".split())
 NOUNS_OF_TIME = frozenset(
     "timeout break delay window interval clip video countdown ad timer cooldown nap pause session".split()
 )
@@ -287,6 +288,8 @@ def short_duration(m, context):
     timed = near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
     if letter == "m" and not timed:
         return None
+    if letter == "d" and spaced and ("." in amount or context.before in FOR_DAYS):
+        spaced, timed = False, True
     if letter == "d" and (spaced or amount in ("2", "3") and not timed):
         return None
     words = number(sign + amount) + (["to", *n.decimal(upto)] if upto else [])
@@ -302,6 +305,8 @@ def measure(m, context):
     gap, found = m[6] or "", "in" if m[5] else m[7]
     if not gap and len(found) == 1 and context.before in q.PLACES | q.GROUPED:
         return None  # route 9N
+    if found in q.DIRECTED and context.before in ROADS:
+        return None  # Rte. 73 W
     if m[1] and found in ("HP", "MP"):
         return None  # +10 HP of a game
     if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
@@ -312,6 +317,10 @@ def measure(m, context):
     return words + expression(found, single)
 
 
+ROADS = frozenset("route highway interstate road".split())
+AMPED = re.compile(
+    r" (?:fuse|breaker|charger|circuit|current|load|plug|socket|dryer|outlet|range|oven|relay|switch|supply|service|panel|motor)s?\b"
+)
 CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
@@ -373,6 +382,8 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return True  # 1 pt. cream
     if gap == "-" and found == "in" and re.match(r"-\d", rest):
         return False  # 1-in-10
+    if gap == "-" and found == "A" and AMPED.match(rest):
+        return True  # a 30-A breaker
     if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):
         return False  # a 10-K
     if gap == " " and found in q.NOT_SPACED:

@@ -24,6 +24,7 @@ FUNCTIONS = {
 APPLIED = re.compile(r"\((?!\))(?=[^()]*(?:\([^()]*\)[^()]*)*\))")
 COMPLAINT = re.compile(r"\b(?:[Pp]t\.?|[Pp]atient|he|she|[MF]|male|female|man|woman|y\.?o\.?) $")
 DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
+SECOND = re.compile(r"d([\u00b2\u00b3])([a-z])/d([a-z])\1(?![\w])")
 TERM = re.compile("[a-z]{2,3}")
 EQUATION = re.compile(r"[=\u2260\u2264\u2265]")
 VERSUS = re.compile(r"\. (?:the )?[A-Z]")
@@ -56,7 +57,7 @@ SYMBOLS_BEHIND = frozenset("ms ns us kb mb id db".split())
 ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
-    | frozenset("Plz ATTN yr mi Ti L R AA AAA Na Mg Ca Cl Cr Fe Cu Zn Hb".split())
+    | frozenset("Plz ATTN yr mi Ti L R AA AAA ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split())
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
 CURRENCY_PAIR = re.compile(r"[A-Z]{3}/([A-Z]{3})(?![\w/])")
@@ -221,6 +222,10 @@ class Attached:
             said = "T I"
         elif word in ("L", "R") and before in TURNS:
             said = "left" if word == "L" else "right"
+        elif word in ("VOL", "Vol") and after and after in "+-\u2013":
+            said = "volume"
+        elif word == "ACT" and numbered and not self.shouting:
+            said = "A C T"
         elif numbered and word in ("Na", "Mg", "Ca", "Cl", "Cr", "Fe", "Cu", "Zn", "Hb"):
             said = " ".join(word.upper())
         elif word in ("AA", "AAA") and CELL.match(text, end):
@@ -241,6 +246,10 @@ class Attached:
             return m.end()
         if after == "/" and (m := DERIVATIVE.match(text, at)):
             self._say(["D", m[1].upper(), "D", m[2].upper()], at, m.end())
+            return m.end()
+        if after in "\u00b2\u00b3" and after and (m := SECOND.match(text, at)):
+            power = "squared" if m[1] == "\u00b2" else "cubed"
+            self._say(["D", power, m[2].upper(), "D", m[3].upper(), power], at, m.end())
             return m.end()
         if after == "/" and (m := UNIT_PAIR.match(text, at)):
             self._say(expression(m[0], False), at, m.end())

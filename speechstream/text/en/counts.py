@@ -125,6 +125,7 @@ def by(m, context):
 def times(m, context):
     """10x faster; 3x + 2 is a term."""
     term = re.match(r"\s?[-+=\u2212)<>\u2264\u2265]|$", m.string[m.end() :])
+    term = term or "equals" in context.words[-3:] and re.match(r"[;,.]", m.string[m.end() :])
     if m[0][-1] == "x" and term and (context.words or m.string[m.end() :].strip()):
         return [*n.decimal(m[1]), "X"]
     return [*n.decimal(m[1]), "times"]
@@ -141,11 +142,12 @@ def numbered(context: Context) -> bool:
     return bool(CASES & set(context.words[-2:]))
 
 
-@rule(rf"({INT})({DASH})(\d[\d,]*){END}(?!\.\d)(\s?=)?")
+@rule(rf"({INT})({DASH})(\d(?:[\d,]*\d)?){END}(?!\.\d)(\s?=)?")
 def span(m, context):
     """Ranges and scores: 10-20, 1990-95, 3-2."""
     first, second = m[1], m[3].rstrip(",")
-    if numbered(context) and len(second) > 2 and "," not in m[0]:
+    named = len(second) > 2 or context.before == "number" and len(first) > 3
+    if numbered(context) and named and "," not in m[0]:
         return n.grouped(first) + n.grouped(second)  # case no. 21-1234
     if m[4]:
         return [

@@ -16,6 +16,7 @@ HALF_DAY = r"([ap])(?:m|\.m\.?)(?!\w)"
 CLOCK = rf"(\d{{1,2}})(?:[:.]([0-5]\d))?(?:\s?{HALF_DAY})?"
 ERA = r"(BCE?|B\.C\.(?:E\.)?|CE|C\.E\.|AD|A\.D\.)"
 PAIRED = re.compile(r" (?:and|or|to) ['\u2019]?\d0s\b")
+DAYS = frozenset(w for day in range(1, 32) for w in n.ordinal(day)[-1:])
 JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
     "due by before until till since from dated after on effect effective starting beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
@@ -88,6 +89,15 @@ def short_date(m, context):
     """due 4/15: month and day, where a word says that it is a date."""
     first, second = int(m[1]), int(m[2])
     month, day = (second, first) if context.options.date_order == "dmy" else (first, second)
+    if month > 12 and day <= 12:
+        month, day = day, month
+    if (
+        context.before == "to"
+        and len(context.words) > 1
+        and context.words[-2] in DAYS
+        and month < 13
+    ):
+        return [t.MONTHS[month - 1], *n.ordinal(day)]
     if m.string[m.end() : m.end() + 1] in ('"', "\u2033"):
         return None  # by 3/4"
     named = context.before in t.WEEKDAYS or context.words[-2:-1] and context.words[-2] in t.WEEKDAYS

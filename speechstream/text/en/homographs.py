@@ -87,7 +87,7 @@ MUSIC = _set(
     "speakers boost sound string notes double loud volume played playing plays play"
 )
 FISH = _set(
-    "swam swims swimming spawn bite biting hook hooked angler anglers fishermen "
+    "fished fisherman reeled hook swam swims swimming spawn bite biting hook hooked angler anglers fishermen "
     "fish fishing lake river sea caught catch striped grilled largemouth smallmouth ate pond trout pound fried"
 )
 SHIP = _set("ship ship's boat stern deck vessel sailor sailors waves port starboard yacht hull")
@@ -98,11 +98,18 @@ SMALL = _set(
 )
 
 
+ADJECTIVES = _set("content invalid invalids upset separate close")
+
+
 def choose(words: list[str], i: int, entry: dict[str, str]) -> str:
     """The pronunciation of words[i] among those of `entry`; `words` as written, with marks as words of their own."""
     lower = [w.lower() for w in words]
     special = SPECIAL.get(lower[i])
     tag = (special(lower, i, words) if special else None) or part_of_speech(lower, i)
+    if tag == "ADJ" and "ADJ" not in entry and "NOUN" in entry and lower[i] not in ADJECTIVES:
+        before = _before(lower, i)
+        if before in ARTICLES or before.endswith("'s"):
+            tag = "NOUN"  # the import taxes, an invite link
     return entry.get(tag) or entry["DEFAULT"]
 
 
@@ -662,6 +669,7 @@ def _reading(words, i, written):
 
 
 SPECIAL = {
+    "conducts": lambda words, i, written: "VERB",
     "bases": _bases,
     "putting": _putting,
     "axes": _axes,

@@ -91,6 +91,8 @@ OBJECT = re.compile(r"(?<!\w)10\.\d{4,9}/[^\s<>\"]+")  # the number of a digital
 COURSE = re.compile(
     r"x\s?(\d{1,3})\s?(d|days?|w|wks?|weeks?|h|hrs?|hours?|mo|months?|yrs?|years?|mins?|minutes?)(?![\w-])"
 )
+SCREW = re.compile(r"(?<!\w)M\d{1,2}(?:\.\d)? $")  # M8 x 1.25
+KEY = re.compile(r"(?<!\w)(?:VOL|Vol|CH|TEMP)$")
 INDEX = re.compile(r"-\d{1,2}(?=\s?[\])}+*/,=<>]|\s|[.;:!?]|$)")
 VARIABLE = re.compile(r"(?:^|[\s\[({=+*,])(?:[ijmntxy]|(?<=[\[(])[a-z])$")
 FISCAL = re.compile(r"FY\s?((?:19|20)\d\d)[/\u2013-](\d\d)(?!\w)")
@@ -268,6 +270,16 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
                 m.end(),
             )
             return m.end()
+        if c == "x" and text[at + 1 : at + 2] == " " and SCREW.search(text, max(0, at - 7), at):
+            self._say("by", at, at + 1)
+            return at + 1
+        if (
+            c in "-\u2013"
+            and KEY.search(text, max(0, at - 5), at)
+            and not text[at + 1 : at + 2].isalnum()
+        ):
+            self._say("minus", at, at + 1)
+            return at + 1
         if c == "x" and (
             self._between_measures(at) or SIZES.match(text, at) and self.number_end == at - 1
         ):

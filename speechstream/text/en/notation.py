@@ -9,7 +9,7 @@ import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
 from speechstream.text.en.dates import minutes
-from speechstream.text.en.patterns import DASH, END, Rules
+from speechstream.text.en.patterns import DASH, END, SIGN_WORDS, Rules
 
 rule = Rules(rare=True)
 WEB = re.compile(
@@ -26,6 +26,9 @@ CARD = re.compile(r"\b(?:card|visa|mastercard|amex|CVV|CVC|debit|credit)\b", re.
 CRICKET = re.compile(
     r"\b(?:ovs?|overs?|wickets?|innings|stumps|declared|all out)\b|\d\*|\d/\d{1,2} \(\d"
 )
+WATCH = re.compile(r"\b0\d[0-5]\d[-\u2010-\u2013]\d{4}\b|\b(?:hrs|hours|shift|watch|duty|curfew)\b")
+DEPARTMENT = re.compile(r"(?<!\w)([A-Z]{2,4}) $")
+NOT_COURSES = frozenset("AM PM AD BC CE BCE THE AND FOR OF IN TO US UK EU UN LA NY".split())
 THREADED = r"(?=\s?[x\u00d7]\s|\s(?:UN[CFR]|thread|threads|threaded|tap|taps|bolt|bolts|nut|nuts|screw|screws|die|hex|machine)\b)"
 
 
@@ -83,7 +86,7 @@ def regulation(m, context):
     return [*n.grouped(m[1]), "point", *n.cardinal(m[2]), *letter, *n.cardinal(m[4])]
 
 
-@rule(rf"(\d{{1,3}}(?:,\d{{3}})*)\s(pp\b\.?(?!\w)|p\.?(?=[)\]]))")
+@rule(r"(\d{1,3}(?:,\d{3})*)\s(pp\b\.?(?!\w)|p\.?(?=[)\]]))")
 def pages(m, context):
     """384 pp."""
     return [*n.cardinal(m[1].replace(",", "")), "page" if m[1] == "1" else "pages"]
@@ -104,6 +107,57 @@ def build(m, context):
     """23E224, a build."""
     parts = re.findall(r"\d+|[A-Za-z]", m[0])
     return [w for part in parts for w in (n.grouped(part) if part.isdigit() else [part.upper()])]
+
+
+@rule(
+    rf"(\d{{2,4}})/(?=(\d{{2,4}})\s?(?:Hz|kHz|MHz|GHz|V|W|A|GB|TB|MB|mg|mcg|mm|Mbps|Gbps|DPI|dpi|fps|rpm){END})"
+)
+def either(m, context):
+    """50/60 Hz."""
+    return [*n.cardinal(m[1]), "slash"] if m[1] != m[2] and len(m[1]) == len(m[2]) else None
+
+
+@rule(r"([-\u2212+\u00b1])(?=\d{1,2}/\d{1,2}(?![\w/]))")
+def signed_fraction(m, context):
+    """\u00b11/16: what follows the sign is read by another rule."""
+    return SIGN_WORDS[m[1]]
+
+
+@rule(rf"(0\d|1\d|2[0-3])([0-5]\d){DASH}(0\d|1\d|2[0-4])([0-5]\d){END}(?![-/.,]\d)")
+def watch(m, context):
+    """0600\u20131400."""
+    if m[0][0] != "0" and m[3] + m[4] < "2030" and not WATCH.search(m.string):
+        return None
+    return [*_watch(m[1], m[2]), "to", *_watch(m[3], m[4])]
+
+
+def _watch(hour: str, minute: str) -> list[str]:
+    words = (["oh"] if hour[0] == "0" else []) + n.cardinal(hour)
+    return words + (["hundred"] if minute == "00" else minutes(int(minute)))
+
+
+@rule(
+    rf"(\d{{1,2}})([ap])(?=\s?(?:{DASH}|to|till|until)\s?\d{{1,2}}(?::\d\d)?[ap]{END})|(?<=to )(\d{{1,2}})([ap]){END}(?!\.)"
+)
+def half_day(m, context):
+    """11p to 6a."""
+    return [*n.cardinal(m[1] or m[3]), (m[2] or m[4]).upper(), "M"]
+
+
+@rule(rf"0\d{{2,4}}/\d{{5,8}}{END}(?!/)")
+def with_slash(m, context):
+    """0171/1234567, a telephone number."""
+    code, rest = m[0].split("/")
+    return [*n.digits(code), ",", *n.digits(rest)]
+
+
+@rule(rf"[1-9]0[1-9]{END}(?![.,:/-]\d|%|\s[a-z]+s\b)")
+def course(m, context):
+    """CS 101."""
+    dept = DEPARTMENT.search(m.string, max(0, m.start() - 6), m.start())
+    if not dept or dept[1] in t.CURRENCIES or dept[1] in NOT_COURSES:
+        return None
+    return n.grouped(m[0])
 
 
 @rule(rf"(?:40[0134589]|429|50[234]){END}(?![.,:-]\d|%)")

@@ -39,7 +39,7 @@ STREET_AHEAD = re.compile(
 )
 GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
-ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)[- ]?\d{1,3} $")
+ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)(?:\. |[- ]?)\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:?!)\u2013-]|$")
 STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
 SIDE = re.compile(
@@ -95,7 +95,7 @@ class Places:
             self._say(t.DIRECTIONS[word], at, end)
             return end
         if word in t.DIRECTIONS and (
-            BOUND.match(text, end) or ROAD.search(text[max(0, at - 9) : at])
+            BOUND.match(text, end) or ROAD.search(text[max(0, at - 14) : at])
         ):
             self._say(t.DIRECTIONS[word], at, end)
             return end

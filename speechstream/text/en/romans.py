@@ -118,6 +118,8 @@ class Romans:
             return []
         if self.out[-2].kind == "letters" and len(first) == 1 and said.isalpha() and len(said) > 2:
             return ["the", *numbers.ordinal(value)]  # J. P. Hill III
+        if first in ("mister", "miz", "missus", "doctor", "senator", "judge", "professor"):
+            return ["the", *numbers.ordinal(value)]
         if first in q.GIVEN and self.out[-2].text[:1].isupper():
             return ["the", *numbers.ordinal(value)]
         return numbers.cardinal(value)

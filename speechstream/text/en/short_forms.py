@@ -86,10 +86,33 @@ ALWAYS = {
     "vocab": "vocabulary",
     "wkly": "weekly",
     "rev'd": "reverend",
+    "wds": "words",
+    "dbl": "double",
+    "sgl": "single",
+    "ter": "terrace",
+    "flr": "floor",
+    "flrs": "floors",
+    "hts": "heights",
+    "trl": "trail",
+    "stn": "station",
+    "bsmt": "basement",
+    "blk": "block",
+    "apts": "apartments",
+    "bldgs": "buildings",
+    "cust": "customer",
+    "avail": "available",
+    "reqd": "required",
+    "recd": "received",
+    "rec'd": "received",
+    "std": "standard",
+    "cond": "condition",
+    "sept": "september",
 }
 # Before a number or a single capital.
 NUMBERED = {
     "app": "appendix",
+    "conf": "confirmation",
+    "inv": "invoice",
     "rm": "room",
     "fl": "floor",
     "dist": "district",
@@ -229,7 +252,8 @@ VERY = re.compile(
 )
 JOBS = re.compile(r"(?:job|jobs|work|worker|workers|staff|agency|position|workforce|staffer)\b")
 NAMED = re.compile(r"[A-Z][\w'’-]*")
-SINGLE = re.compile(r"(?:\d|[A-Z](?![A-Za-z])|[IVXLC]+(?![A-Za-z]))")
+MONTHLY = frozenset("each per every a this next last first".split())
+SINGLE = re.compile(r"(?:\d|# ?[A-Z\d]|[A-Z](?![A-Za-z])|[IVXLC]+(?![A-Za-z]))")
 
 
 def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
@@ -301,6 +325,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "patient"
     if lower in ("dep", "arr") and re.match(r"[A-Z]{3}\b", rest):
         return "departs" if lower == "dep" else "arrives"
+    if lower == "mo" and (before in MONTHLY or before in NUMBER_WORDS):
+        return "month" if before in MONTHLY or before == "one" else "months"
     if lower == "pub" and rest.startswith("L."):
         return "public"
     if lower == "l" and before == "public" and rest.startswith("No"):

@@ -221,6 +221,8 @@ class Spelling(Abbreviations, Attached, Places):
             and word != word.lower()
         ):
             self._say(t.MIXED_CASE[word.lower()], at, end)
+        elif word in t.LAST_CAPITAL:
+            self._say(t.LAST_CAPITAL[word], at, end)
         elif word == "PhDs":
             self.out.append(Word("PHDs", at, end, "letters"))
         elif word in ("pH", "pOH", "pKa", "pKb", "pKw", "pI"):

@@ -40,6 +40,7 @@ RATIO = re.compile(r"[a-z]:[a-z](?![\w:])")
 LIMITS = re.compile(
     "([\u2080-\u2089\u2090-\u209c\u1d62]+)([\u2070-\u207f\u00b9\u00b2\u00b3\u221e]+)?"
 )
+PART = re.compile(r"[(\[{][\w.]+[)\]}]/")  # of a path
 ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
 GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
 DIGITS = re.compile(r"\d+(?![\w.])")
@@ -80,6 +81,9 @@ PATH = re.compile(r"\.{1,2}/(?=[\w.])")
 QUERY = re.compile(r"\?\w+=")
 CODE = re.compile(r"&&|\|\||[=!]=|\bif[ (]")
 BARS = re.compile(r"\|(?:[A-Za-z][a-z0-9]?|-?[\d.]+|[A-Za-z]\w?\s?[-+\u2212]\s?\w{1,4})\|(?![|\w])")
+LONG_BARS = re.compile(
+    r"\|(?=[^|\n]*[-+\u2212*(])(?=[^\s|])[\w()+\-\u2212*/^\u00b2\u00b3. ]{2,24}(?<!\s)\|(?=\s?[-+\u2212=<>\u2264\u2265*/]|[\s.,;:)]|$)"
+)
 CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
 SUM_OF = re.compile(r"\s*(?:from|over)\b")
 FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
@@ -149,7 +153,11 @@ class Symbols:
             said += ["out", "of", *numbers.cardinal(len(m[0]))] if m[2] else []
             self._say([*said, "star" if len(m[0]) == 1 else "stars"], at, m.end())
             return m.end()
-        if c == "|" and (bars := BARS.match(text, at)) and not text[at - 1 : at].isalnum():
+        if (
+            c == "|"
+            and (bars := BARS.match(text, at) or LONG_BARS.match(text, at))
+            and not text[at - 1 : at].isalnum()
+        ):
             self._say(["the", "absolute", "value", "of"], at, at + 1)
             self.bar = bars.end() - 1
             return at + 1
@@ -261,7 +269,7 @@ class Symbols:
             ):
                 self._say(["per", *t.PER[m[0]].split()], at, m.end())
                 return m.end()
-            if digits or (not both and (after.isalnum() or spaced)):
+            if digits or (not both and (after.isalnum() or spaced or PART.match(text, at + 1))):
                 self._say("over" if digits else "slash", at, at + 1)
         elif c == "*" and (
             after.isdigit() and self._before() in STARRED or self._before() == "select"
@@ -292,6 +300,8 @@ class Symbols:
                 m.end() if m else at + 1,
             )
             return m.end() if m else at + 1
+        elif c in "~\u301c" and text[at - 1 : at].isdigit() and after.isdigit():
+            self._say("to", at, at + 1)
         elif c == "~" and text[at - 1 : at].isalnum() and after.isdigit() and at:
             self._say("tilde", at, at + 1)
         elif c in "~\u223c" and ABOUT.match(text, at + 1):

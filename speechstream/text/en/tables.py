@@ -435,6 +435,23 @@ UNITS = {  # symbol: singular name
     "\u2103": "degree celsius",
     "\u2109": "degree fahrenheit",
     "in": "inch",
+    "Gyr": "billion year",
+    "Myr": "million year",
+    "kyr": "thousand year",
+    "FT": "foot",
+    "LB": "pound",
+    "LBS": "pound",
+    "OZ": "ounce",
+    "KG": "kilogram",
+    "KM": "kilometer",
+    "CM": "centimeter",
+    "HR": "hour",
+    "HRS": "hour",
+    "YD": "yard",
+    "YDS": "yard",
+    "GAL": "gallon",
+    "MIN": "minute",
+    "MINS": "minute",
     "hp": "horsepower",
     "HP": "horsepower",
     "bhp": "brake horsepower",
@@ -782,6 +799,26 @@ MIXED_CASE = {  # as they are said; capitals are letters
     "msc": "M S C",
     "openai": "open A I",
 }
+LAST_CAPITAL = {  # exactly as they are written
+    "DoD": "D O D",
+    "DoE": "D O E",
+    "DoJ": "D O J",
+    "DoT": "D O T",
+    "DoS": "D O S",
+    "DDoS": "D dos",
+    "PoC": "P O C",
+    "QoS": "Q O S",
+    "SoC": "S O C",
+    "SoCs": "S O Cs",
+    "ToS": "T O S",
+    "TfL": "T F L",
+    "MoMA": "moma",
+    "BoE": "B O E",
+    "RoI": "R O I",
+    "LoL": "L O L",
+    "VoD": "V O D",
+    "OoO": "O O O",
+}
 OPERATORS = {
     "!==": "is not equal to",
     "===": "equals",
@@ -930,7 +967,7 @@ SPELLED = frozenset(
     "NHS HIV DNA RNA MRI ICU ER EMT LGBT NBA NFL NHL MLB UFC IBM HP AT GE GM BMW KFC LOL OMG BTW FYI "
     "TBD RSVP IQ PS SOS MP PHD MBA BA MA BSC PHP CSS XML AWS SUV RV UFO VR AR IPO GDP CSV PDF LLM "
     "ETA VIN NLP TTS ASR OCR RPG AC OJ CA TX MS EST PST GMT UTC WHO CET EDT PDT CST MST ISBN OTP ISS TBT OLED MIT "
-    "SOB UCLA YMCA LGBTQ BYOB LED NYC UAE KPI ROI SEO SDK IDE CLI SSH VPN VM QR RFID SSD HDD NAS ISP DNS TCP UDP FTP RSS CRM ERP "
+    "SOB OD PFOA DOB UCLA YMCA LGBTQ BYOB LED NYC UAE KPI ROI SEO SDK IDE CLI SSH VPN VM QR RFID SSD HDD NAS ISP DNS TCP UDP FTP RSS CRM ERP "
     "PNG EKG ECG CT AED CPR OCD ADHD PTSD IVF STD WTO IMF EPA FDA CDC NIH FCC FTC SEC DOJ DHS TSA FAA NSF NPR PBS HBO MTV".split()
 )
 SAID = frozenset(
