@@ -32,7 +32,7 @@ SOFT = ",;:\u2014\u2013\uff0c\u3001\uff1b\uff1a\u060c"
 CLOSERS = "\"')]}\u201d\u2019\u00bb"
 OPENERS = "\"'([{\u201c\u2018\u00ab"
 FACTORIAL = "=+*/\u00d7\u2212<>"  # may follow a factorial
-NUMERAL = re.compile(r"[A-H]|[IVXLC]+")  # of a volume or an appendix
+NUMERAL = re.compile(r"[A-H]|[IVXLC]+|[ivx]{2,}")  # of a volume or an appendix
 MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
 MAX_WORD = 12  # letters of the next word that one decision looks at
 PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
@@ -348,7 +348,7 @@ class _Scan:
                 or lower in self.rules.may_end
                 or lower in self.rules.before_small
                 or lower in self.rules.after_number
-                and self._word_before(begin)[-1:].isdigit()
+                and self._word_before(begin)[-1:].isnumeric()
                 or state
                 or bool(initials)
             )
@@ -375,6 +375,8 @@ class _Scan:
             code = self._word(word)
             if len(code) == 3 and code.isupper():
                 return False
+        if token in ("b", "d", "r", "fl") and self._word(word) in ("c", "ca"):
+            return False  # b. ca. 247
         if lower in self.rules.halves:
             following = self._word(word)
             goes_on = self.rules.after_time | self.rules.never_end
@@ -382,6 +384,8 @@ class _Scan:
             return first.isupper() and alone and following.lower() not in goes_on
         secretary = token in ("Sec", "Pt") and first.isupper()
         initial = len(token) == 1 and first.isupper()
+        if lower in self.rules.before_number and initial and self._look(word + 1).isdigit():
+            return False  # p. B4
         if lower in self.rules.before_number and not (initial or secretary):
             opened = first == "(" and self._look(word + 1).isdigit()  # Eq. (4)
             if (

@@ -144,7 +144,7 @@ class Abbreviations:
             rest.startswith(", D") or text[max(0, at - 2) : at] == ", " and token == "Wash"
         ):
             said = "Washington"
-        elif lower in t.BEFORE_NUMBER and rest.lstrip("(")[:1].isdigit():
+        elif lower in t.BEFORE_NUMBER and re.match(r"\(?(?:\d|[A-Z]\d)", rest):
             said = t.BEFORE_NUMBER[lower]
         elif (
             lower

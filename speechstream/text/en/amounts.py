@@ -55,7 +55,7 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
+    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
@@ -66,14 +66,14 @@ def money(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({MAGNITUDE}|bn|mn|[kKmM](?=\s)))?\s?({AFTER})(?![^\W_])"
+    rf"({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|[1-9]\d{{0,2}}(?: \d{{3}})+(?= )|{NUM})(?:\s?({MAGNITUDE}|bn|mn|[kKmM](?=\s)))?\s?({AFTER})(?![^\W_])"
 )
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
     unit, cent = t.CURRENCIES[m[4]]
     if m[4] == "RM" and m.string[m.start(4) - 1] != " ":
         return None  # 70% 1RM
-    return _money(m[1], m[2], None, m[3], unit, cent, qualifies(m, context))
+    return _money(m[1], m[2].replace(" ", ""), None, m[3], unit, cent, qualifies(m, context))
 
 
 @rule(rf"({SIGN})({NUM})\s({MAGNITUDE})\s({EXPRESSION})(?![^\W_])")
@@ -325,7 +325,7 @@ CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
 CARRIED = re.compile(
-    r"\s(?:battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg)\b"
+    r"\s(?:battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
 )
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"
@@ -382,6 +382,8 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return True  # 1 pt. cream
     if gap == "-" and found == "in" and re.match(r"-\d", rest):
         return False  # 1-in-10
+    if gap == "-" and found == "ac":
+        return True
     if gap == "-" and found == "A" and AMPED.match(rest):
         return True  # a 30-A breaker
     if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):

@@ -22,6 +22,10 @@ FUNCTIONS = {
     "Var": "variance",
 }
 APPLIED = re.compile(r"\((?!\))(?=[^()]*(?:\([^()]*\)[^()]*)*\))")
+TRIGONOMETRIC = {"sin": "sine", "cos": "cosine", "tan": "tangent"}
+ANGLE = re.compile(r"\s?(?:\d|[\u03b1-\u03c9]|\(|[xyt](?![a-z]))")
+MATHS = re.compile("[=\u2248\u03b1-\u03c9\u00b0\u00b2]")
+EVENT = re.compile(r"\((?=[A-Z](?:\)|\s?[\u2229\u222a&,]| and | or ))")
 COMPLAINT = re.compile(r"\b(?:[Pp]t\.?|[Pp]atient|he|she|[MF]|male|female|man|woman|y\.?o\.?) $")
 DERIVATIVE = re.compile(r"d([a-z])/d([a-z])(?![A-Za-z])")
 SECOND = re.compile(r"d([\u00b2\u00b3])([a-z])/d([a-z])\1(?![\w])")
@@ -57,7 +61,9 @@ SYMBOLS_BEHIND = frozenset("ms ns us kb mb id db".split())
 ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
-    | frozenset("Plz ATTN yr mi Ti L R AA AAA ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split())
+    | frozenset(
+        "Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+    )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
 CURRENCY_PAIR = re.compile(r"[A-Z]{3}/([A-Z]{3})(?![\w/])")
@@ -159,6 +165,9 @@ class Attached:
     def _joined(self, word: str, at: int, end: int, after: str) -> int:
         """Words that a mark goes on with."""
         text = self.text
+        if word in ("P", "E") and after == "(" and (m := EVENT.match(text, end)):
+            self._say([word, "of"], at, end)
+            return m.end()
         if word in ("P", "E") and after == "(" and (m := GIVEN_THAT.match(text, at)):
             self._say([word, "of"], at, end)
             return m.end()
@@ -224,6 +233,10 @@ class Attached:
             said = "left" if word == "L" else "right"
         elif word in ("VOL", "Vol") and after and after in "+-\u2013":
             said = "volume"
+        elif word == "St" and after == "-" and text[end + 1 : end + 2].isupper():
+            said = "saint"
+        elif word in TRIGONOMETRIC and ANGLE.match(text, end) and MATHS.search(text):
+            said = TRIGONOMETRIC[word]
         elif word == "ACT" and numbered and not self.shouting:
             said = "A C T"
         elif numbered and word in ("Na", "Mg", "Ca", "Cl", "Cr", "Fe", "Cu", "Zn", "Hb"):

@@ -15,6 +15,7 @@ FORMULA = re.compile(
 )
 FORMULA_PARTS = re.compile(rf"{ELEMENT}|{COUNT}+|[-+\u207a\u207b\u00b2\u00b3]")
 ISOTOPE = re.compile(r"-(?:\d{1,3}(?![\w-])|ion\b)")
+REACTION = re.compile("[\u2192\u21cc\u21c4]|->")
 CHARGE = re.compile(r"(?:(?:[\u00b2\u00b3]|(?<=[A-Za-z])\d)?[+\u207a\u207b-])+$")
 LOWERED = str.maketrans(
     "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u00b2\u00b3", "012345678923"
@@ -36,8 +37,12 @@ class Formulas:
         if named or "".join(symbols) in t.SAID:
             return 0  # COP28
         alone = len(symbols) == 1
-        if alone and not re.search(COUNT, body):
-            is_one = self._marked_element(m, body)
+        if alone and not re.search(COUNT, body.lstrip("0123456789")):
+            is_one = (
+                self._marked_element(m, body)
+                or body[0].isdigit()
+                and bool(REACTION.search(self.text))
+            )
         else:
             is_one = self._compounded(body, symbols)
         if not is_one:

@@ -139,7 +139,13 @@ def factorial(m, context):
 
 def numbered(context: Context) -> bool:
     """Whether a number with dashes is the name of something."""
-    return bool(CASES & set(context.words[-2:]))
+    last, earlier = context.words[-1:], context.words[-2:-1]
+    return bool(
+        CASES & set(last)
+        or last == ("number",)
+        and CASES & set(earlier)
+        or CASES - {"bill", "order"} & set(earlier)
+    )
 
 
 @rule(rf"({INT})({DASH})(\d(?:[\d,]*\d)?){END}(?!\.\d)(\s?=)?")

@@ -149,6 +149,10 @@ TRIPLED = {
     "AAA": "triple A",
     "WWI": "world war one",
     "WWII": "world war two",
+    "WW1": "world war one",
+    "WW2": "world war two",
+    "WW3": "world war three",
+    "WWIII": "world war three",
 }
 GIVEN = _set(
     "john james robert michael william david richard joseph thomas charles christopher daniel matthew anthony mark donald "
@@ -160,7 +164,7 @@ GIVEN = _set(
 NUMBERED = _set(
     "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
-    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol exercise problem"
+    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem"
 )
 GIVEN_NAMES = GIVEN | _set(
     "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley kimberly "
@@ -204,7 +208,7 @@ INTERJECTIONS = _set("hi hello hey yes no oh well ok okay so and but now please 
 
 # Words of small letters that are said by their letters, and endings of file names.
 SPELLED_SMALL = _set(
-    "ln idk imo imho tbh cd btw brb ttyl wdym smh omw omg aet aq idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
+    "apg rpg ln idk imo imho tbh cd btw brb ttyl wdym smh omw omg aet aq idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
     "utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
 )
 FILE_LETTERS = _set(

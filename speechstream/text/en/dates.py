@@ -17,9 +17,12 @@ CLOCK = rf"(\d{{1,2}})(?:[:.]([0-5]\d))?(?:\s?{HALF_DAY})?"
 ERA = r"(BCE?|B\.C\.(?:E\.)?|CE|C\.E\.|AD|A\.D\.)"
 PAIRED = re.compile(r" (?:and|or|to) ['\u2019]?\d0s\b")
 DAYS = frozenset(w for day in range(1, 32) for w in n.ordinal(day)[-1:])
+RATIOS = frozenset(
+    "dilution solution ratio odds slope gradient leverage gearing split-ratio mixture dilutions ratios".split()
+)
 JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
-    "due by before until till since from dated after on effect effective starting beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
+    "due by before until till since from dated after on effect effective starting available avail beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
 )
 YEARS_AFTER = frozenset("in since by from until till circa around about before after".split())
 CULTURE = frozenset(
@@ -105,6 +108,12 @@ def short_date(m, context):
         (context.before in DATED or context.words[-2:] == ("week", "of"))
         and first != second
         and not _counts(m)
+    )
+    likely = likely or context.words[-2:] in (
+        ("date", ","),
+        ("date", ":"),
+        ("day", ","),
+        ("when", ","),
     )
     likely = likely or context.before in ("is", "was", "for") and second > 12 and second != 16
     if (
@@ -283,7 +292,7 @@ def _ratio(m: re.Match, context: Context) -> list[str]:
         return n.cardinal(m[1]) + n.cardinal(m[2])
     if context.before in ("of", "a") and following(m) in ("ratio", "mix", "scale", "odds"):
         return n.cardinal(m[1]) + ["to"] + n.cardinal(m[2])
-    if {"ratio", "odds"} & set(context.words[-3:]):
+    if {"ratio", "odds"} & set(context.words[-3:]) or following(m) in RATIOS:
         return n.cardinal(m[1]) + ["to"] + n.cardinal(m[2])
     return []
 

@@ -80,8 +80,9 @@ MARKS = frozenset(";:,.!?\u2014\u2026")
 METAL = _set(
     "pipe pipes paint poisoning metal poison gasoline petrol battery batteries acid bullet bullets toxic pencil "
     "weighed weighs melts melted melting kilos dense molten "
-    "zinc copper tin mercury solder iron exposure leaded alloy metals weights crystal roof arsenic cadmium"
+    "ore ores zinc copper tin mercury solder iron exposure leaded alloy metals weights crystal roof arsenic cadmium"
 )
+LEADED = _set("water blood soil paint pipes toys gasoline air drinking")
 MUSIC = _set(
     "guitar guitars drum drums stereo player line singer clef music song treble voice jazz band amp speaker "
     "speakers boost sound string notes double loud volume played playing plays play"
@@ -108,7 +109,7 @@ def choose(words: list[str], i: int, entry: dict[str, str]) -> str:
     tag = (special(lower, i, words) if special else None) or part_of_speech(lower, i)
     if tag == "ADJ" and "ADJ" not in entry and "NOUN" in entry and lower[i] not in ADJECTIVES:
         before = _before(lower, i)
-        if before in ARTICLES or before.endswith("'s"):
+        if before in DETERMINERS or before.endswith("'s"):
             tag = "NOUN"  # the import taxes, an invite link
     return entry.get(tag) or entry["DEFAULT"]
 
@@ -151,6 +152,9 @@ def part_of_speech(words: list[str], i: int) -> str:
         ):
             return "VERB" if not s_form else "NOUN"
         return "ADJ" if open_class_next and not s_form else "NOUN"
+    if before == "that" and not s_form and after in PREPOSITIONS | OBJECTS and i > 1:
+        if words[i - 2].endswith("s") and words[i - 2] not in NOT_PLURAL:
+            return "VERB"  # reports that conflict with ours
     if previous in SUBJECTS or previous in PRONOUNS and _auxiliary(words, i):
         have = any(w in HAVE for w in words[max(0, i - 3) : i])
         return "VBN" if have and word in ("read", "wound", "reread", "misread") else "VERB"
@@ -317,7 +321,7 @@ def _wound(words, i, written):
 def _lead(words, i, written):
     tag = part_of_speech(words, i)
     near = words[max(0, i - 4) : i + 4]
-    metal = (
+    metal = (_after(words, i) == "in" and _near(words[i:], LEADED)) or (
         _near(near, METAL)
         or words[max(0, i - 2) : i] == ["made", "of"]
         or _before(words, i) in ("contains", "contain", "containing")
@@ -454,7 +458,7 @@ def _number(words, i, written):
     """More numb."""
     before, after = _before(words, i), _after(words, i)
     felt = _set(
-        "grew grow grows growing felt feel feels feeling went gone even got getting become becomes became becoming"
+        "go goes going grew grow grows growing felt feel feels feeling went gone even got getting become becomes became becoming"
     )
     return (
         "ADJ"
@@ -601,6 +605,8 @@ def _moped(words, i, written):
 def _does(words, i, written):
     """Female deer, where a number or an article stands before and a verb or a pause behind."""
     before, after = _before(words, i), _after(words, i)
+    if (not before or before in MARKS) and after == "and":
+        return "NOUN"
     counted = (
         before in COUNTS
         or before in ("the", "young", "white", "some", "these")

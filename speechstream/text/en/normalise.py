@@ -37,7 +37,7 @@ FILE = re.compile(
     + "|".join(sorted(q.EXTENSIONS, key=len, reverse=True))
     + r")(?![\w-]|\.\w)"
 )
-EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
+EMAIL = re.compile(r"[\w.+%'-]*[\w.+%-]@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, t.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
@@ -93,16 +93,19 @@ COURSE = re.compile(
 )
 SCREW = re.compile(r"(?<!\w)M\d{1,2}(?:\.\d)? $")  # M8 x 1.25
 KEY = re.compile(r"(?<!\w)(?:VOL|Vol|CH|TEMP)$")
+TRACKING = re.compile(r"(?=(?:\D*\d){6})[A-Z0-9]{12,}")
 INDEX = re.compile(r"-\d{1,2}(?=\s?[\])}+*/,=<>]|\s|[.;:!?]|$)")
 VARIABLE = re.compile(r"(?:^|[\s\[({=+*,])(?:[ijmntxy]|(?<=[\[(])[a-z])$")
+CELLS = re.compile(r"([A-Z]{1,2}\d{1,4}):([A-Z]{1,2}\d{1,4})(?!\w)")
 FISCAL = re.compile(r"FY\s?((?:19|20)\d\d)[/\u2013-](\d\d)(?!\w)")
 CODE_POINT = re.compile(r"U\+[0-9A-F]{4,6}(?!\w)")
 SEVERAL = re.compile(r"(\d{2,4})s(?![^\W_])")  # F-150s
 LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
 NOT_NAMES = frozenset(
-    "v no p pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
+    "v no pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
 )
+DAY_LETTERS = {"M": "monday", "W": "wednesday", "F": "friday"}
 COURSE_OF = {"d": "day", "w": "week", "h": "hour", "m": "minute", "y": "year"}
 SHOUTED = 3  # letters that a word in capitals must have to be taken for shouting
 LINE = 44  # characters: a shorter line was not wrapped by an editor
@@ -325,6 +328,10 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if text[at] == "U" and (m := CODE_POINT.match(text, at)):
             self._say("U plus", at, at + 2)
             return self._characters(at + 2, m.end())
+        if m := CELLS.match(text, at):
+            self._compound(at, m.end(1))
+            self._say("to", m.end(1), m.end(1) + 1)
+            return self._compound(m.start(2), m.end())
         if m := LABELS.match(text, at):
             if (m[1] == m[4] and int(m[2]) < int(m[5])) or m[3] == "\u2013" and m[1] < m[4]:
                 self._compound(at, m.end(2))
@@ -416,6 +423,14 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
             and word.isupper()
             and text[at] == "\u2013"
         )
+        if (
+            len(said) == 1
+            and said in DAY_LETTERS
+            and word.lower() in q.WEEKDAYS_SHORT | DAYS
+            and at
+        ):
+            self.out[-1] = Word(DAY_LETTERS[said], previous.start, previous.end)
+            letters, days = False, True
         if letters and text[at] != "\u2013" and said + word not in ("AZ", "MF"):
             letters = False
         if not (number or clock or month or weekday or days or times or letters or now or ports):
@@ -427,6 +442,9 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         """Letters with digits: each by itself where they are a code, else in parts."""
         if done := self._shorthand(at):
             return done
+        if said := q.TRIPLED.get(self.text[at:end]):
+            self._say(said, at, end)
+            return end
         code = {w for w in self._context().words[-3:] if w not in ("is", "number", ":")}
         if (
             code & q.CODED
@@ -438,6 +456,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
                 self.out.append(Word(m[1].lower(), at, m.end(1)))
                 return self._characters(m.end(1), end)
             return self._characters(at, CODE_CHAIN.match(self.text, at).end())
+        if end - at > 11 and TRACKING.fullmatch(self.text, at, end):
+            return self._characters(at, end)
         if TERM.fullmatch(self.text, at, end) and "=" in self.text:
             for i in range(at, end):
                 self._say(

@@ -8,10 +8,15 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en.codes import EMERGENCY
 from speechstream.text.en.dates import minutes
-from speechstream.text.en.patterns import DASH, END, SIGN_WORDS, Rules
+from speechstream.text.en.designations import COUNTABLE, DIALLING
+from speechstream.text.en.patterns import DASH, END, SIGN_WORDS, Rules, following
 
 rule = Rules(rare=True)
+PEOPLE = (COUNTABLE + " soldiers troops refugees civilians voters animals birds trees").replace(
+    " ", "|"
+)
 WEB = re.compile(
     r"\b(?:server|page|website|site|request|browser|HTTP|URL|link|API|endpoint|client|proxy|gateway|response|status)s?\b",
     re.I,
@@ -29,6 +34,7 @@ CRICKET = re.compile(
 WATCH = re.compile(r"\b0\d[0-5]\d[-\u2010-\u2013]\d{4}\b|\b(?:hrs|hours|shift|watch|duty|curfew)\b")
 DEPARTMENT = re.compile(r"(?<!\w)([A-Z]{2,4}) $")
 NOT_COURSES = frozenset("AM PM AD BC CE BCE THE AND FOR OF IN TO US UK EU UN LA NY".split())
+AUSTRALIA = re.compile(r"(?<!\w)(?:NSW|VIC|QLD|TAS|SA|WA|NT|ACT) $")
 THREADED = r"(?=\s?[x\u00d7]\s|\s(?:UN[CFR]|thread|threads|threaded|tap|taps|bolt|bolts|nut|nuts|screw|screws|die|hex|machine)\b)"
 
 
@@ -54,7 +60,8 @@ def small_thread(m, context):
 @rule(rf"(\d{{1,3}})([a-z]){DASH}(\d{{1,3}})?([a-z]){END}")
 def labels(m, context):
     """Figs. 2a\u2013c, questions 3b-4a."""
-    if context.before not in LISTED or not m[3] and m[2] >= m[4]:
+    ascending = m[3] and int(m[1]) < int(m[3]) and m[0][len(m[1]) + 1] == "\u2013"
+    if not ascending and (context.before not in LISTED or not m[3] and m[2] >= m[4]):
         return None
     second = n.cardinal(m[3]) if m[3] else []
     return [*n.cardinal(m[1]), m[2].upper(), "to", *second, m[4].upper()]
@@ -158,6 +165,135 @@ def course(m, context):
     if not dept or dept[1] in t.CURRENCIES or dept[1] in NOT_COURSES:
         return None
     return n.grouped(m[0])
+
+
+@rule(rf"(\d{{3}})/(\d{{3}})-(\d{{4}}){END}")
+def slashed_phone(m, context):
+    """718/555-0199."""
+    return [*n.digits(m[1]), ",", *n.digits(m[2]), ",", *n.digits(m[3])]
+
+
+@rule(rf"(\d{{1,3}}(?:\.\d+)?)\u00b0?\s?([NS]),?\s(\d{{1,3}}(?:\.\d+)?)\u00b0?\s?([EW]){END}")
+def position(m, context):
+    """35.2N 75.5W."""
+    first, second = (t.DIRECTIONS[x] for x in m.group(2, 4))
+    degrees = ["degrees"] if "\u00b0" in m[0] else []
+    return [*n.decimal(m[1]), *degrees, first, *n.decimal(m[3]), *degrees, second]
+
+
+@rule(rf"(9\d\d|10[0-7]\d)([ -]?)mb{END}")
+def millibars(m, context):
+    """1012 mb."""
+    return [*n.cardinal(m[1]), "millibar" if m[2] == "-" else "millibars"]
+
+
+@rule(r"(\d{1,2})/(?=[$\u00a3\u20ac]\d)")
+def offer(m, context):
+    """2/$50."""
+    return [*n.cardinal(m[1]), "for"]
+
+
+@rule(rf"(\d{{1,3}}){DASH}(\d{{1,3}})[- ]?(?:y\.\s?o\.?|y/o\b|yo\b)(?=[\s,;:)]|$)")
+def ages(m, context):
+    """10-12 y.o. kids."""
+    noun = following(m)
+    single = noun.islower() and noun not in ("and", "or", "with", "who", "in", "at")
+    return [*n.cardinal(m[1]), "to", *n.cardinal(m[2]), "year" if single else "years", "old"]
+
+
+@rule.after(("rfc", "rfcs"), rf"(\d{{4}}){DASH}(\d{{4}}){END}")
+def several_requests(m, context):
+    """RFC 7230-7235."""
+    return [*n.grouped(m[1]), "to", *n.grouped(m[2])]
+
+
+@rule.after(("iso", "din", "astm", "iec", "en"), rf"(\d{{4,5}})-(\d{{1,2}}){END}")
+def standard(m, context):
+    """ISO 8859-1."""
+    return [*n.grouped(m[1]), *n.cardinal(m[2])]
+
+
+@rule.after(("chmod", "umask"), rf"\d{{3,4}}{END}")
+def mode(m, context):
+    """chmod 755."""
+    return n.digits(m[0])
+
+
+@rule(r"(\d+)-(pt|ast|reb|yd)s?\b\.?(?=[\s,])")
+def play(m, context):
+    """A 38-pt. night."""
+    names = {"pt": "point", "ast": "assist", "reb": "rebound", "yd": "yard"}
+    return [*n.cardinal(m[1]), names[m[2]]]
+
+
+@rule(rf"(\d{{2}})-(cv|cr|mc|md|ap|bk)-(\d{{3,6}}){END}")
+def docket(m, context):
+    """No. 21-cv-00345."""
+    return [*n.cardinal(m[1]), *m[2].upper(), *n.digits(m[3])]
+
+
+@rule(rf"(\d)\s?[xX\u00d7]\s?(\d{{2,4}})\s?[mM]{END}")
+def relay(m, context):
+    """A 4x100m relay."""
+    return [
+        *n.cardinal(m[1]),
+        "by",
+        *n.cardinal(m[2]),
+        "meter" if following(m).islower() else "meters",
+    ]
+
+
+@rule(rf"(\d{{1,3}}){DASH}(\d{{1,3}})m(?=\s(?:more\s)?(?:{PEOPLE})\b)")
+def millions(m, context):
+    """9-11m soldiers."""
+    return [*n.cardinal(m[1]), "to", *n.cardinal(m[2]), "million"]
+
+
+@rule(rf"\d{{3}}{END}(?=\s\(|[,;.)])")
+def dialled(m, context):
+    """Ring 999 (UK), 112 (EU)."""
+    listed = m[0] in EMERGENCY and "," in context.words[-3:]
+    return n.digits(m[0]) if listed and DIALLING.search(m.string, 0, m.start()) else None
+
+
+@rule.after(("chapter", "form", "size", "level", "model", "article"), rf"(\d{{1,4}})s{END}")
+def several(m, context):
+    """Chapter 11s."""
+    words = n.grouped(m[1])
+    return [*words[:-1], n.plural(words[-1])]
+
+
+@rule(r"(\d{1,2})[- ]ga(?:\.|\b)(?!\w)")
+def gauge(m, context):
+    """16-ga. wire."""
+    return [*n.cardinal(m[1]), "gauge"]
+
+
+@rule(rf"(\d{{1,3}})/(?=\d{{1,4}}\s(?:[A-Z]\w+\s){{1,2}}(?:{q.STREETS})\b)")
+def unit(m, context):
+    """7/12 George St."""
+    return [*n.cardinal(m[1]), "slash"]
+
+
+@rule(rf"\d{{4}}{END}(?![.,:/-]\d)")
+def postcode(m, context):
+    """Parramatta NSW 2150."""
+    state = AUSTRALIA.search(m.string, max(0, m.start() - 5), m.start())
+    return n.grouped(m[0]) if state else None
+
+
+@rule(rf"(49|76)ers{END}")
+def team(m, context):
+    """The 49ers."""
+    return [*n.cardinal(m[1])[:-1], "niners" if m[1] == "49" else "sixers"]
+
+
+@rule.after(("the",), rf"\d0\d{END}(?![.,:/-]\d|%)")
+def freeway(m, context):
+    """Traffic on the 405."""
+    on = len(context.words) > 1 and context.words[-2] in ("on", "off", "onto", "take", "took")
+    near = following(m)
+    return n.grouped(m[0]) if on and not (near.endswith("s") and len(near) > 3) else None
 
 
 @rule(rf"(?:40[0134589]|429|50[234]){END}(?![.,:-]\d|%)")

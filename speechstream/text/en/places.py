@@ -38,7 +38,7 @@ STREET_AHEAD = re.compile(
     r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
 )
 GOES_ON = re.compile(r"\. [a-z\d]")
-BOUND = re.compile(r" of (?:the|town|here|[A-Z])")  # 5 km N of the town
+BOUND = re.compile(r"\.? of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)(?:\. |[- ]?)\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:?!)\u2013-]|$")
 STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")

@@ -10,6 +10,8 @@ LETTERED = re.compile("([IVX]+)([ab])")
 REIGNED = re.compile(
     r" (?:[a-z]+ed|became|took|wrote|gave|fell|won|led|built|came|made|went|began|sent|kept|left)\b"
 )
+SMALL_AFTER = re.compile(r" (?!neck|shaped)[a-z]{2,}")
+SECTIONS = frozenset(("section", "footnote", "sections"))
 ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|in\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
 
 
@@ -53,11 +55,12 @@ class Romans:
         after = re.match(r"[\s-]([A-Za-z]+)", self.text[end : end + 24])
         if (
             after
+            and not tail
             and after[1].lower() in q.ORDINAL_BEFORE
             and (len(numeral) > 1 or said == "the" and numeral.isupper())
         ):
             words = numbers.ordinal(value)
-        elif said in q.NUMBERED and previous.end == at - 1:
+        elif said in q.NUMBERED | SECTIONS and previous.end >= at - 1 - (said in SECTIONS):
             words = self._numbered(numeral, value, previous.text, end)
         elif (
             self.shouting
@@ -110,13 +113,19 @@ class Romans:
         titled = len(self.out) > 1 and self.out[-2].text.lower() in t.TITLES
         first = self.out[-2].text.lower() if len(self.out) > 1 else ""
         if said in t.KINGS or titled and len(numeral) > 1:
-            alone = numeral in ("I", "V", "X")
+            alone = numeral == "I" or numeral in ("V", "X") and not SMALL_AFTER.match(rest)
             if alone and not titled and not ROMAN_AFTER.match(rest) and not REIGNED.match(rest):
                 return []
             return ["the", *numbers.ordinal(value)]
         if len(numeral) == 1:
             return []
-        if self.out[-2].kind == "letters" and len(first) == 1 and said.isalpha() and len(said) > 2:
+        if (
+            len(self.out) > 1
+            and self.out[-2].kind == "letters"
+            and len(first) == 1
+            and said.isalpha()
+            and len(said) > 2
+        ):
             return ["the", *numbers.ordinal(value)]  # J. P. Hill III
         if first in ("mister", "miz", "missus", "doctor", "senator", "judge", "professor"):
             return ["the", *numbers.ordinal(value)]

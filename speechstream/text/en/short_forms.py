@@ -87,6 +87,44 @@ ALWAYS = {
     "wkly": "weekly",
     "rev'd": "reverend",
     "wds": "words",
+    "sens": "senators",
+    "reps": "representatives",
+    "govs": "governors",
+    "gens": "generals",
+    "lts": "lieutenants",
+    "sgts": "sergeants",
+    "capts": "captains",
+    "revs": "reverends",
+    "attys": "attorneys",
+    "vly": "valley",
+    "mtn": "mountain",
+    "mtns": "mountains",
+    "crk": "creek",
+    "mktg": "marketing",
+    "comms": "communications",
+    "engr": "engineer",
+    "engrg": "engineering",
+    "amer": "american",
+    "assocs": "associates",
+    "acctg": "accounting",
+    "mkt": "market",
+    "mkts": "markets",
+    "yld": "yield",
+    "ylds": "yields",
+    "util": "utilities",
+    "utils": "utilities",
+    "nr": "near",
+    "idx": "index",
+    "eqn": "equation",
+    "eqns": "equations",
+    "summ": "summary",
+    "freq": "frequency",
+    "coeff": "coefficient",
+    "param": "parameter",
+    "params": "parameters",
+    "qtrly": "quarterly",
+    "mthly": "monthly",
+    "hdqrs": "headquarters",
     "dbl": "double",
     "sgl": "single",
     "ter": "terrace",
@@ -112,6 +150,19 @@ ALWAYS = {
 NUMBERED = {
     "app": "appendix",
     "conf": "confirmation",
+    "chs": "chapters",
+    "vv": "verses",
+    "ll": "lines",
+    "nn": "notes",
+    "fn": "footnote",
+    "fns": "footnotes",
+    "bk": "book",
+    "bks": "books",
+    "thm": "theorem",
+    "eqs": "equations",
+    "prob": "problem",
+    "probs": "problems",
+    "suppl": "supplement",
     "inv": "invoice",
     "rm": "room",
     "fl": "floor",
@@ -155,6 +206,10 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "txt": "text",
+    "chc": "chance",
+    "idx": "index",
+    "acctg": "accounting",
     "pls": "please",
     "plz": "please",
     "thx": "thanks",
@@ -240,7 +295,7 @@ GIVEN = frozenset("wm chas geo jas thos robt".split())
 MEDICAL = re.compile(
     r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
 )
-DAY_AFTER = re.compile(r"(?:by|only|until|from|at)\b|/|\d")
+DAY_AFTER = re.compile(r"(?:the \d+(?:st|nd|rd|th)|by|only|until|from|at)\b|/|\d")
 BEFORE_DAY = frozenset("except on every last next this open closed".split())
 ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
 AMOUNTS = frozenset(
@@ -252,8 +307,16 @@ VERY = re.compile(
 )
 JOBS = re.compile(r"(?:job|jobs|work|worker|workers|staff|agency|position|workforce|staffer)\b")
 NAMED = re.compile(r"[A-Z][\w'’-]*")
-MONTHLY = frozenset("each per every a this next last first".split())
-SINGLE = re.compile(r"(?:\d|# ?[A-Z\d]|[A-Z](?![A-Za-z])|[IVXLC]+(?![A-Za-z]))")
+SPANS = frozenset(
+    "hour hours day days night nights dollar dollars person people week month year order purchase".split()
+)
+REVENUE = re.compile(
+    r"(?:miss|beat|growth|est|guidance|up|down|rose|fell|grew|of)\b|[$\u20ac\u00a3]"
+)
+MONTHLY = frozenset("the each per every a this next last first".split())
+SINGLE = re.compile(
+    r"(?:\d|# ?[A-Z\d]|[A-Z]\d|[ivx]+(?![a-z])|[A-Z](?![A-Za-z])|[IVXLC]+(?![A-Za-z]))"
+)
 
 
 def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
@@ -293,11 +356,11 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
     if lower in ("d", "def") and before.isalpha() and token.islower() and BEATEN.match(rest):
         return "defeated"
     if (
-        lower in ("sat", "sun")
+        lower in ("sat", "sun", "wed")
         and token[0].isupper()
         and (DAY_AFTER.match(rest) or before in BEFORE_DAY)
     ):
-        return "saturday" if lower == "sat" else "sunday"
+        return {"sat": "saturday", "sun": "sunday", "wed": "wednesday"}[lower]
     if lower == "pt" and before in (
         "dew",
         "melting",
@@ -325,6 +388,24 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "patient"
     if lower in ("dep", "arr") and re.match(r"[A-Z]{3}\b", rest):
         return "departs" if lower == "dep" else "arrives"
+    if lower == "min" and before in SPANS:
+        return "minimum"
+    if lower == "rev" and REVENUE.match(rest):
+        return "revenue"
+    if lower == "div" and token[0].isupper() and before.isalpha() and not numbered:
+        return "division"
+    if lower == "dyn" and behind_ordinal:
+        return "dynasty"
+    if lower == "div" and re.match(r"yield|yld", rest):
+        return "dividend"
+    if lower == "eq" and rest[:1].islower():
+        return "equation"
+    if lower == "reg" and rest[:1] in "$\u00a3\u20ac" and rest:
+        return "regular"
+    if lower == "reg" and rest.startswith("fee"):
+        return "registration"
+    if lower == "pct" and before not in NUMBER_WORDS:
+        return "percentage"
     if lower == "mo" and (before in MONTHLY or before in NUMBER_WORDS):
         return "month" if before in MONTHLY or before == "one" else "months"
     if lower == "pub" and rest.startswith("L."):
@@ -339,7 +420,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         lower in ("b", "d", "r", "fl", "m")
         and token.islower()
         and re.match(
-            r"(?:c\. ?)?1\d{3}\b|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d", rest
+            r"(?:ca?\. ?)?1\d{3}\b|ca?\. \d{2,3}\b|\d{2,3}(?=[);,])|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d",
+            rest,
         )
     ):
         return {"b": "born", "d": "died", "r": "reigned", "m": "married", "fl": "flourished"}[lower]

@@ -28,6 +28,8 @@ NOTE_FLAT = re.compile(
 )
 SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
 NAMES = q.GIVEN_NAMES - frozenset("ron sam ali ana ian lee wei may art".split())
+VANITY = re.compile(r"\d\d\d-$")
+RESPELLED = re.compile(r"^(?:[a-z]--|.{0,2}--[a-z])")  # KEY-noh-ah
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -60,7 +62,7 @@ class Spelling(Abbreviations, Attached, Places):
             "~": "tilde",
             ",": "comma",
         }
-        for m in re.compile(r"[A-Za-z]+|\d+|[^\W\d_]+|[^\w]|_").finditer(self.text, at + skip, end):
+        for m in re.compile(r"[^\W\d_]+|\d+|[^\w]|_").finditer(self.text, at + skip, end):
             part = m[0]
             if part in names:
                 self._say(names[part], *m.span())
@@ -107,6 +109,8 @@ class Spelling(Abbreviations, Attached, Places):
                             "as",
                             "he",
                             "hi",
+                            "pi",
+                            "ad",
                             "ok",
                         )
                     )
@@ -117,7 +121,7 @@ class Spelling(Abbreviations, Attached, Places):
                 )
                 self._say(part.upper() if spell else lower, *m.span())
             elif part.isalpha():
-                self._foreign(m.start(), m.end())
+                self._accented(*m.span())
         return at + len(found)
 
     def _compound(self, at: int, end: int) -> int:
@@ -253,7 +257,11 @@ class Spelling(Abbreviations, Attached, Places):
             and not re.fullmatch(r"(?:Mc|Mac)[A-Z][a-z]+(?:'s|s)?", word)
             and not self.known(word.lower().removesuffix("'s"))
         ):
-            self._compound(at, end)
+            owned = end - 2 * (word[-2:] == "'s")
+            self._compound(at, owned)
+            if owned < end:
+                last = self.out[-1]
+                self.out[-1] = Word(last.text + "'s", last.start, end, last.kind)
         elif (
             len(word) > 1
             and not re.search("[aeiouy]", word, re.I)
@@ -303,6 +311,14 @@ class Spelling(Abbreviations, Attached, Places):
     def _named_so(self, word: str, at: int, end: int) -> bool:
         """Whether a word in capitals is a speaker, or a part of a constant's name: MAX_RETRIES, API_KEY."""
         constant = self.text[at - 1 : at] == "_" or self.text[end : end + 1] == "_"
+        called = self.text[end : end + 1] == "(" and len(word) > 2 and self.known(word.lower())
+        if (
+            called
+            or len(word) > 2
+            and RESPELLED.search(self.text[max(0, at - 2) : end + 2].replace(word, "-", 1))
+        ):
+            return word not in t.SPELLED and self.known(word.lower())
+        constant = constant or bool(VANITY.search(self.text, max(0, at - 4), at))
         return self._speaker(word, at, end) or constant and len(word) > 2 and self._ordinary(word)
 
     def _speaker(self, word: str, at: int, end: int) -> bool:

@@ -27,7 +27,7 @@ MARKS = {
     "\u00bf": "",
     "\u00a1": "",
 }
-COUNTED = q.COUNTED | frozenset("thousand million billion trillion".split())
+COUNTED = q.COUNTED | frozenset("thousand million billion trillion percent".split())
 PRICED = frozenset(
     w
     for unit, cent in t.CURRENCIES.values()
@@ -40,6 +40,12 @@ RATIO = re.compile(r"[a-z]:[a-z](?![\w:])")
 LIMITS = re.compile(
     "([\u2080-\u2089\u2090-\u209c\u1d62]+)([\u2070-\u207f\u00b9\u00b2\u00b3\u221e]+)?"
 )
+OVER = re.compile(r"\)\s?$")
+OVER_AFTER = re.compile(r"\s?[\w(]")
+TERMS = re.compile(r"(?:[-+=*^]\s?|\()[a-z]$")  # (1 + r/n)
+TERM_ALONE = re.compile(r"[a-z](?![a-z])")
+PER_UNIT = re.compile(r"(?:mL|dL|L|kg|mg|\u00b5L|mm\u00b3|m\u00b3|g)(?![\w])")
+LONE = re.compile(r"(?<![A-Za-z])[a-zA-Z]$")
 PART = re.compile(r"[(\[{][\w.]+[)\]}]/")  # of a path
 ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
 GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
@@ -121,6 +127,7 @@ class Symbols:
             inside = at and (
                 text[at - 1].isalnum() or text[at - 1] in ")]" and (after.islower() or after == "_")
             )
+            inside_word = at and text[at - 1].isalpha()
             leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
             if m[0] == "." and (inside and after.isalnum() or leading):
                 dot = (
@@ -135,7 +142,7 @@ class Symbols:
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
                     return digits.end()
-            elif leading_path := set(m[0]) == {"."} and PATH.match(text, at):
+            elif leading_path := set(m[0]) == {"."} and not inside_word and PATH.match(text, at):
                 self._say(["dot"] * len(m[0]) + ["slash"], at, leading_path.end())
                 return leading_path.end()
             elif m[0] == "?" and inside and QUERY.match(text, at):
@@ -221,6 +228,20 @@ class Symbols:
             if text[at + 1 : at + 2] == "/" and FLOORED.match(text, at - 1):
                 self._say("divided by", at, at + 2)
                 return at + 2
+            bracketed = (
+                text[at - 1 : at].isdigit()
+                and after == "("
+                or "=" in text
+                and OVER.search(text, max(0, at - 2), at)
+            )
+            if (
+                bracketed
+                and OVER_AFTER.match(text, at + 1)
+                or TERMS.search(text, max(0, at - 24), at)
+                and TERM_ALONE.match(text, at + 1)
+            ):
+                self._say("over", at, at + 1)
+                return at + 1
             if MATHS_BEFORE.search(text, 0, at) and re.match(r"\s?[\da-z(]", text[at + 1 : at + 3]):
                 self._say("over", at, at + 1)
                 return at + 1
@@ -233,13 +254,21 @@ class Symbols:
             if self._before() in q.COUNTED and (m := COUNTED_IN.match(text, at + 1)):
                 self._say(["per", *expression(m[0], True)], at, m.end())
                 return m.end()
+            if self.out and self.out[-1].kind == "letters" and (m := PER_UNIT.match(text, at + 1)):
+                self._say(["per", *expression(m[0], True)], at, m.end())
+                return m.end()
             if per := self._per(at):
                 self._say(["per", *t.PER[per].split()], at, at + 1 + len(per))
                 return at + 1 + len(per)
             if self._before() in PRICED and (m := EACH.match(text, at + 1)):
                 self._say("per", at, at + 1)
                 return at + 1
-            digits = at and text[at - 1].isdigit() and after.isdigit() or after == "\u2202"
+            digits = (
+                at
+                and (text[at - 1].isdigit() or text[at - 1] == "\u03c0")
+                and after.isdigit()
+                or after == "\u2202"
+            )
             both = (
                 re.search(r"(?:^|\s)(?:and|he|his)$", text[max(0, at - 5) : at].lower())
                 and after.isalpha()
@@ -269,10 +298,24 @@ class Symbols:
             ):
                 self._say(["per", *t.PER[m[0]].split()], at, m.end())
                 return m.end()
-            if digits or (not both and (after.isalnum() or spaced or PART.match(text, at + 1))):
+            if digits or (
+                not both
+                and (
+                    after.isalnum()
+                    or after == "*"
+                    or after in ".,;`"
+                    and text[at - 1 : at] == " "
+                    or spaced
+                    or PART.match(text, at + 1)
+                )
+            ):
                 self._say("over" if digits else "slash", at, at + 1)
         elif c == "*" and (
-            after.isdigit() and self._before() in STARRED or self._before() == "select"
+            after.isdigit()
+            and self._before() in STARRED
+            or self._before() == "select"
+            or text[at - 1 : at] == "/"
+            and text[at - 2 : at - 1].isalnum()
         ):
             self._say("star", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
@@ -319,6 +362,14 @@ class Symbols:
             self._say("backslash", at, at + 1)
         elif c in t.CURRENCIES:
             self._say(numbers.plural(t.CURRENCIES[c][0]), at, at + 1)
+        elif (
+            c in "\u00b7\u22c5"
+            and LONE.search(text, max(0, at - 2), at)
+            and TERM_ALONE.match(text, at + 1)
+        ):
+            self._say("dot", at, at + 1)
+        elif c in "\u00b7\u22c5" and text[at - 1 : at] == ")" and after.isalnum():
+            self._say("times", at, at + 1)
         elif c in "\u222b\u2211\u220f" and (m := LIMITS.match(text, at + 1)):
             self._say(t.SYMBOLS[c].split()[self._before() == "the" : -1], at, at + 1)
             for name, side in zip(("from", "to"), m.groups()):

@@ -655,6 +655,8 @@ MAGNITUDES = {
     "m": "million",
     "M": "million",
     "mn": "million",
+    "MM": "million",
+    "mm": "million",
     "B": "billion",
     "b": "billion",
     "bn": "billion",

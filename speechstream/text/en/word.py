@@ -74,7 +74,7 @@ def clean_up(text: str) -> tuple[str, list[int]]:
         elif category not in ("No",) and (
             "\ufb00" <= c <= "\ufb06"
             or "\uff01" <= c <= "\uff5e"
-            or c in "\u2102\u2115\u2119\u211a\u211d\u2124"
+            or c in "\u2113\u2102\u2115\u2119\u211a\u211d\u2124"
             or "\U0001d400" <= c <= "\U0001d7ff"
         ):
             c = unicodedata.normalize("NFKC", c)
