@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from speechstream.text import inline
-from speechstream.text.clauses import decode
+from speechstream.text.decoding import decode
 from speechstream.text.inline import Context, Found, Wait
 from speechstream.text.notes import formula_of, notes_of
 

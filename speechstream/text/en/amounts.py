@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, homographs, numbers as n, tables as t
+from speechstream.text.en import cues as q, homographs, numbers as n, tables as t, units
 from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
@@ -23,14 +23,14 @@ from speechstream.text.en.patterns import (
 )
 
 rule = Rules()
-SYMBOL = alternatives(t.CURRENCIES)
+SYMBOL = alternatives(units.CURRENCIES)
 AFTER = alternatives(
-    c for c in t.CURRENCIES if c.isalpha() or c in "\u20ac\u00a3\u00a2$\u20bd\u20ba"
+    c for c in units.CURRENCIES if c.isalpha() or c in "\u20ac\u00a3\u00a2$\u20bd\u20ba"
 )
-UNIT = alternatives({**t.UNITS, **t.PER})
+UNIT = alternatives({**units.UNITS, **units.PER})
 POWER = r"(?:[\u00b2\u00b3]|\^?[23](?![\w.]))?"
 FACTOR = rf"(?:{UNIT}){POWER}"
-HEAD = rf"(?:{alternatives(t.UNITS)}){POWER}"
+HEAD = rf"(?:{alternatives(units.UNITS)}){POWER}"
 PRODUCT = rf"{FACTOR}(?:[\u00b7\u22c5\u2022]{FACTOR})*"
 EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?(?:{FACTOR}|\({PRODUCT}\)))*"
 PARTS = re.compile(rf"({UNIT})({POWER})$")
@@ -55,14 +55,14 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(t.PER)}){END})?"
+    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(units.PER)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
-    unit, cent = t.CURRENCIES[m[2]]
+    unit, cent = units.CURRENCIES[m[2]]
     single = qualifies(m, context) or bool(COMPOUND.match(m.string, m.end()))
     words = _money(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
-    return words + (["per", *t.PER[m[9]].split()] if m[9] else [])
+    return words + (["per", *units.PER[m[9]].split()] if m[9] else [])
 
 
 @rule(
@@ -70,7 +70,7 @@ def money(m, context):
 )
 def money_after(m, context):
     """50 euros by sign or code: 50 EUR, 12,50 EUR."""
-    unit, cent = t.CURRENCIES[m[4]]
+    unit, cent = units.CURRENCIES[m[4]]
     if m[4] == "RM" and m.string[m.start(4) - 1] != " ":
         return None  # 70% 1RM
     return _money(m[1], m[2].replace(" ", ""), None, m[3], unit, cent, qualifies(m, context))
@@ -94,7 +94,7 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     words = ["minus"] if sign in ("-", "\u2212") else []
     names = unit.split()
     many = names if single else names[:-1] + [n.plural(names[-1])]
-    scale = [t.MAGNITUDES[magnitude]] if magnitude else []
+    scale = [units.MAGNITUDES[magnitude]] if magnitude else []
     if re.fullmatch(r"[\d.]+,\d\d", amount):
         amount = amount.replace(".", "").replace(",", ".")
     elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
@@ -149,7 +149,7 @@ def magnitude(m, context):
     if context.before in q.PLACES or not m[3] and _letter(m, context, letter, near):
         return None
     words = number(m[1] + m[2]) + (["to", *n.decimal(m[3])] if m[3] else [])
-    return [*words, t.MAGNITUDES[letter]]
+    return [*words, units.MAGNITUDES[letter]]
 
 
 def _letter(m: re.Match, context: Context, letter: str, near: str) -> bool:
@@ -421,7 +421,7 @@ def _factor(text: str, single: bool) -> list[str]:
     m = PARTS.match(text)
     assert m is not None
     symbol, power = m[1], POWERS.get(m[2])
-    if power is None and text in t.UNITS:
+    if power is None and text in units.UNITS:
         symbol = text
     words = unit_words(symbol, single)
     if not power:
@@ -435,7 +435,7 @@ def _factor(text: str, single: bool) -> list[str]:
 
 def unit_words(symbol: str, single: bool) -> list[str]:
     """'km' -> kilometers; 'mph' -> miles per hour: the first noun takes the plural."""
-    words = (t.UNITS.get(symbol) or t.PER[symbol]).split()
+    words = (units.UNITS.get(symbol) or units.PER[symbol]).split()
     if (
         single
         or all(w.isupper() for w in words)

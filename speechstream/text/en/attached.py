@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers, tables as t
+from speechstream.text.en import cues as q, numbers, tables as t, units
 from speechstream.text.en.amounts import expression
 from speechstream.text.en.word import Word
 
@@ -197,7 +197,11 @@ class Attached:
             return end + 3
         if after != "/":
             return 0
-        if word in t.CURRENCIES and (m := CURRENCY_PAIR.match(text, at)) and m[1] in t.CURRENCIES:
+        if (
+            word in units.CURRENCIES
+            and (m := CURRENCY_PAIR.match(text, at))
+            and m[1] in units.CURRENCIES
+        ):
             self._say(list(word + m[1]), at, m.end())
             return m.end()
         if (m := CLASS_DAYS.match(text, at)) and (days := CLASS_DAYS_OF.get(m[0].lower())):
@@ -253,9 +257,9 @@ class Attached:
         text = self.text
         after = text[end : end + 1]
         if after == "/" and (m := SLASHED.match(text, at)):
-            said = t.WITHOUT_STOP[m[0].lower()]
+            short = t.WITHOUT_STOP[m[0].lower()]
             complaint = m[0] == "c/o" and self.out and COMPLAINT.search(text, 0, at)
-            self._say("complains of" if complaint else said, at, m.end())
+            self._say("complains of" if complaint else short, at, m.end())
             return m.end()
         if after == "/" and (m := DERIVATIVE.match(text, at)):
             self._say(["D", m[1].upper(), "D", m[2].upper()], at, m.end())
@@ -277,14 +281,19 @@ class Attached:
             TERM.fullmatch(word)
             and text[at - 1 : at].isdigit()
             and EQUATION.search(text)
-            and word not in t.UNITS
+            and word not in units.UNITS
         ):
             self._say(" ".join(word.upper()), at, end)
             return end
         if word == "mo" and self._before() == "per":
             self._say("month", at, end)
             return end + (GOES_ON.match(text, end) is not None)
-        if self._before() == "per" and len(word) > 1 and word in t.UNITS and not self.known(word):
+        if (
+            self._before() == "per"
+            and len(word) > 1
+            and word in units.UNITS
+            and not self.known(word)
+        ):
             self._say(expression(word, True), at, end)
             return end
         raised = after and after in "\u00b2\u00b3^"
@@ -315,9 +324,9 @@ class Attached:
             self._say("of", end, end + 1)
             return end + 1
         if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
-            said = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])
+            argument = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])
             if m[1].isalpha() or word in "fghPyuv":
-                self._say([word.upper(), "of", *said], at, m.end())
+                self._say([word.upper(), "of", *argument], at, m.end())
                 return m.end()
         if len(word) == 2 and word[0].isupper() and word[1] == "s" and self.number_end == at - 1:
             self.out.append(Word(word, at, end, "letters"))  # the 4 Ps

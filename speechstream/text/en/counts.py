@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import cues as q, numbers as n, tables as t, units
 from speechstream.text.en.amounts import EXPRESSION, FACTOR, expression
 from speechstream.text.en.patterns import (
     DASH,
@@ -40,10 +40,10 @@ def vulgar(m, context):
     return number(m[1] + "0")[:-1] + (["a", "half"] if half else n.fraction(top, bottom))
 
 
-@rule(rf"({NUM})/({alternatives(u for u in t.PER if len(u) > 1 or u == 'h')}){END}(?![/-])")
+@rule(rf"({NUM})/({alternatives(u for u in units.PER if len(u) > 1 or u == 'h')}){END}(?![/-])")
 def rate(m, context):
     """18/min."""
-    return [*n.decimal(m[1]), "per", *t.PER[m[2]].split()]
+    return [*n.decimal(m[1]), "per", *units.PER[m[2]].split()]
 
 
 @rule(rf"\d{{1,3}}(?:/\d{{1,3}}){{2,}}{END}(?!/)")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import counts, cues as q, numbers as n, tables as t
+from speechstream.text.en import counts, cues as q, numbers as n, units
 from speechstream.text.en.dates import MONTH, minutes, month_of
 from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Context, Rules, following, number
 
@@ -295,7 +295,7 @@ def spent(m, context):
 @rule(rf"({NUM})\s?(L|l|kWh)/100\s?km{END}")
 def consumption(m, context):
     """4.5 L/100 km."""
-    unit = t.UNITS[m[2]].split()
+    unit = units.UNITS[m[2]].split()
     return [*n.decimal(m[1]), *unit[:-1], n.plural(unit[-1]), "per", "one", "hundred", "kilometers"]
 
 

@@ -77,7 +77,7 @@ COUNTED = frozenset(
 )
 PHRASED = frozenset(  # of courts and journals: go on before another of them
     "fed civ crim evid supp app bankr r f s l p n ct ed rptr cal bus prof treas rev proc pub rep cir dist so am chem soc natl acad "
-    "sci engl phys commun nat br j lett q math biol a n.e n.w s.e s.w".split()
+    "sci engl phys br j lett q math biol a n.e n.w s.e s.w".split()
 )
 
 RULES = Rules(

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from speechstream.text.en import chess, cues as q, numbers, numerals, tables as t
+from speechstream.text.en import chess, cues as q, numbers, numerals, tables as t, units
 from speechstream.text.en.chemistry import Formulas
 from speechstream.text.en.romans import Romans
 from speechstream.text.en.scripts import Scripts
@@ -39,7 +39,7 @@ FILE = re.compile(
 )
 EMAIL = re.compile(r"[\w.+%'-]*[\w.+%-]@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
-CURRENCY = "|".join(sorted(map(re.escape, t.CURRENCIES), key=len, reverse=True))
+CURRENCY = "|".join(sorted(map(re.escape, units.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
     rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212(]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|['\u2019]\d|["
     + "".join(t.VULGAR)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import cues as q, numbers as n, tables as t, units
 from speechstream.text.en.codes import EMERGENCY
 from speechstream.text.en.dates import minutes
 from speechstream.text.en.designations import COUNTABLE, DIALLING
@@ -162,7 +162,7 @@ def with_slash(m, context):
 def course(m, context):
     """CS 101."""
     dept = DEPARTMENT.search(m.string, max(0, m.start() - 6), m.start())
-    if not dept or dept[1] in t.CURRENCIES or dept[1] in NOT_COURSES:
+    if not dept or dept[1] in units.CURRENCIES or dept[1] in NOT_COURSES:
         return None
     return n.grouped(m[0])
 

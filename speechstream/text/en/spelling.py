@@ -11,6 +11,7 @@ from speechstream.text.en import (
     phrases,
     short_forms,
     tables as t,
+    units,
 )
 from speechstream.text.en.abbreviations import Abbreviations
 from speechstream.text.en.attached import Attached
@@ -196,7 +197,7 @@ class Spelling(Abbreviations, Attached, Places):
         if (
             lower in short_forms.PLAIN
             and (word.islower() or word.istitle())
-            and not (stop and lower in t.UNITS)
+            and not (stop and lower in units.UNITS)
         ):
             self._say(short_forms.PLAIN[lower], at, end)
             if stop and GOES_ON.match(text, end):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from speechstream.text.en import cues as q, numbers, numerals, tables as t
+from speechstream.text.en import cues as q, numbers, numerals, tables as t, units
 from speechstream.text.en.amounts import FACTOR, expression
 from speechstream.text.en.patterns import alternatives
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
@@ -30,7 +30,7 @@ MARKS = {
 COUNTED = q.COUNTED | frozenset("thousand million billion trillion percent".split())
 PRICED = frozenset(
     w
-    for unit, cent in t.CURRENCIES.values()
+    for unit, cent in units.CURRENCIES.values()
     for name in (unit, cent)
     if name
     for w in (name.split()[-1], numbers.plural(name.split()[-1]))
@@ -70,7 +70,7 @@ NOUN_BEFORE = re.compile(
 )
 STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
 ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
-COUNTED_IN = re.compile(rf"(?!(?:{alternatives(t.PER)})(?![\w\u00b2\u00b3])){FACTOR}(?![^\W_])")
+COUNTED_IN = re.compile(rf"(?!(?:{alternatives(units.PER)})(?![\w\u00b2\u00b3])){FACTOR}(?![^\W_])")
 MODULO = re.compile(r"% (?:\d|[a-z](?![A-Za-z]))")
 FLOORED = re.compile(r" // [\da-z]")
 PACE = re.compile(r"\d:\d\d$")
@@ -246,7 +246,7 @@ class Symbols:
                 self._say("over", at, at + 1)
                 return at + 1
             if PACE.search(text, max(0, at - 5), at) and (m := PACED.match(text, at + 1)):
-                self._say(["per", *t.PER[m[0]].split()], at, m.end())
+                self._say(["per", *units.PER[m[0]].split()], at, m.end())
                 return m.end()
             if DOSE.search(text, max(0, at - 6), at) and PER_MEASURE.match(text, at + 1):
                 self._say("per", at, at + 1)
@@ -258,7 +258,7 @@ class Symbols:
                 self._say(["per", *expression(m[0], True)], at, m.end())
                 return m.end()
             if per := self._per(at):
-                self._say(["per", *t.PER[per].split()], at, at + 1 + len(per))
+                self._say(["per", *units.PER[per].split()], at, at + 1 + len(per))
                 return at + 1 + len(per)
             if self._before() in PRICED and (m := EACH.match(text, at + 1)):
                 self._say("per", at, at + 1)
@@ -296,7 +296,7 @@ class Symbols:
             if (m := TIME_AFTER.match(text, at + 1)) and NOUN_BEFORE.search(
                 text[max(0, at - 24) : at]
             ):
-                self._say(["per", *t.PER[m[0]].split()], at, m.end())
+                self._say(["per", *units.PER[m[0]].split()], at, m.end())
                 return m.end()
             if digits or (
                 not both
@@ -360,8 +360,8 @@ class Symbols:
             self._say("love", at, at + 1)
         elif c == "\\" and after.isalnum():
             self._say("backslash", at, at + 1)
-        elif c in t.CURRENCIES:
-            self._say(numbers.plural(t.CURRENCIES[c][0]), at, at + 1)
+        elif c in units.CURRENCIES:
+            self._say(numbers.plural(units.CURRENCIES[c][0]), at, at + 1)
         elif (
             c in "\u00b7\u22c5"
             and LONE.search(text, max(0, at - 2), at)
@@ -433,7 +433,7 @@ class Symbols:
     def _per(self, at: int) -> str:
         """The unit behind a slash in `miles/day`, or ""."""
         m = NAME.match(self.text, at + 1)
-        named = m is not None and m[0] in t.PER
+        named = m is not None and m[0] in units.PER
         return m[0] if m and named and self._before() in COUNTED else ""
 
     def _between_measures(self, at: int) -> bool:

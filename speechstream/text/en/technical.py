@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import cues as q, numbers as n, tables as t, units
 from speechstream.text.en.amounts import closes_quotation
 from speechstream.text.en.codes import version_part
 from speechstream.text.en.dates import YEARS_AFTER
@@ -219,8 +219,8 @@ def trunk(m, context):
 )
 def loss(m, context):
     """$(4.2) million, a loss."""
-    unit, _ = t.CURRENCIES[m[1]]
-    scale = [t.MAGNITUDES.get(m[3], m[3])] if m[3] else []
+    unit, _ = units.CURRENCIES[m[1]]
+    scale = [units.MAGNITUDES.get(m[3], m[3])] if m[3] else []
     return ["minus", *n.decimal(m[2]), *scale, n.plural(unit)]
 
 
