@@ -37,6 +37,7 @@ FILE = re.compile(
     + "|".join(sorted(q.EXTENSIONS, key=len, reverse=True))
     + r")(?![\w-]|\.\w)"
 )
+LINKED = re.compile(r"\.[\w-]|://|localhost:", re.I)  # what every address and file name has
 EMAIL = re.compile(r"[\w.+%'-]*[\w.+%-]@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, units.CURRENCIES), key=len, reverse=True))
@@ -169,6 +170,8 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         self.config, self.options = normaliser.config, normaliser.options
         self.known, self.lettered = normaliser.known, normaliser.lettered
         self.out: list[Word] = []
+        self.mailed = "@" in text
+        self.linked = LINKED.search(text) is not None
         self.bar = -1  # where the absolute value ends that is being read
         self.number_end = -9  # where the last number ended: a dash behind it may be a range
         words = re.findall(r"[A-Za-z]{2,}", text)
@@ -301,15 +304,15 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
     def _named(self, at: int, joined: bool) -> int:
         """Addresses, file names and codes that begin with a letter or digit; 0 if there is none here."""
         text = self.text
-        if m := EMAIL.match(text, at):
+        if self.mailed and (m := EMAIL.match(text, at)):
             return self._address(m[0].rstrip("."), at)
-        if m := URL.match(text, at):
+        if self.linked and (m := URL.match(text, at)):
             return self._address(m[0].rstrip(".,;:!?)'\u2019\u2026"), at)
         if joined:
             return 0
         if text[at] in "24" and (done := self._shorthand(at)):
             return done
-        if m := FILE.match(text, at):
+        if self.linked and (m := FILE.match(text, at)):
             return self._address(m[0], at)
         if (
             text.startswith("Bb", at)
@@ -328,11 +331,12 @@ class _Reading(Spelling, Formulas, Romans, Scripts, Symbols):
         if text[at] == "U" and (m := CODE_POINT.match(text, at)):
             self._say("U plus", at, at + 2)
             return self._characters(at + 2, m.end())
-        if m := CELLS.match(text, at):
+        capital = "A" <= text[at] <= "Z"
+        if capital and (m := CELLS.match(text, at)):
             self._compound(at, m.end(1))
             self._say("to", m.end(1), m.end(1) + 1)
             return self._compound(m.start(2), m.end())
-        if m := LABELS.match(text, at):
+        if capital and (m := LABELS.match(text, at)):
             if (m[1] == m[4] and int(m[2]) < int(m[5])) or m[3] == "\u2013" and m[1] < m[4]:
                 self._compound(at, m.end(2))
                 self._say("to", m.start(3), m.end(3))
