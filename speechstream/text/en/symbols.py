@@ -46,6 +46,7 @@ TERMS = re.compile(r"(?:[-+=*^]\s?|\()[a-z]$")  # (1 + r/n)
 TERM_ALONE = re.compile(r"[a-z](?![a-z])")
 PER_UNIT = re.compile(r"(?:mL|dL|L|kg|mg|\u00b5L|mm\u00b3|m\u00b3|g)(?![\w])")
 LONE = re.compile(r"(?<![A-Za-z])[a-zA-Z]$")
+PRODUCT = re.compile(r"\s?[\d.,]+\s?[=\u2248]")  # 26.2 mi x 1.609 = 42.2
 PART = re.compile(r"[(\[{][\w.]+[)\]}]/")  # of a path
 ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
 GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
@@ -320,7 +321,7 @@ class Symbols:
             self._say("star", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
             self._say("times", at, at + 1)
-        elif c == "\u00d7" and self._between_measures(at):
+        elif c == "\u00d7" and self._between_measures(at) and not PRODUCT.match(text, at + 1):
             self._say("by", at, at + 1)
         elif c == "#":
             if text[at - 1 : at].isalpha() and not after.isalnum():
