@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,28 @@ def run(args: argparse.Namespace) -> int:
         raise SpeechStreamError(
             f"{target} exists and is not an empty folder; give another --output"
         )
+    existed = target.exists()
+    try:
+        return _convert(args, source, target)
+    except BaseException:
+        _clear(target, existed)
+        raise
+
+
+def _clear(target: Path, existed: bool) -> None:
+    """What a conversion that failed has left in a folder that was empty, or was not there (existed False)."""
+    if not target.is_dir():
+        return
+    for path in target.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if not existed:
+        target.rmdir()
+
+
+def _convert(args: argparse.Namespace, source: Path, target: Path) -> int:
     if _is_opens2s(source):
         raise SpeechStreamError(
             f"{source} is an OpenS2S, whose codes are decoded by GLM-4-Voice's decoder, which is not supported"

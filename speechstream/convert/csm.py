@@ -52,6 +52,7 @@ PROJECTOR, HEADS = (
 )
 RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 LEAST_VOICE_S, MOST_VOICE_S = 0.5, 60.0
+_PLAIN = {"top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0}  # not drawn by
 _NAME = re.compile(r"[\w.-]{1,64}")
 
 
@@ -154,6 +155,9 @@ def _sampling(folder: Path) -> CsmSampling:
     found: list[Any] = []
     for at in ("", "depth_decoder_"):
         drawn = g.flag(f"{at}do_sample", False)
+        for key, only in _PLAIN.items() if drawn else ():
+            if g.number(f"{at}{key}", only) != only:
+                raise ValueError(f"its codes are drawn by {at}{key}, which is not supported")
         found += [
             g.number(f"{at}temperature", 1.0) if drawn else 0.0,
             g.integer(f"{at}top_k", 50) if drawn else 0,

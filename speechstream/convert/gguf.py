@@ -29,12 +29,22 @@ TYPES = {
     1: ("F16", 1, 2),
     2: ("Q4_0", 32, 18),
     3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176),
     14: ("Q6_K", 256, 210),
+    20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136),
     30: ("BF16", 1, 2),
 }
+# What the 16 codes of IQ4_NL and IQ4_XS stand for (ggml's kvalues_iq4nl)
+_UNEVEN = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16
+)
 
 
 @dataclass(frozen=True)
@@ -220,6 +230,58 @@ def _q4_1(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return _nibbles(raw[:, 4:]), scale, least + 8 * scale
 
 
+def _fives(raw: np.ndarray, at: int) -> np.ndarray:
+    """(blocks, 32) codes of 5 bits: 4 bytes of high bits at this byte, then nibbles; 112 more, so that 16 is in the middle."""
+    high = np.unpackbits(raw[:, at : at + 4], axis=1, bitorder="little")
+    return (_nibbles(raw[:, at + 4 :]) | high << 4) + np.uint8(112)
+
+
+def _q5_0(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+    return _fives(raw, 2), _half(raw, 0), None
+
+
+def _q5_1(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scale, least = _half(raw, 0), _half(raw, 2)
+    return _fives(raw, 4), scale, least + 16 * scale
+
+
+def _uneven(raw: np.ndarray) -> np.ndarray:
+    """(blocks, n) bytes of codes of 4 bits to (blocks, 2 n) of 8."""
+    return (_UNEVEN + 128).astype(np.uint8)[_nibbles(raw)]
+
+
+def _iq4_nl(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+    return _uneven(raw[:, 2:]), _half(raw, 0), None
+
+
+def _iq4_xs(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+    low = np.stack([raw[:, 4:8] & 15, raw[:, 4:8] >> 4], -1).reshape(-1, 8)
+    high = np.ascontiguousarray(raw[:, 2:4]).view("<u2") >> (2 * np.arange(8, dtype=np.uint16)) & 3
+    scales = ((low | high << 4).astype(np.float32) - 32) * _half(raw, 0)
+    return _uneven(raw[:, 8:].reshape(-1, 8, 16)), scales, None
+
+
+def _pairs_of_bits(raw: np.ndarray) -> np.ndarray:
+    """64 bytes of a K block to its 256 codes of 2 bits, (blocks, 2, 4, 32)."""
+    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
+    return (raw.reshape(-1, 2, 1, 32) >> shifts) & 3
+
+
+def _q2_k(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scales, least = (raw[:, :16] & 15) * _half(raw, 80), (raw[:, :16] >> 4) * _half(raw, 82)
+    return _pairs_of_bits(raw[:, 16:80]) + np.uint8(128), scales, -least
+
+
+def _q3_k(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+    shifts = np.arange(8, dtype=np.uint8).reshape(2, 4, 1)
+    high = (raw[:, None, None, :32] >> shifts) & 1
+    codes = _pairs_of_bits(raw[:, 32:96]) + 4 * high + np.uint8(124)  # code - 128 is q - 4
+    low = np.concatenate([raw[:, 96:104] & 15, raw[:, 96:104] >> 4], 1)
+    rest = (raw[:, None, 104:108] >> np.array([0, 2, 4, 6], np.uint8)[:, None]) & 3
+    scales = (low | rest.reshape(-1, 16) << 4).astype(np.float32) - 32
+    return codes, scales * _half(raw, 108), None
+
+
 def _q8_0(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
     return raw[:, 2:] ^ 128, _half(raw, 0), None  # int8 + 128
 
@@ -248,8 +310,7 @@ def _q5_k(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _q6_k(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
     low = _nibbles(raw[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
-    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
-    high = (raw[:, 128:192].reshape(-1, 2, 1, 32) >> shifts) & 3
+    high = _pairs_of_bits(raw[:, 128:192])
     scales = np.ascontiguousarray(raw[:, 192:208]).view(np.int8) * _half(raw, 208)
     return (low | high << 4) + np.uint8(96), scales, None  # code - 128 is q - 32
 
@@ -257,8 +318,14 @@ def _q6_k(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
 _UNPACK: dict[str, Any] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
     "Q8_0": _q8_0,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from speechstream.config import Section, read
 from speechstream.convert.mimi import config_from_transformers
+from speechstream.convert.stored import rotary_base
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.kyutai_config import KyutaiBundle, KyutaiConfig
 from speechstream.nn.llm_config import LlmConfig, RopeConfig
@@ -28,9 +29,6 @@ def from_transformers(c: Section, generation: Section, features: Section) -> Kyu
         raise ValueError(f"its activation is {c.text('hidden_act')[:40]!r}, expected 'silu'")
     if c.flag("tie_word_embeddings", False):
         raise ValueError("its output layer is tied to the embedding, which holds codes as well")
-    rope = c.section("rope_parameters")
-    if rope.text("rope_type", "default") != "default":
-        raise ValueError(f"its rotary positions are of type {rope.text('rope_type')[:40]!r}")
     heads, layers = c.integer("num_attention_heads", 32), c.integer("num_hidden_layers", 48)
     inner = c.integer("ffn_dim", 11264)
     if inner % 2:
@@ -47,7 +45,7 @@ def from_transformers(c: Section, generation: Section, features: Section) -> Kyu
             head_dim=c.integer("head_dim", 0),
             context=c.integer("max_position_embeddings", 750),
             norm_eps=c.number("rms_norm_eps", 1e-8),
-            rope=RopeConfig(rope.number("rope_theta", c.number("rope_theta", 10_000.0))),
+            rope=RopeConfig(rotary_base(c)),
             window=c.integer("sliding_window", 375),
         ),
         levels=c.integer("num_codebooks", 32),

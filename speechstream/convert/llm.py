@@ -7,6 +7,8 @@ is in memory.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from speechstream.nn.llm_config import LlmConfig, RopeConfig
 
 MOST_JSON = 64 << 20  # bytes of a tokenizer.json or config.json
 GGUF_FAMILIES = ("llama", "qwen2", "qwen3")  # llama.cpp writes Mistral and SmolLM2 as "llama"
+_LEFT_OUT = re.compile(r"(^lm_head\.weight|\.inv_freq|\.masked_bias)$")  # tied, or computed here
 _GGUF_NAMES = {
     "token_embd": "model.embed_tokens",
     "output": "lm_head",
@@ -87,9 +90,15 @@ def load_llm(path: str | Path) -> LlmCheckpoint:
     """Read a GGUF file or a folder of Hugging Face. Raises SpeechStreamError, in one sentence, for all others."""
     path = Path(path)
     checkpoint = _from_folder(path) if path.is_dir() else _from_gguf(path)
-    for name in shapes(checkpoint.config):
+    expected = shapes(checkpoint.config)
+    for name in expected:
         if name not in checkpoint.names:
             raise SpeechStreamError(f"{path} lacks the tensor {name!r}")
+    unknown = sorted(n for n in checkpoint.names - expected.keys() if not _LEFT_OUT.search(n))
+    if unknown:
+        raise SpeechStreamError(
+            f"{path} has an unknown tensor {unknown[0][:80]!r}, which a model of its config does not use"
+        )
     return checkpoint
 
 
@@ -133,9 +142,15 @@ def _checked(
             raise SpeechStreamError(
                 f"{path}: its tensor {name!r} has the shape {a.shape}, and its config says {expected[name]}"
             )
+        _check_finite(path, name, a)
         return a
 
     return read
+
+
+def _check_finite(path: Path, name: str, *numbers: np.ndarray | None) -> None:
+    if not all(np.isfinite(a).all() for a in numbers if a is not None):
+        raise SpeechStreamError(f"{path} is damaged: its tensor {name!r} holds NaN or infinity")
 
 
 def _json(path: Path) -> Any:
@@ -152,13 +167,18 @@ def _json(path: Path) -> Any:
 def _from_folder(folder: Path) -> LlmCheckpoint:
     values = _json(folder / "config.json")
     config = from_hugging_face(values)
-    parts = sorted(folder.glob("*.safetensors"))
+    parts = [
+        p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("consolidated")
+    ]  # which hold the same once more, in another form
     if not parts:
         raise SpeechStreamError(f"{folder} has no *.safetensors; other weights are not read")
     where: dict[str, Any] = {}
     try:
         for part in parts:
             file = safetensors.safe_open(part, framework="np")
+            twice = sorted(where.keys() & set(file.keys()))
+            if twice:
+                raise SpeechStreamError(f"{folder} has the tensor {twice[0][:80]!r} twice")
             where |= dict.fromkeys(file.keys(), part)
     except (OSError, safetensors.SafetensorError) as error:
         raise SpeechStreamError(f"{folder} has damaged weights: {str(error)[:200]}") from error
@@ -173,6 +193,9 @@ def _from_folder(folder: Path) -> LlmCheckpoint:
             raise SpeechStreamError(f"{folder} lacks the tensor {name!r}")
         return _tensor(where[name], name)
 
+    if config.tied and "lm_head.weight" in where:  # transformers ties them where they are alike
+        alike = np.array_equal(read("lm_head.weight"), read("model.embed_tokens.weight"))
+        config = replace(config, tied=alike)
     return LlmCheckpoint(
         config,
         frozenset(where),
@@ -263,6 +286,8 @@ def _from_gguf(path: Path) -> LlmCheckpoint:
 
     def blocks(name: str) -> Blocks | None:
         b, rows = file.blocks(names.get(name, name)), order(name)
+        if b is not None:
+            _check_finite(path, name, b.scales, b.offsets)
         return b if b is None or rows is None or len(rows) != len(b.codes) else b.rows(rows)
 
     stop = {meta.get(f"tokenizer.ggml.{k}_token_id") for k in ("eos", "eot")}
@@ -330,6 +355,7 @@ def _gguf_config(arch: str, meta: dict[str, Any], file: Gguf, names: dict[str, s
         tied="lm_head.weight" not in names,
         qkv_bias="model.layers.0.self_attn.q_proj.bias" in names,
         out_bias="model.layers.0.self_attn.o_proj.bias" in names,
+        mlp_bias="model.layers.0.mlp.gate_proj.bias" in names,
         qk_norm="model.layers.0.self_attn.q_norm.weight" in names,
     )
     window = get("attention.sliding_window", int, 0)
@@ -339,14 +365,31 @@ def _gguf_config(arch: str, meta: dict[str, Any], file: Gguf, names: dict[str, s
 
 
 def _gguf_rope(get: Callable[..., Any]) -> RopeConfig:
-    base, kind = get("rope.freq_base", float, 10_000.0), get("rope.scaling.type", str, "none")
-    factor = get("rope.scaling.factor", float, 1.0)
-    if kind == "none":
+    """As llama.cpp reads it: a factor without a type is a linear one, and no factor, or 0, is 1."""
+    base, kind = get("rope.freq_base", float, 10_000.0), get("rope.scaling.type", str, "linear")
+    factor = get("rope.scaling.factor", float, get("rope.scale_linear", float, 0.0)) or 1.0
+    for key, only in (
+        ("attn_factor", (1.0,)),
+        ("yarn_attn_factor", (1.0,)),
+        ("yarn_ext_factor", (1.0, -1.0)),  # -1: as the type says
+        ("yarn_log_multiplier", (0.0,)),
+    ):
+        if get(f"rope.scaling.{key}", float, only[0]) not in only:
+            raise ValueError(f"its rope.scaling.{key} is not {only[0]:g}, which is not supported")
+    if kind == "none" or (kind == "linear" and factor == 1):
         return RopeConfig(base)
     if kind == "linear":
         return RopeConfig(base, "linear", factor)
     if kind == "yarn":
-        original = get("rope.scaling.original_context_length", int)
-        sharper = 1.0 + 0.1 * float(np.log(factor)) if factor > 1 else 1.0
-        return RopeConfig(base, "yarn", factor, original, attention_factor=sharper)
+        original = get("rope.scaling.original_context_length", int, get("context_length", int))
+        sharper = 1.0 + 0.1 * math.log(factor) if factor > 1 else 1.0
+        return RopeConfig(
+            base,
+            "yarn",
+            factor,
+            original,
+            beta_fast=get("rope.scaling.yarn_beta_fast", float, 32.0),
+            beta_slow=get("rope.scaling.yarn_beta_slow", float, 1.0),
+            attention_factor=sharper,
+        )
     raise ValueError(f"its rope scaling {kind[:30]!r} is not supported")

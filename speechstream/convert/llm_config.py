@@ -37,7 +37,7 @@ def from_hugging_face(values: Any) -> LlmConfig:
 
 def _config(kind: str, values: dict[str, Any]) -> LlmConfig:
     layers, heads = _int(values, "num_hidden_layers"), _int(values, "num_attention_heads")
-    attention_bias = bool(values.get("attention_bias", False)) and kind in ("llama", "qwen3")
+    attention_bias = _flag(values, "attention_bias") and kind in ("llama", "qwen3")
     window, sliding = _window(kind, values, layers)
     return LlmConfig(
         vocab_size=_int(values, "vocab_size"),
@@ -50,10 +50,10 @@ def _config(kind: str, values: dict[str, Any]) -> LlmConfig:
         context=_int(values, "max_position_embeddings", 2048),
         norm_eps=_float(values, "rms_norm_eps", 1e-6),
         rope=_rope(values),
-        tied=bool(values.get("tie_word_embeddings", False)),
+        tied=_flag(values, "tie_word_embeddings"),
         qkv_bias=attention_bias or kind == "qwen2",
         out_bias=attention_bias,
-        mlp_bias=bool(values.get("mlp_bias", False)) and kind == "llama",
+        mlp_bias=_flag(values, "mlp_bias") and kind == "llama",
         qk_norm=kind == "qwen3",
         window=window,
         window_layers=sliding,
@@ -62,7 +62,7 @@ def _config(kind: str, values: dict[str, Any]) -> LlmConfig:
 
 def _window(kind: str, values: dict[str, Any], layers: int) -> tuple[int, tuple[int, ...]]:
     window = values.get("sliding_window")
-    if kind in ("qwen2", "qwen3") and not values.get("use_sliding_window", False):
+    if kind in ("qwen2", "qwen3") and not _flag(values, "use_sliding_window"):
         window = None
     if window is None or kind == "llama" or layers > 1 << 16:
         return 0, ()
@@ -82,7 +82,10 @@ def _window(kind: str, values: dict[str, Any], layers: int) -> tuple[int, tuple[
 
 
 def _rope(values: dict[str, Any]) -> RopeConfig:
-    given = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    given, older = values.get("rope_parameters") or {}, values.get("rope_scaling") or {}
+    if given and older and given != older:
+        raise ValueError("its rope_parameters and rope_scaling contradict each other")
+    given = given or older
     if not isinstance(given, dict):
         raise ValueError("its rope scaling is no JSON object")
     base = _float(given, "rope_theta", _float(values, "rope_theta", 10_000.0))
@@ -114,7 +117,7 @@ def _rope(values: dict[str, Any]) -> RopeConfig:
             beta_fast=_float(given, "beta_fast", 32.0),
             beta_slow=_float(given, "beta_slow", 1.0),
             attention_factor=_yarn_attention(given, factor),
-            truncate=bool(given.get("truncate", True)),
+            truncate=_flag(given, "truncate", True),
         )
     raise ValueError(f"rope scaling of type {str(kind)[:40]!r} is not supported")
 
@@ -143,6 +146,15 @@ def _int(values: dict[str, Any], key: str, default: int | None = None) -> int:
         return default
     if type(value) is not int or not 0 < value < 1 << 40:
         raise ValueError(f"{key} is {str(value)[:30]!r}, expected a positive number")
+    return value
+
+
+def _flag(values: dict[str, Any], key: str, default: bool = False) -> bool:
+    value = values.get(key)
+    if value is None:
+        return default
+    if type(value) is not bool:
+        raise ValueError(f"{key} is {str(value)[:30]!r}, expected true or false")
     return value
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechstream.config import Section
+from speechstream.convert.stored import rotary_base
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.mimi import Mimi, MimiConfig
 from speechstream.nn.quantizer import USAGE_FLOOR
@@ -95,7 +97,10 @@ def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
             raise SpeechStreamError(
                 f"this Mimi has {name} = {data[name]}; only {expected} is supported"
             )
-    rope = get("rope_parameters", {})
+    try:
+        base = rotary_base(Section(data, "this Mimi"))
+    except ValueError as error:
+        raise SpeechStreamError(str(error)) from error
     seanet = SEANetConfig(
         channels=get("audio_channels", 1),
         dim=dim,
@@ -114,7 +119,7 @@ def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
         heads=heads,
         ff_dim=get("intermediate_size", 2048),
         left_context=get("sliding_window", 250),
-        max_period=float(rope.get("rope_theta", get("rope_theta", 10_000.0))),
+        max_period=base,
         layer_scale=get("layer_scale_initial_scale", 0.01),
     )
     rate = get("sampling_rate", 24_000)

@@ -14,6 +14,7 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.qwen import read_tokenizer
 from speechstream.convert.stored import (
+    check_copy,
     check_kind,
     check_only,
     check_shapes,
@@ -73,7 +74,8 @@ def convert_moonshine(source: str | Path, target: str | Path, card: dict[str, An
         c = Section(read_json(source / "config.json"))
         network = network_config(c)
         if network.decoder.tied:
-            found.pop("decoder.head.weight", None)  # a copy of the embedding
+            head = found.pop("decoder.head.weight", None)
+            check_copy(source, head, found.get("decoder.embed_tokens.weight"))
         _check_features(source)
         read_tokenizer(source / TOKENIZER, network.decoder.vocab_size)
         about = _about(source, c, network)

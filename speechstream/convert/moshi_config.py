@@ -11,7 +11,7 @@ from speechstream.convert.kyutai_config import (
     moshi_codec_config,
     text_config,
 )
-from speechstream.convert.stored import check_kind, check_only
+from speechstream.convert.stored import check_kind, check_only, rotary_base
 from speechstream.nn.llm_config import RopeConfig
 from speechstream.nn.moshi_config import DepthConfig, FrameSampling, MoshiBundle, MoshiConfig
 
@@ -26,8 +26,6 @@ def from_transformers(c: Section) -> MoshiBundle:
         check_only(what, part, "hidden_act", "silu")
         if part.flag("tie_word_embeddings", False):
             raise ValueError("its output layer is tied to its embedding, which has a row more")
-    rope = c.section("rope_parameters")
-    check_only("the type of its rotary positions", rope, "rope_type", "default")
     heads, deep = c.integer("num_attention_heads", 32), d.integer("num_attention_heads", 16)
     inner, depth_inner = c.integer("ffn_dim", 22528), d.integer("ffn_dim", 5632)
     if inner % 2 or depth_inner % 2:
@@ -56,7 +54,7 @@ def from_transformers(c: Section) -> MoshiBundle:
             head_dim=c.integer("head_dim", 0),
             context=c.integer("max_position_embeddings", 3000),
             norm_eps=c.number("rms_norm_eps", 1e-8),
-            rope=RopeConfig(rope.number("rope_theta", c.number("rope_theta", 10_000.0))),
+            rope=RopeConfig(rotary_base(c)),
             window=c.integer("sliding_window", 3000),
         ),
         depth=depth,

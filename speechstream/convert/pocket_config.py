@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from speechstream.config import Section
+from speechstream.convert.stored import rotary_base
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.llm_config import LlmConfig, RopeConfig
 from speechstream.nn.pocket_config import (
@@ -203,9 +204,7 @@ def _activation(s: Section) -> str:
 
 def _rope(s: Section) -> float:
     """The base of its rotary positions."""
-    rope = s.section("rope_parameters")
-    kind = rope.text("rope_type", "default")
-    if kind != "default" or rope.number("partial_rotary_factor", 1.0) != 1:
-        raise ValueError(f"rotary positions of type {kind[:40]!r} are not supported")
-    _known(rope, ("rope_type", "rope_theta", "type", "partial_rotary_factor"))
-    return rope.number("rope_theta", 10_000.0)
+    base = rotary_base(s)
+    keys = ("rope_type", "rope_theta", "type", "partial_rotary_factor")
+    _known(s.section("rope_parameters"), keys)
+    return base

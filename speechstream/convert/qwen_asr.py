@@ -23,6 +23,7 @@ from speechstream.convert.qwen import (
 )
 from speechstream.convert.qwen_tokenizer import built
 from speechstream.convert.stored import (
+    check_copy,
     check_kind,
     check_only,
     check_shapes,
@@ -118,7 +119,8 @@ def convert_qwen_asr(
     try:
         network = network_config(Section(read_json(source / "config.json")))
         if network.text.tied:
-            found.pop("text.lm_head.weight", None)  # a copy of the embedding
+            head = found.pop("text.lm_head.weight", None)
+            check_copy(source, head, found.get("text.model.embed_tokens.weight"))
         check_features(source, network.encoder.n_mels, min_length=LEAST_SAMPLES, dither=0)
         text, words = tokenizer(source, network.text.vocab_size)
         about = _about(source, network, words, _language(language))

@@ -131,6 +131,20 @@ def check_only(what: str, section: Section, key: str, only: str) -> None:
         raise ValueError(f"{what} is {said[:40]!r}, and only {only!r} is supported")
 
 
+def rotary_base(section: Section, default: float = 10_000.0) -> float:
+    """The base of rotary positions that turn a whole head and are not stretched. Raises ValueError for others."""
+    rope, older = (section.section(key) for key in ("rope_parameters", "rope_scaling"))
+    if rope.keys and older.keys:
+        raise ValueError("it has rope_parameters and rope_scaling, and only one of them is read")
+    rope = rope if rope.keys else older
+    kind = rope.text("rope_type", rope.text("type", "default"))
+    part = rope.number("partial_rotary_factor", section.number("partial_rotary_factor", 1.0))
+    if kind != "default" or part != 1:
+        what = f"of type {kind[:40]!r}" if kind != "default" else f"in {part:g} of a head"
+        raise ValueError(f"its {rope.name} are rotary positions {what}, which are not supported")
+    return rope.number("rope_theta", section.number("rope_theta", default))
+
+
 def write(path: Path, tensors: Mapping[str, Stored | Made]) -> None:
     """One safetensors file of tensors from wherever they are, each read once."""
     entries, at = {}, 0
@@ -159,6 +173,16 @@ def check_shapes(
                 f"{where}: its tensor {name!r} (as it is called here) has the shape {tuple(given[name])}, "
                 f"and its config says {tuple(shape)}"
             )
+
+
+def check_copy(where: Path, copy: Stored | None, original: Stored | None) -> None:
+    """Raises SpeechStreamError where an output layer stands beside the embedding that it is said to be, and is another."""
+    if copy is None or original is None or copy.shape != original.shape:
+        return
+    if copy.dtype != original.dtype or not np.array_equal(copy.read(), original.read()):
+        raise SpeechStreamError(
+            f"{where}: its output layer differs from its embedding, and its config says that they are one"
+        )
 
 
 def read_json(path: Path) -> Any:

@@ -19,12 +19,14 @@ from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.stored import (
+    check_copy,
     check_kind,
     check_only,
     check_shapes,
     first_line,
     read_json,
     rename,
+    rotary_base,
     tensors,
     write,
 )
@@ -103,6 +105,9 @@ def convert_voxtral(source: str | Path, target: str | Path, card: dict[str, Any]
         raise SpeechStreamError(f"{source} is not supported: {first_line(error)}") from error
     found = tensors(source, renamed)
     expected = shapes(network)
+    if network.text.tied:
+        names = ("text.lm_head.weight", "text.model.embed_tokens.weight")
+        check_copy(source, *(found.get(n) for n in names))
     given = {n: t for n, t in found.items() if n in expected or not _is_copy(n, network)}
     check_shapes(source, {n: t.shape for n, t in given.items()}, expected)
     target.mkdir(parents=True, exist_ok=True)
@@ -139,7 +144,7 @@ def network_config(c: Section) -> tuple[VoxtralConfig, tuple[int, ...]]:
         ff_dim=e.integer("intermediate_size", 5120),
         window=e.integer("sliding_window", 750),
         norm_eps=e.number("rms_norm_eps", 1e-5),
-        rope=_rope(e),
+        rope=RopeConfig(rotary_base(e)),
     )
     ends = t.raw("eos_token_id", 2)
     ends = ends if isinstance(ends, list) else [ends]
@@ -166,16 +171,6 @@ TEXT_KEYS = (
     "hidden_act",
     "partial_rotary_factor",
 )
-
-
-def _rope(e: Section) -> RopeConfig:
-    rope = e.section("rope_parameters")
-    kind = rope.text("rope_type", "default")
-    if kind != "default" or rope.number("partial_rotary_factor", 1.0) != 1:
-        raise ValueError(
-            f"the encoder's rotary positions are of type {kind[:40]!r}, expected 'default'"
-        )
-    return RopeConfig(rope.number("rope_theta", e.number("rope_theta", 10_000.0)))
 
 
 def _floor(folder: Path, network: VoxtralConfig) -> float:

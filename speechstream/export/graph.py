@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from speechstream.errors import SpeechStreamError
 from speechstream.export.quantize import (
     DOMAIN,
     FP32,
@@ -39,6 +40,16 @@ TYPES = {
     "bool": TensorProto.BOOL,
     "int8": TensorProto.INT8,
 }
+
+HEAD_STEP = 8  # onnxruntime's GroupQueryAttention takes heads of its multiples
+
+
+def check_head_dim(head_dim: int) -> None:
+    """Raises SpeechStreamError for heads that GroupQueryAttention does not take."""
+    if head_dim % HEAD_STEP:
+        raise SpeechStreamError(
+            f"its heads have {head_dim} dimensions, and graphs are written for multiples of {HEAD_STEP} only"
+        )
 
 
 class Writer:

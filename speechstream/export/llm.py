@@ -32,7 +32,7 @@ from speechstream import bundle
 from speechstream.convert.gguf import Blocks
 from speechstream.convert.llm import LlmCheckpoint
 from speechstream.errors import SpeechStreamError
-from speechstream.export.graph import Writer
+from speechstream.export.graph import Writer, check_head_dim
 from speechstream.export.quantize import quantize_blocks
 from speechstream.nn.llm_config import FLOATS, KvConfig, kv_to_dict, to_dict
 
@@ -58,8 +58,8 @@ def write_llm(
     scales (2, layers, kv_heads, head_dim): of keys and values of 8 bits, see `export.kv_scales`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     graph = llm_graph(checkpoint, form, kv)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).unlink(missing_ok=True)  # onnx would append
     onnx.save_model(
         graph,
@@ -104,6 +104,7 @@ def llm_graph(
 
 class _Graph:
     def __init__(self, checkpoint: LlmCheckpoint, form: str, kv: KvConfig, outputs: int = 0):
+        check_head_dim(checkpoint.config.head_dim)
         self.kv, self.groups = kv, kv.groups(checkpoint.config)
         self.checkpoint, self.config, self.form = checkpoint, checkpoint.config, form
         self.outputs = outputs or self.config.vocab_size

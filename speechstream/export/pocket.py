@@ -28,7 +28,7 @@ from torch import Tensor
 from speechstream import bundle
 from speechstream.convert.pocket import PocketCheckpoint
 from speechstream.errors import SpeechStreamError
-from speechstream.export.graph import Writer
+from speechstream.export.graph import Writer, check_head_dim
 from speechstream.export.onnx import describe, export_step
 from speechstream.export.quantize import FP32, Weights
 from speechstream.nn.pocket import Pocket
@@ -129,6 +129,7 @@ def codec_graph(decoder: LatentDecoder) -> onnx.ModelProto:
 
 def frames_graph(model: Pocket, steps: int = 1, weights: Weights = FP32) -> onnx.ModelProto:
     """Positions to the latent that follows them, in `steps` of the flow."""
+    check_head_dim(model.config.backbone.head_dim)
     return _Graph(model, steps, weights).build()
 
 

@@ -12,12 +12,16 @@ from speechstream.errors import SpeechStreamError
 gguf = pytest.importorskip("gguf", reason="llama.cpp's gguf package is the oracle")
 
 
+SCALES = dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2))  # bytes where they stand; else 0
+SCALES |= {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}
+
+
 def random_blocks(kind: str, rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """Bytes of blocks whose scales are sane numbers and whose codes are anything."""
     _, weights, size = next(t for t in TYPES.values() if t[0] == kind)
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, (rows * columns // weights, size), np.uint8)
-    for at in {"Q4_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}.get(kind, (0,)):
+    for at in SCALES.get(kind, (0,)):
         raw[:, at : at + 2] = (
             rng.uniform(-0.1, 0.1, (len(raw), 1)).astype(np.float16).view(np.uint8)
         )
@@ -37,7 +41,10 @@ def write(path, tensors, **metadata):
     return path
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+KINDS = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS".split()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_blocks_have_the_values_of_llama_cpp(tmp_path, kind):
     raw = random_blocks(kind, 6, 512)
     number = gguf.GGMLQuantizationType[kind]
