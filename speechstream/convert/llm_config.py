@@ -64,18 +64,22 @@ def _window(kind: str, values: dict[str, Any], layers: int) -> tuple[int, tuple[
     window = values.get("sliding_window")
     if kind in ("qwen2", "qwen3") and not _flag(values, "use_sliding_window"):
         window = None
-    if window is None or kind == "llama" or layers > 1 << 16:
+    if kind == "llama" or layers > 1 << 16:
         return 0, ()
     kinds = values.get("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
         raise ValueError(f"layer_types must name the {layers} layers")
-    if kind == "mistral":
-        sliding = tuple(range(layers))
-    elif kinds is not None:
+    if window is None and "sliding_attention" in (kinds or ()):
+        raise ValueError("its layer_types have windows, and it says of no size or that none is used")
+    if window is None:
+        return 0, ()
+    if kinds is not None:  # transformers reads a Mistral with them as a Ministral
         strange = set(map(str, kinds)) - {"full_attention", "sliding_attention"}
         if strange:
             raise ValueError(f"a layer of type {strange.pop()[:40]!r} is not supported")
         sliding = tuple(i for i, k in enumerate(kinds) if k == "sliding_attention")
+    elif kind == "mistral":
+        sliding = tuple(range(layers))
     else:
         sliding = tuple(range(_int(values, "max_window_layers", layers), layers))
     return (_int(values, "sliding_window"), sliding) if sliding else (0, ())

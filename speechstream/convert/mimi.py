@@ -98,7 +98,7 @@ def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
                 f"this Mimi has {name} = {data[name]}; only {expected} is supported"
             )
     try:
-        base = rotary_base(Section(data, "this Mimi"))
+        base = rotary_base(Section(data, "codec_config"))
     except ValueError as error:
         raise SpeechStreamError(str(error)) from error
     seanet = SEANetConfig(
@@ -192,7 +192,12 @@ def convert_weights(
         )
         prefix = f"quantizer.{short if moshi else long}."
         for side in ("input_proj", "output_proj"):
-            result[f"quantizer.{ours}.{side}.weight"] = reader(f"{prefix}{side}.weight").squeeze(-1)
+            name = f"{prefix}{side}.weight"
+            if name not in source and config.code_dim == config.seanet.dim:
+                weight = torch.eye(config.code_dim)  # neither reference has one then
+            else:
+                weight = reader(name).squeeze(-1)
+            result[f"quantizer.{ours}.{side}.weight"] = weight
         books, usages = zip(*(_codebook(reader, prefix, i, moshi) for i in range(levels)))
         result[f"quantizer.{ours}.codebooks"] = torch.stack(books)
         result[f"quantizer.{ours}.usage"] = torch.stack(usages)

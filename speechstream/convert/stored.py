@@ -141,7 +141,7 @@ def rotary_base(section: Section, default: float = 10_000.0) -> float:
     part = rope.number("partial_rotary_factor", section.number("partial_rotary_factor", 1.0))
     if kind != "default" or part != 1:
         what = f"of type {kind[:40]!r}" if kind != "default" else f"in {part:g} of a head"
-        raise ValueError(f"its {rope.name} are rotary positions {what}, which are not supported")
+        raise ValueError(f"{rope.name} are rotary positions {what}, which are not supported")
     return rope.number("rope_theta", section.number("rope_theta", default))
 
 

@@ -78,7 +78,7 @@ def test_the_released_sizes_are_the_defaults(tmp_path):
         (("hidden_size",), 10**9, "dim must be 1 to"),
         (("hidden_act",), "relu", "only 'silu'"),
         (("tie_word_embeddings",), True, "is tied to its embedding"),
-        (("rope_parameters",), {"rope_type": "yarn", "factor": 2.0}, "only 'default'"),
+        (("rope_parameters",), {"rope_type": "yarn", "factor": 2.0}, "rotary positions of type 'yarn'"),
         (("num_codebooks",), 6, "expected 2 to 4, those of its codec"),
         (("num_codebooks",), 9, "does not see all levels of a frame"),
         (("num_hidden_layers",), 3, "lacks the tensor 'layers.2"),
