@@ -70,7 +70,9 @@ def _window(kind: str, values: dict[str, Any], layers: int) -> tuple[int, tuple[
     if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
         raise ValueError(f"layer_types must name the {layers} layers")
     if window is None and "sliding_attention" in (kinds or ()):
-        raise ValueError("its layer_types have windows, and it says of no size or that none is used")
+        raise ValueError(
+            "its layer_types have windows, and it says of no size or that none is used"
+        )
     if window is None:
         return 0, ()
     if kinds is not None:  # transformers reads a Mistral with them as a Ministral

@@ -142,3 +142,104 @@ def test_other_files_are_refused_in_a_sentence(tmp_path, small_gguf, capsys):
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(SpeechStreamError, match=words):
             load_llm(folder)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A Llama of one layer as a folder of Hugging Face, whose config says that its output layer is its embedding."""
+    from safetensors.numpy import save_file
+
+    config = LlmConfig(95, 16, 1, 2, 1, 24, context=64)
+    rng = np.random.default_rng(6)
+    weights = {n: rng.normal(0, 0.5, s).astype(np.float32) for n, s in shapes(config).items()}
+    values = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 95,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 24,
+        "tie_word_embeddings": True,
+    }
+
+    def write(tensors=None, **changes):
+        folder = tmp_path / "plain"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(values | changes))
+        given = weights | {n: w for n, w in (tensors or {}).items() if w is not None}
+        save_file(given, folder / "model.safetensors")
+        tokenizer_folder(folder)
+        return folder
+
+    return write
+
+
+NORM = "model.norm.weight"
+SCALED = {"rope_type": "linear", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "changes", "words"),
+    [
+        ({NORM: np.full(16, np.nan, np.float32)}, {}, "holds NaN or infinity"),
+        ({NORM: np.ones(17, np.float32)}, {}, "has the shape (17,)"),
+        ({NORM: np.ones(16, np.int64)}, {}, "of type I64"),
+        ({"model.layers.0.self_attn.k_proj.bias": np.ones(8, np.float32)}, {}, "unknown tensor"),
+        ({}, {"num_attention_heads": 4}, "heads have 4 dimensions"),
+        ({}, {"attention_bias": "yes"}, "expected true or false"),
+        ({}, {"rope_parameters": {"rope_type": "default"}, "rope_scaling": SCALED}, "contradict"),
+        (
+            {},
+            {"model_type": "qwen2", "sliding_window": 4, "layer_types": ["sliding_attention"]},
+            "its layer_types have windows",
+        ),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused_and_leaves_nothing(
+    plain, tmp_path, capsys, tensors, changes, words
+):
+    out = tmp_path / "out"
+    assert main(["convert", str(plain(tensors, **changes)), "-o", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert any(w in said for w in words.split("|")) and said.count("\n") == 1, said
+    assert not out.exists()
+
+
+def test_an_output_layer_that_is_another_is_not_tied(plain):
+    """As transformers reads it: a config that ties two that differ is wrong."""
+    other = np.ones((95, 16), np.float32)
+    assert not load_llm(plain({"lm_head.weight": other})).config.tied
+    folder = plain()
+    assert load_llm(folder).config.tied
+    same = load_llm(folder).values("model.embed_tokens.weight")
+    assert load_llm(plain({"lm_head.weight": same})).config.tied
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [  # what llama.cpp makes of the same: a factor alone is a linear one, also under its old name
+        ({}, ("default", 1.0)),
+        ({"rope.scaling.factor": 4.0}, ("linear", 4.0)),
+        ({"rope.scale_linear": 2.0}, ("linear", 2.0)),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, ("default", 1.0)),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 0.0}, ("default", 1.0)),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, ("yarn", 4.0)),
+        ({"rope.scaling.attn_factor": 1.2}, "attn_factor"),
+        ({"rope.scaling.type": "longrope"}, "longrope"),
+    ],
+)
+def test_the_scaling_of_a_gguf_file(given, found):
+    from speechstream.convert.llm import _gguf_rope
+
+    def get(key, kind, default=None):
+        return given.get(key, 64 if key == "context_length" else default)
+
+    if isinstance(found, str):
+        with pytest.raises(ValueError, match=found):
+            _gguf_rope(get)
+        return
+    rope = _gguf_rope(get)
+    assert (rope.kind, rope.factor) == found
+    assert rope.original_context == (64 if rope.kind == "yarn" else 0)

@@ -95,7 +95,11 @@ def test_equal_to_transformers(peer, tmp_path, naming):
     assert torch.equal(codec.encode(audio, 3), peer.encode(audio, num_quantizers=3).audio_codes)
 
 
-def test_what_transformers_itself_saves(peer, tmp_path):
+@pytest.mark.parametrize("projected", [True, False])
+def test_what_transformers_itself_saves(peer, tmp_path, projected):
+    if not projected:  # codes as wide as what they stand for
+        wide = SIZES | {"vector_quantization_hidden_dimension": 32, "codebook_dim": 32}
+        peer = type(peer)(type(peer.config)(**wide)).eval()
     peer.save_pretrained(tmp_path)
     codec = load_mimi(tmp_path)
     codes = torch.randint(64, (1, 6, 4))
@@ -206,3 +210,12 @@ def test_what_does_not_fit_is_named(golden, tmp_path):
         load_mimi(tmp_path / "nothing.bin")
     with pytest.raises(SpeechStreamError, match="pad_mode = reflect"):
         config_from_transformers({**SIZES, "pad_mode": "reflect"})
+    stretched = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    for rope, said in (
+        ({"rope_parameters": stretched}, "of type 'linear'"),
+        ({"rope_scaling": stretched}, "of type 'linear'"),
+        ({"partial_rotary_factor": 0.5}, "in 0.5 of a head"),
+        ({"rope_parameters": {"rope_theta": 1.0}, "rope_scaling": stretched}, "only one of them"),
+    ):
+        with pytest.raises(SpeechStreamError, match=said):
+            config_from_transformers(SIZES | rope)
