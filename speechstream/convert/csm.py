@@ -23,6 +23,7 @@ from speechstream.convert.kyutai import floats
 from speechstream.convert.kyutai_config import codec_config
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.mimi import convert_weights
+from speechstream.convert.qwen import fitting
 from speechstream.convert.stored import (
     Stored,
     check_kind,
@@ -123,6 +124,7 @@ def _config(c: Section, words: Tokenizer) -> tuple[CsmConfig, MimiConfig]:
         raise ValueError(
             f"it speaks in {levels} codes a frame, and its codec has {mimi.n_codebooks}"
         )
+    fitting(words, backbone.vocab_size)
     mark = words.id(MARK)
     if mark is None:
         raise ValueError(f"its tokenizer has no {MARK}: it is of another model")

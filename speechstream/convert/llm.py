@@ -21,6 +21,7 @@ from speechstream.convert.gguf import Blocks, Gguf
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.vocabulary import from_gguf
 from speechstream.errors import SpeechStreamError
+from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.llm_config import LlmConfig, RopeConfig
 
 MOST_JSON = 64 << 20  # bytes of a tokenizer.json or config.json
@@ -90,6 +91,7 @@ def load_llm(path: str | Path) -> LlmCheckpoint:
     """Read a GGUF file or a folder of Hugging Face. Raises SpeechStreamError, in one sentence, for all others."""
     path = Path(path)
     checkpoint = _from_folder(path) if path.is_dir() else _from_gguf(path)
+    Tokenizer(checkpoint.tokenizer)  # raises where it is none
     expected = shapes(checkpoint.config)
     for name in expected:
         if name not in checkpoint.names:

@@ -27,7 +27,9 @@ from speechstream.audio import io
 from speechstream.audio.resample import Resampler
 from speechstream.convert.mimi import Reader, seanet_names, transformers_layer
 from speechstream.convert.pocket_config import CODEC, MODEL, model_config, sampling
+from speechstream.convert.qwen import fitting
 from speechstream.errors import SpeechStreamError
+from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.pocket import Pocket, TimeEmbedding
 from speechstream.nn.pocket_codec import LatentDecoder, LatentEncoder, seanet_config
 from speechstream.nn.pocket_config import PocketCodecConfig, PocketConfig, PocketSampling
@@ -74,6 +76,10 @@ def load_pocket(path: str | Path) -> PocketCheckpoint:
     if not (folder / "tokenizer.json").is_file():
         raise SpeechStreamError(f"{folder} has no tokenizer.json, without which it reads no text")
     tokenizer = json.dumps(_json(folder / "tokenizer.json"), ensure_ascii=False)
+    try:
+        fitting(Tokenizer(tokenizer), config.backbone.vocab_size)
+    except ValueError as error:
+        raise SpeechStreamError(f"{folder}: {error}") from error
     model = load_model(_weights(folder), config, folder)
     decoder, encoder = load_codec(_weights(codec), config, codec)
     voices = _voices(folder / "voices", config, encoder)

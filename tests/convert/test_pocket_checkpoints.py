@@ -216,6 +216,13 @@ def test_settings_that_cannot_be(folder):
 
 
 def test_no_tokenizer(folder):
+    path = folder / "tokenizer.json"
+    whole = json.loads(path.read_text("utf-8"))
+    whole["model"]["vocab"] += [[f"more{i}", -20.0] for i in range(9)]
+    path.write_text(json.dumps(whole), "utf-8")
+    refused(folder, "its tokenizer has", "language model")
+    path.write_text("{}")
+    refused(folder, "tokenizer.json is not usable")
     (folder / "tokenizer.json").unlink()
     refused(folder, "tokenizer.json")
 

@@ -253,7 +253,7 @@ def copy(folder, tmp_path):
         (("num_hidden_layers",), 3, "lacks the tensor 'backbone_model.layers.2"),
         (("rope_parameters", "rope_type"), "longrope", "rope"),
         (("vocab_size",), 40, "other levels or codes"),
-        (("text_vocab_size",), 300, "its marks must be ids below 300"),
+        (("text_vocab_size",), 300, "its language model 300"),
         (("depth_decoder_config", "max_position_embeddings"), 2, "2 positions for 4 levels"),
         (("depth_decoder_config", "intermediate_size"), 44, "has the shape"),
         (("depth_decoder_config", "backbone_hidden_size"), 16, "of another backbone"),
@@ -282,6 +282,8 @@ def test_voices_that_cannot_be_are_refused(copy):
     (copy / "voices" / "ada.wav").write_bytes(b"no sound")
     (copy / "voices" / "ada.txt").write_text("The rain.", "utf-8")
     refused_by(converted, copy, "ada.wav")
+    (copy / "generation_config.json").write_text('{"do_sample": true, "top_p": 0.9}')
+    refused_by(converted, copy, "its codes are drawn by top_p")
     (copy / "tokenizer.json").write_text(json.dumps({}))
     refused_by(converted, copy, "tokenizer")
     with pytest.raises(SpeechStreamError, match="cannot be read"):
