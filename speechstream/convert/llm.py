@@ -26,7 +26,10 @@ from speechstream.nn.llm_config import LlmConfig, RopeConfig
 
 MOST_JSON = 64 << 20  # bytes of a tokenizer.json or config.json
 GGUF_FAMILIES = ("llama", "qwen2", "qwen3")  # llama.cpp writes Mistral and SmolLM2 as "llama"
-_LEFT_OUT = re.compile(r"(^lm_head\.weight|\.inv_freq|\.masked_bias)$")  # tied, or computed here
+_FACTORS = "rope_freqs.weight"
+_LEFT_OUT = re.compile(
+    r"(^lm_head\.weight|^rope_freqs\.weight|\.inv_freq|\.masked_bias)$"
+)  # tied, or computed here
 _GGUF_NAMES = {
     "token_embd": "model.embed_tokens",
     "output": "lm_head",
@@ -340,8 +343,9 @@ def _gguf_config(arch: str, meta: dict[str, Any], file: Gguf, names: dict[str, s
     head_dim = get("attention.key_length", int, dim // heads if heads else 0)
     if get("rope.dimension_count", int, head_dim) != head_dim:
         raise ValueError("heads that are rotated in part are not supported")
-    if "rope_freqs" in {n.split(".")[0] for n in file.tensors}:
-        raise ValueError("its rotary factors stand in a tensor of their own, which is not read")
+    rope = _gguf_rope(get)
+    if _FACTORS in file.tensors:
+        rope = _llama3(rope, head_dim, file.values(_FACTORS))
     embedding = file.tensors.get("token_embd.weight")
     config = LlmConfig(
         vocab_size=embedding.shape[0] if embedding else get("vocab_size", int),
@@ -353,7 +357,7 @@ def _gguf_config(arch: str, meta: dict[str, Any], file: Gguf, names: dict[str, s
         head_dim=head_dim,
         context=get("context_length", int),
         norm_eps=get("attention.layer_norm_rms_epsilon", float),
-        rope=_gguf_rope(get),
+        rope=rope,
         tied="lm_head.weight" not in names,
         qkv_bias="model.layers.0.self_attn.q_proj.bias" in names,
         out_bias="model.layers.0.self_attn.o_proj.bias" in names,
@@ -364,6 +368,17 @@ def _gguf_config(arch: str, meta: dict[str, Any], file: Gguf, names: dict[str, s
     if window:
         config = replace(config, window=window, window_layers=tuple(range(config.layers)))
     return config
+
+
+def _llama3(plain: RopeConfig, head_dim: int, factors: np.ndarray) -> RopeConfig:
+    """The scaling of Llama 3.1 and 3.2, of which llama.cpp writes only what each frequency is divided by."""
+    if plain.kind == "default" and factors.shape == (head_dim // 2,) and head_dim:
+        factor = float(factors.max())
+        rope = RopeConfig(plain.base, "llama3", factor, 8192, low_factor=1.0, high_factor=4.0)
+        expected = plain.frequencies(head_dim) / rope.frequencies(head_dim)
+        if np.allclose(factors, expected, rtol=1e-4):
+            return rope
+    raise ValueError("its rotary factors (rope_freqs) are not those of Llama 3.1 and 3.2")
 
 
 def _gguf_rope(get: Callable[..., Any]) -> RopeConfig:

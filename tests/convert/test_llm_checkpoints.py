@@ -243,3 +243,23 @@ def test_the_scaling_of_a_gguf_file(given, found):
     rope = _gguf_rope(get)
     assert (rope.kind, rope.factor) == found
     assert rope.original_context == (64 if rope.kind == "yarn" else 0)
+
+
+def test_the_factors_of_llama_3_are_known():
+    """As llama.cpp's converter computes them, one frequency at a time."""
+    import math
+
+    from speechstream.convert.llm import _llama3
+    from speechstream.nn.llm_config import RopeConfig
+
+    factors = []
+    for i in range(32):
+        turns = 8192 * 500_000.0 ** (-i / 32) / (2 * math.pi)
+        smooth = min(max((turns - 1) / 3, 0.0), 1.0)
+        factors.append(1 / ((1 - smooth) / 32 + smooth))
+    given, plain = np.array(factors, np.float32), RopeConfig(500_000.0)
+    rope = _llama3(plain, 64, given)
+    assert (rope.kind, rope.factor, rope.original_context) == ("llama3", 32.0, 8192)
+    for wrong in (given * 1.01, given[:31], np.full(32, np.nan, np.float32)):
+        with pytest.raises(ValueError, match="factor"):
+            _llama3(plain, 64, wrong)
