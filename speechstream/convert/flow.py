@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from speechstream.config import Section, read_value
+from speechstream.convert.stored import rotary_base
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.ecapa import Ecapa
 from speechstream.nn.flow import FlowDecoder
 from speechstream.nn.flow_config import DiTConfig, EcapaConfig, FlowConfig, WindowConfig
+from speechstream.nn.flow_networks import ROPE_BASE
 from speechstream.nn.token_encoder import TokenEncoder
 from speechstream.nn.vocoder_config import BigVganConfig
 
@@ -180,6 +182,9 @@ def qwen_config(data: Mapping[str, Any], points: int = 10, guidance: float = 0.5
     """
     d = Section(data, "dit_config")
     dim, layers = d.integer("hidden_size", 1024), d.integer("num_hidden_layers", 22)
+    base = rotary_base(d, ROPE_BASE)
+    if base != ROPE_BASE:
+        raise ValueError(f"{d.name} has rotary positions of the base {base:g}, not {ROPE_BASE:g}")
     return FlowConfig(
         n_mels=d.integer("mel_dim", 80),
         condition_dim=d.integer("emb_dim", 512),

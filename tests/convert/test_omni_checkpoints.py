@@ -88,6 +88,8 @@ def test_names_of_either_age_are_read():
         (("thinker_config", "text_config", "intermediate_size"), 50, "has the shape .* and its"),
         (("thinker_config", "text_config", "num_hidden_layers"), 10**7, "layers must be 1 to 256"),
         (("thinker_config", "position_id_per_seconds"), 50, "positions are not 25 a second"),
+        (("token2wav_config", "dit_config", "rope_parameters", "rope_theta"), 1e6, "of the base 1e"),
+        (("token2wav_config", "dit_config", "rope_parameters", "rope_type"), "linear", "'linear'"),
         (("thinker_config", "audio_start_token_id"), 10**6, "marks must be ids below"),
         (("talker_config", "rope_parameters"), {"rope_type": "dynamic", "factor": 2.0}, "change"),
         (("talker_config", "tts_codec_start_token_id"), 99, "'start' must be below 45"),
