@@ -8,6 +8,7 @@ from typing import Any
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.llm_config import LlmConfig, RopeConfig
 
+_ROPE = ("rope_parameters", "rope_scaling")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -88,12 +89,12 @@ def _window(kind: str, values: dict[str, Any], layers: int) -> tuple[int, tuple[
 
 
 def _rope(values: dict[str, Any]) -> RopeConfig:
-    given, older = values.get("rope_parameters") or {}, values.get("rope_scaling") or {}
+    given, older = ({} if v is None else v for v in map(values.get, _ROPE))
+    if not isinstance(given, dict) or not isinstance(older, dict):
+        raise ValueError("its rope scaling is no JSON object")
     if given and older and given != older:
         raise ValueError("its rope_parameters and rope_scaling contradict each other")
     given = given or older
-    if not isinstance(given, dict):
-        raise ValueError("its rope scaling is no JSON object")
     base = _float(given, "rope_theta", _float(values, "rope_theta", 10_000.0))
     kind = given.get("rope_type", given.get("type", "default"))
     if _float(given, "partial_rotary_factor", _float(values, "partial_rotary_factor", 1.0)) != 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -98,7 +99,10 @@ def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
                 f"this Mimi has {name} = {data[name]}; only {expected} is supported"
             )
     try:
-        base = rotary_base(Section(data, "codec_config"))
+        section = Section(data, "codec_config")
+        base = rotary_base(section)
+        # the second is how transformers writes what it was given as the first
+        frames = section.number("frame_rate", section.number("_frame_rate", math.inf))
     except ValueError as error:
         raise SpeechStreamError(str(error)) from error
     seanet = SEANetConfig(
@@ -123,7 +127,9 @@ def config_from_transformers(data: Mapping[str, Any]) -> MimiConfig:
         layer_scale=get("layer_scale_initial_scale", 0.01),
     )
     rate = get("sampling_rate", 24_000)
-    stride = round(rate / seanet.hop / get("frame_rate", rate / seanet.hop / 2))
+    if not frames > 0:
+        raise SpeechStreamError(f"this Mimi has {frames:g} frames a second")
+    stride = round(rate / seanet.hop / (frames if frames < math.inf else rate / seanet.hop / 2))
     return MimiConfig(
         rate,
         seanet,

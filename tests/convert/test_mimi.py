@@ -97,9 +97,11 @@ def test_equal_to_transformers(peer, tmp_path, naming):
 
 @pytest.mark.parametrize("projected", [True, False])
 def test_what_transformers_itself_saves(peer, tmp_path, projected):
-    if not projected:  # codes as wide as what they stand for
+    if (
+        not projected
+    ):  # codes as wide as what they stand for, and four frames of the encoder to one of codes
         wide = SIZES | {"vector_quantization_hidden_dimension": 32, "codebook_dim": 32}
-        peer = type(peer)(type(peer.config)(**wide)).eval()
+        peer = type(peer)(type(peer.config)(**wide, frame_rate=250.0)).eval()
     peer.save_pretrained(tmp_path)
     codec = load_mimi(tmp_path)
     codes = torch.randint(64, (1, 6, 4))
@@ -214,6 +216,8 @@ def test_what_does_not_fit_is_named(golden, tmp_path):
     for rope, said in (
         ({"rope_parameters": stretched}, "of type 'linear'"),
         ({"rope_scaling": stretched}, "of type 'linear'"),
+        ({"frame_rate": [12.5]}, "frame_rate is a list"),
+        ({"frame_rate": -12.5}, "has -12.5 frames a second"),
         ({"partial_rotary_factor": 0.5}, "in 0.5 of a head"),
         ({"rope_parameters": {"rope_theta": 1.0}, "rope_scaling": stretched}, "only one of them"),
     ):
