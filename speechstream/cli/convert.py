@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a language model: many streams may go on from one prompt that is kept once",
     )
     add(
+        "--queries",
+        action="store_true",
+        help="of a language model: what left its window can be retrieved, LanguageModel.load(..., window=512, retrieve=128)",
+    )
+    add(
         "--language",
         help="of a voice, a tag such as en-US, default: en; of what a Qwen3-ASR is to hear, default: it finds out",
     )
@@ -430,7 +435,7 @@ def _language_model(args: argparse.Namespace, source: Path, target: Path) -> int
     if one.licence and licence == "that of the checkpoint":
         licence = one.licence
     card = {"name": args.name or one.name, "licence": licence, "converted_from": source.name}
-    kv, scales = KvConfig(args.kv_bits, shared=args.shared_prefix), None
+    kv, scales = KvConfig(args.kv_bits, shared=args.shared_prefix, queries=args.queries), None
     if kv.bits == 8:
         from speechstream.export.kv_scales import measured_scales
 

@@ -13,7 +13,8 @@ By `KvConfig`: heads that stream are a second group with memory and lengths of t
 In 8 bits keys and values are int8, with scale.keys.i (heads, 1, head_dim) and scale.values.i. With a shared prefix there
 are prefix.keys.i (heads, head_dim, P) and prefix.values.i (heads, P, head_dim), prefix.bias () that is added to its
 scores, and prefix.cosines and prefix.sines of the positions as seen from it: its attention is one product for all streams,
-joined with that to their own tokens by the sums of both softmaxes.
+joined with that to their own tokens by the sums of both softmaxes. Where queries are asked for, they are one more output:
+queries (B T, layers, kv_heads, head_dim), before their rotation, of each head of keys the mean of its heads of queries.
 
 Weights of 4 and 8 bits are `MatMulNBits`. What a GGUF file holds in blocks is kept to the bit: codes and scales go into the
 operation, and the offset of a block, which that cannot hold in floats, is a small product with the sums of the input's blocks.
@@ -110,6 +111,7 @@ class _Graph:
         self.outputs = outputs or self.config.vocab_size
         self.w = Writer()
         self.sums: dict[str, str] = {}  # of the blocks of an activation
+        self.asked: list[str] = []  # by each layer
 
     def build(self) -> onnx.ModelProto:
         c, w = self.config, self.w
@@ -140,6 +142,9 @@ class _Graph:
         x = self.norm(x, "model.norm")
         head = "model.embed_tokens" if c.tied else "lm_head"
         w.output("logits", self.linear(x, [head]), "float32", ["rows", self.outputs])
+        if self.kv.queries:
+            axes: list[int | str] = ["positions", c.layers, c.kv_heads, c.head_dim]
+            w.output("queries", w.op("Concat", *self.asked, axis=1), "float32", axes)
         return w.model()
 
     def layer(self, i: int, x: str) -> str:
@@ -155,9 +160,14 @@ class _Graph:
             q, k = self.rotated(raw), self.rotated(k)
         else:
             both = w.slice(h, 0, q_size + kv_size, 2)
-            raw = w.slice(both, 0, q_size, 2) if self.kv.shared else ""
+            raw = w.slice(both, 0, q_size, 2) if self.kv.shared or self.kv.queries else ""
             both = self.rotated(both)
             q, k = w.slice(both, 0, q_size, 2), w.slice(both, q_size, q_size + kv_size, 2)
+        if self.kv.queries:
+            each = w.op(
+                "Reshape", raw, w.const([-1, 1, c.kv_heads, c.heads // c.kv_heads, c.head_dim])
+            )
+            self.asked.append(w.op("ReduceMean", each, w.const([3]), keepdims=0))
         v = w.slice(h, q_size + kv_size, q_size + 2 * kv_size, 2)
         attended = self.attention(i, q, k, v, raw)
         attended = w.op("Reshape", attended, w.const([-1, q_size]))

@@ -12,6 +12,8 @@ Of a window some rows may be for old tokens that stand out (`retain`): of the ol
 keeps those whose keys are least like the others' (KeyDiff, arXiv:2504.15364), and they too move up. What is kept follows
 from the keys alone, so that a state holds nothing else for it.
 
+What leaves the window may be archived instead of forgotten, and come back into it, block by block (`retrieve`, `lm.retrieval`).
+
 Heads may differ: those that stream have a window of their own, shorter than that of those that look for things far
 back (DuoAttention, arXiv:2410.10819), and so a `Part` of the state of their own (`lm.parts`).
 
@@ -74,6 +76,11 @@ class LmState:
         """Bytes of memory, those included that it shares with other states, but without a prefix's."""
         return sum(p.nbytes for p in self.parts)
 
+    @property
+    def archived(self) -> int:
+        """Of these, the bytes of what left the window, which grow with the text."""
+        return sum(a.nbytes for p in self.parts for a in p.archives)
+
 
 @dataclass(frozen=True)
 class LmArrays:
@@ -124,6 +131,11 @@ class Cache:
                 "old tokens are retained with keys in floats: in 8 bits each of their moves would be an error more"
             )
         self.config, self.cache, self.kv = config, cache, kv
+        if cache.retrieve and (kv != KvConfig(queries=True) or config.window_layers):
+            raise ValueError(
+                "blocks are retrieved by a graph that gives its queries (convert with --queries), keeps keys and values in "
+                "floats, and shares no prefix, in a model whose layers and heads all see the whole window"
+            )
         windows = [cache, CacheConfig(kv.recent, kv.sinks, max(kv.recent // 4, 1))]
         self.groups = [
             Group(config, heads, window, scales)
@@ -167,9 +179,12 @@ class Cache:
         parts = tuple(g.prepared(p, state.own, count) for g, p in zip(self.groups, state.parts))
         return dataclasses.replace(state, parts=parts)
 
-    def appended(self, state: LmState, count: np.ndarray) -> LmState:
-        """After a graph has written: the first `count` (B,) of the new rows become the state's."""
-        parts = tuple(p.appended(count) for p in state.parts)
+    def appended(
+        self, state: LmState, count: np.ndarray, queries: Sequence[np.ndarray] = ()
+    ) -> LmState:
+        """After a graph has written: the first `count` (B,) of the new rows become the state's. queries: of each stream's
+        (T, layers, kv_heads, head_dim), where the graph gives them."""
+        parts = tuple(g.read(p, count, queries) for g, p in zip(self.groups, state.parts))
         return dataclasses.replace(state, tokens=state.tokens + count, parts=parts)
 
     def rollback(self, state: LmState, tokens: int) -> LmState:
@@ -184,8 +199,14 @@ class Cache:
                 raise ValueError(
                     f"{tokens} tokens cannot be taken back: older ones have been forgotten since, to keep the window"
                 )
-        parts = tuple(dataclasses.replace(p, kept=p.kept - tokens) for p in state.parts)
+        parts = tuple(g.before(p, before, tokens) for g, p in zip(self.groups, state.parts))
         return dataclasses.replace(state, tokens=state.tokens - tokens, parts=parts)
+
+    def recall(self, state: LmState) -> LmState:
+        """With the blocks that answer the newest queries best, as is done whenever the window is full; before a reply, say.
+        Those until then are there again after a rollback to before it."""
+        parts = tuple(g.recalled(p, state.own) for g, p in zip(self.groups, state.parts))
+        return dataclasses.replace(state, parts=parts)
 
     def select(self, state: LmState, index: int | Sequence[int]) -> LmState:
         """Some of the streams, in this order, as a state of its own; one may be taken several times: a fork for each."""

@@ -21,12 +21,14 @@ import numpy as np
 from speechstream import bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.lm.cache import Cache, CacheConfig, LmArrays, LmState, Prefix, from_arrays
+from speechstream.lm.retrieval import Retrieve
 from speechstream.lm.tokens import ChatFormat, Tokenizer
 from speechstream.nn.llm_config import FLOATS, KvConfig, LlmConfig, from_dict, kv_from_dict
 from speechstream.runtime.session import open_session
 
 ARCHITECTURE, TASK = "causal-llm", "lm"
 MOST_AT_ONCE = 256  # tokens of a stream that a graph reads in one run
+AT_ONCE = 32  # tokens that leave a window which retrieves, or a block if that is larger
 SCALES = "kv_scales.safetensors"  # of keys and values in 8 bits
 GROUPS = ("", "recent.")  # what a graph calls the heads that see all, and those that stream
 
@@ -37,6 +39,7 @@ class Proposal:
 
     logits: list[np.ndarray]
     state: LmState  # without them
+    queries: list[np.ndarray]  # of each token, where something is retrieved for them
 
 
 class LanguageModel:
@@ -70,6 +73,7 @@ class LanguageModel:
         self._cache = Cache(config, cache, kv, scales)
         self.init_state, self.rollback = self._cache.init_state, self._cache.rollback
         self.select, self.stack = self._cache.select, self._cache.stack
+        self.recall = self._cache.recall
         self._inputs = _Inputs(self._cache)
 
     @classmethod
@@ -81,9 +85,11 @@ class LanguageModel:
         threads: int = 1,
         retain: int = 0,
         device: str = "cpu",
+        retrieve: int | Retrieve = 0,
     ) -> LanguageModel:
         """Open a bundle. window: tokens that are remembered (default: the length the model was trained for), after
         which the oldest are forgotten but for the first `sinks` and, of a given window, `retain` that stand out.
+        retrieve: rows of the window for blocks of what left it, which is then archived; its tokens, or more exactly.
         device: "cpu", or "meta" without the weights, to be described only."""
         b = bundle.load(path)
         if b.architecture != ARCHITECTURE:
@@ -99,12 +105,12 @@ class LanguageModel:
         tokenizer = Tokenizer(Path(b.file("tokenizer.json")).read_text(encoding="utf-8"))
         b.file("weights.bin")  # listed, and so checked; the graph opens it
         session = open_session(b.file("model.onnx"), threads, device)
-        if retain and not window:
-            raise ValueError(f"of what window are {retain} tokens to be retained? give one")
-        drop = max(min(256, ((window or 0) - sinks - retain) // 4), 1)
-        cache = CacheConfig(window, sinks, drop, retain) if window else None
+        if (retain or retrieve) and not window:
+            what = f"{retain} tokens to be retained" if retain else "blocks to be retrieved"
+            raise ValueError(f"of what window are {what}? give one")
         scales = _scales(b.file(SCALES)) if kv.bits == 8 else None
         try:
+            cache = _window(window, sinks, retain, retrieve) if window else None
             return cls(session, config, tokenizer, chat, cache, kv, scales)
         except ValueError as error:
             raise SpeechStreamError(f"{path} is not a usable language model: {error}") from error
@@ -146,8 +152,9 @@ class LanguageModel:
             state = self._cache.prepared(state, count)
             part = [t[a : a + n] for t, a, n in zip(ids, at, count)]
             rows = [np.arange(n - 1, n) if e else np.arange(0) for n, e in zip(count, ends)]
-            logits[ends] = np.concatenate(self._run(part, rows, state))
-            state = self._cache.appended(state, count)
+            found, queries = self._run(part, rows, state)
+            logits[ends] = np.concatenate(found)
+            state = self._cache.appended(state, count, queries)
             at += count
         return logits, state
 
@@ -161,7 +168,8 @@ class LanguageModel:
         if (count > np.minimum(self._cache.free(state), MOST_AT_ONCE)).any() or not count.any():
             raise ValueError("more tokens than can be proposed at once, or none")
         state = self._cache.prepared(state, count)
-        return Proposal(self._run(ids, [np.arange(n) for n in count], state), state)
+        logits, queries = self._run(ids, [np.arange(n) for n in count], state)
+        return Proposal(logits, state, queries)
 
     def accept(self, proposal: Proposal, count: Sequence[int]) -> LmState:
         """The state that has read the first `count[b]` of the proposed tokens of each stream. Once for a proposal."""
@@ -170,7 +178,7 @@ class LanguageModel:
             not 0 <= i <= len(p) for i, p in zip(n, proposal.logits)
         ):
             raise ValueError(f"of the proposed tokens, {count} cannot be accepted")
-        return self._cache.appended(proposal.state, n)
+        return self._cache.appended(proposal.state, n, proposal.queries)
 
     def free(self, state: LmState) -> int:
         """How many tokens every stream can be proposed."""
@@ -189,8 +197,9 @@ class LanguageModel:
 
     def _run(
         self, tokens: list[np.ndarray], rows: list[np.ndarray], state: LmState
-    ) -> list[np.ndarray]:
-        """Write the tokens' keys and values behind those of the state; logits of the `rows` of each stream's tokens.
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Write the tokens' keys and values behind those of the state; of each stream the logits of the `rows` of its tokens,
+        and the queries of all of them.
 
         Streams that read one token each share a run. More tokens of one stream fill a run by themselves, and the
         graph's attention takes several of several streams only where none has a past.
@@ -201,18 +210,21 @@ class LanguageModel:
             ids = np.zeros((len(tokens), longest), np.int64)
             for row, t in zip(ids, tokens):
                 row[: len(t)] = t
-            logits = self._run_rows(ids, at, state, slice(0, state.batch))
-            return np.split(logits, np.cumsum([len(r) for r in rows])[:-1])
+            logits, queries = self._run_rows(ids, at, state, slice(0, state.batch))
+            ends = np.cumsum([len(r) for r in rows])[:-1]
+            return np.split(logits, ends), list(queries)
         none = np.zeros((0, self.config.vocab_size), np.float32)
-        return [
-            self._run_rows(t[None], r, state, slice(b, b + 1)) if len(t) else none
+        found = [
+            self._run_rows(t[None], r, state, slice(b, b + 1)) if len(t) else (none, none[None])
             for b, (t, r) in enumerate(zip(tokens, rows))
         ]
+        return [logits for logits, _ in found], [queries[0] for _, queries in found]
 
     def _run_rows(
         self, ids: np.ndarray, rows: np.ndarray, state: LmState, streams: slice
-    ) -> np.ndarray:
-        """ids (B, T) of these streams; logits (len(rows), vocab_size)."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """ids (B, T) of these streams; logits (len(rows), vocab_size) and queries (B, T, layers, kv_heads, head_dim), where
+        something is retrieved for them."""
         read, count = state.tokens[streams], ids.shape[1]
         positions = (read[:, None] + np.arange(count)).ravel()
         cos, sin = self.config.rope.table(positions, self.config.head_dim)
@@ -230,6 +242,8 @@ class LanguageModel:
                 feeds[f"{name}prefix.cosines"], feeds[f"{name}prefix.sines"] = table
         binding = self.session.io_binding()
         binding.bind_output("logits")
+        if self.window.retrieve:
+            binding.bind_output("queries")
         for name, a in feeds.items():
             binding.bind_cpu_input(name, a)
         for name, a in self._inputs.constant(state):
@@ -243,8 +257,10 @@ class LanguageModel:
             raise SpeechStreamError(
                 f"the language model's graph cannot be run: {str(error).splitlines()[0][:300]}"
             ) from error
-        logits: np.ndarray = binding.get_outputs()[0].numpy()
-        return logits
+        made = [o.numpy() for o in binding.get_outputs()[: 2 if self.window.retrieve else 1]]
+        if len(made) == 1:
+            return made[0], np.zeros((len(ids), count, 0), np.float32)
+        return made[0], made[1].reshape(len(ids), count, *made[1].shape[1:])
 
 
 class _Inputs:
@@ -295,6 +311,17 @@ class _Inputs:
 
     def memory(self, state: LmState, streams: slice) -> list[tuple[str, np.ndarray]]:
         return [(name, state.parts[g].buffer.memory[at][streams]) for name, g, at in self.places]
+
+
+def _window(window: int, sinks: int, retain: int, retrieve: int | Retrieve) -> CacheConfig:
+    if not retrieve:
+        drop = max(min(256, (window - sinks - retain) // 4), 1)
+        return CacheConfig(window, sinks, drop, retain)
+    given = Retrieve(retrieve) if isinstance(retrieve, int) else retrieve
+    # the more leaves at once, the faster a text is read, and the older is what asks in the end
+    most = min(AT_ONCE, (window - sinks - given.tokens) // 4)
+    drop = max(most // given.block, 1) * given.block
+    return CacheConfig(window, sinks, drop, retain, given)
 
 
 def _before(name: str, word: str) -> str:

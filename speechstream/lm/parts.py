@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from speechstream.lm.retrieval import (
+    Archive,
+    ArchiveArrays,
+    Retrieve,
+    Retriever,
+    arrays_of,
+)
 from speechstream.nn.llm_config import LlmConfig
 
 GROWTH = 64  # tokens: a buffer's room is a multiple of it
@@ -15,20 +22,25 @@ GROWTH = 64  # tokens: a buffer's room is a multiple of it
 @dataclass(frozen=True)
 class CacheConfig:
     """window: tokens kept at most, sinks among them. drop: forgotten at once when it is full. retain: of the window, rows
-    for old tokens that stand out, each head's own (`standing_out`); 0: the recent ones alone are kept."""
+    for old tokens that stand out, each head's own (`standing_out`); 0: the recent ones alone are kept. retrieve: rows for
+    blocks of what left the window, which is archived; None: it is forgotten."""
 
     window: int = 8192
     sinks: int = 4
     drop: int = 256
     retain: int = 0
+    retrieve: Retrieve | None = None
 
     def __post_init__(self) -> None:
-        fixed = self.sinks + self.drop + self.retain
+        r = self.retrieve
+        fixed = self.sinks + self.drop + self.retain + (r.tokens if r else 0)
         if self.sinks < 0 or self.drop < 1 or self.retain < 0 or self.window < fixed:
             raise ValueError(
                 f"a window must hold the sinks, what is dropped at once and what is retained; got window {self.window}, "
-                f"sinks {self.sinks}, drop {self.drop}, retain {self.retain}"
+                f"sinks {self.sinks}, drop {self.drop}, retain {self.retain}{f', retrieve {r.tokens}' if r else ''}"
             )
+        if r:
+            r.check(self.window, self.drop, self.retain)
 
     def dropped(self, tokens: int) -> int:
         """How many tokens are forgotten of a text of this many."""
@@ -62,17 +74,19 @@ class Part:
     sinks: (
         np.ndarray | None
     )  # (2, heads of all layers, B, sinks, head_dim): the first tokens, unmoved
+    archives: tuple[Archive, ...] = ()  # of each stream, where what leaves the window is archived
 
     @property
     def nbytes(self) -> int:
-        return self.buffer.block.nbytes + (0 if self.sinks is None else self.sinks.nbytes)
+        window = self.buffer.block.nbytes + (0 if self.sinks is None else self.sinks.nbytes)
+        return window + sum(a.nbytes for a in self.archives)
 
     def appended(self, count: np.ndarray) -> Part:
         if (self.buffer.taken != self.kept).any():
             raise ValueError("another step has been taken from this state meanwhile")
         kept = self.kept + count
         self.buffer.taken[:] = kept
-        return Part(self.buffer, kept, self.sinks)
+        return replace(self, kept=kept)
 
     def arrays(self) -> PartArrays:
         """Copies, zero where a stream has nothing."""
@@ -84,7 +98,8 @@ class Part:
             a[np.broadcast_to(hidden[:, None], a.shape[:-1])] = 0
             found.append(a)
         sinks = None if self.sinks is None else np.moveaxis(self.sinks, 2, 0).copy()
-        return PartArrays(found[0], found[1], sinks, self.kept.copy())
+        archive = arrays_of(self.archives) if self.archives else None
+        return PartArrays(found[0], found[1], sinks, self.kept.copy(), archive)
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,7 @@ class PartArrays:
     values: np.ndarray = field(metadata={"cache": True})
     sinks: np.ndarray | None = field(metadata={"cache": True})
     kept: np.ndarray
+    archive: ArchiveArrays | None = None
 
 
 class Group:
@@ -123,12 +139,18 @@ class Group:
             ]
             flat = np.concatenate(self.scales)
             self._scales = flat.reshape(2, sum(self.counts), 1, -1)
+        r = cache.retrieve
+        self.places = r.tokens if r else 0
+        self.retriever = (
+            Retriever(config, r, cache.window - cache.sinks - r.tokens, cache.drop) if r else None
+        )
 
     def buffer(self, batch: int, room: int) -> Buffer:
         return Buffer(self.counts, batch, room, self.config.head_dim, self.kind)
 
     def empty(self, zeros: np.ndarray, room: int) -> Part:
-        return Part(self.buffer(len(zeros), room), zeros, None)
+        archives = (self.retriever.empty(),) * len(zeros) if self.retriever else ()
+        return Part(self.buffer(len(zeros), room), zeros, None, archives)
 
     def dropped(self, tokens: np.ndarray) -> np.ndarray:
         return np.array([self.cache.dropped(int(t)) for t in tokens])
@@ -150,7 +172,7 @@ class Group:
         drop, first, retain = self.cache.drop, self.cache.sinks, self.cache.retain
         limit = max(self.cache.window, need)
         buffer = self.buffer(len(full), _rounded(max(min(need * 3 // 2, limit), need)))
-        kept, sinks = part.kept.copy(), part.sinks
+        kept, sinks, archives = part.kept.copy(), part.sinks, list(part.archives)
         if full.any() and first and sinks is None:
             sinks = self._first(part)
         for b in range(len(full)):
@@ -160,18 +182,80 @@ class Group:
                     new[b, :, :n] = old[b, :, :n]
                 continue
             kept[b] = n - drop
-            recent = first + retain
+            recent = first + retain + self.places
             for new, old in zip(buffer.memory, part.buffer.memory):
                 new[b, :, recent : n - drop] = old[b, :, recent + drop : n]
             if retain:
                 self._retain(buffer, part.buffer, b)
+            if r := self.retriever:
+                archives[b] = self._archive(r, part, b, int(tokens[b]))
+                self._retrieve(r, buffer, b, archives[b], int(tokens[b] - kept[b]))
             if first and sinks is not None:
                 if part.sinks is not None and tokens[b] == self.cache.window:
                     sinks = sinks.copy()  # this stream's first time, in the company of older ones
                     sinks[:, :, b] = self._first(part)[:, :, b]
                 self._put_sinks(buffer, b, sinks[:, :, b], int(tokens[b] - kept[b]))
         buffer.taken[:] = kept
-        return Part(buffer, kept, sinks)
+        return Part(buffer, kept, sinks, tuple(archives))
+
+    def _archive(self, r: Retriever, part: Part, b: int, tokens: int) -> Archive:
+        """Stream b's archive with what leaves its full window after so many tokens: at first what is retrieved has no
+        rows yet, and these leave, too."""
+        archive, c = part.archives[b], self.cache
+        begin = c.sinks + (self.places if archive.blocks else 0)
+        rows = slice(begin, c.sinks + self.places + c.drop)
+        memory, layers = part.buffer.memory, len(self.counts)
+        keys, values = (
+            np.stack([m[b, :, rows] for m in half]) for half in (memory[:layers], memory[layers:])
+        )
+        where = tokens - c.window + np.arange(rows.start, rows.stop)
+        return r.stored(archive, self._moved(keys, -where), values, tokens)
+
+    def _retrieve(self, r: Retriever, buffer: Buffer, b: int, archive: Archive, shift: int) -> None:
+        """What stream b's archive has chosen, put behind the sinks; row 0 of the buffer has the position `shift`."""
+        place = slice(self.cache.sinks, self.cache.sinks + self.places)
+        keys, values = r.rows(archive)
+        keys = self._moved(keys, shift + np.arange(place.start, place.stop))
+        for memory, rows in zip(buffer.memory, [*keys, *values]):
+            memory[b, :, place] = rows
+
+    def read(self, part: Part, count: np.ndarray, queries: Sequence[np.ndarray]) -> Part:
+        """After `count` (B,) tokens more, whose keys and values are written; queries: of each stream's, for an archive."""
+        part = part.appended(count)
+        if not (r := self.retriever):
+            return part
+        archives = [r.read(a, q[:n]) for a, q, n in zip(part.archives, queries, count)]
+        return replace(part, archives=tuple(archives))
+
+    def recalled(self, part: Part, tokens: np.ndarray) -> Part:
+        """What is retrieved chosen anew, where something has left the window."""
+        if not (r := self.retriever):
+            return part
+        archives = [r.recalled(a, int(t)) if a.blocks else a for a, t in zip(part.archives, tokens)]
+        return self._exchanged(r, part, archives, tokens)
+
+    def before(self, part: Part, tokens: np.ndarray, count: int) -> Part:
+        """As it was before the last `count` tokens, after `tokens` (B,), nothing having left the window since."""
+        part = replace(part, kept=part.kept - count)
+        if not (r := self.retriever):
+            return part
+        archives = [a.before(int(t), count) for a, t in zip(part.archives, tokens)]
+        return self._exchanged(r, part, archives, tokens)
+
+    def _exchanged(
+        self, r: Retriever, part: Part, archives: Sequence[Archive], tokens: np.ndarray
+    ) -> Part:
+        """With other archives, and what they have chosen in its place: in a copy, since other states see the rows."""
+        others = [
+            b
+            for b, (old, new) in enumerate(zip(part.archives, archives))
+            if new.chosen and old.chosen[-1] is not new.chosen[-1]
+        ]
+        if others:
+            part = self.select(part, range(len(archives)))
+        for b in others:
+            self._retrieve(r, part.buffer, b, archives[b], int(tokens[b] - part.kept[b]))
+        return replace(part, archives=tuple(archives))
 
     def _retain(self, new: Buffer, old: Buffer, b: int) -> None:
         """Of stream b's oldest tokens after the sinks those that stand out move up to the recent ones, each head's own."""
@@ -229,7 +313,8 @@ class Group:
             for i, b in enumerate(rows):
                 new[i, :, : kept[i]] = old[b, :, : kept[i]]
         buffer.taken[:] = kept
-        return Part(buffer, kept, None if part.sinks is None else part.sinks[:, :, list(rows)])
+        sinks = None if part.sinks is None else part.sinks[:, :, list(rows)]
+        return Part(buffer, kept, sinks, tuple(part.archives[b] for b in rows if part.archives))
 
     def part(self, arrays: PartArrays, tokens: np.ndarray) -> Part:
         """The part that `Part.arrays` copied. Raises ValueError for what cannot be."""
@@ -253,12 +338,20 @@ class Group:
         expected = (batch, 2, total, self.cache.sinks, d)
         if sinks is not None and sinks.shape != expected:
             raise ValueError(f"sinks of this model have the shape {expected}; got {sinks.shape}")
+        if (arrays.archive is None) != (self.retriever is None):
+            raise ValueError(
+                "a state with an archive goes with a window that retrieves, and only that"
+            )
+        archives: tuple[Archive, ...] = ()
+        if self.retriever and arrays.archive:
+            archives = self.retriever.archives(arrays.archive, dropped)
         buffer = self.buffer(batch, _rounded(longest))
         ends = np.cumsum(self.counts)[:-1]
         for memory, a in zip(buffer.memory, [*np.split(keys, ends, 1), *np.split(values, ends, 1)]):
             memory[:, :, :longest] = a
         buffer.taken[:] = kept
-        return Part(buffer, kept.copy(), None if sinks is None else np.moveaxis(sinks, 0, 2).copy())
+        moved = None if sinks is None else np.moveaxis(sinks, 0, 2).copy()
+        return Part(buffer, kept.copy(), moved, archives)
 
 
 def standing_out(keys: np.ndarray, count: int) -> np.ndarray:
@@ -285,8 +378,9 @@ def concatenated(group: Group, parts: Sequence[Part]) -> Part:
             new[at:end, :, :n] = old[:, :, :n]
         at = end
     buffer.taken[:] = kept
+    archives = tuple(a for p in parts for a in p.archives)
     if all(p.sinks is None for p in parts):
-        return Part(buffer, kept, None)
+        return Part(buffer, kept, None, archives)
     shape = (2, sum(group.counts), len(kept), group.cache.sinks, group.config.head_dim)
     sinks = np.zeros(shape, group.kind)
     at = 0
@@ -294,7 +388,7 @@ def concatenated(group: Group, parts: Sequence[Part]) -> Part:
         if p.sinks is not None:
             sinks[:, :, at : at + len(p.kept)] = p.sinks
         at += len(p.kept)
-    return Part(buffer, kept, sinks)
+    return Part(buffer, kept, sinks, archives)
 
 
 def _rounded(tokens: int) -> int:

@@ -166,7 +166,8 @@ class KvConfig:
     bits: 32 (floats), or 8: whole numbers with a scale for each channel of each head. streaming: of each layer those heads
     of keys that see the first tokens and the recent ones only, the others seeing all (DuoAttention, arXiv:2410.10819);
     empty: none. recent: tokens that these remember at most, `sinks` among them. shared: whether many streams can
-    go on from one prefix that is kept once.
+    go on from one prefix that is kept once. queries: whether the graph also gives each token's queries before their rotation,
+    the mean of those of a head of keys.
     """
 
     bits: int = 32
@@ -174,6 +175,7 @@ class KvConfig:
     recent: int = 512
     sinks: int = 4
     shared: bool = False
+    queries: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in (8, 32):
