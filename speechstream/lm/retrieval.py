@@ -297,7 +297,7 @@ def _padded(
     rows: Sequence[Sequence[np.ndarray] | np.ndarray], shape: tuple[int, ...], kind: type
 ) -> np.ndarray:
     """Lists of arrays of a shape as one array, zeros behind the shorter ones."""
-    out = np.zeros((len(rows), max(map(len, rows)), *shape), kind)
+    out: np.ndarray = np.zeros((len(rows), max(map(len, rows)), *shape), kind)
     for row, r in zip(out, rows):
         if len(r):
             row[: len(r)] = r

@@ -12,9 +12,11 @@ import small
 
 from speechstream.export.kv_scales import kv_scales
 from speechstream.export.llm import write_llm
+from speechstream.lm.brain import Brain
 from speechstream.lm.cache import CacheConfig, to_arrays
 from speechstream.lm.model import LanguageModel
 from speechstream.lm.retrieval import Retrieve
+from speechstream.lm.tokens import ChatFormat
 from speechstream.nn.llm_config import KvConfig
 from speechstream.state import from_bytes, to_bytes
 
@@ -244,6 +246,22 @@ def test_a_bundle_is_opened_with_it(one, tmp_path):
     assert (wide.retrieve, wide.drop) == (Retrieve(64), 32)
     with pytest.raises(ValueError, match="of what window are blocks"):
         LanguageModel.load(tmp_path, retrieve=64)
+
+
+def test_a_brain_retrieves_before_it_replies(one):
+    chat = ChatFormat("{% for m in messages %}{{ m.content }}\n{% endfor %}>")
+    model = small.as_graph(one, window(RETRIEVE), chat=chat, kv=QUERIES)
+    messages = [{"role": "user", "content": "What was the number, and who said it when? " * 2}]
+    tokens = model.tokenizer.encode(model.chat.render(messages, True))
+    _, state = model.step([tokens[:-1]], model.init_state())
+    expected, _ = model.step([tokens[-1:]], model.recall(state))
+    assert not np.allclose(expected, model.step([tokens[-1:]], state)[0])
+    for ahead in (0, 5):  # what was read ahead of the end changes nothing
+        brain = Brain(model)
+        if ahead:
+            brain.prefill([{"role": "user", "content": messages[0]["content"][:-ahead]}])
+        brain.prefill(messages, reply=True)
+        np.testing.assert_allclose(brain._read.logits, expected[0], atol=1e-5)
 
 
 def test_what_cannot_be_is_said(one):
