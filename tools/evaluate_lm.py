@@ -125,18 +125,14 @@ def endless(args: argparse.Namespace) -> dict:
             next_report += 60
             print(f"{at} tokens, ring {ring.perplexity:.3f}", flush=True)
     beside = Sum(same)
-    steady = sizes[len(sizes) // 10 :]
+    steady, quarter = sizes[len(sizes) // 10 :], len(ring.losses) // 4
     return {
         "tokens": at,
         "window": args.window,
         "sinks": args.sinks,
         "perplexity of the ring": ring.perplexity,
         "first and last quarter": [
-            Sum(q).perplexity
-            for q in (
-                ring.losses[: len(ring.losses) // 4],
-                ring.losses[-(len(ring.losses) // 4) :],
-            )
+            Sum(q).perplexity for q in (ring.losses[:quarter], ring.losses[-quarter:])
         ],
         "ms a token": ring.ms,
         "tokens compared": beside.tokens,
@@ -215,7 +211,7 @@ def retained(args: argparse.Namespace) -> dict:
     for n in args.retain:
         models[f"{n} of them retained"] = first.with_window(replace(recent, retain=n))
     for n, bits in itertools.product(args.retrieve, args.bits):
-        some = Retrieve(n, args.block, args.keys, args.newest, bits)
+        some = Retrieve(n, args.block, bits=bits)
         models[f"{n} retrieved, {bits} bits"] = first.with_window(replace(recent, retrieve=some))
     rows = {}
     for name, model in models.items():
@@ -234,8 +230,7 @@ def retained(args: argparse.Namespace) -> dict:
         rows[name] = {
             "first guesses": f"{right} of {len(likely)}",
             "nats a token": float(np.mean(likely)),
-            "MB": (state.nbytes - state.archived) / 1e6,
-            "MB archived": state.archived / 1e6,
+            "MB, and archived": [(state.nbytes - state.archived) / 1e6, state.archived / 1e6],
         }
         if found.losses:
             rows[name] |= {"perplexity": found.perplexity, "ms a token": found.ms}
@@ -374,17 +369,14 @@ def main() -> None:
         if run is endless:
             p.add_argument("--window", type=int, default=1024)
             p.add_argument("--drop", type=int, default=256)
-            p.add_argument(
-                "--every", type=int, default=16, help="windows recomputed: one of so many"
-            )
+            p.add_argument("--every", type=int, default=16, help="windows, one is recomputed")
             p.add_argument("--minutes", type=float, default=math.inf, help="stop after")
         if run is context:
             windows = [64, 128, 256, 512, 1024, 2048]
             p.add_argument("--windows", type=int, nargs="+", default=windows)
             p.add_argument("--plot", type=Path)
         if run is retained:
-            numbers = {"window": 256, "drop": 32, "block": 16, "keys": 1, "newest": 8}
-            numbers |= {"length": 640, "trials": 12}  # tokens with a pass key, texts
+            numbers = {"window": 256, "drop": 32, "length": 640, "trials": 12, "block": 16}
             for name, value in numbers.items():
                 p.add_argument(f"--{name}", type=int, default=value)
             p.add_argument("--retain", type=int, nargs="+", default=[128])

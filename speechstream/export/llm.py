@@ -34,7 +34,7 @@ from speechstream.convert.gguf import Blocks
 from speechstream.convert.llm import LlmCheckpoint
 from speechstream.errors import SpeechStreamError
 from speechstream.export.graph import Writer, check_head_dim
-from speechstream.export.quantize import quantize_blocks
+from speechstream.export.quantize import four_bits, quantize_blocks
 from speechstream.nn.llm_config import FLOATS, KvConfig, kv_to_dict, to_dict
 
 FORMS = ("own", "fp32", "int8", "int4")  # own: as the checkpoint has it, fp32 where it has floats
@@ -233,7 +233,7 @@ class _Graph:
         weight = self.checkpoint.values(name + ".weight")
         if weight.shape[1] % BLOCK:
             return None
-        codes, scales = quantize_blocks(weight, 8, BLOCK) if bits == 8 else _four(weight)
+        codes, scales = quantize_blocks(weight, 8, BLOCK) if bits == 8 else four_bits(weight, BLOCK)
         return Blocks(bits, codes.reshape(weight.shape), scales, None)
 
     def embed(self, tokens: str) -> str:
@@ -398,15 +398,3 @@ class _Memory:
         attended = w.op("Reshape", attended, w.const([-1, heads * each, d]))
         mixed = w.op("Add", found, w.op("Mul", share, w.op("Sub", attended, found)))
         return w.op("Reshape", mixed, g.batched)
-
-
-def _four(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix to 4-bit codes (not packed) and scales: of each block the number of largest size becomes -8 exactly.
-
-    That is Q4_0's way: all 16 codes are used, where a symmetric step uses 15.
-    """
-    blocks = weight.reshape(len(weight), -1, BLOCK)
-    most = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0]
-    scales = np.where(most == 0, 1e-12, most / -8).astype(np.float32)
-    codes = np.clip(np.rint(blocks / scales[..., None]) + 8, 0, 15).astype(np.uint8)
-    return codes, scales

@@ -83,6 +83,18 @@ def pair_sums(weight: np.ndarray, axis: int) -> np.ndarray:
     return np.maximum(*sums).max(1)
 
 
+def four_bits(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix to 4-bit codes (not packed) and scales: of each block the number of largest size becomes -8 exactly.
+
+    That is Q4_0's way: all 16 codes are used, where a symmetric step uses 15.
+    """
+    blocks = weight.reshape(len(weight), -1, block)
+    most = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0]
+    scales = np.where(most == 0, 1e-12, most / -8).astype(np.float32)
+    codes = np.clip(np.rint(blocks / scales[..., None]) + 8, 0, 15).astype(np.uint8)
+    return codes, scales
+
+
 def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """weight (N, K), K a multiple of block, to codes (N, K / block, block * bits / 8) uint8 and scales (N, K / block) float32.
 

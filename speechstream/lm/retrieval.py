@@ -22,9 +22,9 @@ from speechstream.nn.llm_config import LlmConfig
 
 @dataclass(frozen=True)
 class Retrieve:
-    """tokens: rows of the window for what is retrieved, whole blocks. block: tokens of a block. keys: how many represent
-    a block: the means of as many parts of it. newest: tokens whose queries ask. bits: of what is kept, 32 (floats) or 8. most: tokens
-    that are kept at most, the oldest are forgotten first; 0: all. Raises ValueError for what cannot be."""
+    """tokens: rows of the window for what is retrieved, whole blocks. block: tokens of a block. keys: how many represent a
+    block, the means of as many parts of it. newest: tokens whose queries ask. bits: of what is kept, 32 (floats) or 8.
+    most: tokens that are kept at most, whole blocks, the oldest forgotten first; 0: all. Raises ValueError for what cannot be."""
 
     tokens: int = 128
     block: int = 16
@@ -35,24 +35,21 @@ class Retrieve:
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.tokens < 1 or self.tokens % self.block:
-            raise ValueError(
-                f"what is retrieved must be whole blocks; got {self.tokens} tokens in blocks of {self.block}"
-            )
+            raise ValueError(f"what is retrieved must be whole blocks; got {self}")
         if self.keys < 1 or self.block % self.keys or self.newest < 1:
             raise ValueError(
-                f"a block has equal parts whose means represent it, and one token at least asks; got {self.keys} parts of "
-                f"{self.block} tokens, and {self.newest}"
+                f"a block has equal parts whose means represent it, and one token at least asks; got {self}"
             )
         if self.bits not in (8, 32) or self.most < 0:
             raise ValueError(
-                f"what is kept has 8 or 32 bits and 0 tokens (all) or more; got {self.bits} and {self.most}"
+                f"what is kept has 8 or 32 bits and 0 tokens (all) or more; got {self}"
             )
 
     def check(self, window: int, drop: int, retain: int) -> None:
         """Raises ValueError for a window that this does not go with."""
         if retain:
             raise ValueError(
-                "a window has rows for what is retained or for what is retrieved, not for both"
+                "a window has rows for retained tokens or for retrieved ones, not for both"
             )
         if drop % self.block or self.newest > window - drop or 0 < self.most < self.tokens:
             raise ValueError(
@@ -68,6 +65,9 @@ class Block:
 
     codes: np.ndarray
     scales: np.ndarray | None
+
+    def __post_init__(self) -> None:
+        self.codes.setflags(write=False)  # forks share it
 
     @property
     def nbytes(self) -> int:
@@ -103,9 +103,7 @@ class Archive:
     """What left the window of one stream. Never changes."""
 
     retrieve: Retrieve
-    queries: (
-        np.ndarray
-    )  # (T, layers, kv_heads, head_dim) of the newest tokens, each the mean of a head of keys
+    queries: np.ndarray  # (T, layers, kv_heads, head_dim) of the newest tokens
     index: _Index
     first: int = 0  # where the blocks' representatives begin in the index
     blocks: tuple[Block, ...] = ()
@@ -131,12 +129,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class ArchiveArrays:
-    """Archives with the streams first, padded with zeros; `chosen` (B, C, layers, kv_heads, blocks) after `after` (B, C)
-    tokens, -1 where there was none."""
+    """Archives with the streams first, padded with zeros: codes (B, N, 2, layers, kv_heads, block, head_dim), `chosen` (B, C,
+    layers, kv_heads, blocks) after `after` (B, C) tokens, -1 where there was none."""
 
-    codes: np.ndarray = field(
-        metadata={"cache": True}
-    )  # (B, N, 2, layers, kv_heads, block, head_dim)
+    codes: np.ndarray = field(metadata={"cache": True})
     scales: np.ndarray | None
     blocks: np.ndarray  # (B,) how many of N
     queries: np.ndarray  # (B, T, layers, kv_heads, head_dim)
@@ -146,8 +142,7 @@ class ArchiveArrays:
 
 
 class Retriever:
-    """The operations on archives of one model and window. distance: how far back what is retrieved is taken to be. drop:
-    tokens that leave a full window at once."""
+    """The operations on archives of one model and window. distance: of what is retrieved. drop: what leaves it at once."""
 
     def __init__(self, config: LlmConfig, retrieve: Retrieve, distance: int, drop: int):
         self.config, self.retrieve, self.drop = config, retrieve, drop
@@ -157,12 +152,8 @@ class Retriever:
 
     def empty(self) -> Archive:
         d = self.config.head_dim
-        queries = np.zeros((0, *self.shape, d), np.float32)
-        return Archive(
-            self.retrieve,
-            queries,
-            _Index(np.zeros((*self.shape, 0, self.retrieve.keys, d), np.float32), 0),
-        )
+        index = _Index(np.zeros((*self.shape, 0, self.retrieve.keys, d), np.float32), 0)
+        return Archive(self.retrieve, np.zeros((0, *self.shape, d), np.float32), index)
 
     def read(self, archive: Archive, queries: np.ndarray) -> Archive:
         """After more tokens, whose queries (T, layers, kv_heads, head_dim) are not rotated. As many are kept as a rollback can
@@ -176,8 +167,8 @@ class Retriever:
     def stored(
         self, archive: Archive, keys: np.ndarray, values: np.ndarray, tokens: int
     ) -> Archive:
-        """With tokens that left the window, keys before any position and values (layers, kv_heads, T, head_dim), T a multiple
-        of the block, after `tokens` were read; those blocks are chosen that the newest queries ask for."""
+        """With what left the window after `tokens`, whole blocks of keys before any position and of values (layers,
+        kv_heads, T, head_dim); then blocks are chosen."""
         size, both = self.retrieve.block, np.stack([keys, values])
         for at in range(0, both.shape[3], size):
             archive = self._with(archive, self._block(both[:, :, :, at : at + size]))
@@ -205,13 +196,13 @@ class Retriever:
 
     def rows(self, archive: Archive) -> tuple[np.ndarray, np.ndarray]:
         """Keys before any position and values (layers, kv_heads, tokens, head_dim) of the blocks chosen last."""
-        chosen, size = archive.chosen[-1][1], self.retrieve.block
-        out = np.empty((2, *self.shape, self.retrieve.tokens, self.config.head_dim), np.float32)
+        chosen, d = archive.chosen[-1][1], self.config.head_dim
+        out = np.empty((2, *chosen.shape, self.retrieve.block, d), np.float32)
         for number in np.unique(chosen):
-            whole = archive.blocks[number].floats()
-            for i, h, at in np.argwhere(chosen == number):
-                out[:, i, h, at * size : (at + 1) * size] = whole[:, i, h]
-        return out[0], out[1]
+            layer, head, at = np.nonzero(chosen == number)
+            out[:, layer, head, at] = archive.blocks[number].floats()[:, layer, head]
+        keys, values = out.reshape(2, *self.shape, -1, d)
+        return keys, values
 
     def _block(self, both: np.ndarray) -> Block:
         if self.retrieve.bits == 32:
@@ -221,20 +212,18 @@ class Retriever:
 
     def _represented(self, block: Block) -> np.ndarray:
         """The means of the parts of each head's keys, (layers, kv_heads, parts, head_dim)."""
-        keys = block.floats()[0]
-        found: np.ndarray = keys.reshape(*self.shape, self.retrieve.keys, -1, keys.shape[-1]).mean(
-            3
-        )
+        parts = (*self.shape, self.retrieve.keys, -1, self.config.head_dim)
+        found: np.ndarray = block.floats()[0].reshape(parts).mean(3)
         return found
 
     def archives(self, arrays: ArchiveArrays, dropped: np.ndarray) -> tuple[Archive, ...]:
-        """Those that `arrays` copied, of streams that lost `dropped` (B,). Raises ValueError for what cannot be."""
+        """Those that `arrays_of` copied, of streams that lost `dropped` (B,). Raises ValueError for what cannot be."""
         r, a, batch, d = self.retrieve, arrays, len(dropped), self.config.head_dim
         count = np.where(dropped, dropped + r.tokens, 0) // r.block
         count = np.minimum(count, r.most // r.block) if r.most else count
         kind = np.dtype(np.int8 if r.bits == 8 else np.float32)
         n, asked = int(count.max()), int(a.asked.max(initial=0))
-        each, recalls = (batch, n, 2, *self.shape), a.after.shape[-1]
+        each, recalls = (batch, n, 2, *self.shape), a.after.size // batch
         scales = (*each, 1, d) if r.bits == 8 else None
         fits = (
             (a.codes.shape, a.codes.dtype) == ((*each, r.block, d), kind)
@@ -242,6 +231,7 @@ class Retriever:
             and a.queries.shape == (batch, asked, *self.shape, d)
             and a.chosen.shape == (batch, recalls, *self.shape, r.tokens // r.block)
             and a.blocks.tolist() == count.tolist()
+            and all(x.dtype == np.int64 for x in (a.blocks, a.asked, a.chosen, a.after))
             and a.asked.shape == (batch,)
             and a.asked.min() >= 0
             and a.after.shape == (batch, recalls)
