@@ -223,7 +223,7 @@ class Retriever:
         count = np.minimum(count, r.most // r.block) if r.most else count
         kind = np.dtype(np.int8 if r.bits == 8 else np.float32)
         n, asked = int(count.max()), int(a.asked.max(initial=0))
-        each, recalls = (batch, n, 2, *self.shape), a.after.size // batch
+        each, recalls = (batch, n, 2, *self.shape), a.after.size // max(batch, 1)
         scales = (*each, 1, d) if r.bits == 8 else None
         fits = (
             (a.codes.shape, a.codes.dtype) == ((*each, r.block, d), kind)
