@@ -75,6 +75,16 @@ class Trainer:
         self.average.load_state_dict(self.codec.state_dict())
         return error
 
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Take another codec's weights. A refiner that it does not have stays new, which changes no sound."""
+        new = {
+            name: t
+            for name, t in self.codec.state_dict().items()
+            if name.startswith("decoder.output.refiner.")
+        }
+        for network in (self.codec, self.average):
+            network.load_state_dict({**new, **weights})
+
     def stage(self) -> tuple[str, int]:
         """The stage that the next step falls into, and how many steps of it are done."""
         at = self.step
@@ -135,7 +145,7 @@ class Trainer:
                 ("voicing", "pitch"), track.loss(voicing, scores, pitch[:, : pitch.shape[1] - late])
             )
         )
-        report["total"] = self._update("codec", self.codec, report["voicing"] + report["pitch"])
+        report["total"] = self._update("codec", report["voicing"] + report["pitch"])
         return report
 
     @torch.no_grad()
@@ -151,33 +161,39 @@ class Trainer:
         measured pitch there, so that the harmonics lie where the recording's do. judged: how many steps the
         discriminators have learnt, if they judge."""
         codec, config, c = self.codec, self.config, self.codec.config
-        features = self._features(codes, "features")
-        found = self._found(codes)
-        count = found.shape[1]
-        pitch = torch.where((found > 0) & (pitch[:, :count] > 0), pitch[:, :count], found)
-        state, late = codec.init_decoder_state(len(x)), c.window - c.hop
-        y = codec.decoder["output"].step(
-            features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
-        )[0]
-        y, x, report = y[:, None, late:], x[..., : count * c.hop - late], {}
+        rests = judged is not None and judged < config["judges_alone"]
+        with torch.set_grad_enabled(not rests):
+            features = self._features(codes, "features")
+            found = self._found(codes)
+            count = found.shape[1]
+            pitch = torch.where((found > 0) & (pitch[:, :count] > 0), pitch[:, :count], found)
+            state, late = codec.init_decoder_state(len(x)), c.window - c.hop
+            y = codec.decoder["output"].step(
+                features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
+            )[0]
+        begin = round(config["context_s"] * c.sample_rate)
+        y, x, report = y[:, None, begin + late :], x[..., begin : count * c.hop - late], {}
         report["mel"], report["stft"] = self.loss(y, x)
         total = config["mel"] * report["mel"] + config["stft"] * report["stft"]
         if judged is None:
-            report["total"] = self._update("codec", codec, total)
+            report["total"] = self._update("codec", total)
             return report
         part = self._stretch(x.shape[-1])
         with self._autocast():
             original = self.judges(x[..., part])
-            report["hinge"], report["features"] = self.judges.codec_loss(y[..., part], original)
             report["judges"] = self.judges.judge_loss(y[..., part], original)
-        weight = min(1.0, judged / config["judges_alone"] - 1) if config["judges_alone"] else 1.0
-        if weight > 0:
-            total = total + weight * (
+            if not rests:
+                report["hinge"], report["features"] = self.judges.codec_loss(y[..., part], original)
+        if not rests:
+            opinion = (
                 config["adversarial"] * report["hinge"] + config["features"] * report["features"]
             )
-        report["total"] = self._update("codec", codec, total)
-        # the codec's side has left gradients in the judges: `_update` clears them
-        self._update("judges", self.judges, report["judges"])
+            weight = (
+                min(1.0, judged / config["judges_alone"] - 1) if config["judges_alone"] else 1.0
+            )
+            share = weight * config["judges_share"]
+            self._update("codec", y, balanced(y, (total, 1 - share), (opinion, share)))
+        self._update("judges", report["judges"])
         return report
 
     def _stretch(self, count: int) -> slice:
@@ -193,9 +209,10 @@ class Trainer:
             else nullcontext()
         )
 
-    def _update(self, name: str, module: nn.Module, loss: Tensor) -> Tensor:
+    def _update(self, name: str, loss: Tensor, gradient: Tensor | None = None) -> Tensor:
+        module = self.modules[name]
         module.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(gradient)
         nn.utils.clip_grad_norm_(module.parameters(), CLIP)
         self.optimisers[name].step()
         return loss
@@ -246,6 +263,16 @@ class Trainer:
         return True
 
 
+def balanced(y: Tensor, *losses: tuple[Tensor, float]) -> Tensor:
+    """The gradient of sound `y` that has so large a share of each loss's, whatever their sizes: the balancer of EnCodec (Defossez
+    et al., 2022, arXiv:2210.13438)."""
+    total = torch.zeros_like(y)
+    for loss, share in losses:
+        (gradient,) = torch.autograd.grad(loss, y, retain_graph=True)
+        total += share * gradient / gradient.norm().clamp(min=1e-12)
+    return total
+
+
 def main(arguments: list[str] | None = None) -> Trainer:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="what prepare.py wrote")
@@ -272,10 +299,7 @@ def main(arguments: list[str] | None = None) -> Trainer:
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
     elif args.codec:
-        for network in (trainer.codec, trainer.average):
-            network.load_state_dict(
-                load_file(args.codec / "model.safetensors", device=trainer.device)
-            )
+        trainer.begin_with(load_file(args.codec / "model.safetensors", device=trainer.device))
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()

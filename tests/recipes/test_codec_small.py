@@ -26,6 +26,8 @@ CONFIG = {
         "n_mels": 8,
         "fine_dim": 8,
         "decoder_blocks": 1,
+        "refiner_dim": 4,
+        "refiner_blocks": 1,
         "n_codebooks": 8,
         "codebook_size": 8,
         "code_dim": 4,
@@ -41,13 +43,15 @@ CONFIG = {
     "features": 2.0,
     "judged_s": 0.2,
     "judges_alone": 1,
+    "judges_share": 0.5,
+    "context_s": 0.04,
     "judges_rate": 1e-3,
     "average": 0.9,
     "predicted_share": 0.5,
     "stages": {
         "pitch": {"steps": 2, "rate": 1e-3},
         "sound": {"steps": 3, "rate": 1e-3},
-        "adversarial": {"steps": 2, "rate": 1e-3},
+        "adversarial": {"steps": 3, "rate": 1e-3},
     },
     "discriminator": {"channels": 2, "ffts": [128], "periods": [2]},
     "save_every": 100,
@@ -109,12 +113,12 @@ def test_training_resumes_where_it_stopped(data, tmp_path):
             ]
         )
 
-    whole = run("whole", 7)
+    whole = run("whole", 8)
     run("parts", 1)
     run("parts", 3)  # stops in the stage of the sound
-    run("parts", 6)  # and in the adversarial one
-    parts = run("parts", 7)
-    assert whole.step == parts.step == 7
+    run("parts", 7)  # and in the adversarial one
+    parts = run("parts", 8)
+    assert whole.step == parts.step == 8
     fresh = train.Trainer(CONFIG, data, tmp_path / "none")
     changed = 0
     for (name, a), b, c in zip(
