@@ -146,26 +146,19 @@ class Discriminators(nn.Module):
     def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         return [judge(x) for judge in self.judges]
 
-    def judge_loss(self, y: Tensor, original: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
-        """Hinge loss of the judges: generated `y` (B, 1, samples; detached here) against what they said of the original."""
-        pairs = zip(self(y.detach()), original)
-        return sum(
-            F.relu(1 + a.float()).mean() + F.relu(1 - b.float()).mean() for (a, _), (b, _) in pairs
-        ) / len(self.judges)
-
-    def codec_loss(
-        self, y: Tensor, original: list[tuple[Tensor, list[Tensor]]]
-    ) -> tuple[Tensor, Tensor]:
-        """The codec's side: (hinge loss, relative difference of the judges' features from those of the original)."""
-        hinge, matching = y.new_zeros(()), y.new_zeros(())
-        for (verdict, got), (_, wanted) in zip(self(y), original):
-            hinge = hinge + F.relu(1 - verdict.float()).mean() / len(self.judges)
-            for a, b in zip(got, wanted):
+    def losses(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of generated `y` and original `x` (B, 1, samples): the judges' hinge loss, the codec's, and the relative difference of
+        the judges' features of the two. All from one hearing of each: whose gradient is wanted, the caller says."""
+        judges, codec, matching = (y.new_zeros(()) for _ in range(3))
+        for (said, got), (wanted, features) in zip(self(y), self(x)):
+            said, wanted = said.float(), wanted.float()
+            judges = judges + F.relu(1 + said).mean() + F.relu(1 - wanted).mean()
+            codec = codec + F.relu(1 - said).mean()
+            for a, b in zip(got, features):
                 a, b = a.float(), b.detach().float()
-                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got) / len(
-                    self.judges
-                )
-        return hinge, matching
+                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got)
+        count = len(self.judges)
+        return judges / count, codec / count, matching / count
 
 
 def _judge(x: Tensor, layers: nn.ModuleList, output: nn.Module) -> tuple[Tensor, list[Tensor]]:

@@ -37,6 +37,8 @@ CLIP = 1.0  # norm of the gradient
 class Trainer:
     """The codec, its judges, their optimisers and the step they are at."""
 
+    trained = "decoder"  # the part of the codec that learns
+
     def __init__(self, config: dict, data: Path, out: Path, predicted: Path | None = None) -> None:
         self.config, self.out, self.step = config, out, 0
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +58,7 @@ class Trainer:
             raise ValueError(
                 f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}"
             )
-        self.codec.requires_grad_(False).decoder.requires_grad_(True)
+        self.codec.requires_grad_(False).get_submodule(self.trained).requires_grad_(True)
         self.average = ema.start(self.codec)
         self.modules = {"codec": self.codec, "judges": self.judges}
         self.optimisers = {
@@ -74,6 +76,9 @@ class Trainer:
         error = fit_codes(self.codec, self.data, self.config["seed"])
         self.average.load_state_dict(self.codec.state_dict())
         return error
+
+    def begin(self) -> None:
+        """Called once before the steps."""
 
     def begin_with(self, weights: dict[str, Tensor]) -> None:
         """Take another codec's weights. A refiner that it does not have stays new, which changes no sound."""
@@ -160,39 +165,38 @@ class Trainer:
         """A step: the sound, voiced where the decoder's own pitch is, so that the filters learn to live with its mistakes; the
         measured pitch there, so that the harmonics lie where the recording's do. judged: how many steps the
         discriminators have learnt, if they judge."""
-        codec, config, c = self.codec, self.config, self.codec.config
-        rests = judged is not None and judged < config["judges_alone"]
-        with torch.set_grad_enabled(not rests):
-            features = self._features(codes, "features")
-            found = self._found(codes)
-            count = found.shape[1]
-            pitch = torch.where((found > 0) & (pitch[:, :count] > 0), pitch[:, :count], found)
-            state, late = codec.init_decoder_state(len(x)), c.window - c.hop
-            y = codec.decoder["output"].step(
-                features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
-            )[0]
-        begin = round(config["context_s"] * c.sample_rate)
-        y, x, report = y[:, None, begin + late :], x[..., begin : count * c.hop - late], {}
+        codec, c = self.codec, self.codec.config
+        features = self._features(codes, "features")
+        found = self._found(codes)
+        count = found.shape[1]
+        pitch = torch.where((found > 0) & (pitch[:, :count] > 0), pitch[:, :count], found)
+        state, late = codec.init_decoder_state(len(x)), c.window - c.hop
+        y = codec.decoder["output"].step(
+            features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
+        )[0]
+        return self.learn(y[:, None, late:], x[..., : count * c.hop - late], judged)
+
+    def learn(self, y: Tensor, x: Tensor, judged: int | None) -> dict[str, Tensor]:
+        """Update the decoder, and the judges if they judge, by sound y (B, 1, samples) that should have been x."""
+        config, report = self.config, {}
         report["mel"], report["stft"] = self.loss(y, x)
         total = config["mel"] * report["mel"] + config["stft"] * report["stft"]
         if judged is None:
             report["total"] = self._update("codec", total)
             return report
-        part = self._stretch(x.shape[-1])
+        alone, part = config["judges_alone"], self._stretch(x.shape[-1])
+        heard = y.detach().requires_grad_()
         with self._autocast():
-            original = self.judges(x[..., part])
-            report["judges"] = self.judges.judge_loss(y[..., part], original)
-            if not rests:
-                report["hinge"], report["features"] = self.judges.codec_loss(y[..., part], original)
-        if not rests:
+            report["judges"], report["hinge"], report["features"] = self.judges.losses(
+                heard[..., part], x[..., part]
+            )
+        if judged >= alone:
             opinion = (
                 config["adversarial"] * report["hinge"] + config["features"] * report["features"]
             )
-            weight = (
-                min(1.0, judged / config["judges_alone"] - 1) if config["judges_alone"] else 1.0
-            )
-            share = weight * config["judges_share"]
-            self._update("codec", y, balanced(y, (total, 1 - share), (opinion, share)))
+            share = config["judges_share"] * (min(1.0, judged / alone - 1) if alone else 1.0)
+            gradient = balanced((total, y, 1 - share), (opinion, heard, share))
+            self._update("codec", y, gradient)
         self._update("judges", report["judges"])
         return report
 
@@ -263,21 +267,25 @@ class Trainer:
         return True
 
 
-def balanced(y: Tensor, *losses: tuple[Tensor, float]) -> Tensor:
-    """The gradient of sound `y` that has so large a share of each loss's, whatever their sizes: the balancer of EnCodec (Defossez
-    et al., 2022, arXiv:2210.13438)."""
-    total = torch.zeros_like(y)
-    for loss, share in losses:
+def balanced(*losses: tuple[Tensor, Tensor, float]) -> Tensor:
+    """The gradient that has so large a share of each loss's, whatever their sizes, from (loss, the sound that it is of, share):
+    the balancer of EnCodec (Defossez et al., 2022, arXiv:2210.13438)."""
+    total = torch.zeros_like(losses[0][1])
+    for loss, y, share in losses:
         (gradient,) = torch.autograd.grad(loss, y, retain_graph=True)
         total += share * gradient / gradient.norm().clamp(min=1e-12)
     return total
 
 
-def main(arguments: list[str] | None = None) -> Trainer:
+def main(
+    arguments: list[str] | None = None,
+    kind: type[Trainer] = Trainer,
+    config: Path = HERE / "config.yaml",
+) -> Trainer:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="what prepare.py wrote")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
+    parser.add_argument("--config", type=Path, default=config)
     parser.add_argument(
         "--steps",
         type=int,
@@ -295,7 +303,7 @@ def main(arguments: list[str] | None = None) -> Trainer:
         help="what recipes/blockwise_tts/predict.py wrote: codes as a voice's acoustic model predicts them",
     )
     args = parser.parse_args(arguments)
-    trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out, args.predicted)
+    trainer = kind(yaml.safe_load(args.config.read_text()), args.data, args.out, args.predicted)
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
     elif args.codec:
@@ -303,6 +311,7 @@ def main(arguments: list[str] | None = None) -> Trainer:
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()
+    trainer.begin()
     trainer.codec.train()
     last, began = min(args.steps or trainer.total, trainer.total), time.monotonic()
     while trainer.step < last and (
