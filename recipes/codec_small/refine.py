@@ -2,8 +2,8 @@
 [--config refine.yaml] [--minutes N].
 
 The codes, the features that the decoder computes of them and the pitch that it finds stay as they are, so they are computed once, for
-whole utterances: a step then costs a core what filters, refiner and losses cost. Every example is a stretch of its
-utterance, heard after `context_hops` in which the filters' windows and the refiner fill up. Resumes like train.py.
+whole utterances: a step then costs a core what filters and losses cost. Every example is a stretch of its utterance, heard
+after `context_hops` in which the windows fill up. Resumes like train.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 class Refinement(Trainer):
-    """The trainer of a decoder's output: filters and refiner."""
+    """The trainer of a decoder's filters."""
 
     trained = "decoder.output"
 
@@ -72,11 +72,11 @@ class Refinement(Trainer):
         self, features: Tensor, pitch: Tensor, x: Tensor, judged: int | None
     ) -> dict[str, Tensor]:
         codec, config, c = self.codec, self.config, self.codec.config
-        rests = judged is not None and judged < config["judges_alone"]
+        alone = judged is not None and judged < config["judges_alone"]
         size = len(x)
         frames = torch.randint(1 << 16, (size,))
         phase = torch.rand(size, dtype=torch.float64)
-        with torch.set_grad_enabled(not rests):
+        with torch.set_grad_enabled(not alone):
             y = codec.decoder["output"].step(
                 features, pitch, frames, phase, codec.tails("output", size)
             )[0]

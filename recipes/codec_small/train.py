@@ -80,16 +80,6 @@ class Trainer:
     def begin(self) -> None:
         """Called once before the steps."""
 
-    def begin_with(self, weights: dict[str, Tensor]) -> None:
-        """Take another codec's weights. A refiner that it does not have stays new, which changes no sound."""
-        new = {
-            name: t
-            for name, t in self.codec.state_dict().items()
-            if name.startswith("decoder.output.refiner.")
-        }
-        for network in (self.codec, self.average):
-            network.load_state_dict({**new, **weights})
-
     def stage(self) -> tuple[str, int]:
         """The stage that the next step falls into, and how many steps of it are done."""
         at = self.step
@@ -307,7 +297,10 @@ def main(
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
     elif args.codec:
-        trainer.begin_with(load_file(args.codec / "model.safetensors", device=trainer.device))
+        for network in (trainer.codec, trainer.average):
+            network.load_state_dict(
+                load_file(args.codec / "model.safetensors", device=trainer.device)
+            )
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()

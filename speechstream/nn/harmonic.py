@@ -9,7 +9,6 @@ filtered. Both sources are causal and deterministic, and what they remember is a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -112,39 +111,12 @@ class PitchTrack(nn.Module):
         )
 
 
-class Refiner(nn.Module):
-    """What filtered pulses and noise lack of a voice, as spectra in units of their own envelope.
-
-    It sees the spectra that the filters made, so it knows where in the window the pulses lie, which the filters do not.
-    `blocks` are of a kind with `step(x, tails)`. A new one adds nothing.
-    """
-
-    def __init__(self, dim: int, features: int, bins: int, blocks: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.features = nn.Linear(features, dim)
-        self.made = nn.Linear(2 * bins, dim, bias=False)
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(dim)
-        self.output = nn.Linear(dim, 2 * bins)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
-
-    def step(self, x: Tensor, made: Tensor, tails: Tails) -> Tensor:
-        """Features (B, T, features) and what was made (B, T, 2 * bins), noise in it of power one, to what is to be added."""
-        x = self.features(x) + self.made(made)
-        for block in self.blocks:
-            x = block.step(x, tails)
-        return self.output(self.norm(x))
-
-
 class SourceFilter(nn.Module):
     """Features (B, T, dim) and pitch of each hop to samples (B, T * hop), window - hop samples late."""
 
-    def __init__(
-        self, dim: int, sample_rate: int, hop: int, overlap: int, refiner: Refiner | None = None
-    ) -> None:
+    def __init__(self, dim: int, sample_rate: int, hop: int, overlap: int) -> None:
         super().__init__()
-        self.hop, self.overlap, self.refiner = hop, overlap, refiner
+        self.hop, self.overlap = hop, overlap
         self.tail_size = hop * (overlap - 1)  # of the pulses
         bins = hop * overlap // 2 + 1
         self.filter = nn.Linear(dim, 3 * bins)
@@ -157,7 +129,6 @@ class SourceFilter(nn.Module):
         # so that filters of gain one give a source back: the basis has a Hann window times 4 / (overlap * window), and
         # Hann windows applied twice, at analysis and at synthesis, add up to 3/4 of those applied once
         self.scale = hop * overlap * overlap / 4 / 0.75
-        self.unit = math.sqrt(hop * overlap)  # what a bin has of white noise of power one
         noise = np.random.RandomState(0).standard_normal(
             NOISE_HOPS * hop
         )  # RandomState's numbers never change
@@ -190,9 +161,6 @@ class SourceFilter(nn.Module):
             ],
             -1,
         )
-        if self.refiner is not None:
-            unit = (gain + noise_gain).repeat(1, 1, 2) * self.unit
-            spectrum = spectrum + unit * self.refiner.step(x, spectrum / unit, tails)
         return self.output.step(spectrum, tails), phase
 
 

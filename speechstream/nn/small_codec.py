@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechstream.config import read
-from speechstream.nn.harmonic import PitchTrack, Refiner, SourceFilter
+from speechstream.nn.harmonic import PitchTrack, SourceFilter
 from speechstream.nn.quantizer import ResidualVectorQuantizer
 from speechstream.nn.seanet import CausalConv1d, Tails
 from speechstream.nn.spectral import LogMel
@@ -46,10 +46,6 @@ class SmallCodecConfig:
     pitch_dim: int = 128  # channels of the blocks that find the pitch
     pitch_blocks: int = 4
     lookahead: int = 2  # fine frames that they see beyond the one whose pitch they tell
-    refiner_dim: int = (
-        0  # channels of the blocks that add to the filtered sources; 0: there are none
-    )
-    refiner_blocks: int = 2
     n_codebooks: int = 8
     codebook_size: int = 1024
     code_dim: int = 64
@@ -177,13 +173,7 @@ class SmallCodec(nn.Module):
                 "delay": Delay(c.lookahead, c.fine_dim),
                 "pitch_features": Features(c, c.pitch_dim, c.pitch_blocks),
                 "pitch": PitchTrack(c.pitch_dim, c.lowest_hz, c.octaves),
-                "output": SourceFilter(
-                    c.fine_dim,
-                    c.sample_rate,
-                    c.hop,
-                    c.overlap,
-                    self._refiner() if c.refiner_dim else None,
-                ),
+                "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap),
             }
         )
 
@@ -269,14 +259,6 @@ class SmallCodec(nn.Module):
         """Audio (B, 1, samples) through the codec and back: of the same length, the delay taken out."""
         count, delay = audio.shape[-1], self.config.delay
         return self.decode(self.encode(F.pad(audio, (0, delay))))[..., delay : delay + count]
-
-    def _refiner(self) -> Refiner:
-        c = self.config
-        blocks = (
-            ConvNeXtBlock(c.refiner_dim, c.kernel, c.expansion, 1 / c.refiner_blocks)
-            for _ in range(c.refiner_blocks)
-        )
-        return Refiner(c.refiner_dim, c.fine_dim, c.window // 2 + 1, blocks)
 
     def _state(self, side: nn.ModuleDict, batch: int) -> tuple[Tensor, Tensor]:
         size = sum(m.tail_size for m in side.modules() if hasattr(m, "tail_size"))
