@@ -160,6 +160,31 @@ def test_losses_vanish_for_equal_sound():
     assert judges.losses(x, x.flip(-1))[2] > 0
 
 
+def test_minimum_phases_of_a_resonance():
+    """A pole inside the unit circle, whose phase is known, and bands sharpened each by its share."""
+    angle = np.linspace(0, np.pi, 481)
+    pole = 1 / (1 - 0.9 * np.exp(-1j * angle))
+    gains = torch.from_numpy(np.log(np.abs(pole))).float()
+    torch.testing.assert_close(
+        retune.minimum_phases(481) @ gains,
+        torch.from_numpy(np.angle(pole)).float(),
+        atol=1e-4,
+        rtol=0,
+    )
+    x, share = torch.randn(3, 20), torch.tensor([0.0] * 8 + [0.5] * 12)
+    got, even = x @ retune.sharpening(20, share), x @ retune.sharpening(20, 0.5)
+    torch.testing.assert_close(got, torch.cat([x[:, :8], even[:, 8:]], 1))
+    config = SmallCodecConfig.from_dict(CONFIG["codec"])
+    plain, turned = SmallCodec(config), SmallCodec(config)
+    turned.load_state_dict(plain.state_dict())
+    retune.retune(turned, minimum_phase=1.0)
+    h, bins = torch.randn(1, 4, config.fine_dim), config.window // 2 + 1
+    before, after = (c.decoder["output"].filter(h).chunk(3, -1) for c in (plain, turned))
+    phases = before[1] + before[0] @ retune.minimum_phases(bins).T
+    torch.testing.assert_close(after[1], phases, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after[0], before[0])
+
+
 def test_refining_goes_on_with_the_same_filters_and_leaves_the_rest(data, tmp_path):
     """One example, resumed: the sound is that of a whole stream at its place, and nothing but the filters changes."""
     config = {**CONFIG, "context_hops": 4, "segment_s": 0.15, "judged_s": 0.15}
