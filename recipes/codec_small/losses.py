@@ -62,36 +62,52 @@ class SpectralLoss(nn.Module):
 
 
 class SpectrumDiscriminator(nn.Module):
-    """Judges the complex spectra of one resolution with two-dimensional convolutions.
+    """Judges the spectra of one resolution with two-dimensional convolutions, the first over patches of bins.
 
-    Their magnitudes are compressed, or the judge would see the loud low bands alone: what is wrong with sound at 10 kHz is
-    40 dB below the vowels.
+    Magnitudes are compressed, or the judge would see the loud low bands alone: what is wrong with sound at 10 kHz is
+    40 dB below the vowels. It sees them beside the complex spectra, and where in the band it is. A quarter of the bins
+    after the first layer and few channels: a core of a CPU judges four seconds in 0.03 s.
     """
 
     def __init__(self, window: int, channels: int) -> None:
         super().__init__()
         self.window = window
 
-        def conv(inputs: int, dilation: int, stride: int) -> nn.Module:
+        def conv(inputs: int, bins: int, stride: int, dilation: int) -> nn.Module:
             return weight_norm(
                 nn.Conv2d(
                     inputs,
                     channels,
-                    (9, 3),
+                    (bins, 3),
                     (stride, 1),
-                    padding=(4, dilation),
+                    padding=(bins // 2, dilation),
                     dilation=(1, dilation),
                 )
             )
 
         self.layers = nn.ModuleList(
-            [conv(2, 1, 1), conv(channels, 1, 2), conv(channels, 2, 2), conv(channels, 4, 2)]
+            [
+                conv(4, 9, 4, 1),
+                conv(channels, 5, 2, 1),
+                conv(channels, 5, 2, 2),
+                conv(channels, 3, 1, 4),
+            ]
         )
         self.output = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         s = torch.view_as_real(spectrum(x, self.window)).permute(0, 3, 1, 2)
-        s = s * (s.square().sum(1, keepdim=True) + QUIET).pow((COMPRESSION - 1) / 2)
+        power = s.square().sum(1, keepdim=True) + QUIET
+        at = torch.linspace(-1, 1, s.shape[2], device=s.device)[:, None]
+        s = torch.cat(
+            [
+                s * power.pow((COMPRESSION - 1) / 2),
+                power.pow(COMPRESSION / 2),
+                at.expand_as(power),
+            ],
+            1,
+        )
+        s = s.contiguous(memory_format=torch.channels_last)  # half the time on a CPU
         return _judge(s, self.layers, self.output)
 
 
@@ -130,26 +146,19 @@ class Discriminators(nn.Module):
     def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         return [judge(x) for judge in self.judges]
 
-    def judge_loss(self, y: Tensor, original: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
-        """Hinge loss of the judges: generated `y` (B, 1, samples; detached here) against what they said of the original."""
-        pairs = zip(self(y.detach()), original)
-        return sum(
-            F.relu(1 + a.float()).mean() + F.relu(1 - b.float()).mean() for (a, _), (b, _) in pairs
-        ) / len(self.judges)
-
-    def codec_loss(
-        self, y: Tensor, original: list[tuple[Tensor, list[Tensor]]]
-    ) -> tuple[Tensor, Tensor]:
-        """The codec's side: (hinge loss, relative difference of the judges' features from those of the original)."""
-        hinge, matching = y.new_zeros(()), y.new_zeros(())
-        for (verdict, got), (_, wanted) in zip(self(y), original):
-            hinge = hinge + F.relu(1 - verdict.float()).mean() / len(self.judges)
-            for a, b in zip(got, wanted):
+    def losses(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of generated `y` and original `x` (B, 1, samples): the judges' hinge loss, the codec's, and the relative difference of
+        the judges' features of the two. All from one hearing of each: whose gradient is wanted, the caller says."""
+        judges, codec, matching = (y.new_zeros(()) for _ in range(3))
+        for (said, got), (wanted, features) in zip(self(y), self(x)):
+            said, wanted = said.float(), wanted.float()
+            judges = judges + F.relu(1 + said).mean() + F.relu(1 - wanted).mean()
+            codec = codec + F.relu(1 - said).mean()
+            for a, b in zip(got, features):
                 a, b = a.float(), b.detach().float()
-                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got) / len(
-                    self.judges
-                )
-        return hinge, matching
+                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got)
+        count = len(self.judges)
+        return judges / count, codec / count, matching / count
 
 
 def _judge(x: Tensor, layers: nn.ModuleList, output: nn.Module) -> tuple[Tensor, list[Tensor]]:

@@ -6,6 +6,10 @@ All of them are folded into its weights, so they cost nothing when it runs.
 - sharpen: the decoder hears log-mel spectra whose deviations from their neighbourhood are larger by this share: a formant
   post-filter, as statistical synthesis uses against averaged spectra (Ling et al., 2006; the global variance of Toda and
   Tokuda, 2007).
+- sharpen-above: the same share for the bands above 1 kHz, where it may be larger.
+- minimum-phase: so much of the phase that a minimum-phase filter of the same gain has (the Hilbert transform of its
+  logarithm: Oppenheim and Schafer, 1975) is added to that of the pulses' filter. Spectral distances do not hear phases, so
+  training leaves them as they began.
 - noise-db: all of the noise so much louder (negative: softer). Spectral distances pay for harmonics beside their places,
   not for noise, so a decoder that is trained by them hedges with noise.
 - voicing: added to the logit of being voiced. A voice begins some 20 ms before a pitch can be measured in it; filters that
@@ -21,18 +25,21 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recipes.codec_small.evaluate import load
 from recipes.common.checkpoint import save_tensors
 from speechstream.nn.small_codec import SmallCodec
+from speechstream.nn.spectral import mel_filters
 
 NEIGHBOURS = 4  # mel bands on either side
+LOW_HZ = 1000.0  # where `sharpen_above` begins
 
 
-def sharpening(mels: int, share: float) -> Tensor:
-    """The matrix (mels, mels) that multiplies log-mel spectra (..., mels) from the right."""
+def sharpening(mels: int, share: float | Tensor) -> Tensor:
+    """The matrix (mels, mels) that multiplies log-mel spectra (..., mels) from the right; `share` may be of each band (mels)."""
     at = torch.arange(mels)
     around = (at[:, None] + torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)).clamp(0, mels - 1)
     mean = torch.zeros(mels, mels)
@@ -44,16 +51,34 @@ def sharpening(mels: int, share: float) -> Tensor:
     return torch.eye(mels) + share * (torch.eye(mels) - mean)
 
 
+def minimum_phases(bins: int) -> Tensor:
+    """The matrix (bins, bins) that multiplies logarithms of gains (bins, ...) from the left and gives minimum phases."""
+    window = 2 * (bins - 1)
+    cepstra = np.fft.irfft(np.eye(bins), window, axis=1)
+    folded = cepstra * np.sign(np.fft.fftfreq(window)) * (np.arange(window) != window // 2)
+    return torch.from_numpy(np.fft.rfft(folded, axis=1).imag.T.copy()).float()
+
+
 @torch.no_grad()
 def retune(
-    codec: SmallCodec, sharpen: float = 0.0, noise_db: float = 0.0, voicing: float = 0.0
+    codec: SmallCodec,
+    sharpen: float = 0.0,
+    noise_db: float = 0.0,
+    voicing: float = 0.0,
+    sharpen_above: float | None = None,
+    minimum_phase: float = 0.0,
 ) -> None:
     """Turn the knobs of a codec's decoder, in place."""
     c, decoder = codec.config, codec.decoder
     weight = decoder["features"].input.weight
-    turn = torch.block_diag(*[sharpening(c.n_mels, sharpen)] * c.stride)
+    middle = mel_filters(c.sample_rate, c.window, c.n_mels).argmax(1) * c.sample_rate / c.window
+    above = sharpen if sharpen_above is None else sharpen_above
+    share = torch.where(middle < LOW_HZ, sharpen, above)
+    turn = torch.block_diag(*[sharpening(c.n_mels, share)] * c.stride)
     weight.copy_(weight @ turn.T)
     bins = c.window // 2 + 1
+    for rows in (decoder["output"].filter.weight, decoder["output"].filter.bias):
+        rows[bins : 2 * bins] += minimum_phase * (minimum_phases(bins) @ rows[:bins])
     decoder["output"].filter.bias[2 * bins :] += noise_db * math.log(10) / 20
     decoder["pitch"].output.bias[0] += voicing
 
@@ -70,6 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("codec", type=Path, help="OUT/codec of train.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--sharpen", type=float, default=0.0)
+    parser.add_argument("--sharpen-above", type=float, default=None)
+    parser.add_argument("--minimum-phase", type=float, default=0.0)
     parser.add_argument("--noise-db", type=float, default=0.0)
     parser.add_argument("--voicing", type=float, default=0.0)
     parser.add_argument("--average", type=Path, default=None, metavar="CODEC")
@@ -77,7 +104,14 @@ def main(arguments: list[str] | None = None) -> None:
     codec = load(args.codec)
     if args.average:
         average(codec, load(args.average))
-    retune(codec, args.sharpen, args.noise_db, args.voicing)
+    retune(
+        codec,
+        args.sharpen,
+        args.noise_db,
+        args.voicing,
+        args.sharpen_above,
+        args.minimum_phase,
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.codec / "config.json", args.out / "config.json")
     save_tensors(codec.state_dict(), args.out / "model.safetensors")

@@ -37,6 +37,8 @@ CLIP = 1.0  # norm of the gradient
 class Trainer:
     """The codec, its judges, their optimisers and the step they are at."""
 
+    trained = "decoder"  # the part of the codec that learns
+
     def __init__(self, config: dict, data: Path, out: Path, predicted: Path | None = None) -> None:
         self.config, self.out, self.step = config, out, 0
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +58,7 @@ class Trainer:
             raise ValueError(
                 f"the pitch was measured every {self.data.hop} samples; the codec's hop is {c.hop}"
             )
-        self.codec.requires_grad_(False).decoder.requires_grad_(True)
+        self.codec.requires_grad_(False).get_submodule(self.trained).requires_grad_(True)
         self.average = ema.start(self.codec)
         self.modules = {"codec": self.codec, "judges": self.judges}
         self.optimisers = {
@@ -74,6 +76,9 @@ class Trainer:
         error = fit_codes(self.codec, self.data, self.config["seed"])
         self.average.load_state_dict(self.codec.state_dict())
         return error
+
+    def begin(self) -> None:
+        """Called once before the steps."""
 
     def stage(self) -> tuple[str, int]:
         """The stage that the next step falls into, and how many steps of it are done."""
@@ -135,7 +140,7 @@ class Trainer:
                 ("voicing", "pitch"), track.loss(voicing, scores, pitch[:, : pitch.shape[1] - late])
             )
         )
-        report["total"] = self._update("codec", self.codec, report["voicing"] + report["pitch"])
+        report["total"] = self._update("codec", report["voicing"] + report["pitch"])
         return report
 
     @torch.no_grad()
@@ -150,7 +155,7 @@ class Trainer:
         """A step: the sound, voiced where the decoder's own pitch is, so that the filters learn to live with its mistakes; the
         measured pitch there, so that the harmonics lie where the recording's do. judged: how many steps the
         discriminators have learnt, if they judge."""
-        codec, config, c = self.codec, self.config, self.codec.config
+        codec, c = self.codec, self.codec.config
         features = self._features(codes, "features")
         found = self._found(codes)
         count = found.shape[1]
@@ -159,25 +164,30 @@ class Trainer:
         y = codec.decoder["output"].step(
             features[:, :count], pitch, state.frames, state.phase, codec.tails("output", len(x))
         )[0]
-        y, x, report = y[:, None, late:], x[..., : count * c.hop - late], {}
+        return self.learn(y[:, None, late:], x[..., : count * c.hop - late], judged)
+
+    def learn(self, y: Tensor, x: Tensor, judged: int | None) -> dict[str, Tensor]:
+        """Update the decoder, and the judges if they judge, by sound y (B, 1, samples) that should have been x."""
+        config, report = self.config, {}
         report["mel"], report["stft"] = self.loss(y, x)
         total = config["mel"] * report["mel"] + config["stft"] * report["stft"]
         if judged is None:
-            report["total"] = self._update("codec", codec, total)
+            report["total"] = self._update("codec", total)
             return report
-        part = self._stretch(x.shape[-1])
+        alone, part = config["judges_alone"], self._stretch(x.shape[-1])
+        heard = y.detach().requires_grad_()
         with self._autocast():
-            original = self.judges(x[..., part])
-            report["hinge"], report["features"] = self.judges.codec_loss(y[..., part], original)
-            report["judges"] = self.judges.judge_loss(y[..., part], original)
-        weight = min(1.0, judged / config["judges_alone"] - 1) if config["judges_alone"] else 1.0
-        if weight > 0:
-            total = total + weight * (
+            report["judges"], report["hinge"], report["features"] = self.judges.losses(
+                heard[..., part], x[..., part]
+            )
+        if judged >= alone:
+            opinion = (
                 config["adversarial"] * report["hinge"] + config["features"] * report["features"]
             )
-        report["total"] = self._update("codec", codec, total)
-        # the codec's side has left gradients in the judges: `_update` clears them
-        self._update("judges", self.judges, report["judges"])
+            share = config["judges_share"] * (min(1.0, judged / alone - 1) if alone else 1.0)
+            gradient = balanced((total, y, 1 - share), (opinion, heard, share))
+            self._update("codec", y, gradient)
+        self._update("judges", report["judges"])
         return report
 
     def _stretch(self, count: int) -> slice:
@@ -193,9 +203,10 @@ class Trainer:
             else nullcontext()
         )
 
-    def _update(self, name: str, module: nn.Module, loss: Tensor) -> Tensor:
+    def _update(self, name: str, loss: Tensor, gradient: Tensor | None = None) -> Tensor:
+        module = self.modules[name]
         module.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(gradient)
         nn.utils.clip_grad_norm_(module.parameters(), CLIP)
         self.optimisers[name].step()
         return loss
@@ -246,11 +257,25 @@ class Trainer:
         return True
 
 
-def main(arguments: list[str] | None = None) -> Trainer:
+def balanced(*losses: tuple[Tensor, Tensor, float]) -> Tensor:
+    """The gradient that has so large a share of each loss's, whatever their sizes, from (loss, the sound that it is of, share):
+    the balancer of EnCodec (Defossez et al., 2022, arXiv:2210.13438)."""
+    total = torch.zeros_like(losses[0][1])
+    for loss, y, share in losses:
+        (gradient,) = torch.autograd.grad(loss, y, retain_graph=True)
+        total += share * gradient / gradient.norm().clamp(min=1e-12)
+    return total
+
+
+def main(
+    arguments: list[str] | None = None,
+    kind: type[Trainer] = Trainer,
+    config: Path = HERE / "config.yaml",
+) -> Trainer:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="what prepare.py wrote")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
+    parser.add_argument("--config", type=Path, default=config)
     parser.add_argument(
         "--steps",
         type=int,
@@ -268,7 +293,7 @@ def main(arguments: list[str] | None = None) -> Trainer:
         help="what recipes/blockwise_tts/predict.py wrote: codes as a voice's acoustic model predicts them",
     )
     args = parser.parse_args(arguments)
-    trainer = Trainer(yaml.safe_load(args.config.read_text()), args.data, args.out, args.predicted)
+    trainer = kind(yaml.safe_load(args.config.read_text()), args.data, args.out, args.predicted)
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
     elif args.codec:
@@ -279,6 +304,7 @@ def main(arguments: list[str] | None = None) -> Trainer:
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()
+    trainer.begin()
     trainer.codec.train()
     last, began = min(args.steps or trainer.total, trainer.total), time.monotonic()
     while trainer.step < last and (

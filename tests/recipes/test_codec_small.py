@@ -13,8 +13,10 @@ from recipes.codec_small import (
     evaluate,
     losses,
     prepare,
+    refine,
     retune,
     train,
+    transplant,
 )
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
@@ -41,13 +43,14 @@ CONFIG = {
     "features": 2.0,
     "judged_s": 0.2,
     "judges_alone": 1,
+    "judges_share": 0.5,
     "judges_rate": 1e-3,
     "average": 0.9,
     "predicted_share": 0.5,
     "stages": {
         "pitch": {"steps": 2, "rate": 1e-3},
         "sound": {"steps": 3, "rate": 1e-3},
-        "adversarial": {"steps": 2, "rate": 1e-3},
+        "adversarial": {"steps": 3, "rate": 1e-3},
     },
     "discriminator": {"channels": 2, "ffts": [128], "periods": [2]},
     "save_every": 100,
@@ -109,12 +112,12 @@ def test_training_resumes_where_it_stopped(data, tmp_path):
             ]
         )
 
-    whole = run("whole", 7)
+    whole = run("whole", 8)
     run("parts", 1)
     run("parts", 3)  # stops in the stage of the sound
-    run("parts", 6)  # and in the adversarial one
-    parts = run("parts", 7)
-    assert whole.step == parts.step == 7
+    run("parts", 7)  # and in the adversarial one
+    parts = run("parts", 8)
+    assert whole.step == parts.step == 8
     fresh = train.Trainer(CONFIG, data, tmp_path / "none")
     changed = 0
     for (name, a), b, c in zip(
@@ -153,8 +156,93 @@ def test_losses_vanish_for_equal_sound():
     mel, stft = losses.SpectralLoss(8000)(x, x)
     assert mel == 0 and stft == 0
     judges = losses.Discriminators(2, [128], [3])
-    assert judges.codec_loss(x, judges(x))[1] == 0
-    assert judges.codec_loss(x, judges(x.flip(-1)))[1] > 0
+    assert judges.losses(x, x)[2] == 0
+    assert judges.losses(x, x.flip(-1))[2] > 0
+
+
+def test_minimum_phases_of_a_resonance():
+    """A pole inside the unit circle, whose phase is known, and bands sharpened each by its share."""
+    angle = np.linspace(0, np.pi, 481)
+    pole = 1 / (1 - 0.9 * np.exp(-1j * angle))
+    gains = torch.from_numpy(np.log(np.abs(pole))).float()
+    torch.testing.assert_close(
+        retune.minimum_phases(481) @ gains,
+        torch.from_numpy(np.angle(pole)).float(),
+        atol=1e-4,
+        rtol=0,
+    )
+    x, share = torch.randn(3, 20), torch.tensor([0.0] * 8 + [0.5] * 12)
+    got, even = x @ retune.sharpening(20, share), x @ retune.sharpening(20, 0.5)
+    torch.testing.assert_close(got, torch.cat([x[:, :8], even[:, 8:]], 1))
+    config = SmallCodecConfig.from_dict(CONFIG["codec"])
+    plain, turned = SmallCodec(config), SmallCodec(config)
+    turned.load_state_dict(plain.state_dict())
+    retune.retune(turned, minimum_phase=1.0)
+    h, bins = torch.randn(1, 4, config.fine_dim), config.window // 2 + 1
+    before, after = (c.decoder["output"].filter(h).chunk(3, -1) for c in (plain, turned))
+    phases = before[1] + before[0] @ retune.minimum_phases(bins).T
+    torch.testing.assert_close(after[1], phases, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after[0], before[0])
+
+
+def test_refining_goes_on_with_the_same_filters_and_leaves_the_rest(data, tmp_path):
+    """One example, resumed: the sound is that of a whole stream at its place, and nothing but the filters changes."""
+    config = {**CONFIG, "context_hops": 4, "segment_s": 0.15, "judged_s": 0.15}
+    config["stages"] = {"adversarial": {"steps": 4, "rate": 1e-3}}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    trainer = train.Trainer(CONFIG, data, tmp_path / "first")
+    trainer.fit()
+    trainer.save()
+
+    def run(out, steps):
+        given = [str(data), str(tmp_path / out), "--config", str(tmp_path / "c.yaml")]
+        return refine.main([*given, "--codec", str(tmp_path / "first/codec"), "--steps", steps])
+
+    whole = run("whole", "4")
+    run("parts", "3")
+    parts = run("parts", "4")
+    changed = set()
+    for name, a in whole.codec.state_dict().items():
+        torch.testing.assert_close(a, parts.codec.state_dict()[name])
+        if not torch.equal(a, trainer.codec.state_dict()[name]):
+            changed.add(name)
+    assert changed == {"decoder.output.filter.weight", "decoder.output.filter.bias"}
+    features, pitch, x = whole._batch()
+    assert x.shape == (2, 1, 1200) and features.shape[:2] == pitch.shape == (2, 19)
+    table, _, sound, ends = whole.tables[0]
+    at = int((table == features[0, 0]).all(-1).nonzero()[0])
+    late = 240  # a window less a hop
+    begin = (at + 4) * 80 - late
+    np.testing.assert_allclose(
+        x[0, 0], sound[begin : begin + 1200] / recordings.FULL_SCALE, rtol=1e-6
+    )
+    assert np.searchsorted(ends, at, "right") == np.searchsorted(ends, at + 18, "right")
+
+
+def test_gradients_are_balanced_by_share():
+    y = torch.tensor([3.0, 4.0], requires_grad=True)
+    got = train.balanced((1000 * y[0], y, 0.25), (0.001 * y[1], y, 0.75))
+    torch.testing.assert_close(got, torch.tensor([0.25, 0.75]))
+
+
+def test_transplants_of_a_sound_into_itself_change_nothing():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=24_000)).float()
+    made = dict(transplant.transplants(x, x, 24_000))
+    assert len(made) == 13
+    for name, y in made.items():
+        torch.testing.assert_close(y, x, atol=1e-4, rtol=1e-4, msg=name)
+    t = torch.arange(24_000) / 24_000
+    low, high = torch.sin(2 * np.pi * 300 * t), torch.sin(2 * np.pi * 3000 * t)
+    made = dict(transplant.transplants(low + high, 0.5 * low + 0.25 * high, 24_000))
+    inner = slice(2000, -2000)
+    torch.testing.assert_close(
+        made["all of 150 to 500 Hz"][inner], (low + 0.25 * high)[inner], atol=5e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        made["its magnitudes"][inner], (low + high)[inner], atol=5e-2, rtol=0
+    )
+    assert len(transplant.heard(x.numpy(), 24_000)) == 216_241
 
 
 def test_a_share_of_the_examples_has_predicted_codes(data, tmp_path):
