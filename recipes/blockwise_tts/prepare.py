@@ -161,6 +161,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--words", type=int, default=0, help="so many single words of the texts are spoken too"
     )
+    parser.add_argument(
+        "--test",
+        type=int,
+        default=None,
+        metavar="COUNT",
+        help="speak only the first so many held-out sentences (default: all)",
+    )
     parser.add_argument("--hours", type=float, default=1.5, help="stop when so much is spoken")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
     parser.add_argument("--seed", type=int, default=0)
@@ -176,14 +183,13 @@ def main(arguments: list[str] | None = None) -> None:
         return args.minutes is not None and time.monotonic() - began > 60 * args.minutes
 
     spoken = texts(args.manifest, args.seed)
+    held = (HERE / "heldout.txt").read_text(encoding="utf-8").splitlines()[: args.test]
     for i, word in enumerate(single_words(spoken, args.words)):
         for j, utterance in enumerate(front.speak(word)):
             train.write(f"w{i:04d}-{j}", utterance, word, names[i % len(names)])
     for i, text in enumerate(spoken):
         if len(train.done) == TEST_AT or (len(train.done) > TEST_AT and not test.done):
-            for k, line in enumerate(
-                (HERE / "heldout.txt").read_text(encoding="utf-8").splitlines()
-            ):
+            for k, line in enumerate(held):
                 for j, utterance in enumerate(front.speak(line)):
                     test.write(f"{k:03d}-{j}", utterance, line, names[k % len(names)])
         if over() or train.seconds > 3600 * args.hours:

@@ -3,8 +3,9 @@
 The bundle's own speakers speak texts (the transcripts of --manifest, and sentences.py), and what they have chosen, codes,
 durations, pitch and energy, is what they are to choose again: rehearsal with generated examples (Robins, 1995; "learning
 without forgetting", Li and Hoiem, 2016, arXiv:1606.09282), for which no recording of them must be kept. ARRAYS is what pack.py wrote of the
-new speakers, with the codes of the bundle's codec. OUT is in the same format and has both, the old speakers
-first: `train.py OUT RUN --model BASE/model` begins with the bundle's weights (from_bundle.py).
+new speakers, with the codes of the bundle's codec; a speaker that the bundle has already is taught by both. OUT is in the
+same format and has all of it, the old speakers first: `train.py OUT RUN --model BASE/model` begins with the bundle's
+weights (from_bundle.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from recipes.blockwise_tts.pack import HELD_PERCENT
 from recipes.blockwise_tts.prepare import single_words, texts
 from speechstream import bundle
-from speechstream.tts.blockwise.voice import ENERGY_UNIT, Blockwise
+from speechstream.tts.blockwise.voice import ENERGY_UNIT, PITCH_UNIT, Blockwise
 from speechstream.tts.encoded import PAD_ID
 from speechstream.tts.voice import Controls
 
@@ -58,6 +59,24 @@ def spoken(voice: Blockwise, wanted: list[str], speaker: int, hours: float) -> l
     return sorted(rows, key=lambda x: x["held"])
 
 
+def join(index: dict, new: dict[str, np.ndarray], old: list[dict]) -> list[int]:
+    """The number that each speaker of `index` has behind the `old` ones. One that is among them keeps its number; its
+    pitch and energy in `new` are changed to the units that the bundle has for it."""
+    names, numbers = [s["name"] for s in old], []
+    for s in index["speakers"]:
+        if s["name"] not in names:
+            names.append(s["name"])
+        numbers.append(names.index(s["name"]))
+    ends = np.cumsum([r["symbols"] for r in index["rows"]])
+    for end, row in zip(ends, index["rows"]):
+        there, number = index["speakers"][row["speaker"]], numbers[row["speaker"]]
+        if number < len(old):
+            part, here = slice(end - row["symbols"], end), old[number]
+            new["pitch"][part] += 12 * np.log2(there["pitch_hz"] / here["pitch_hz"]) / PITCH_UNIT
+            new["energy"][part] += (there["level_db"] - here["level_db"]) / ENERGY_UNIT
+    return numbers
+
+
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
@@ -71,9 +90,7 @@ def main(arguments: list[str] | None = None) -> dict:
     voice, old = Blockwise(b), b.config["speakers"]
     index = json.loads((args.arrays / "index.json").read_text())
     new = load_file(args.arrays / "data.safetensors")
-    both = {s["name"] for s in old} & {s["name"] for s in index["speakers"]}
-    if both:
-        raise SystemExit(f"the bundle has {', '.join(sorted(both))} already")
+    numbers = join(index, new, old)
     wanted = texts(args.manifest, SEED)
     rows = []
     for k in range(len(old)):
@@ -102,9 +119,9 @@ def main(arguments: list[str] | None = None) -> dict:
         }
         for x in rows
     ]
-    index["rows"] = about + [{**r, "speaker": r["speaker"] + len(old)} for r in index["rows"]]
-    old = [{**s, "energy_db": 0.0} for s in old]
-    index["speakers"] = old + index["speakers"]
+    index["rows"] = about + [{**r, "speaker": numbers[r["speaker"]]} for r in index["rows"]]
+    added = [s for s, k in zip(index["speakers"], numbers) if k >= len(old)]
+    index["speakers"] = [{**s, "energy_db": 0.0} for s in old] + added
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(arrays, args.out / "data.safetensors")
     (args.out / "index.json").write_text(json.dumps(index))

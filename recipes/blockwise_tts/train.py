@@ -61,8 +61,10 @@ class Batch:
 class Clauses:
     """What pack.py wrote, and stretches of consecutive clauses of one speaker from it."""
 
-    def __init__(self, folder: Path, segment_s: float, even: bool = False) -> None:
-        """even: all speakers begin equally many stretches, however much there is of each."""
+    def __init__(
+        self, folder: Path, segment_s: float, shares: str | dict[str, float] | None = None
+    ) -> None:
+        """shares: of the stretches that the speakers begin, see speaker_shares; None: as there is of each."""
         self.index = json.loads((folder / "index.json").read_text())
         arrays = load_file(folder / "data.safetensors")
         self.arrays = {k: v.numpy() for k, v in arrays.items()}
@@ -76,8 +78,11 @@ class Clauses:
             for held in (False, True)
         }
         speakers = np.array([self.rows[i]["speaker"] for i in self.split[False]])
-        each = 1 / np.bincount(speakers)[speakers]
-        self.shares = each / each.sum() if even else None
+        self.shares = None
+        if shares is not None:
+            wanted = speaker_shares(shares, [s["name"] for s in self.index["speakers"]])
+            each = wanted[speakers] / np.bincount(speakers)[speakers]
+            self.shares = each / each.sum()
 
     def stretch(self, row: int) -> list[int]:
         """The clauses from `row` on that fill a segment; at a track's end fewer."""
@@ -135,6 +140,20 @@ class Clauses:
         return Batch(
             *map(torch.from_numpy, (ids, speaker, lengths, prosody, gather, scalars, codes))
         )
+
+
+def speaker_shares(given: str | dict[str, float], names: list[str]) -> np.ndarray:
+    """The share of each speaker: "even", or those of some by their names, and the others have the rest evenly.
+
+    Raises ValueError for what are no shares of these speakers.
+    """
+    some = {} if given == "even" else given
+    if isinstance(some, str) or not set(some) <= set(names):
+        raise ValueError(f"{given!r} are no shares of the speakers {', '.join(names)}")
+    rest, others = 1 - sum(some.values()), len(names) - len(some)
+    if min([*some.values(), rest + 1e-9]) < 0 or (rest > 1e-9 and not others):
+        raise ValueError(f"{given!r}: shares are 0 or more, and their sum is 1")
+    return np.array([some.get(n, max(rest, 0) / max(others, 1)) for n in names])
 
 
 def losses(
@@ -326,7 +345,7 @@ def main(arguments: list[str] | None = None) -> Run:
     args = parser.parse_args(arguments)
     config = yaml.safe_load(args.config.read_text())
     config["minutes"] = args.minutes or config["minutes"]
-    run = Run(config, Clauses(args.data, config["segment_s"], config["even_speakers"]), args.out)
+    run = Run(config, Clauses(args.data, config["segment_s"], config["speaker_shares"]), args.out)
     if args.model and not run.step:
         begin_with(args.model, run)
     print(

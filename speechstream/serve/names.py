@@ -45,22 +45,22 @@ HEARING_LIVE = (
 )
 OURS = "speechstream"  # whatever this server has
 SPEAKING = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
-# OpenAI's voices by the numbers of ours: a woman, a man, and the British ones behind them, as OpenAI's fable and ballad are. A
-# model that has not so many speaks with its first ones.
+# OpenAI's voices by the numbers of ours, the first that a model has: women, men, and fable, who is British. The embedded
+# voices are a woman, a man, a British woman and another woman; a model that has fewer speaks with its first ones.
 VOICES = {
-    "alloy": 0,
-    "ash": 1,
-    "ballad": 3,
-    "cedar": 1,
-    "coral": 0,
-    "echo": 1,
-    "fable": 2,
-    "marin": 0,
-    "nova": 0,
-    "onyx": 1,
-    "sage": 0,
-    "shimmer": 0,
-    "verse": 1,
+    "alloy": (0,),
+    "ash": (1,),
+    "ballad": (1,),
+    "cedar": (1,),
+    "coral": (3, 0),
+    "echo": (1,),
+    "fable": (2, 0),
+    "marin": (0,),
+    "nova": (3, 0),
+    "onyx": (1,),
+    "sage": (0,),
+    "shimmer": (3, 0),
+    "verse": (1,),
 }
 
 
@@ -109,8 +109,7 @@ def voice(name: str | None, voices: Sequence[str]) -> str:
     if name in voices:
         return name
     if name in VOICES:
-        number = VOICES[name]
-        return voices[number if number < len(voices) else number % 2 % len(voices)]
+        return next((voices[k] for k in VOICES[name] if k < len(voices)), voices[0])
     raise wrong(
         f"there is no voice {name[:80]!r}; this server has {', '.join(voices)}, and OpenAI's names for them",
         "voice",

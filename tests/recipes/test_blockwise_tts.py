@@ -44,7 +44,7 @@ CONFIG = {
     "batch": 4,
     "depth_share": 0.5,
     "segment_s": 1.0,
-    "even_speakers": False,
+    "speaker_shares": None,
     "duration": 1.0,
     "pitch": 0.5,
     "energy": 0.2,
@@ -188,8 +188,16 @@ def test_voices_are_added_while_the_old_ones_rehearse(packed):
     export.main([model, codec, str(folder / "old"), "--name", "old", "--bits", "32"])
     data = [str(folder / n) for n in ("old", "data", "joined")]
     few = ["--hours", "0.002", "--words", "2"]
-    with pytest.raises(SystemExit, match="has a, b already"):
-        rehearse.main([*data, *few])
+    index["speakers"][1] |= {"pitch_hz": 2 * index["speakers"][1]["pitch_hz"], "level_db": -20.0}
+    (folder / "data" / "index.json").write_text(json.dumps(index))
+    again = rehearse.main([*data, *few])  # speakers that the bundle has, in its units
+    assert [s["name"] for s in again["speakers"]] == ["a", "b"]
+    new, both = (load_file(folder / n / "data.safetensors") for n in ("data", "joined"))
+    owner = np.repeat(*zip(*[(r["speaker"], r["symbols"]) for r in index["rows"]]))
+    octave, louder = 12 / 4.0, (-20.0 - again["speakers"][1]["level_db"]) / 6.0
+    for name, shift in (("pitch", octave), ("energy", louder), ("ids", 0)):
+        found = both[name][-len(owner) :] - new[name]
+        np.testing.assert_allclose(found, shift * owner, atol=1e-4)
     for k, name in enumerate(("bm_c", "bf_d")):
         index["speakers"][k]["name"] = name
     (folder / "data" / "index.json").write_text(json.dumps(index))
@@ -203,9 +211,14 @@ def test_voices_are_added_while_the_old_ones_rehearse(packed):
     voice, first = Blockwise(bundle.load(folder / "old")), joined["rows"][0]
     encoding = voice.acoustic.encode(both["ids"][: first["symbols"]].astype(np.int64), 0)
     np.testing.assert_array_equal(both["durations"][: first["symbols"]], encoding.log_durations)
-    spread = train.Clauses(folder / "joined", 1.0, even=True)
+    spread = train.Clauses(folder / "joined", 1.0, "even")
     speakers = np.array([spread.rows[i]["speaker"] for i in spread.split[False]])
     assert np.bincount(speakers, spread.shares) == pytest.approx([0.25] * 4)
+    spread = train.Clauses(folder / "joined", 1.0, {"bf_d": 0.5, "b": 0.2})
+    assert np.bincount(speakers, spread.shares) == pytest.approx([0.15, 0.2, 0.15, 0.5])
+    for wrong in ("odd", {"e": 0.5}, {"b": 1.5}, {"b": -0.5}):
+        with pytest.raises(ValueError, match="shares"):
+            train.speaker_shares(wrong, ["a", "b"])
     run = train.Run(CONFIG, spread, folder / "more")
     train.begin_with(folder / "run" / "model", run)
     loss = train.losses(run.average, spread.batch([[0]]), run.codebooks)

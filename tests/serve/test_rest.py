@@ -333,13 +333,26 @@ def test_coded_sound_is_the_librarys_nearly(client, models, form):
 def test_openais_names_stand_for_the_voices_that_there_are():
     from speechstream.serve.names import voice
 
-    ours = ("af_heart", "am_michael", "bf_emma", "bm_george")
-    assert [voice(n, ours) for n in ("alloy", "onyx", "fable")] == [
-        "af_heart",
-        "am_michael",
-        "bf_emma",
-    ]
-    assert [voice("ballad", ours[:n]) for n in (1, 2, 4)] == ["af_heart", "am_michael", "bm_george"]
+    ours = ("af_heart", "am_michael", "bf_emma", "af_bella")
+    names = ("alloy", "onyx", "fable", "nova", "ballad")
+    for count, expected in (
+        (4, ("af_heart", "am_michael", "bf_emma", "af_bella", "am_michael")),
+        (2, ("af_heart", "am_michael", "af_heart", "af_heart", "am_michael")),
+        (1, ("af_heart",) * 5),
+    ):
+        assert tuple(voice(n, ours[:count]) for n in names) == expected
+
+
+def test_openais_names_are_women_men_and_one_from_britain_among_the_embedded_voices():
+    from speechstream import bundle
+    from speechstream.serve.names import VOICES, voice
+
+    speakers = {s["name"]: s for s in bundle.load(bundle.embedded("tts")).config["speakers"]}
+    found = {n: speakers[voice(n, tuple(speakers))] for n in VOICES}
+    # as OpenAI's documentation has them: men's voices are an octave below, give or take
+    men = {"ash", "ballad", "cedar", "echo", "onyx", "verse"}
+    assert {n for n, s in found.items() if s["pitch_hz"] < 150} == men
+    assert {n for n, s in found.items() if s.get("language") == "en-GB"} == {"fable"}
 
 
 def test_server_sent_events_carry_the_same_bytes(served, client):
