@@ -46,7 +46,7 @@ HEARING_LIVE = (
 OURS = "speechstream"  # whatever this server has
 SPEAKING = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 # OpenAI's voices by the numbers of ours, the first that a model has: women, men, and fable, who is British. The embedded
-# voices are a woman, a man, a British woman and another woman; a model that has fewer speaks with its first ones.
+# voices are a woman, a man and a British woman; where a model has another one, three of the women are hers.
 VOICES = {
     "alloy": (0,),
     "ash": (1,),
