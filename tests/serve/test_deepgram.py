@@ -302,6 +302,17 @@ def test_a_message_that_is_none_ends_its_connection_alone(server, speech, sent, 
         assert transcript(json.loads(other.recv(30)))
 
 
+def test_an_empty_message_closes_as_it_did_before_there_was_closestream(server, speech):
+    sent = speech[: 3 * RATE].tobytes()
+    by_message, by_nothing = (talk(server, QUERY, [sent, end]) for end in (CLOSE, b""))
+    words = [
+        [transcript(m) for m in got if m["type"] == "Results"]
+        for got, _ in (by_message, by_nothing)
+    ]
+    assert words[0] == words[1] and words[0][0]
+    assert by_nothing[0][-1]["type"] == "Metadata" and by_nothing[1].code == 1000
+
+
 def test_configure_is_answered(server):
     got, _ = talk(server, QUERY, [json.dumps({"type": "Configure", "keyterms": ["a"]}), CLOSE])
     assert got[0]["type"] == "ConfigureFailure" and got[1]["type"] == "Metadata"

@@ -33,6 +33,7 @@ from speechstream.duplex.agent import ChatCompletions
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial, Word
 from speechstream.serve.engine import Engine
+from speechstream.serve.networks import Table
 from speechstream.serve.realtime.endpoint import client_secrets, realtime
 from speechstream.serve.realtime.session import Format
 from speechstream.serve.realtime.stretch import behind
@@ -422,6 +423,33 @@ def test_an_interruption_by_voice(server, agent, fixtures_dir, turns):
     assert len(spoken) == 1 and whole.startswith(spoken[0]) and len(spoken[0]) < len(whole)
     done = c.of("response.done")[-1]["response"]
     assert done["output"][0]["content"][0]["transcript"] == "Yes."
+
+
+def test_a_recogniser_that_is_late_ends_no_turn_within_words(
+    server, models, agent, fixtures_dir, monkeypatch
+):
+    """Silence is what was heard, not what time goes by while sound waits."""
+    step, busy, late_s = Table.step, [], 1.0
+
+    def late(self):
+        busy.append(self.busy)
+        if sum(busy) == 4:  # within the first words
+            time.sleep(late_s)
+        return step(self)
+
+    async def do(c):
+        await c.update(audio={"input": {"transcription": {}}})
+        monkeypatch.setattr(Table, "step", late)
+        await c.append(np.concatenate([pcm(fixtures_dir), silence(0.8)]))
+        await c.until("response.done")
+
+    c = talk(server, do)
+    assert sum(busy) > 4
+    (heard,) = [
+        e["transcript"] for e in c.of("conversation.item.input_audio_transcription.completed")
+    ]
+    assert heard == agent.asked[-1][-1]["content"]
+    assert len(heard.split()) > 4 and list(c.ledger.done.values()) == ["completed"]
 
 
 def test_a_backchannel_does_not_interrupt_where_words_decide(server, models, agent, fixtures_dir):

@@ -399,7 +399,7 @@ def start(**listen):
         (['{"type": "start", "speak": {}}', '{"type": "text"}'], 'a text message needs "text"'),
         ([LISTEN, '{"type": "text", "text": "a"}'], "this session does not speak"),
         ([LISTEN, '{"type": "cancel"}'], "this session does not speak"),
-        ([LISTEN, '{"type": "flush", "of": "dance"}'], "this session does not dance"),
+        ([LISTEN, '{"type": "flush", "of": "dance"}'], "'dance'"),
         ([LISTEN, '{"type": "received", "seq": 7}'], "event 7 was not sent yet"),
         ([LISTEN, '{"type": "received", "seq": -1}'], "'seq' must be a whole number"),
         ([LISTEN, '{"type": "hello"}'], "'hello' is not known"),

@@ -144,7 +144,11 @@ class _Connection:
                 continue
             if self.closing is not None:
                 continue
-            if isinstance(message, bytes):
+            if (
+                message == b""
+            ):  # how clients closed before there was CloseStream; Deepgram still takes it so
+                await self._close(Ended(NORMAL, "", False))
+            elif isinstance(message, bytes):
                 await self._hear(socket, message)
             elif (command := self.protocol.command(parsed(message))) is Command.CLOSE:
                 await self._close(Ended(NORMAL, "", False))

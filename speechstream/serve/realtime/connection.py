@@ -87,6 +87,11 @@ class Connection(ABC):
     async def report(self) -> None:
         """Tell the conversation what the client has played since."""
 
+    @property
+    @abstractmethod
+    def late(self) -> bool:
+        """Whether sound that came waits to be heard."""
+
     # The queue
 
     @property
@@ -136,9 +141,12 @@ class Connection(ABC):
         self._moved = time.monotonic()
 
     def wall(self) -> float:
-        """The time now; without sound it goes on as the wall's."""
+        """The time now; without sound it goes on as the wall's, unless there is sound that waits to be heard: a silence
+        that nobody has heard yet does not end a turn within words."""
         wall = time.monotonic()
-        if not self.session.automatic or wall - self.sounded > QUIET_S:
+        if self.session.automatic and self.late:
+            self._moved = wall
+        elif not self.session.automatic or wall - self.sounded > QUIET_S:
             self.now += wall - self._moved
             self._moved = wall
         return self.now

@@ -34,6 +34,8 @@ from speechstream.serve.realtime.session import TRANSCRIPTION
 from speechstream.serve.realtime.stretch import Stretch, behind
 from speechstream.serve.sockets import POLICY, Ended
 
+BLOCK_S = 0.25  # of sound is pushed at once: a block that is being heard counts as heard
+
 
 class Hearing:
     """See the module. fed: sound that is to be pushed into streams, in the client's time."""
@@ -76,7 +78,8 @@ class Hearing:
             self.connection.spoken.take(pcm, rate)
             if not s.automatic and self.connection.core.reply is None:
                 self.connection.spoken.give()
-        self.fed += [(s.stream, pcm[at : at + rate]) for at in range(0, len(pcm), rate)]
+        size = max(round(BLOCK_S * rate), 1)
+        self.fed += [(s.stream, pcm[at : at + size]) for at in range(0, len(pcm), size)]
 
     def _open_ears(self) -> None:
         engine, s = self.connection.engine, self.connection.session
@@ -96,6 +99,11 @@ class Hearing:
             self.connection.put(partial(self._listened, s))
         finally:
             s.stream.close()
+
+    @property
+    def late(self) -> bool:
+        """Whether sound that came waits to be heard."""
+        return bool(self.fed) or (self.ears is not None and self.ears.stream.waiting_s > 0)
 
     def close_ears(self) -> None:
         if self.ears is not None:

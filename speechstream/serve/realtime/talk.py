@@ -113,6 +113,10 @@ class Talk(Connection):
         self.hearing.close()
         self.speaking.close()
 
+    @property
+    def late(self) -> bool:
+        return self.hearing.late
+
     async def report(self) -> None:
         await self.speaking.report()
 

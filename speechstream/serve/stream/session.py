@@ -87,6 +87,8 @@ class Session:
 
     def half(self, name: str) -> Half:
         """Raises ValueError where the session does not do that."""
+        if name not in ("listen", "speak"):
+            raise ValueError(f'"of" must be "listen" or "speak", got {name[:40]!r}')
         if name not in self.halves:
             raise ValueError(
                 f'this session does not {name[:40]}: it was started without "{name[:40]}"'
