@@ -80,9 +80,11 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def run(self, outputs: Any, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(
+        self, outputs: Any, feed: dict[str, np.ndarray], options: Any = None
+    ) -> list[np.ndarray]:
         began = time.process_time()
-        answer: list[np.ndarray] = self._session.run(outputs, feed)
+        answer: list[np.ndarray] = self._session.run(outputs, feed, options)
         if "mel" in feed:
             size = f"{feed['mel'].shape[2] // 2:4d} frames"
         elif "features" in feed:

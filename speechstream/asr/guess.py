@@ -114,16 +114,32 @@ class Guesser:
                 break
         if not said:
             return 0
-        given = np.frombuffer(heard, np.uint8)
-        steps = np.arange(len(given) + 1)
-        # of a long text only the end is looked for, which may lie anywhere
-        row = steps * 0.0 if len(said) >= RECALLED else steps * 1.0
+        # the edit distances of what was said to each beginning of what was heard, as their differences from letter to letter
+        # in the bits of two numbers (Myers 1999): `up` where one is larger than that before it, `down` where it is smaller.
+        # Of a long text only the end is looked for, which may lie anywhere
+        given, whole = np.frombuffer(heard, np.uint8), (1 << len(heard)) - 1
+        up, down = 0 if len(said) >= RECALLED else whole, 0
+        where = {c: _number(given == c) for c in set(said)}
         for letter in said:
-            diagonal = row[:-1] + (given != letter)
-            row = row + 1
-            row[1:] = np.minimum(row[1:], diagonal)
-            row = np.minimum.accumulate(row - steps) + steps
-        return int(row.argmin())
+            same = where[letter]
+            across = (((same & up) + up) ^ up) | same
+            more, less = down | ~(across | up), up & across
+            more, less = (more << 1) | 1, less << 1
+            across = same | down
+            up, down = (less | ~(across | more)) & whole, more & across & whole
+        steps = _bits(up, len(heard)) - _bits(down, len(heard))
+        return int(np.concatenate([[0], steps.cumsum()]).argmin())
+
+
+def _number(bits: np.ndarray) -> int:
+    """A number with these bits, the lowest first."""
+    return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
+
+
+def _bits(number: int, count: int) -> np.ndarray:
+    """Its `count` lowest bits, the lowest first."""
+    data = np.frombuffer(number.to_bytes(-(-count // 8), "little"), np.uint8)
+    return np.unpackbits(data, count=count, bitorder="little").astype(np.int64)
 
 
 def worth(chances: Sequence[float]) -> int:

@@ -61,10 +61,12 @@ class Draft:
     rows: list[np.ndarray] = field(default_factory=list)
     stable: int = 0
     pairs: list[int] = field(default_factory=list)  # of the new tokens, after the last stable one's
+    # the logits (vocabulary,) and attention that each token was chosen from, and the end; None where they are not kept
+    said: list[tuple[np.ndarray, np.ndarray] | None] = field(default_factory=list)
 
     def cut(self, n: int) -> None:
         """Forget what follows the first n tokens."""
-        del self.tokens[n:], self.probabilities[n:], self.rows[n:]
+        del self.tokens[n:], self.probabilities[n:], self.rows[n:], self.said[n:]
 
     def append(self, token: int, probability: float, row: np.ndarray) -> None:
         self.tokens.append(token)
@@ -85,6 +87,7 @@ class IncrementalDecoder:
 
     head: str | None = None  # of the encoder, that this decoder listens to
     repeats = True  # whether the decoder may read the same sound again
+    searches = False  # whether what was said is of interest to `rescore`
     bias: Bias | None = None  # hot words
     prior: Prior | None = None  # that chooses among what a search considers
     guesser: Guesser | None = None  # of what will be said, to be verified together
@@ -158,6 +161,7 @@ class IncrementalDecoder:
             list(h.rows[:n_stable]),
             n_stable,
             [h.pair],
+            [None] * n_stable,
         )
         draft = list(h.tokens[n_stable:])
         limit = int(model.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
@@ -208,6 +212,9 @@ class IncrementalDecoder:
             context, begin = [*new.tokens, *draft], len(new.tokens)
             best, probability = self.choose(said.logits[0], drafted, context, begin)
             for n, token in enumerate(best.tolist()):
+                if self.searches:
+                    row = attended(said, 0, first + n, model.frames)
+                    new.said.append((said.logits[0, n], row))
                 if not self.accept(new, n, token, said, first + n, model, final):
                     return state, float(probability[n])
                 if len(new.tokens) >= limit or self.loops(new.tokens, token):
@@ -255,13 +262,9 @@ class IncrementalDecoder:
     def loops(self, tokens: list[int], token: int) -> bool:
         """Whether the token would complete the fourth copy in a row of the same one to eight tokens."""
         tail = tokens[-31:] + [token]
-        for k in range(1, 9):
-            if len(tail) >= 4 * k:
-                copies = {
-                    tuple(tail[len(tail) - (j + 1) * k : len(tail) - j * k]) for j in range(4)
-                }
-                if len(copies) == 1:
-                    return True
+        for k in range(1, len(tail) // 4 + 1):
+            if tail[-4 * k : -k] == tail[-3 * k :]:  # each copy is the next one
+                return True
         return False
 
 

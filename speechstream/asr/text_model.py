@@ -71,6 +71,9 @@ class TextModel(Protocol):
     def select(self, state: TextState, rows: Sequence[int]) -> TextState:
         """The state of the hypotheses in these rows of a batch."""
 
+    def gather(self, hypotheses: Sequence[tuple[TextState, int]], tokens: int) -> TextState:
+        """The state of hypotheses, each a row of a batch, after their first `tokens` tokens."""
+
 
 class Pieces(Protocol):
     """The vocabulary of a text model: `prompt` starts a transcript, `end` closes it, ids from `end` on are no text."""

@@ -32,7 +32,7 @@ class AttentionDecoder(IncrementalDecoder):
                 f"a prior chooses among hypotheses: beam must be 2 or more, got {beam}"
             )
         super().__init__(vocabulary, margin_s)
-        self.beam, self.prior = beam, prior
+        self.beam, self.prior, self.searches = beam, prior, beam > 1
 
     def accept(
         self, d: Draft, n: int, token: int, said: Said, at: int, model: TextModel, final: bool

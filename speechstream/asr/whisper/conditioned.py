@@ -45,3 +45,13 @@ class ConditionedDecoder:
     def select(self, state: DecoderState, rows: Sequence[int]) -> DecoderState:
         index = list(rows)
         return DecoderState(state.keys[index], state.values[index], state.tokens[index])
+
+    def gather(self, hypotheses: Sequence[tuple[DecoderState, int]], tokens: int) -> DecoderState:
+        keys, values = (
+            np.concatenate([a[b : b + 1, :, :, :tokens] for a, b in found])
+            for found in (
+                [(s.keys, b) for s, b in hypotheses],
+                [(s.values, b) for s, b in hypotheses],
+            )
+        )
+        return DecoderState(keys, values, np.full(len(hypotheses), tokens, np.int64))

@@ -117,6 +117,44 @@ def test_a_beam_is_never_worse_than_greedy(vocabulary, seed):
     assert scores[tuple(best.tokens)] >= scores[tuple(first.tokens)] - 1e-6
 
 
+class Habits(Opinions):
+    """Opinions that go by the last token alone: behind one that differs all goes on as before."""
+
+    def logits(self, prefix):
+        if len(prefix) >= LONGEST:
+            return super().logits(prefix)
+        # nobody ends early
+        return super().logits(prefix[-1:]) - np.array([0, 0, 0, 0, 9.0])
+
+
+def test_what_is_read_ahead_changes_nothing_and_saves_calls(vocabulary, monkeypatch):
+    heard = {}
+    for ahead in (3, 0):
+        monkeypatch.setattr(beam, "AHEAD", ahead)
+        monkeypatch.setattr(beam, "MOST_AHEAD", 2 * ahead)
+        engines = [Habits(seed, sure) for seed in range(12) for sure in (0.5, 1.5)]
+        found = [run(vocabulary, engine, width=3) for engine in engines]
+        heard[ahead] = [(h.tokens, h.probabilities) for h in found], sum(e.calls for e in engines)
+    for (tokens, odds), (others, other_odds) in zip(heard[3][0], heard[0][0]):
+        assert tokens == others and odds == pytest.approx(other_odds)
+    assert heard[3][1] < heard[0][1]
+
+
+def test_the_best_alone_is_found_with_fewer_calls(vocabulary, monkeypatch):
+    search, heard = beam.search, {}
+    for only_best in (True, False):
+        monkeypatch.setattr(beam, "search", lambda *a, best=only_best: search(*a[:-1], best))
+        engines = [Opinions(seed, sure) for seed in range(12) for sure in (0.5, 1.5)]
+        scores = [everything(engine, ()) for engine in engines]
+        found = [run(vocabulary, engine, width=3) for engine in engines]
+        heard[only_best] = (
+            np.array([s[tuple(h.tokens)] for s, h in zip(scores, found)]),
+            sum(e.calls for e in engines),
+        )
+    assert (heard[True][0] >= heard[False][0] - 1e-6).all()
+    assert heard[True][1] < heard[False][1]
+
+
 def test_where_nothing_is_in_doubt_nothing_is_searched(vocabulary):
     sure = Opinions(3, sure=200)
     one, many = run(vocabulary, sure, width=1), sure.calls
