@@ -145,12 +145,12 @@ def test_the_best_alone_is_found_with_fewer_calls(vocabulary, monkeypatch):
     for only_best in (True, False):
         monkeypatch.setattr(beam, "search", lambda *a, best=only_best: search(*a[:-1], best))
         engines = [Opinions(seed, sure) for seed in range(12) for sure in (0.5, 1.5)]
-        scores = [everything(engine, ()) for engine in engines]
-        found = [run(vocabulary, engine, width=3) for engine in engines]
-        heard[only_best] = (
-            np.array([s[tuple(h.tokens)] for s, h in zip(scores, found)]),
-            sum(e.calls for e in engines),
-        )
+        found = [[*run(vocabulary, engine, width=3).tokens] for engine in engines]
+        scores = [
+            sum(log_probs(e, h[:i])[t] for i, t in enumerate([*h, END]))
+            for e, h in zip(engines, found)
+        ]
+        heard[only_best] = np.array(scores), sum(e.calls for e in engines)
     assert (heard[True][0] >= heard[False][0] - 1e-6).all()
     assert heard[True][1] < heard[False][1]
 
