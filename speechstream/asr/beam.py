@@ -186,8 +186,6 @@ def search(
             further = place.after(token, greedy.tokens, v)
             longer.append((score, h.extended(token, probability, r.attention), further))
         open_ = longer
-        if only_best:
-            continue  # along the greedy one all is known: to pass what it was sure of costs nothing
         n = len(open_[0][1].tokens) if open_ else 0
         if len(open_) == 1 and len(finished) == 1 and open_[0][1].tokens == greedy.tokens[:n]:
             later = [i for i in doubts if i >= n]
