@@ -146,7 +146,8 @@ def search(
         asked = [(h, place) for _, h, place in open_ if tuple(h.tokens[begin:]) not in known]
         if asked:
             feed = [[(v.prompt + h.tokens)[-1], *p.following(greedy.tokens)] for h, p in asked]
-            width = max(map(len, feed))
+            # a single row is summed in another order than several: so what is said does not depend on what is read with it
+            width = max(2, *map(len, feed))
             before = [known.get(tuple(h.tokens[begin:-1])) for h, _ in asked]
             parents = [(state, 0) if r is None else (r.state, r.row) for r in before]
             length = prompt + len(asked[0][0].tokens) - 1
