@@ -28,9 +28,8 @@ NEAR = 8.0  # nats: among tokens that are so near the best one the best few are 
 BEHIND = 2.5  # natural-log distance to the best hypothesis beyond which one is dropped
 AHEAD = 3  # tokens that are read with one that differs, in case they follow; more with one behind which they did
 MOST_AHEAD = 12
-NEARBY = (
-    4  # tokens from where one is expected in the greedy hypothesis, within which it is looked for
-)
+# tokens from where one is expected in the greedy hypothesis, within which it is looked for
+NEARBY = 4
 
 
 @dataclass(frozen=True)

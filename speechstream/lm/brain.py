@@ -100,9 +100,8 @@ class Brain:
         except ValueError:  # parts of it have been forgotten since: once more from the beginning
             state, common = self.model.init_state(), 0
         at = common
-        if (
-            reply and self.model.window.retrieve
-        ):  # before the last token, whose logits are the reply's first
+        if reply and self.model.window.retrieve:
+            # before the last token, whose logits are the reply's first
             at = len(tokens) - 1
             _, state = self.model.step([tokens[common:at]], state)
             state = self.model.recall(state)

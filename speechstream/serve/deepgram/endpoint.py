@@ -144,9 +144,8 @@ class _Connection:
                 continue
             if self.closing is not None:
                 continue
-            if (
-                message == b""
-            ):  # how clients closed before there was CloseStream; Deepgram still takes it so
+            if message == b"":
+                # how clients closed before there was CloseStream; Deepgram still takes it so
                 await self._close(Ended(NORMAL, "", False))
             elif isinstance(message, bytes):
                 await self._hear(socket, message)
