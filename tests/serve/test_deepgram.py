@@ -372,6 +372,11 @@ def test_options_as_clients_send_them():
     assert told == ["profanity_filter", "unheard_of", "keywords", "endpointing"]
 
 
+def test_an_empty_language_is_none():
+    audio = [("encoding", "linear16"), ("sample_rate", "8000")]
+    assert read_options([*audio, ("language", "")]) == read_options(audio)
+
+
 def test_endpoints_that_are_switched_off_are_not_told():
     options = read_options(
         [("encoding", "mulaw"), ("sample_rate", "8000"), ("endpointing", "false")]
