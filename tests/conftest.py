@@ -259,6 +259,31 @@ def fixtures_dir() -> Path:
     return Path(__file__).parent / "fixtures"
 
 
+@pytest.fixture(scope="session")
+def embedded_asr():
+    """The embedded recogniser, opened once. Nobody changes it."""
+    from speechstream import Recognizer
+
+    return Recognizer.load()
+
+
+@pytest.fixture(scope="session")
+def embedded_tts():
+    """The embedded voice, opened once. Nobody changes it."""
+    from speechstream import Synthesizer
+
+    return Synthesizer.load()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The folder of a random causal Whisper (tests/tiny.py), whose export takes many seconds."""
+    from tests.shared import made_once
+    from tests.tiny import make_tiny
+
+    return made_once(tmp_path_factory, "tiny", make_tiny)
+
+
 @dataclass(frozen=True)
 class PulseServer:
     """A sound server without hardware: what is played into its sink can be recorded from the sink's monitor.

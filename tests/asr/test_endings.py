@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-import speechstream as ss
 from speechstream.events import Final
 from tools._scoring import count_errors, english_normaliser
 
@@ -14,8 +13,8 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def asr():
-    return ss.Recognizer.load()
+def asr(embedded_asr):
+    return embedded_asr
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +52,8 @@ def test_the_last_word_is_there_without_silence_behind(asr, readings, cut, laten
 
 @pytest.mark.parametrize("latency", [None, 320])
 @pytest.mark.parametrize("command", ["Stop", "Seven", "Turn it on", "One"])
-def test_a_command_that_breaks_off_does_not_say_its_end_twice(asr, command, latency):
-    tts = ss.Synthesizer.load()
+def test_a_command_that_breaks_off_does_not_say_its_end_twice(asr, command, latency, embedded_tts):
+    tts = embedded_tts
     pcm = tts.synthesize(f"{command}.").pcm
     loud = np.flatnonzero(np.abs(pcm) > 0.05 * np.abs(pcm).max())
     clipped = pcm[loud[0] : loud[-1]]

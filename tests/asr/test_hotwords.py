@@ -186,8 +186,8 @@ def test_a_list_of_thousands_is_compiled_whole(vocabulary):
 
 
 @pytest.fixture(scope="module")
-def embedded():
-    return Recognizer.load()
+def embedded(embedded_asr):
+    return embedded_asr
 
 
 def heard(asr, path, **options):

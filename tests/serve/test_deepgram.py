@@ -15,7 +15,6 @@ websockets = pytest.importorskip("websockets")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.events import Endpoint, Failed, Final, Partial, SpeechStarted, Word
 from speechstream.serve.deepgram.endpoint import listen
 from speechstream.serve.deepgram.options import Options, read_options
@@ -29,8 +28,8 @@ QUERY = "model=nova-3&encoding=linear16&sample_rate=16000&punctuate=true"
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import pytest
 import soundfile as sf
 from serving import until
 
-from speechstream import Recognizer
 from speechstream.events import Final
 from speechstream.serve.client import Client
 
@@ -181,7 +180,7 @@ def workers(command):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="workers are of Unix")
-def test_a_worker_is_killed_within_a_stream_and_sigterm_ends_all(fixtures_dir):
+def test_a_worker_is_killed_within_a_stream_and_sigterm_ends_all(fixtures_dir, embedded_asr):
     """Two workers, as a user has them. Ctrl-C of a terminal goes to whole groups, but not to the workers."""
     x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
     sound = np.int16(x * 32767)
@@ -208,7 +207,7 @@ def test_a_worker_is_killed_within_a_stream_and_sigterm_ends_all(fixtures_dir):
         heard = asyncio.run(asyncio.wait_for(hear(), 120))
         assert command.end() == 0
         left = workers(command)
-    with Recognizer.load().stream(320, rate) as stream:
+    with embedded_asr.stream(320, rate) as stream:
         alone = stream.push(sound) + stream.finish()
     assert [e for e in heard if isinstance(e, Final)] == [e for e in alone if isinstance(e, Final)]
     said = "".join(command.said)

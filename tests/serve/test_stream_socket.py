@@ -14,7 +14,6 @@ from websockets.asyncio.client import connect as aconnect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Endpoint, Final, Partial, SpeechStarted, Word, from_json
 from speechstream.serve.client import Client
@@ -32,8 +31,8 @@ FLUSH = json.dumps({"type": "flush"})
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")
