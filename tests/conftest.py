@@ -16,6 +16,11 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Exports take more of the suite than anything else, and most of an export is sympy on the lengths that are left open: it
+# is a fifth quicker with sympy's cache unlimited and without torch's cache of shapes, and makes the same graphs.
+os.environ.setdefault("SYMPY_CACHE_SIZE", "None")
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+
 import pytest
 
 if importlib.util.find_spec("hypothesis"):  # tests of weights run without, on an emulated processor
