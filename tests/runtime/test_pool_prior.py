@@ -15,7 +15,7 @@ from tests.tiny import alone, read_speech, sounds
 
 @pytest.fixture(scope="module")
 def clips(fixtures_dir):
-    return sounds(read_speech(fixtures_dir), 3, 6.0, seed=2)
+    return sounds(read_speech(fixtures_dir), 3, 4.0, seed=2)
 
 
 def said(events):
