@@ -429,7 +429,9 @@ def test_limits_of_sound_and_text_and_silence(models, speech):
         assert close.code == 1008 and "more than 50 characters" in got[-1]["message"]
         got, close = talk(server, [LISTEN])
         assert close.code == 1008 and "nothing was sent for 0.4 s" in close.reason
-        assert server.call(lambda: (server.engine.sessions, len(server.engine.live))) == (0, 0)
+        poll(
+            lambda: server.call(lambda: (server.engine.sessions, len(server.engine.live))) == (0, 0)
+        )
 
 
 def test_a_client_that_does_not_read_is_closed_and_can_resume(models, speech, expected):
