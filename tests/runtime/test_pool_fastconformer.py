@@ -61,7 +61,7 @@ def sounds(fixtures_dir):
     rng = np.random.default_rng(0)
     starts = rng.integers(0, len(x) - 3 * rate, 6)
     return [
-        (x[at : at + int(rate * rng.uniform(1.5, 3))], rate, (80, 160, 560)[i % 3])
+        (x[at : at + int(rate * rng.uniform(1.5, 3))], rate, (80, 560)[i % 2])
         for i, at in enumerate(starts)
     ]
 
