@@ -13,9 +13,9 @@ import time
 from functools import lru_cache
 from typing import Any
 
-LEAST_S = 5.0  # between two times: it takes some milliseconds, in which no thread gets memory
+SHARE = 0.01  # of the time that giving back may take: meanwhile no thread gets memory
 
-_last = 0.0
+_due = 0.0  # not before this time again
 
 
 @lru_cache(maxsize=1)
@@ -30,8 +30,10 @@ def trim() -> None:
 
 
 def trim_at_times() -> None:
-    """`trim`, but not more often than every `LEAST_S` seconds."""
-    global _last
-    if (now := time.monotonic()) - _last >= LEAST_S:
-        _last = now
+    """`trim`, where it was not asked for so lately that it would take more than `SHARE` of the time. It takes milliseconds,
+    and more with many streams."""
+    global _due
+    began = time.monotonic()
+    if began >= _due:
         trim()
+        _due = began + (time.monotonic() - began) / SHARE

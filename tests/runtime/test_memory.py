@@ -24,11 +24,17 @@ def test_what_is_free_below_something_used_is_given_back():
     assert resident() < before - 40_000_000 and all(b.all() for b in kept)
 
 
-def test_it_is_not_asked_for_at_every_occasion(monkeypatch):
-    asked, times = [], [100.0, 101.0, 104.9, 105.0, 105.1, 200.0]
-    monkeypatch.setattr(memory, "_last", 0.0)
-    monkeypatch.setattr(memory, "trim", lambda: asked.append(6 - len(times)))
-    monkeypatch.setattr(memory.time, "monotonic", lambda: times.pop(0))
-    for _ in range(6):
+def test_it_takes_a_hundredth_of_the_time_at_most(monkeypatch):
+    clock, asked = [100.0], []
+
+    def trim():
+        asked.append(clock[0])
+        clock[0] += 0.02
+
+    monkeypatch.setattr(memory, "_due", 0.0)
+    monkeypatch.setattr(memory, "trim", trim)
+    monkeypatch.setattr(memory.time, "monotonic", lambda: clock[0])
+    for now in (100.0, 101.0, 101.9, 102.1, 103.0, 200.0):
+        clock[0] = now
         memory.trim_at_times()
-    assert asked == [1, 4, 6]
+    assert asked == [100.0, 102.1, 200.0]
