@@ -19,7 +19,9 @@ PAST_ROWS = 64
 MAX_LEFT = 1 << 15  # frames of the encoder's cache: eleven minutes
 LONG_FRAMES = 256  # of a chunk, 5 s: beyond, the memory that it took is given back
 SCORES = 64  # and of the encoder's cache so much is read that a row of scores has a multiple of this length
-ALONE_FRAMES = 64  # of a first chunk: beyond, no cache is read at all, and nothing else is in its batch
+ALONE_FRAMES = (
+    64  # of a first chunk: beyond, no cache is read at all, and nothing else is in its batch
+)
 
 
 class OnnxNetworks:
