@@ -136,6 +136,34 @@ def test_one_encoder_graph_serves_all_chunks_and_batches(model, engine, chunk, b
     assert state.frames.tolist() == [100] * batch
 
 
+@pytest.mark.parametrize("batch, ctc", [(1, True), (2, False)])
+def test_what_is_not_kept_is_heard_all_the_same(model, engine, batch, ctc):
+    """Chunks that keep a part of their frames, the first one longer than the cache and than what a pool batches."""
+    x, other = mel(130, batch, seed=9), TorchNetworks(model)
+    states = [engine.encoder_state(batch), other.encoder_state(batch)]
+    for at, frames, keep in ((0, 72, 40), (40, 30, 12), (52, 9, None), (61, 50, 44)):
+        block, said = x[:, :, 2 * at : 2 * (at + frames) + 1], []
+        for i, networks in enumerate((engine, other)):
+            encoded, states[i] = networks.encode(block, states[i], keep, ctc)
+            said.append(encoded)
+        for name in ("keys", "values", "gate", *(["ctc"] if ctc else [])):
+            got, want = (getattr(e, name) for e in said)
+            assert got.shape == want.shape, name
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert ctc or said[0].ctc is None
+        np.testing.assert_allclose(states[0].mel, states[1].mel)
+        np.testing.assert_array_equal(states[0].frames, states[1].frames)
+
+
+def test_the_head_hears_as_far_as_its_graph_says(model, engine):
+    assert engine.reach == 8  # a block of nine pairs: four behind, of two frames each
+    x = np.random.default_rng(4).standard_normal((1, 40, CONFIG.dim)).astype(np.float32)
+    whole = engine.ctc.run(None, {"features": x})[0]
+    cut, short = (engine.ctc.run(None, {"features": x[:, : 20 + n]})[0] for n in (8, 6))
+    np.testing.assert_allclose(cut[:, :10], whole[:, :10], rtol=1e-5, atol=1e-5)
+    assert np.abs(short[:, :10] - whole[:, :10]).max() > 1e-3
+
+
 def test_unsynchronised_streams_share_the_encoder(engine):
     sounds, ages = [mel(70, 1, seed=s) for s in range(3)], [0, 8, 44]
     states = [
