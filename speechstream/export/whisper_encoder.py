@@ -87,8 +87,18 @@ def encoder_graph(model: Whisper, weights: Weights = FP32) -> onnx.ModelProto:
     return graph
 
 
-def _array(t: Tensor | None) -> np.ndarray | None:
-    return None if t is None else t.detach().float().cpu().numpy()
+def _array(t: Tensor | nn.Module | None) -> np.ndarray:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"expected a tensor, got {type(t).__name__}")
+    array: np.ndarray = t.detach().float().cpu().numpy()
+    return array
+
+
+def _parts(name: str, p: nn.Module) -> tuple[str, np.ndarray, np.ndarray | None]:
+    """What `Writer.linear` takes of a layer of this name."""
+    if not isinstance(p, nn.Linear):
+        raise TypeError(f"{name} is a {type(p).__name__}, expected a linear layer")
+    return name, _array(p.weight), None if p.bias is None else _array(p.bias)
 
 
 def _norm(w: Writer, x: str, name: str, layer: nn.LayerNorm) -> str:
@@ -139,9 +149,9 @@ def _subsample(
     pairs = w.op("Reshape", w.slice(x, 1, END, 1), _shape(w, chunk.batch, chunk.frames, 2 * D))
     before = w.op("Slice", pairs, w.const([0, D]), w.const([-1, 2 * D]), w.const([1, 2]))
     x = w.op("Concat", w.op("Concat", first, before, axis=1), pairs, axis=2)
-    weight = encoder.conv2.weight.permute(0, 2, 1).flatten(1)  # for each tap its inputs
+    taps_inputs = encoder.conv2.weight.permute(0, 2, 1).flatten(1)  # for each tap its inputs
     x = w.op("Reshape", x, w.const([-1, 3 * D]))
-    x = w.linear(x, "encoder.conv2", _array(weight), _array(encoder.conv2.bias))
+    x = w.linear(x, "encoder.conv2", _array(taps_inputs), _array(encoder.conv2.bias))
     clock = w.op("Range", w.const(0), w.op("Squeeze", chunk.frames), w.const(1))
     clock = w.op("Add", w.op("Unsqueeze", frames, w.const([1])), clock)
     clock = w.op("Mod", clock, w.const(model.config.positions))
@@ -152,7 +162,7 @@ def _subsample(
 
 def _layer(
     w: Writer,
-    block: Block,
+    block: nn.Module,
     name: str,
     x: str,
     cache: tuple[str, str],
@@ -161,11 +171,12 @@ def _layer(
 ) -> tuple[str, str, str]:
     """Rows x (B * c, D) through one layer, and this chunk's own keys and values (B, H, c, Dh). heard: of the last layer,
     how many frames of each stream there are from here on."""
+    if not isinstance(block, Block):
+        raise TypeError(f"{name} is a {type(block).__name__}, expected a block of the encoder")
     a, D = block.attn, block.attn.out.out_features
     y = _norm(w, x, f"{name}.attn_ln", block.attn_ln)
     rows = [
-        w.linear(y, f"{name}.attn.{n}", _array(p.weight), _array(p.bias))
-        for n, p in (("key", a.key), ("value", a.value))
+        w.linear(y, *_parts(f"{name}.attn.{n}", p)) for n, p in (("key", a.key), ("value", a.value))
     ]
     frames, bias = chunk.frames, chunk.bias
     if heard is not None:
@@ -176,7 +187,7 @@ def _layer(
             for z in (x, y)
         )
         w.new_rows()
-    q = w.linear(y, f"{name}.attn.query", _array(a.query.weight), _array(a.query.bias))
+    q = w.linear(y, *_parts(f"{name}.attn.query", a.query))
     q = w.op("Reshape", q, _shape(w, chunk.batch, frames, D))
     heads = _shape(w, chunk.batch, chunk.frames, a.heads, D // a.heads)
     k, v = (w.op("Transpose", w.op("Reshape", z, heads), perm=[0, 2, 1, 3]) for z in rows)
@@ -193,12 +204,11 @@ def _layer(
 
     y = w.op("If", chunk.fresh, then_branch=w.branch(alone), else_branch=w.branch(after_others))
     y = w.op("Reshape", y, w.const([-1, D]))
-    y = w.linear(y, f"{name}.attn.out", _array(a.out.weight), _array(a.out.bias))
+    y = w.linear(y, *_parts(f"{name}.attn.out", a.out))
     x = w.op("Add", x, y)
     y = _norm(w, x, f"{name}.mlp_ln", block.mlp_ln)
-    up, down = block.mlp[0], block.mlp[2]
-    y = w.op("Gelu", w.linear(y, f"{name}.mlp.0", _array(up.weight), _array(up.bias)))
-    y = w.linear(y, f"{name}.mlp.2", _array(down.weight), _array(down.bias))
+    y = w.op("Gelu", w.linear(y, *_parts(f"{name}.mlp.0", block.mlp[0])))
+    y = w.linear(y, *_parts(f"{name}.mlp.2", block.mlp[2]))
     return w.op("Add", x, y), k, v
 
 
@@ -210,20 +220,19 @@ def _after(w: Writer, model: Whisper, features: str, keep: str, batch: str) -> N
     w.new_rows()
     shape = _shape(w, batch, keep, c.decoder_layers, c.heads, c.dim // c.heads)
     for field in ("key", "value"):
-        parts = []
-        for i, block in enumerate(model.decoder.blocks):
-            p = getattr(block.cross_attn, field)
-            name = f"decoder.blocks.{i}.cross_attn.{field}"
-            parts.append((name, _array(p.weight), _array(p.bias)))
+        parts = [
+            _parts(f"decoder.blocks.{i}.cross_attn.{field}", getattr(block.cross_attn, field))
+            for i, block in enumerate(model.decoder.blocks)
+        ]
         y = w.op("Reshape", w.side_by_side(rows, parts), shape)
         y = w.op("Transpose", y, perm=[0, 2, 3, 1, 4])
-        sizes = ["batch", c.decoder_layers, c.heads, "kept", c.dim // c.heads]
+        sizes: list[int | str] = ["batch", c.decoder_layers, c.heads, "kept", c.dim // c.heads]
         w.output(f"memory_{field}s", y, "float32", sizes)
     if model.gate:
         p, half = model.gate.audio, w.op("Div", keep, w.const([2]))  # pairs: none of a single frame
         y = w.slice(kept, 0, w.op("Mul", half, w.const([2])), 1)
         y = w.op("Reshape", y, _shape(w, w.op("Mul", batch, half), 2 * c.dim), allowzero=1)
         w.new_rows()
-        y = w.linear(y, "gate.audio", _array(p.weight), _array(p.bias))
+        y = w.linear(y, *_parts("gate.audio", p))
         y = w.op("Reshape", y, _shape(w, batch, half, p.out_features), allowzero=1)
         w.output("gate", y, "float32", ["batch", "pairs", p.out_features])
