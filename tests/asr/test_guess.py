@@ -112,6 +112,6 @@ def test_recordings_are_heard_as_without_guesses(fixtures_dir, beam):
     # onnxruntime's sums over several rows differ in the last bits from those over one, with its version and the processor: a
     # word that may still change may be another one where two are as good
     settled = [[e for e in live if e[0] is not Partial] for _, live in heard]
-    assert settled[0] == settled[1]
-    assert len({*heard[0][1]} ^ {*heard[1][1]}) <= len(heard[0][1]) // 5
+    assert settled[0] == settled[1] and len(heard[0][1]) == len(heard[1][1])
+    assert sum(a != b for a, b in zip(heard[0][1], heard[1][1])) <= len(heard[0][1]) // 10
     assert calls[0] < 0.8 * calls[1]
