@@ -16,6 +16,11 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Exports take more of the suite than anything else, and most of an export is sympy on the lengths that are left open: it
+# is a fifth quicker with sympy's cache unlimited and without torch's cache of shapes, and makes the same graphs.
+os.environ.setdefault("SYMPY_CACHE_SIZE", "None")
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+
 import pytest
 
 if importlib.util.find_spec("hypothesis"):  # tests of weights run without, on an emulated processor
@@ -212,6 +217,34 @@ SLOW: dict[str, str | tuple[str, ...]] = {
     "tts/test_cosyvoice_voice.py": ALL,
     "convert/test_cosyvoice_checkpoints.py": ALL,
 }
+# The files that take longest, the longest first. Workers begin with them (`pytest -n 2 --dist loadfile`), so that none of
+# them is the last one running; xdist's own order, by the number of tests, begins with those of many small ones.
+LONGEST = (
+    "serve/test_page.py",
+    "export/test_standalone.py",
+    "recipes/test_blockwise_tts.py",
+    "asr/test_moonshine.py",
+    "runtime/test_pool.py",
+    "duplex/test_live.py",
+    "serve/test_workers.py",
+    "asr/test_qwen_asr.py",
+    "serve/test_realtime_socket.py",
+    "export/test_voxtral_export.py",
+    "export/test_kyutai_export.py",
+    "cli/test_end_to_end.py",
+    "serve/test_serve_command.py",
+    "tts/test_codec.py",
+    "serve/test_deepgram.py",
+    "serve/test_wyoming.py",
+    "kernels/test_kernel_report.py",
+    "tts/test_cosyvoice_voice.py",
+    "tts/test_pocket_voice.py",
+    "runtime/test_pool_fastconformer.py",
+    "serve/test_stream_socket.py",
+    "serve/test_rest.py",
+    "kernels/test_networks.py",
+    "kernels/test_hostile_shapes.py",
+)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 TORCH_FOLDERS = ("kernels", "nn", "recipes")
 NEEDS_TORCH = re.compile(
@@ -239,9 +272,18 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return (collection_path.suffix == ".py" and _needs_torch(collection_path)) or None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # xdist is here
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Markers that follow from where a test lives, what its module imports, and how long it was seen to take."""
     here = Path(__file__).parent
+    rank = {name: n for n, name in enumerate(LONGEST)}
+    items.sort(
+        key=lambda item: rank.get(item.path.relative_to(here).as_posix(), len(LONGEST))
+    )  # stable
     for item in items:
         folder, name = item.path.relative_to(here), getattr(item, "originalname", item.name)
         if _needs_torch(item.path) or folder.parts[0] in TORCH_FOLDERS:
@@ -257,6 +299,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def fixtures_dir() -> Path:
     """The folder of recordings (see its PROVENANCE.md)."""
     return Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def embedded_asr():
+    """The embedded recogniser, opened once. Nobody changes it."""
+    from speechstream import Recognizer
+
+    return Recognizer.load()
+
+
+@pytest.fixture(scope="session")
+def embedded_tts():
+    """The embedded voice, opened once. Nobody changes it."""
+    from speechstream import Synthesizer
+
+    return Synthesizer.load()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The folder of a random causal Whisper (tests/tiny.py), whose export takes many seconds."""
+    from tests.shared import made_once
+    from tests.tiny import make_tiny
+
+    return made_once(tmp_path_factory, "tiny", make_tiny)
+
+
+@pytest.fixture(scope="session")
+def small_codec(tmp_path_factory):
+    """The folder of a small codec and its graphs (tests/small_codec_tiny.py)."""
+    from tests.shared import made_once
+    from tests.small_codec_tiny import make
+
+    return made_once(tmp_path_factory, "small codec", make)
 
 
 @dataclass(frozen=True)

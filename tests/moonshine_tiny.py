@@ -14,11 +14,11 @@ SIZES = {  # other sizes, heads, windows, layers, ties
             "hidden_size": 32,  # as the decoder's: nothing lies between
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "num_hidden_layers": 4,
-            "sliding_windows": ((16, 4), (3, 1), (9, 5), (1, 0)),
+            "num_hidden_layers": 2,
+            "sliding_windows": ((16, 4), (1, 0)),
             "attention_bias": True,
         },
-        "decoder": {"num_attention_heads": 2, "num_hidden_layers": 3, "attention_bias": True},
+        "decoder": {"num_attention_heads": 2, "num_hidden_layers": 1, "attention_bias": True},
         "seed": 1,
     },
     "tied": {

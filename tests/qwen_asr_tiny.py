@@ -14,7 +14,7 @@ SIZES = {  # other sizes, heads, windows of one chunk and of three, chunks of an
             "d_model": 20,
             "encoder_attention_heads": 5,
             "num_mel_bins": 11,
-            "encoder_layers": 3,
+            "encoder_layers": 2,
             "n_window": 51,
             "n_window_infer": 306,
             "downsample_hidden_size": 5,

@@ -7,7 +7,6 @@ recording with its text. Needs transformers 5.24 or later.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import soundfile as sf
 import torch
 
+from tools._tiny import folder
 from tools.make_tiny_moshi import CODEC, CODES
 from tools.make_tiny_omni import tokenizer
 
@@ -121,4 +121,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(folder(__doc__))

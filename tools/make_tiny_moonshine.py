@@ -6,12 +6,12 @@ It babbles, but every file has the form that a trained one has. Needs transforme
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tools._tiny import folder
 from tools.make_tiny_omni import shake, tokenizer, vary
 
 MARKS = ("<unk>", "<s>", "</s>")
@@ -84,4 +84,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(folder(__doc__))

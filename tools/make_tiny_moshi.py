@@ -6,11 +6,12 @@ Needs transformers 5.24 or later.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tools._tiny import folder
 
 WORDS = (
     "the rain fell softly on a grey stone house and the wind sang of summer while we sat by the fire and told "
@@ -118,4 +119,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(folder(__doc__))

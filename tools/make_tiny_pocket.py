@@ -7,7 +7,6 @@ tokenizer, generation settings, a voice as latents and one as a recording. Needs
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy as np
 import soundfile as sf
 import torch
 from safetensors.torch import save_file
+
+from tools._tiny import folder
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-\"()&"
 PIECES = ["<unk>", "<s>", "</s>", "<pad>", "▁", *LETTERS, "th", "he", "in", "▁the"]
@@ -138,4 +139,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(folder(__doc__))

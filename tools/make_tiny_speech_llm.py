@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from speechstream.export.speech_llm import add_graphs
 from speechstream.nn.llm_config import LlmConfig
 from speechstream.nn.speech_llm import SpeechLlm
 from speechstream.nn.speech_llm_config import SoundConfig, SpeechLlmBundle, SpeechLlmConfig
+from tools._tiny import folder
 
 WORDS = (
     "the rain fell softly on a grey stone house and the wind sang of summer while we sat by the fire"
@@ -103,4 +103,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(folder(__doc__))

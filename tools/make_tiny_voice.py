@@ -5,7 +5,6 @@ It says nothing, but every graph and every state has the form that a trained voi
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from speechstream.export.acoustic import export_voice
 from speechstream.nn.acoustic import AcousticConfig, AcousticModel
 from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.text.en.phonemes import SYMBOLS
+from tools._tiny import folder
 
 CODEC = SmallCodecConfig(
     sample_rate=8000,
@@ -75,4 +75,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(folder(__doc__))

@@ -2,7 +2,7 @@
 
 A decoder that reads one token at a time is bound by the bytes of its weights; what it would have chosen can be verified
 several tokens at a time (Leviathan et al. 2023, speculative decoding; a head that costs nothing as the draft is that of
-Mirror Speculative Decoding, Bhendawade et al. 2025). A guess is no hypothesis: it changes what is read together, never what
+Mirror Speculative Decoding, Bhendawade et al. 2025). A guess is no hypothesis: it changes when is read and what together, never what
 is chosen. The place in the head's words at which the decoder stands is found by the edit distance of letters, so that words
 which it writes otherwise, capitals and marks do not lose it.
 """
@@ -10,6 +10,7 @@ which it writes otherwise, capitals and marks do not lose it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class Guesser:
     ) -> list[int]:
         """The tokens that may follow, as many as are worth it. heard, odds: `text` of all that is known; final: no more
         audio follows."""
-        place = self._place(heard, tokens)
+        place = self.place(heard, tokens)
         out: list[int] = []
         chances: list[float] = []
         text = b"".join(self.vocabulary.pieces[t] for t in tokens[-4:])
@@ -105,7 +106,7 @@ class Guesser:
             best.append(min(ways, key=len) if ways else None)
         return best[-1] or []
 
-    def _place(self, heard: bytes, tokens: Sequence[int]) -> int:
+    def place(self, heard: bytes, tokens: Sequence[int]) -> int:
         """How much of `heard` the tokens have said."""
         said = bytearray()
         for t in reversed(tokens):
@@ -129,6 +130,23 @@ class Guesser:
             up, down = (less | ~(across | more)) & whole, more & across & whole
         steps = _bits(up, len(heard)) - _bits(down, len(heard))
         return int(np.concatenate([[0], steps.cumsum()]).argmin())
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a head has heard of a stretch of speech: its `Guesser.text`."""
+
+    guesser: Guesser
+    text: bytes
+    odds: np.ndarray
+
+    def after(self, tokens: Sequence[int], final: bool) -> list[int]:
+        """The tokens that may follow, as many as are worth it."""
+        return self.guesser.after(self.text, self.odds, tokens, final)
+
+    def left(self, tokens: Sequence[int]) -> bool:
+        """Whether more has been heard than the tokens say."""
+        return bool(self.text[self.guesser.place(self.text, tokens) :].strip())
 
 
 def _number(bits: np.ndarray) -> int:

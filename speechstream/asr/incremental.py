@@ -3,7 +3,8 @@
 Each time more audio is known, the previous hypothesis is read back in one call as a draft; its tokens stand
 as far as the decoder would choose them again, and greedy decoding goes on from there (so an unchanged
 hypothesis costs one call). Where it comes back to a token of the old hypothesis, what followed that is the next draft:
-one word that is now another does not cost a call for each token behind it. A word becomes stable once it ended `margin_s` before the end of the confirmed
+one word that is now another does not cost a call for each token behind it. Until more is confirmed it is not asked
+for more than a head on the encoder has heard: what the head misses is written a little later. A word becomes stable once it ended `margin_s` before the end of the confirmed
 audio and another word follows it; its tokens and their keys and values are then never computed again,
 hence never retracted.
 
@@ -14,13 +15,13 @@ What differs between decoders is when a token may be said (`accept`) and when it
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords, compile_bytes
-from speechstream.asr.guess import Guesser
+from speechstream.asr.guess import Guesser, Heard
 from speechstream.asr.prior import Prior
 from speechstream.asr.text_model import Pieces, Said, TextModel, TextState
 from speechstream.asr.timing import token_spans
@@ -153,6 +154,9 @@ class IncrementalDecoder:
         """Bring a hypothesis up to date with its model. final: no more audio follows, all becomes stable."""
         v, n_stable = self.vocabulary, h.stable
         verify = model.has_news(final)
+        heard = self._heard(model)
+        if not verify and heard is not None and not heard.left(h.tokens):
+            return h
         # keys of stable tokens recall where the sound ended when they were read: they are read anew
         before = model.truncate(h.cache, 0) if verify else h.cache
         new = Draft(
@@ -166,7 +170,7 @@ class IncrementalDecoder:
         draft = list(h.tokens[n_stable:])
         limit = int(model.frames * FRAME_S * MAX_TOKENS_PER_S) + 8
         state, end = yield from self._draft_and_verify(
-            new, draft, before, model, final, verify, limit
+            new, draft, before, model, final, verify, limit, heard
         )
         pair = h.pair
         if verify:
@@ -193,14 +197,14 @@ class IncrementalDecoder:
         final: bool,
         verify: bool,
         limit: int,
+        heard: Heard | None = None,
     ) -> Work[tuple[TextState, float]]:
         """Read the draft, keep what would be chosen again, go on greedily: the state, and the end's probability."""
         v, n_stable = self.vocabulary, new.stable
-        guess = self._guesses(model, final)
         context = v.prompt + new.tokens
         n_cached = model.length(state)
         dated, old, drafted = not verify, draft, [] if verify else draft
-        draft = draft + guess([*new.tokens, *draft])
+        draft = draft + (heard.after([*new.tokens, *draft], final) if heard else [])
         feed = context[n_cached:] + draft
         first = len(context) - n_cached - 1  # this output predicts the first new token
         while True:
@@ -231,15 +235,17 @@ class IncrementalDecoder:
             old, draft = old[n:], []
             if new.tokens[-1] in old[:RESUMED]:
                 old = draft = old[old.index(new.tokens[-1]) + 1 :]
-            draft = draft + guess([*new.tokens, *draft])
+            if heard is not None:
+                if not verify and not draft and not heard.left(new.tokens):
+                    return state, 1.0
+                draft = draft + heard.after([*new.tokens, *draft], final)
             feed, first, drafted = [new.tokens[-1], *draft], 0, []
 
-    def _guesses(self, model: TextModel, final: bool) -> Callable[[list[int]], list[int]]:
-        """What may follow tokens, as far as anything is known of it."""
-        if (guesser := self.guesser) is None or model.guess is None:
-            return lambda tokens: []
-        heard, odds = guesser.text(model.guess)
-        return lambda tokens: guesser.after(heard, odds, tokens, final)
+    def _heard(self, model: TextModel) -> Heard | None:
+        """What a head on the encoder hears, where there is one."""
+        if self.guesser is None or model.guess is None:
+            return None
+        return Heard(self.guesser, *self.guesser.text(model.guess))
 
     def text(self, h: Hypothesis) -> tuple[str, str]:
         """The stable and the unstable part."""

@@ -29,7 +29,7 @@ from speechstream import bundle
 from speechstream.convert.pocket import PocketCheckpoint
 from speechstream.errors import SpeechStreamError
 from speechstream.export.graph import Writer, check_head_dim
-from speechstream.export.onnx import describe, export_step
+from speechstream.export.onnx import describe, trace_step
 from speechstream.export.quantize import FP32, Weights
 from speechstream.nn.pocket import Pocket
 from speechstream.nn.pocket_codec import LatentDecoder
@@ -106,7 +106,7 @@ def voice_states(model: Pocket, voices: list[Tensor]) -> dict[str, np.ndarray]:
 def codec_graph(decoder: LatentDecoder) -> onnx.ModelProto:
     """Latents to sound."""
     c, state = decoder.config, decoder.init_state(2)
-    model = export_step(
+    model = trace_step(  # as that of a Mimi, whose decoder it is: a small part of the time for the same graph
         decoder,
         decoder.step,
         {"latents": torch.zeros(2, 3, decoder.latent_dim)},

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import ctypes
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +13,7 @@ import numpy as np
 
 from speechstream.audio.vad import MODEL, Vad
 from speechstream.errors import SpeechStreamError
+from speechstream.runtime.memory import trim
 
 DEVICES = ("cpu", "cuda", "meta")
 # an ONNX graph: c = MatMulInteger(a uint8, b int8)
@@ -63,7 +62,7 @@ def open_session(
         session = ort.InferenceSession(
             path, options, providers=providers, disabled_optimizers=list(disabled_optimizers)
         )
-        _trim()
+        trim()
         return Signature(session) if name == "meta" else session
     except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base class
         what = "these bytes are" if isinstance(path, bytes) else f"{path} is"
@@ -84,15 +83,6 @@ def giving_back() -> Any:
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
-
-
-def _trim() -> None:
-    """Give back to the system what opening a graph has used: glibc would keep weights in their older forms, 80 MB of them
-    where 8-bit codes are turned. Other allocators do so themselves, or not at all."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def check_device(device: str) -> tuple[str, str]:

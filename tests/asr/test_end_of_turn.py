@@ -7,15 +7,15 @@ import pytest
 import soundfile
 
 from speechstream.asr.end_of_turn import EndOfTurn, pooled
-from speechstream.asr.recognizer import Recognizer, Stream
+from speechstream.asr.recognizer import Stream
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, from_json, to_json
 from speechstream.runtime.requests import drive
 
 
 @pytest.fixture(scope="module")
-def asr():
-    return Recognizer.load()
+def asr(embedded_asr):
+    return embedded_asr
 
 
 @pytest.fixture(scope="module")

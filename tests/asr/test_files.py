@@ -70,7 +70,7 @@ def test_no_files_and_no_threads():
         transcribe_many(Slow(), "a.wav")
 
 
-def test_the_embedded_model_hears_the_same_in_any_company(fixtures_dir, tmp_path):
+def test_the_embedded_model_hears_the_same_in_any_company(fixtures_dir, tmp_path, embedded_asr):
     files = []
     for i, name in enumerate(("austen_0870", "austen_0880", "austen_0890", "austen_0930")):
         x, rate = sf.read(fixtures_dir / f"{name}.flac", dtype="float32")
@@ -78,7 +78,7 @@ def test_the_embedded_model_hears_the_same_in_any_company(fixtures_dir, tmp_path
         sf.write(files[-1], x[i * rate // 4 : (i + 12) * rate // 4], rate)
     sf.write(tmp_path / "silence.wav", np.zeros(8000), 8000)
     files += [tmp_path / "silence.wav", tmp_path / "missing.wav"]
-    asr = Recognizer.load()
+    asr = embedded_asr
     *heard, missing = asr.transcribe_many(files, jobs=3)
     assert heard == [asr.transcribe(f) for f in files[:-1]] and all(t.text for t in heard[:4])
     assert isinstance(missing, SpeechStreamError) and "does not exist" in str(missing)

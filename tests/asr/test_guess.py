@@ -9,7 +9,7 @@ import soundfile as sf
 from speechstream import bundle
 from speechstream.asr import search
 from speechstream.asr.ctc import Greedy
-from speechstream.asr.guess import EACH, FOLLOWS, SEVERAL, WITHIN, Guesser, worth
+from speechstream.asr.guess import EACH, FOLLOWS, SEVERAL, WITHIN, Guesser, Heard, worth
 from speechstream.asr.recognizer import Recognizer
 from speechstream.asr.whisper.ctc import read_pieces
 from speechstream.asr.whisper.vocabulary import Vocabulary
@@ -72,6 +72,13 @@ def test_words_are_found_again_behind_marks_capitals_and_errors(guesser):
     assert guesser.after(*doubtful, [], False) == []
 
 
+def test_more_is_left_where_the_head_has_heard_a_word_behind_the_tokens(guesser):
+    for said, left in (("", True), ("He was", True), ("He was, in fact, ill.", False)):
+        heard = Heard(guesser, *spoken(guesser, "he", "was", "in", "fact", "ill"))
+        assert heard.left(tokens(guesser, said)) == left
+    assert not Heard(guesser, *spoken(guesser)).left([])
+
+
 def test_a_word_is_split_into_as_few_pieces_as_may_be(guesser):
     known = set(guesser.vocabulary.pieces)
     for word in (b" the", b" disposed", b" xylographic", b" unquestionableness"):
@@ -110,8 +117,7 @@ def test_recordings_are_heard_as_without_guesses(fixtures_dir, beam):
         calls.append(sum(rows == 1 for rows in count))
     assert heard[0][0] == heard[1][0] and len(heard[0][0].split()) > 10
     # onnxruntime's sums over several rows differ in the last bits from those over one, with its version and the processor: a
-    # word that may still change may be another one where two are as good
+    # word that may still change may be another one where two are as good, or come later where the head has not heard it
     settled = [[e for e in live if e[0] is not Partial] for _, live in heard]
-    assert settled[0] == settled[1] and len(heard[0][1]) == len(heard[1][1])
-    assert sum(a != b for a, b in zip(heard[0][1], heard[1][1])) <= len(heard[0][1]) // 10
-    assert calls[0] < 0.8 * calls[1]
+    assert settled[0] == settled[1] and len(settled[0]) > 1
+    assert calls[0] < 0.7 * calls[1]

@@ -186,8 +186,8 @@ def test_a_list_of_thousands_is_compiled_whole(vocabulary):
 
 
 @pytest.fixture(scope="module")
-def embedded():
-    return Recognizer.load()
+def embedded(embedded_asr):
+    return embedded_asr
 
 
 def heard(asr, path, **options):
@@ -200,13 +200,12 @@ def heard(asr, path, **options):
 
 def test_a_name_is_written_as_the_list_has_it(embedded, fixtures_dir):
     path = fixtures_dir / "austen_0870.flac"
-    plain, _ = heard(embedded, path)
-    assert "John Dash" in plain and "Dashwood" not in plain
     biased, shown = heard(embedded, path, hotwords=["Dashwood", "Norland"])
     assert "John Dashwood ha" in biased and "then leisure" in biased
     stable = [p.stable for p in shown]
     assert all(b.startswith(a) for a, b in zip(stable, stable[1:]))
-    assert heard(embedded, path)[0] == plain  # the next stream has none
+    plain, _ = heard(embedded, path)  # the next stream has none
+    assert "John Dash" in plain and "Dashwood" not in plain
     assert heard(embedded, path, hotwords=["Barcelona", "Zanzibar"])[0] == plain
 
 
@@ -225,8 +224,8 @@ def test_a_transducer_takes_no_grammar(embedded):
         asr.stream(grammar=["yes"])
 
 
-def test_lists_are_compiled_once_and_not_all_are_kept(embedded, monkeypatch):
-    compiled = []
+def test_lists_are_compiled_once_and_not_all_are_kept(monkeypatch):
+    embedded, compiled = Recognizer.load(), []  # which has compiled none yet
     compile_ = type(embedded.family).compile
     monkeypatch.setattr(
         type(embedded.family),

@@ -150,7 +150,7 @@ def test_it_is_asked_of_few_and_only_where_there_is_a_choice(monkeypatch):
     assert chosen(monkeypatch, [(-1.0, "ae"), (-2.0, "ae")], prior)[0] == "ae" and not asked
 
 
-def test_what_it_cannot_do_is_said():
+def test_what_it_cannot_do_is_said(embedded_asr):
     for weight in (0, -1, 11, float("nan")):
         with pytest.raises(ValueError, match="weight of a prior"):
             Prior(Spelling(), weight)
@@ -159,5 +159,5 @@ def test_what_it_cannot_do_is_said():
         Recognizer.load(prior=prior, beam=1)
     with pytest.raises(ValueError, match="'attention'"):
         Recognizer.load(prior=prior, decoder="ctc")
-    plain, other = Recognizer.load(), Recognizer.load(prior=prior)
+    plain, other = embedded_asr, Recognizer.load(prior=prior)
     assert other.family.identity()["prior"] == 0.2 and "prior" not in plain.family.identity()

@@ -15,9 +15,9 @@ from speechstream.events import Endpoint, Final, Partial, Transcript
 
 
 @pytest.fixture(scope="session")
-def asr():
+def asr(embedded_asr):
     """The embedded model, opened once."""
-    return Recognizer.load()
+    return embedded_asr
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from speechstream.errors import SpeechStreamError
-from tests.tiny import alone, make_tiny, read_speech, recognizer, sounds
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+from tests.tiny import alone, read_speech, recognizer, sounds
 
 
 @pytest.fixture(scope="module", params=["attention", "transducer", "ctc"])

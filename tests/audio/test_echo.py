@@ -7,7 +7,6 @@ import pytest
 import soundfile
 
 pytest.importorskip("pywebrtc_audio", reason="the extra talk is not installed")
-from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.echo import EchoCanceller
 from speechstream.audio.echo_delay import MARGIN, Aligner, Clock, between, phat
 from speechstream.errors import SpeechStreamError
@@ -80,7 +79,7 @@ def test_drift_is_measured(speech):
         assert echo.state.drift * 1e6 == pytest.approx(ppm, abs=20)
 
 
-def test_the_user_is_heard_as_without_it(speech):
+def test_the_user_is_heard_as_without_it(speech, embedded_asr):
     """The user speaks behind the echo: the same text as of the clean recording."""
     far, user = speech[0], speech[3]
     played = np.concatenate([far, np.zeros(len(user) + RATE, np.float32)])
@@ -88,7 +87,7 @@ def test_the_user_is_heard_as_without_it(speech):
     begin = len(far) + RATE // 2
     heard[begin : begin + len(user)] += user
     left = run(EchoCanceller(RATE), played, heard)
-    recognizer = Recognizer.load()
+    recognizer = embedded_asr
     clean = recognizer.transcribe(user, RATE).text
     assert recognizer.transcribe(left[begin:], RATE).text == clean
 

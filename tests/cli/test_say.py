@@ -21,11 +21,11 @@ TEXT = "Hello there, this costs $5. And this is the end."
 
 
 @pytest.fixture
-def run(real_cli):
+def run(here):
     def say(*arguments, **options):
-        return real_cli("say", "--voice", VOICE, *arguments, **options)
+        return here("say", "--voice", VOICE, *arguments, **options)
 
-    say.start = lambda *arguments, **options: real_cli.start(
+    say.start = lambda *arguments, **options: here.start(
         "say", "--voice", VOICE, *arguments, **options
     )
     return say
@@ -151,14 +151,14 @@ def test_what_cannot_be_done_is_one_sentence(run, arguments, message, options):
     )
 
 
-def test_voices_and_devices_that_are_not_there(real_cli, tmp_path):
+def test_voices_and_devices_that_are_not_there(here, tmp_path):
     for arguments, message in (
         (["--voice", "nonesuch"], "there is no voice 'nonesuch'"),
         (["--voice", str(tmp_path)], "is no voice"),
         (["--voice", f"{VOICE}#three"], "no speaker 'three'; it has one, two"),
         (["--voice", VOICE, "--device", "cuda"], "onnxruntime-gpu"),
     ):
-        done = real_cli("say", *arguments, "Hello", "-o", tmp_path / "a.wav")
+        done = here("say", *arguments, "Hello", "-o", tmp_path / "a.wav")
         assert (
             done.returncode == 2
             and message in done.stderr

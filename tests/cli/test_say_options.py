@@ -57,11 +57,11 @@ Its cost is N squared at most
 
 
 @pytest.fixture
-def run(real_cli):
+def run(here):
     def say(*arguments, **options):
-        return real_cli("say", "--voice", VOICE, *arguments, **options)
+        return here("say", "--voice", VOICE, *arguments, **options)
 
-    say.start = lambda *a, **o: real_cli.start("say", "--voice", VOICE, *a, **o)
+    say.start = lambda *a, **o: here.start("say", "--voice", VOICE, *a, **o)
     return say
 
 

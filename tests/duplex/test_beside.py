@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechstream.asr.recognizer import Recognizer
 from speechstream.duplex.ears import Ears
 from speechstream.duplex.events import Foreseen, Label, Say, SpeechReady
 from speechstream.duplex.mouth import AHEAD_S, Mouth
 from speechstream.duplex.output import Output
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
-from speechstream.tts.synthesizer import Synthesizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BLOCK = np.zeros(320, np.float32)
@@ -122,8 +120,8 @@ def test_what_goes_wrong_in_the_thread_is_raised_by_who_polls_and_it_goes_on(str
     assert texts(ears) == ["1"]
 
 
-def test_both_hear_and_foresee_the_same():
-    recognizer = Recognizer.load()
+def test_both_hear_and_foresee_the_same(embedded_asr):
+    recognizer = embedded_asr
     pcm, _ = soundfile.read(FIXTURES / "austen_0880.flac", dtype="float32")
     said = []
     for beside in (False, True):
@@ -138,8 +136,8 @@ def test_both_hear_and_foresee_the_same():
     assert said[0][-1].text == recognizer.transcribe(pcm, 16_000).text
 
 
-def test_both_make_the_same_sound_and_no_more_than_is_needed():
-    synthesizer = Synthesizer.load()
+def test_both_make_the_same_sound_and_no_more_than_is_needed(embedded_tts):
+    synthesizer = embedded_tts
     text = "The harbour lies on the north side of the island. Ships have come here for long."
     whole = synthesizer.synthesize(text).pcm
     for beside in (False, True):
@@ -159,8 +157,8 @@ def test_both_make_the_same_sound_and_no_more_than_is_needed():
         mouth.close()
 
 
-def test_speech_that_was_stopped_is_not_heard():
-    synthesizer = Synthesizer.load()
+def test_speech_that_was_stopped_is_not_heard(embedded_tts):
+    synthesizer = embedded_tts
     output = Output(synthesizer.sample_rate)
     mouth = Mouth(synthesizer.core(), output, beside=True)
     mouth.say(Say(Label(1, 1, 0), "One, two, three, four, five.", True))

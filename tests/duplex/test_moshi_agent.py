@@ -11,7 +11,6 @@ import soundfile
 pytest.importorskip("transformers.models.moshi")
 pytest.importorskip("tokenizers")
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.audio.resample import Resampler
 from speechstream.cli import main
 from speechstream.duplex import live
@@ -171,12 +170,12 @@ def test_an_answer_is_over_when_no_text_comes(bundle):
     ].end == FRAME
 
 
-def test_a_session_runs_it_as_any_agent_that_hears(agent, fixtures_dir):
+def test_a_session_runs_it_as_any_agent_that_hears(agent, fixtures_dir, embedded_asr, embedded_tts):
     user, rate = soundfile.read(next(fixtures_dir.glob("austen_0870*")), dtype="float32")
     user = np.concatenate([user, np.zeros(rate, np.float32)])
     assert is_spoken(agent)
     runner = SpokenRunner(agent, "Be brief.", steps=1)
-    session = Session(Recognizer.load(), Synthesizer.load(), runner, sample_rate_in=rate)
+    session = Session(embedded_asr, embedded_tts, runner, sample_rate_in=rate)
     out = replay(session, user, rate)
     messages = session.state.messages
     session.close()

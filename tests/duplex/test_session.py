@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechstream.asr.recognizer import Recognizer
 from speechstream.audio.resample import Resampler
 from speechstream.duplex.agent import EchoBot
 from speechstream.duplex.conversation import LISTENING
@@ -16,7 +15,6 @@ from speechstream.duplex.replay import replay
 from speechstream.duplex.runners import Timed
 from speechstream.duplex.session import Session
 from speechstream.errors import SpeechStreamError
-from speechstream.tts.synthesizer import Synthesizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RATE = 16_000
@@ -24,8 +22,8 @@ LONG = "One is here. Two is there. Three is far away from here, and four is near
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 def voice(name):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechstream.asr.recognizer import Recognizer
 from speechstream.duplex.conversation import LISTENING
 from speechstream.duplex.events import (
     AgentEnd,
@@ -23,7 +22,6 @@ from speechstream.duplex.replay import replay
 from speechstream.duplex.session import Session
 from speechstream.duplex.spoken import AgentSound, Piece, SpokenRunner, estimated, is_spoken
 from speechstream.errors import SpeechStreamError
-from speechstream.tts.synthesizer import Synthesizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RATE, LEVEL, WORD = 16_000, 0.25, 4_800  # samples to a word, of 0.2 s
@@ -185,8 +183,8 @@ def test_words_are_placed_at_an_even_pace():
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 def voice(name):

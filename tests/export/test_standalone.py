@@ -25,7 +25,6 @@ from speechstream.export.quantize import FORMS, saturating
 from speechstream.export.sherpa import BELOW, FLOOR
 from speechstream.export.standalone import Source, export, open_source
 from speechstream.nn.checkpoints import read_fastconformer
-from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.runtime.graph import Graph
 from speechstream.state import flatten, select, stack
 from tools.make_tiny_voice import SPEAKERS, tiny
@@ -447,37 +446,15 @@ def test_sherpa_onnx_runs_our_model_and_writes_the_same_text(
                 assert not said or missed(one.model, frames[0], said[1:], times[1:]).max() > 0.2
 
 
-def test_a_codec_is_exported_and_checked(tmp_path, capsys):
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    config = SmallCodecConfig(
-        sample_rate=800,
-        hop=8,
-        stride=2,
-        n_mels=6,
-        fine_dim=8,
-        decoder_blocks=1,
-        n_codebooks=4,
-        codebook_size=16,
-        code_dim=4,
-    )
-    codec = SmallCodec(config).eval()
-    (tmp_path / "codec").mkdir()
-    (tmp_path / "codec" / "config.json").write_text(json.dumps(config.to_dict()))
-    save_file(
-        {n: t.contiguous() for n, t in codec.state_dict().items()},
-        tmp_path / "codec" / "model.safetensors",
-    )
-    assert (
-        main(["export", str(tmp_path / "codec"), "--onnx", str(tmp_path / "out"), "--check"]) == 0
-    )
-    assert "codes" in capsys.readouterr().out
+def test_a_codec_is_exported_and_checked(small_codec):
+    """By the command, with --check: see tests/small_codec_tiny.py."""
+    assert "codes" in (small_codec / "said").read_text("utf-8")
     for name in ("encoder", "decoder"):
-        graph = onnx.load(tmp_path / "out" / f"{name}.onnx")
+        path = small_codec / "out" / f"{name}.onnx"
+        graph = onnx.load(path)
         assert not any(n.metadata_props or n.doc_string for n in graph.graph.node)
-        assert b".py" not in (tmp_path / "out" / f"{name}.onnx").read_bytes()
-        assert Graph(tmp_path / "out" / f"{name}.onnx").about["architecture"] == "codec"
+        assert b".py" not in path.read_bytes()
+        assert Graph(path).about["architecture"] == "codec"
 
 
 def test_a_voice_is_exported_and_checked(tmp_path):

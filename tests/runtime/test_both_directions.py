@@ -3,15 +3,14 @@
 import numpy as np
 import soundfile as sf
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.events import Audio, Final
 from speechstream.runtime.pool import Pool
 
 SENTENCES = ("Dr. Brown arrives at 9:15.", "It rained, so we stayed inside and read.")
 
 
-def test_streams_of_both_kinds_share_a_pool(fixtures_dir):
-    asr, tts = Recognizer.load(), Synthesizer.load()
+def test_streams_of_both_kinds_share_a_pool(fixtures_dir, embedded_asr, embedded_tts):
+    asr, tts = embedded_asr, embedded_tts
     x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
     pool = Pool(8)
     listening = [pool.open_core(asr.core(latency, rate)) for latency in (160, 640)]

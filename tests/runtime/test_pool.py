@@ -17,12 +17,7 @@ from speechstream.errors import SpeechStreamError
 from speechstream.events import Failed, Final
 from speechstream.runtime.pool import Pool
 from speechstream.runtime.requests import drive
-from tests.tiny import alone, arrive, make_tiny, read_speech, recognizer, sounds
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+from tests.tiny import alone, arrive, read_speech, recognizer, sounds
 
 
 @pytest.fixture(scope="module")

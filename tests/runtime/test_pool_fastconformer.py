@@ -59,9 +59,9 @@ def folder(tmp_path_factory):
 def sounds(fixtures_dir):
     x, rate = sf.read(fixtures_dir / "austen_0870.flac", dtype="float32")
     rng = np.random.default_rng(0)
-    starts = rng.integers(0, len(x) - 3 * rate, 10)
+    starts = rng.integers(0, len(x) - 3 * rate, 6)
     return [
-        (x[at : at + int(rate * rng.uniform(1.5, 3))], rate, (80, 160, 560)[i % 3])
+        (x[at : at + int(rate * rng.uniform(1.5, 3))], rate, (80, 560)[i % 2])
         for i, at in enumerate(starts)
     ]
 
@@ -95,8 +95,7 @@ class Sizes:
         ("lstm", "transducer", 1),
         ("lstm", "ctc", 1),
         ("lstm", "ctc", 4),
-        ("half", "transducer", 1),
-        ("half", "ctc", 1),
+        ("half", "ctc", 1),  # another encoder: the decoder hears of it what it hears of any
     ],
 )
 def test_streams_that_move_say_what_they_say_alone(folder, sounds, name, decoder, beam):
@@ -121,7 +120,7 @@ def test_streams_that_move_say_what_they_say_alone(folder, sounds, name, decoder
             pool.close(sids[i])
             sids[i] = pool.resume(data)
     assert said == want and moves > 3
-    assert sum(len(events) > (2 if decoder == "transducer" else 0) for events in want) > 5
+    assert sum(len(events) > (2 if decoder == "transducer" else 0) for events in want) > 3
     assert max(counting.sizes) > 2
 
 

@@ -8,7 +8,7 @@ from speechstream.asr.stream import RecognitionCore
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from tests.asr.test_snapshot import rewritten
-from tests.tiny import alone, make_tiny, read_speech, recognizer, sounds
+from tests.tiny import alone, read_speech, recognizer, sounds
 
 # pieces of the random model, which it then says far more often
 LISTS = {
@@ -21,9 +21,8 @@ DECODERS = list(LISTS)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = make_tiny(tmp_path_factory.mktemp("tiny"))
-    return {decoder: recognizer(folder, "int8", decoder) for decoder in DECODERS}
+def models(tiny):
+    return {decoder: recognizer(tiny, "int8", decoder) for decoder in DECODERS}
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Failed
-from tests.tiny import alone, make_tiny, read_speech, recognizer, sounds
+from tests.tiny import alone, read_speech, recognizer, sounds
 
 SLOTS = 5
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 class Life:

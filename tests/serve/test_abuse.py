@@ -17,7 +17,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.events import Final
 from speechstream.serve import server
 from speechstream.serve.engine import Limits
@@ -31,8 +30,8 @@ START = '{"type": "start", "listen": {"sample_rate": 16000}}'
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Audio, Failed, Final
 from speechstream.runtime.pool import Pool
@@ -16,8 +15,8 @@ TEXT = "Dr. Brown arrives at 9:15."
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture

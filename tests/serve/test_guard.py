@@ -17,7 +17,6 @@ from starlette.routing import Route
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
 from speechstream.serve import app as application, guard as guards, server
 from speechstream.serve.door import JsonLines
@@ -165,8 +164,8 @@ def test_what_is_this_machine():
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import soundfile as sf
 from rapidfuzz.distance import Levenshtein
 from scipy.signal import correlate
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.serve import page as pages
 from speechstream.serve.settings import Settings
 from tests.serve import browser
@@ -43,8 +42,8 @@ class Agent:
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 AGENT = Agent()

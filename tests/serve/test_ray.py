@@ -14,12 +14,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechstream.asr.recognizer import Recognizer
 from speechstream.errors import SpeechStreamError
 from speechstream.serve import ray as on_ray
 from speechstream.serve.ray import LIVES, Archive, Session, streams
 from speechstream.serve.ray_speech import Speech, voices
-from speechstream.tts.synthesizer import Synthesizer
 
 REPO = Path(__file__).parents[2]
 CLIPS = (("0870", "0880", "0890"), ("0880", "0930", "0890"), ("0930", "0870"), ("0890", "0930"))
@@ -50,8 +48,8 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def asr():
-    return Recognizer.load()
+def asr(embedded_asr):
+    return embedded_asr
 
 
 @pytest.fixture(scope="module")
@@ -340,10 +338,10 @@ def check_speech(blocks, whole, rate):
     assert [w.text for b in blocks for w in b.words] == [w.text for w in whole.words]
 
 
-def test_speech_goes_on_where_a_replica_is_killed(cluster):
+def test_speech_goes_on_where_a_replica_is_killed(cluster, embedded_tts):
     """Two streams that speak; one of the replicas is killed within a sentence, before any snapshot is due."""
     handle = cluster.ray.serve.run(voices(replicas=2, slots=8))
-    tts = Synthesizer.load()
+    tts = embedded_tts
     whole = tts.synthesize(2 * TEXT)
     with Speech(handle) as first, Speech(handle, speed=1.25) as second:
         first.push(TEXT)

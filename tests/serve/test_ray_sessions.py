@@ -8,7 +8,6 @@ from hypothesis import given, settings, strategies as st
 from test_worker_dispatch import TEXTS, WORDS, same
 from toys import CORES, RATE, alone
 
-from speechstream import Synthesizer
 from speechstream.errors import SpeechStreamError
 from speechstream.events import from_json
 from speechstream.runtime.pool import Pool
@@ -109,9 +108,9 @@ def test_a_block_that_somebody_else_s_request_has_made_is_kept():
     assert missing == {"missing": True}
 
 
-def test_the_embedded_voice_goes_on_to_the_sample():
+def test_the_embedded_voice_goes_on_to_the_sample(embedded_tts):
     """Replicas are killed twice, with snapshots within the sentence."""
-    tts, count = Synthesizer.load(), 0
+    tts, count = embedded_tts, 0
 
     def fate():
         nonlocal count
@@ -134,8 +133,8 @@ def test_the_embedded_voice_goes_on_to_the_sample():
     assert [w.text for block in blocks for w in block.words] == [w.text for w in whole.words]
 
 
-def test_what_cannot_be_is_told_in_a_sentence():
-    tts = Synthesizer.load()
+def test_what_cannot_be_is_told_in_a_sentence(embedded_tts):
+    tts = embedded_tts
     cluster = Cluster(lambda: Replica(tts.pool(2), True, tts.sample_rate), lambda: "answer")
     stream = Speech(cluster, voice="nobody")
     stream.push("Hello. ")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.events import Final
 from speechstream.serve.app import create_app
 from speechstream.serve.engine import Engine, Limits
@@ -52,9 +51,11 @@ async def rest(stream):
     return [e async for e in stream]
 
 
-def test_a_worker_is_killed_and_a_node_is_lost_and_nothing_else(cluster, fixtures_dir):
+def test_a_worker_is_killed_and_a_node_is_lost_and_nothing_else(
+    cluster, fixtures_dir, embedded_asr, embedded_tts
+):
     """A live stream, a recording and a text, as the library gives them."""
-    asr, tts = Recognizer.load(), Synthesizer.load()
+    asr, tts = embedded_asr, embedded_tts
     x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
 
     async def do():

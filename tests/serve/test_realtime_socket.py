@@ -25,7 +25,6 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect as connect_plainly
 from websockets.exceptions import ConnectionClosed
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.audio.pcm import alaw_table, mulaw_table
 from speechstream.audio.resample import Resampler
@@ -99,8 +98,8 @@ class Server(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")

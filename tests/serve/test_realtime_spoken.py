@@ -12,7 +12,6 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("transformers.models.qwen2_5_omni")
 pytest.importorskip("tokenizers")
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.duplex.moshi import agent as moshi
 from speechstream.duplex.omni.agent import OmniAgent, load
 from speechstream.lm.generate import Sampling
@@ -47,9 +46,9 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(model):
+def server(model, embedded_asr, embedded_tts):
     with patiently():
-        one = Server((Recognizer.load(), Synthesizer.load()))
+        one = Server((embedded_asr, embedded_tts))
         one.start()
         while not one.server.started:
             time.sleep(0.02)

@@ -18,7 +18,6 @@ from openai.types.audio import (
 )
 from serving import read_to_the_end, serving, until
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.cli import main
 from speechstream.serve.engine import Limits
 from speechstream.serve.transcription import phrases_of
@@ -28,8 +27,8 @@ LIMITS = Limits(sessions=6, upload_bytes=1 << 20, characters=400)
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")

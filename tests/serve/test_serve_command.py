@@ -16,7 +16,7 @@ import pytest
 import soundfile as sf
 from serving import until
 
-from speechstream import Recognizer
+from speechstream.cli import main
 from speechstream.events import Final
 from speechstream.serve.client import Client
 
@@ -77,6 +77,27 @@ def fails(*arguments):
     with Command(*arguments) as command:
         assert command.wait() == 2 and len(command.said) == 1
         return command.said[0]
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What it says where it cannot begin, which is before it has loaded anything; without a process of its own."""
+
+    def began(*_):
+        raise AssertionError("the models are loaded")
+
+    monkeypatch.setattr("speechstream.cli.serve.load", began)
+
+    def said(*arguments):
+        try:
+            code = main(["serve", *arguments])
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        assert code == 2 and not out and err.count("\n") == 1
+        return err
+
+    return said
 
 
 def test_sigterm_lets_those_who_are_there_finish_and_refuses_others(tmp_path):
@@ -140,7 +161,7 @@ def test_keys_of_the_environment():
         assert not any("key" in line for line in command.said)
 
 
-def test_tls(tmp_path):
+def test_tls(tmp_path, refused):
     made = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=a"]
         + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
@@ -153,25 +174,25 @@ def test_tls(tmp_path):
     with Command("--port", "0", "-q", "--certificate", cert, "--private-key", key) as command:
         assert command.url.startswith("https://")
         assert httpx.get(f"{command.url}/healthz", verify=cert).status_code == 200
-    assert "certificate or its key" in fails("--certificate", key, "--private-key", cert)
+    assert "certificate or its key" in refused("--certificate", key, "--private-key", cert)
 
 
-def test_what_cannot_begin_is_told_in_a_sentence():
+def test_what_cannot_begin_is_told_in_a_sentence(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"port {port} of 127.0.0.1" in fails("--port", str(port))
-        said = fails("--port", "0", "--wyoming", str(port))
+        said = refused("--port", "0", "--wyoming", str(port))
         assert f"port {port} of 127.0.0.1" in said and said.endswith(
             "choose another with --wyoming\n"
         )
-    assert "--wyoming 99999" in fails("--port", "0", "--wyoming", "99999")
-    assert "printable" in fails("--key", "short")
-    assert "sessions must be above 0" in fails("--sessions", "0")
-    assert "--no-key" in fails("--no-key", "--key", "long-enough")
-    assert "--llm-model needs --llm" in fails("--llm-model", "a")
-    assert "must be http" in fails("--llm", "localhost:11434")
-    assert "from 0 to 65535" in fails("--port", "99999")
-    assert "cannot be listened on" in fails("--host", "no.such.host.invalid")
+    assert "--wyoming 99999" in refused("--port", "0", "--wyoming", "99999")
+    assert "printable" in refused("--key", "short")
+    assert "sessions must be above 0" in refused("--sessions", "0")
+    assert "--no-key" in refused("--no-key", "--key", "long-enough")
+    assert "--llm-model needs --llm" in refused("--llm-model", "a")
+    assert "must be http" in refused("--llm", "localhost:11434")
+    assert "from 0 to 65535" in refused("--port", "99999")
+    assert "cannot be listened on" in refused("--host", "no.such.host.invalid")
 
 
 def workers(command):
@@ -181,7 +202,7 @@ def workers(command):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="workers are of Unix")
-def test_a_worker_is_killed_within_a_stream_and_sigterm_ends_all(fixtures_dir):
+def test_a_worker_is_killed_within_a_stream_and_sigterm_ends_all(fixtures_dir, embedded_asr):
     """Two workers, as a user has them. Ctrl-C of a terminal goes to whole groups, but not to the workers."""
     x, rate = sf.read(fixtures_dir / "austen_0880.flac", dtype="float32")
     sound = np.int16(x * 32767)
@@ -208,7 +229,7 @@ def test_a_worker_is_killed_within_a_stream_and_sigterm_ends_all(fixtures_dir):
         heard = asyncio.run(asyncio.wait_for(hear(), 120))
         assert command.end() == 0
         left = workers(command)
-    with Recognizer.load().stream(320, rate) as stream:
+    with embedded_asr.stream(320, rate) as stream:
         alone = stream.push(sound) + stream.finish()
     assert [e for e in heard if isinstance(e, Final)] == [e for e in alone if isinstance(e, Final)]
     said = "".join(command.said)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechstream import Recognizer, Synthesizer, state as states
+from speechstream import state as states
 from speechstream.cli.serve import load
 from speechstream.duplex.events import VoiceActivity
 from speechstream.errors import SpeechStreamError
@@ -47,8 +47,8 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")

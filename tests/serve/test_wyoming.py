@@ -28,7 +28,6 @@ from wyoming.tts import (
     SynthesizeVoice,
 )
 
-from speechstream import Recognizer, Synthesizer
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
 from speechstream.serve.engine import UNTAKEN_BYTES, Engine, Limits
@@ -56,8 +55,8 @@ NAMES = ["an ill-disposed", "💡", "", "x" * 200]
 
 
 @pytest.fixture(scope="module")
-def models():
-    return Recognizer.load(), Synthesizer.load()
+def models(embedded_asr, embedded_tts):
+    return embedded_asr, embedded_tts
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ pytest.importorskip("onnxscript", reason="the export needs onnxscript")
 from speechstream.export.codec import export_codec
 from speechstream.nn.mimi import Mimi, MimiConfig
 from speechstream.nn.seanet import SEANetConfig
-from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 from speechstream.nn.transformer import TransformerConfig
+from tests import small_codec_tiny
 
 CONFIGS = {
     "mimi": MimiConfig(
@@ -29,17 +29,7 @@ CONFIGS = {
         codebook_size=16,
         code_dim=4,
     ),
-    "small": SmallCodecConfig(
-        sample_rate=800,
-        hop=8,
-        stride=2,
-        n_mels=6,
-        fine_dim=8,
-        decoder_blocks=1,
-        n_codebooks=8,
-        codebook_size=16,
-        code_dim=4,
-    ),
+    "small": small_codec_tiny.CONFIG,
 }
 FRAMES = 30  # more than one block of the offline call, and (at two a frame) than the transformer's context
 
@@ -49,8 +39,12 @@ def codec(request, tmp_path_factory):
     """A network, its graphs, a batch of two recordings, and the network's codes and sound."""
     torch.manual_seed(0)
     config = CONFIGS[request.param]
-    network = (Mimi if request.param == "mimi" else SmallCodec)(config).eval().requires_grad_(False)
-    encoder, decoder = export_codec(network, tmp_path_factory.mktemp(request.param))
+    if request.param == "small":
+        network, folder = small_codec_tiny.network(), request.getfixturevalue("small_codec") / "out"
+        encoder, decoder = (folder / f"{name}.onnx" for name in ("encoder", "decoder"))
+    else:
+        network = Mimi(config).eval().requires_grad_(False)
+        encoder, decoder = export_codec(network, tmp_path_factory.mktemp(request.param))
     audio = torch.randn(2, 1, FRAMES * config.frame_size)
     codes = network.encode(audio)
     return (

@@ -25,8 +25,8 @@ PITCH_HZ = {"f": (150, 240), "m": (85, 150)}  # of a woman and a man: the second
 
 
 @pytest.fixture(scope="module")
-def tts():
-    return ss.Synthesizer.load()
+def tts(embedded_tts):
+    return embedded_tts
 
 
 def say(tts, pieces, **options):
@@ -38,9 +38,9 @@ def say(tts, pieces, **options):
 
 
 @pytest.mark.parametrize("voice", VOICES)
-def test_it_is_understood(tts, voice):
+def test_it_is_understood(tts, voice, embedded_asr):
     """Read back by the recogniser, which was trained on people."""
-    asr, normal, wrong, words = ss.Recognizer.load(), EnglishTextNormalizer(), 0, 0
+    asr, normal, wrong, words = embedded_asr, EnglishTextNormalizer(), 0, 0
     for text, spoken in SAID.items():
         pcm = np.concatenate([c.pcm for c in say(tts, [text], voice=voice)])
         heard = asr.transcribe(

@@ -334,7 +334,7 @@ def test_eight_bits_are_close(tmp_path, made, monkeypatch):
     """Of matrices large enough to be stored in 8 bits; the error is that of the codes, not of another network."""
     networks = tiny({"hidden_size": 128, "intermediate_size": 256}, {"hidden_size": 128}, seed=4)
     one = load_pocket(write(tmp_path / "checkpoint", *networks))
-    # the codec is not what is asked about, and takes long to trace
+    # the codec is not what is asked about, and is another one's
     codec = onnx.load(made / "codec.onnx")
     monkeypatch.setattr("speechstream.export.pocket.codec_graph", lambda decoder: codec)
     b = write_pocket(one, tmp_path / "int8", CARD, INT8)

@@ -20,6 +20,7 @@ from speechstream.asr.whisper.networks import (
     EncoderState,
     Networks,
 )
+from speechstream.runtime.memory import trim_at_times
 from speechstream.runtime.slots import Rows
 from speechstream.state import cache
 
@@ -264,6 +265,7 @@ class Resident:
         for rows in self._used.pop(cache):
             rows.close(cache)
         del self._memories[cache]
+        trim_at_times()
 
     def read(self, slot: int) -> SegmentCache:
         """A copy of a slot's cache."""

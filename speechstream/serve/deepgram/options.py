@@ -93,7 +93,7 @@ def _refuse(given: Mapping[str, str], languages: Sequence[str]) -> None:
     for name, why in REFUSED.items():
         if given.get(name, "").lower() not in _OFF:
             raise ValueError(f"{name}={given[name][:40]} cannot be done here: {why}")
-    language = given.get("language", "multi").lower()
+    language = (given.get("language") or "multi").lower()
     if language.split("-")[0] not in ("multi", *languages):
         raise ValueError(
             f"language={language[:40]} is not heard by this model; expected {', '.join(languages)[:80]}"

@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 
-from speechstream import Recognizer
 from speechstream.asr.incremental import attention_table as table
 from speechstream.asr.timing import SMOOTHING, at_pauses, pauses, token_spans
 
@@ -151,9 +150,11 @@ def key(word):
 
 
 @pytest.mark.parametrize("latency_ms", [640, None])
-def test_recordings_are_dated_as_forced_alignment_dates_them(latency_ms, fixtures_dir):
+def test_recordings_are_dated_as_forced_alignment_dates_them(
+    latency_ms, fixtures_dir, embedded_asr
+):
     """Against pocketsphinx's alignments of the same recordings."""
-    asr, errors = Recognizer.load(), []
+    asr, errors = embedded_asr, []
     for entry in json.loads((fixtures_dir / "transcripts.json").read_text())[1:4]:
         words = asr.transcribe(fixtures_dir / entry["file"], latency_ms=latency_ms).words
         said, reference = [key(w.text) for w in words], [w["word"] for w in entry["words"]]
