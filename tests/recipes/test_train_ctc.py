@@ -104,9 +104,9 @@ def written(model, tiny, tmp_path_factory):
         table = {f"p{i}": i for i in range(count)}
         (folder / f"{name}.json").write_text(json.dumps({"model": {"vocab": table}}))
     card = {"name": "tiny", "licence": "CC0"}
-    graphs = {n: onnx.load(tiny / f"{n}.onnx") for n in ("encoder", "ctc", "decoder")}
+    graphs = {n: onnx.load(tiny / "int8" / f"{n}.onnx") for n in ("encoder", "ctc", "decoder")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_bundle, "export_whisper", lambda m: graphs)
+        patch.setattr(export_bundle, "export_whisper", lambda m, weights: graphs)
         write_whisper(model, folder / "bundle", folder, card, replace_ctc.INT8)
     return folder
 
