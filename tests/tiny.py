@@ -20,8 +20,9 @@ from speechstream.asr.whisper.torch import TorchNetworks
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.audio.features import LogMel
 from speechstream.audio.resample import Resampler
-from speechstream.export.quantize import quantize_graph
+from speechstream.export.quantize import INT8, quantize_graph
 from speechstream.export.whisper import export_whisper
+from speechstream.export.whisper_encoder import encoder_graph
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
 REPO = Path(__file__).parents[1]
@@ -57,7 +58,8 @@ def make_tiny(folder):
     (folder / "int8").mkdir()
     for name, graph in export_whisper(model).items():
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
-        (folder / "int8" / f"{name}.onnx").write_bytes(quantize_graph(graph).SerializeToString())
+        small = encoder_graph(model, INT8) if name == "encoder" else quantize_graph(graph)
+        (folder / "int8" / f"{name}.onnx").write_bytes(small.SerializeToString())
     pieces = [("\u0120" if i % 3 == 0 else "") + chr(97 + i % 26) + str(i) for i in range(190)] + [
         "<x>"
     ] * 10

@@ -57,7 +57,8 @@ def headless(graph: onnx.ModelProto) -> onnx.ModelProto:
     norms = [n for n in g.node if "encoder.ln_post.weight" in n.input]
     if "ctc" not in given or len(norms) != 1:
         raise ValueError(f"the encoder's graph gives {', '.join(given)}: it has no CTC head")
-    old = norms[0].output[0]
+    named = any("features" in n.output for n in g.node)  # it has them, if not as an output
+    old = "features" if named else norms[0].output[0]
     for node in g.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
@@ -70,12 +71,18 @@ def headless(graph: onnx.ModelProto) -> onnx.ModelProto:
     for node in reversed(g.node):
         if wanted & set(node.output):
             nodes.append(node)
-            wanted |= set(node.input)
+            wanted |= _read(node)
     tensors = [t for t in g.initializer if t.name in wanted]
     for field, kept in ((g.node, nodes[::-1]), (g.initializer, tensors), (g.output, outputs)):
         del field[:]
         field.extend(kept)
     return graph
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads, in the branches of an `If` too."""
+    branches = [n for a in node.attribute for n in a.g.node]
+    return set(node.input).union(*map(_read, branches))
 
 
 def write(b: Bundle, weights: dict[str, np.ndarray], pieces: Path) -> None:

@@ -19,11 +19,7 @@ from onnx import numpy_helper
 from safetensors.numpy import save_file
 
 from speechstream import bundle
-from speechstream.export.quantize import (
-    INT8,
-    Weights,
-    quantize_graph,
-)
+from speechstream.export.quantize import INT8, Weights
 from speechstream.export.whisper import export_head, export_whisper
 from speechstream.nn.whisper import Whisper
 
@@ -46,7 +42,7 @@ def write_whisper(
 ) -> None:
     """Export `model` to `folder`. vocabulary: the folder that holds vocabulary.json and ctc.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = {name: quantize_graph(g, weights) for name, g in export_whisper(model).items()}
+    graphs = export_whisper(model, weights)
     _save_head(graphs.pop("ctc"), folder)
     tensors: dict[str, np.ndarray] = {}
     for graph in graphs.values():
@@ -79,7 +75,7 @@ def write_whisper(
 
 def write_head(model: Whisper, folder: Path, weights: Weights = INT8) -> None:
     """Export the CTC head of `model` alone to `folder`: ctc.onnx and ctc.safetensors."""
-    _save_head(quantize_graph(export_head(model), weights), folder)
+    _save_head(export_head(model, weights), folder)
 
 
 def _save_head(graph: onnx.ModelProto, folder: Path) -> None:

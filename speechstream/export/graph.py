@@ -72,11 +72,7 @@ class Writer:
 
     def output(self, name: str, value: str, dtype: str, shape: Sequence[int | str]) -> None:
         """Give a value that a node made the name of an output: no copy, as an Identity would be."""
-        for node in self.nodes:
-            for names in (node.input, node.output):
-                for i, n in enumerate(names):
-                    if n == value:
-                        names[i] = name
+        _rename(self.nodes, value, name)
         self.outputs.append(helper.make_tensor_value_info(name, TYPES[dtype], shape))
 
     def tensor(self, array: np.ndarray, name: str) -> str:
@@ -133,40 +129,55 @@ class Writer:
 
     def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
         """x (rows, K) by weight (N, K) of this name, plus bias (N,)."""
-        n, k = weight.shape
-        b = None if bias is None else self.tensor(bias, f"{name}.bias")
+        return self.side_by_side(x, [(name, weight, bias)])
+
+    def side_by_side(
+        self, x: str, parts: Sequence[tuple[str, np.ndarray, np.ndarray | None]]
+    ) -> str:
+        """`linear` by several weights of one shape in one product: (rows, N of all), their names, weights and biases.
+
+        Each is stored under its own name. onnxruntime joins them when it opens the graph.
+        """
+        (n, k), size = parts[0][1].shape, parts[0][1].size
+        biases = [(f"{name}.bias", bias) for name, _, bias in parts if bias is not None]
+        b = self._joined(biases, 0) if biases else None
         bits, block = self.weights.bits, self.weights.block and self.weights.fits(k)
-        if bits == 32 or weight.size < SMALLEST or (self.weights.block and not block):
-            w = self.tensor(weight.T, f"{name}.weight.T")
+        if bits == 32 or size < SMALLEST or (self.weights.block and not block):
+            w = self._joined([(f"{name}.weight.T", weight.T) for name, weight, _ in parts], 1)
             return self.op("MatMul", x, w) if b is None else self.op("Gemm", x, w, b)
         if block:
-            codes, scales = quantize_blocks(weight, bits, block)
+            forms = [(name, *quantize_blocks(weight, bits, block)) for name, weight, _ in parts]
             return self.op(
                 "MatMulNBits",
                 x,
-                self.tensor(codes, f"{name}.weight.codes"),
-                self.tensor(scales, f"{name}.weight.scales"),
+                self._joined([(f"{name}.weight.codes", codes) for name, codes, _ in forms], 0),
+                self._joined([(f"{name}.weight.scales", scales) for name, _, scales in forms], 0),
                 "",
                 "",
                 *([b] if b else []),
                 K=k,
-                N=n,
+                N=n * len(parts),
                 bits=bits,
                 block_size=block,
                 accuracy_level=4,
             )
-        codes, scales = quantize_channels(weight.T, axis=1)
+        forms = [(name, *quantize_channels(weight.T, axis=1)) for name, weight, _ in parts]
         rows, step = self._quantise(x)
         y = self.op(
             "MatMulIntegerToFloat",
             rows,
-            self.tensor(codes, f"{name}.weight.T.codes"),
+            self._joined([(f"{name}.weight.T.codes", codes) for name, codes, _ in forms], 1),
             self.const(1, np.float32),
-            self.tensor(scales, f"{name}.weight.T.scales"),
+            self._joined([(f"{name}.weight.T.scales", scales) for name, _, scales in forms], 0),
             self.const(128, np.uint8),
         )
         y = self.op("Mul", y, step)
         return y if b is None else self.op("Add", y, b)
+
+    def _joined(self, weights: Sequence[tuple[str, np.ndarray]], axis: int) -> str:
+        """Named weights, joined along an axis where there are several."""
+        names = [self.tensor(a, name) for name, a in weights]
+        return names[0] if len(names) == 1 else self.op("Concat", *names, axis=axis)
 
     def _quantise(self, x: str) -> tuple[str, str]:
         """x (rows, K) as uint8 around 128 with a step a row (rows, 1): a frame depends on no other frame."""
@@ -190,3 +201,15 @@ class Writer:
         return helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER
         )
+
+
+def _rename(nodes: Sequence[onnx.NodeProto], old: str, new: str) -> None:
+    """Give a value another name, in the branches of an `If` too."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _rename(attribute.g.node, old, new)

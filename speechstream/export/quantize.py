@@ -189,16 +189,28 @@ def _saturating(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> l
         if node.op_type not in _INTEGER_PRODUCTS:
             continue
         name, axis = node.input[_INTEGER_PRODUCTS[node.op_type]], 1
+        parts = [name]
         if name in made and made[name].op_type == "Transpose":
-            name, axis = made[name].input[0], 0
-        tensor = tensors.get(name)
-        if tensor is not None and tensor.data_type == TensorProto.UINT8:
-            continue
-        known = tensor is not None and len(tensor.dims) == 2
-        codes = numpy_helper.to_array(tensor).astype(np.int16) if known else None
-        if codes is None or pair_sums(codes, axis).max(initial=0) > MOST:
+            parts, axis = [made[name].input[0]], 0
+        elif name in made and made[name].op_type == "Concat" and _axis(made[name]) == 1:
+            parts = list(made[name].input)  # columns of their own
+        if any(_exceeds(tensors.get(part), axis) for part in parts):
             found.append(node.output[0])
     return found
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next(a.i for a in node.attribute if a.name == "axis")
+
+
+def _exceeds(tensor: onnx.TensorProto | None, axis: int) -> bool:
+    """Whether weights are not known, or int8 with too large neighbours."""
+    if tensor is not None and tensor.data_type == TensorProto.UINT8:
+        return False
+    if tensor is None or len(tensor.dims) != 2:
+        return True
+    codes = numpy_helper.to_array(tensor).astype(np.int16)
+    return bool(pair_sums(codes, axis).max(initial=0) > MOST)
 
 
 def halve_constants(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -74,9 +74,7 @@ def _expanded(tensors: dict[str, np.ndarray], bits: int) -> dict[str, Tensor]:
             continue
         if name.endswith(".T"):
             name, a = name.removesuffix(".T"), a.T
-        if (
-            name == "encoder.conv2.weight" and a.ndim == 2
-        ):  # as a matrix, `export.whisper.Downsampling`
+        if name == "encoder.conv2.weight" and a.ndim == 2:  # as a matrix, `export.whisper_encoder`
             a = a.reshape(len(a), 3, -1).transpose(0, 2, 1)
         state[name] = torch.from_numpy(np.ascontiguousarray(a))
     return state

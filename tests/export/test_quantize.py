@@ -6,7 +6,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from speechstream.export.graph import Writer
 from speechstream.export.quantize import (
+    FP32,
     INT4,
     INT8,
     INT8_BLOCKS,
@@ -211,6 +213,25 @@ def test_what_may_saturate_is_told_from_the_weights_alone(product):
     branch.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=older.graph))
     told = [len(saturating(m)) for m in (small, older, unsigned, unknown, branch, product)]
     assert told == [0, 1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("form", [FP32, INT8, INT8_BLOCKS])
+def test_weights_side_by_side_are_one_product(form):
+    parts = [(f"p{i}", weights(i).T, weights(9, (1, N))[0] * i) for i in (1, 2)]
+    w = Writer(form)
+    x = w.input("x", "float32", ["rows", K])
+    together = w.side_by_side(x, parts)
+    apart = w.op("Concat", *(w.linear(x, *part) for part in parts), axis=1)
+    w.output("together", together, "float32", ["rows", 2 * N])
+    w.output("apart", apart, "float32", ["rows", 2 * N])
+    model = w.model()
+    assert not saturating(model)
+    one, other = run(model, x=LOUD[:3])
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(other).max())
+    for t in model.graph.initializer:
+        if form is INT8 and t.name == "p2.weight.T.codes":
+            t.CopyFrom(numpy_helper.from_array(np.full((K, N), 127, np.int8), t.name))
+    assert len(saturating(model)) == (2 if form is INT8 else 0)
 
 
 @pytest.mark.parametrize("form", [INT8_BLOCKS, INT4])

@@ -26,6 +26,7 @@ from speechstream.export.quantize import (
     saturating,
 )
 from speechstream.export.whisper import export_whisper
+from speechstream.export.whisper_encoder import encoder_graph
 from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Whisper, WhisperConfig
 from speechstream.nn.whisper_heads import pairs
@@ -46,6 +47,12 @@ def model(tiny):
 def graphs(tiny):
     """What `export_whisper` made of the model, once in a run (tests/tiny.py)."""
     return {name: onnx.load(tiny / f"{name}.onnx") for name in ("encoder", "decoder", "ctc")}
+
+
+def quantised(model, graphs, weights):
+    """What `export_whisper` gives in these weights, without tracing again."""
+    small = {name: quantize_graph(copy.deepcopy(g), weights) for name, g in graphs.items()}
+    return small | {"encoder": encoder_graph(model, weights)}
 
 
 def save(graphs, folder):
@@ -111,6 +118,34 @@ def test_one_encoder_graph_serves_all_chunks_and_batches(model, engine, chunk, b
     for one, want in zip(got, expected):
         np.testing.assert_allclose(one, want.numpy(), rtol=1e-4, atol=1e-4)
     assert state.frames.tolist() == [330] * batch
+
+
+@pytest.mark.parametrize("batch, ctc", [(1, True), (2, False)])
+def test_what_is_not_kept_is_heard_all_the_same(model, engine, batch, ctc):
+    """Chunks that keep a part of their frames, the first one longer than the cache and than what a pool batches."""
+    x, other = mel(130, batch, seed=9), TorchNetworks(model)
+    states = [engine.encoder_state(batch), other.encoder_state(batch)]
+    for at, frames, keep in ((0, 72, 40), (40, 30, 12), (52, 9, None), (61, 50, 44)):
+        block, said = x[:, :, 2 * at : 2 * (at + frames) + 1], []
+        for i, networks in enumerate((engine, other)):
+            encoded, states[i] = networks.encode(block, states[i], keep, ctc)
+            said.append(encoded)
+        for name in ("keys", "values", "gate", *(["ctc"] if ctc else [])):
+            got, want = (getattr(e, name) for e in said)
+            assert got.shape == want.shape, name
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert ctc or said[0].ctc is None
+        np.testing.assert_allclose(states[0].mel, states[1].mel)
+        np.testing.assert_array_equal(states[0].frames, states[1].frames)
+
+
+def test_the_head_hears_as_far_as_its_graph_says(model, engine):
+    assert engine.reach == 8  # a block of nine pairs: four behind, of two frames each
+    x = np.random.default_rng(4).standard_normal((1, 40, CONFIG.dim)).astype(np.float32)
+    whole = engine.ctc.run(None, {"features": x})[0]
+    cut, short = (engine.ctc.run(None, {"features": x[:, : 20 + n]})[0] for n in (8, 6))
+    np.testing.assert_allclose(cut[:, :10], whole[:, :10], rtol=1e-5, atol=1e-5)
+    assert np.abs(short[:, :10] - whole[:, :10]).max() > 1e-3
 
 
 def test_unsynchronised_streams_share_the_encoder(engine):
@@ -221,7 +256,7 @@ def close(got, expected, error):
 
 @pytest.mark.parametrize("weights, error", [(INT8, 0.03), (INT8_BLOCKS, 0.03), (INT4, 0.3)])
 def test_quantised_graphs_do_not_mix_streams(model, graphs, engine, tmp_path, weights, error):
-    small = save({name: quantize_graph(g, weights) for name, g in graphs.items()}, tmp_path)
+    small = save(quantised(model, graphs, weights), tmp_path)
     x = mel(64, 3)
     x[1] *= 30  # a loud stream must not make its neighbours coarser
     together, _ = encode(small, x, 16)
@@ -250,7 +285,9 @@ def write(model, graphs, tmp_path_factory):
     def written(weights):
         folder = tmp_path_factory.mktemp(f"bundle{weights.bits}") / "new"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(export_bundle, "export_whisper", lambda m: copy.deepcopy(graphs))
+            patch.setattr(
+                export_bundle, "export_whisper", lambda m, weights: quantised(m, graphs, weights)
+            )
             write_whisper(model, folder, source, CARD, weights)
         return bundle.load(folder)
 

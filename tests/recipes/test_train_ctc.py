@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("soundfile")
 from safetensors.numpy import load_file, save_file
 
-from recipes.causal_whisper import replace_ctc
+from recipes.causal_whisper import replace_ctc, rewrite_encoder
 from recipes.causal_whisper.ctc_features import Store, confirmed
 from recipes.causal_whisper.train_ctc import Features, grown, stacked, usable, windowed
 from speechstream import bundle
@@ -104,9 +104,9 @@ def written(model, tiny, tmp_path_factory):
         table = {f"p{i}": i for i in range(count)}
         (folder / f"{name}.json").write_text(json.dumps({"model": {"vocab": table}}))
     card = {"name": "tiny", "licence": "CC0"}
-    graphs = {n: onnx.load(tiny / f"{n}.onnx") for n in ("encoder", "ctc", "decoder")}
+    graphs = {n: onnx.load(tiny / "int8" / f"{n}.onnx") for n in ("encoder", "ctc", "decoder")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_bundle, "export_whisper", lambda m: graphs)
+        patch.setattr(export_bundle, "export_whisper", lambda m, weights: graphs)
         write_whisper(model, folder / "bundle", folder, card, replace_ctc.INT8)
     return folder
 
@@ -178,6 +178,30 @@ def test_a_bundle_with_another_head_is_else_the_same(written, tmp_path, apart):
         for e in engines[:2]
     ]
     np.testing.assert_array_equal(said[0].logits, said[1].logits)
+
+
+def test_graphs_are_written_anew_on_the_weights_of_a_bundle(written, tmp_path):
+    """Codes that are expanded and rounded again may be others: the graphs read those of the bundle."""
+    shutil.copytree(written / "bundle", tmp_path / "new")
+    b = bundle.load(tmp_path / "new")
+    codes = load_file(b.path / "model.safetensors")
+    name = "encoder.blocks.0.mlp.0.weight.T.codes"
+    codes[name] = (codes[name] // 2).copy()
+    save_file(codes, b.path / "model.safetensors")
+    before = (b.path / "model.safetensors").read_bytes()
+    mel = np.random.default_rng(2).standard_normal((1, CONFIG.n_mels, 2 * 24 + 1)).astype("f")
+    one = OnnxNetworks(b.path)
+    (b.path / "encoder.onnx").unlink()
+    rewrite_encoder.rewrite(b)
+    assert bundle.load(b.path) and (b.path / "model.safetensors").read_bytes() == before
+    two = OnnxNetworks(b.path)
+    said = [e.encode(mel, e.encoder_state(), 20)[0] for e in (one, two)]
+    for field in ("keys", "values", "gate", "ctc"):
+        np.testing.assert_array_equal(getattr(said[0], field), getattr(said[1], field))
+    del codes[name]
+    save_file(codes, b.path / "model.safetensors")
+    with pytest.raises((ValueError, SpeechStreamError), match="mlp.0|does not fit"):
+        rewrite_encoder.rewrite(b)
 
 
 def test_a_head_apart_says_what_it_said_within_the_encoder(written, tmp_path):

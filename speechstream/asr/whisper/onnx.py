@@ -19,6 +19,9 @@ PAST_ROWS = 64
 MAX_LEFT = 1 << 15  # frames of the encoder's cache: eleven minutes
 LONG_FRAMES = 256  # of a chunk, 5 s: beyond, the memory that it took is given back
 SCORES = 64  # and of the encoder's cache so much is read that a row of scores has a multiple of this length
+ALONE_FRAMES = (
+    64  # of a first chunk: beyond, no cache is read at all, and nothing else is in its batch
+)
 
 
 class OnnxNetworks:
@@ -33,9 +36,11 @@ class OnnxNetworks:
             Path(folder) / "decoder.onnx", threads, device, ("MatMulScaleFusion",)
         )
         self.outputs = [o.name for o in self.encoder.get_outputs()]
+        self.trims = "keep" in {i.name for i in self.encoder.get_inputs()}
         self.ctc = None
         if "features" in self.outputs:
             self.ctc = open_session(Path(folder) / "ctc.onnx", threads, device)
+        self.reach = MAX_LEFT  # frames that the CTC head hears beyond those it is asked about
         try:
             self.joint = _joint(Path(folder) / "model.safetensors")
             self._encoder_like = _zeros(self.encoder, EncoderState)
@@ -45,6 +50,8 @@ class OnnxNetworks:
                 raise ValueError(f"a cache of {self.left} frames")
             if self.ctc is not None:
                 _check_head(self.encoder, self.ctc)
+                about = self.ctc.get_modelmeta().custom_metadata_map
+                self.reach = int(about.get("reach", MAX_LEFT))
         except (ValueError, IndexError, MemoryError, safetensors.SafetensorError) as error:
             raise SpeechStreamError(
                 f"the model in {folder} is damaged: its graphs and weights do not fit together "
@@ -78,7 +85,8 @@ class OnnxNetworks:
     ) -> tuple[Encoded, EncoderState]:
         """The cache is a ring: a frame lies in its number modulo the length."""
         c = (mel.shape[2] - 1) // 2
-        used = min(-(-(c + int(state.frames.max())) // SCORES) * SCORES - c, self.left)
+        kept = c if keep is None else min(keep, c)
+        used = self._used(c, int(state.frames.max()))
         feed = {
             "mel": mel,
             "state.mel": state.mel,
@@ -86,33 +94,43 @@ class OnnxNetworks:
             **_layers("state.values", state.values[:, :, :, :used]),
             "state.frames": state.frames,
         }
+        if self.trims:
+            heard = min(kept + self.reach, c) if ctc else kept
+            feed |= {"keep": np.array([kept]), "heard": np.array([heard])}
         memory = giving_back() if c > LONG_FRAMES else None
         said = dict(zip(self.outputs, _run(self.encoder, feed, memory)))
-        keys, values = said["chunk.keys"], said["chunk.values"]
         if ctc and self.ctc is not None:
             (said["ctc"],) = _run(self.ctc, {"features": said["features"]}, memory)
-        if keep is not None and keep < c:
-            c, mel = keep, mel[:, :, : 2 * keep + 1]
         encoded = Encoded(
-            said["memory_keys"][:, :, :, :c],
-            said["memory_values"][:, :, :, :c],
-            said["ctc"][:, : c // 2] if ctc else None,
-            said["gate"][:, : c // 2] if "gate" in said else None,
+            said["memory_keys"][:, :, :, :kept],
+            said["memory_values"][:, :, :, :kept],
+            said["ctc"][:, : kept // 2] if ctc else None,
+            said["gate"][:, : kept // 2] if "gate" in said else None,
         )
-        n = min(c, self.left)
-        for b, frames in enumerate(state.frames.tolist()):
-            at, new = (frames + c - n) % self.left, slice(c - n, c)
+        for ring, name in ((state.keys, "chunk.keys"), (state.values, "chunk.values")):
+            self._write(ring, _by_layer(said, name, ring.shape[1]), state.frames, kept)
+        history = np.concatenate([state.mel, mel[:, :, : 2 * kept]], axis=2)[:, :, -2:]
+        return encoded, EncoderState(history, state.keys, state.values, state.frames + kept)
+
+    def _used(self, c: int, frames: int) -> int:
+        """How many rows of the cache a chunk of c frames reads."""
+        if not frames and c > ALONE_FRAMES:
+            return 0
+        total = -(-(c + max(frames, 1)) // SCORES) * SCORES
+        return min(total - c, self.left)
+
+    def _write(
+        self, ring: np.ndarray, new: list[np.ndarray], before: np.ndarray, kept: int
+    ) -> None:
+        """Put the first `kept` rows of a chunk (B, H, c, Dh), layer by layer, where those of `before` (B,) frames end."""
+        n = min(kept, self.left)
+        for b, frames in enumerate(before.tolist()):
+            at = (frames + kept - n) % self.left
             first = min(n, self.left - at)  # what does not fit behind goes to the front
-            for ring, rows in (
-                (state.keys[b], keys[b, :, :, new]),
-                (state.values[b], values[b, :, :, new]),
-            ):
-                ring[:, :, at : at + first], ring[:, :, : n - first] = (
-                    rows[:, :, :first],
-                    rows[:, :, first:],
-                )
-        history = np.concatenate([state.mel, mel[:, :, :-1]], axis=2)[:, :, -2:]
-        return encoded, EncoderState(history, state.keys, state.values, state.frames + c)
+            for layer, rows in zip(ring[b], new):
+                layer[:, at : at + first] = rows[b, :, kept - n : kept - n + first]
+                if first < n:
+                    layer[:, : n - first] = rows[b, :, kept - n + first : kept]
 
     def decoder_state(self, batch: int = 1) -> DecoderState:
         return DecoderState(**{n: np.repeat(a, batch, 0) for n, a in self._decoder_like.items()})
@@ -178,6 +196,13 @@ def _joint(path: Path) -> Joint | None:
 def _layers(name: str, a: np.ndarray) -> dict[str, np.ndarray]:
     """(B, layers, ...) as one input for each layer; of a single stream they are views, which onnxruntime reads in place."""
     return {f"{name}.{i}": a[:, i] for i in range(a.shape[1])}
+
+
+def _by_layer(said: dict[str, np.ndarray], name: str, layers: int) -> list[np.ndarray]:
+    """An output for each layer; older graphs give them as one, (B, layers, ...)."""
+    if name in said:
+        return list(said[name].swapaxes(0, 1))
+    return [said[f"{name}.{i}"] for i in range(layers)]
 
 
 def _padded(a: np.ndarray, rows: int) -> np.ndarray:
