@@ -107,6 +107,7 @@ HIFT = """    in_channels: {mels}
     resblock_kernel_sizes: [3, 5]
     resblock_dilation_sizes: [[1, 2], [1, 2]]
     source_resblock_kernel_sizes: [3, 5]
+    source_resblock_dilation_sizes: [[1, 2], [1, 2]]
     f0_predictor:
         cond_channels: 6
 feat_extractor: !name:matcha.utils.audio.mel_spectrogram

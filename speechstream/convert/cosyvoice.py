@@ -12,9 +12,7 @@ Pickles are read as tensors alone and the YAML as plain values: nothing in a che
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from torch import Tensor, nn
 
 from speechstream.audio import io
 from speechstream.config import Section
-from speechstream.convert import flow as names
+from speechstream.convert import flow as names, pickled
 from speechstream.convert.cosyvoice_config import (
     YAMLS,
     Options,
@@ -37,7 +35,7 @@ from speechstream.convert.cosyvoice_config import (
     token_config,
     vocoder_config,
 )
-from speechstream.convert.cosyvoice_prompt import PromptReader
+from speechstream.convert.cosyvoice_prompt import MelConfig, PromptReader
 from speechstream.convert.llm import LlmCheckpoint, shapes
 from speechstream.convert.llm_config import from_hugging_face
 from speechstream.convert.qwen_tokenizer import qwen_tokenizer
@@ -50,7 +48,7 @@ from speechstream.nn.hift import HiftVocoder
 from speechstream.nn.llm_config import LlmConfig
 from speechstream.nn.token_encoder import TokenEncoder
 from speechstream.nn.vocoder_config import HiftConfig
-from speechstream.tts.cosyvoice.network import VoicePrompt
+from speechstream.tts.cosyvoice.network import VoicePrompt, check_voice
 
 QWEN = "CosyVoice-BlankEN"  # the folder of the language model's sizes and tokenizer
 MOST_JSON = 64 << 20  # bytes of a JSON file
@@ -58,6 +56,7 @@ SPEECH_TOKENIZERS = {2: "speech_tokenizer_v2.onnx", 3: "speech_tokenizer_v3.onnx
 INSTRUCTION = "You are a helpful assistant.<|endofprompt|>"  # before a CosyVoice 3's prompt
 UNNAMED = "default"
 _NAME = re.compile(r"[\w][\w .-]{0,63}")
+_OWN = ("speech_embedding.weight", "llm_embedding.weight", "llm_decoder.weight", "llm_decoder.bias")
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -109,25 +108,42 @@ def _load(
     llm, flow, hift = (weights(folder / f"{n}.pt") for n in ("llm", "flow", "hift"))
     hift = {n.removeprefix("generator."): w for n, w in hift.items()}
     lm, speech = language_model(folder, version, yaml, llm)
-    tokens = token_config(yaml, flow, options.look_back_s)
-    flow_sizes = flow_config(yaml, tokens, options)
     vocoder = vocoder_config(yaml, version)
     estimator = {
         n.removeprefix("decoder.estimator."): w
         for n, w in flow.items()
         if n.startswith("decoder.estimator.")
     }
-    encoder = fitted(lambda: TokenEncoder(tokens), names.cosyvoice_token_weights(flow), folder)
+    rate = vocoder.sample_rate / vocoder.frame_size
+    tokens = token_config(yaml, flow, options.look_back_s, rate)
+    transformer = any(n.startswith("transformer_blocks.") for n in estimator)
+    flow_sizes = flow_config(yaml, tokens, options, rate, transformer)
     renamed = names.cosyvoice2_weights if flow_sizes.unet is not None else names.cosyvoice3_weights
-    decoder = fitted(lambda: FlowDecoder(flow_sizes), renamed(estimator, flow_sizes), folder)
+    try:
+        own = [
+            names.cosyvoice_token_weights(flow),
+            renamed(estimator, flow_sizes),
+            names.cosyvoice_vocoder_weights(hift),
+        ]
+    except (RuntimeError, IndexError) as error:  # of torch, where they are cut and put together
+        raise SpeechStreamError(
+            f"{folder}: a tensor has another shape than its configuration says"
+        ) from error
+    encoder = fitted(lambda: TokenEncoder(tokens), own[0], folder)
+    decoder = fitted(lambda: FlowDecoder(flow_sizes), own[1], folder)
     sound: FlowVocoder | HiftVocoder
-    own = names.cosyvoice_vocoder_weights(hift)
     if isinstance(vocoder, HiftConfig):
-        sound = fitted(lambda: HiftVocoder(vocoder), own, folder)
+        sound = fitted(lambda: HiftVocoder(vocoder), own[2], folder)
     else:
-        sound = fitted(lambda: FlowVocoder(vocoder), own, folder)
+        sound = fitted(lambda: FlowVocoder(vocoder), own[2], folder)
     tokenizer = qwen_tokenizer(folder / QWEN, version)
-    voices = _voices(folder, version, encoder, Tokenizer(tokenizer), yaml, recordings)
+    reading = Tokenizer(tokenizer)
+    if len(reading) > speech.speech:
+        raise SpeechStreamError(
+            f"{folder}: its tokenizer has {len(reading)} tokens, and its language model knows {speech.speech}"
+        )
+    mel = lambda: mel_config(yaml, vocoder)
+    voices = _voices(folder, version, encoder, reading, mel, recordings)
     config = CosyVoiceConfig(
         version,
         speech,
@@ -140,6 +156,13 @@ def _load(
         options.language,
         options.mode,
     )
+    for voice, prompt in voices.items():
+        try:
+            check_voice(prompt, config)
+        except ValueError as error:
+            raise SpeechStreamError(
+                f"{folder}: its voice {voice[:40]!r} is not usable: {error}"
+            ) from error
     name = folder.resolve().name
     return CosyVoiceCheckpoint(config, lm, encoder, decoder, sound, voices, tokenizer, name)
 
@@ -148,26 +171,13 @@ def weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .pt file in 32 bits. Raises SpeechStreamError for code, and for what holds no tensors."""
     if not path.is_file():
         raise SpeechStreamError(f"{path.parent} lacks {path.name}")
-    found = _pickle(path)
+    found = pickled.load(path)
     if not isinstance(found, dict):
         raise SpeechStreamError(f"{path} holds no tensors by their names")
     kept = {n: w for n, w in found.items() if isinstance(n, str) and isinstance(w, Tensor)}
-    if not kept or any(w.layout != torch.strided or w.device.type != "cpu" for w in kept.values()):
+    if not kept or any(w.is_complex() for w in kept.values()):
         raise SpeechStreamError(f"{path} holds no tensors by their names")
     return {n: w.float() if w.is_floating_point() else w for n, w in kept.items()}
-
-
-def _pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():  # the file is judged here, in one sentence
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SpeechStreamError(
-            f"{path} holds code or objects, not just tensors; nothing was executed"
-        ) from error
-    except Exception as error:  # torch has no list of what it raises for damaged files
-        raise SpeechStreamError(f"{path} is damaged: it is no file of weights") from error
 
 
 def fitted(make: Callable[[], N], weights: Mapping[str, Tensor], where: Path) -> N:
@@ -229,7 +239,15 @@ def language_model(
     found["lm_head.weight"] = head
     if "llm_decoder.bias" in tensors:
         found["lm_head.bias"] = tensors["llm_decoder.bias"]
-    for name, shape in {**shapes(network), "lm_head.weight": (len(head), network.dim)}.items():
+    wanted = {**shapes(network), "lm_head.weight": (len(head), network.dim)}
+    if "lm_head.bias" in found:
+        wanted["lm_head.bias"] = (len(head),)
+    unread = {"llm.model.lm_head.weight", *_OWN}  # the first is Qwen's, for text
+    for name in tensors:
+        inside = name.removeprefix("llm.model.") if name.startswith("llm.model.model.") else None
+        if name not in unread and inside not in wanted and not name.endswith("rotary_emb.inv_freq"):
+            raise SpeechStreamError(f"{folder}: its language model has an unknown {name[:80]}")
+    for name, shape in wanted.items():
         got = tuple(found[name].shape) if name in found else None
         if got != shape:
             has = "lacks" if got is None else f"has {list(got)} for"
@@ -252,7 +270,7 @@ def _voices(
     version: int,
     encoder: TokenEncoder,
     tokenizer: Tokenizer,
-    yaml: Section,
+    spectrum: Callable[[], MelConfig],
     recordings: tuple[Recording, ...],
 ) -> dict[str, VoicePrompt]:
     """Those that were recorded for this bundle, then those of the checkpoint; one without a speaker where there are none."""
@@ -262,7 +280,9 @@ def _voices(
         _named(one.name, found)
         if not one.text.strip():
             raise SpeechStreamError(f"{one.path}: a voice needs the text that its recording says")
-        reader = reader or PromptReader(folder, SPEECH_TOKENIZERS[version], mel_config(yaml))
+        reader = reader or PromptReader(
+            folder, SPEECH_TOKENIZERS[version], spectrum(), encoder.config.repeats
+        )
         try:
             tokens, mel, vector = reader(*io.read(one.path))
         except ValueError as error:
@@ -286,7 +306,7 @@ def _stored(
     path: Path, encoder: TokenEncoder, taken: Mapping[str, VoicePrompt]
 ) -> dict[str, VoicePrompt]:
     """The voices of a spk2info.pt: prompts, or (of instruct models) speakers' vectors alone."""
-    stored, found = _pickle(path), dict[str, VoicePrompt]()
+    stored, found = pickled.load(path), dict[str, VoicePrompt]()
     if not isinstance(stored, dict):
         raise SpeechStreamError(f"{path} holds no voices by their names")
     for name, info in stored.items():
@@ -300,15 +320,24 @@ def _stored(
             value = info.get(key)
             if value is None:
                 return np.zeros(0, kind)
-            if not isinstance(value, Tensor):
-                raise SpeechStreamError(f"{path}: the {key} of {name!r} is no tensor")
-            return np.asarray(value.float().numpy(), kind)
+            if not isinstance(value, Tensor) or value.is_complex():
+                raise SpeechStreamError(f"{path}: the {key} of {name!r} is no tensor of numbers")
+            if not torch.isfinite(value).all():
+                raise SpeechStreamError(
+                    f"{path}: the {key} of {name!r} holds a number that is not finite"
+                )
+            return np.asarray(value.double().numpy(), kind)
 
         vector = part("flow_embedding", np.float32)
         if not vector.size:
             vector = part("embedding", np.float32)
         mel = part("prompt_speech_feat", np.float32).reshape(-1, encoder.config.n_mels)
         tokens = part("flow_prompt_speech_token", np.int64).ravel()
+        spoken = part("llm_prompt_speech_token", np.int64).ravel()
+        if "llm_prompt_speech_token" in info and not np.array_equal(tokens, spoken):
+            raise SpeechStreamError(
+                f"{path}: {name!r} has one recording for its language model and another for its flow, which is not supported"
+            )
         count = min(len(mel) // encoder.config.repeats, len(tokens))
         found[name] = VoicePrompt(
             part("prompt_text", np.int64).ravel(),

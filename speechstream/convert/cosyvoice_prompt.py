@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,19 +23,30 @@ LEAST_S, MOST_S = 0.5, 30.0  # of a recording
 SPEECH_MELS = 128
 BANKS, BANK_WINDOW, BANK_HOP, BANK_FFT = 80, 400, 160, 512  # Kaldi's defaults at 16 kHz
 PREEMPHASIS, LOWEST_HZ = 0.97, 20.0
-TOKEN_S = 0.04  # of a speech token
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class MelConfig:
-    """A mel spectrogram of HiFi-GAN's kind (arXiv:2010.05646). high: Hz, half the sample rate where None."""
+    """A mel spectrogram of HiFi-GAN's kind (arXiv:2010.05646). low, high: Hz; high: half the sample rate where None."""
 
     sample_rate: int = 24_000
     n_mels: int = 80
     window: int = 1920
     hop: int = 480
     high: float | None = None
+    low: float = 0.0
+
+    def __post_init__(self) -> None:
+        high = self.sample_rate / 2 if self.high is None else self.high
+        if not 1 <= self.hop <= self.window <= 1 << 16 or self.window % 2:
+            raise ValueError(
+                f"a window of {self.window} samples and a hop of {self.hop} make no spectrum"
+            )
+        if not 0 <= self.low < high <= self.sample_rate / 2:
+            raise ValueError(
+                f"mels from {self.low:g} to {high:g} Hz do not fit {self.sample_rate} Hz"
+            )
 
 
 def flow_mel(pcm: Array, c: MelConfig) -> Array:
@@ -44,7 +56,7 @@ def flow_mel(pcm: Array, c: MelConfig) -> Array:
     cut = np.lib.stride_tricks.sliding_window_view(x, c.window)[:: c.hop]
     spectra = np.fft.rfft(cut * np.hanning(c.window + 1)[:-1])
     magnitudes = np.sqrt(np.abs(spectra) ** 2 + 1e-9)
-    bank = slaney_filters(c.n_mels, c.window, c.sample_rate, 0.0, c.high or c.sample_rate / 2)
+    bank = slaney_filters(c.n_mels, c.window, c.sample_rate, c.low, c.high or c.sample_rate / 2)
     return np.log(np.maximum(magnitudes @ bank.T, 1e-5)).astype(np.float32)
 
 
@@ -81,18 +93,22 @@ def kaldi_banks(pcm: Array) -> Array:
 class PromptReader:
     """The networks of a checkpoint that hear. Raises SpeechStreamError where one is missing or cannot be used."""
 
-    def __init__(self, folder: Path, tokenizer: str, mel: MelConfig) -> None:
+    def __init__(self, folder: Path, tokenizer: str, mel: MelConfig, repeats: int = 2) -> None:
+        """repeats: mel frames to a speech token."""
         files = [folder / "campplus.onnx", folder / tokenizer]
         for file in files:
             if not file.is_file():
                 raise SpeechStreamError(
                     f"{folder} lacks {file.name}, without which no voice can be taken from a recording"
                 )
-        self.mel = mel
+        self.mel, self.repeats, self.files = mel, repeats, files
         self.speaker, self.tokens = (open_session(file) for file in files)
+        for file, session, most in zip(files, (self.speaker, self.tokens), (1, 2)):
+            if not 1 <= len(session.get_inputs()) <= most:
+                raise SpeechStreamError(f"{file} takes other inputs than a spectrum and its length")
 
     def __call__(self, pcm: Array, rate: int) -> tuple[Array, Array, Array]:
-        """A recording (n,) to speech tokens (p,) int64, mel frames (2 p, n_mels) and a speaker's vector (d,).
+        """A recording (n,) to speech tokens (p,) int64, mel frames (repeats * p, n_mels) and a speaker's vector (d,).
 
         Raises ValueError where it is too short, too long or silent.
         """
@@ -104,26 +120,32 @@ class PromptReader:
             raise ValueError("a voice's recording is silent, or holds numbers that are not finite")
         low, high = (_at(pcm, rate, to) for to in (RATE, self.mel.sample_rate))
         banks = kaldi_banks(low)
-        vector = self._run(self.speaker, banks - banks.mean(0))
+        vector = self._run(0, self.speaker, banks - banks.mean(0)).astype(np.float32).ravel()
         spectrum = whisper_mel(low)
-        tokens = self._run(self.tokens, spectrum, spectrum.shape[1]).astype(np.int64).ravel()
+        tokens = self._run(1, self.tokens, spectrum, spectrum.shape[1])
+        if tokens.dtype.kind not in "iu" or not 0 < tokens.size <= len(banks):
+            raise SpeechStreamError(f"{self.files[1]} makes no speech tokens")
+        if not np.isfinite(vector).all():
+            raise SpeechStreamError(f"{self.files[0]} makes a vector that is not finite")
+        tokens = tokens.astype(np.int64).ravel()
         mel = flow_mel(high, self.mel)
-        count = min(len(mel) // 2, len(tokens))
-        return tokens[:count], mel[: 2 * count], vector.astype(np.float32).ravel()
+        count = min(len(mel) // self.repeats, len(tokens))
+        return tokens[:count], mel[: self.repeats * count], vector
 
-    @staticmethod
-    def _run(session: object, x: Array, length: int | None = None) -> Array:
-        inputs = session.get_inputs()  # type: ignore[attr-defined]
+    def _run(self, which: int, session: Any, x: Array, length: int | None = None) -> Array:
+        inputs = session.get_inputs()
         feeds = {inputs[0].name: x[None]}
         if length is not None and len(inputs) > 1:
             feeds[inputs[1].name] = np.array([length], np.int32)
         try:
-            found: Array = session.run(None, feeds)[0]  # type: ignore[attr-defined]
+            found = session.run(None, feeds)[0]
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise SpeechStreamError(
-                f"a network of the checkpoint cannot hear: {str(error).splitlines()[0][:200]}"
+                f"{self.files[which]} cannot hear: {(str(error).splitlines() or ['it fails'])[0][:200]}"
             ) from error
-        return np.asarray(found)
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+            raise SpeechStreamError(f"{self.files[which]} makes something else than numbers")
+        return found
 
 
 def _at(pcm: Array, rate: int, wanted: int) -> Array:

@@ -323,6 +323,8 @@ def _joined(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in weights:
         if m := re.fullmatch(r"(.*layers\.\d+\.)q\.(weight|bias)", name):
             parts = [_there(weights, f"{m[1]}{p}.{m[2]}") for p in "qkv"]
+            if len({p.shape for p in parts}) != 1:
+                raise SpeechStreamError(f"queries, keys and values differ in size at {name[:80]}")
             found[f"{m[1]}qkv.{m[2]}"] = torch.cat(parts)
     return found
 
@@ -349,7 +351,11 @@ def _folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ):
         for name in [n for n in found if n.endswith("." + gain)]:
             layer = name.removesuffix(gain)
-            v = _there(found, layer + direction)
+            v, g = _there(found, layer + direction), found[name]
+            if v.ndim != 3 or g.shape != (len(v), 1, 1):  # which would be stretched otherwise
+                raise SpeechStreamError(
+                    f"the weight norm {name[:80]} is {_size(g)}, and what it scales {_size(v)}"
+                )
             found[layer + "weight"] = v * (found.pop(name) / v.norm(dim=(1, 2), keepdim=True))
             del found[layer + direction]
     return found

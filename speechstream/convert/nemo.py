@@ -15,13 +15,9 @@ short. Here every mode equals the offline pass.
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 import reprlib
 import tarfile
-import warnings
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -32,6 +28,7 @@ from torch import Tensor
 
 from speechstream.audio.nemo_mel import NemoMelConfig, mel_filters
 from speechstream.config import Section, read_value
+from speechstream.convert import pickled
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.checkpoints import Checkpoint, build, first_line
 from speechstream.nn.conformer import ConformerConfig
@@ -43,7 +40,6 @@ MAX_WEIGHTS = 32 << 30  # bytes
 MAX_OTHER = 256 << 20  # bytes: configuration, tokenizer
 MAX_CONFIG = 2 << 20  # bytes of YAML; vocabularies of 16,000 tokens take 500 kB
 MAX_ENTRIES = 1_000_000  # of the configuration, vocabularies included
-MAX_SHARED = 2  # times a file's bytes that its tensors may have: some name one another's
 MAX_RATIO = 20  # of the bytes inside to those of the file: weights hardly shrink
 
 LAYER_NAMES = {  # NeMo's name in a layer: ours
@@ -189,34 +185,13 @@ def _count(config: object) -> None:
 
 def _load_weights(path: str | Path, data: bytes) -> dict[str, Tensor]:
     """The tensors of a .ckpt. Raises SpeechStreamError for code, and for tensors that claim more than the file holds."""
-    try:
-        if zipfile.is_zipfile(io.BytesIO(data)):
-            with zipfile.ZipFile(io.BytesIO(data)) as entries:
-                if sum(e.file_size for e in entries.infolist()) > len(data):
-                    raise ValueError("packed more than once, or compressed")
-        with warnings.catch_warnings():  # the file is judged here, in one sentence
-            warnings.simplefilter("ignore")
-            weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SpeechStreamError(
-            f"{path}: the weights hold code or objects, not just tensors; nothing was executed"
-        ) from error
-    except Exception as error:  # torch has no list of what it raises for damaged files
-        raise SpeechStreamError(f"{path}: the weights inside are damaged") from error
+    weights = pickled.load(data, f"{path}: the file of weights inside")
     if not isinstance(weights, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
     ):
         raise SpeechStreamError(
             f"{path}: no model_weights.ckpt with tensors inside, so this is not a .nemo file"
         )
-    plain = all(
-        v.layout == torch.strided and v.device.type == "cpu" and not v.is_quantized
-        for v in weights.values()
-    )
-    if not plain or sum(v.numel() * v.element_size() for v in weights.values()) > MAX_SHARED * len(
-        data
-    ):
-        raise SpeechStreamError(f"{path}: the weights claim more than their file holds")
     return weights
 
 

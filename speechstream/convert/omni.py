@@ -7,7 +7,6 @@ in 32 bits, as the reference runs it, and of each speaker the vector that the sp
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from speechstream import bundle
 from speechstream.bundle import Bundle
 from speechstream.config import Section, read_value
-from speechstream.convert import flow, stored
+from speechstream.convert import flow, pickled, stored
 from speechstream.convert.qwen import ENCODER_NAMES, check_features, ends, qwen_text, read_tokenizer
 from speechstream.convert.stored import (
     Stored,
@@ -191,10 +190,7 @@ def _speakers(path: Path, c: Section, network: OmniConfig) -> dict[str, dict[str
         raise ValueError(f"it has no {path.name}, which holds its speakers")
     if path.stat().st_size > MOST_SPEAKERS:
         raise ValueError(f"its {path.name} is too long to be what its name says")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ValueError(f"its {path.name} is damaged, or more than tensors") from error
+    found = pickled.load(path)
     if not isinstance(found, dict) or not found:
         raise ValueError(f"its {path.name} holds no speakers")
     embedding, mels = (

@@ -73,6 +73,11 @@ def built(folder: Path) -> dict[str, Any]:
         raise SpeechStreamError(f"{folder / 'vocab.json'} is no vocabulary")
     lines = _text(folder / "merges.txt").splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    for merge in merges:
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary.keys():
+            raise SpeechStreamError(
+                f"{folder / 'merges.txt'} joins {' '.join(merge)[:40]!r}, which vocab.json does not know"
+            )
     return {"version": "1.0", "added_tokens": [], **byte_level(vocabulary, merges, "qwen2")}
 
 

@@ -5,7 +5,6 @@ Each is read into one dictionary of tensors under openai/whisper's own parameter
 
 from __future__ import annotations
 
-import pickle
 import re
 import struct
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechstream.convert import pickled
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.whisper import Whisper, WhisperConfig
 
@@ -49,18 +49,12 @@ def load_whisper(path: str | Path, left_context: int = 400) -> Whisper:
         if path.suffix == ".safetensors":
             weights = _from_hugging_face(path)
         elif path.suffix == ".pt":
-            weights = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+            weights = pickled.load(path)["model_state_dict"]
         else:
             weights = _from_ctranslate2(path.read_bytes())
         return _build({name: w.float() for name, w in weights.items()}, left_context)
     except SpeechStreamError:
         raise
-    except (
-        pickle.UnpicklingError
-    ) as error:  # torch's own message recommends to switch the protection off
-        raise SpeechStreamError(
-            f"{path} is damaged, or holds objects other than tensors, which are never loaded"
-        ) from error
     except (
         Exception
     ) as error:  # torch, safetensors and struct each raise their own kinds on a damaged file

@@ -53,7 +53,9 @@ from speechstream.tts.cosyvoice.network import (
 )
 
 _INLINE = 1024  # bytes; larger tensors go to a file that is mapped into memory rather than read
-TOLERANCE = 1e-3  # of a graph against torch, over the largest number
+TOLERANCE = (
+    1e-2  # of a graph against torch, over the largest number: a wrong one is off by that number
+)
 
 
 def write_cosyvoice(

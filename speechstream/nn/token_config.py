@@ -8,6 +8,7 @@ from typing import Any
 from speechstream.config import read
 
 LARGEST = 1 << 14  # of any size: the published ones are far below, and a damaged file is not
+MOST_LAYERS = 256
 MAX_STATE_BYTES = 4 << 30  # of one stream's keys and values
 
 
@@ -43,7 +44,9 @@ class TokenEncoderConfig:
                 raise ValueError(f"{name} must be {least} to {most}; got {str(value)[:30]}")
         if bool(self.layers) != bool(self.up_layers):
             raise ValueError("layers and up_layers go together")
-        if self.dim % self.heads or self.dim % 2:
+        if self.layers > MOST_LAYERS or self.up_layers > MOST_LAYERS:
+            raise ValueError(f"{MOST_LAYERS} layers at most; got {self.layers}, {self.up_layers}")
+        if self.layers and (self.dim % self.heads or self.dim % 2):
             raise ValueError(
                 f"dim must be even and a multiple of heads; got {self.dim}, {self.heads}"
             )

@@ -9,6 +9,8 @@ from typing import Any
 from speechstream.config import read
 
 LARGEST = 1 << 14  # of any size: the published ones are far below, and a damaged file is not
+MOST_WINDOW = 2048  # samples of a short-time spectrum: its tables have the square of them
+MOST_NOISE = 1 << 18  # numbers of a mel frame's noise, of which a table is kept
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ def _check_hift(c: VocoderConfig | HiftConfig) -> None:
     many = (*c.rates, *c.kernels, *c.block_kernels, *c.dilations, *c.source_kernels)
     if not all(1 <= n <= LARGEST for n in (*sizes, *many)):
         raise ValueError(f"the vocoder's sizes must be 1 to {LARGEST}; got {c}"[:400])
+    if not all(1 <= len(a) <= 16 for a in (c.block_kernels, c.dilations)):
+        raise ValueError(
+            f"block_kernels and dilations must be 1 to 16 each; got {len(c.block_kernels)}, {len(c.dilations)}"
+        )
     if not 1 <= len(c.rates) == len(c.kernels) == len(c.source_kernels) <= 8:
         raise ValueError(
             f"rates, kernels and source_kernels must be equally many, 1 to 8; got {len(c.rates)}, "
@@ -165,6 +171,11 @@ def _check_hift(c: VocoderConfig | HiftConfig) -> None:
         )
     if c.dim % 2 ** len(c.rates):
         raise ValueError(f"dim must be a multiple of {2 ** len(c.rates)}; got {c.dim}")
+    if c.window > MOST_WINDOW or c.frame_size * c.harmonics > MOST_NOISE:
+        raise ValueError(
+            f"the window must be {MOST_WINDOW} samples at most, a mel frame's samples times the harmonics {MOST_NOISE}; "
+            f"got {c.window}, {c.frame_size} and {c.harmonics}"
+        )
     if c.spectra > LARGEST or not 1000 <= c.sample_rate <= 768_000:
         raise ValueError(
             f"rates must make {LARGEST} at most and sample_rate be 1000 to 768000; got {c.rates}, {c.sample_rate}"

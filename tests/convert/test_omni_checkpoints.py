@@ -118,7 +118,7 @@ def test_a_checkpoint_without_its_parts_is_refused(copy):
         refused(copy, match)
     with open(copy / "spk_dict.pt", "wb") as file:
         pickle.dump({"Ada": shutil.rmtree}, file, 2)
-    refused(copy, "damaged, or more than tensors")
+    refused(copy, "is damaged|nothing was executed")
     (copy / "spk_dict.pt").unlink()
     refused(copy, "has no spk_dict.pt")
     (copy / "tokenizer.json").write_text("{}", "utf-8")
