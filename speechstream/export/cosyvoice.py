@@ -53,9 +53,8 @@ from speechstream.tts.cosyvoice.network import (
 )
 
 _INLINE = 1024  # bytes; larger tensors go to a file that is mapped into memory rather than read
-TOLERANCE = (
-    1e-2  # of a graph against torch, over the largest number: a wrong one is off by that number
-)
+TOLERANCE = 1e-3  # of a graph against torch, over the largest number
+LOUD = 1e-2  # of a vocoder's: exponentials and sines of large numbers round more, a wrong graph is off by all
 
 
 def write_cosyvoice(
@@ -205,7 +204,7 @@ def _agrees(
     found = session.run(None, {n: a.numpy() for n, a in feeds.items()})
     for out, a, b in zip(session.get_outputs(), found, expected):
         off = np.abs(a - b).max(initial=0) if a.shape == b.shape else np.inf
-        if not off <= TOLERANCE * max(np.abs(b).max(initial=0), 1):
+        if not off <= (LOUD if name == "vocoder" else TOLERANCE) * max(np.abs(b).max(initial=0), 1):
             raise SpeechStreamError(
                 f"the graph {name!r} gives {out.name} of {a.shape} where torch gives {b.shape}, {off:.2g} apart"
             )
