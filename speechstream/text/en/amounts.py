@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, homographs, numbers as n, tables as t, units
+from speechstream.text.en import cues as q, numbers as n, parts_of_speech, tables as t, units
 from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
@@ -133,7 +133,7 @@ def measured_fraction(m, context):
     part = ["a", "half"] if bottom == 2 and m[1] else n.fraction(top, bottom)
     words = [*n.cardinal(m[1]), "and", *part] if m[1] else part
     noun = following(m)
-    named = m[5] in INCH and noun.islower() and noun not in homographs.FUNCTION | APART
+    named = m[5] in INCH and noun.islower() and noun not in parts_of_speech.FUNCTION | APART
     unit = "in" if m[5] in INCH else m[5].rstrip(".")
     return words + expression(unit, not m[1] or named or qualifies(m, context))
 
@@ -213,7 +213,7 @@ def inches(m, context):
         top, bottom = t.VULGAR[m[2]]
         words += ["and", *(["a", "half"] if bottom == 2 else n.fraction(top, bottom))]
     noun = following(m)
-    named = noun.islower() and noun not in homographs.FUNCTION and noun not in APART
+    named = noun.islower() and noun not in parts_of_speech.FUNCTION and noun not in APART
     single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
     single = (
         single
@@ -344,7 +344,7 @@ CHAIN = re.compile(
 
 def _qualified(noun: str) -> bool:
     """Whether the word behind measures is a thing that has them: a 12 V, 7 Ah battery."""
-    return noun not in homographs.FUNCTION and not noun.endswith(("ed", "ly"))
+    return noun not in parts_of_speech.FUNCTION and not noun.endswith(("ed", "ly"))
 
 
 def _attached(m: re.Match, found: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, homographs, numbers as n, tables as t
+from speechstream.text.en import cues as q, numbers as n, parts_of_speech, tables as t
 from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
@@ -126,7 +126,7 @@ def short_date(m, context):
 
 
 def _noun(word: str) -> bool:
-    return word.islower() and word not in homographs.FUNCTION
+    return word.islower() and word not in parts_of_speech.FUNCTION
 
 
 def _counts(m: re.Match) -> bool:

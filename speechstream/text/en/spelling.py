@@ -6,10 +6,10 @@ import re
 
 from speechstream.text.en import (
     cues as q,
-    homographs,
     numbers,
+    parts_of_speech,
     phrases,
-    short_forms,
+    short_form_tables,
     tables as t,
     units,
 )
@@ -187,7 +187,7 @@ class Spelling(Abbreviations, Attached, Places):
         if stop and (done := self._abbreviation(word.lower(), at, end)):
             return done
         if stop and len(word) == 1 and word.isupper() and (m := SPECIES.match(text, end)):
-            if m[1] not in homographs.FUNCTION and (not m[1].isdigit() or word == "K"):
+            if m[1] not in parts_of_speech.FUNCTION and (not m[1].isdigit() or word == "K"):
                 self.out.append(Word(word, at, end, "letters"))
                 return end + 1  # E. coli
         if stop and len(word) == 1 and word.isupper() and self._name_follows(end + 1):
@@ -195,11 +195,11 @@ class Spelling(Abbreviations, Attached, Places):
             return end + 1  # an initial: John F. Kennedy
         lower = word.lower()
         if (
-            lower in short_forms.PLAIN
+            lower in short_form_tables.PLAIN
             and (word.islower() or word.istitle())
             and not (stop and lower in units.UNITS)
         ):
-            self._say(short_forms.PLAIN[lower], at, end)
+            self._say(short_form_tables.PLAIN[lower], at, end)
             if stop and GOES_ON.match(text, end):
                 return end + 1
         elif word == "VS" and self._name_follows(end) and not self.shouting:
