@@ -20,6 +20,20 @@ FUNCTIONS = {
     "min": "the minimum",
     "abs": "the absolute value",
     "Var": "variance",
+    "sin": "sine",
+    "cos": "cosine",
+    "tan": "tangent",
+    "arcsin": "arc sine",
+    "arccos": "arc cosine",
+    "arctan": "arc tangent",
+    "sinh": "hyperbolic sine",
+    "cosh": "hyperbolic cosine",
+    "tanh": "hyperbolic tangent",
+    "ln": "natural log",
+    "exp": "exp",
+    "gcd": "G C D",
+    "lcm": "L C M",
+    "Cov": "covariance",
 }
 APPLIED = re.compile(r"\((?!\))(?=[^()]*(?:\([^()]*\)[^()]*)*\))")
 TRIGONOMETRIC = {"sin": "sine", "cos": "cosine", "tan": "tangent"}
@@ -321,7 +335,8 @@ class Attached:
             return end
         if word in FUNCTIONS and after == "(" and (m := APPLIED.match(text, end)):
             self._say(FUNCTIONS[word], at, end)
-            self._say("of", end, end + 1)
+            if "sine" not in FUNCTIONS[word] and "tangent" not in FUNCTIONS[word]:
+                self._say("of", end, end + 1)
             return end + 1
         if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
             argument = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])

@@ -15,7 +15,17 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from speechstream.text.en import cues as q, numbers, numerals, tables as t, units
+from speechstream.text.en import (
+    cues as q,
+    expressions,
+    maths,
+    numbers,
+    numerals,
+    prescriptions,
+    smileys,
+    tables as t,
+    units,
+)
 from speechstream.text.en.chemistry import Formulas
 from speechstream.text.en.identifiers import Identifiers
 from speechstream.text.en.ranges import INCHES, MONTH, Ranges
@@ -125,6 +135,9 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         self.out: list[Word] = []
         self.mailed = "@" in text
         self.linked = LINKED.search(text) is not None
+        self.coded = expressions.LIKELY.search(text) is not None
+        self.mathematical = maths.LIKELY.search(text) is not None
+        self.prescribed = prescriptions.likely(text)
         self.bar = -1  # where the absolute value ends that is being read
         self.number_end = -9  # where the last number ended: a dash behind it may be a range
         words = re.findall(r"[A-Za-z]{2,}", text)
@@ -169,6 +182,17 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         """Read what stands at `at`; returns where it ends."""
         text = self.text
         joined = at > 0 and text[at - 1].isalnum()
+        if face := smileys.match(text, at):
+            self._say(face[0], at, face[1])
+            return face[1]
+        if self.coded and (signs := expressions.match(text, at)):
+            for said, start, end in signs:
+                self._say(said, start, end)
+            return signs[-1][2]
+        if self.mathematical and (found := maths.read(text, at)):
+            for words, start, stop in found:
+                self._say(words[self._before() == words[0] == "the" :], start, stop)
+            return found[-1][2]
         if c.isalnum() and (end := self._named(at, joined)):
             return end
         if c == "#" and NUMBER_OF_A_SERIES.match(text, at):

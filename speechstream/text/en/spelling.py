@@ -9,6 +9,7 @@ from speechstream.text.en import (
     numbers,
     parts_of_speech,
     phrases,
+    prescriptions,
     short_form_tables,
     tables as t,
     units,
@@ -20,7 +21,7 @@ from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
 
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
-LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
+LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u02b0-\u02b8\u02e1-\u02e3\u1d43-\u1d6a\u2c7c\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
 TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
@@ -155,6 +156,9 @@ class Spelling(Abbreviations, Attached, Places):
         if phrase := phrases.match(text, at):
             self._say(phrase[0], at, phrase[1])
             return self._final_stop(phrase[1])
+        if self.prescribed and (order := prescriptions.match(text, at)):
+            self._say(order[0], at, order[1])
+            return self._final_stop(order[1])
         m = DOTTED.match(text, at)
         if m and (at == 0 or not text[at - 1].isalnum()) and (done := self._dotted(m, at)):
             return done
