@@ -337,6 +337,9 @@ class _Scan:
             if lower in self.rules.books_of_two and self._word_before(begin) in ("1", "2", "3"):
                 return not self._look(self._next(end))
             state = token in self.rules.states and self.text[self.start : begin].endswith(", ")
+            small = token in self.rules.states and self._look(self._next(end)).islower()
+            if small and token[0].isupper():
+                return False  # the Pa. and Calif. delegations
             if not state and (listed or lower in self.rules.never_end):
                 return not self._look(self._next(end))
             if lower == "no" and self._answers(token, begin):

@@ -119,6 +119,8 @@ class Abbreviations:
                 lower in SURE_STATES
                 or text[max(0, at - 2) : at] == ", "
                 or re.search(r"\b[DRI]-$", text[max(0, at - 3) : at])
+                or rest[:1].islower()
+                and lower not in ("ill", "miss", "mass", "ore", "del")
             )
         ):
             said = t.STATES_OLD[lower]

@@ -43,6 +43,9 @@ HIGH = CEILINGS | frozenset("tall wide long high deep of above below apart".spli
 APART = frozenset("x by apart deep tall wide long thick high across".split())
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
+PENSIONED = frozenset(
+    "plans contributions accounts rollovers loans matches withdrawals savings balances".split()
+)
 CENTS = re.compile(r"\.\d\d(?!\d)")
 COMPOUND = re.compile("-(?!plus)[a-z]")
 
@@ -138,6 +141,24 @@ def measured_fraction(m, context):
     return words + expression(unit, not m[1] or named or qualifies(m, context))
 
 
+@rule(r"40([13])\s?(?:([kKbB])|\(([kKbB])\))(?!\w)")
+def pension(m, context):
+    """401(k), 403b."""
+    near = following(m)
+    counted = not m[3] and near.endswith("s") and near not in PENSIONED
+    if counted or (m[1] == "1") != ((m[2] or m[3]) in "kK"):
+        return None
+    return ["four", "oh", *n.cardinal(m[1]), (m[2] or m[3]).upper()]
+
+
+@rule(
+    rf"({NUM})MM(?=\s(?:barrels?|bbl|units|shares|people|users|cubic|tons|tonnes|revenue|Btu|acres|in\b|of\b|USD))"
+)
+def thousand_thousands(m, context):
+    """2.5MM barrels."""
+    return [*n.decimal(m[1]), "million"]
+
+
 @rule(rf"({SIGN})({NUM})(?:{DASH}({NUM}))?(bn|tn|mn|[kKMBT])(?:\b|(?=\+))(?!['\u2019])")
 def magnitude(m, context):
     """1.5B parameters, 2k, 5M users, 10k-20k; not 4K video, a 10K run or seat 14B."""
@@ -167,12 +188,6 @@ def _letter(m: re.Match, context: Context, letter: str, near: str) -> bool:
 def parameters(m, context):
     """A 7b model."""
     return [*n.decimal(m[1]), "billion"]
-
-
-@rule(r"401\s?(?:k|K|\([kK]\))(?!\w)")
-def pension(m, context):
-    """401(k)."""
-    return ["four", "oh", "one", "K"]
 
 
 @rule(

@@ -323,6 +323,9 @@ class Attached:
         ):
             self._say("versus", at, end + 1)
             return end + 1
+        if word == "US" and self._before() in ("let", "let's") and not self.shouting:
+            self._say("us", at, end)
+            return end
         if (
             word == "US"
             and self.shouting

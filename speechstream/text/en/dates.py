@@ -31,6 +31,11 @@ CULTURE = frozenset(
 )
 
 
+DAY_IS = re.compile(
+    r" (?:is|was|at|works|deadline|meeting|game|show|update|party|@|from|through)\b"
+)
+
+
 def month_of(text: str) -> str:
     """The whole name of a month: Mar. -> march."""
     return t.MONTH_OF[text.rstrip(".").lower()]
@@ -62,6 +67,13 @@ def iso_date(m, context):
     seconds = int(m[7] or 0)
     words += ["and", *n.cardinal(seconds), "seconds"] if seconds else []
     return words + (["U", "T", "C"] if m[8] == "Z" else [])
+
+
+@rule(rf"((?:19|20)\d\d)-?W(\d\d)(?:-?([1-7]))?{END}")
+def week(m, context):
+    """2024-W07, a week of a year."""
+    day = ["day", *n.cardinal(m[3])] if m[3] else []
+    return [*n.year(int(m[1])), "week", *n.cardinal(m[2]), *day]
 
 
 @rule(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d\d)" + END + r"(?!\.\d)")
@@ -116,6 +128,14 @@ def short_date(m, context):
         ("when", ","),
     )
     likely = likely or context.before in ("is", "was", "for") and second > 12 and second != 16
+    alone = not context.words or context.before in (",", "\u2014", ":", ";")
+    likely = (
+        likely
+        or alone
+        and 12 < second < 32
+        and second != 16
+        and bool(DAY_IS.match(m.string, m.end()))
+    )
     if (
         (first, second) == (9, 11)
         or not (named or likely)

@@ -6,11 +6,11 @@ from speechstream.text.rules import Rules
 
 NEVER_END = frozenset(
     "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
-    "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
+    "mme mlle mt vs e.g i.e cf viz mot compl approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
     "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls sens govs gens lts sgts capts attys dbl sgl mkt div".split()
 )
 BEFORE_NUMBER = frozenset(
-    "no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
@@ -73,11 +73,11 @@ BEFORE_CODE = frozenset(("dep", "arr"))
 ONLY_CAPITAL = frozenset(("cat", "ex"))
 FACTORIALS = frozenset("nkmNrpq")
 COUNTED = frozenset(
-    "evid supp app f p ct ed rptr proc reg rul chem phys natl med lett soc rev".split()
+    "il od aen met ann ecl georg nic symp apol hdt thuc pol evid supp app f p ct ed rptr proc reg rul chem phys natl med lett soc rev".split()
 )
 PHRASED = frozenset(  # of courts and journals: go on before another of them
-    "fed civ crim evid supp app bankr r f s l p n ct ed rptr cal bus prof treas rev proc pub rep cir dist so am chem soc natl acad "
-    "sci engl phys br j lett q math biol a n.e n.w s.e s.w".split()
+    "summ hom od hes hdt verg ov cic caes tac suet lucr juv plut arist eth nic il aen met georg ecl ann pol symp fed civ crim evid supp app bankr r f s l p n ct ed rptr cal bus prof treas rev proc pub rep cir dist so am chem soc natl acad "
+    "sci engl phys br j lett q math biol a n.e n.w s.e s.w def pl mot mem opp lim tr dep const trial restat".split()
 )
 
 RULES = Rules(

@@ -67,6 +67,8 @@ class Places:
         if word in PROVINCES and POSTAL.match(text, end) and text[max(at - 2, 0) : at] == ", ":
             self._say(PROVINCES[word].split(), at, end)
             return end
+        if word in PROVINCES and (done := self._state(word, at, end)):
+            return done
         if word in t.STATES and (done := self._state(word, at, end)):
             return done
         if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
@@ -159,10 +161,10 @@ class Places:
             return 0  # Jane Doe, MD
         after = text[end:]
         closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
-        ambiguous = word.lower() in q.SHORT_WORDS or word == "OK"
+        ambiguous = word.lower() in q.SHORT_WORDS or word in ("OK", "PE", "AB")
         if ambiguous and not closed:
             return 0
-        self._say(t.STATES[word].split(), at, end)
+        self._say((t.STATES.get(word) or PROVINCES[word]).split(), at, end)
         return end
 
     def _person(self) -> bool:

@@ -45,7 +45,7 @@ class Romans:
             and self.out[-4].text.lower() in t.KINGS
         ):
             value = numbers.roman(numeral.upper())
-            if value is not None:
+            if value is not None and numeral != "I":
                 self._say(["the", *numbers.ordinal(value)], at, end)
                 return True
         value = numbers.roman(numeral.upper())

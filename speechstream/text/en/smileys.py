@@ -16,8 +16,10 @@ PLAIN = re.compile(
     r"\(?(?:\^[_.\-oO3wvu]?\^|>[_.]+<|T_+T|;_+;|Q_+Q|[oO]_+[oO0]|0_+0|x_+x|X_+X|@_+@|=_+=|-_+-|~_+~|u_+u|[Uu][wW][Uu]|\^o\^|>:3|[\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\u00af]_*[.\u203f]?[\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\u00af])"
     r"[;'\"]?\)?(?![\w^_])"
 )
-HEART = re.compile(r"(</?3)(?=\s*(?:$|[!.,;:)?]|[^\w\s]|xo|[A-Z]))")
-HEART_AFTER = re.compile(r"(?:^|[!?.,;:)~\u2026]|[A-Za-z\u2019']{3,}|[\U0001f300-\U0001faff])\s*$")
+HEART = re.compile(r"(</?3)(?![\w.,]\d|\w)(?=\s*(?:$|[^\w\s]|xo|[A-Z]))")
+HEART_AFTER = re.compile(
+    r"(?:^|[!?.,;:)~\u2026]|[A-Za-z\u2019']{3,}|\b(?:I|you|we|u|it|me)|[\U0001f300-\U0001faff])\s*$"
+)
 MAY_BEGIN = frozenset(
     "^>T;QoO0xX@=-~uU<(\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\uff08\u0295\u0f3c[\u00af\\/\u256f\u2570\u256e\u256d\u30fd\u30ce\u0669\u06f6\u1555\u1557\u10da\u4e41\u3064\u2282\u252c\u253b\u2510\u250c\u51f8*\u2605\u2606\u273f\uff3c\uff61\uff65\u30fb\u3002_"
 )

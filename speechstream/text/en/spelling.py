@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import (
+    classics,
     cues as q,
     numbers,
     parts_of_speech,
@@ -24,6 +25,7 @@ DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}"
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u02b0-\u02b8\u02e1-\u02e3\u1d43-\u1d6a\u2c7c\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
+LIST_ROMAN = re.compile(r"[ivx]{2,5}[.)]\s")
 TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
@@ -156,6 +158,10 @@ class Spelling(Abbreviations, Attached, Places):
         if phrase := phrases.match(text, at):
             self._say(phrase[0], at, phrase[1])
             return self._final_stop(phrase[1])
+        if text[at].isupper() and (cited := classics.match(text, at)):
+            for words, start, stop in cited[0]:
+                self._say(words, start, stop)
+            return cited[1]
         if self.prescribed and (order := prescriptions.match(text, at)):
             self._say(order[0], at, order[1])
             return self._final_stop(order[1])
@@ -185,7 +191,9 @@ class Spelling(Abbreviations, Attached, Places):
                 end - 1,
             )  # a closing quote or a plural's apostrophe: neither is spoken
         stop = text[end : end + 1] == "."
-        if stop and len(word) == 1 and word.isupper() and text[at - 1 : at] == "\n":
+        if done := self._list_mark(word, at, end):
+            return done
+        if stop and len(word) == 1 and word.isupper() and self._lettered_line(word, at):
             self._say([word, "."], at, end + 1)
             return end + 1  # a list of letters
         if stop and (done := self._abbreviation(word.lower(), at, end)):
@@ -215,6 +223,23 @@ class Spelling(Abbreviations, Attached, Places):
         elif not self._roman(word, at, end):
             self._plain(word, at, end)
         return end
+
+    def _lettered_line(self, word: str, at: int) -> bool:
+        """Whether a capital with a full stop at a line's beginning is of a list of letters."""
+        if self.text[at - 1 : at] == "\n":
+            return True
+        return at == 0 and f"\n{chr(ord(word) + 1)}." in self.text
+
+    def _list_mark(self, word: str, at: int, end: int) -> int:
+        """ii. and iii) at a line's beginning are numbers. Returns where it ends, or 0."""
+        begins = at == 0 or self.text[at - 1] == "\n"
+        if not begins or len(word) < 2 or not LIST_ROMAN.match(self.text, at):
+            return 0
+        value = numbers.roman(word.upper())
+        if value is None:
+            return 0
+        self._say([*numbers.cardinal(value), ","], at, end + 1)
+        return end + 1
 
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from speechstream.text.en import cues as q, numbers, numerals, tables as t, units
+from speechstream.text.en import chess, cues as q, numbers, numerals, tables as t, units
 from speechstream.text.en.amounts import FACTOR, expression
 from speechstream.text.en.patterns import alternatives
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
@@ -97,6 +97,10 @@ FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
 )
+BOUND = re.compile(
+    r"< [$\u00a3\u20ac]?\d|> [$\u00a3\u20ac]?\d[\d.,]*\s?%"
+)  # and no line that is quoted
+DRIVE = re.compile(r"(?<![A-Za-z])[A-Z]:\\")
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
 
@@ -139,6 +143,8 @@ class Symbols:
                     or after.isdigit()
                 )
                 dot = dot or PACKAGE.search(text, max(0, at - 40), at)
+                if dot and text[at - 1 : at].isdigit() and chess.MOVE.match(text, at + 1):
+                    return m.end()  # 13.Qxd5
                 self._say("dot" if dot else ".", at, at + 1)
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
@@ -210,6 +216,9 @@ class Symbols:
         if mark and mark in PUNCTUATION:
             if mark == ":" and RATIO.match(text, at - 1) and not text[max(at - 2, 0)].isalnum():
                 self._say("to", at, at + 1)
+                return at + 1
+            if mark == ":" and DRIVE.search(text, max(0, at - 2), at + 2):
+                self._say("colon", at, at + 1)
                 return at + 1
             if mark == ":" and not (not after or after.isspace() or after in "\"'(\u201c"):
                 return at + 1
@@ -422,7 +431,7 @@ class Symbols:
         text = self.text
         before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
         if not before.strip(" ") and (not before or before == "\n") and after == " ":
-            return False
+            return bool(BOUND.match(text, at))
         if spaced:
             return bool(self.out)
         if ADDRESS.match(text, at + 1):
