@@ -18,8 +18,10 @@ PLAIN = re.compile(
 )
 HEART = re.compile(r"(</?3)(?![\w.,]\d|\w)(?=\s*(?:$|[^\w\s]|xo|[A-Z]))")
 HEART_AFTER = re.compile(
-    r"(?:^|[!?.,;:)~\u2026]|[A-Za-z\u2019']{3,}|\b(?:I|you|we|u|it|me)|[\U0001f300-\U0001faff])\s*$"
+    r"(?:^|<3|[!?.,;:)~\u2026]|[A-Za-z\u2019']{3,}|\b(?:I|you|we|u|it|me)|[\U0001f300-\U0001faff])\s*$"
 )
+LOVED = re.compile(r"\b(?:I|i|we|We) $")
+LOVES = re.compile(r"(<3)(?= [a-z])")
 MAY_BEGIN = frozenset(
     "^>T;QoO0xX@=-~uU<(\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\uff08\u0295\u0f3c[\u00af\\/\u256f\u2570\u256e\u256d\u30fd\u30ce\u0669\u06f6\u1555\u1557\u10da\u4e41\u3064\u2282\u252c\u253b\u2510\u250c\u51f8*\u2605\u2606\u273f\uff3c\uff61\uff65\u30fb\u3002_"
 )
@@ -31,6 +33,8 @@ def match(text: str, at: int) -> tuple[str, int] | None:
         return None
     if text[at] == "<":
         m = HEART.match(text, at)
+        if not m and LOVED.search(text, max(0, at - 4), at):
+            m = LOVES.match(text, at)
         if m and HEART_AFTER.search(text, max(0, at - 12), at):
             return ("heart" if m[1] == "<3" else "broken heart"), m.end(1)
     if m := BRACKETED.match(text, at) or TABLE.match(text, at):
