@@ -403,7 +403,7 @@ class _Scan:
             named = NUMERAL.fullmatch(following := self._word(word))
             return not (named and (token[0].isupper() or following not in ("A", "I")))
         if lower in self.rules.before_small and token.islower():
-            return not (first.islower() or first.isdigit())
+            return not (first.islower() or first.isdigit() or first in "+-\u2212~$\u20ac\u00a3")
         if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):
             return token.islower()
         if lower in ("etc", "al") and self._look(word).isupper():

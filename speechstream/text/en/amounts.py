@@ -43,9 +43,37 @@ HIGH = CEILINGS | frozenset("tall wide long high deep of above below apart".spli
 APART = frozenset("x by apart deep tall wide long thick high across".split())
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
+SCREENED = re.compile(
+    r"\s(?:[\w-]+\s){0,3}(?:TVs?|monitors?|displays?|screens?|laptops?|tablets?|pizzas?|pipes?|nails?|rims?|wheels?)\b"
+)
 PENSIONED = frozenset(
     "plans contributions accounts rollovers loans matches withdrawals savings balances".split()
 )
+PRICED = {
+    **units.PER,
+    "l": "liter",
+    "ml": "milliliter",
+    "mL": "milliliter",
+    "g": "gram",
+    "m\u00b2": "square meter",
+    "m2": "square meter",
+    "sqm": "square meter",
+    "m\u00b3": "cubic meter",
+    "t": "tonne",
+    "ha": "hectare",
+    "acre": "acre",
+    "bbl": "barrel",
+    "barrel": "barrel",
+    "kWh": "kilowatt hour",
+    "MWh": "megawatt hour",
+    "sq. ft.": "square foot",
+    "sqft": "square foot",
+    "yd": "yard",
+    "ft": "foot",
+    "pp": "person",
+    "GB": "gigabyte",
+    "TB": "terabyte",
+}
 CENTS = re.compile(r"\.\d\d(?!\d)")
 COMPOUND = re.compile("-(?!plus)[a-z]")
 
@@ -58,14 +86,14 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(units.PER)}){END})?"
+    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(PRICED)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
     unit, cent = units.CURRENCIES[m[2]]
     single = qualifies(m, context) or bool(COMPOUND.match(m.string, m.end()))
-    words = _money(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
-    return words + (["per", *units.PER[m[9]].split()] if m[9] else [])
+    words = money_words(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
+    return words + (["per", *PRICED[m[9]].split()] if m[9] else [])
 
 
 @rule(
@@ -76,7 +104,7 @@ def money_after(m, context):
     unit, cent = units.CURRENCIES[m[4]]
     if m[4] == "RM" and m.string[m.start(4) - 1] != " ":
         return None  # 70% 1RM
-    return _money(m[1], m[2].replace(" ", ""), None, m[3], unit, cent, qualifies(m, context))
+    return money_words(m[1], m[2].replace(" ", ""), None, m[3], unit, cent, qualifies(m, context))
 
 
 @rule(rf"({SIGN})({NUM})\s({MAGNITUDE})\s({EXPRESSION})(?![^\W_])")
@@ -93,7 +121,8 @@ def pence(m, context):
     return n.cardinal(m[1]) + ["penny" if m[1] == "1" else "pence"]
 
 
-def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
+def money_words(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
+    """An amount of a currency, with its cents."""
     words = ["minus"] if sign in ("-", "\u2212") else []
     names = unit.split()
     many = names if single else names[:-1] + [n.plural(names[-1])]
@@ -103,8 +132,8 @@ def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
         amount = amount.replace(".", "")
     if upto and not scale and cent and CENTS.search(f"{amount} {upto}"):
-        first = _money("", amount, None, None, unit, cent, False)
-        return [*words, *first, "to", *_money("", upto, None, None, unit, cent, False)]
+        first = money_words("", amount, None, None, unit, cent, False)
+        return [*words, *first, "to", *money_words("", upto, None, None, unit, cent, False)]
     if upto:
         return words + n.decimal(amount) + ["to"] + n.decimal(upto) + scale + many
     whole, _, part = amount.replace(",", "").partition(".")
@@ -230,6 +259,7 @@ def inches(m, context):
     noun = following(m)
     named = noun.islower() and noun not in parts_of_speech.FUNCTION and noun not in APART
     single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
+    single = single or bool(SCREENED.match(m.string, m.end()))
     single = (
         single
         or context.before in ARTICLES

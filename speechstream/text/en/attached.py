@@ -76,7 +76,7 @@ ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
     | frozenset(
-        "Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+        "Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
     )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
@@ -87,7 +87,15 @@ CHARTED = {
     "Hx": "history",
     "Sx": "symptoms",
 }
-EVERY = re.compile(r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?h(?:rs?)?\.?(?!\w)")
+CHARTED_AFTER = re.compile(
+    r" (?:c/o|is|was|has|had|states|reports|denies|presents|seen|w/|with)(?!\w)"
+)
+EVERY = re.compile(
+    r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?(h(?:rs?)?|min|d|days?|wks?|weeks?|mo)\.?(?!\w)"
+)
+VERSE = re.compile(r" \d{1,3}:\d")
+LEVEL = re.compile(r" ?\d{3}(?!\d)")
+EVERY_OF = {"h": "hours", "mi": "minutes", "d": "days", "w": "weeks", "mo": "months"}
 YEARED = frozenset(
     "last next this per every each first one school fiscal prior previous leap past final".split()
 )
@@ -141,7 +149,8 @@ class Attached:
         """2day, gr8, b4. Returns where it ends, or 0."""
         if self.text[at] in "qQ" and (m := EVERY.match(self.text, at)):
             upto = ["to", *numbers.cardinal(m[2])] if m[2] else []
-            self._say(["every", *numbers.cardinal(m[1]), *upto, "hours"], at, m.end())
+            unit = EVERY_OF.get(m[3][:2]) or EVERY_OF[m[3][0]]
+            self._say(["every", *numbers.cardinal(m[1]), *upto, unit], at, m.end())
             return m.end()
         m = DIGIT_WORD.match(self.text, at)
         said = SHORTHAND.get(m[0]) if m else None
@@ -174,6 +183,9 @@ class Attached:
                 return end
         if after in JOINED and (done := self._joined(word, at, end, after)):
             return done
+        if word.istitle() and word.lower() in q.BOOKS_SHORT and VERSE.match(self.text, end):
+            self._say(q.BOOKS_SHORT[word.lower()], at, end)
+            return end
         return self._alone(word, at, end, after) if word in ALONE else 0
 
     def _joined(self, word: str, at: int, end: int, after: str) -> int:
@@ -237,6 +249,14 @@ class Attached:
             said = "plaza"
         elif word == "ATTN":
             said = "attention"
+        elif word == "Pt" and CHARTED_AFTER.match(text, end):
+            said = "patient"
+        elif word == "FL" and LEVEL.match(text, end):
+            said = "flight level"
+        elif word in ("rwy", "Rwy") and numbered:
+            said = "runway"
+        elif word == "bp" and measured:
+            said = "basis points"
         elif word in SYMBOLS_BEHIND and at and text[at - 1] == "_":
             said = word.upper()
         elif word == "yr" and before in YEARED:

@@ -68,6 +68,23 @@ PROSE = {
     "Tim": "timaeus",
     "Nat": "natural history",
 }
+PLAYS = {
+    "Ham": "hamlet",
+    "Mac": "macbeth",
+    "Oth": "othello",
+    "Lr": "king lear",
+    "Rom": "romeo and juliet",
+    "MND": "a midsummer night's dream",
+    "JC": "julius caesar",
+    "Tmp": "the tempest",
+    "Temp": "the tempest",
+    "MV": "the merchant of venice",
+    "TN": "twelfth night",
+    "AYL": "as you like it",
+    "Cor": "coriolanus",
+    "Ant": "antony and cleopatra",
+    "Ado": "much ado about nothing",
+}
 SURE = frozenset("Il Od Aen Theog Hdt Thuc".split()) | {"Eth. Nic", "Nic. Eth"}
 
 
@@ -82,8 +99,17 @@ CITATION = re.compile(
 NUMBER = re.compile(rf"(\d+)\.(\d+)(?:\.(\d+))?(?:{DASH}(\d+))?(?!\w)")
 
 
+PLAY = re.compile(
+    rf"({_any(PLAYS)})\.? (\d)\.(\d{{1,2}})\.(\d{{1,3}})(?:{DASH}(\d{{1,3}}))?(?![\w.]\d|\w)"
+)
+
+
 def match(text: str, at: int) -> tuple[list[tuple[list[str], int, int]], int] | None:
     """The pieces of the citation that begins at `at`, and where it ends."""
+    if m := PLAY.match(text, at):
+        words = ["act", *n.cardinal(m[2]), "scene", *n.cardinal(m[3]), "lines" if m[5] else "line"]
+        words += n.grouped(m[4]) + (["to", *n.grouped(m[5])] if m[5] else [])
+        return [(PLAYS[m[1]].split(), m.start(), m.end(1)), (words, m.start(2), m.end())], m.end()
     m = CITATION.match(text, at)
     if not m or not (m[1] or m[2]):
         return None

@@ -46,7 +46,7 @@ BOOKS = _set(
     "psalm psalms proverbs ecclesiastes isaiah jeremiah lamentations ezekiel daniel hosea joel amos obadiah jonah micah "
     "nahum habakkuk zephaniah haggai zechariah malachi matthew mark luke john acts romans corinthians galatians "
     "ephesians philippians colossians thessalonians timothy titus philemon hebrews james peter jude revelation "
-    "surah sura quran nephi"
+    "surah sura quran qur'an koran nephi"
 )
 BOOKS_SHORT = {
     "gen": "genesis",
@@ -162,7 +162,7 @@ GIVEN = _set(
     "sammy hank loudon davis cornelius trey"
 )
 NUMBERED = _set(
-    "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene level "
+    "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene movement concerto quartet suite nocturne partita etude count level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
     "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem"
 )
@@ -186,6 +186,7 @@ WEEKDAYS_SHORT = {
     "tue": "tuesday",
     "tues": "tuesday",
     "wed": "wednesday",
+    "weds": "wednesday",
     "thu": "thursday",
     "thur": "thursday",
     "thurs": "thursday",

@@ -259,7 +259,8 @@ def clock_seconds(m, context):
     seconds = n.cardinal(second) + part + ["second" + "s" * (second != 1 or bool(part))]
     if half or len(m[1]) == 2:
         return n.cardinal(hour) + minutes(minute) + ["and", *seconds] + half
-    return n.cardinal(hour) + ["hour" + "s" * (hour != 1), *n.cardinal(minute), "minutes", *seconds]
+    long = ["hour" + "s" * (hour != 1), *n.cardinal(minute), "minute" + "s" * (minute != 1)]
+    return [*n.cardinal(hour), *long, *seconds]
 
 
 @rule(rf"{CLOCK}\s?(?:{DASH}|\bto\b)\s?{CLOCK}(?!\w|:\d|\.\d)", re.I)

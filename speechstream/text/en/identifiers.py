@@ -45,6 +45,9 @@ CODE_POINT = re.compile(r"U\+[0-9A-F]{4,6}(?!\w)")
 SEVERAL = re.compile(r"(\d{2,4})s(?![^\W_])")  # F-150s
 LONG = re.compile(r"\d{5,12}(?![^\W_]|[.,:-]\d)")  # A-10293
 MODEL = re.compile(r"\d{3,4}(?![^\W_]|[.,:-]\d)")
+RELEASED = frozenset(
+    "py cp python cu cuda jdk java node gcc clang ubuntu".split()
+)  # 3.11 is three eleven
 NOT_NAMES = frozenset(
     "v no pp vol ch fig sec eq pt art to at us nz ca au hk mx rs usd eur gbp jpy aud cad".split()
 )
@@ -161,7 +164,7 @@ class Identifiers:
             return 0
         self._compound(m.start(), m.end(1))
         words = [w for part in m[2].split(".") for w in [*numbers.grouped(part), "point"]][:-1]
-        if m[2].count(".") == 1:
+        if m[2].count(".") == 1 and name not in RELEASED:
             words = numbers.decimal(m[2])
         self._say(words, m.start(2), m.end())
         self.number_end = m.end()

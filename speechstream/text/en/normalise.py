@@ -16,9 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from speechstream.text.en import (
+    chemistry,
     cues as q,
     expressions,
     maths,
+    music,
     numbers,
     numerals,
     prescriptions,
@@ -27,7 +29,7 @@ from speechstream.text.en import (
     units,
 )
 from speechstream.text.en.chemistry import Formulas
-from speechstream.text.en.identifiers import Identifiers
+from speechstream.text.en.identifiers import HEX_COLOUR, Identifiers
 from speechstream.text.en.ranges import INCHES, MONTH, Ranges
 from speechstream.text.en.romans import Romans
 from speechstream.text.en.scripts import Scripts
@@ -50,6 +52,7 @@ DIGITISH = re.compile(
 )
 INITIALS = frozenset("jfmasondJFMASOND")
 OPERATOR = re.compile("|".join(sorted(map(re.escape, t.OPERATORS), key=len, reverse=True)))
+NUMBERED = re.compile(r"#\d{1,4}[A-Z](?!\w)")
 TAGGED = re.compile(r"[#@](\w+)")
 NUMBER_OF_A_SERIES = re.compile(r"#[A-Z]{1,6}-?\d*-\d")
 RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
@@ -189,6 +192,9 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             for said, start, end in signs:
                 self._say(said, start, end)
             return signs[-1][2]
+        if c in "ABCDEFGIViv" and not joined and (chords := music.match(text, at)):
+            self._say(chords[0], at, chords[1])
+            return chords[1]
         if self.mathematical and (found := maths.read(text, at)):
             for words, start, stop in found:
                 self._say(words[self._before() == words[0] == "the" :], start, stop)
@@ -196,6 +202,9 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         if c.isalnum() and (end := self._named(at, joined)):
             return end
         if c == "#" and NUMBER_OF_A_SERIES.match(text, at):
+            self._say("number", at, at + 1)
+            return at + 1
+        if c == "#" and NUMBERED.match(text, at) and not HEX_COLOUR.match(text, at):
             self._say("number", at, at + 1)
             return at + 1
         if c in "#@" and (m := TAGGED.match(text, at)) and not m[1].isdigit():
@@ -241,6 +250,10 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
                 return end
         if "\u2070" <= c <= "\u207b" or c in "\u00b2\u00b3\u00b9":
             m = RAISED.match(text, at)
+            if m and not joined and (isotope := chemistry.isotope(text, m.end())):
+                number = numbers.cardinal(m[0].translate(t.SUPERSCRIPTS))
+                self._say([isotope[0], *number], at, isotope[1])
+                return isotope[1]
             if m and not joined and text[m.end() : m.end() + 1].isupper():
                 self._say(numbers.cardinal(m[0].translate(t.SUPERSCRIPTS)), at, m.end())
             elif m and m[0] != "\u207b":

@@ -13,6 +13,10 @@ ROOMS = {
     "Ste": "suite",
     "Bldg": "building",
     "Rm": "room",
+    "Trk": "track",
+    "Plt": "platform",
+    "Pg": "page",
+    "Tbl": "table",
     "Rte": "route",
     "Hwy": "highway",
     "Fl": "floor",
@@ -37,6 +41,7 @@ ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
 STREET_AHEAD = re.compile(
     r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
 )
+CROSS_STREET = re.compile(r"\d+(?:st|nd|rd|th) (?:St|Ave|Street|Avenue)\b")
 GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r"\.? of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)(?:\. |[- ]?)\d{1,3} $")
@@ -45,7 +50,9 @@ STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
 SIDE = re.compile(
     r"\. (?:entrance|side|wing|end|gate|exit|door|bank|shore|slope|wall|lot|tower|face|rim|parking|stairs|lobby|coast|edge)\b"
 )
-STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
+STREET_END = re.compile(
+    r"\s*(?:[,;:!?)\n&]|$)|\s(?:and|at|between|near|in|is|was|to|for|from|where|just|by|has)\b"
+)
 
 
 class Places:
@@ -77,6 +84,7 @@ class Places:
                 numbered
                 or m[1]
                 and m[2][0].isdigit()
+                or CROSS_STREET.match(text, m.start(2))
                 or ON_A_STREET.search(text[max(0, at - 6) : at])
                 and STREET_AHEAD.match(text, m.start(2))
             )

@@ -18,6 +18,9 @@ class Scripts:
     def _accented(self, at: int, end: int) -> int:
         """A word with letters beyond ASCII, one script after the other."""
         text, start = self.text, at
+        if text[at:end] == "\u0127":
+            self._say("H bar", at, end)
+            return end
         while start < end:
             script = _script(text[start])
             stop = start + 1

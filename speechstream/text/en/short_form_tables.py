@@ -202,6 +202,8 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "mkt": "market",
+    "dmg": "damage",
     "txt": "text",
     "chc": "chance",
     "idx": "index",

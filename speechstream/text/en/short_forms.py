@@ -11,6 +11,10 @@ UNAMBIGUOUS_BOOKS = frozenset(
     "kgs isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
 )
 NUMBER_WORDS = numbers.NAMES
+ESTIMATE = re.compile(
+    r"[-+\u2212~$\u20ac\u00a3]|\d[\d.,]*(?:%|\s(?:percent|million|billion|k\b|people|hours|days|min))"
+)
+ID = re.compile(r"(?:at (?:\d|\*)|\u00a7|\u00b6|\(|$)")
 BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u2013]\d|in )")
 MEDICAL = re.compile(
     r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
@@ -44,7 +48,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
     lower = token.lower()
     if lower == "rd" and before in ("county", "state", "forest", "ranch", "farm"):
         return "road"
-    numbered = bool(SINGLE.match(rest)) and not (rest[:1] == "I" and token.islower())
+    numbered = bool(SINGLE.match(rest)) and not (token.islower() and re.match(r"I(?![IVX])", rest))
     name = bool(NAMED.match(rest))
     if lower in ("ed", "eds", "trans") and (name or lower == "trans" and rest[:3] == "by "):
         if before == "and" or not behind_ordinal:
@@ -93,6 +97,10 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "point"
     if lower in ("p", "pp", "ch") and ROMAN_PAGES.match(rest):
         return {"p": "page", "pp": "pages", "ch": "chapter"}[lower]
+    if lower == "est" and ESTIMATE.match(rest):
+        return "estimated"
+    if lower == "id" and ID.match(rest) and (before in ("see", "accord", "cf") or not before):
+        return "id"
     if lower == "est" and (before in AMOUNTS or before in NUMBER_WORDS):
         return "estimated"
     if lower == "v" and token == "v" and VERY.match(rest):

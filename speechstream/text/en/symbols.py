@@ -97,9 +97,15 @@ FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
 )
+RELATED = re.compile("[=\u2248\u2264\u2265\u2260<>\u221d]")
+LONE_TERM = re.compile(r"(?<![\w\u0127])[a-z\u0127\u03b1-\u03c9]$")
+SMALL_NUMBER = re.compile(r"\d(?![\w/])")
 BOUND = re.compile(
     r"< [$\u00a3\u20ac]?\d|> [$\u00a3\u20ac]?\d[\d.,]*\s?%"
 )  # and no line that is quoted
+VERSIONED = re.compile(r"HTTP/[123](?:\.\d)?(?!\d)")
+PORT = re.compile(r":(\d{3,5})(?![\w:.]\d|\w)")
+COURT_CASE = re.compile(r"\b[CTF]-\d{1,4}$")
 DRIVE = re.compile(r"(?<![A-Za-z])[A-Z]:\\")
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
@@ -217,6 +223,13 @@ class Symbols:
             if mark == ":" and RATIO.match(text, at - 1) and not text[max(at - 2, 0)].isalnum():
                 self._say("to", at, at + 1)
                 return at + 1
+            if (
+                mark == ":"
+                and text[at - 1 : at] in ("", " ", "(")
+                and (port := PORT.match(text, at))
+            ):
+                self._say(["port", *numbers.grouped(port[1])], at, port.end())
+                return port.end()
             if mark == ":" and DRIVE.search(text, max(0, at - 2), at + 2):
                 self._say("colon", at, at + 1)
                 return at + 1
@@ -238,6 +251,9 @@ class Symbols:
             if text[at + 1 : at + 2] == "/" and FLOORED.match(text, at - 1):
                 self._say("divided by", at, at + 2)
                 return at + 2
+            if COURT_CASE.search(text, max(0, at - 7), at):
+                self._say("slash", at, at + 1)
+                return at + 1
             bracketed = (
                 text[at - 1 : at].isdigit()
                 and after == "("
@@ -247,6 +263,9 @@ class Symbols:
             if (
                 bracketed
                 and OVER_AFTER.match(text, at + 1)
+                or RELATED.search(text)
+                and LONE_TERM.search(text, max(0, at - 2), at)
+                and SMALL_NUMBER.match(text, at + 1)
                 or TERMS.search(text, max(0, at - 24), at)
                 and TERM_ALONE.match(text, at + 1)
             ):
@@ -289,6 +308,7 @@ class Symbols:
             )
             if (
                 lone
+                or VERSIONED.match(text, max(0, at - 4))
                 or CAPITALS.search(text[max(0, at - 7) : at])
                 and CAPITALS_AFTER.match(text, at + 1)
             ):

@@ -1,0 +1,128 @@
+"""Numbers in the short hand of pilots, physicians, players and programmers: FL180, 350@12G20, q5\u201315 min, :8443, 2d6+3.
+
+They are tried before the rules of `notation.py`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from speechstream.text.en import cues as q, numbers as n
+from speechstream.text.en.patterns import END, NUM, Rules
+
+rule = Rules(rare=True)
+COURT = re.compile(r"\b[CTF]-$")
+TERMS = re.compile("[=<>\u2248\u2264\u2265\u2260\u221d\u00b1]")
+PORTED = frozenset("on at port to : via from listening".split())
+RATES = (
+    "tok toks tokens token req reqs requests ops op it its iter iters frames samples steps words rows queries msgs messages "
+    "packets writes reads calls transactions images hits bytes rays particles events"
+)
+NAMED_RATE = {
+    "tok": "token",
+    "toks": "token",
+    "req": "request",
+    "reqs": "request",
+    "op": "operation",
+    "ops": "operation",
+    "it": "iteration",
+    "its": "iteration",
+    "iter": "iteration",
+    "iters": "iteration",
+    "msgs": "message",
+}
+TIMES = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "day": "day"}
+THREAD = re.compile(r"\s*$|\s*\n|\s*[A-Z#@\U0001f300-\U0001faff]")
+
+
+@rule(rf"([0-3]\d\d)(?:@|/)?(\d\d)(?:G(\d\d))?(KT|kt){END}|([0-3]\d0)@(\d\d)(?:G(\d\d))?{END}")
+def wind(m, context):
+    """350@12G20, 27015G25KT: where from, and how fast."""
+    where, fast, gust = m.group(1, 2, 3) if m[1] else m.group(5, 6, 7)
+    words = [*n.digits(where), "at", *n.cardinal(fast)]
+    words += ["gusting", *n.cardinal(gust)] if gust else []
+    return words + (["knots"] if m[4] else [])
+
+
+@rule.after(("level", "levels"), rf"\d{{3}}{END}(?![.,%])")
+def level(m, context):
+    """Flight level 350."""
+    return n.digits(m[0]) if context.words[-2:-1] == ("flight",) else None
+
+
+@rule.after(("qnh",), rf"\d{{3,4}}{END}")
+def altimeter(m, context):
+    """QNH 1013."""
+    return n.digits(m[0])
+
+
+@rule(rf"(\d{{1,4}})/(?=\d\d{END}(?!/))")
+def case(m, context):
+    """C-311/18 of a court."""
+    court = COURT.search(m.string, max(0, m.start() - 3), m.start())
+    return [*n.grouped(m[1]), "slash"] if court else None
+
+
+@rule(
+    rf"({NUM})\s?({'|'.join(sorted(RATES.split(), key=len, reverse=True))})/(s|sec|min|h|hr|day){END}"
+)
+def throughput(m, context):
+    """42 tok/s."""
+    name = NAMED_RATE.get(m[2], m[2].removesuffix("s"))
+    return [*n.decimal(m[1]), name if m[1] == "1" else n.plural(name), "per", TIMES[m[3]]]
+
+
+@rule(
+    r"(\d{1,2}):(0\d|[1-5]\d):(0\d|[1-5]\d)(?=\s(?:marathon|finish|half|ride|race)\b|\s(?:at|for|in)\s\d)"
+)
+def finish(m, context):
+    """2:01:09, how long a race took."""
+    words = []
+    for value, unit in zip(m.groups(), ("hour", "minute", "second")):
+        if int(value):
+            words += [*n.cardinal(int(value)), unit + "s" * (int(value) != 1)]
+    return words
+
+
+@rule.after(
+    q.PLACES - {"line", "figure", "fig", "table", "chapter", "rule", "form"},
+    rf"(\d{{1,2}})-(\d{{3}}){END}(?!-)",
+)
+def room(m, context):
+    """Room 3-270."""
+    return [*n.cardinal(m[1]), *n.grouped(m[2])]
+
+
+@rule(r"(\d{1,2})/(\d{1,2})(?=\))")
+def of_a_thread(m, context):
+    """(1/5) behind a post."""
+    alone = m.string[max(0, m.start() - 1) : m.start()] == "(" and THREAD.match(
+        m.string, m.end() + 1
+    )
+    if (
+        not alone
+        or int(m[1]) > int(m[2])
+        or m[0] in ("9/11", "24/7")
+        or m[2] in ("2", "4")
+        and m[1] == "1"
+    ):
+        return None
+    return [*n.cardinal(m[1]), "of", *n.cardinal(m[2])]
+
+
+@rule(rf"0\d{{2,4}}/\d{{2,4}}(?:[ -]\d{{2,4}}){{1,4}}{END}(?![/.]\d)")
+def area(m, context):
+    """030/123 45-67."""
+    out: list[str] = []
+    for group in re.findall(r"\d+", m[0]):
+        out += [*n.digits(group), ","]
+    return out[:-1]
+
+
+@rule(r"(\d{1,2})[\u2032'\u2019](?=,|\)|\s(?:pen|og|p|o\.g)\b)")
+def minute(m, context):
+    """Goals: 12', 67' pen."""
+    return n.cardinal(m[1]) if GOALS.search(m.string) else None
+
+
+GOALS = re.compile(r"\(\w[\w .\u2019'-]* \d{1,2}['\u2032\u2019]")
