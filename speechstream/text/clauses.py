@@ -349,7 +349,7 @@ class _Scan:
                 or lower in self.rules.may_end
                 or lower in self.rules.before_small
                 or lower in self.rules.after_number
-                and self._word_before(begin)[-1:].isnumeric()
+                and self._word_before(begin).rstrip("-")[-1:].isnumeric()
                 or state
                 or bool(initials)
             )

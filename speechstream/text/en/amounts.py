@@ -86,10 +86,12 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(PRICED)}){END})?"
+    rf"(?:(\s?|-)(lakh crore|{MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(PRICED)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
+    if m[2] == "PHP" and re.fullmatch(r"[4-9](?:\.\d)?", m[4]):
+        return None  # a language
     unit, cent = units.CURRENCIES[m[2]]
     single = qualifies(m, context) or bool(COMPOUND.match(m.string, m.end()))
     words = money_words(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
@@ -126,7 +128,7 @@ def money_words(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     words = ["minus"] if sign in ("-", "\u2212") else []
     names = unit.split()
     many = names if single else names[:-1] + [n.plural(names[-1])]
-    scale = [units.MAGNITUDES[magnitude]] if magnitude else []
+    scale = units.MAGNITUDES.get(magnitude, magnitude).split() if magnitude else []
     if re.fullmatch(r"[\d.]+,\d\d", amount):
         amount = amount.replace(".", "").replace(",", ".")
     elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
@@ -343,7 +345,7 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]))?"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""

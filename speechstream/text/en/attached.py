@@ -10,7 +10,7 @@ from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
 SLASHED = re.compile(
-    r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])",
+    r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d)|d/c)(?![A-Za-z])",
     re.I,
 )
 FUNCTIONS = {
@@ -50,7 +50,10 @@ UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
 )
 GIVEN_THAT = re.compile(r"[PE]\((?=[^()|]{1,16}\|[^()|]{1,16}\))")
-PRIME = re.compile(r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?=\s?[-+=(*/]|\s?$)")
+PRIME = re.compile(
+    r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?:\(([a-z])\)|(?=\s?[-+=(*/]|\s?$))"
+)
+RAISED_SIGNS = frozenset("\u00b2\u00b3\u207b^")
 ORDINAL = re.compile(r"([IVXLC]{2,})(?:st|nd|rd|th)(?!\w)")
 GRADES = re.compile(r"[-\u2013](1[0-2]|[1-9])(?![\w.,:]\d|\w|-\d)")
 ROMAN_PAIR = re.compile(r"([IVXLC]+|[ivxlc]+)([-\u2013/])([IVXLC]+|[ivxlc]+)(?![\w/-])")
@@ -169,8 +172,20 @@ class Attached:
         ):
             if m := PRIME.match(self.text, at):
                 double = len(m[2]) == 2 or m[2] == "\u2033"
-                self._say([m[1].upper(), *(["double"] if double else []), "prime"], at, m.end())
+                self._say(
+                    [
+                        m[1].upper(),
+                        *(["double"] if double else []),
+                        "prime",
+                        *(["of", m[3].upper()] if m[3] else []),
+                    ],
+                    at,
+                    m.end(),
+                )
                 return m.end()
+        if word in TRIGONOMETRIC and after in RAISED_SIGNS:
+            self._say(TRIGONOMETRIC[word], at, end)
+            return end
         if word[0] in "IVXLC" and word[-2:] in ENDINGS and (m := ORDINAL.match(self.text, at)):
             value = numbers.roman(m[1])
             if value is not None:

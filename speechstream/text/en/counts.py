@@ -106,11 +106,23 @@ def scientific(m, context):
     return words + (expression(m[6], False) if m[6] else [])
 
 
-@rule(rf"({SIGN})({NUM})(?:\^([-\u2212]?\d{{1,6}})|([{RAISED}]{{1,6}})){END}")
+@rule(
+    rf"({SIGN})({NUM})(?:\^([-\u2212]?\d{{1,6}})|([{RAISED}]{{1,6}})){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$))?"
+)
 def power(m, context):
-    """10^6, 5\u00b2."""
+    """10^6, 5\u00b2, 10\u00b3 m."""
     raised = (m[3] or m[4].translate(t.SUPERSCRIPTS)).replace("\u2212", "-")
+    if m[5]:
+        return _power_of(m, raised)
     return number(m[1] + m[2]) + exponent(raised)
+
+
+def _power_of(m: re.Match, raised: str) -> list[str] | None:
+    """A power of ten with a unit: ten to the third meters."""
+    if m[2] != "10" or m[5] in q.CAREFUL - {"m"}:
+        return None
+    words = n.cardinal(raised) if raised[0] == "-" else n.ordinal(raised)
+    return [*number(m[1] + m[2]), "to", "the", *words, *expression(m[5], False)]
 
 
 @rule(rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|(\d+)(?:\s?x\s?|\u00d7)(\d+){END}(?!-\d+/\d)")

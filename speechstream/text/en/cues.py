@@ -11,7 +11,7 @@ def _set(text: str) -> frozenset[str]:
 DIALLED = _set("call dial phone telephone text ring")
 CODED = _set(
     "code codes pin pins passcode password otp zip zipcode postcode postal account ssn serial iban imei tracking "
-    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking"
+    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking swift bic coupon promo voucher upc asin imsi"
 )
 NUMBERED_LONG = _set(
     "id ids reference ref order ticket invoice case card policy claim receipt docket badge"
@@ -164,7 +164,7 @@ GIVEN = _set(
 NUMBERED = _set(
     "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene movement concerto quartet suite nocturne partita etude count level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
-    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem"
+    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem lane cohort region district ward option plan domain subtype photosystem collagen interferon angiotensin arm panel mk rule lesson trial round pillar segment"
 )
 GIVEN_NAMES = GIVEN | _set(
     "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley kimberly "

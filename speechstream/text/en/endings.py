@@ -26,7 +26,7 @@ MAY_END = (
     | MONTHS_AND_DAYS
 )
 BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
-    "stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
+    "educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
     "med lg avg misc orig govt appt appts mtg mtgs fl cu sq op ed eds trans para inst assoc int pkg pkgs pkt abbr ctr wt ht "
     "lic dir exp regt ea terr cres gdns expy fwy tpke dkt amend amends amt cdr cert diam encl grp pmt subj vocab susp rds rpt hols p pp ch sh dz mgr vers "
     "mfr intl natl univ dist dep arr elev rm bldg rte jct prev lib tel ct dz doz app cl pct max incl excl est "
@@ -56,7 +56,7 @@ CONJUNCTIONS = frozenset(
 )
 
 STATES = frozenset(  # those that are abbreviations or words in small letters too
-    "CA MT MS Ala Ariz Ark Calif Colo Conn Del Fla Ga Ill Ind Kan Ky La Mass Md Mich Minn Miss Mo Mont Neb Nebr Nev Okla Ont Ore "
+    "CA MT MS Ala Ariz Ark Calif Colo Conn Del Fla Ga Ill Ind Kan Ky La Mass Md Mich Minn Miss Kans Mo Mont Neb Nebr Nev Okla Ont Ore "
     "Pa Penn Que Tenn Tex Va Vt Wash Wis Wyo".split()
 )
 ANSWERED = frozenset(

@@ -17,11 +17,14 @@ URL = re.compile(
 FILE = re.compile(
     r"[A-Za-z0-9_][\w-]*(?:\.[\w-]+)*\.(?:"
     + "|".join(sorted(q.EXTENSIONS, key=len, reverse=True))
+    + "|"
+    + "|".join(x.upper() for x in sorted(q.EXTENSIONS, key=len, reverse=True))
     + r")(?![\w-]|\.\w)"
 )
 EMAIL = re.compile(r"[\w.+%'-]*[\w.+%-]@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
 DECIMAL_NAME = re.compile(r"([A-Za-z]+)(\d+(?:\.\d+)+)(?![^\W_])")
 SPACED_CODE = re.compile(r"[A-Z]{2}\d\d(?: [A-Z0-9]{4})+(?: [A-Z0-9]{1,4})?(?![^\W_])")
+ANALOGY = re.compile(r"([A-Za-z]+):([A-Za-z]+)::([A-Za-z]+):([A-Za-z]+)(?![\w:])")
 HEX = re.compile(r"(?=(?:[a-f]*\d){2})(?=(?:\d*[a-f]){2})[0-9a-f]{7,}(?![^\W_])")
 HEX_COLOUR = re.compile(r"#(?=[a-f]*\d|[A-F]*\d)(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})(?![^\W_])")
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
@@ -65,6 +68,8 @@ class Identifiers:
             return self._address(m[0].rstrip(".,;:!?)'\u2019\u2026"), at)
         if joined:
             return 0
+        if self.linked and (m := ANALOGY.match(text, at)):
+            return self._analogy(m)
         if text[at] in "24" and (done := self._shorthand(at)):
             return done
         if self.linked and (m := FILE.match(text, at)):
@@ -106,6 +111,16 @@ class Identifiers:
         if m := DECIMAL_NAME.match(text, at):
             return self._decimal_name(m)
         return 0
+
+    def _analogy(self, m: re.Match) -> int:
+        """a:b::c:d, as A is to B."""
+        for i, joint in enumerate((["is", "to"], ["as"], ["is", "to"], []), 1):
+            if len(m[i]) == 1:
+                self._say(m[i].upper(), *m.span(i))
+            else:
+                self.out.append(Word(m[i], *m.span(i)))
+            self._say(joint, m.end(i), m.end(i) + len(joint) // 2 + 1 if joint else m.end(i))
+        return m.end()
 
     def _tag(self, m: re.Match, at: int) -> int:
         """#MachineLearning, @someone, #ff0000."""

@@ -40,7 +40,7 @@ from speechstream.text.rules import ReadingOptions
 
 __all__ = ["ATOM", "PUNCTUATION", "Normaliser", "NormaliserConfig", "Word", "tidy"]
 
-LINKED = re.compile(r"\.[\w-]|://|localhost:", re.I)  # what every address and file name has
+LINKED = re.compile(r"\.[\w-]|://|localhost:|\w::\w", re.I)  # what every address and file name has
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, units.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(

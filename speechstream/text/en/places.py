@@ -42,6 +42,8 @@ STREET_AHEAD = re.compile(
     r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
 )
 CROSS_STREET = re.compile(r"\d+(?:st|nd|rd|th) (?:St|Ave|Street|Avenue)\b")
+LATITUDE = re.compile(r" ?\d{1,3}(?:\.\d+)?\u00b0")
+ONWARD = re.compile(r"\s(?:to|and|or|via|then|from|\u2192|->) [A-Z][a-z]+")
 GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r"\.? of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)(?:\. |[- ]?)\d{1,3} $")
@@ -78,6 +80,9 @@ class Places:
             return done
         if word in t.STATES and (done := self._state(word, at, end)):
             return done
+        if word in t.DIRECTIONS and LATITUDE.match(text, end):
+            self._say(t.DIRECTIONS[word], at, end)
+            return end
         if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
             numbered = self.number_end == at - 1 and (m[1] or not m[2][:1].islower())
             numbered = (
@@ -168,7 +173,12 @@ class Places:
         if word in DEGREES and self._person():
             return 0  # Jane Doe, MD
         after = text[end:]
-        closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
+        closed = (
+            not after
+            or after[0] in ".,;:!?)\n"
+            or re.match(r"\s+\d{5}", after)
+            or ONWARD.match(after)
+        )
         ambiguous = word.lower() in q.SHORT_WORDS or word in ("OK", "PE", "AB")
         if ambiguous and not closed:
             return 0

@@ -18,6 +18,9 @@ NEEDS = frozenset("needs need requires require required needed with using for su
 DAY_LETTERS = {"M": "monday", "W": "wednesday", "F": "friday"}
 
 
+NAMED = {":=": "colon equals", "==": "equals equals", "===": "triple equals", "!=": "not equals"}
+
+
 class Ranges:
     """The part of a reading (`speechstream.text.en.normalise`) that reads operators and ranges."""
 
@@ -35,6 +38,10 @@ class Ranges:
         if sign in (">>", "->", "=>", "-->") and not self.out:
             return 0
         said = t.OPERATORS[sign]
+        if sign in NAMED and (
+            not before.strip(" (") and not text[: m.start()].rstrip(" ")[-1:].isalnum()
+        ):
+            said = NAMED[sign]  # := declares
         if said.startswith("is ") and self._bounds(m):
             said = said[3:]
         self._say(said, m.start(), m.end())

@@ -63,10 +63,10 @@ class Romans:
         elif said in q.NUMBERED | SECTIONS and previous.end >= at - 1 - (said in SECTIONS):
             words = self._numbered(numeral, value, previous.text, end)
         elif (
-            self.shouting
+            (self.shouting or previous.kind == "letters" and value in (2, 3, 6, 7, 8, 9, 11, 12))
             and len(numeral) > 1
             and numeral not in ("IL", "XI")
-            and previous.kind == "word"
+            and (previous.kind == "word" or previous.kind == "letters" and len(previous.text) > 1)
         ):
             words = numbers.cardinal(value)
         elif numeral.islower() or previous.kind != "word" or not previous.text[:1].isupper():

@@ -4,6 +4,31 @@ from __future__ import annotations
 
 # With a full stop, wherever they stand.
 ALWAYS = {
+    "educ": "education",
+    "agric": "agriculture",
+    "transp": "transportation",
+    "commn": "commission",
+    "comm'n": "commission",
+    "dev't": "development",
+    "mgt": "management",
+    "hist": "history",
+    "engl": "english",
+    "svc": "service",
+    "svcs": "services",
+    "indus": "industries",
+    "techn": "technology",
+    "psychol": "psychology",
+    "philos": "philosophy",
+    "geog": "geography",
+    "rsch": "research",
+    "commun": "communications",
+    "constr": "construction",
+    "hwys": "highways",
+    "bds": "bedrooms",
+    "bdrm": "bedroom",
+    "bdrms": "bedrooms",
+    "incorp": "incorporated",
+    "vols": "volumes",
     "attn": "attention",
     "wm": "william",
     "chas": "charles",
@@ -202,6 +227,7 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "attn": "attention",
     "mkt": "market",
     "dmg": "damage",
     "txt": "text",

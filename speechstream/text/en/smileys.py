@@ -12,6 +12,9 @@ BRACKETED = re.compile(
     r"(?:\s?[\ufe35\ufe36]?\s?\u253b\u2501+\u253b(?:\s?[\ufe35\ufe36]\s?\u30fd?)?)?"
 )
 TABLE = re.compile(r"[\u252c\u253b][\u2500\u2501]+[\u252c\u253b]")
+WESTERN = re.compile(
+    r"(?:[:;=][-'o^]?[DPpOo3)(\]\[|*$@]|:[-']?[/\\sS]|[xX]D|:'\(|>:\(|D:|<_<|>_>)(?![\w(])"
+)
 PLAIN = re.compile(
     r"\(?(?:\^[_.\-oO3wvu]?\^|>[_.]+<|T_+T|;_+;|Q_+Q|[oO]_+[oO0]|0_+0|x_+x|X_+X|@_+@|=_+=|-_+-|~_+~|u_+u|[Uu][wW][Uu]|\^o\^|>:3|[\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\u00af]_*[.\u203f]?[\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\u00af])"
     r"[;'\"]?\)?(?![\w^_])"
@@ -23,7 +26,7 @@ HEART_AFTER = re.compile(
 LOVED = re.compile(r"\b(?:I|i|we|We) $")
 LOVES = re.compile(r"(<3)(?= [a-z])")
 MAY_BEGIN = frozenset(
-    "^>T;QoO0xX@=-~uU<(\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\uff08\u0295\u0f3c[\u00af\\/\u256f\u2570\u256e\u256d\u30fd\u30ce\u0669\u06f6\u1555\u1557\u10da\u4e41\u3064\u2282\u252c\u253b\u2510\u250c\u51f8*\u2605\u2606\u273f\uff3c\uff61\uff65\u30fb\u3002_"
+    "^>T;:DQoO0xX@=-~uU<(\u0ca0\u0ca5\u25d5\u2022\u2299\uffe3\uff08\u0295\u0f3c[\u00af\\/\u256f\u2570\u256e\u256d\u30fd\u30ce\u0669\u06f6\u1555\u1557\u10da\u4e41\u3064\u2282\u252c\u253b\u2510\u250c\u51f8*\u2605\u2606\u273f\uff3c\uff61\uff65\u30fb\u3002_"
 )
 
 
@@ -39,5 +42,10 @@ def match(text: str, at: int) -> tuple[str, int] | None:
             return ("heart" if m[1] == "<3" else "broken heart"), m.end(1)
     if m := BRACKETED.match(text, at) or TABLE.match(text, at):
         return "", m.end()
-    m = PLAIN.match(text, at) if not at or text[at - 1].isspace() else None
+    if at and not text[at - 1].isspace():
+        return None
+    m = WESTERN.match(text, at)
+    if m and not text[m.end() : m.end() + 1].strip(" .,!?)\n\u2026"):
+        return "", m.end()
+    m = PLAIN.match(text, at)
     return ("", m.end()) if m else None

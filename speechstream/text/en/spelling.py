@@ -26,6 +26,7 @@ LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u02b0-\u02b8\u02e1-\u02e3\u1d43-\u1d6a\u2c7
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
 LIST_ROMAN = re.compile(r"[ivx]{2,5}[.)]\s")
+PROMOTION = re.compile(r"[A-Z]{4}\d\d?")
 TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
@@ -143,6 +144,10 @@ class Spelling(Abbreviations, Attached, Places):
                 self.out[-1] = Word(numbers.plural(last.text), last.start, stop)  # A380s
             elif not part.isascii():
                 self._foreign(start, stop)
+            elif (
+                len(part) == 4 and PROMOTION.fullmatch(self.text, at, end) and self._ordinary(part)
+            ):
+                self.out.append(Word(part.lower(), start, stop))  # SAVE20
             elif len(part) == 1 or (part.isupper() and (len(part) <= 4 and part not in t.SAID)):
                 self._say(part.upper(), start, stop)
             elif part.lower() in q.SPELLED_SMALL or VOWELLESS.fullmatch(part):

@@ -36,7 +36,8 @@ PRICED = frozenset(
     for w in (name.split()[-1], numbers.plural(name.split()[-1]))
 )
 EACH = re.compile(r"(?!(?:or|and|to|minus|plus)\b)[a-z]{3,}(?![\w/])")
-RATIO = re.compile(r"[a-z]:[a-z](?![\w:])")
+RATIO = re.compile(r"[a-z]:[a-z](?![\w:])|[A-Z]:[A-Z](?= ?=|\s(?:ratio|odds|is)\b)")
+GLOB = re.compile(r"\*(?:\.\*)?\.(?=[A-Za-z])|\*\.\*")
 LIMITS = re.compile(
     "([\u2080-\u2089\u2090-\u209c\u1d62]+)([\u2070-\u207f\u00b9\u00b2\u00b3\u221e]+)?"
 )
@@ -196,6 +197,9 @@ class Symbols:
             return at + 1
         if c == "\u00a9" and self._before() == "copyright":
             return at + 1
+        if c in "-\u2013" and text[at - 1 : at] == ")" and after == "(" and self.out:
+            self._say("to", at, at + 1)
+            return at + 1
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
             self._say("minus", at, at + 1)
@@ -340,6 +344,9 @@ class Symbols:
                 )
             ):
                 self._say("over" if digits else "slash", at, at + 1)
+        elif c == "*" and not text[at - 1 : at].isalnum() and (glob := GLOB.match(text, at)):
+            self._say(" ".join("star" if x == "*" else "dot" for x in glob[0]), at, glob.end())
+            return glob.end()
         elif c == "*" and (
             after.isdigit()
             and self._before() in STARRED

@@ -192,6 +192,7 @@ WITHOUT_STOP = {
     "n/a": "N A",
     "a/c": "A C",
     "w/e": "week ending",
+    "d/c": "discontinue",
     "int'l": "international",
     "gov't": "government",
     "nat'l": "national",
@@ -251,6 +252,8 @@ STATES = {
 }
 STATES_OLD = {
     "ark": "Arkansas",
+    "mo": "Missouri",
+    "kans": "Kansas",
     "del": "Delaware",
     "ill": "Illinois",
     "ind": "Indiana",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n
-from speechstream.text.en.patterns import END, NUM, Rules
+from speechstream.text.en.patterns import END, NUM, Rules, following
 
 rule = Rules(rare=True)
 COURT = re.compile(r"\b[CTF]-$")
@@ -32,6 +32,7 @@ NAMED_RATE = {
     "msgs": "message",
 }
 TIMES = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "day": "day"}
+SIZED = frozenset("and or with at in on is was are by of for to each".split())
 THREAD = re.compile(r"\s*$|\s*\n|\s*[A-Z#@\U0001f300-\U0001faff]")
 
 
@@ -126,3 +127,22 @@ def minute(m, context):
 
 
 GOALS = re.compile(r"\(\w[\w .\u2019'-]* \d{1,2}['\u2032\u2019]")
+
+
+@rule.after(("form", "forms"), rf"\d{{3,4}}{END}(?![.,:/-]\d)")
+def form(m, context):
+    """Form 1040."""
+    return n.grouped(m[0])
+
+
+@rule(rf"({NUM})\s?[x\u00d7]\s?({NUM})(?:[\"\u2033](?!\w)|[- ]in(?:\.|ch\b|\b(?! )))")
+def sides(m, context):
+    """A 9\u00d713\" pan."""
+    single = "-in" in m[0] or following(m).islower() and following(m) not in SIZED
+    return [*n.decimal(m[1]), "by", *n.decimal(m[2]), "inch" if single else "inches"]
+
+
+@rule(r"(12)-(?=noon\b|midnight\b)")
+def noon(m, context):
+    """The 12-noon bell."""
+    return ["twelve"]
