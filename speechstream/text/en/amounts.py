@@ -345,7 +345,7 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]))?"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?:[ -]?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
@@ -360,7 +360,14 @@ def measure(m, context):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])
     words = number(m[1] + m[2]) + (middle + n.decimal(m[4]) if m[4] else [])
-    single = is_one(m[2]) and not m[4] or gap == "-" or qualifies(m, context) or _attached(m, found)
+    single = (
+        is_one(m[2])
+        and not m[4]
+        or gap == "-"
+        or m[0].endswith("-in.")
+        or qualifies(m, context)
+        or _attached(m, found)
+    )
     return words + expression(found, single)
 
 

@@ -34,7 +34,8 @@ SINGULAR_SUBJECTS = words_of(
 )
 PRONOUNS = SUBJECTS | SINGULAR_SUBJECTS | words_of("anybody people")
 OBJECTS = words_of(
-    "me him her it us them the a an my your his their our its this that these those what how everything"
+    "me him her it us them the a an my your his their our its this that these those what how everything everyone nobody "
+    "someone anyone anything something nothing myself yourself himself herself itself ourselves themselves"
 )
 BE = words_of(
     "is was are were be been being am isn't wasn't aren't weren't it's he's she's they're we're i'm you're that's "

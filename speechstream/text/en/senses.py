@@ -49,6 +49,12 @@ FISH = words_of(
     "fish fishing lake river sea caught catch striped grilled largemouth smallmouth ate pond trout pound fried"
 )
 SHIP = words_of("ship ship's boat stern deck vessel sailor sailors waves port starboard yacht hull")
+INJURED = words_of(
+    "muscle ligament meniscus acl mcl cuff labrum labral hamstring calf tendon retinal fabric achilles quad groin oblique"
+)
+KEPT = words_of(
+    "keep keeps kept hold holds held stay stays stayed stand stood stands come came comes draw drew get got getting move moved sit sat follow live lives"
+)
 EYES = words_of("eye eyes cheek cheeks face cry cried crying wiped shed")
 SMALL = words_of(
     "amount amounts detail details quantity quantities trace traces particle particles change changes difference "
@@ -95,6 +101,8 @@ def _read(words, i, written):
 
 def _wound(words, i, written):
     before, after = word_before(words, i), word_after(words, i)
+    if has_auxiliary(words, i) or before == "to":
+        return "NOUN"  # did it wound him
     subject = before in PRONOUNS or (before and before not in FUNCTION and before not in MARKS)
     if before in ("was", "were", "been", "is", "are") or (
         subject and after in OBJECTS | words_of("up around down through back")
@@ -147,7 +155,30 @@ def _bow(words, i, written):
     return None
 
 
+def _tears(words, i, written):
+    """The paper tears easily."""
+    before, after = word_before(words, i), word_after(words, i)
+    torn = after in words_of(
+        "easily apart up down off through open at along under quickly away like out"
+    )
+    if before in ("in", "into", "of", "to", "with", "the", "her", "his", "my", "no", "shed"):
+        return None
+    singular = before and before not in FUNCTION and before not in MARKS and before[-1] != "s"
+    return "VERB" if torn and (singular or before in SINGULAR_SUBJECTS) else None
+
+
+def _deserts(words, i, written):
+    return "VERB" if word_before(words, i) == "just" else None
+
+
+def _alternate(words, i, written):
+    begins = not word_before(words, i) or word_before(words, i) in MARKS
+    return "VERB" if begins and word_after(words, i) in ("between", "with", "from") else None
+
+
 def _tear(words, i, written):
+    if word_before(words, i) in INJURED:
+        return "VERB"
     rest = words[i + 1 : i + 6]
     if not word_before(words, i) and word_after(words, i) in words_of(
         "along off out up open down here"
@@ -162,6 +193,9 @@ def _tear(words, i, written):
 
 def _close(words, i, written):
     before, after = word_before(words, i), word_after(words, i)
+    kept = has_any(words[max(0, i - 5) : i], KEPT) and (not after or after in MARKS)
+    if kept and before not in MODALS | ARTICLES and before not in ("to", "and"):
+        return "DEFAULT"  # keep your enemies close
     if (
         after in words_of("to by enough together friend friends range relative behind at")
         and before not in MODALS
@@ -224,7 +258,7 @@ def _number(words, i, written):
         or after == "than"
         or after == "and"
         and word_after(words, i, 2) == "number"
-        else None
+        else "DEFAULT"
     )
 
 
@@ -450,6 +484,9 @@ SPECIAL = {
     "live": _live,
     "bow": _bow,
     "tear": _tear,
+    "tears": _tears,
+    "deserts": _deserts,
+    "alternate": _alternate,
     "close": _close,
     "use": _use,
     "used": _used,
