@@ -73,6 +73,9 @@ PRICED = {
     "pp": "person",
     "GB": "gigabyte",
     "TB": "terabyte",
+    "btl": "bottle",
+    "bottle": "bottle",
+    "serving": "serving",
 }
 CENTS = re.compile(r"\.\d\d(?!\d)")
 COMPOUND = re.compile("-(?!plus)[a-z]")
@@ -109,12 +112,12 @@ def money_after(m, context):
     return money_words(m[1], m[2].replace(" ", ""), None, m[3], unit, cent, qualifies(m, context))
 
 
-@rule(rf"({SIGN})({NUM})\s({MAGNITUDE})\s({EXPRESSION})(?![^\W_])")
+@rule(rf"({SIGN})({NUM})\s({MAGNITUDE}|bn|mn|tn)\s({EXPRESSION})(?![^\W_])")
 def many(m, context):
     """150 million km."""
     if len(m[4]) < 2 or m[4] in q.CAREFUL:
         return None
-    return [*number(m[1] + m[2]), m[3], *expression(m[4], False)]
+    return [*number(m[1] + m[2]), units.MAGNITUDES.get(m[3], m[3]), *expression(m[4], False)]
 
 
 @rule(rf"(\d{{1,2}})p{END}")
@@ -291,7 +294,7 @@ def feet(m, context):
 
 
 @rule(
-    r"(-?\d+(?:\.\d+)?)\s?\u00b0\s?(?:(\d+(?:\.\d+)?)\s?['\u2032\u2019]\s?)?(?:(\d+(?:\.\d+)?)\s?[\"\u2033\u201d]\s?)?"
+    r"([-+\u2212]?\d+(?:\.\d+)?)\s?\u00b0\s?(?:(\d+(?:\.\d+)?)\s?['\u2032\u2019]\s?)?(?:(\d+(?:\.\d+)?)\s?[\"\u2033\u201d]\s?)?"
     r"\s?([NSEW])?(?![A-Za-z])"
 )
 def angle(m, context):
@@ -379,7 +382,7 @@ CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
 CARRIED = re.compile(
-    r"\s(?:battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
+    r"\s(?:(?:turbo(?:charged)?|inline|flat|twin-turbo|hybrid|diesel)[ -])?(?:[VI]\d{1,2}\b|engine|\u00b1\s?\d+(?:\.\d+)?\s?% \w+|battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
 )
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"

@@ -79,7 +79,7 @@ ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
     | frozenset(
-        "Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+        "OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
     )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
@@ -97,6 +97,8 @@ EVERY = re.compile(
     r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?(h(?:rs?)?|min|d|days?|wks?|weeks?|mo)\.?(?!\w)"
 )
 VERSE = re.compile(r" \d{1,3}:\d")
+DECIMAL = re.compile(r"\s?=?\s?\d+\.\d")
+EQUALLED = re.compile(r"\b[A-Za-z]\s?=\s?$")
 LEVEL = re.compile(r" ?\d{3}(?!\d)")
 EVERY_OF = {"h": "hours", "mi": "minutes", "d": "days", "w": "weeks", "mo": "months"}
 YEARED = frozenset(
@@ -270,6 +272,10 @@ class Attached:
             said = "flight level"
         elif word in ("rwy", "Rwy") and numbered:
             said = "runway"
+        elif word == "OR" and DECIMAL.match(text, end) and not self.shouting:
+            said = "O R"
+        elif word == "ma" and EQUALLED.search(text, 0, at):
+            said = "M A"
         elif word == "bp" and measured:
             said = "basis points"
         elif word in SYMBOLS_BEHIND and at and text[at - 1] == "_":

@@ -65,7 +65,8 @@ class Formulas:
                 and bool(REACTION.search(self.text))
             )
         else:
-            is_one = self._compounded(body, symbols)
+            ion = m[0][-1] in "\u207a\u207b" and not body.islower()
+            is_one = ion or self._compounded(body, symbols)
         if not is_one:
             return 0
         for part in FORMULA_PARTS.finditer(text, at, m.end()):

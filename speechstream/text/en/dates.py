@@ -55,7 +55,7 @@ def date(year: int, month: int, day: int) -> list[str] | None:
 
 
 @rule(
-    r"(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?"
+    r"(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(Z|[+-]\d\d:?\d\d)?)?"
     + END
 )
 def iso_date(m, context):
@@ -65,8 +65,9 @@ def iso_date(m, context):
         return words
     words += [",", *time_of(int(m[5]), int(m[6]), "")]
     seconds = int(m[7] or 0)
-    words += ["and", *n.cardinal(seconds), "seconds"] if seconds else []
-    return words + (["U", "T", "C"] if m[8] == "Z" else [])
+    part = ["point", *n.digits(m[8])] if int(m[8] or 0) else []
+    words += ["and", *n.cardinal(seconds), *part, "seconds"] if seconds or part else []
+    return words + (["U", "T", "C"] if m[9] == "Z" else [])
 
 
 @rule(rf"((?:19|20)\d\d)-?W(\d\d)(?:-?([1-7]))?{END}")

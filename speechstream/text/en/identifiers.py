@@ -25,6 +25,11 @@ EMAIL = re.compile(r"[\w.+%'-]*[\w.+%-]@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
 DECIMAL_NAME = re.compile(r"([A-Za-z]+)(\d+(?:\.\d+)+)(?![^\W_])")
 SPACED_CODE = re.compile(r"[A-Z]{2}\d\d(?: [A-Z0-9]{4})+(?: [A-Z0-9]{1,4})?(?![^\W_])")
 ANALOGY = re.compile(r"([A-Za-z]+):([A-Za-z]+)::([A-Za-z]+):([A-Za-z]+)(?![\w:])")
+EPISODE = re.compile(r"[Ss](\d{1,2})\s?[Ee](\d{1,3})(?!\w)")
+BASES = re.compile(r"[ACGTU]{4,}(?!\w)")
+NUMERONYM = re.compile(r"([KkialLo])(8|1[0-9])([sny])(?!\w)")
+CHROMOSOME = re.compile(r"chr(?=[\dXY]{1,2}(?!\w))")
+SOLAR = {"M": "masses", "L": "luminosities", "R": "radii"}
 HEX = re.compile(r"(?=(?:[a-f]*\d){2})(?=(?:\d*[a-f]){2})[0-9a-f]{7,}(?![^\W_])")
 HEX_COLOUR = re.compile(r"#(?=[a-f]*\d|[A-F]*\d)(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})(?![^\W_])")
 NAME_BEFORE = re.compile(r"[A-Z]-$|\b[A-Z][a-z]-$")
@@ -56,6 +61,12 @@ NOT_NAMES = frozenset(
 )
 
 
+def _bases(m: re.Match) -> bool:
+    """Whether capitals are bases of a strand: long, or with its ends marked."""
+    ends = m.string[max(0, m.start() - 3) : m.start()] + m.string[m.end() : m.end() + 3]
+    return len(m[0]) > 7 or any(c in ends for c in "\u2032'\u2019")
+
+
 class Identifiers:
     """The part of a reading (`speechstream.text.en.normalise`) that reads identifiers."""
 
@@ -68,6 +79,21 @@ class Identifiers:
             return self._address(m[0].rstrip(".,;:!?)'\u2019\u2026"), at)
         if joined:
             return 0
+        if text[at] in "Ss" and (m := EPISODE.match(text, at)):
+            self._say(
+                ["season", *numbers.cardinal(m[1]), "episode", *numbers.cardinal(m[2])], at, m.end()
+            )
+            return m.end()
+        if text[at] in "ACGTU" and (m := BASES.match(text, at)) and _bases(m):
+            return self._characters(at, m.end())
+        if text[at] in "MLR" and text[at + 1 : at + 2] in ("\u2609", "\u2299"):
+            self._say(["solar", SOLAR[text[at]]], at, at + 2)
+            return at + 2
+        if text[at] in "KkiaLlo" and (m := NUMERONYM.match(text, at)):
+            return self._counted(m)
+        if text[at] == "c" and (m := CHROMOSOME.match(text, at)):
+            self._say("chromosome", at, m.end())
+            return m.end()
         if self.linked and (m := ANALOGY.match(text, at)):
             return self._analogy(m)
         if text[at] in "24" and (done := self._shorthand(at)):
@@ -111,6 +137,12 @@ class Identifiers:
         if m := DECIMAL_NAME.match(text, at):
             return self._decimal_name(m)
         return 0
+
+    def _counted(self, m: re.Match) -> int:
+        """K8s, i18n: letters with the number of those left out."""
+        words = [m[1].upper(), *numbers.cardinal(m[2]), m[3].upper()]
+        self._say(words, *m.span())
+        return m.end()
 
     def _analogy(self, m: re.Match) -> int:
         """a:b::c:d, as A is to B."""

@@ -12,6 +12,9 @@ CHORD = rf"{ROOT}{KIND}(?:\d{{1,2}})?(?:(?:sus|add|b|#|\u266d|\u266f)\d{{1,2}})?
 JOIN = r"(?:\s?[-\u2010-\u2013\u2192|]\s?)"
 CHAIN = re.compile(rf"{CHORD}(?:{JOIN}{CHORD})+(?![\w#\u266d\u266f/+-])")
 ALONE = re.compile(rf"{CHORD}(?= (?:chords?|triad|arpeggio|barre)\b)(?<=[\db#mj])")
+SURE = re.compile(
+    rf"{ROOT}(?:(?:maj|min|m|dim|aug)(?:7|9|11|13)(?:b5|#5)?|sus[24]|add9|7sus4|m6|m(?=/[A-G]))(?:/{ROOT})?(?![\w/])"
+)
 PARTS = re.compile(
     rf"({ROOT})({KIND})(\d{{1,2}})?(?:(sus|add|b|#|\u266d|\u266f)(\d{{1,2}}))?(?:/({ROOT}))?"
 )
@@ -28,7 +31,7 @@ KINDS = {
     "\u00f8": ["half", "diminished"],
     "aug": ["augmented"],
     "+": ["augmented"],
-    "sus": ["suss"],
+    "sus": ["sus"],
     "add": ["add"],
     "b": ["flat"],
     "\u266d": ["flat"],
@@ -48,7 +51,7 @@ def match(text: str, at: int) -> tuple[list[str], int] | None:
         for part in PARTS.finditer(m[0]):
             words += [*_chord(part), ","]
         return words[:-1], m.end()
-    if m := ALONE.match(text, at):
+    if m := SURE.match(text, at) or ALONE.match(text, at):
         found = PARTS.fullmatch(m[0])
         return (_chord(found), m.end()) if found else None
     if m := DEGREES.match(text, at):

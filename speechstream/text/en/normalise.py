@@ -34,7 +34,7 @@ from speechstream.text.en.ranges import INCHES, MONTH, Ranges
 from speechstream.text.en.romans import Romans
 from speechstream.text.en.scripts import Scripts
 from speechstream.text.en.spelling import Spelling
-from speechstream.text.en.symbols import Symbols
+from speechstream.text.en.symbols import KEYED, Symbols
 from speechstream.text.en.word import ATOM, PUNCTUATION, Word, clean_up, tidy
 from speechstream.text.rules import ReadingOptions
 
@@ -62,6 +62,7 @@ DATE_NAMES = frozenset(t.MONTHS) | frozenset(t.WEEKDAYS)
 OPTION = re.compile(
     r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}\d{0,2}(?:\s|$|[.,;:)\"\'`]))"
 )
+FLAGS = re.compile(r"[a-z]{2,3}(?=\s|$)")  # -la
 MINUS_TERM = re.compile(r".[a-z\u0370-\u03ff](?![^\W\d_])")
 MINUS_AFTER = re.compile(r"(?:[=+*\u00d7]\s?|[=+*\u00d7][^a-z]*[(\[])$")
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
@@ -209,6 +210,8 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             return at + 1
         if c in "#@" and (m := TAGGED.match(text, at)) and not m[1].isdigit():
             return self._tag(m, at)
+        if c in "*#" and KEYED.match(text, at):
+            return self._symbol(at, c)
         if c in "#\u2116" and text[at + 1 : at + 2].isdigit():
             sharp = NOTE.search(text, max(0, at - 2), at)
             self._say("sharp" if sharp else "number", at, at + 1)
@@ -238,6 +241,10 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             return at + 1
         if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
             self._say(["dash"] * len(m[0]), at, m.end())
+            flags = FLAGS.match(text, m.end()) if len(m[0]) == 1 else None
+            if flags:
+                self._say(list(flags[0].upper()), *flags.span())
+                return flags.end()
             return m.end()
         zoned = text[max(0, at - 3) : at] in ("UTC", "GMT")
         joined_sign = (

@@ -29,7 +29,7 @@ LISTED = q.PLACES | frozenset(
 )
 CARD = re.compile(r"\b(?:card|visa|mastercard|amex|CVV|CVC|debit|credit)\b", re.I)
 CRICKET = re.compile(
-    r"\b(?:ovs?|overs?|wickets?|innings|stumps|declared|all out)\b|\d\*|\d/\d{1,2} \(\d"
+    r"\b[cb] [A-Z]\w+ b [A-Z]\w+|\b(?:ovs?|overs?|wickets?|innings|stumps|declared|all out)\b|\d\*|\d/\d{1,2} \(\d"
 )
 WATCH = re.compile(r"\b0\d[0-5]\d[-\u2010-\u2013]\d{4}\b|\b(?:hrs|hours|shift|watch|duty|curfew)\b")
 DEPARTMENT = re.compile(r"(?<!\w)([A-Z]{2,4}) $")

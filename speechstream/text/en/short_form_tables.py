@@ -4,6 +4,9 @@ from __future__ import annotations
 
 # With a full stop, wherever they stand.
 ALWAYS = {
+    "vit": "vitamin",
+    "fav": "favorite",
+    "enl": "enlarged",
     "educ": "education",
     "agric": "agriculture",
     "transp": "transportation",
@@ -169,6 +172,22 @@ ALWAYS = {
 }
 # Before a number or a single capital.
 NUMBERED = {
+    "ep": "episode",
+    "eps": "episodes",
+    "lv": "level",
+    "lvl": "level",
+    "blk": "block",
+    "prop": "proposition",
+    "lem": "lemma",
+    "def": "definition",
+    "cor": "corollary",
+    "ex": "example",
+    "hyp": "hypothesis",
+    "obs": "observation",
+    "alg": "algorithm",
+    "ser": "series",
+    "pl": "plate",
+    "sheet": "sheet",
     "app": "appendix",
     "conf": "confirmation",
     "chs": "chapters",
@@ -227,6 +246,10 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "sts": "stitches",
+    "btl": "bottle",
+    "btls": "bottles",
+    "hwy": "highway",
     "attn": "attention",
     "mkt": "market",
     "dmg": "damage",

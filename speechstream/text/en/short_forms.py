@@ -15,6 +15,7 @@ ESTIMATE = re.compile(
     r"[-+\u2212~$\u20ac\u00a3]|\d[\d.,]*(?:%|\s(?:percent|million|billion|k\b|people|hours|days|min))"
 )
 ID = re.compile(r"(?:at (?:\d|\*)|\u00a7|\u00b6|\(|$)")
+MARRIED = re.compile(r"[A-Z]\w+ (?:[A-Z]\w+ )?(?:\([^()]*\) )?(?:c\. ?|in )?1[5-9]\d\d")
 BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u2013]\d|in )")
 MEDICAL = re.compile(
     r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
@@ -65,6 +66,16 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "count"
     if rest.startswith("by ") and lower in BY:
         return BY[lower]
+    if token == "m" and MARRIED.match(rest):
+        return "married"
+    if lower == "exp" and before in ("years", "year", "work", "prior", "relevant"):
+        return "experience"
+    if (
+        lower == "rep"
+        and token == "rep"
+        and re.match(r"(?:rows?|from|until|the|\*|last|once|twice)\b", rest)
+    ):
+        return "repeat"
     if lower == "exp" and re.match(r"\d|[A-Z][a-z]{2}", rest):
         return "expires"
     if lower in GIVEN and not (token.istitle() and name):

@@ -26,7 +26,9 @@ LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u02b0-\u02b8\u02e1-\u02e3\u1d43-\u1d6a\u2c7
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
 LIST_ROMAN = re.compile(r"[ivx]{2,5}[.)]\s")
-PROMOTION = re.compile(r"[A-Z]{4}\d\d?")
+PROMOTION = re.compile(
+    r"(?:SAVE|TAKE|FREE|SHOP|DEAL|SALE|SHIP|GIFT|LOVE|HOME|BACK|FLAT|FALL|XMAS|COOL|EASY|MORE|PLUS|ROOM)\d\d?"
+)
 TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
@@ -213,7 +215,7 @@ class Spelling(Abbreviations, Attached, Places):
         lower = word.lower()
         if (
             lower in short_form_tables.PLAIN
-            and (word.islower() or word.istitle())
+            and (word.islower() or word[0].isupper() and word[1:].islower())
             and not (stop and lower in units.UNITS)
         ):
             self._say(short_form_tables.PLAIN[lower], at, end)
@@ -328,6 +330,8 @@ class Spelling(Abbreviations, Attached, Places):
         if word in self.options.as_words:
             return False
         if word in self.options.as_letters:
+            return True
+        if word == "DOE" and not self.shouting:
             return True
         if word in t.SAID or len(word) == 3 and lower in NAMES:
             return False

@@ -98,6 +98,15 @@ FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
 )
+LONE_PAIR = re.compile(r"(?<!\w)[A-Z]/[A-Z](?!\w)")
+TRIPLE = re.compile(r"(?<!\w)[a-z]/[a-z]/[a-z](?![\w/])")
+KEYED = re.compile(r"[*#]+\d{2,}(?:[*#]\d+)*#")
+PIPED = re.compile(
+    r"\| (?:wc|grep|sort|head|tail|less|more|xargs|awk|sed|jq|tee|uniq|cut|sh|bash|tr|cat|python3?|node)\b"
+)
+BY_INCHES = re.compile(r"\s?[\d/ \u00bc-\u00be\u2150-\u215e]+[\"\u2033]")
+PROMPT = re.compile(r"\$ [a-z][\w.-]*(?:\s|$)")
+OF_A_NAME = re.compile(r"\b[A-Z]{3,}\d{1,2}$")
 RELATED = re.compile("[=\u2248\u2264\u2265\u2260<>\u221d]")
 LONE_TERM = re.compile(r"(?<![\w\u0127])[a-z\u0127\u03b1-\u03c9]$")
 SMALL_NUMBER = re.compile(r"\d(?![\w/])")
@@ -184,6 +193,13 @@ class Symbols:
             return at + 1
         if c == "|" and at == self.bar:
             return at + 1
+        if c == "|" and PIPED.match(text, at):
+            self._say("pipe", at, at + 1)
+            return at + 1
+        if c in "*#" and not text[at - 1 : at].isalnum() and (m := KEYED.match(text, at)):
+            names = {"*": ["star"], "#": ["pound"]}
+            self._say([w for x in m[0] for w in names.get(x) or numbers.digits(x)], at, m.end())
+            return m.end()
         if c == "|" and CONDITION.search(text, max(0, at - 18), at):
             self._say("given", at, at + 1)
             return at + 1
@@ -192,6 +208,8 @@ class Symbols:
             return at + 2
         if c == "(" and after == ")" and at and text[at - 1].isalnum():
             return at + 2  # len()
+        if c == "$" and at == 0 and PROMPT.match(text):
+            return at + 1
         if c == "$" and after.isalpha():
             self._say("dollar", at, at + 1)
             return at + 1
@@ -255,6 +273,11 @@ class Symbols:
             if text[at + 1 : at + 2] == "/" and FLOORED.match(text, at - 1):
                 self._say("divided by", at, at + 2)
                 return at + 2
+            if OF_A_NAME.search(text, max(0, at - 12), at) and SMALL_NUMBER.match(text, at + 1):
+                self._say("slash", at, at + 1)
+                return at + 1
+            if TRIPLE.match(text, at - 1) or TRIPLE.match(text, at - 3):
+                return at + 1  # m/f/d
             if COURT_CASE.search(text, max(0, at - 7), at):
                 self._say("slash", at, at + 1)
                 return at + 1
@@ -287,7 +310,13 @@ class Symbols:
             if self._before() in q.COUNTED and (m := COUNTED_IN.match(text, at + 1)):
                 self._say(["per", *expression(m[0], True)], at, m.end())
                 return m.end()
-            if self.out and self.out[-1].kind == "letters" and (m := PER_UNIT.match(text, at + 1)):
+            measured = not LONE_PAIR.match(text, max(at - 1, 0))
+            if (
+                measured
+                and self.out
+                and self.out[-1].kind == "letters"
+                and (m := PER_UNIT.match(text, at + 1))
+            ):
                 self._say(["per", *expression(m[0], True)], at, m.end())
                 return m.end()
             if per := self._per(at):
@@ -357,6 +386,8 @@ class Symbols:
             self._say("star", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
             self._say("times", at, at + 1)
+        elif c == "\u00d7" and BY_INCHES.match(text, at + 1):
+            self._say("by", at, at + 1)
         elif c == "\u00d7" and self._between_measures(at) and not PRODUCT.match(text, at + 1):
             self._say("by", at, at + 1)
         elif c == "#":

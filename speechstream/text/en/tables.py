@@ -330,6 +330,17 @@ MIXED_CASE = {  # as they are said; capitals are letters
     "bsc": "B S C",
     "msc": "M S C",
     "openai": "open A I",
+    "imdb": "I M D B",
+    "github": "github",
+    "linkedin": "linked in",
+    "macos": "mac O S",
+    "ipados": "i pad O S",
+    "nosql": "no S Q L",
+    "mysql": "my S Q L",
+    "graphql": "graph Q L",
+    "oauth": "O auth",
+    "webrtc": "web R T C",
+    "bittorrent": "bit torrent",
 }
 LAST_CAPITAL = {  # exactly as they are written
     "DoD": "D O D",
@@ -494,7 +505,7 @@ VULGAR = {
 }
 
 SPELLED = frozenset(
-    "AA MI SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
+    "FOB IMEI EOE AA MI SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
     "OS IP URL API CPU GPU USB HTML HTTP SQL SSL LA DC NY AM PM BBC CNN NBC ABC CBS FBI CIA NSA IRS "
     "NHS HIV DNA RNA MRI ICU ER EMT LGBT NBA NFL NHL MLB UFC IBM HP AT GE GM BMW KFC LOL OMG BTW FYI "
     "TBD RSVP IQ PS SOS MP PHD MBA BA MA BSC PHP CSS XML AWS SUV RV UFO VR AR IPO GDP CSV PDF LLM "

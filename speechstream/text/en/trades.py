@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n
+from speechstream.text.en import cues as q, numbers as n, tables as t
 from speechstream.text.en.patterns import END, NUM, Rules, following
 
 rule = Rules(rare=True)
@@ -33,6 +33,9 @@ NAMED_RATE = {
 }
 TIMES = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "day": "day"}
 SIZED = frozenset("and or with at in on is was are by of for to each".split())
+GENOME = re.compile(
+    r"\b(?:chr\w+|chromosom\w+|gen(?:e|es|ome|omic|etic)|DNA|RNA|plasmids?|bp|exons?|introns?|amplicon|primers?|loci|locus|reads|contigs?)\b"
+)
 THREAD = re.compile(r"\s*$|\s*\n|\s*[A-Z#@\U0001f300-\U0001faff]")
 
 
@@ -146,3 +149,70 @@ def sides(m, context):
 def noon(m, context):
     """The 12-noon bell."""
     return ["twelve"]
+
+
+@rule(rf"(\d{{1,3}})/(\d{{1,3}})\s?mpg{END}")
+def economy(m, context):
+    """28/36 mpg, in town and out of it."""
+    return [*n.cardinal(m[1]), "slash", *n.cardinal(m[2]), "miles", "per", "gallon"]
+
+
+@rule(rf"(\d{{3}})/(\d{{2}})\s?(Z?R)\s?(\d{{2}}){END}")
+def tyre(m, context):
+    """205/55R16."""
+    return [*n.grouped(m[1]), *n.cardinal(m[2]), *m[3], *n.cardinal(m[4])]
+
+
+@rule(rf"([1-9]|1\d|2[0-2])([pq])(\d\d)(?:\.(\d+))?{END}")
+def cytoband(m, context):
+    """7q31.2."""
+    part = ["point", *n.digits(m[4])] if m[4] else []
+    return [*n.cardinal(m[1]), m[2].upper(), *n.cardinal(m[3]), *part]
+
+
+@rule(
+    r"([53])['\u2032\u2019](?=-[ACGTUN]{2,}|[-\u2013][53]['\u2032\u2019]|[ -](?:end|UTR|cap|overhang|phosphate|splice)\b|$)|(?<=[ACGTUN]-)([53])['\u2032\u2019]"
+)
+def strand(m, context):
+    """5\u2032-ATG-3\u2032."""
+    return [*n.cardinal(m[1] or m[2]), "prime"]
+
+
+@rule(rf"({NUM})\s?([kMG])b{END}")
+def bases(m, context):
+    """1.2 kb of a genome."""
+    if not GENOME.search(m.string):
+        return None
+    return [*n.decimal(m[1]), {"k": "kilobases", "M": "megabases", "G": "gigabases"}[m[2]]]
+
+
+@rule(r"(\d{1,3})/(\d{1,2})(?=\s(?:fav|favou?rites?|shot|outsider|chance|odds)\b)")
+def favourite(m, context):
+    """The 7/2 favourite."""
+    return [*n.cardinal(m[1]), "to", *n.cardinal(m[2])]
+
+
+@rule(rf"(\d{{2,3}})[-/](\d{{1,2}})\s?d(?:ec)?{END}\.?")
+def declared(m, context):
+    """316-7d."""
+    return [*n.cardinal(m[1]), "for", *n.cardinal(m[2]), "declared"]
+
+
+@rule(rf"(\d{{2,5}}):(\d{{2,5}}){END}")
+def mapped(m, context):
+    """-p 8080:80."""
+    if context.words[-2:] != ("dash", "p"):
+        return None
+    return [*n.grouped(m[1]), "colon", *n.grouped(m[2])]
+
+
+@rule(rf"(2[5-9]|[3-9]\d):00{END}")
+def whole_minutes(m, context):
+    """Under 25:00."""
+    return [*n.cardinal(m[1]), "minutes"]
+
+
+@rule.after(("eta", "due", "etd"), rf"(1[3-9]|2\d|3[01])/([1-9]|1[0-2]){END}(?!/)")
+def day_first(m, context):
+    """ETA 14/6."""
+    return [t.MONTHS[int(m[2]) - 1], *n.ordinal(m[1])]
