@@ -471,6 +471,14 @@ class _Scan:
             return False
         word = self._next(at + 1)
         following = self._look(word)
+        if (
+            self.text[at] == "\u2013"
+            and self.text[at - 2 : at - 1].isdigit()
+            and following.isupper()
+        ):
+            name = self._word(word).lower()
+            if name in self.rules.months_and_days | self.rules.after_time:
+                return False  # Jan 1, 2024 – Dec 31, 2025
         if self.text[at] == "," and following.isupper() and self.rules.states:
             name = self._word(word)
             if name in self.rules.states and self._look(word + len(name)) == ".":

@@ -46,6 +46,7 @@ MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
 SCREENED = re.compile(
     r"\s(?:[\w-]+\s){0,3}(?:TVs?|monitors?|displays?|screens?|laptops?|tablets?|pizzas?|pipes?|nails?|rims?|wheels?)\b"
 )
+NAMED_AFTER = ("-dollar", "-pound", "-euro", " dollar", " pounds", " euros")
 PENSIONED = frozenset(
     "plans contributions accounts rollovers loans matches withdrawals savings balances".split()
 )
@@ -95,6 +96,8 @@ def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
     if m[2] == "PHP" and re.fullmatch(r"[4-9](?:\.\d)?", m[4]):
         return None  # a language
+    if m[8] and m.string.startswith(NAMED_AFTER, m.end()):  # a $2 million-dollar view
+        return [*number((m[1] or m[3]) + m[4]), *units.MAGNITUDES.get(m[8], m[8]).split()]
     unit, cent = units.CURRENCIES[m[2]]
     single = qualifies(m, context) or bool(COMPOUND.match(m.string, m.end()))
     words = money_words(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
@@ -441,6 +444,8 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return False  # 1-in-10
     if gap == "-" and found == "ac":
         return True
+    if gap == " " and found == "A" and AMPED.match(rest):
+        return True  # a 12 V, 2 A supply
     if gap == "-" and found == "A" and AMPED.match(rest):
         return True  # a 30-A breaker
     if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):

@@ -138,6 +138,15 @@ class Identifiers:
             return self._decimal_name(m)
         return 0
 
+    def _handle(self, at: int, end: int) -> int:
+        """@first_last, with its underscores."""
+        for m in re.compile("_|[^_]+").finditer(self.text, at, end):
+            if m[0] == "_":
+                self._say("underscore", *m.span())
+            else:
+                self._compound(*m.span())
+        return self._owned(end)
+
     def _counted(self, m: re.Match) -> int:
         """K8s, i18n: letters with the number of those left out."""
         words = [m[1].upper(), *numbers.cardinal(m[2]), m[3].upper()]
@@ -160,6 +169,8 @@ class Identifiers:
         self._say("hash" if colour else "hashtag" if self.text[at] == "#" else "at", at, at + 1)
         if colour:
             return self._characters(at + 1, m.end())
+        if self.text[at] == "@" and "_" in m[1].strip("_"):
+            return self._handle(at + 1, m.end())
         return self._owned(self._compound(at + 1, m.end()))
 
     def _mixed(self, at: int, end: int) -> int:

@@ -15,6 +15,9 @@ ALONE = re.compile(rf"{CHORD}(?= (?:chords?|triad|arpeggio|barre)\b)(?<=[\db#mj]
 SURE = re.compile(
     rf"{ROOT}(?:(?:maj|min|m|dim|aug)(?:7|9|11|13)(?:b5|#5)?|sus[24]|add9|7sus4|m6|m(?=/[A-G]))(?:/{ROOT})?(?![\w/])"
 )
+HARMONY = re.compile(
+    r"\b(?:chords?|progression|cadence|key of|turnaround|tonic|dominant)\b|\b[IVX]+[-\u2013][IVX]+[-\u2013][IVX]+\b"
+)
 PARTS = re.compile(
     rf"({ROOT})({KIND})(\d{{1,2}})?(?:(sus|add|b|#|\u266d|\u266f)(\d{{1,2}}))?(?:/({ROOT}))?"
 )
@@ -56,8 +59,9 @@ def match(text: str, at: int) -> tuple[list[str], int] | None:
         return (_chord(found), m.end()) if found else None
     if m := DEGREES.match(text, at):
         parts = re.split("[-\u2010-\u2013]", m[0])
-        if len(parts) < 3 and not m[0].islower():
-            return None
+        falls = (n.roman(parts[0].upper()) or 0) > (n.roman(parts[1].upper()) or 9)
+        if len(parts) < 3 and not (m[0].islower() and (falls or HARMONY.search(text))):
+            return None  # pages iv–vi
         words = []
         for degree in parts:
             words += _degree(degree)

@@ -193,6 +193,8 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             for said, start, end in signs:
                 self._say(said, start, end)
             return signs[-1][2]
+        if c in "IVX" and not joined and (end := self._roman_list(at)):
+            return end
         if c in "ABCDEFGIViv" and not joined and (chords := music.match(text, at)):
             self._say(chords[0], at, chords[1])
             return chords[1]

@@ -11,6 +11,7 @@ REIGNED = re.compile(
     r" (?:[a-z]+ed|became|took|wrote|gave|fell|won|led|built|came|made|went|began|sent|kept|left)\b"
 )
 SMALL_AFTER = re.compile(r" (?!neck|shaped)[a-z]{2,}")
+SEVERAL = re.compile(r"(?:[IVX]+, )*[IVX]+,? (?:and|or|&) [IVX]{2,}(?![\w'\u2019-])")
 SECTIONS = frozenset(("section", "footnote", "sections"))
 ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|in\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
 
@@ -79,6 +80,20 @@ class Romans:
             words = [*words[:-1], words[-1] + tail]
         self._say(words, at, end)
         return True
+
+    def _roman_list(self, at: int) -> int:
+        """I, II and III: numerals one after the other. Returns where they end, or 0."""
+        m = SEVERAL.match(self.text, at)
+        if not m or self._before() in t.KINGS:
+            return 0
+        found = list(re.compile("[IVX]+|and|or").finditer(self.text, at, m.end()))
+        values = [numbers.roman(x[0]) for x in found if x[0].isupper()]
+        if any(b is None or a is None or b <= a for a, b in zip(values, values[1:])):
+            return 0
+        for x in found:
+            value = numbers.roman(x[0])
+            self._say(numbers.cardinal(value) if value else x[0], *x.span())
+        return m.end()
 
     def _numbered(self, numeral: str, value: int, previous: str, end: int) -> list[str]:
         """After part, chapter, war and the like; small numerals only after a capital or at the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # With a full stop, wherever they stand.
 ALWAYS = {
+    "sta": "station",
     "vit": "vitamin",
     "fav": "favorite",
     "enl": "enlarged",

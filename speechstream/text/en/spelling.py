@@ -29,6 +29,7 @@ LIST_ROMAN = re.compile(r"[ivx]{2,5}[.)]\s")
 PROMOTION = re.compile(
     r"(?:SAVE|TAKE|FREE|SHOP|DEAL|SALE|SHIP|GIFT|LOVE|HOME|BACK|FLAT|FALL|XMAS|COOL|EASY|MORE|PLUS|ROOM)\d\d?"
 )
+OWNED_BY = frozenset("has have had having with for of and or his her their my like".split())
 TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
@@ -331,7 +332,7 @@ class Spelling(Abbreviations, Attached, Places):
             return False
         if word in self.options.as_letters:
             return True
-        if word == "DOE" and not self.shouting:
+        if not self.shouting and (word == "DOE" or word == "ADD" and self._before() in OWNED_BY):
             return True
         if word in t.SAID or len(word) == 3 and lower in NAMES:
             return False

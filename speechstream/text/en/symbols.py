@@ -93,7 +93,7 @@ LONG_BARS = re.compile(
     r"\|(?=[^|\n]*[-+\u2212*(])(?=[^\s|])[\w()+\-\u2212*/^\u00b2\u00b3. ]{2,24}(?<!\s)\|(?=\s?[-+\u2212=<>\u2264\u2265*/]|[\s.,;:)]|$)"
 )
 CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
-SUM_OF = re.compile(r"\s*(?:from|over)\b")
+SUM_OF = re.compile(r"\s*(?:from|over|of)\b")
 FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
@@ -318,6 +318,9 @@ class Symbols:
                 and (m := PER_UNIT.match(text, at + 1))
             ):
                 self._say(["per", *expression(m[0], True)], at, m.end())
+                return m.end()
+            if text[at - 1 : at] == "+" and (m := TIME_AFTER.match(text, at + 1)):
+                self._say(["per", *units.PER[m[0]].split()], at, m.end())
                 return m.end()
             if per := self._per(at):
                 self._say(["per", *units.PER[per].split()], at, at + 1 + len(per))

@@ -216,3 +216,9 @@ def whole_minutes(m, context):
 def day_first(m, context):
     """ETA 14/6."""
     return [t.MONTHS[int(m[2]) - 1], *n.ordinal(m[1])]
+
+
+@rule(rf"({NUM})(?=[a-z\u03b1-\u03c9]{{1,2}}[\u00b2\u00b3\u2074-\u2079\u207f^])")
+def coefficient(m, context):
+    """3.14r\u00b2."""
+    return n.decimal(m[1]) if "." in m[1] else None
