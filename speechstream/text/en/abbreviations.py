@@ -119,8 +119,10 @@ class Abbreviations:
                 lower in SURE_STATES
                 or text[max(0, at - 2) : at] == ", "
                 or re.search(r"\b[DRI]-$", text[max(0, at - 3) : at])
+                or self._before() in ("in", "from", "of", "near", "to")
+                and lower not in ("del", "miss", "ill", "ind")
                 or rest[:1].islower()
-                and lower not in ("ill", "miss", "mass", "ore", "del")
+                and lower not in ("ill", "miss", "mass", "ore", "del", "la")
             )
         ):
             said = t.STATES_OLD[lower]

@@ -25,7 +25,7 @@ from speechstream.text.en.patterns import (
 rule = Rules()
 CASES = frozenset("case docket file account invoice order bill claim".split())
 RATED = frozenset("rate rated rating rates score scored scores gave give stars star review".split())
-RAISED = "\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
+RAISED = "\u207b?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]"
 
 
 @rule(rf"({SIGN})(\d+)?\s?([{''.join(t.VULGAR)}])")
@@ -93,7 +93,7 @@ def ordinal(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,2}}|[-+]\d{{3}})(?!\d)|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({FACTOR}){END})?"
+    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,2}}|[-+]\d{{3}})(?!\d)|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|({RAISED}{{1,7}}))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({FACTOR}){END})?"
 )
 def scientific(m, context):
     """6.02 x 10^23, 1e6."""
@@ -107,7 +107,7 @@ def scientific(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\^([-\u2212]?\d{{1,6}})|([{RAISED}]{{1,6}})){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$))?"
+    rf"({SIGN})({NUM})(?:\^([-\u2212]?\d{{1,6}})|({RAISED}{{1,6}})){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$))?"
 )
 def power(m, context):
     """10^6, 5\u00b2, 10\u00b3 m."""

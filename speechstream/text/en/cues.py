@@ -25,7 +25,7 @@ RELEASED = _set(
     "pytorch tensorflow django rails ruby php postgres numpy"
 )
 PLACES = _set(
-    "room suite apartment apt unit seat gate flat section type figure fig table chapter part appendix exhibit "
+    "window counter desk booth stall bin shelf aisle pier locker gateway room suite apartment apt unit seat gate flat section type figure fig table chapter part appendix exhibit "
     "form line platform building class article grade phase schedule annex level row track route bus flight sector zone "
     "block bay dock lot floor exit pi hall terminal pier wing rule chapter building"
 )
@@ -164,7 +164,7 @@ GIVEN = _set(
 NUMBERED = _set(
     "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene movement concerto quartet suite nocturne partita etude count level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
-    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem lane cohort region district ward option plan domain subtype photosystem collagen interferon angiotensin arm panel mk rule lesson trial round pillar segment"
+    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem lane cohort region district ward option plan domain subtype photosystem collagen interferon angiotensin arm amend amendment wrestlemania panel mk rule lesson trial round pillar segment"
 )
 GIVEN_NAMES = GIVEN | _set(
     "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley kimberly "

@@ -5,12 +5,12 @@ from __future__ import annotations
 from speechstream.text.rules import Rules
 
 NEVER_END = frozenset(
-    "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
+    "br mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
     "mme mlle mt vs e.g i.e cf viz mot compl approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
     "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls sens govs gens lts sgts capts attys dbl sgl mkt div".split()
 )
 BEFORE_NUMBER = frozenset(
-    "ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3

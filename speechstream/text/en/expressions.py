@@ -82,7 +82,7 @@ def _signs(text: str, at: int, end: int) -> list[tuple[str, int, int]]:
     out = []
     for m in PARTS.finditer(text, at, end):
         part = m[0]
-        if part.isdigit():
+        if part.isdecimal():
             said = " ".join(numbers.grouped(part))
         elif part.isalpha():
             escaped = text[m.start() - 1 : m.start()] in ("\\", "%") or len(part) == 1

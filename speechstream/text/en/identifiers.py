@@ -9,7 +9,7 @@ from speechstream.text.en import chess, cues as q, numbers, numerals, tables as 
 from speechstream.text.en.word import Word
 
 URL = re.compile(
-    r"(?:https?|ftp)://[^\s<>\"]+|www\.[^\s<>\"]+|(?:[A-Za-z0-9-]+\.)+(?:"
+    r"[a-z][a-z0-9+]{1,12}://[^\s<>\"]+|www\.[^\s<>\"]+|(?:[A-Za-z0-9-]+\.)+(?:"
     + "|".join(t.TLDS)
     + r")(?:[:/?#][^\s<>\"]*)?(?![\w-]|\.\w)|localhost:\d+(?:/[^\s<>\"]*)?",
     re.I,

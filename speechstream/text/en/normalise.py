@@ -55,7 +55,10 @@ OPERATOR = re.compile("|".join(sorted(map(re.escape, t.OPERATORS), key=len, reve
 NUMBERED = re.compile(r"#\d{1,4}[A-Z](?!\w)")
 TAGGED = re.compile(r"[#@](\w+)")
 NUMBER_OF_A_SERIES = re.compile(r"#[A-Z]{1,6}-?\d*-\d")
-RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
+RAISED = re.compile("\u207b?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|\u207b")
+CHARGED = re.compile(
+    "([\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{0,2})([\u207a\u207b])(?![\u2070\u00b9\u00b2\u00b3\u2074-\u207f])"
+)
 DASHES = frozenset("-\u2010\u2011\u2012\u2013\u2014")
 SIZES = re.compile(r"x \d")
 DATE_NAMES = frozenset(t.MONTHS) | frozenset(t.WEEKDAYS)
@@ -258,6 +261,11 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             if end > at:
                 return end
         if "\u2070" <= c <= "\u207b" or c in "\u00b2\u00b3\u00b9":
+            if charge := CHARGED.match(text, at):
+                digits = charge[1].translate(t.SUPERSCRIPTS)
+                sign = "plus" if charge[2] == "\u207a" else "minus"
+                self._say([*(numbers.cardinal(digits) if digits else []), sign], at, charge.end())
+                return charge.end()
             m = RAISED.match(text, at)
             if m and not joined and (isotope := chemistry.isotope(text, m.end())):
                 number = numbers.cardinal(m[0].translate(t.SUPERSCRIPTS))

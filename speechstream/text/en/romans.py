@@ -46,7 +46,8 @@ class Romans:
             and self.out[-4].text.lower() in t.KINGS
         ):
             value = numbers.roman(numeral.upper())
-            if value is not None and numeral != "I":
+            james = any(w.text.lower() == "james" for w in self.out[-6:])
+            if value is not None and (numeral != "I" or james):
                 self._say(["the", *numbers.ordinal(value)], at, end)
                 return True
         value = numbers.roman(numeral.upper())
@@ -61,7 +62,9 @@ class Romans:
             and (len(numeral) > 1 or said == "the" and numeral.isupper())
         ):
             words = numbers.ordinal(value)
-        elif said in q.NUMBERED | SECTIONS and previous.end >= at - 1 - (said in SECTIONS):
+        elif (
+            said in q.NUMBERED or said in SECTIONS or said == "mania"
+        ) and previous.end >= at - 1 - (said in SECTIONS):
             words = self._numbered(numeral, value, previous.text, end)
         elif (
             (self.shouting or previous.kind == "letters" and value in (2, 3, 6, 7, 8, 9, 11, 12))
@@ -117,7 +120,7 @@ class Romans:
                 return []
         if numeral.islower() and len(numeral) == 1:
             return []
-        if numeral in ("L", "XL") and previous != "Bowl":
+        if numeral in ("L", "XL") and previous.lower() not in ("bowl", "mania", "wrestlemania"):
             return []
         return numbers.cardinal(value)
 

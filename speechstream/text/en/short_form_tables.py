@@ -173,6 +173,8 @@ ALWAYS = {
 }
 # Before a number or a single capital.
 NUMBERED = {
+    "amend": "amendment",
+    "amdt": "amendment",
     "ep": "episode",
     "eps": "episodes",
     "lv": "level",
@@ -247,6 +249,8 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "txn": "transaction",
+    "txns": "transactions",
     "sts": "stitches",
     "btl": "bottle",
     "btls": "bottles",

@@ -227,8 +227,10 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "right"
     if lower == "sec" and token[0].isupper() and name:
         return "secretary"
-    if lower == "dir" and token[0].isupper() and name:
+    if lower == "dir" and (token[0].isupper() and name or re.match(r"(?:at|of|for)\b", rest)):
         return "director"
+    if token == "Br" and name and not re.match(r"[A-Z]\.", rest):
+        return "brother"
     if lower == "int" and rest.startswith("rate"):
         return "interest"
     if lower == "inst" and re.match(r"(?:of|for)\b", rest):

@@ -30,6 +30,7 @@ PROMOTION = re.compile(
     r"(?:SAVE|TAKE|FREE|SHOP|DEAL|SALE|SHIP|GIFT|LOVE|HOME|BACK|FLAT|FALL|XMAS|COOL|EASY|MORE|PLUS|ROOM)\d\d?"
 )
 OWNED_BY = frozenset("has have had having with for of and or his her their my like".split())
+SCHEME = re.compile(r"([a-z][a-z0-9+]*)://", re.I)
 TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
@@ -53,6 +54,10 @@ class Spelling(Abbreviations, Attached, Places):
         """URLs and e-mail: the scheme is left out, marks are named."""
         scheme = re.match(r"(?:https?|ftp)://", found, re.I)
         skip = scheme.end() if scheme else 0
+        if not scheme and (other := SCHEME.match(found)):
+            self._compound(at, at + other.end(1))
+            self._say("colon slash slash", at + other.end(1), at + other.end())
+            skip = other.end()
         end = at + (len(found.rstrip("/")) if len(found.rstrip("/")) > skip else len(found))
         names = {
             ".": "dot",

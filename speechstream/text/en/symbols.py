@@ -109,6 +109,7 @@ PROMPT = re.compile(r"\$ [a-z][\w.-]*(?:\s|$)")
 OF_A_NAME = re.compile(r"\b[A-Z]{3,}\d{1,2}$")
 RELATED = re.compile("[=\u2248\u2264\u2265\u2260<>\u221d]")
 LONE_TERM = re.compile(r"(?<![\w\u0127])[a-z\u0127\u03b1-\u03c9]$")
+DIVISOR = re.compile(r"(?:\d|[a-z\u03b1-\u03c9][\u2080-\u2089]?)(?![\w/])")
 SMALL_NUMBER = re.compile(r"\d(?![\w/])")
 BOUND = re.compile(
     r"< [$\u00a3\u20ac]?\d|> [$\u00a3\u20ac]?\d[\d.,]*\s?%"
@@ -292,7 +293,7 @@ class Symbols:
                 and OVER_AFTER.match(text, at + 1)
                 or RELATED.search(text)
                 and LONE_TERM.search(text, max(0, at - 2), at)
-                and SMALL_NUMBER.match(text, at + 1)
+                and DIVISOR.match(text, at + 1)
                 or TERMS.search(text, max(0, at - 24), at)
                 and TERM_ALONE.match(text, at + 1)
             ):
@@ -398,6 +399,8 @@ class Symbols:
                 self._say("sharp", at, at + 1)
             elif text[at - 1 : at].isdigit() and not after.isalnum():
                 self._say("pound", at, at + 1)
+            elif after == ":" and text[at - 1 : at] == " ":
+                self._say("number", at, at + 1)
             elif spaced and text[max(at - 1, 0)] != "\n" and (at > 0 or text.startswith("# of ")):
                 self._say("number", at, at + 1)
         elif c == "^" and (

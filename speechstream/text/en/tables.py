@@ -252,6 +252,8 @@ STATES = {
 }
 STATES_OLD = {
     "ark": "Arkansas",
+    "la": "Louisiana",
+    "ia": "Iowa",
     "mo": "Missouri",
     "kans": "Kansas",
     "del": "Delaware",

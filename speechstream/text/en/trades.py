@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t
-from speechstream.text.en.patterns import END, NUM, Rules, following
+from speechstream.text.en.dates import minutes
+from speechstream.text.en.patterns import DASH, END, NUM, Rules, following
 
 rule = Rules(rare=True)
 COURT = re.compile(r"\b[CTF]-$")
@@ -222,3 +223,81 @@ def day_first(m, context):
 def coefficient(m, context):
     """3.14r\u00b2."""
     return n.decimal(m[1]) if "." in m[1] else None
+
+
+@rule(rf"({NUM})\s?([MG])T/s{END}")
+def transfers(m, context):
+    """16 GT/s."""
+    return [*n.decimal(m[1]), {"M": "mega", "G": "giga"}[m[2]] + "transfers", "per", "second"]
+
+
+@rule(rf"([-+\u2212]?)({NUM})\s(pp|ppts?|p\.p\.){END}\.?(?=\s[a-z(]|[,;)]|\s?$)")
+def percentage_points(m, context):
+    """By 4 pp."""
+    if context.before not in (
+        "by",
+        "to",
+        "of",
+        "up",
+        "down",
+        "+",
+        "plus",
+        "minus",
+        "fell",
+        "rose",
+        "a",
+        ",",
+    ):
+        return None
+    if context.before in (",", "of") and "%" not in m.string:
+        return None
+    sign = {"-": ["minus"], "\u2212": ["minus"], "+": ["plus"]}.get(m[1], [])
+    return [*sign, *n.decimal(m[2]), "percentage", "point" if m[2] == "1" else "points"]
+
+
+@rule(rf"(\d{{1,4}})-(0\d{{2,5}})([A-Z]?){END}(?![-/])")
+def lot(m, context):
+    """Lot 23-0457A."""
+    if not m[3] and not {"lot", "batch", "serial", "part", "sku"} & set(context.words[-4:]):
+        return None
+    return [*n.grouped(m[1]), *n.digits(m[2]), *m[3]]
+
+
+@rule(
+    rf"([$\u00a3\u20ac\u20b9]?)1(0{{0,2}}),?(0{{2,3}}(?:,000)*)s{END}(?=\s(?:of|more|were|have|are|in)\b|[,.;!?]|$)"
+)
+def many(m, context):
+    """1,000s of people, \u00a3100s."""
+    digits = "1" + m[2] + m[3].replace(",", "")
+    words = n.cardinal(digits)[1:] if digits[1:].count("0") in (2, 3, 6, 9) else n.cardinal(digits)
+    currency = {"$": "dollars", "\u00a3": "pounds", "\u20ac": "euros", "\u20b9": "rupees"}
+    owner = ["of", currency[m[1]]] if m[1] else []
+    return [*words[:-1], n.plural(words[-1]), *owner]
+
+
+@rule(rf"00:([0-5]\d):([0-5]\d)(?:\.\d+)?\s?{DASH}\s?00:([0-5]\d):([0-5]\d){END}")
+def clip(m, context):
+    """00:01:15\u201300:02:30 of a recording."""
+    return [*_elapsed(m[1], m[2]), "to", *_elapsed(m[3], m[4])]
+
+
+def _elapsed(minute: str, second: str) -> list[str]:
+    words = []
+    for value, unit in ((int(minute), "minute"), (int(second), "second")):
+        if value:
+            words += [*n.cardinal(value), unit + "s" * (value != 1)]
+    return words or ["zero"]
+
+
+@rule(rf"([01]\d|2[0-4])([0-5]\d)h{END}")
+def hours(m, context):
+    """1800h."""
+    hour = (["oh"] if m[1][0] == "0" else []) + n.cardinal(m[1])
+    return [*hour, *(["hundred"] if m[2] == "00" else minutes(int(m[2]))), "hours"]
+
+
+@rule(rf"([01]\d|2[0-3]):?([0-5]\d)Z{END}")
+def zulu(m, context):
+    """06:00Z."""
+    hour = (["oh"] if m[1][0] == "0" else []) + n.cardinal(m[1])
+    return [*hour, *(["hundred"] if m[2] == "00" else minutes(int(m[2]))), "Z"]
