@@ -10,7 +10,7 @@ NEVER_END = frozenset(
     "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls sens govs gens lts sgts capts attys dbl sgl mkt div".split()
 )
 BEFORE_NUMBER = frozenset(
-    "amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "agg disp amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
@@ -26,7 +26,7 @@ MAY_END = (
     | MONTHS_AND_DAYS
 )
 BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
-    "vit fav sat rep educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
+    "rev agg vit fav sat rep educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
     "med lg avg misc orig govt appt appts mtg mtgs fl cu sq op ed eds trans para inst assoc int pkg pkgs pkt abbr ctr wt ht "
     "lic dir exp regt ea terr cres gdns expy fwy tpke dkt amend amends amt cdr cert diam encl grp pmt subj vocab susp rds rpt hols p pp ch sh dz mgr vers "
     "mfr intl natl univ dist dep arr elev rm bldg rte jct prev lib tel ct dz doz app cl pct max incl excl est "

@@ -71,7 +71,7 @@ MINUS_AFTER = re.compile(r"(?:[=+*\u00d7]\s?|[=+*\u00d7][^a-z]*[(\[])$")
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 COURSE = re.compile(
-    r"x\s?(\d{1,3})\s?(d|days?|w|wks?|weeks?|h|hrs?|hours?|mo|months?|yrs?|years?|mins?|minutes?)(?![\w-])"
+    r"(?:x|\u00d7(?=.{1,5}(?:d|days?|wks?|weeks?)\b))\s?(\d{1,3})\s?(d|days?|w|wks?|weeks?|h|hrs?|hours?|mo|months?|yrs?|years?|mins?|minutes?)(?![\w-])"
 )
 SCREW = re.compile(r"(?<!\w)M\d{1,2}(?:\.\d)? $")  # M8 x 1.25
 KEY = re.compile(r"(?<!\w)(?:VOL|Vol|CH|TEMP)$")
@@ -276,7 +276,7 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             elif m and m[0] != "\u207b":
                 self._say(numerals.exponent(m[0].translate(t.SUPERSCRIPTS)[:6]), at, m.end())
             return m.end() if m else at + 1
-        if c == "x" and not joined and (m := COURSE.match(text, at)):
+        if c in "x\u00d7" and not joined and (m := COURSE.match(text, at)):
             self._say(
                 ["for", *numbers.cardinal(m[1]), COURSE_OF[m[2][0]] + "s" * (m[1] != "1")],
                 at,

@@ -86,7 +86,7 @@ def card(m, context):
     return [t.MONTHS[int(m[1]) - 1], *n.year(2000 + int(m[2]))]
 
 
-@rule.after(("section", "rule"), rf"(\d{{2,4}})\.(\d{{1,3}})([a-z])?-(\d{{1,3}}){END}")
+@rule.after(("section", "rule"), rf"(\d{{1,4}})\.(\d{{1,3}})([a-z])?-(\d{{1,3}}){END}")
 def regulation(m, context):
     """\u00a7 240.10b-5."""
     letter = [m[3].upper()] if m[3] else []

@@ -42,7 +42,8 @@ class Ranges:
             not before.strip(" (") and not text[: m.start()].rstrip(" ")[-1:].isalnum()
         ):
             said = NAMED[sign]  # := declares
-        if said.startswith("is ") and self._bounds(m):
+        stated = self._before() in ("is", "are", "was", "were", "be", "being", "it's")
+        if said.startswith("is ") and (stated or self._bounds(m)):
             said = said[3:]
         self._say(said, m.start(), m.end())
         return m.end()

@@ -6,7 +6,7 @@ import re
 
 from speechstream.text.en import cues as q, numbers, tables as t
 
-LETTERED = re.compile("([IVX]+)([ab])")
+LETTERED = re.compile("([IVX]+)([a-cA-C])")
 REIGNED = re.compile(
     r" (?:[a-z]+ed|became|took|wrote|gave|fell|won|led|built|came|made|went|began|sent|kept|left)\b"
 )

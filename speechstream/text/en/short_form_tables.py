@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # With a full stop, wherever they stand.
 ALWAYS = {
+    "agg": "aggregate",
     "sta": "station",
     "vit": "vitamin",
     "fav": "favorite",

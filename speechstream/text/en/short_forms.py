@@ -36,7 +36,7 @@ SPANS = frozenset(
     "hour hours day days night nights dollar dollars person people week month year order purchase".split()
 )
 REVENUE = re.compile(
-    r"(?:miss|beat|growth|est|guidance|up|down|rose|fell|grew|of)\b|[$\u20ac\u00a3]"
+    r"[-+\u2212](?=\d)|(?:miss|beat|growth|est|guidance|up|down|rose|fell|grew|of)\b|[$\u20ac\u00a3]"
 )
 MONTHLY = frozenset("the each per every a this next last first".split())
 SINGLE = re.compile(
@@ -68,6 +68,10 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return BY[lower]
     if token == "m" and MARRIED.match(rest):
         return "married"
+    if lower == "disp" and rest[:1] in ("#", *"0123456789") and rest:
+        return "dispense"
+    if lower == "op" and re.match(r"(?:margin|income|profit|cash|expenses?|ex)\b", rest):
+        return "operating"
     if lower == "exp" and before in ("years", "year", "work", "prior", "relevant"):
         return "experience"
     if (

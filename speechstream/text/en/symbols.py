@@ -54,7 +54,10 @@ GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
 DIGITS = re.compile(r"\d+(?![\w.])")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 MULTIPLIED = re.compile(r"\w\*\d")
-ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
+ABOUT = re.compile(
+    r"\s?[$\u00a3\u20ac]?\d|(?:Jan|Feb|Mar|Apr|May|June?|July?|Aug|Sept?|Oct|Nov|Dec|half|noon|midnight|one|two|three|ten|mid)"
+    r"(?:[a-z]*|\.)[\s-]"
+)
 AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
 BY_NUMBER = re.compile(r"\s?\d")
 DEGREES = re.compile(r"[\d\u00b0][CF]$")

@@ -301,3 +301,11 @@ def zulu(m, context):
     """06:00Z."""
     hour = (["oh"] if m[1][0] == "0" else []) + n.cardinal(m[1])
     return [*hour, *(["hundred"] if m[2] == "00" else minutes(int(m[2]))), "Z"]
+
+
+@rule(rf"(\d{{3}})-(\d{{3}}){END}(?![-.]\d)")
+def secret(m, context):
+    """Your code is 004-219."""
+    if not {"code", "pin", "passcode", "otp"} & set(context.words[-3:]):
+        return None
+    return [*n.digits(m[1]), ",", *n.digits(m[2])]
