@@ -146,11 +146,12 @@ def part_of_speech(words: list[str], i: int) -> str:
             )
             else "NOUN"
         )
-    plural = before in PLURALS or (
-        before.endswith("s")
-        and not before.endswith("ss")
-        and before not in NOT_PLURAL
-        and len(before) > 3
+    subject = previous if adverb else before
+    plural = subject in PLURALS or (
+        subject.endswith("s")
+        and not subject.endswith("ss")
+        and subject not in NOT_PLURAL
+        and len(subject) > 3
     )
     if plural and after not in ("of", "is", "was", "has", "are"):
         return "VERB"

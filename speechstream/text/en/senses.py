@@ -55,6 +55,12 @@ INJURED = words_of(
 KEPT = words_of(
     "keep keeps kept hold holds held stay stays stayed stand stood stands come came comes draw drew get got getting move moved sit sat follow live lives"
 )
+SEEN = words_of(
+    "watch watched watching saw see seen hear heard stream streamed play played caught catch show showed perform performed"
+)
+QUARRELLED = words_of(
+    "last with about over again yesterday because when after before today this and in"
+)
 EYES = words_of("eye eyes cheek cheeks face cry cried crying wiped shed")
 SMALL = words_of(
     "amount amounts detail details quantity quantities trace traces particle particles change changes difference "
@@ -124,6 +130,10 @@ def _lead(words, i, written):
 
 def _live(words, i, written):
     before, after = word_before(words, i), word_after(words, i)
+    if before in ("it", "them", "him", "her", "us", "me") and has_any(
+        words[max(0, i - 3) : i], SEEN
+    ):
+        return "DEFAULT"  # we watched it live
     if (
         before in BE
         or before in ARTICLES
@@ -318,6 +328,14 @@ def _dove(words, i, written):
 
 
 def _row(words, i, written):
+    had = has_any(words[max(0, i - 4) : i], words_of("had have having has"))
+    told = (
+        not word_after(words, i)
+        or word_after(words, i) in QUARRELLED
+        or word_after(words, i) in MARKS
+    )
+    if word_before(words, i) in ("a", "another", "big", "huge", "massive") and had and told:
+        return "QUARREL"
     return (
         "QUARREL"
         if words[max(0, i - 2) : i][:1] == ["a"]
