@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from speechstream.text import ssml
 from speechstream.text.decoding import decode
-from speechstream.text.rules import rules_of
+from speechstream.text.rules import TextConfig, rules_of
 
 ENDERS = ".!?\u2026"
 FULL_WIDTH = (
@@ -37,30 +37,6 @@ PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
 BREAK = re.compile(r"<break[^<>]*>")
 MAX_CLAUSE = 4000  # characters of a clause with all its markup
 JOINERS = "\u200d\ufe0f\u20e3"
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Where clauses may end, in visible characters. The first clause of a text has its own, smaller limits."""
-
-    markup: bool = True  # read SSML and [[phonemes]]; otherwise `<` and `[` are text
-    first_soft: int = 12  # first clause: may end at a comma from here on
-    first_phrase: int = 48  # ... before a conjunction or preposition from here on
-    first_hard: int = 90  # ... at any space from here on
-    soft: int = 80  # later clauses: the same three
-    phrase: int = 160
-    hard: int = 240
-    longest: int = 320  # a clause ends here even inside a word
-    language: str = "en"  # whose abbreviations and small words are known
-
-    def __post_init__(self):
-        if (
-            not 0 < self.first_soft <= self.first_phrase <= self.first_hard <= self.longest
-            or not 0 < self.soft <= self.phrase <= self.hard <= self.longest
-        ):
-            raise ValueError(
-                f"clause limits must grow from soft over phrase and hard to longest, given {self}"
-            )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, short_forms, streets, tables as t
+from speechstream.text.en import cues as q, geography, short_forms, streets, tables as t
 from speechstream.text.en.word import Word
 
 SURE_STATES = frozenset(
@@ -112,7 +112,7 @@ class Abbreviations:
             self._state("CA", at, end) or self._say("C A", at, end)
             return end
         elif (
-            lower in t.STATES_OLD
+            lower in geography.STATES_OLD
             and text[at].isupper()
             and text[at + 1].islower()
             and (
@@ -125,7 +125,7 @@ class Abbreviations:
                 and lower not in ("ill", "miss", "mass", "ore", "del", "la")
             )
         ):
-            said = t.STATES_OLD[lower]
+            said = geography.STATES_OLD[lower]
         elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
             said = "minimum" if lower == "min" else "maximum"
         elif lower == "min" and self.number_end < at - 1 and rest:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, parts_of_speech, tables as t, units
+from speechstream.text.en import (
+    cues as q,
+    geography,
+    numbers as n,
+    parts_of_speech,
+    tables as t,
+    units,
+)
+from speechstream.text.en.measures import EXPRESSION, PRICED, expression
 from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
@@ -27,14 +35,6 @@ SYMBOL = alternatives(units.CURRENCIES)
 AFTER = alternatives(
     c for c in units.CURRENCIES if c.isalpha() or c in "\u20ac\u00a3\u00a2$\u20bd\u20ba"
 )
-UNIT = alternatives({**units.UNITS, **units.PER})
-POWER = r"(?:[\u00b2\u00b3]|\^?[23](?![\w.]))?"
-FACTOR = rf"(?:{UNIT}){POWER}"
-HEAD = rf"(?:{alternatives(units.UNITS)}){POWER}"
-PRODUCT = rf"{FACTOR}(?:[\u00b7\u22c5\u2022]{FACTOR})*"
-EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?(?:{FACTOR}|\({PRODUCT}\)))*"
-PARTS = re.compile(rf"({UNIT})({POWER})$")
-POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
 CEILINGS = frozenset(
     "ceiling ceilings wall walls fence fences ladder pole boards rope cable cord".split()
@@ -50,34 +50,6 @@ NAMED_AFTER = ("-dollar", "-pound", "-euro", " dollar", " pounds", " euros")
 PENSIONED = frozenset(
     "plans contributions accounts rollovers loans matches withdrawals savings balances".split()
 )
-PRICED = {
-    **units.PER,
-    "l": "liter",
-    "ml": "milliliter",
-    "mL": "milliliter",
-    "g": "gram",
-    "m\u00b2": "square meter",
-    "m2": "square meter",
-    "sqm": "square meter",
-    "m\u00b3": "cubic meter",
-    "t": "tonne",
-    "ha": "hectare",
-    "acre": "acre",
-    "bbl": "barrel",
-    "barrel": "barrel",
-    "kWh": "kilowatt hour",
-    "MWh": "megawatt hour",
-    "sq. ft.": "square foot",
-    "sqft": "square foot",
-    "yd": "yard",
-    "ft": "foot",
-    "pp": "person",
-    "GB": "gigabyte",
-    "TB": "terabyte",
-    "btl": "bottle",
-    "bottle": "bottle",
-    "serving": "serving",
-}
 CENTS = re.compile(r"\.\d\d(?!\d)")
 COMPOUND = re.compile("-(?!plus)[a-z]")
 
@@ -307,7 +279,7 @@ def angle(m, context):
     words = number(m[1]) + ["degree" if is_one(m[1]) else "degrees"]
     words += [*n.decimal(m[2]), "minutes"] if m[2] else []
     words += [*n.decimal(m[3]), "seconds"] if m[3] else []
-    return words + ([t.DIRECTIONS[m[4]]] if m[4] else [])
+    return words + ([geography.DIRECTIONS[m[4]]] if m[4] else [])
 
 
 FOR_DAYS = frozenset("for after within over every equals".split())
@@ -463,49 +435,3 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
     if found in q.DIRECTED and not word[1][0].islower():
         return False
     return found not in q.CAREFUL or word[1] in q.AFTER_UNIT
-
-
-def expression(text: str, single: bool) -> list[str]:
-    """The words of a unit: km/h is kilometers per hour, m/s\u00b2 meters per second squared."""
-    above, *below = re.split(r"\s?/\s?", text)
-    words: list[str] = []
-    factors = re.split("[\u00b7\u22c5\u2022]", above)
-    for i, factor in enumerate(factors):
-        words += _factor(factor, single or i + 1 < len(factors))
-    for divisor in below:
-        words.append("per")
-        for factor in re.split("[\u00b7\u22c5\u2022]", divisor.strip("()")):
-            words += _factor(factor, True)
-    return words
-
-
-def _factor(text: str, single: bool) -> list[str]:
-    m = PARTS.match(text)
-    assert m is not None
-    symbol, power = m[1], POWERS.get(m[2])
-    if power is None and text in units.UNITS:
-        symbol = text
-    words = unit_words(symbol, single)
-    if not power:
-        return words
-    if words[-1].endswith(
-        ("meter", "meters", "foot", "feet", "inch", "inches", "yard", "yards", "mile", "miles")
-    ):
-        return ["square" if power == 2 else "cubic", *words]
-    return [*words, "squared" if power == 2 else "cubed"]
-
-
-def unit_words(symbol: str, single: bool) -> list[str]:
-    """'km' -> kilometers; 'mph' -> miles per hour: the first noun takes the plural."""
-    words = (units.UNITS.get(symbol) or units.PER[symbol]).split()
-    if (
-        single
-        or all(w.isupper() for w in words)
-        or words[-1] == "mercury"
-        and words[0].endswith("s")
-    ):
-        return words
-    stops = ("per", "of", "celsius", "fahrenheit")
-    at = next((i - 1 for i, w in enumerate(words) if w in stops), len(words) - 1)
-    words[at] = n.plural(words[at])
-    return words

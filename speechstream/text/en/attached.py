@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers, tables as t, units
-from speechstream.text.en.amounts import expression
+from speechstream.text.en.measures import expression
 from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")

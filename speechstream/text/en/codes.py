@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import cues as q, geography, numbers as n
 from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
@@ -114,7 +114,7 @@ def code(m, context):
         return n.digits(m[0])
     if size == 4 and "model" in context.words[-6:] and not following(m).islower():
         return n.grouped(m[0])
-    if size == 5 and context.before in t.ZIP_STATES:
+    if size == 5 and context.before in geography.ZIP_STATES:
         return n.digits(m[0])
     if size <= 4 and (nouns & q.GROUPED or "flight" in context.words[-4:]):
         return n.grouped(m[0])

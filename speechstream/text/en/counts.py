@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t, units
-from speechstream.text.en.amounts import EXPRESSION, FACTOR, expression
+from speechstream.text.en.measures import EXPRESSION, FACTOR, expression
 from speechstream.text.en.patterns import (
     DASH,
     END,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t, units
+from speechstream.text.en import cues as q, geography, numbers as n, tables as t, units
 from speechstream.text.en.codes import EMERGENCY
 from speechstream.text.en.dates import minutes
 from speechstream.text.en.designations import COUNTABLE, DIALLING
@@ -176,7 +176,7 @@ def slashed_phone(m, context):
 @rule(rf"(\d{{1,3}}(?:\.\d+)?)\u00b0?\s?([NS]),?\s(\d{{1,3}}(?:\.\d+)?)\u00b0?\s?([EW]){END}")
 def position(m, context):
     """35.2N 75.5W."""
-    first, second = (t.DIRECTIONS[x] for x in m.group(2, 4))
+    first, second = (geography.DIRECTIONS[x] for x in m.group(2, 4))
     degrees = ["degrees"] if "\u00b0" in m[0] else []
     return [*n.decimal(m[1]), *degrees, first, *n.decimal(m[3]), *degrees, second]
 

@@ -6,11 +6,11 @@ dictionary entry, or None where the part of speech decides.
 
 from __future__ import annotations
 
+from speechstream.text.en import epithets
 from speechstream.text.en.parts_of_speech import (
     ADVERBS,
     ARTICLES,
     BE,
-    COUNTS,
     DEGREE,
     DETERMINERS,
     FUNCTION,
@@ -310,12 +310,6 @@ def _bass(words, i, written):
     return "ADJ"
 
 
-def _polish(words, i, written):
-    if written[i][:1].islower() or (i == 0 and word_after(words, i) in OBJECTS):
-        return "DEFAULT"
-    return "NATION"
-
-
 def _dove(words, i, written):
     if word_before(words, i) in ("dove", "he", "she", "we", "they", "i"):
         return "VERB"
@@ -399,83 +393,6 @@ def _subject(words, i, written):
     return None
 
 
-def _moped(words, i, written):
-    return "VERB" if word_after(words, i) in words_of("around about all for over") else "DEFAULT"
-
-
-def _does(words, i, written):
-    """Female deer, where a number or an article stands before and a verb or a pause behind."""
-    before, after = word_before(words, i), word_after(words, i)
-    if (not before or before in MARKS) and after == "and":
-        return "NOUN"
-    counted = (
-        before in COUNTS
-        or before in ("the", "young", "white", "some", "these")
-        and (not after or after in MARKS or after.endswith("ed") or after in ("and", "were", "are"))
-    )
-    return "NOUN" if counted and after not in ("not", "it", "he", "she") else "DEFAULT"
-
-
-def _aged(words, i, written):
-    """An aged man, the aged; aged fifty and aged cheese have one syllable."""
-    before, after = word_before(words, i), word_after(words, i)
-    people = words_of(
-        "man woman men women people parent parents mother father aunt uncle couple relative relatives population"
-    )
-    return (
-        "ADJ"
-        if after in people or before == "the" and after not in ("cheese", "wine", "beef")
-        else "DEFAULT"
-    )
-
-
-def _learned(words, i, written):
-    people = words_of(
-        "professor judge man man's men scholar scholars friend gentleman counsel society societies colleague journal journals"
-    )
-    return (
-        "ADJ"
-        if word_after(words, i) in people and word_before(words, i) in DETERMINERS | DEGREE
-        else "DEFAULT"
-    )
-
-
-def _blessed(words, i, written):
-    before, after = word_before(words, i), word_after(words, i)
-    named = (
-        before in ARTICLES
-        or before in ("every", "that")
-        or after in ("virgin", "sacrament", "mother")
-    )
-    return "ADJ" if named and after and after not in MARKS and after not in FUNCTION else "DEFAULT"
-
-
-def _beloved(words, i, written):
-    return "DEFAULT" if word_before(words, i) in BE or word_after(words, i) == "by" else "ADJ"
-
-
-def _nice(words, i, written):
-    """The town in France."""
-    city = written[i] == "Nice" and (
-        i > 0
-        and word_before(words, i) in words_of("in to from near and of for at")
-        or words[i + 1 : i + 3] == [",", "france"]
-    )
-    return "TOWN" if city else "DEFAULT"
-
-
-def _reading(words, i, written):
-    """The towns: Reading, Pennsylvania, in Reading."""
-    town = written[i] == "Reading" and (
-        word_before(words, i) in words_of("in to from near at")
-        or words[i + 1 : i + 2] == [","]
-        and word_after(words, i, 2)
-        in ("pennsylvania", "berkshire", "england", "massachusetts", "p a")
-        or word_after(words, i) in ("festival", "railroad", "station", "fc")
-    )
-    return "TOWN" if town else "DEFAULT"
-
-
 SPECIAL = {
     "conducts": lambda words, i, written: "VERB",
     "bases": _bases,
@@ -485,16 +402,16 @@ SPECIAL = {
     "export": _trade,
     "number": _number,
     "produce": _produce,
-    "does": _does,
-    "aged": _aged,
-    "learned": _learned,
-    "blessed": _blessed,
-    "beloved": _beloved,
-    "nice": _nice,
-    "reading": _reading,
+    "does": epithets.does,
+    "aged": epithets.aged,
+    "learned": epithets.learned,
+    "blessed": epithets.blessed,
+    "beloved": epithets.beloved,
+    "nice": epithets.nice,
+    "reading": epithets.reading,
     "refuse": _refuse,
     "subject": _subject,
-    "moped": _moped,
+    "moped": epithets.moped,
     "read": _read,
     "wound": _wound,
     "lead": _lead,
@@ -510,7 +427,7 @@ SPECIAL = {
     "used": _used,
     "minute": _minute,
     "bass": _bass,
-    "polish": _polish,
+    "polish": epithets.polish,
     "dove": _dove,
     "row": _row,
     "present": _present,
