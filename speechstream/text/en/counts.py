@@ -160,6 +160,13 @@ def numbered(context: Context) -> bool:
     )
 
 
+def _bracketed(m: re.Match) -> bool:
+    """Whether a difference stands alone in brackets that are divided or multiplied: (5-1)/(4-2)."""
+    text, end = m.string, m.end(3)
+    around = text[max(0, m.start() - 2) : m.start()] + text[end : end + 2]
+    return text[max(0, m.start() - 1) : m.start()] == "(" and "/" in around
+
+
 @rule(rf"({INT})({DASH})(\d(?:[\d,]*\d)?){END}(?!\.\d)(\s?=)?")
 def span(m, context):
     """Ranges and scores: 10-20, 1990-95, 3-2."""
@@ -172,6 +179,8 @@ def span(m, context):
             (n.cardinal(first) + ["minus"] + n.cardinal(second), m.start(), m.end(3)),
             (["equals"], m.end(3), m.end()),
         ]
+    if "=" in m.string and (m[2] == "\u2212" or _bracketed(m)):
+        return [*n.cardinal(first.replace(",", "")), "minus", *n.cardinal(second)]
     if m[3].endswith(","):
         return None
     if second.startswith("0") and len(second) > 1:

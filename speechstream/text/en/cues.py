@@ -11,7 +11,7 @@ def _set(text: str) -> frozenset[str]:
 DIALLED = _set("call dial phone telephone text ring")
 CODED = _set(
     "code codes pin pins passcode password otp zip zipcode postcode postal account ssn serial iban imei tracking "
-    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking swift bic coupon promo voucher upc asin imsi"
+    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking swift bic passport coupon promo voucher upc asin imsi"
 )
 NUMBERED_LONG = _set(
     "id ids reference ref order ticket invoice case card policy claim receipt docket badge"

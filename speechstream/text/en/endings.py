@@ -26,7 +26,7 @@ MAY_END = (
     | MONTHS_AND_DAYS
 )
 BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
-    "rev agg vit fav sat rep educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
+    "rev agg cts vit fav sat rep educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
     "med lg avg misc orig govt appt appts mtg mtgs fl cu sq op ed eds trans para inst assoc int pkg pkgs pkt abbr ctr wt ht "
     "lic dir exp regt ea terr cres gdns expy fwy tpke dkt amend amends amt cdr cert diam encl grp pmt subj vocab susp rds rpt hols p pp ch sh dz mgr vers "
     "mfr intl natl univ dist dep arr elev rm bldg rte jct prev lib tel ct dz doz app cl pct max incl excl est "

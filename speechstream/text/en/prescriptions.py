@@ -41,7 +41,7 @@ SIGNS = {
     "nkda": "no known drug allergies",
 }
 FORMS = frozenset("gtt gtts tab tabs cap caps".split())
-NUMBER = re.compile(r"[\d\u00bc-\u00be]\s?$")
+NUMBER = re.compile(r"(?:[\d\u00bc-\u00be]|\d\s?(?:mg|mcg|g|m[lL]))\s?$")
 TAKEN = re.compile(
     r"(?:\d|mg|mcg|m[lL]|g|PO|po|p\.o\.|tabs?|caps?|gtts?|tablets?|capsules?|drops?|puffs?|units?|dose)\s$"
 )

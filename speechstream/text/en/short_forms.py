@@ -66,6 +66,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "count"
     if rest.startswith("by ") and lower in BY:
         return BY[lower]
+    if lower == "cts" and before in NUMBER_WORDS and re.match(r"(?:under|of)\b", rest):
+        return "counts"
     if token == "m" and MARRIED.match(rest):
         return "married"
     if lower == "disp" and rest[:1] in ("#", *"0123456789") and rest:

@@ -25,7 +25,7 @@ DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}"
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u02b0-\u02b8\u02e1-\u02e3\u1d43-\u1d6a\u2c7c\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
-LIST_ROMAN = re.compile(r"[ivx]{2,5}[.)]\s")
+LIST_ROMAN = re.compile(r"(?:[ivx]{1,5}|[IVX]{1,5})[.)](?:\s|$)")
 PROMOTION = re.compile(
     r"(?:SAVE|TAKE|FREE|SHOP|DEAL|SALE|SHIP|GIFT|LOVE|HOME|BACK|FLAT|FALL|XMAS|COOL|EASY|MORE|PLUS|ROOM)\d\d?"
 )
@@ -246,7 +246,8 @@ class Spelling(Abbreviations, Attached, Places):
     def _list_mark(self, word: str, at: int, end: int) -> int:
         """ii. and iii) at a line's beginning are numbers. Returns where it ends, or 0."""
         begins = at == 0 or self.text[at - 1] == "\n"
-        if not begins or len(word) < 2 or not LIST_ROMAN.match(self.text, at):
+        first = word in ("I", "i") and f"\n{word}{word}{self.text[end : end + 1]}" in self.text
+        if not begins or len(word) < 2 and not first or not LIST_ROMAN.match(self.text, at):
             return 0
         value = numbers.roman(word.upper())
         if value is None:

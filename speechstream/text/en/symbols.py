@@ -70,6 +70,8 @@ PIPED = re.compile(
 )
 BY_INCHES = re.compile(r"\s?[\d/ \u00bc-\u00be\u2150-\u215e]+[\"\u2033]")
 PROMPT = re.compile(r"\$ [a-z][\w.-]*(?:\s|$)")
+EQUATED = re.compile(r" = (?:[\w%$.]+ ){1,2}$")  # profit = revenue - cost
+A_TERM = re.compile(r" [a-z]+(?=[.;,)]|$| [-+*/] )")
 BOUND = re.compile(
     r"< [$\u00a3\u20ac]?\d|> [$\u00a3\u20ac]?\d[\d.,]*\s?%"
 )  # and no line that is quoted
@@ -192,7 +194,8 @@ class Symbols(Slashes):
                 and MEMBER.search(text, max(0, at - 24), at)
                 and re.match(r"\s\d", text[at + 1 : at + 3])
             )
-            numbers_around = numbers_around or member
+            termed = EQUATED.search(text, max(0, at - 40), at) and A_TERM.match(text, at + 1)
+            numbers_around = numbers_around or member or spaced and termed
             equation = spaced and "=" in text and TERM_BEFORE.search(text[max(0, at - 3) : at])
             numbers_around = numbers_around or equation and TERM_AFTER.match(text, at + 1)
             self._say("minus", at, m.end()) if numbers_around else self.out.append(

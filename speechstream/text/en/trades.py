@@ -309,3 +309,10 @@ def secret(m, context):
     if not {"code", "pin", "passcode", "otp"} & set(context.words[-3:]):
         return None
     return [*n.digits(m[1]), ",", *n.digits(m[2])]
+
+
+@rule(rf"(1099|1098|1040|1065|1120)s{END}")
+def forms(m, context):
+    """1099s, forms of a tax."""
+    words = n.grouped(m[1])
+    return [*words[:-1], n.plural(words[-1])]
