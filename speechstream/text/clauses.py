@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from speechstream.text import ssml
 from speechstream.text.decoding import decode
-from speechstream.text.rules import rules_of
+from speechstream.text.rules import TextConfig, rules_of
 
 ENDERS = ".!?\u2026"
 FULL_WIDTH = (
@@ -37,30 +37,6 @@ PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
 BREAK = re.compile(r"<break[^<>]*>")
 MAX_CLAUSE = 4000  # characters of a clause with all its markup
 JOINERS = "\u200d\ufe0f\u20e3"
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Where clauses may end, in visible characters. The first clause of a text has its own, smaller limits."""
-
-    markup: bool = True  # read SSML and [[phonemes]]; otherwise `<` and `[` are text
-    first_soft: int = 12  # first clause: may end at a comma from here on
-    first_phrase: int = 48  # ... before a conjunction or preposition from here on
-    first_hard: int = 90  # ... at any space from here on
-    soft: int = 80  # later clauses: the same three
-    phrase: int = 160
-    hard: int = 240
-    longest: int = 320  # a clause ends here even inside a word
-    language: str = "en"  # whose abbreviations and small words are known
-
-    def __post_init__(self):
-        if (
-            not 0 < self.first_soft <= self.first_phrase <= self.first_hard <= self.longest
-            or not 0 < self.soft <= self.phrase <= self.hard <= self.longest
-        ):
-            raise ValueError(
-                f"clause limits must grow from soft over phrase and hard to longest, given {self}"
-            )
 
 
 @dataclass(frozen=True)
@@ -337,6 +313,9 @@ class _Scan:
             if lower in self.rules.books_of_two and self._word_before(begin) in ("1", "2", "3"):
                 return not self._look(self._next(end))
             state = token in self.rules.states and self.text[self.start : begin].endswith(", ")
+            small = token in self.rules.states and self._look(self._next(end)).islower()
+            if small and token[0].isupper():
+                return False  # the Pa. and Calif. delegations
             if not state and (listed or lower in self.rules.never_end):
                 return not self._look(self._next(end))
             if lower == "no" and self._answers(token, begin):
@@ -346,7 +325,7 @@ class _Scan:
                 or lower in self.rules.may_end
                 or lower in self.rules.before_small
                 or lower in self.rules.after_number
-                and self._word_before(begin)[-1:].isnumeric()
+                and self._word_before(begin).rstrip("-")[-1:].isnumeric()
                 or state
                 or bool(initials)
             )
@@ -400,7 +379,7 @@ class _Scan:
             named = NUMERAL.fullmatch(following := self._word(word))
             return not (named and (token[0].isupper() or following not in ("A", "I")))
         if lower in self.rules.before_small and token.islower():
-            return not (first.islower() or first.isdigit())
+            return not (first.islower() or first.isdigit() or first in "+-\u2212~$\u20ac\u00a3")
         if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):
             return token.islower()
         if lower in ("etc", "al") and self._look(word).isupper():
@@ -468,6 +447,14 @@ class _Scan:
             return False
         word = self._next(at + 1)
         following = self._look(word)
+        if (
+            self.text[at] == "\u2013"
+            and self.text[at - 2 : at - 1].isdigit()
+            and following.isupper()
+        ):
+            name = self._word(word).lower()
+            if name in self.rules.months_and_days | self.rules.after_time:
+                return False  # Jan 1, 2024 – Dec 31, 2025
         if self.text[at] == "," and following.isupper() and self.rules.states:
             name = self._word(word)
             if name in self.rules.states and self._look(word + len(name)) == ".":

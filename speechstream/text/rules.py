@@ -71,3 +71,27 @@ def rules_of(language: str) -> Rules:
     module, _, constant = _RULES.get(name, _RULES[DEFAULT]).partition(":")
     found: Rules = getattr(import_module(module), constant)
     return found
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Where clauses may end, in visible characters. The first clause of a text has its own, smaller limits."""
+
+    markup: bool = True  # read SSML and [[phonemes]]; otherwise `<` and `[` are text
+    first_soft: int = 12  # first clause: may end at a comma from here on
+    first_phrase: int = 48  # ... before a conjunction or preposition from here on
+    first_hard: int = 90  # ... at any space from here on
+    soft: int = 80  # later clauses: the same three
+    phrase: int = 160
+    hard: int = 240
+    longest: int = 320  # a clause ends here even inside a word
+    language: str = "en"  # whose abbreviations and small words are known
+
+    def __post_init__(self):
+        if (
+            not 0 < self.first_soft <= self.first_phrase <= self.first_hard <= self.longest
+            or not 0 < self.soft <= self.phrase <= self.hard <= self.longest
+        ):
+            raise ValueError(
+                f"clause limits must grow from soft over phrase and hard to longest, given {self}"
+            )

@@ -134,7 +134,7 @@ FORMULAS = {
     "E = mc^2": "E equals m c squared",
     r"\frac{a}{b}": "a over b",
     r"\sum_{i=1}^{n} x_i": "sum from i equals 1 to n of x sub i",
-    r"\sqrt{x^2 + y^2} \geq 0.5": "square root of x squared plus y squared is at least 0.5",
+    r"\sqrt{x^2 + y^2} \geq 0.5": "square root of x squared plus y squared is greater than or equal to 0.5",
     r"90^\circ": "90 degrees",
     r"\text{mean speed} = 5": "mean speed equals 5",
     r"\begin{cases}1\end{cases}": "",

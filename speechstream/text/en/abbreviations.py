@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, short_forms, streets, tables as t
+from speechstream.text.en import cues as q, geography, short_forms, streets, tables as t
 from speechstream.text.en.word import Word
 
 SURE_STATES = frozenset(
@@ -112,16 +112,20 @@ class Abbreviations:
             self._state("CA", at, end) or self._say("C A", at, end)
             return end
         elif (
-            lower in t.STATES_OLD
+            lower in geography.STATES_OLD
             and text[at].isupper()
             and text[at + 1].islower()
             and (
                 lower in SURE_STATES
                 or text[max(0, at - 2) : at] == ", "
                 or re.search(r"\b[DRI]-$", text[max(0, at - 3) : at])
+                or self._before() in ("in", "from", "of", "near", "to")
+                and lower not in ("del", "miss", "ill", "ind")
+                or rest[:1].islower()
+                and lower not in ("ill", "miss", "mass", "ore", "del", "la")
             )
         ):
-            said = t.STATES_OLD[lower]
+            said = geography.STATES_OLD[lower]
         elif lower in ("min", "max") and re.match(r"\d", rest) and self.number_end < at - 1:
             said = "minimum" if lower == "min" else "maximum"
         elif lower == "min" and self.number_end < at - 1 and rest:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, homographs, numbers as n, tables as t, units
+from speechstream.text.en import (
+    cues as q,
+    geography,
+    numbers as n,
+    parts_of_speech,
+    tables as t,
+    units,
+)
+from speechstream.text.en.measures import EXPRESSION, PRICED, expression
 from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
@@ -27,14 +35,6 @@ SYMBOL = alternatives(units.CURRENCIES)
 AFTER = alternatives(
     c for c in units.CURRENCIES if c.isalpha() or c in "\u20ac\u00a3\u00a2$\u20bd\u20ba"
 )
-UNIT = alternatives({**units.UNITS, **units.PER})
-POWER = r"(?:[\u00b2\u00b3]|\^?[23](?![\w.]))?"
-FACTOR = rf"(?:{UNIT}){POWER}"
-HEAD = rf"(?:{alternatives(units.UNITS)}){POWER}"
-PRODUCT = rf"{FACTOR}(?:[\u00b7\u22c5\u2022]{FACTOR})*"
-EXPRESSION = rf"{HEAD}(?:[\u00b7\u22c5\u2022]{FACTOR})*(?:\s?/\s?(?:{FACTOR}|\({PRODUCT}\)))*"
-PARTS = re.compile(rf"({UNIT})({POWER})$")
-POWERS = {"\u00b2": 2, "\u00b3": 3, "2": 2, "3": 3, "^2": 2, "^3": 3}
 POINTED = frozenset(("dollar", "pound", "bitcoin", "ether"))  # never points for commas
 CEILINGS = frozenset(
     "ceiling ceilings wall walls fence fences ladder pole boards rope cable cord".split()
@@ -43,6 +43,13 @@ HIGH = CEILINGS | frozenset("tall wide long high deep of above below apart".spli
 APART = frozenset("x by apart deep tall wide long thick high across".split())
 INCH = ('"', "\u2033")
 MOLAR = re.compile(r" (?:solution\b|(?:[A-Z][a-z]?\d?){2,}(?![a-z]))")
+SCREENED = re.compile(
+    r"\s(?:[\w-]+\s){0,3}(?:TVs?|monitors?|displays?|screens?|laptops?|tablets?|pizzas?|pipes?|nails?|rims?|wheels?)\b"
+)
+NAMED_AFTER = ("-dollar", "-pound", "-euro", " dollar", " pounds", " euros")
+PENSIONED = frozenset(
+    "plans contributions accounts rollovers loans matches withdrawals savings balances".split()
+)
 CENTS = re.compile(r"\.\d\d(?!\d)")
 COMPOUND = re.compile("-(?!plus)[a-z]")
 
@@ -55,14 +62,18 @@ def notes(m, context):
 
 @rule(
     rf"({SIGN})({SYMBOL})\s?({SIGN})(\d{{1,3}}(?:\.\d{{3}})*,\d\d(?!\d|,\d)|{NUM})(?:\s?({DASH}|to)\s?(?:{SYMBOL})?({NUM}))?"
-    rf"(?:(\s?|-)({MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(units.PER)}){END})?"
+    rf"(?:(\s?|-)(lakh crore|{MAGNITUDE}|bn|trn|tn|mn|MM|mm|cr\.?|[kKmMbBT])(?![^\W_]))?(?:\s?/\s?({alternatives(PRICED)}){END})?"
 )
 def money(m, context):
     """$3.50, -$5, $1.2 million, $10-20, $5/month, R$ 50."""
+    if m[2] == "PHP" and re.fullmatch(r"[4-9](?:\.\d)?", m[4]):
+        return None  # a language
+    if m[8] and m.string.startswith(NAMED_AFTER, m.end()):  # a $2 million-dollar view
+        return [*number((m[1] or m[3]) + m[4]), *units.MAGNITUDES.get(m[8], m[8]).split()]
     unit, cent = units.CURRENCIES[m[2]]
     single = qualifies(m, context) or bool(COMPOUND.match(m.string, m.end()))
-    words = _money(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
-    return words + (["per", *units.PER[m[9]].split()] if m[9] else [])
+    words = money_words(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
+    return words + (["per", *PRICED[m[9]].split()] if m[9] else [])
 
 
 @rule(
@@ -73,15 +84,15 @@ def money_after(m, context):
     unit, cent = units.CURRENCIES[m[4]]
     if m[4] == "RM" and m.string[m.start(4) - 1] != " ":
         return None  # 70% 1RM
-    return _money(m[1], m[2].replace(" ", ""), None, m[3], unit, cent, qualifies(m, context))
+    return money_words(m[1], m[2].replace(" ", ""), None, m[3], unit, cent, qualifies(m, context))
 
 
-@rule(rf"({SIGN})({NUM})\s({MAGNITUDE})\s({EXPRESSION})(?![^\W_])")
+@rule(rf"({SIGN})({NUM})\s({MAGNITUDE}|bn|mn|tn)\s({EXPRESSION})(?![^\W_])")
 def many(m, context):
     """150 million km."""
     if len(m[4]) < 2 or m[4] in q.CAREFUL:
         return None
-    return [*number(m[1] + m[2]), m[3], *expression(m[4], False)]
+    return [*number(m[1] + m[2]), units.MAGNITUDES.get(m[3], m[3]), *expression(m[4], False)]
 
 
 @rule(rf"(\d{{1,2}})p{END}")
@@ -90,18 +101,19 @@ def pence(m, context):
     return n.cardinal(m[1]) + ["penny" if m[1] == "1" else "pence"]
 
 
-def _money(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
+def money_words(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
+    """An amount of a currency, with its cents."""
     words = ["minus"] if sign in ("-", "\u2212") else []
     names = unit.split()
     many = names if single else names[:-1] + [n.plural(names[-1])]
-    scale = [units.MAGNITUDES[magnitude]] if magnitude else []
+    scale = units.MAGNITUDES.get(magnitude, magnitude).split() if magnitude else []
     if re.fullmatch(r"[\d.]+,\d\d", amount):
         amount = amount.replace(".", "").replace(",", ".")
     elif unit.split()[-1] not in POINTED and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", amount):
         amount = amount.replace(".", "")
     if upto and not scale and cent and CENTS.search(f"{amount} {upto}"):
-        first = _money("", amount, None, None, unit, cent, False)
-        return [*words, *first, "to", *_money("", upto, None, None, unit, cent, False)]
+        first = money_words("", amount, None, None, unit, cent, False)
+        return [*words, *first, "to", *money_words("", upto, None, None, unit, cent, False)]
     if upto:
         return words + n.decimal(amount) + ["to"] + n.decimal(upto) + scale + many
     whole, _, part = amount.replace(",", "").partition(".")
@@ -133,9 +145,27 @@ def measured_fraction(m, context):
     part = ["a", "half"] if bottom == 2 and m[1] else n.fraction(top, bottom)
     words = [*n.cardinal(m[1]), "and", *part] if m[1] else part
     noun = following(m)
-    named = m[5] in INCH and noun.islower() and noun not in homographs.FUNCTION | APART
+    named = m[5] in INCH and noun.islower() and noun not in parts_of_speech.FUNCTION | APART
     unit = "in" if m[5] in INCH else m[5].rstrip(".")
     return words + expression(unit, not m[1] or named or qualifies(m, context))
+
+
+@rule(r"40([13])\s?(?:([kKbB])|\(([kKbB])\))(?!\w)")
+def pension(m, context):
+    """401(k), 403b."""
+    near = following(m)
+    counted = not m[3] and near.endswith("s") and near not in PENSIONED
+    if counted or (m[1] == "1") != ((m[2] or m[3]) in "kK"):
+        return None
+    return ["four", "oh", *n.cardinal(m[1]), (m[2] or m[3]).upper()]
+
+
+@rule(
+    rf"({NUM})MM(?=\s(?:barrels?|bbl|units|shares|people|users|cubic|tons|tonnes|revenue|Btu|acres|in\b|of\b|USD))"
+)
+def thousand_thousands(m, context):
+    """2.5MM barrels."""
+    return [*n.decimal(m[1]), "million"]
 
 
 @rule(rf"({SIGN})({NUM})(?:{DASH}({NUM}))?(bn|tn|mn|[kKMBT])(?:\b|(?=\+))(?!['\u2019])")
@@ -167,12 +197,6 @@ def _letter(m: re.Match, context: Context, letter: str, near: str) -> bool:
 def parameters(m, context):
     """A 7b model."""
     return [*n.decimal(m[1]), "billion"]
-
-
-@rule(r"401\s?(?:k|K|\([kK]\))(?!\w)")
-def pension(m, context):
-    """401(k)."""
-    return ["four", "oh", "one", "K"]
 
 
 @rule(
@@ -213,8 +237,9 @@ def inches(m, context):
         top, bottom = t.VULGAR[m[2]]
         words += ["and", *(["a", "half"] if bottom == 2 else n.fraction(top, bottom))]
     noun = following(m)
-    named = noun.islower() and noun not in homographs.FUNCTION and noun not in APART
+    named = noun.islower() and noun not in parts_of_speech.FUNCTION and noun not in APART
     single = is_one(m[1]) and not m[2] or named or qualifies(m, context)
+    single = single or bool(SCREENED.match(m.string, m.end()))
     single = (
         single
         or context.before in ARTICLES
@@ -244,7 +269,7 @@ def feet(m, context):
 
 
 @rule(
-    r"(-?\d+(?:\.\d+)?)\s?\u00b0\s?(?:(\d+(?:\.\d+)?)\s?['\u2032\u2019]\s?)?(?:(\d+(?:\.\d+)?)\s?[\"\u2033\u201d]\s?)?"
+    r"([-+\u2212]?\d+(?:\.\d+)?)\s?\u00b0\s?(?:(\d+(?:\.\d+)?)\s?['\u2032\u2019]\s?)?(?:(\d+(?:\.\d+)?)\s?[\"\u2033\u201d]\s?)?"
     r"\s?([NSEW])?(?![A-Za-z])"
 )
 def angle(m, context):
@@ -254,7 +279,7 @@ def angle(m, context):
     words = number(m[1]) + ["degree" if is_one(m[1]) else "degrees"]
     words += [*n.decimal(m[2]), "minutes"] if m[2] else []
     words += [*n.decimal(m[3]), "seconds"] if m[3] else []
-    return words + ([t.DIRECTIONS[m[4]]] if m[4] else [])
+    return words + ([geography.DIRECTIONS[m[4]]] if m[4] else [])
 
 
 FOR_DAYS = frozenset("for after within over every equals".split())
@@ -298,7 +323,7 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?: ?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]))?"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?:[ -]?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
@@ -313,7 +338,14 @@ def measure(m, context):
         return None
     middle = {"\u00b1": ["plus", "or", "minus"], "x": ["by"], "\u00d7": ["by"]}.get(m[3], ["to"])
     words = number(m[1] + m[2]) + (middle + n.decimal(m[4]) if m[4] else [])
-    single = is_one(m[2]) and not m[4] or gap == "-" or qualifies(m, context) or _attached(m, found)
+    single = (
+        is_one(m[2])
+        and not m[4]
+        or gap == "-"
+        or m[0].endswith("-in.")
+        or qualifies(m, context)
+        or _attached(m, found)
+    )
     return words + expression(found, single)
 
 
@@ -325,7 +357,7 @@ CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
 CARRIED = re.compile(
-    r"\s(?:battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
+    r"\s(?:(?:turbo(?:charged)?|inline|flat|twin-turbo|hybrid|diesel)[ -])?(?:[VI]\d{1,2}\b|engine|\u00b1\s?\d+(?:\.\d+)?\s?% \w+|battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
 )
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"
@@ -344,7 +376,7 @@ CHAIN = re.compile(
 
 def _qualified(noun: str) -> bool:
     """Whether the word behind measures is a thing that has them: a 12 V, 7 Ah battery."""
-    return noun not in homographs.FUNCTION and not noun.endswith(("ed", "ly"))
+    return noun not in parts_of_speech.FUNCTION and not noun.endswith(("ed", "ly"))
 
 
 def _attached(m: re.Match, found: str) -> bool:
@@ -384,6 +416,8 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return False  # 1-in-10
     if gap == "-" and found == "ac":
         return True
+    if gap == " " and found == "A" and AMPED.match(rest):
+        return True  # a 12 V, 2 A supply
     if gap == "-" and found == "A" and AMPED.match(rest):
         return True  # a 30-A breaker
     if gap == "-" and (found in q.NOT_TOUCHING or found == "K"):
@@ -401,49 +435,3 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
     if found in q.DIRECTED and not word[1][0].islower():
         return False
     return found not in q.CAREFUL or word[1] in q.AFTER_UNIT
-
-
-def expression(text: str, single: bool) -> list[str]:
-    """The words of a unit: km/h is kilometers per hour, m/s\u00b2 meters per second squared."""
-    above, *below = re.split(r"\s?/\s?", text)
-    words: list[str] = []
-    factors = re.split("[\u00b7\u22c5\u2022]", above)
-    for i, factor in enumerate(factors):
-        words += _factor(factor, single or i + 1 < len(factors))
-    for divisor in below:
-        words.append("per")
-        for factor in re.split("[\u00b7\u22c5\u2022]", divisor.strip("()")):
-            words += _factor(factor, True)
-    return words
-
-
-def _factor(text: str, single: bool) -> list[str]:
-    m = PARTS.match(text)
-    assert m is not None
-    symbol, power = m[1], POWERS.get(m[2])
-    if power is None and text in units.UNITS:
-        symbol = text
-    words = unit_words(symbol, single)
-    if not power:
-        return words
-    if words[-1].endswith(
-        ("meter", "meters", "foot", "feet", "inch", "inches", "yard", "yards", "mile", "miles")
-    ):
-        return ["square" if power == 2 else "cubic", *words]
-    return [*words, "squared" if power == 2 else "cubed"]
-
-
-def unit_words(symbol: str, single: bool) -> list[str]:
-    """'km' -> kilometers; 'mph' -> miles per hour: the first noun takes the plural."""
-    words = (units.UNITS.get(symbol) or units.PER[symbol]).split()
-    if (
-        single
-        or all(w.isupper() for w in words)
-        or words[-1] == "mercury"
-        and words[0].endswith("s")
-    ):
-        return words
-    stops = ("per", "of", "celsius", "fahrenheit")
-    at = next((i - 1 for i, w in enumerate(words) if w in stops), len(words) - 1)
-    words[at] = n.plural(words[at])
-    return words

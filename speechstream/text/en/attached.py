@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers, tables as t, units
-from speechstream.text.en.amounts import expression
+from speechstream.text.en.measures import expression
 from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
 SLASHED = re.compile(
-    r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d))(?![A-Za-z])",
+    r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d)|d/c)(?![A-Za-z])",
     re.I,
 )
 FUNCTIONS = {
@@ -20,6 +20,20 @@ FUNCTIONS = {
     "min": "the minimum",
     "abs": "the absolute value",
     "Var": "variance",
+    "sin": "sine",
+    "cos": "cosine",
+    "tan": "tangent",
+    "arcsin": "arc sine",
+    "arccos": "arc cosine",
+    "arctan": "arc tangent",
+    "sinh": "hyperbolic sine",
+    "cosh": "hyperbolic cosine",
+    "tanh": "hyperbolic tangent",
+    "ln": "natural log",
+    "exp": "exp",
+    "gcd": "G C D",
+    "lcm": "L C M",
+    "Cov": "covariance",
 }
 APPLIED = re.compile(r"\((?!\))(?=[^()]*(?:\([^()]*\)[^()]*)*\))")
 TRIGONOMETRIC = {"sin": "sine", "cos": "cosine", "tan": "tangent"}
@@ -36,7 +50,10 @@ UNIT_PAIR = re.compile(
     r"(km|mi|m|mg|g|kg|\u00b5g|mcg|kWh|MB|GB|Mbit|Gbit|ft|L|mL|W|J|lb)/(h|s|L|dL|mL|kg|min|hr|day|s\u00b2|m\u00b2|m\u00b3|in)(?!\w)"
 )
 GIVEN_THAT = re.compile(r"[PE]\((?=[^()|]{1,16}\|[^()|]{1,16}\))")
-PRIME = re.compile(r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?=\s?[-+=(*/]|\s?$)")
+PRIME = re.compile(
+    r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?:\(([a-z])\)|(?=\s?[-+=(*/]|\s?$))"
+)
+RAISED_SIGNS = frozenset("\u00b2\u00b3\u207b^")
 ORDINAL = re.compile(r"([IVXLC]{2,})(?:st|nd|rd|th)(?!\w)")
 GRADES = re.compile(r"[-\u2013](1[0-2]|[1-9])(?![\w.,:]\d|\w|-\d)")
 ROMAN_PAIR = re.compile(r"([IVXLC]+|[ivxlc]+)([-\u2013/])([IVXLC]+|[ivxlc]+)(?![\w/-])")
@@ -62,7 +79,7 @@ ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
     | frozenset(
-        "Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+        "OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
     )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
@@ -73,7 +90,17 @@ CHARTED = {
     "Hx": "history",
     "Sx": "symptoms",
 }
-EVERY = re.compile(r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?h(?:rs?)?\.?(?!\w)")
+CHARTED_AFTER = re.compile(
+    r" (?:c/o|is|was|has|had|states|reports|denies|presents|seen|w/|with)(?!\w)"
+)
+EVERY = re.compile(
+    r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?(h(?:rs?)?|min|d|days?|wks?|weeks?|mo)\.?(?!\w)"
+)
+VERSE = re.compile(r" \d{1,3}:\d")
+DECIMAL = re.compile(r"\s?=?\s?\d+\.\d")
+EQUALLED = re.compile(r"\b[A-Za-z]\s?=\s?$")
+LEVEL = re.compile(r" ?\d{3}(?!\d)")
+EVERY_OF = {"h": "hours", "mi": "minutes", "d": "days", "w": "weeks", "mo": "months"}
 YEARED = frozenset(
     "last next this per every each first one school fiscal prior previous leap past final".split()
 )
@@ -127,7 +154,8 @@ class Attached:
         """2day, gr8, b4. Returns where it ends, or 0."""
         if self.text[at] in "qQ" and (m := EVERY.match(self.text, at)):
             upto = ["to", *numbers.cardinal(m[2])] if m[2] else []
-            self._say(["every", *numbers.cardinal(m[1]), *upto, "hours"], at, m.end())
+            unit = EVERY_OF.get(m[3][:2]) or EVERY_OF[m[3][0]]
+            self._say(["every", *numbers.cardinal(m[1]), *upto, unit], at, m.end())
             return m.end()
         m = DIGIT_WORD.match(self.text, at)
         said = SHORTHAND.get(m[0]) if m else None
@@ -146,8 +174,20 @@ class Attached:
         ):
             if m := PRIME.match(self.text, at):
                 double = len(m[2]) == 2 or m[2] == "\u2033"
-                self._say([m[1].upper(), *(["double"] if double else []), "prime"], at, m.end())
+                self._say(
+                    [
+                        m[1].upper(),
+                        *(["double"] if double else []),
+                        "prime",
+                        *(["of", m[3].upper()] if m[3] else []),
+                    ],
+                    at,
+                    m.end(),
+                )
                 return m.end()
+        if word in TRIGONOMETRIC and after in RAISED_SIGNS:
+            self._say(TRIGONOMETRIC[word], at, end)
+            return end
         if word[0] in "IVXLC" and word[-2:] in ENDINGS and (m := ORDINAL.match(self.text, at)):
             value = numbers.roman(m[1])
             if value is not None:
@@ -160,6 +200,9 @@ class Attached:
                 return end
         if after in JOINED and (done := self._joined(word, at, end, after)):
             return done
+        if word.istitle() and word.lower() in q.BOOKS_SHORT and VERSE.match(self.text, end):
+            self._say(q.BOOKS_SHORT[word.lower()], at, end)
+            return end
         return self._alone(word, at, end, after) if word in ALONE else 0
 
     def _joined(self, word: str, at: int, end: int, after: str) -> int:
@@ -223,6 +266,18 @@ class Attached:
             said = "plaza"
         elif word == "ATTN":
             said = "attention"
+        elif word == "Pt" and CHARTED_AFTER.match(text, end):
+            said = "patient"
+        elif word == "FL" and LEVEL.match(text, end):
+            said = "flight level"
+        elif word in ("rwy", "Rwy") and numbered:
+            said = "runway"
+        elif word == "OR" and DECIMAL.match(text, end) and not self.shouting:
+            said = "O R"
+        elif word == "ma" and EQUALLED.search(text, 0, at):
+            said = "M A"
+        elif word == "bp" and measured:
+            said = "basis points"
         elif word in SYMBOLS_BEHIND and at and text[at - 1] == "_":
             said = word.upper()
         elif word == "yr" and before in YEARED:
@@ -309,6 +364,9 @@ class Attached:
         ):
             self._say("versus", at, end + 1)
             return end + 1
+        if word == "US" and self._before() in ("let", "let's") and not self.shouting:
+            self._say("us", at, end)
+            return end
         if (
             word == "US"
             and self.shouting
@@ -321,7 +379,8 @@ class Attached:
             return end
         if word in FUNCTIONS and after == "(" and (m := APPLIED.match(text, end)):
             self._say(FUNCTIONS[word], at, end)
-            self._say("of", end, end + 1)
+            if "sine" not in FUNCTIONS[word] and "tangent" not in FUNCTIONS[word]:
+                self._say("of", end, end + 1)
             return end + 1
         if len(word) == 1 and after == "(" and (m := ARGUMENT.match(text, end)):
             argument = [m[1].upper()] if m[1].isalpha() else numbers.cardinal(m[1])

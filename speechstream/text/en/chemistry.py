@@ -22,6 +22,27 @@ LOWERED = str.maketrans(
 )
 
 
+NAMES = dict(
+    re.findall(
+        r"(\w+) (\w+)",
+        "H hydrogen He helium Li lithium Be beryllium B boron C carbon N nitrogen O oxygen F fluorine Na sodium Mg magnesium "
+        "Al aluminum Si silicon P phosphorus S sulfur Cl chlorine Ar argon K potassium Ca calcium Cr chromium Mn manganese Fe iron "
+        "Co cobalt Ni nickel Cu copper Zn zinc Ga gallium Se selenium Br bromine Kr krypton Rb rubidium Sr strontium Y yttrium "
+        "Zr zirconium Mo molybdenum Tc technetium Ru ruthenium Pd palladium Ag silver Cd cadmium In indium Sn tin I iodine "
+        "Xe xenon Cs cesium Ba barium La lanthanum Nd neodymium Sm samarium Lu lutetium W tungsten Re rhenium Os osmium "
+        "Ir iridium Pt platinum Au gold Hg mercury Tl thallium Pb lead Bi bismuth Po polonium Rn radon Ra radium Ac actinium "
+        "Th thorium Pa protactinium U uranium Np neptunium Pu plutonium Am americium Cm curium Cf californium",
+    )
+)
+SYMBOL = re.compile(r"[A-Z][a-z]?(?![\w\u2080-\u2089])")
+
+
+def isotope(text: str, at: int) -> tuple[str, int] | None:
+    """The name of the element whose symbol stands alone behind its mass, and where it ends: ⁵⁶Fe."""
+    m = SYMBOL.match(text, at)
+    return (NAMES[m[0]], m.end()) if m and m[0] in NAMES else None
+
+
 class Formulas:
     """The part of a reading (`speechstream.text.en.normalise`) that reads H2O, NaCl and Ca(OH)2."""
 
@@ -44,7 +65,8 @@ class Formulas:
                 and bool(REACTION.search(self.text))
             )
         else:
-            is_one = self._compounded(body, symbols)
+            ion = m[0][-1] in "\u207a\u207b" and not body.islower()
+            is_one = ion or self._compounded(body, symbols)
         if not is_one:
             return 0
         for part in FORMULA_PARTS.finditer(text, at, m.end()):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t
+from speechstream.text.en import cues as q, geography, numbers as n
 from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
 EMERGENCY = frozenset("000 101 110 111 112 119 211 311 411 511 611 711 811 911 988 999".split())
 BOUNDS = (("equal", "to"), ("less", "than"), ("greater", "than"))
+JOINED = frozenset("or to for and now if from in at with by when".split())
 LINKS = frozenset("is was number no : # the in with ending ends and of are be called reads".split())
 
 
@@ -102,7 +103,8 @@ def code(m, context):
     size = len(m[0])
     if context.before == "to" and 4 < size < 7 and q.DIALLED & set(context.words[-4:]):
         return n.digits(m[0])  # text STOP to 12345
-    if nouns & q.DIALLED and size <= 6 and (m[0] in EMERGENCY or not following(m).islower()):
+    apart = not following(m).islower() or size > 4 and following(m) in JOINED
+    if nouns & q.DIALLED and size <= 6 and (m[0] in EMERGENCY or apart):
         return n.digits(m[0])
     if nouns & q.CODED or context.words[-2:] in (("ending", "in"), ("ends", "in")):
         return n.digits(m[0])
@@ -110,7 +112,9 @@ def code(m, context):
         return None  # the case of 1884
     if size >= 4 and nouns & q.NUMBERED_LONG:
         return n.digits(m[0])
-    if size == 5 and context.before in t.ZIP_STATES:
+    if size == 4 and "model" in context.words[-6:] and not following(m).islower():
+        return n.grouped(m[0])
+    if size == 5 and context.before in geography.ZIP_STATES:
         return n.digits(m[0])
     if size <= 4 and (nouns & q.GROUPED or "flight" in context.words[-4:]):
         return n.grouped(m[0])
@@ -125,7 +129,7 @@ def _nouns(context: Context) -> frozenset[str]:
     return frozenset()
 
 
-@rule(rf"\d{{1,2}}(?:-\d{{1,2}}){{2,}}{END}(?![-/]\d)")
+@rule(rf"\d{{1,2}}(?:[-\u2013]\d{{1,2}}){{2,}}{END}(?![-/]\d)")
 def formation(m, context):
     """4-3-3, 10-2-1."""
-    return [w for part in m[0].split("-") for w in n.cardinal(part)]
+    return [w for part in re.split("[-\u2013]", m[0]) for w in n.cardinal(part)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t, units
-from speechstream.text.en.amounts import EXPRESSION, FACTOR, expression
+from speechstream.text.en.measures import EXPRESSION, FACTOR, expression
 from speechstream.text.en.patterns import (
     DASH,
     END,
@@ -25,7 +25,7 @@ from speechstream.text.en.patterns import (
 rule = Rules()
 CASES = frozenset("case docket file account invoice order bill claim".split())
 RATED = frozenset("rate rated rating rates score scored scores gave give stars star review".split())
-RAISED = "\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
+RAISED = "\u207b?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]"
 
 
 @rule(rf"({SIGN})(\d+)?\s?([{''.join(t.VULGAR)}])")
@@ -93,7 +93,7 @@ def ordinal(m, context):
 
 
 @rule(
-    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,2}}|[-+]\d{{3}})(?!\d)|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|([{RAISED}]+))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({FACTOR}){END})?"
+    rf"({SIGN})(\d+(?:\.\d+)?)(?:[eE]([-+]?\d{{1,2}}|[-+]\d{{3}})(?!\d)|\s?[\u00d7x*]\s?10(?:\^([-\u2212]?\d+)|({RAISED}{{1,7}}))){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$)|\s?/\s?({FACTOR}){END})?"
 )
 def scientific(m, context):
     """6.02 x 10^23, 1e6."""
@@ -106,11 +106,23 @@ def scientific(m, context):
     return words + (expression(m[6], False) if m[6] else [])
 
 
-@rule(rf"({SIGN})({NUM})(?:\^([-\u2212]?\d{{1,6}})|([{RAISED}]{{1,6}})){END}")
+@rule(
+    rf"({SIGN})({NUM})(?:\^([-\u2212]?\d{{1,6}})|({RAISED}{{1,6}})){END}(?:\s({EXPRESSION}){END}(?=[\s.,;)]|$))?"
+)
 def power(m, context):
-    """10^6, 5\u00b2."""
+    """10^6, 5\u00b2, 10\u00b3 m."""
     raised = (m[3] or m[4].translate(t.SUPERSCRIPTS)).replace("\u2212", "-")
+    if m[5]:
+        return _power_of(m, raised)
     return number(m[1] + m[2]) + exponent(raised)
+
+
+def _power_of(m: re.Match, raised: str) -> list[str] | None:
+    """A power of ten with a unit: ten to the third meters."""
+    if m[2] != "10" or m[5] in q.CAREFUL - {"m"}:
+        return None
+    words = n.cardinal(raised) if raised[0] == "-" else n.ordinal(raised)
+    return [*number(m[1] + m[2]), "to", "the", *words, *expression(m[5], False)]
 
 
 @rule(rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|(\d+)(?:\s?x\s?|\u00d7)(\d+){END}(?!-\d+/\d)")
@@ -148,6 +160,13 @@ def numbered(context: Context) -> bool:
     )
 
 
+def _bracketed(m: re.Match) -> bool:
+    """Whether a difference stands alone in brackets that are divided or multiplied: (5-1)/(4-2)."""
+    text, end = m.string, m.end(3)
+    around = text[max(0, m.start() - 2) : m.start()] + text[end : end + 2]
+    return text[max(0, m.start() - 1) : m.start()] == "(" and "/" in around
+
+
 @rule(rf"({INT})({DASH})(\d(?:[\d,]*\d)?){END}(?!\.\d)(\s?=)?")
 def span(m, context):
     """Ranges and scores: 10-20, 1990-95, 3-2."""
@@ -160,6 +179,8 @@ def span(m, context):
             (n.cardinal(first) + ["minus"] + n.cardinal(second), m.start(), m.end(3)),
             (["equals"], m.end(3), m.end()),
         ]
+    if "=" in m.string and (m[2] == "\u2212" or _bracketed(m)):
+        return [*n.cardinal(first.replace(",", "")), "minus", *n.cardinal(second)]
     if m[3].endswith(","):
         return None
     if second.startswith("0") and len(second) > 1:

@@ -11,7 +11,7 @@ def _set(text: str) -> frozenset[str]:
 DIALLED = _set("call dial phone telephone text ring")
 CODED = _set(
     "code codes pin pins passcode password otp zip zipcode postcode postal account ssn serial iban imei tracking "
-    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking"
+    "confirmation booking routing license licence plate fax extension ext access combination puk passphrase sin npi cvv squawk squawking swift bic passport coupon promo voucher upc asin imsi"
 )
 NUMBERED_LONG = _set(
     "id ids reference ref order ticket invoice case card policy claim receipt docket badge"
@@ -25,7 +25,7 @@ RELEASED = _set(
     "pytorch tensorflow django rails ruby php postgres numpy"
 )
 PLACES = _set(
-    "room suite apartment apt unit seat gate flat section type figure fig table chapter part appendix exhibit "
+    "window counter desk booth stall bin shelf aisle pier locker gateway room suite apartment apt unit seat gate flat section type figure fig table chapter part appendix exhibit "
     "form line platform building class article grade phase schedule annex level row track route bus flight sector zone "
     "block bay dock lot floor exit pi hall terminal pier wing rule chapter building"
 )
@@ -46,7 +46,7 @@ BOOKS = _set(
     "psalm psalms proverbs ecclesiastes isaiah jeremiah lamentations ezekiel daniel hosea joel amos obadiah jonah micah "
     "nahum habakkuk zephaniah haggai zechariah malachi matthew mark luke john acts romans corinthians galatians "
     "ephesians philippians colossians thessalonians timothy titus philemon hebrews james peter jude revelation "
-    "surah sura quran nephi"
+    "surah sura quran qur'an koran nephi"
 )
 BOOKS_SHORT = {
     "gen": "genesis",
@@ -162,9 +162,9 @@ GIVEN = _set(
     "sammy hank loudon davis cornelius trey"
 )
 NUMBERED = _set(
-    "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene level "
+    "part chapter act volume type phase rocky article fantasy episode book section title class appendix unit scene movement concerto quartet suite nocturne partita etude count level "
     "stage grade world war auto wars world's bowl apollo schedule annex figure table exhibit lesson module topic tier zone "
-    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem"
+    "page pages volume volumes clause division category mark olympiad psalm canto sonata symphony opus no vatican council group factor issue nerve complex lead quadrant theorem lemma proposition amendment protocol gta exercise problem lane cohort region district ward option plan domain subtype photosystem collagen interferon angiotensin arm amend amendment wrestlemania panel mk rule lesson trial round pillar segment"
 )
 GIVEN_NAMES = GIVEN | _set(
     "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley kimberly "
@@ -186,6 +186,7 @@ WEEKDAYS_SHORT = {
     "tue": "tuesday",
     "tues": "tuesday",
     "wed": "wednesday",
+    "weds": "wednesday",
     "thu": "thursday",
     "thur": "thursday",
     "thurs": "thursday",
@@ -208,7 +209,7 @@ INTERJECTIONS = _set("hi hello hey yes no oh well ok okay so and but now please 
 
 # Words of small letters that are said by their letters, and endings of file names.
 SPELLED_SMALL = _set(
-    "apg rpg ln idk imo imho tbh cd btw brb ttyl wdym smh omw omg aet aq idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
+    "ls wc mv rm doi apg rpg ln idk imo imho tbh cd btw brb ttyl wdym smh omw omg aet aq idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
     "utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
 )
 FILE_LETTERS = _set(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, homographs, numbers as n, tables as t
+from speechstream.text.en import cues as q, numbers as n, parts_of_speech, tables as t
 from speechstream.text.en.patterns import DASH, END, Context, Rules, following
 
 rule = Rules()
@@ -31,6 +31,11 @@ CULTURE = frozenset(
 )
 
 
+DAY_IS = re.compile(
+    r" (?:is|was|at|works|deadline|meeting|game|show|update|party|@|from|through)\b"
+)
+
+
 def month_of(text: str) -> str:
     """The whole name of a month: Mar. -> march."""
     return t.MONTH_OF[text.rstrip(".").lower()]
@@ -50,7 +55,7 @@ def date(year: int, month: int, day: int) -> list[str] | None:
 
 
 @rule(
-    r"(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?"
+    r"(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(Z|[+-]\d\d:?\d\d)?)?"
     + END
 )
 def iso_date(m, context):
@@ -60,8 +65,16 @@ def iso_date(m, context):
         return words
     words += [",", *time_of(int(m[5]), int(m[6]), "")]
     seconds = int(m[7] or 0)
-    words += ["and", *n.cardinal(seconds), "seconds"] if seconds else []
-    return words + (["U", "T", "C"] if m[8] == "Z" else [])
+    part = ["point", *n.digits(m[8])] if int(m[8] or 0) else []
+    words += ["and", *n.cardinal(seconds), *part, "seconds"] if seconds or part else []
+    return words + (["U", "T", "C"] if m[9] == "Z" else [])
+
+
+@rule(rf"((?:19|20)\d\d)-?W(\d\d)(?:-?([1-7]))?{END}")
+def week(m, context):
+    """2024-W07, a week of a year."""
+    day = ["day", *n.cardinal(m[3])] if m[3] else []
+    return [*n.year(int(m[1])), "week", *n.cardinal(m[2]), *day]
 
 
 @rule(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d\d)" + END + r"(?!\.\d)")
@@ -116,6 +129,14 @@ def short_date(m, context):
         ("when", ","),
     )
     likely = likely or context.before in ("is", "was", "for") and second > 12 and second != 16
+    alone = not context.words or context.before in (",", "\u2014", ":", ";")
+    likely = (
+        likely
+        or alone
+        and 12 < second < 32
+        and second != 16
+        and bool(DAY_IS.match(m.string, m.end()))
+    )
     if (
         (first, second) == (9, 11)
         or not (named or likely)
@@ -126,7 +147,7 @@ def short_date(m, context):
 
 
 def _noun(word: str) -> bool:
-    return word.islower() and word not in homographs.FUNCTION
+    return word.islower() and word not in parts_of_speech.FUNCTION
 
 
 def _counts(m: re.Match) -> bool:
@@ -239,7 +260,8 @@ def clock_seconds(m, context):
     seconds = n.cardinal(second) + part + ["second" + "s" * (second != 1 or bool(part))]
     if half or len(m[1]) == 2:
         return n.cardinal(hour) + minutes(minute) + ["and", *seconds] + half
-    return n.cardinal(hour) + ["hour" + "s" * (hour != 1), *n.cardinal(minute), "minutes", *seconds]
+    long = ["hour" + "s" * (hour != 1), *n.cardinal(minute), "minute" + "s" * (minute != 1)]
+    return [*n.cardinal(hour), *long, *seconds]
 
 
 @rule(rf"{CLOCK}\s?(?:{DASH}|\bto\b)\s?{CLOCK}(?!\w|:\d|\.\d)", re.I)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from speechstream.text.rules import Rules
 
 NEVER_END = frozenset(
-    "mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
-    "mme mlle mt vs e.g i.e cf viz approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
+    "br mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
+    "mme mlle mt vs e.g i.e cf viz mot compl approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
     "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls sens govs gens lts sgts capts attys dbl sgl mkt div".split()
 )
 BEFORE_NUMBER = frozenset(
-    "no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "agg disp amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
 MONTHS_AND_DAYS = frozenset(
-    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat "
+    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed weds thu thur thurs fri sat "
     "sun".split()
 )
 MAY_END = (
@@ -26,7 +26,7 @@ MAY_END = (
     | MONTHS_AND_DAYS
 )
 BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
-    "mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
+    "rev agg cts vit fav sat rep educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "
     "med lg avg misc orig govt appt appts mtg mtgs fl cu sq op ed eds trans para inst assoc int pkg pkgs pkt abbr ctr wt ht "
     "lic dir exp regt ea terr cres gdns expy fwy tpke dkt amend amends amt cdr cert diam encl grp pmt subj vocab susp rds rpt hols p pp ch sh dz mgr vers "
     "mfr intl natl univ dist dep arr elev rm bldg rte jct prev lib tel ct dz doz app cl pct max incl excl est "
@@ -35,7 +35,7 @@ BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins
 HALVES = frozenset(("a.m", "p.m"))
 AFTER_TIME = frozenset(  # capitals that still belong to a time of day
     "eastern pacific central mountain greenwich local british central monday tuesday wednesday thursday friday saturday sunday "
-    "mon tue tues wed thu thur thurs fri sat sun january february march april may june july august september october november "
+    "mon tue tues wed weds thu thur thurs fri sat sun january february march april may june july august september october november "
     "december jan feb mar apr jun jul aug sep sept oct nov dec beijing london paris tokyo moscow".split()
 )
 NUMBER_OF = frozenset(
@@ -56,7 +56,7 @@ CONJUNCTIONS = frozenset(
 )
 
 STATES = frozenset(  # those that are abbreviations or words in small letters too
-    "CA MT MS Ala Ariz Ark Calif Colo Conn Del Fla Ga Ill Ind Kan Ky La Mass Md Mich Minn Miss Mo Mont Neb Nebr Nev Okla Ont Ore "
+    "CA MT MS Ala Ariz Ark Calif Colo Conn Del Fla Ga Ill Ind Kan Ky La Mass Md Mich Minn Miss Kans Mo Mont Neb Nebr Nev Okla Ont Ore "
     "Pa Penn Que Tenn Tex Va Vt Wash Wis Wyo".split()
 )
 ANSWERED = frozenset(
@@ -73,11 +73,11 @@ BEFORE_CODE = frozenset(("dep", "arr"))
 ONLY_CAPITAL = frozenset(("cat", "ex"))
 FACTORIALS = frozenset("nkmNrpq")
 COUNTED = frozenset(
-    "evid supp app f p ct ed rptr proc reg rul chem phys natl med lett soc rev".split()
+    "il od aen met ann ecl georg nic symp apol hdt thuc pol evid supp app f p ct ed rptr proc reg rul chem phys natl med lett soc rev".split()
 )
 PHRASED = frozenset(  # of courts and journals: go on before another of them
-    "fed civ crim evid supp app bankr r f s l p n ct ed rptr cal bus prof treas rev proc pub rep cir dist so am chem soc natl acad "
-    "sci engl phys br j lett q math biol a n.e n.w s.e s.w".split()
+    "appl biol clin invest exp psychol trans ann int econ mod astrophys mon res enl summ hom od hes hdt verg ov cic caes tac suet lucr juv plut arist eth nic il aen met georg ecl ann pol symp fed civ crim evid supp app bankr r f s l p n ct ed rptr cal bus prof treas rev proc pub rep cir dist so am chem soc natl acad "
+    "sci engl phys br j lett q math biol a n.e n.w s.e s.w def pl mot mem opp lim tr dep const trial restat".split()
 )
 
 RULES = Rules(

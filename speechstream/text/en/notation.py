@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers as n, tables as t, units
+from speechstream.text.en import cues as q, geography, numbers as n, tables as t, units
 from speechstream.text.en.codes import EMERGENCY
 from speechstream.text.en.dates import minutes
 from speechstream.text.en.designations import COUNTABLE, DIALLING
@@ -29,7 +29,7 @@ LISTED = q.PLACES | frozenset(
 )
 CARD = re.compile(r"\b(?:card|visa|mastercard|amex|CVV|CVC|debit|credit)\b", re.I)
 CRICKET = re.compile(
-    r"\b(?:ovs?|overs?|wickets?|innings|stumps|declared|all out)\b|\d\*|\d/\d{1,2} \(\d"
+    r"\b[cb] [A-Z]\w+ b [A-Z]\w+|\b(?:ovs?|overs?|wickets?|innings|stumps|declared|all out)\b|\d\*|\d/\d{1,2} \(\d"
 )
 WATCH = re.compile(r"\b0\d[0-5]\d[-\u2010-\u2013]\d{4}\b|\b(?:hrs|hours|shift|watch|duty|curfew)\b")
 DEPARTMENT = re.compile(r"(?<!\w)([A-Z]{2,4}) $")
@@ -86,7 +86,7 @@ def card(m, context):
     return [t.MONTHS[int(m[1]) - 1], *n.year(2000 + int(m[2]))]
 
 
-@rule.after(("section", "rule"), rf"(\d{{2,4}})\.(\d{{1,3}})([a-z])?-(\d{{1,3}}){END}")
+@rule.after(("section", "rule"), rf"(\d{{1,4}})\.(\d{{1,3}})([a-z])?-(\d{{1,3}}){END}")
 def regulation(m, context):
     """\u00a7 240.10b-5."""
     letter = [m[3].upper()] if m[3] else []
@@ -176,7 +176,7 @@ def slashed_phone(m, context):
 @rule(rf"(\d{{1,3}}(?:\.\d+)?)\u00b0?\s?([NS]),?\s(\d{{1,3}}(?:\.\d+)?)\u00b0?\s?([EW]){END}")
 def position(m, context):
     """35.2N 75.5W."""
-    first, second = (t.DIRECTIONS[x] for x in m.group(2, 4))
+    first, second = (geography.DIRECTIONS[x] for x in m.group(2, 4))
     degrees = ["degrees"] if "\u00b0" in m[0] else []
     return [*n.decimal(m[1]), *degrees, first, *n.decimal(m[3]), *degrees, second]
 

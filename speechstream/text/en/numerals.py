@@ -1,18 +1,28 @@
 """Written numbers of every kind, as words: dates, times, money, units, ranges, phone numbers, versions and the rest.
 
 `read(text, at, context)` returns what stands at `text[at]` as pieces `(words, start, end)`, and where it ends, or None. The
-rules are in `notation.py`, `technical.py`, `designations.py`, `codes.py`, `dates.py`, `amounts.py` and `counts.py`, and are tried in that order.
+rules are in `trades.py`, `notation.py`, `technical.py`, `designations.py`, `codes.py`, `dates.py`, `amounts.py` and `counts.py`, and are tried in that order.
 """
 
 from __future__ import annotations
 
-from speechstream.text.en import amounts, codes, counts, dates, designations, notation, technical
+from speechstream.text.en import (
+    amounts,
+    codes,
+    counts,
+    dates,
+    designations,
+    notation,
+    technical,
+    trades,
+)
 from speechstream.text.en.dates import MONTH
 from speechstream.text.en.patterns import Context, Piece, exponent
 
 __all__ = ["MONTH", "Context", "Piece", "exponent", "read"]
 
 TABLES = (
+    trades.rule,
     notation.rule,
     technical.rule,
     designations.rule,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from speechstream.text.en import homographs, numbers as n
+from speechstream.text.en import numbers as n, parts_of_speech
 from speechstream.text.rules import ReadingOptions
 
 Piece = tuple[list[str], int, int]
@@ -117,7 +117,7 @@ def qualifies(m: re.Match, context: Context) -> bool:
             and context.before not in CONTRACTED
         )
         and (noun.islower() or noun.isupper() and len(noun) > 1 and noun not in ROUTES)
-        and noun not in homographs.FUNCTION
+        and noun not in parts_of_speech.FUNCTION
         and noun not in ("thereafter", "afterwards", "afterward", "onward", "onwards", "instead")
         and not noun.endswith("ly")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import cues as q, numbers, tables as t
+from speechstream.text.en import cues as q, geography, numbers, tables as t
 
 DEGREES = frozenset(("MD", "MA", "PA"))
 DIRECTION = re.compile(r"(\.?)\s+([A-Z][a-z]+|\d+(?:st|nd|rd|th))")
@@ -13,6 +13,10 @@ ROOMS = {
     "Ste": "suite",
     "Bldg": "building",
     "Rm": "room",
+    "Trk": "track",
+    "Plt": "platform",
+    "Pg": "page",
+    "Tbl": "table",
     "Rte": "route",
     "Hwy": "highway",
     "Fl": "floor",
@@ -37,6 +41,9 @@ ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
 STREET_AHEAD = re.compile(
     r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
 )
+CROSS_STREET = re.compile(r"\d+(?:st|nd|rd|th) (?:St|Ave|Street|Avenue)\b")
+LATITUDE = re.compile(r" ?\d{1,3}(?:\.\d+)?\u00b0")
+ONWARD = re.compile(r"\s(?:to|and|or|via|then|from|\u2192|->) [A-Z][a-z]+")
 GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r"\.? of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)(?:\. |[- ]?)\d{1,3} $")
@@ -45,7 +52,9 @@ STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
 SIDE = re.compile(
     r"\. (?:entrance|side|wing|end|gate|exit|door|bank|shore|slope|wall|lot|tower|face|rim|parking|stairs|lobby|coast|edge)\b"
 )
-STREET_END = re.compile(r"\s*(?:[,;:!?)\n]|$)")
+STREET_END = re.compile(
+    r"\s*(?:[,;:!?)\n&]|$)|\s(?:and|at|between|near|in|is|was|to|for|from|where|just|by|has)\b"
+)
 
 
 class Places:
@@ -67,19 +76,25 @@ class Places:
         if word in PROVINCES and POSTAL.match(text, end) and text[max(at - 2, 0) : at] == ", ":
             self._say(PROVINCES[word].split(), at, end)
             return end
-        if word in t.STATES and (done := self._state(word, at, end)):
+        if word in PROVINCES and (done := self._state(word, at, end)):
             return done
-        if word in t.DIRECTIONS and (m := DIRECTION.match(text, end)):
+        if word in geography.STATES and (done := self._state(word, at, end)):
+            return done
+        if word in geography.DIRECTIONS and LATITUDE.match(text, end):
+            self._say(geography.DIRECTIONS[word], at, end)
+            return end
+        if word in geography.DIRECTIONS and (m := DIRECTION.match(text, end)):
             numbered = self.number_end == at - 1 and (m[1] or not m[2][:1].islower())
             numbered = (
                 numbered
                 or m[1]
                 and m[2][0].isdigit()
+                or CROSS_STREET.match(text, m.start(2))
                 or ON_A_STREET.search(text[max(0, at - 6) : at])
                 and STREET_AHEAD.match(text, m.start(2))
             )
-            if numbered or len(word) == 2 and self._before() in t.STREET_NAMES.values():
-                self._say(t.DIRECTIONS[word], at, end + len(m[1]))
+            if numbered or len(word) == 2 and self._before() in geography.STREET_NAMES.values():
+                self._say(geography.DIRECTIONS[word], at, end + len(m[1]))
                 return end + len(m[1])
         if word in ROOMS and NUMBER_SIGN.match(text, end):
             self._say(ROOMS[word], at, end)
@@ -87,24 +102,28 @@ class Places:
         if word == "Fl" and self._before().endswith(("th", "first", "second", "third")):
             self._say("floor", at, end)
             return end
-        if word in t.DIRECTIONS and SIDE.match(text, end):
-            self._say(t.DIRECTIONS[word], at, end + 1)
+        if word in geography.DIRECTIONS and SIDE.match(text, end):
+            self._say(geography.DIRECTIONS[word], at, end + 1)
             return end + 1
         near = text[max(0, at - 14) : at] + "|" + text[end : end + 9]
-        if word in t.DIRECTIONS and WINDS.search(near):
-            self._say(t.DIRECTIONS[word], at, end)
+        if word in geography.DIRECTIONS and WINDS.search(near):
+            self._say(geography.DIRECTIONS[word], at, end)
             return end
-        if word in t.DIRECTIONS and (
+        if word in geography.DIRECTIONS and (
             BOUND.match(text, end) or ROAD.search(text[max(0, at - 14) : at])
         ):
-            self._say(t.DIRECTIONS[word], at, end)
+            self._say(geography.DIRECTIONS[word], at, end)
             return end
-        if word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
+        if word in geography.DIRECTIONS and self._before() in geography.STREET_NAMES.values():
             if m := STREET_CLOSED.match(text, end):
-                self._say(t.DIRECTIONS[word], at, m.end())
+                self._say(geography.DIRECTIONS[word], at, m.end())
                 return m.end()
-        if len(word) == 2 and word in t.DIRECTIONS and self._before() in t.STREET_NAMES.values():
-            self._say(t.DIRECTIONS[word], at, end)
+        if (
+            len(word) == 2
+            and word in geography.DIRECTIONS
+            and self._before() in geography.STREET_NAMES.values()
+        ):
+            self._say(geography.DIRECTIONS[word], at, end)
             return end
         lower = word.lower()
         if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
@@ -113,7 +132,7 @@ class Places:
                 self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
                 return end + stop
         if (
-            lower in t.STREET_NAMES
+            lower in geography.STREET_NAMES
             and word.istitle()
             and STREET_END.match(text, end)
             and text[end : end + 1] != "."
@@ -124,7 +143,7 @@ class Places:
                 earlier and earlier[-1][:1].isupper() and any(w in numbers.NAMES for w in earlier)
             )
             if named or ordinal:
-                self._say(t.STREET_NAMES[lower], at, end)
+                self._say(geography.STREET_NAMES[lower], at, end)
                 return end
         return 0
 
@@ -158,11 +177,16 @@ class Places:
         if word in DEGREES and self._person():
             return 0  # Jane Doe, MD
         after = text[end:]
-        closed = not after or after[0] in ".,;:!?)\n" or re.match(r"\s+\d{5}", after)
-        ambiguous = word.lower() in q.SHORT_WORDS or word == "OK"
+        closed = (
+            not after
+            or after[0] in ".,;:!?)\n"
+            or re.match(r"\s+\d{5}", after)
+            or ONWARD.match(after)
+        )
+        ambiguous = word.lower() in q.SHORT_WORDS or word in ("OK", "PE", "AB")
         if ambiguous and not closed:
             return 0
-        self._say(t.STATES[word].split(), at, end)
+        self._say((geography.STATES.get(word) or PROVINCES[word]).split(), at, end)
         return end
 
     def _person(self) -> bool:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 from speechstream.text.en import numbers as n, tables as t
 
-DIGITS_FROM = (
-    10  # smaller numbers stay in words unless a unit, an amount or a larger number is beside them
-)
+DIGITS_FROM = 10  # smaller ones stay in words but with a unit, an amount or a larger number
 
 ONES = {word: i for i, word in enumerate(n.ONES)}
 TENS = {word: 10 * i for i, word in enumerate(n.TENS) if i >= 2}

@@ -6,11 +6,12 @@ import re
 
 from speechstream.text.en import cues as q, numbers, tables as t
 
-LETTERED = re.compile("([IVX]+)([ab])")
+LETTERED = re.compile("([IVX]+)([a-cA-C])")
 REIGNED = re.compile(
     r" (?:[a-z]+ed|became|took|wrote|gave|fell|won|led|built|came|made|went|began|sent|kept|left)\b"
 )
 SMALL_AFTER = re.compile(r" (?!neck|shaped)[a-z]{2,}")
+SEVERAL = re.compile(r"(?:[IVX]+, )*[IVX]+,? (?:and|or|&) [IVX]{2,}(?![\w'\u2019-])")
 SECTIONS = frozenset(("section", "footnote", "sections"))
 ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|in\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
 
@@ -45,7 +46,8 @@ class Romans:
             and self.out[-4].text.lower() in t.KINGS
         ):
             value = numbers.roman(numeral.upper())
-            if value is not None:
+            james = any(w.text.lower() == "james" for w in self.out[-6:])
+            if value is not None and (numeral != "I" or james):
                 self._say(["the", *numbers.ordinal(value)], at, end)
                 return True
         value = numbers.roman(numeral.upper())
@@ -60,13 +62,15 @@ class Romans:
             and (len(numeral) > 1 or said == "the" and numeral.isupper())
         ):
             words = numbers.ordinal(value)
-        elif said in q.NUMBERED | SECTIONS and previous.end >= at - 1 - (said in SECTIONS):
+        elif (
+            said in q.NUMBERED or said in SECTIONS or said == "mania"
+        ) and previous.end >= at - 1 - (said in SECTIONS):
             words = self._numbered(numeral, value, previous.text, end)
         elif (
-            self.shouting
+            (self.shouting or previous.kind == "letters" and value in (2, 3, 6, 7, 8, 9, 11, 12))
             and len(numeral) > 1
             and numeral not in ("IL", "XI")
-            and previous.kind == "word"
+            and (previous.kind == "word" or previous.kind == "letters" and len(previous.text) > 1)
         ):
             words = numbers.cardinal(value)
         elif numeral.islower() or previous.kind != "word" or not previous.text[:1].isupper():
@@ -79,6 +83,20 @@ class Romans:
             words = [*words[:-1], words[-1] + tail]
         self._say(words, at, end)
         return True
+
+    def _roman_list(self, at: int) -> int:
+        """I, II and III: numerals one after the other. Returns where they end, or 0."""
+        m = SEVERAL.match(self.text, at)
+        if not m or self._before() in t.KINGS:
+            return 0
+        found = list(re.compile("[IVX]+|and|or").finditer(self.text, at, m.end()))
+        values = [numbers.roman(x[0]) for x in found if x[0].isupper()]
+        if any(b is None or a is None or b <= a for a, b in zip(values, values[1:])):
+            return 0
+        for x in found:
+            value = numbers.roman(x[0])
+            self._say(numbers.cardinal(value) if value else x[0], *x.span())
+        return m.end()
 
     def _numbered(self, numeral: str, value: int, previous: str, end: int) -> list[str]:
         """After part, chapter, war and the like; small numerals only after a capital or at the end."""
@@ -102,7 +120,7 @@ class Romans:
                 return []
         if numeral.islower() and len(numeral) == 1:
             return []
-        if numeral in ("L", "XL") and previous != "Bowl":
+        if numeral in ("L", "XL") and previous.lower() not in ("bowl", "mania", "wrestlemania"):
             return []
         return numbers.cardinal(value)
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from speechstream.errors import SpeechStreamError
-from speechstream.text.en import tables as t
+from speechstream.text.en import letters
 from speechstream.text.en.word import Word
 
 APOSTROPHES = str.maketrans("\u2019\u02bc\uff07", "'''")
@@ -18,6 +18,9 @@ class Scripts:
     def _accented(self, at: int, end: int) -> int:
         """A word with letters beyond ASCII, one script after the other."""
         text, start = self.text, at
+        if text[at:end] == "\u0127":
+            self._say("H bar", at, end)
+            return end
         while start < end:
             script = _script(text[start])
             stop = start + 1
@@ -53,13 +56,17 @@ class Scripts:
         if script == "GREEK":
             base = [unicodedata.normalize("NFD", c)[0] for c in word]
             if len(base) == 1:
-                self._say(t.GREEK.get(base[0], "letter"), at, end)
+                self._say(letters.GREEK.get(base[0], "letter"), at, end)
             else:
                 self.out.append(
-                    Word("".join(t.GREEK_SOUNDS.get(c, "") for c in base) or "letter", at, end)
+                    Word(
+                        "".join(letters.GREEK_SOUNDS.get(c, "") for c in base) or "letter", at, end
+                    )
                 )
         elif script == "CYRILLIC":
-            self.out.append(Word("".join(t.CYRILLIC.get(c, "") for c in word) or "letter", at, end))
+            self.out.append(
+                Word("".join(letters.CYRILLIC.get(c, "") for c in word) or "letter", at, end)
+            )
         elif script in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL"):
             names = [unicodedata.name(c, "").split()[-1].lower() for c in word]
             spoken = re.sub(r"mark|small|n(?=[kstnhmrgzdbpy]{2})", "", "".join(names))
@@ -98,7 +105,7 @@ def _script(c: str) -> str:
 def _plain_latin(c: str) -> str:
     if c.isascii() or c in "\u2019":
         return c
-    plain = t.LATIN.get(c.lower())
+    plain = letters.LATIN.get(c.lower())
     if plain is None:
         plain = "".join(p for p in unicodedata.normalize("NFKD", c.lower()) if p.isascii())
     return plain.capitalize() if c.isupper() else plain

@@ -5,293 +5,18 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import numbers
+from speechstream.text.en.short_form_tables import AFTER_COUNT, ALWAYS, BY, GIVEN, NUMBERED
 
-# With a full stop, wherever they stand.
-ALWAYS = {
-    "attn": "attention",
-    "wm": "william",
-    "chas": "charles",
-    "geo": "george",
-    "jas": "james",
-    "thos": "thomas",
-    "robt": "robert",
-    "lic": "license",
-    "ea": "each",
-    "regt": "regiment",
-    "pfc": "private first class",
-    "terr": "terrace",
-    "cres": "crescent",
-    "gdns": "gardens",
-    "plz": "plaza",
-    "expy": "expressway",
-    "fwy": "freeway",
-    "tpke": "turnpike",
-    "cir": "circle",
-    "dkt": "docket",
-    "rpt": "report",
-    "rpts": "reports",
-    "susp": "suspension",
-    "exc": "except",
-    "hols": "holidays",
-    "appt": "appointment",
-    "appts": "appointments",
-    "mtg": "meeting",
-    "mtgs": "meetings",
-    "pls": "please",
-    "msgr": "monsignor",
-    "mlle": "mademoiselle",
-    "profs": "professors",
-    "brig": "brigadier",
-    "treas": "treasurer",
-    "sts": "saints",
-    "lg": "large",
-    "mts": "mountains",
-    "natl": "national",
-    "elev": "elevation",
-    "jct": "junction",
-    "pkt": "packet",
-    "pkgs": "packages",
-    "temps": "temperatures",
-    "rte": "route",
-    "para": "paragraph",
-    "paras": "paragraphs",
-    "ctr": "center",
-    "edn": "edition",
-    "yds": "yards",
-    "hosp": "hospital",
-    "dept": "department",
-    "depts": "departments",
-    "grp": "group",
-    "mfr": "manufacturer",
-    "wt": "weight",
-    "deg": "degrees",
-    "doz": "dozen",
-    "exh": "exhibit",
-    "exhs": "exhibits",
-    "sched": "schedule",
-    "approx": "approximately",
-    "diam": "diameter",
-    "secy": "secretary",
-    "subj": "subject",
-    "amt": "amount",
-    "pmt": "payment",
-    "comdr": "commander",
-    "cdr": "commander",
-    "commr": "commissioner",
-    "cert": "certificate",
-    "est'd": "established",
-    "encl": "enclosed",
-    "esp": "especially",
-    "abbr": "abbreviation",
-    "vocab": "vocabulary",
-    "wkly": "weekly",
-    "rev'd": "reverend",
-    "wds": "words",
-    "sens": "senators",
-    "reps": "representatives",
-    "govs": "governors",
-    "gens": "generals",
-    "lts": "lieutenants",
-    "sgts": "sergeants",
-    "capts": "captains",
-    "revs": "reverends",
-    "attys": "attorneys",
-    "vly": "valley",
-    "mtn": "mountain",
-    "mtns": "mountains",
-    "crk": "creek",
-    "mktg": "marketing",
-    "comms": "communications",
-    "engr": "engineer",
-    "engrg": "engineering",
-    "amer": "american",
-    "assocs": "associates",
-    "acctg": "accounting",
-    "mkt": "market",
-    "mkts": "markets",
-    "yld": "yield",
-    "ylds": "yields",
-    "util": "utilities",
-    "utils": "utilities",
-    "nr": "near",
-    "idx": "index",
-    "eqn": "equation",
-    "eqns": "equations",
-    "summ": "summary",
-    "freq": "frequency",
-    "coeff": "coefficient",
-    "param": "parameter",
-    "params": "parameters",
-    "qtrly": "quarterly",
-    "mthly": "monthly",
-    "hdqrs": "headquarters",
-    "dbl": "double",
-    "sgl": "single",
-    "ter": "terrace",
-    "flr": "floor",
-    "flrs": "floors",
-    "hts": "heights",
-    "trl": "trail",
-    "stn": "station",
-    "bsmt": "basement",
-    "blk": "block",
-    "apts": "apartments",
-    "bldgs": "buildings",
-    "cust": "customer",
-    "avail": "available",
-    "reqd": "required",
-    "recd": "received",
-    "rec'd": "received",
-    "std": "standard",
-    "cond": "condition",
-    "sept": "september",
-}
-# Before a number or a single capital.
-NUMBERED = {
-    "app": "appendix",
-    "conf": "confirmation",
-    "chs": "chapters",
-    "vv": "verses",
-    "ll": "lines",
-    "nn": "notes",
-    "fn": "footnote",
-    "fns": "footnotes",
-    "bk": "book",
-    "bks": "books",
-    "thm": "theorem",
-    "eqs": "equations",
-    "prob": "problem",
-    "probs": "problems",
-    "suppl": "supplement",
-    "inv": "invoice",
-    "rm": "room",
-    "fl": "floor",
-    "dist": "district",
-    "dep": "departs",
-    "arr": "arrives",
-    "op": "opus",
-    "sch": "schedule",
-    "yr": "year",
-    "wk": "week",
-    "int": "intermediate",
-    "pg": "page",
-    "pgs": "pages",
-    "lat": "latitude",
-    "chap": "chapter",
-    "chaps": "chapters",
-    "bio": "bio",
-    "chem": "chem",
-    "econ": "econ",
-    "psych": "psych",
-    "phys": "physics",
-    "rd": "round",
-    "mvt": "movement",
-    "cat": "category",
-    "v": "verse",
-    "ste": "suite",
-    "apt": "apartment",
-    "cl": "clause",
-    "ave": "avenue",
-    "ref": "reference",
-    "bldg": "building",
-    "vol": "volume",
-    "vols": "volumes",
-    "pt": "part",
-    "ch": "chapter",
-    "art": "article",
-    "sec": "section",
-    "fig": "figure",
-    "ed": "edition",
-    "eds": "editions",
-}
-# With and without a full stop; not where they are words.
-PLAIN = {
-    "txt": "text",
-    "chc": "chance",
-    "idx": "index",
-    "acctg": "accounting",
-    "pls": "please",
-    "plz": "please",
-    "thx": "thanks",
-    "thnx": "thanks",
-    "ppl": "people",
-    "msg": "message",
-    "msgs": "messages",
-    "appt": "appointment",
-    "appts": "appointments",
-    "mtg": "meeting",
-    "mtgs": "meetings",
-    "dept": "department",
-    "govt": "government",
-    "ctrl": "control",
-    "cmd": "command",
-    "blvd": "boulevard",
-    "tmrw": "tomorrow",
-    "tmr": "tomorrow",
-    "tonite": "tonight",
-    "thru": "through",
-    "srsly": "seriously",
-    "abt": "about",
-    "cuz": "because",
-    "coz": "because",
-    "sry": "sorry",
-    "cont'd": "continued",
-    "qtr": "quarter",
-    "qtrs": "quarters",
-    "lg": "large",
-    "yrs": "years",
-    "hrs": "hours",
-    "mins": "minutes",
-    "wks": "weeks",
-    "lbs": "pounds",
-    "approx": "approximately",
-    "dr's": "doctor's",
-    "ur": "your",
-    "wkts": "wickets",
-    "wkt": "wicket",
-    "wknd": "weekend",
-    "bday": "birthday",
-    "b'day": "birthday",
-    "qty": "quantity",
-    "pkg": "package",
-    "acct": "account",
-    "accts": "accounts",
-    "pkgs": "packages",
-    "tbsp": "tablespoons",
-    "tsp": "teaspoons",
-    "mgmt": "management",
-    "hx": "history",
-    "cya": "see ya",
-    "req'd": "required",
-    "lvl": "level",
-    "lvls": "levels",
-    "ez": "easy",
-    "rpt": "report",
-    "fwd": "forward",
-    "fw": "forward",
-    "ofc": "of course",
-    "bashrc": "bash R C",
-    "zshrc": "Z S H R C",
-    "vimrc": "vim R C",
-    "npmrc": "N P M R C",
-    "gitignore": "git ignore",
-    "dockerignore": "docker ignore",
-}
 UNAMBIGUOUS_BOOKS = frozenset(
     "kgs isa ps tim sam cor thess pet ezek chron matt deut lev exod jer prov eccl heb".split()
 )
 NUMBER_WORDS = numbers.NAMES
-AFTER_COUNT = {"rds": "rounds", "sh": "shares", "dz": "dozen"}
+ESTIMATE = re.compile(
+    r"[-+\u2212~$\u20ac\u00a3]|\d[\d.,]*(?:%|\s(?:percent|million|billion|k\b|people|hours|days|min))"
+)
+ID = re.compile(r"(?:at (?:\d|\*)|\u00a7|\u00b6|\(|$)")
+MARRIED = re.compile(r"[A-Z]\w+ (?:[A-Z]\w+ )?(?:\([^()]*\) )?(?:c\. ?|in )?1[5-9]\d\d")
 BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u2013]\d|in )")
-BY = {
-    "dir": "directed",
-    "prod": "produced",
-    "arr": "arranged",
-    "ed": "edited",
-    "writ": "written",
-    "comp": "composed",
-}
-GIVEN = frozenset("wm chas geo jas thos robt".split())
 MEDICAL = re.compile(
     r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
 )
@@ -311,7 +36,7 @@ SPANS = frozenset(
     "hour hours day days night nights dollar dollars person people week month year order purchase".split()
 )
 REVENUE = re.compile(
-    r"(?:miss|beat|growth|est|guidance|up|down|rose|fell|grew|of)\b|[$\u20ac\u00a3]"
+    r"[-+\u2212](?=\d)|(?:miss|beat|growth|est|guidance|up|down|rose|fell|grew|of)\b|[$\u20ac\u00a3]"
 )
 MONTHLY = frozenset("the each per every a this next last first".split())
 SINGLE = re.compile(
@@ -324,7 +49,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
     lower = token.lower()
     if lower == "rd" and before in ("county", "state", "forest", "ranch", "farm"):
         return "road"
-    numbered = bool(SINGLE.match(rest)) and not (rest[:1] == "I" and token.islower())
+    numbered = bool(SINGLE.match(rest)) and not (token.islower() and re.match(r"I(?![IVX])", rest))
     name = bool(NAMED.match(rest))
     if lower in ("ed", "eds", "trans") and (name or lower == "trans" and rest[:3] == "by "):
         if before == "and" or not behind_ordinal:
@@ -341,6 +66,22 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "count"
     if rest.startswith("by ") and lower in BY:
         return BY[lower]
+    if lower == "cts" and before in NUMBER_WORDS and re.match(r"(?:under|of)\b", rest):
+        return "counts"
+    if token == "m" and MARRIED.match(rest):
+        return "married"
+    if lower == "disp" and rest[:1] in ("#", *"0123456789") and rest:
+        return "dispense"
+    if lower == "op" and re.match(r"(?:margin|income|profit|cash|expenses?|ex)\b", rest):
+        return "operating"
+    if lower == "exp" and before in ("years", "year", "work", "prior", "relevant"):
+        return "experience"
+    if (
+        lower == "rep"
+        and token == "rep"
+        and re.match(r"(?:rows?|from|until|the|\*|last|once|twice)\b", rest)
+    ):
+        return "repeat"
     if lower == "exp" and re.match(r"\d|[A-Z][a-z]{2}", rest):
         return "expires"
     if lower in GIVEN and not (token.istitle() and name):
@@ -373,6 +114,10 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "point"
     if lower in ("p", "pp", "ch") and ROMAN_PAGES.match(rest):
         return {"p": "page", "pp": "pages", "ch": "chapter"}[lower]
+    if lower == "est" and ESTIMATE.match(rest):
+        return "estimated"
+    if lower == "id" and ID.match(rest) and (before in ("see", "accord", "cf") or not before):
+        return "id"
     if lower == "est" and (before in AMOUNTS or before in NUMBER_WORDS):
         return "estimated"
     if lower == "v" and token == "v" and VERY.match(rest):
@@ -488,8 +233,10 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         return "right"
     if lower == "sec" and token[0].isupper() and name:
         return "secretary"
-    if lower == "dir" and token[0].isupper() and name:
+    if lower == "dir" and (token[0].isupper() and name or re.match(r"(?:at|of|for)\b", rest)):
         return "director"
+    if token == "Br" and name and not re.match(r"[A-Z]\.", rest):
+        return "brother"
     if lower == "int" and rest.startswith("rate"):
         return "interest"
     if lower == "inst" and re.match(r"(?:of|for)\b", rest):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import (
+    classics,
     cues as q,
-    homographs,
     numbers,
+    parts_of_speech,
     phrases,
-    short_forms,
+    prescriptions,
+    short_form_tables,
     tables as t,
     units,
 )
@@ -20,9 +22,15 @@ from speechstream.text.en.scripts import APOSTROPHES
 from speechstream.text.en.word import Word
 
 DOTTED = re.compile(r"(?:[A-Za-z]{1,3}\.)+[A-Za-z]{1,3}\b\.?|(?:[A-Za-z]\.){2,}")
-LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
+LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u02b0-\u02b8\u02e1-\u02e3\u1d43-\u1d6a\u2c7c\u2070-\u209c\u2150-\u218f\u2460-\u24ff\u00bc-\u00be]"
 WORD = re.compile(rf"['\u2019]?{LETTER}+(?:['\u2019]{LETTER}+)*['\u2019]?")
 VOWELLESS = re.compile(r"(?!(?:mr|mrs|dr|hmm|shh|st|vs)$)[b-df-hj-np-tv-xz]{2,3}", re.I)
+LIST_ROMAN = re.compile(r"(?:[ivx]{1,5}|[IVX]{1,5})[.)](?:\s|$)")
+PROMOTION = re.compile(
+    r"(?:SAVE|TAKE|FREE|SHOP|DEAL|SALE|SHIP|GIFT|LOVE|HOME|BACK|FLAT|FALL|XMAS|COOL|EASY|MORE|PLUS|ROOM)\d\d?"
+)
+OWNED_BY = frozenset("has have had having with for of and or his her their my like".split())
+SCHEME = re.compile(r"([a-z][a-z0-9+]*)://", re.I)
 TAIL = re.compile(r"[A-Z]\d{3}[A-Z]{2}")  # of an aircraft or a plate
 NOTE_FLAT = re.compile(
     r"[ABDEG]b(?=\s(?:major|minor|maj|min|sax|saxophone|clarinet|trumpet|horn|chord|scale|key|tuba|in)\b)"
@@ -46,6 +54,10 @@ class Spelling(Abbreviations, Attached, Places):
         """URLs and e-mail: the scheme is left out, marks are named."""
         scheme = re.match(r"(?:https?|ftp)://", found, re.I)
         skip = scheme.end() if scheme else 0
+        if not scheme and (other := SCHEME.match(found)):
+            self._compound(at, at + other.end(1))
+            self._say("colon slash slash", at + other.end(1), at + other.end())
+            skip = other.end()
         end = at + (len(found.rstrip("/")) if len(found.rstrip("/")) > skip else len(found))
         names = {
             ".": "dot",
@@ -140,6 +152,10 @@ class Spelling(Abbreviations, Attached, Places):
                 self.out[-1] = Word(numbers.plural(last.text), last.start, stop)  # A380s
             elif not part.isascii():
                 self._foreign(start, stop)
+            elif (
+                len(part) == 4 and PROMOTION.fullmatch(self.text, at, end) and self._ordinary(part)
+            ):
+                self.out.append(Word(part.lower(), start, stop))  # SAVE20
             elif len(part) == 1 or (part.isupper() and (len(part) <= 4 and part not in t.SAID)):
                 self._say(part.upper(), start, stop)
             elif part.lower() in q.SPELLED_SMALL or VOWELLESS.fullmatch(part):
@@ -155,6 +171,13 @@ class Spelling(Abbreviations, Attached, Places):
         if phrase := phrases.match(text, at):
             self._say(phrase[0], at, phrase[1])
             return self._final_stop(phrase[1])
+        if text[at].isupper() and (cited := classics.match(text, at)):
+            for words, start, stop in cited[0]:
+                self._say(words, start, stop)
+            return cited[1]
+        if self.prescribed and (order := prescriptions.match(text, at)):
+            self._say(order[0], at, order[1])
+            return self._final_stop(order[1])
         m = DOTTED.match(text, at)
         if m and (at == 0 or not text[at - 1].isalnum()) and (done := self._dotted(m, at)):
             return done
@@ -181,13 +204,15 @@ class Spelling(Abbreviations, Attached, Places):
                 end - 1,
             )  # a closing quote or a plural's apostrophe: neither is spoken
         stop = text[end : end + 1] == "."
-        if stop and len(word) == 1 and word.isupper() and text[at - 1 : at] == "\n":
+        if done := self._list_mark(word, at, end):
+            return done
+        if stop and len(word) == 1 and word.isupper() and self._lettered_line(word, at):
             self._say([word, "."], at, end + 1)
             return end + 1  # a list of letters
         if stop and (done := self._abbreviation(word.lower(), at, end)):
             return done
         if stop and len(word) == 1 and word.isupper() and (m := SPECIES.match(text, end)):
-            if m[1] not in homographs.FUNCTION and (not m[1].isdigit() or word == "K"):
+            if m[1] not in parts_of_speech.FUNCTION and (not m[1].isdigit() or word == "K"):
                 self.out.append(Word(word, at, end, "letters"))
                 return end + 1  # E. coli
         if stop and len(word) == 1 and word.isupper() and self._name_follows(end + 1):
@@ -195,11 +220,11 @@ class Spelling(Abbreviations, Attached, Places):
             return end + 1  # an initial: John F. Kennedy
         lower = word.lower()
         if (
-            lower in short_forms.PLAIN
-            and (word.islower() or word.istitle())
+            lower in short_form_tables.PLAIN
+            and (word.islower() or word[0].isupper() and word[1:].islower())
             and not (stop and lower in units.UNITS)
         ):
-            self._say(short_forms.PLAIN[lower], at, end)
+            self._say(short_form_tables.PLAIN[lower], at, end)
             if stop and GOES_ON.match(text, end):
                 return end + 1
         elif word == "VS" and self._name_follows(end) and not self.shouting:
@@ -211,6 +236,24 @@ class Spelling(Abbreviations, Attached, Places):
         elif not self._roman(word, at, end):
             self._plain(word, at, end)
         return end
+
+    def _lettered_line(self, word: str, at: int) -> bool:
+        """Whether a capital with a full stop at a line's beginning is of a list of letters."""
+        if self.text[at - 1 : at] == "\n":
+            return True
+        return at == 0 and f"\n{chr(ord(word) + 1)}." in self.text
+
+    def _list_mark(self, word: str, at: int, end: int) -> int:
+        """ii. and iii) at a line's beginning are numbers. Returns where it ends, or 0."""
+        begins = at == 0 or self.text[at - 1] == "\n"
+        first = word in ("I", "i") and f"\n{word}{word}{self.text[end : end + 1]}" in self.text
+        if not begins or len(word) < 2 and not first or not LIST_ROMAN.match(self.text, at):
+            return 0
+        value = numbers.roman(word.upper())
+        if value is None:
+            return 0
+        self._say([*numbers.cardinal(value), ","], at, end + 1)
+        return end + 1
 
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""
@@ -294,6 +337,8 @@ class Spelling(Abbreviations, Attached, Places):
         if word in self.options.as_words:
             return False
         if word in self.options.as_letters:
+            return True
+        if not self.shouting and (word == "DOE" or word == "ADD" and self._before() in OWNED_BY):
             return True
         if word in t.SAID or len(word) == 3 and lower in NAMES:
             return False

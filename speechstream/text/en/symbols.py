@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from speechstream.text.en import cues as q, numbers, numerals, tables as t, units
-from speechstream.text.en.amounts import FACTOR, expression
-from speechstream.text.en.patterns import alternatives
+from speechstream.text.en import chess, cues as q, emoji, numbers, numerals, tables as t, units
+from speechstream.text.en.slashes import NAME, TERM_ALONE, Slashes
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
 
 MARKS = {
@@ -27,63 +26,31 @@ MARKS = {
     "\u00bf": "",
     "\u00a1": "",
 }
-COUNTED = q.COUNTED | frozenset("thousand million billion trillion percent".split())
-PRICED = frozenset(
-    w
-    for unit, cent in units.CURRENCIES.values()
-    for name in (unit, cent)
-    if name
-    for w in (name.split()[-1], numbers.plural(name.split()[-1]))
-)
-EACH = re.compile(r"(?!(?:or|and|to|minus|plus)\b)[a-z]{3,}(?![\w/])")
-RATIO = re.compile(r"[a-z]:[a-z](?![\w:])")
+RATIO = re.compile(r"[a-z]:[a-z](?![\w:])|[A-Z]:[A-Z](?= ?=|\s(?:ratio|odds|is)\b)")
+GLOB = re.compile(r"\*(?:\.\*)?\.(?=[A-Za-z])|\*\.\*")
 LIMITS = re.compile(
     "([\u2080-\u2089\u2090-\u209c\u1d62]+)([\u2070-\u207f\u00b9\u00b2\u00b3\u221e]+)?"
 )
-OVER = re.compile(r"\)\s?$")
-OVER_AFTER = re.compile(r"\s?[\w(]")
-TERMS = re.compile(r"(?:[-+=*^]\s?|\()[a-z]$")  # (1 + r/n)
-TERM_ALONE = re.compile(r"[a-z](?![a-z])")
-PER_UNIT = re.compile(r"(?:mL|dL|L|kg|mg|\u00b5L|mm\u00b3|m\u00b3|g)(?![\w])")
 LONE = re.compile(r"(?<![A-Za-z])[a-zA-Z]$")
 PRODUCT = re.compile(r"\s?[\d.,]+\s?[=\u2248]")  # 26.2 mi x 1.609 = 42.2
-PART = re.compile(r"[(\[{][\w.]+[)\]}]/")  # of a path
 ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
 GRADE = re.compile(r"(?<![A-Za-z])[A-F]$")
 DIGITS = re.compile(r"\d+(?![\w.])")
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 MULTIPLIED = re.compile(r"\w\*\d")
-ABOUT = re.compile(r"\s?[$\u00a3\u20ac]?\d")
+ABOUT = re.compile(
+    r"\s?[$\u00a3\u20ac]?\d|(?:Jan|Feb|Mar|Apr|May|June?|July?|Aug|Sept?|Oct|Nov|Dec|half|noon|midnight|one|two|three|ten|mid)"
+    r"(?:[a-z]*|\.)[\s-]"
+)
 AMOUNT = re.compile(r"[-\u2212$\u00a3\u20ac]?\.?\d|[A-Za-z]\b")
 BY_NUMBER = re.compile(r"\s?\d")
-DEGREES = re.compile(r"[\d\u00b0][CF]$")
 TERM_BEFORE = re.compile(r"(?:[\d\u00b2\u00b3)]|(?:^|[\s\d(|])[a-z])\s$")
 TERM_AFTER = re.compile(r"\s(?:\d|\(|[a-z](?![a-z]))")
-CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}$")
-CAPITALS_AFTER = re.compile(r"[A-Z]{2,5}(?![A-Za-z])")
-EITHER = re.compile(r"\b(?:either|he|his|him|and|s)$", re.I)
-ONE_LETTER = re.compile(r"[a-z](?![A-Za-z])")
-TIME_AFTER = re.compile(
-    r"(?:day|week|month|year|night|hour|hr|wk|min|minute|sec|second|person|capita)(?![A-Za-z])"
-)
-NOUN_BEFORE = re.compile(
-    r"(?:^|[\s(])(?:(?!(?:day|week|month|year|night|hour|minute|second|hrs|hours|morning|and|or)$)[a-z]{2,}|[A-Z]{2,4})$"
-)
 STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
 ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
-COUNTED_IN = re.compile(rf"(?!(?:{alternatives(units.PER)})(?![\w\u00b2\u00b3])){FACTOR}(?![^\W_])")
 MODULO = re.compile(r"% (?:\d|[a-z](?![A-Za-z]))")
-FLOORED = re.compile(r" // [\da-z]")
-PACE = re.compile(r"\d:\d\d$")
-PACED = re.compile(r"(?:mile|mi|km)(?!\w)")
-DOSE = re.compile(r"[\d ](?:mg|mcg|\u00b5g|\u03bcg|g|kg|IU|mEq|mmol|units|kcal|kJ|lb|gal|oz)$")
-PER_MEASURE = re.compile(
-    r"\d+(?:\.\d+)?\s?(?:mL|ml|L|l|dL|kg|g|hr?|min|m\u00b2|acre|ha|cups?|tablets?|serving)(?![^\W_])"
-)
 STARS = re.compile("(\u2605+)(\u2606*)")
 PACKAGE = re.compile(r"(?:^|[\s(])[a-z]\w*\.[a-z]\w*$")
 MEMBER = re.compile(r"\w[.\])]\w*\s$|\)\s$")
-MATHS_BEFORE = re.compile(r"\([^()]*[-+*\u2212\u00b1][^()]*(?:\([^()]*\)[^()]*)*\)\s?$")
 PATH = re.compile(r"\.{1,2}/(?=[\w.])")
 QUERY = re.compile(r"\?\w+=")
 CODE = re.compile(r"&&|\|\||[=!]=|\bif[ (]")
@@ -92,15 +59,28 @@ LONG_BARS = re.compile(
     r"\|(?=[^|\n]*[-+\u2212*(])(?=[^\s|])[\w()+\-\u2212*/^\u00b2\u00b3. ]{2,24}(?<!\s)\|(?=\s?[-+\u2212=<>\u2264\u2265*/]|[\s.,;:)]|$)"
 )
 CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
-SUM_OF = re.compile(r"\s*(?:from|over)\b")
+SUM_OF = re.compile(r"\s*(?:from|over|of)\b")
 FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
 )
+KEYED = re.compile(r"[*#]+\d{2,}(?:[*#]\d+)*#")
+PIPED = re.compile(
+    r"\| (?:wc|grep|sort|head|tail|less|more|xargs|awk|sed|jq|tee|uniq|cut|sh|bash|tr|cat|python3?|node)\b"
+)
+BY_INCHES = re.compile(r"\s?[\d/ \u00bc-\u00be\u2150-\u215e]+[\"\u2033]")
+PROMPT = re.compile(r"\$ [a-z][\w.-]*(?:\s|$)")
+EQUATED = re.compile(r" = (?:[\w%$.]+ ){1,2}$")  # profit = revenue - cost
+A_TERM = re.compile(r" [a-z]+(?=[.;,)]|$| [-+*/] )")
+BOUND = re.compile(
+    r"< [$\u00a3\u20ac]?\d|> [$\u00a3\u20ac]?\d[\d.,]*\s?%"
+)  # and no line that is quoted
+PORT = re.compile(r":(\d{3,5})(?![\w:.]\d|\w)")
+DRIVE = re.compile(r"(?<![A-Za-z])[A-Z]:\\")
 SKINS = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 
 
-class Symbols:
+class Symbols(Slashes):
     """The part of a reading (`speechstream.text.en.normalise`) that reads what is neither a letter nor a digit."""
 
     def _symbol(self, at: int, c: str) -> int:
@@ -139,6 +119,8 @@ class Symbols:
                     or after.isdigit()
                 )
                 dot = dot or PACKAGE.search(text, max(0, at - 40), at)
+                if dot and text[at - 1 : at].isdigit() and chess.MOVE.match(text, at + 1):
+                    return m.end()  # 13.Qxd5
                 self._say("dot" if dot else ".", at, at + 1)
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
@@ -171,6 +153,13 @@ class Symbols:
             return at + 1
         if c == "|" and at == self.bar:
             return at + 1
+        if c == "|" and PIPED.match(text, at):
+            self._say("pipe", at, at + 1)
+            return at + 1
+        if c in "*#" and not text[at - 1 : at].isalnum() and (m := KEYED.match(text, at)):
+            names = {"*": ["star"], "#": ["pound"]}
+            self._say([w for x in m[0] for w in names.get(x) or numbers.digits(x)], at, m.end())
+            return m.end()
         if c == "|" and CONDITION.search(text, max(0, at - 18), at):
             self._say("given", at, at + 1)
             return at + 1
@@ -179,10 +168,15 @@ class Symbols:
             return at + 2
         if c == "(" and after == ")" and at and text[at - 1].isalnum():
             return at + 2  # len()
+        if c == "$" and at == 0 and PROMPT.match(text):
+            return at + 1
         if c == "$" and after.isalpha():
             self._say("dollar", at, at + 1)
             return at + 1
         if c == "\u00a9" and self._before() == "copyright":
+            return at + 1
+        if c in "-\u2013" and text[at - 1 : at] == ")" and after == "(" and self.out:
+            self._say("to", at, at + 1)
             return at + 1
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
@@ -200,7 +194,8 @@ class Symbols:
                 and MEMBER.search(text, max(0, at - 24), at)
                 and re.match(r"\s\d", text[at + 1 : at + 3])
             )
-            numbers_around = numbers_around or member
+            termed = EQUATED.search(text, max(0, at - 40), at) and A_TERM.match(text, at + 1)
+            numbers_around = numbers_around or member or spaced and termed
             equation = spaced and "=" in text and TERM_BEFORE.search(text[max(0, at - 3) : at])
             numbers_around = numbers_around or equation and TERM_AFTER.match(text, at + 1)
             self._say("minus", at, m.end()) if numbers_around else self.out.append(
@@ -210,6 +205,16 @@ class Symbols:
         if mark and mark in PUNCTUATION:
             if mark == ":" and RATIO.match(text, at - 1) and not text[max(at - 2, 0)].isalnum():
                 self._say("to", at, at + 1)
+                return at + 1
+            if (
+                mark == ":"
+                and text[at - 1 : at] in ("", " ", "(")
+                and (port := PORT.match(text, at))
+            ):
+                self._say(["port", *numbers.grouped(port[1])], at, port.end())
+                return port.end()
+            if mark == ":" and DRIVE.search(text, max(0, at - 2), at + 2):
+                self._say("colon", at, at + 1)
                 return at + 1
             if mark == ":" and not (not after or after.isspace() or after in "\"'(\u201c"):
                 return at + 1
@@ -226,91 +231,10 @@ class Symbols:
         if c in "<>" and self._compares(at, c, spaced):
             self._say("less than" if c == "<" else "greater than", at, at + 1)
         elif c == "/":
-            if text[at + 1 : at + 2] == "/" and FLOORED.match(text, at - 1):
-                self._say("divided by", at, at + 2)
-                return at + 2
-            bracketed = (
-                text[at - 1 : at].isdigit()
-                and after == "("
-                or "=" in text
-                and OVER.search(text, max(0, at - 2), at)
-            )
-            if (
-                bracketed
-                and OVER_AFTER.match(text, at + 1)
-                or TERMS.search(text, max(0, at - 24), at)
-                and TERM_ALONE.match(text, at + 1)
-            ):
-                self._say("over", at, at + 1)
-                return at + 1
-            if MATHS_BEFORE.search(text, 0, at) and re.match(r"\s?[\da-z(]", text[at + 1 : at + 3]):
-                self._say("over", at, at + 1)
-                return at + 1
-            if PACE.search(text, max(0, at - 5), at) and (m := PACED.match(text, at + 1)):
-                self._say(["per", *units.PER[m[0]].split()], at, m.end())
-                return m.end()
-            if DOSE.search(text, max(0, at - 6), at) and PER_MEASURE.match(text, at + 1):
-                self._say("per", at, at + 1)
-                return at + 1
-            if self._before() in q.COUNTED and (m := COUNTED_IN.match(text, at + 1)):
-                self._say(["per", *expression(m[0], True)], at, m.end())
-                return m.end()
-            if self.out and self.out[-1].kind == "letters" and (m := PER_UNIT.match(text, at + 1)):
-                self._say(["per", *expression(m[0], True)], at, m.end())
-                return m.end()
-            if per := self._per(at):
-                self._say(["per", *units.PER[per].split()], at, at + 1 + len(per))
-                return at + 1 + len(per)
-            if self._before() in PRICED and (m := EACH.match(text, at + 1)):
-                self._say("per", at, at + 1)
-                return at + 1
-            digits = (
-                at
-                and (text[at - 1].isdigit() or text[at - 1] == "\u03c0")
-                and after.isdigit()
-                or after == "\u2202"
-            )
-            both = (
-                re.search(r"(?:^|\s)(?:and|he|his)$", text[max(0, at - 5) : at].lower())
-                and after.isalpha()
-            )
-            capitals = after.isupper() and text[at - 1 : at].isupper()
-            lone = capitals and not (text[at - 2 : at - 1] + text[at + 2 : at + 3]).strip(
-                " .,;:!?)(/"
-            )
-            if (
-                lone
-                or CAPITALS.search(text[max(0, at - 7) : at])
-                and CAPITALS_AFTER.match(text, at + 1)
-            ):
-                return at + 1  # A/B, N/A, TCP/IP
-            if text.startswith("under", at + 1) and text[max(0, at - 4) : at].lower() == "over":
-                return at + 1  # a bet
-            if EITHER.search(text[max(0, at - 9) : at]):
-                return at + 1
-            if DEGREES.search(text[max(0, at - 2) : at]) and after.isdigit():
-                self._say("or", at, at + 1)
-                return at + 1
-            if at and text[at - 1].isdigit() and ONE_LETTER.match(text, at + 1):
-                self._say("over", at, at + 1)
-                return at + 1
-            if (m := TIME_AFTER.match(text, at + 1)) and NOUN_BEFORE.search(
-                text[max(0, at - 24) : at]
-            ):
-                self._say(["per", *units.PER[m[0]].split()], at, m.end())
-                return m.end()
-            if digits or (
-                not both
-                and (
-                    after.isalnum()
-                    or after == "*"
-                    or after in ".,;`"
-                    and text[at - 1 : at] == " "
-                    or spaced
-                    or PART.match(text, at + 1)
-                )
-            ):
-                self._say("over" if digits else "slash", at, at + 1)
+            return self._slash(at, after, spaced)
+        elif c == "*" and not text[at - 1 : at].isalnum() and (glob := GLOB.match(text, at)):
+            self._say(" ".join("star" if x == "*" else "dot" for x in glob[0]), at, glob.end())
+            return glob.end()
         elif c == "*" and (
             after.isdigit()
             and self._before() in STARRED
@@ -321,6 +245,8 @@ class Symbols:
             self._say("star", at, at + 1)
         elif c == "*" and self.out and (spaced and after or MULTIPLIED.match(text, at - 1)):
             self._say("times", at, at + 1)
+        elif c == "\u00d7" and BY_INCHES.match(text, at + 1):
+            self._say("by", at, at + 1)
         elif c == "\u00d7" and self._between_measures(at) and not PRODUCT.match(text, at + 1):
             self._say("by", at, at + 1)
         elif c == "#":
@@ -328,6 +254,8 @@ class Symbols:
                 self._say("sharp", at, at + 1)
             elif text[at - 1 : at].isdigit() and not after.isalnum():
                 self._say("pound", at, at + 1)
+            elif after == ":" and text[at - 1 : at] == " ":
+                self._say("number", at, at + 1)
             elif spaced and text[max(at - 1, 0)] != "\n" and (at > 0 or text.startswith("# of ")):
                 self._say("number", at, at + 1)
         elif c == "^" and (
@@ -422,7 +350,7 @@ class Symbols:
         text = self.text
         before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
         if not before.strip(" ") and (not before or before == "\n") and after == " ":
-            return False
+            return bool(BOUND.match(text, at))
         if spaced:
             return bool(self.out)
         if ADDRESS.match(text, at + 1):
@@ -430,12 +358,6 @@ class Symbols:
         return bool(AMOUNT.match(text, at + 1)) and (
             not before or before.isspace() or before.isalnum() or before in "(,"
         )
-
-    def _per(self, at: int) -> str:
-        """The unit behind a slash in `miles/day`, or ""."""
-        m = NAME.match(self.text, at + 1)
-        named = m is not None and m[0] in units.PER
-        return m[0] if m and named and self._before() in COUNTED else ""
 
     def _between_measures(self, at: int) -> bool:
         """Whether a times sign or an x stands between two measures: 3 m x 4 m."""
@@ -478,10 +400,10 @@ class Symbols:
         for c in names:
             if c in SKINS or c in "\u2640\u2642":
                 continue
-            name = t.EMOJI_NAMES.get(c) or unicodedata.name(c, "").lower()
+            name = emoji.NAMES.get(c) or unicodedata.name(c, "").lower()
             name = (
                 re.sub(r"\b(?:sign|symbol|emoji|black|heavy|white)\b|[^a-z ]", " ", name)
-                if c not in t.EMOJI_NAMES
+                if c not in emoji.NAMES
                 else name
             )
             self._say([w for w in name.split() if w], at, end)

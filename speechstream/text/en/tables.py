@@ -82,6 +82,7 @@ ABBREVIATIONS = {
     "tue": "tuesday",
     "tues": "tuesday",
     "wed": "wednesday",
+    "weds": "wednesday",
     "thu": "thursday",
     "thur": "thursday",
     "thurs": "thursday",
@@ -191,118 +192,12 @@ WITHOUT_STOP = {
     "n/a": "N A",
     "a/c": "A C",
     "w/e": "week ending",
+    "d/c": "discontinue",
     "int'l": "international",
     "gov't": "government",
     "nat'l": "national",
 }
 
-STATES = {
-    "AL": "Alabama",
-    "AK": "Alaska",
-    "AZ": "Arizona",
-    "AR": "Arkansas",
-    "CA": "California",
-    "CO": "Colorado",
-    "CT": "Connecticut",
-    "DE": "Delaware",
-    "FL": "Florida",
-    "GA": "Georgia",
-    "HI": "Hawaii",
-    "ID": "Idaho",
-    "IL": "Illinois",
-    "IN": "Indiana",
-    "IA": "Iowa",
-    "KS": "Kansas",
-    "KY": "Kentucky",
-    "LA": "Louisiana",
-    "ME": "Maine",
-    "MD": "Maryland",
-    "MA": "Massachusetts",
-    "MI": "Michigan",
-    "MN": "Minnesota",
-    "MS": "Mississippi",
-    "MO": "Missouri",
-    "MT": "Montana",
-    "NE": "Nebraska",
-    "NV": "Nevada",
-    "NH": "New Hampshire",
-    "NJ": "New Jersey",
-    "NM": "New Mexico",
-    "NY": "New York",
-    "NC": "North Carolina",
-    "ND": "North Dakota",
-    "OH": "Ohio",
-    "OK": "Oklahoma",
-    "OR": "Oregon",
-    "PA": "Pennsylvania",
-    "RI": "Rhode Island",
-    "SC": "South Carolina",
-    "SD": "South Dakota",
-    "TN": "Tennessee",
-    "TX": "Texas",
-    "UT": "Utah",
-    "VT": "Vermont",
-    "VA": "Virginia",
-    "WA": "Washington",
-    "WV": "West Virginia",
-    "WI": "Wisconsin",
-    "WY": "Wyoming",
-}
-STATES_OLD = {
-    "ark": "Arkansas",
-    "del": "Delaware",
-    "ill": "Illinois",
-    "ind": "Indiana",
-    "miss": "Mississippi",
-    "neb": "Nebraska",
-    "ore": "Oregon",
-    "pa": "Pennsylvania",
-    "vt": "Vermont",
-    "wash": "Washington",
-    "ala": "Alabama",
-    "ariz": "Arizona",
-    "calif": "California",
-    "colo": "Colorado",
-    "conn": "Connecticut",
-    "fla": "Florida",
-    "ga": "Georgia",
-    "kan": "Kansas",
-    "ky": "Kentucky",
-    "mass": "Massachusetts",
-    "md": "Maryland",
-    "mich": "Michigan",
-    "minn": "Minnesota",
-    "mont": "Montana",
-    "nebr": "Nebraska",
-    "nev": "Nevada",
-    "okla": "Oklahoma",
-    "ont": "Ontario",
-    "penn": "Pennsylvania",
-    "que": "Quebec",
-    "tenn": "Tennessee",
-    "tex": "Texas",
-    "va": "Virginia",
-    "wis": "Wisconsin",
-    "wyo": "Wyoming",
-}
-ZIP_STATES = frozenset(name.lower().split()[-1] for name in STATES.values()) | {"dc"}
-DIRECTIONS = {"N": "north", "S": "south", "E": "east", "W": "west"}
-DIRECTIONS |= {"NE": "northeast", "NW": "northwest", "SE": "southeast", "SW": "southwest"}
-STREET_NAMES = {
-    "st": "street",
-    "ave": "avenue",
-    "rd": "road",
-    "blvd": "boulevard",
-    "dr": "drive",
-    "ln": "lane",
-    "ct": "court",
-    "pl": "place",
-    "sq": "square",
-    "cir": "circle",
-    "ter": "terrace",
-    "pkwy": "parkway",
-    "hwy": "highway",
-}
 ELEMENTS = frozenset(
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru "
     "Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn "
@@ -326,6 +221,17 @@ MIXED_CASE = {  # as they are said; capitals are letters
     "bsc": "B S C",
     "msc": "M S C",
     "openai": "open A I",
+    "imdb": "I M D B",
+    "github": "github",
+    "linkedin": "linked in",
+    "macos": "mac O S",
+    "ipados": "i pad O S",
+    "nosql": "no S Q L",
+    "mysql": "my S Q L",
+    "graphql": "graph Q L",
+    "oauth": "O auth",
+    "webrtc": "web R T C",
+    "bittorrent": "bit torrent",
 }
 LAST_CAPITAL = {  # exactly as they are written
     "DoD": "D O D",
@@ -490,7 +396,7 @@ VULGAR = {
 }
 
 SPELLED = frozenset(
-    "AA MI SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
+    "FOB IMEI EOE AA MI SAT US USA UK UN EU AI IT ID TV PC CD DVD DJ VIP CEO CFO CTO COO DIY FAQ ATM GPS HR PR PE QA UI UX "
     "OS IP URL API CPU GPU USB HTML HTTP SQL SSL LA DC NY AM PM BBC CNN NBC ABC CBS FBI CIA NSA IRS "
     "NHS HIV DNA RNA MRI ICU ER EMT LGBT NBA NFL NHL MLB UFC IBM HP AT GE GM BMW KFC LOL OMG BTW FYI "
     "TBD RSVP IQ PS SOS MP PHD MBA BA MA BSC PHP CSS XML AWS SUV RV UFO VR AR IPO GDP CSV PDF LLM "
@@ -517,62 +423,3 @@ KINGS = frozenset(
 )
 TITLES = frozenset("king queen pope emperor empress tsar czar kaiser prince pharaoh sultan".split())
 TLDS = "com org net edu gov mil int io ai dev app co uk de fr es it nl ch at ca au jp cn in br ru eu us info biz me tv ly".split()
-
-GREEK = dict(
-    zip(
-        "\u03b1\u03b2\u03b3\u03b4\u03b5\u03b6\u03b7\u03b8\u03b9\u03ba\u03bb\u03bc\u03bd\u03be\u03bf\u03c0\u03c1\u03c3\u03c4\u03c5\u03c6\u03c7\u03c8\u03c9",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mew new xi omicron pi rho sigma tau "
-        "upsilon phi chi psi omega".split(),
-    )
-)
-GREEK_SOUNDS = dict(
-    zip(
-        "\u03b1\u03b2\u03b3\u03b4\u03b5\u03b6\u03b7\u03b8\u03b9\u03ba\u03bb\u03bc\u03bd\u03be\u03bf\u03c0\u03c1\u03c3\u03c2\u03c4\u03c5\u03c6\u03c7\u03c8\u03c9",
-        "a v g d e z i th i k l m n x o p r s s t y f h ps o".split(),
-    )
-)
-CYRILLIC = dict(
-    zip(
-        "\u0430\u0431\u0432\u0433\u0434\u0435\u0451\u0436\u0437\u0438\u0439\u043a\u043b\u043c\u043d\u043e\u043f\u0440\u0441\u0442\u0443\u0444\u0445\u0446\u0447\u0448\u0449\u044b\u044d\u044e\u044f\u0456\u0457\u0454\u0491",
-        "a b v g d e yo zh z i y k l m n o p r s t u f kh ts ch sh shch y e yu ya i yi ye g".split(),
-    )
-) | {"\u044a": "", "\u044c": ""}
-LATIN = {
-    "\u00df": "ss",
-    "\u00e6": "ae",
-    "\u0153": "oe",
-    "\u00f8": "o",
-    "\u0142": "l",
-    "\u0111": "d",
-    "\u00f0": "th",
-    "\u00fe": "th",
-    "\u0131": "i",
-    "\u0127": "h",
-    "\u014b": "ng",
-}
-
-EMOJI_NAMES = {
-    "\u2764": "red heart",
-    "\u2665": "heart",
-    "\u2661": "heart",
-    "\u260e": "telephone",
-    "\U0001f44d": "thumbs up",
-    "\U0001f44e": "thumbs down",
-    "\U0001f602": "laughing with tears",
-    "\U0001f60a": "smiling face",
-    "\u263a": "smiling face",
-    "\U0001f525": "fire",
-    "\U0001f389": "party popper",
-    "\U0001f64f": "folded hands",
-    "\u2705": "check mark",
-    "\u2714": "check mark",
-    "\u274c": "cross mark",
-    "\u2b50": "star",
-    "\U0001f680": "rocket",
-    "\U0001f4af": "one hundred points",
-    "\U0001f923": "rolling on the floor laughing",
-    "\U0001f62d": "crying face",
-    "\U0001f642": "smiling face",
-    "\U0001f600": "grinning face",
-    "\u26a0": "warning sign",
-}

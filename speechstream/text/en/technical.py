@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import cues as q, numbers as n, tables as t, units
-from speechstream.text.en.amounts import closes_quotation
+from speechstream.text.en.amounts import closes_quotation, money_words
 from speechstream.text.en.codes import version_part
 from speechstream.text.en.dates import YEARS_AFTER
 from speechstream.text.en.patterns import DASH, END, NUM, Rules, following, qualifies
@@ -221,6 +221,8 @@ def loss(m, context):
     """$(4.2) million, a loss."""
     unit, _ = units.CURRENCIES[m[1]]
     scale = [units.MAGNITUDES.get(m[3], m[3])] if m[3] else []
+    if not scale and re.fullmatch(r"\d*\.\d\d", m[2]):
+        return money_words("-", m[2], None, None, *units.CURRENCIES[m[1]], False)
     return ["minus", *n.decimal(m[2]), *scale, n.plural(unit)]
 
 

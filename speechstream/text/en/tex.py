@@ -27,10 +27,10 @@ NAMES = (
         "div": "divided by",
         "pm": "plus or minus",
         "mp": "minus or plus",
-        "leq": "is at most",
-        "le": "is at most",
-        "geq": "is at least",
-        "ge": "is at least",
+        "leq": "is less than or equal to",
+        "le": "is less than or equal to",
+        "geq": "is greater than or equal to",
+        "ge": "is greater than or equal to",
         "lt": "is less than",
         "gt": "is greater than",
         "neq": "is not equal to",
@@ -121,8 +121,8 @@ SIGNS = {
     "\u00d7": "times",
     "\u00b7": "times",
     "\u00f7": "divided by",
-    "\u2264": "is at most",
-    "\u2265": "is at least",
+    "\u2264": "is less than or equal to",
+    "\u2265": "is greater than or equal to",
     "\u2260": "is not equal to",
     "\u2248": "is about",
     "\u221e": "infinity",
@@ -194,8 +194,16 @@ def _item(tokens: list[str], at: int, depth: int) -> tuple[list[str], int]:
     if t in SIGNS:
         return [SIGNS[t]], at + 1
     if t.isalnum() or t[0].isdigit():
-        return [t], at + 1
+        return [t] + ["of"] * _applied(tokens, at), at + 1
     raise _Difficult
+
+
+def _applied(tokens: list[str], at: int) -> bool:
+    """Whether a letter is a function of what is in brackets behind it: f(x), P(A), x(t), but not n(n + 1)."""
+    if len(tokens[at]) != 1 or tokens[at + 1 : at + 2] != ["("]:
+        return False
+    single = tokens[at + 3 : at + 4] == [")"] and tokens[at + 2] in ("t", "x", "n", "s", "z")
+    return tokens[at] in "fghFGPEV" or single and tokens[at] in "uvwxySXYN"
 
 
 def _argument(tokens: list[str], at: int, depth: int) -> tuple[list[str], int]:

@@ -10,6 +10,8 @@ ATOM = "\ue000"  # stands for a piece of markup in a text: a word of kind "atom"
 PUNCTUATION = ";:,.!?\u2014\u2026"
 STRENGTH = {p: i for i, p in enumerate((",", ":", ";", "\u2014", "\u2026", ".", "!", "?"))}
 EMOJI = re.compile("[\u203c\u2049\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
+RAISED_D = ("\u1d48", "\u1d57", "\u02b0")
+POWERS = "\u207f\u02e3\u02b8\u2071\u1d4f\u1d50"  # of a number: 2\u207f is no ordinal
 RAISED = "\u02e2\u1d57\u207f\u1d48\u02b3\u02b0"
 
 
@@ -64,6 +66,7 @@ def clean_up(text: str) -> tuple[str, list[int]]:
                 continue  # an accent this letter does not have
         if (
             category == "Lm"
+            and not (c in POWERS and text[i + 1 : i + 2] not in RAISED_D)
             and out
             and (out[-1].isdigit() or (places[-1] == i - 1 and text[i - 1] in RAISED))
         ):
