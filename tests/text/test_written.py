@@ -9,6 +9,18 @@ from speechstream.text.en.written import pending, to_digits, to_words
 
 PHRASES = """
 one hundred and twenty three | 123
+five five five, one two three four | 555, 1234
+one two three, four five six | 1 2 3, 4 5 6
+the code is one two three four | the code is 1234
+say one two three four | say 1 2 3 4
+eight hundred five five five one two three four | 8005551234
+eight hundred five people | 805 people
+twenty four seven | 24/7
+twenty four seven days | 24 7 days
+ten four | ten four
+at ten four people came | at ten four people came
+six foot two. | 6 foot 2.
+a dollar fifty | a dollar fifty
 one hundred twenty three | 123
 ninety nine | 99
 eleven people came | 11 people came

@@ -9,66 +9,31 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from speechstream.text.en import numbers as n, tables as t
+from speechstream.text.en.number_words import (
+    AMOUNT,
+    CURRENCIES,
+    DECADES,
+    DURATIONS,
+    HALVES,
+    MEASURES,
+    MONTHS,
+    ONES,
+    OPENERS,
+    ORDINAL,
+    PAST_HOUR,
+    PERCENT,
+    READ_OUT,
+    ROWS,
+    SCALE_ORDINALS,
+    SCALES,
+    TENS,
+    TENS_ORDINALS,
+    TIME,
+    TIMES_OF_DAY,
+    UNIT_ORDINALS,
+)
 
 DIGITS_FROM = 10  # smaller ones stay in words but with a unit, an amount or a larger number
-
-ONES = {word: i for i, word in enumerate(n.ONES)}
-TENS = {word: 10 * i for i, word in enumerate(n.TENS) if i >= 2}
-SCALES = {word: 1000**i for i, word in enumerate(n.SCALES) if word}
-UNIT_ORDINALS = {n.ordinal_word(w): i for w, i in ONES.items() if i}
-TENS_ORDINALS = {n.ordinal_word(w): i for w, i in TENS.items()}
-SCALE_ORDINALS = {w + "th": v for w, v in SCALES.items()}
-DECADES = {n.plural(w): v for w, v in TENS.items()}
-NUMBER_WORDS = {
-    *ONES,
-    *TENS,
-    *SCALES,
-    *UNIT_ORDINALS,
-    *TENS_ORDINALS,
-    *SCALE_ORDINALS,
-    *DECADES,
-    "hundred",
-    "hundredth",
-    "hundreds",
-    "oh",
-}
-MONTHS = set(t.MONTHS)
-JOINS = {"and", "to", "or", "point", "per", "p", "minus"}
-OPENERS = {"and", "to", "or", "a", "an"}  # after these "minus" is a sign
-CURRENCIES = {
-    **dict.fromkeys(("dollar", "dollars"), "$"),
-    **dict.fromkeys(("euro", "euros"), "\u20ac"),
-    **dict.fromkeys(("rupee", "rupees"), "\u20b9"),
-    "yen": "\u00a5",
-}
-PERCENT = {"percent", "%"}
-TIMES_OF_DAY = {"am", "pm", "a.m.", "p.m.", "a.m", "p.m", "o'clock"}
-DURATIONS = {
-    form
-    for u in ("minute", "hour", "day", "week", "month", "year", "millisecond", "microsecond")
-    for form in (u, u + "s")
-} | {"seconds"}
-MEASURES = {
-    form
-    for u in (
-        "kilometer meter centimeter millimeter kilometre metre centimetre millimetre mile inch foot yard acre hectare "
-        "kilogram gram milligram pound ounce ton tonne liter litre milliliter millilitre gallon pint degree hertz "
-        "kilohertz megahertz gigahertz watt kilowatt megawatt gigawatt volt amp joule kilojoule calorie decibel byte "
-        "kilobyte megabyte gigabyte terabyte bit pixel cent"
-    ).split()
-    for form in (u, n.plural(u))
-}
-PAST_HOUR = {"5", "10", "20", "25"}  # minutes that clocks are read with: twenty to three
-ROWS = set("the this that my your his her its our their".split())
-HALVES = {*TIMES_OF_DAY, "a", "p"}
-TERMINAL = PERCENT | TIMES_OF_DAY | DURATIONS | MEASURES
-
-INT = r"\d{1,3}(?:,\d{3})+|\d+"
-AMOUNT = re.compile(rf"(-?)([$\u20ac\u00a5\u20b9]?)({INT})(\.\d+)?(%?)")
-ORDINAL = re.compile(rf"({INT})(?:st|nd|rd|th)")
-TIME = re.compile(r"\d{1,2}:[0-5]\d")
-DECADE = re.compile(r"\d\d\d0s")
 
 
 @dataclass(frozen=True)
@@ -135,6 +100,9 @@ class Quantities:
                 self.out[at[other.first]] = Item(other.first, other.last, None)
 
     def _settled(self, item: Item, lifted: bool) -> Item:
+        if self.before in ("dollar", "euro", "pound", "buck") and item.first == 0:
+            return Item(item.first, item.last, None)  # a dollar fifty
+        lifted = lifted or self.before == "foot" and item.first == 0  # six foot two
         if not item.small or lifted and (self.w[item.first] != "one" or self._in_range(item)):
             return item
         return Item(item.first, item.last, None)
@@ -159,6 +127,9 @@ class Quantities:
         while ONES.get(self._at(at), 10) < 10 or self._at(at) == "oh":
             at += 1
         return at
+
+    def _read_out(self, at: int, end: int) -> str:
+        return "".join("0" if w == "oh" else str(ONES[w]) for w in self.w[at:end])
 
     def _numeral(self, at: int, below: int, zeros: bool = False) -> int | None:
         """The value of a whole number in digits; "007" is a name, but for where `zeros` may lead."""
@@ -280,9 +251,7 @@ class Quantities:
             stop = self._digits(end + 1)
             numeral = self._numeral(end + 1, 1000, zeros=True)
             if stop > end + 1:
-                text += "." + "".join(
-                    "0" if w == "oh" else str(ONES[w]) for w in self.w[end + 1 : stop]
-                )
+                text += "." + self._read_out(end + 1, stop)
             elif numeral is not None:
                 stop = end + 2
                 text += "." + self.w[end + 1]
@@ -391,6 +360,12 @@ class Quantities:
     def _number(self, at: int) -> int | None:
         """A number with its sign and what follows it."""
         w = self.w
+        if w[at : at + 3] == ["twenty", "four", "seven"] and not self._measured(at + 3):
+            return self._put(at, at + 3, "24/7")
+        if self._at(at + 1) == "hundred" and 0 < ONES.get(w[at], 0) < 10:
+            end = self._digits(at + 2)
+            if end - at >= 8:  # a telephone number
+                return self._put(at, end, f"{ONES[w[at]]}00{self._read_out(at + 2, end)}")
         end = self._digits(at)
         if self._at(end) in {*SCALES, *SCALE_ORDINALS, "hundred", "hundredth", "point"}:
             end -= 1
@@ -399,7 +374,7 @@ class Quantities:
                 self._put(i, i + 1, str(ONES[w[i]]))
             return end
         if end - at >= 3:
-            text = "".join("0" if x == "oh" else str(ONES[x]) for x in w[at:end])
+            text = self._read_out(at, end)
             if text[0] == "0":
                 return self._put(at, end, text)
             return self._amount(at, Number(end, text, int(text)), text, sign=False)
@@ -420,9 +395,15 @@ class Quantities:
         """Whether somebody counts, up or down: one two three four. What follows makes a number of it: $123."""
         digits = [ONES.get(w, -2) for w in self.w[at:end]]
         steps = {b - a for a, b in zip(digits, digits[1:])}
-        after = self._at(end)
-        measured = after in {*CURRENCIES, *PERCENT, *MEASURES, *DURATIONS, "per"}
-        return len(steps) == 1 and steps <= {1, -1} and not measured
+        # of a telephone number, which has marks: five five five, one two three four
+        before = digits[0] - ONES.get(self.before, digits[0] - 1) if at == 0 else 1
+        if at == 0 and self.before in READ_OUT or abs(before) != 1:
+            return False
+        return len(steps) == 1 and steps <= {1, -1} and not self._measured(end)
+
+    def _measured(self, at: int) -> bool:
+        """Whether what follows makes an amount of a number."""
+        return self._at(at) in {*CURRENCIES, *PERCENT, *MEASURES, *DURATIONS, "per"}
 
     def _ordinal(self, at: int, found: Number) -> int:
         """21st; first to ninth stay, and so do fractions: a tenth, one twentieth."""
@@ -438,14 +419,17 @@ class Quantities:
         if self.w[found.end - 1] in ("hundred", *SCALES) or self._at(found.end) in ("point",):
             return None
         year = self._year(at)
-        if year and self._at(year.end) in {*CURRENCIES, *PERCENT, *MEASURES, "per"}:
+        if year and self._measured(year.end) and self._at(year.end) not in DURATIONS:
             return self._put(at, year.end, None)  # nineteen eighty four dollars: 1984 or 19.84
         if year and not self._more(year.end) and not self._more(at - 1):
             if year.value < 0 or year.value // 100 > 12 or year.value % 100 >= 60:
                 return self._put(at, year.end, year.text)
         second = self._decimal(found.end)
-        if not second or not second.spelled or second.ordinal or not 10 <= second.value <= 99:
+        if not second or not second.spelled or second.ordinal or not 1 <= second.value <= 99:
             return None
+        if second.value < 10:  # ten four
+            apart = 10 <= found.value < 20 and not self._more(second.end) and not self._more(at - 1)
+            return self._put(at, second.end, None) if apart else None
         same = found.value == second.value
         alone = not self._more(second.end) and not self._more(at - 1)
         if found.value < 10 or same or year and found.value <= 12 and alone:

@@ -18,11 +18,10 @@ import re
 from bisect import bisect_left, bisect_right
 
 from speechstream.text.en.normalise import Normaliser
-from speechstream.text.en.quantities import (
+from speechstream.text.en.number_words import (
     AMOUNT,
     CURRENCIES,
     DECADE,
-    DIGITS_FROM,
     JOINS,
     MONTHS,
     NUMBER_WORDS,
@@ -30,8 +29,8 @@ from speechstream.text.en.quantities import (
     ORDINAL,
     TERMINAL,
     TIME,
-    Quantities,
 )
+from speechstream.text.en.quantities import DIGITS_FROM, Quantities
 
 __all__ = ["DIGITS_FROM", "bare", "pending", "pending_words", "to_digits", "to_words"]
 
