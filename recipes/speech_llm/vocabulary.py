@@ -36,8 +36,12 @@ class Compact:
         self.tokenizer = tokenizer
         pieces = tokenizer.pieces()
         self.pieces = [pieces[i] or b"" for i in self.ids]
+        self.begins = [p.startswith(b" ") for p in self.pieces]  # a word
         self._number = {i: n for n, i in enumerate(self.ids)}
         self._spell = byte_encoder(self.pieces)
+
+    def text(self, tokens: Iterable[int]) -> str:
+        return b"".join(self.pieces[i] for i in tokens).decode("utf-8", "replace").strip()
 
     def words(self, text: str) -> list[list[int]]:
         """The tokens of each word, the space before it and the marks behind it included."""
