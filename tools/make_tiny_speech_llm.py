@@ -79,7 +79,9 @@ def _balance(model: SpeechLlm) -> None:
         scale = wanted / x.std(0).mean()
         head.bias.sub_(x.mean(0)).mul_(scale)
         head.weight.mul_(scale)
-    audio, _, _, keys, values, _ = model.hearing.step(F.pad(mel, (0, 1)), model.hearing.init_state())
+    audio, _, _, keys, values, _ = model.hearing.step(
+        F.pad(mel, (0, 1)), model.hearing.init_state()
+    )
     odds = [
         model.looked(
             audio, said, torch.tensor([1]), torch.tensor([c.look - c.stack]), keys, values

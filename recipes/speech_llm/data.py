@@ -19,6 +19,7 @@ FRAME_S = 0.02
 @dataclass(frozen=True)
 class Utterance:
     audio: str
+    source: str
     start: int  # encoder frames
     frames: int
     chunk: int | None
@@ -58,7 +59,7 @@ class Data:
             for line in lines:
                 r = json.loads(line)
                 if t := texts.get(r["audio"]):
-                    place = r["audio"], r["start"], r["frames"], r["chunk"]
+                    place = r["audio"], str(r.get("source")), r["start"], r["frames"], r["chunk"]
                     told = tuple((h["start"], tuple(h["next"]), tuple(h["last"])) for h in t)
                     said = tuple(t[0]["tokens"]), tuple(t[0]["times"])
                     self.rows.append(Utterance(*place, *said, told))

@@ -1,23 +1,36 @@
 """What a model that is being trained writes by itself: greedy search over many utterances at once, in torch.
 
-The search is `asr.speech_llm.family`'s, over what `data.py` has of an utterance; the encoder does not run.
+    python -m recipes.speech_llm.free work/dev --run work/run --vocabulary work/vocabulary.json --llm model.gguf
+
+Words wrong in % of what `prepare.py` and `hidden.py` have made of a manifest, by source. The search is `asr.speech_llm.family`'s, over what `data.py` has of an utterance; the encoder does not run.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
+from recipes.common.args import parser, read_config
+from recipes.common.logging import report
+from recipes.speech_llm.data import Data
+from recipes.speech_llm.start import begin, read_compact
 from speechstream.nn.speech_llm import Reader, SpeechLlm
 from speechstream.nn.speech_llm_state import NONE, TEXT
 from tools._scoring import Errors, count_errors, english_normaliser
 
 SEARCHED = 8  # frames at a time
 MOST = 8  # tokens in a frame
+BATCH = 32
+CONFIG = Path(__file__).with_name("config.yaml")
+BUNDLE = Path("speechstream/models/causal-whisper-base")
 NOTHING = -2  # in a token's place: the reader skips it
 
 
@@ -34,13 +47,13 @@ class Texts:
     """The language model over B texts that grow at their own pace."""
 
     def __init__(self, reader: Reader, batch: int):
-        t = reader.config.text
+        t, like = reader.config.text, reader.model.embed_tokens.weight
         self.reader = reader
-        self.keys = torch.zeros(batch, t.layers, t.kv_heads, 0, t.head_dim, dtype=torch.bfloat16)
+        self.keys = like.new_zeros(batch, t.layers, t.kv_heads, 0, t.head_dim)
         self.values = self.keys
         self.kinds = self.places = torch.zeros(batch, 0, dtype=torch.int64)
         self.read = torch.zeros(batch, 1, dtype=torch.int64)
-        self.none = torch.zeros(batch, 1, t.dim, dtype=torch.bfloat16)
+        self.none = like.new_zeros(batch, 1, t.dim)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """tokens (B,), `NOTHING` for a text that waits, to hidden states (B, dim), which are of no use there."""
@@ -117,3 +130,37 @@ def words_wrong(pairs: Sequence[Sequence[str]]) -> float:
     for reference, said in pairs:
         total += count_errors(plain(reference).split(), plain(said).split())
     return 100 * total.wer
+
+
+def main(arguments: list[str] | None = None) -> None:
+    p = parser(__doc__)
+    p.add_argument("data", type=Path)
+    p.add_argument("--run", type=Path, required=True)
+    p.add_argument("--vocabulary", type=Path, required=True)
+    p.add_argument("--llm", type=Path, required=True)
+    p.add_argument("--bundle", type=Path, default=BUNDLE)
+    p.add_argument("--config", type=Path, default=CONFIG)
+    args = p.parse_args(arguments)
+    config = read_config(args.config)
+    torch.set_num_threads(1)
+    compact = read_compact(args.vocabulary, args.llm)
+    model = begin(args.bundle, args.llm, compact, config["sizes"])
+    model.load_state_dict(load_file(args.run / "trained.safetensors"), strict=False)
+    model.eval()
+    c, reader = model.config, copy.deepcopy(model.reader).bfloat16()
+    data = Data(args.data, model.hearing, c.sound.dim, c.text.dim, config["delay"], compact.begins)
+    by: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for n in range(0, len(data.rows), BATCH):
+        rows = data.rows[n : n + BATCH]
+        xs = [data.stacked(n + i) for i in range(len(rows))]
+        for r, w in zip(rows, write(model, reader, xs, compact.begins)):
+            pair = compact.text(r.tokens), compact.text(w.tokens)
+            by[r.source].append(pair)
+            by["all"].append(pair)
+    report(**{name: words_wrong(pairs) for name, pairs in by.items()})
+    for reference, said in by["all"][:: max(len(data.rows) // 12, 1)]:
+        print(f"{reference}\n    {said}")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ from speechstream.nn.llm import Llm
 
 MARK_S = 0.6  # after a word's letters, at which its mark is said at the latest
 POOL, BATCH = 256, 1500  # histories sorted together; tokens in a batch, padding included
-REPLACED, LEFT_OUT, PUT_IN = 0.05, 0.015, 0.025  # of the tokens of a history with errors
+REPLACED, LEFT_OUT, PUT_IN = 0.06, 0.015, 0.03  # of the tokens of a history with errors
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ def with_errors(tokens: list[int], others: list[int], rng: np.random.Generator) 
             following[-1] = n + 1
         else:
             say(token, n + 1, n)
-            if draw > 1 - PUT_IN:
-                again = token if rng.random() < 0.6 else others[rng.integers(len(others))]
-                say(again, n + 1, round(n + rng.random(), 2))
+        if rng.random() < PUT_IN:  # in the same frame or later
+            again = said[-1] if rng.random() < 0.6 and said else others[rng.integers(len(others))]
+            where = n if rng.random() < 0.6 else round(n + rng.random(), 2)
+            for _ in range(rng.integers(1, 3)):
+                say(again, n + 1, where)
     return History(said, following, last)
 
 

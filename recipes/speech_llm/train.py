@@ -28,13 +28,11 @@ from recipes.common.checkpoint import save_json, save_tensors
 from recipes.common.logging import Means, report
 from recipes.common.schedule import warmup_cosine
 from recipes.speech_llm.data import Batch, Data
-from recipes.speech_llm.free import words_wrong, write
+from recipes.speech_llm.free import BUNDLE, CONFIG, words_wrong, write
 from recipes.speech_llm.start import begin, read_compact
 from recipes.speech_llm.vocabulary import Compact
 from speechstream.nn.speech_llm import Reader, SpeechLlm
 
-CONFIG = Path(__file__).with_name("config.yaml")
-BUNDLE = Path("speechstream/models/causal-whisper-base")
 SCALE = 8.0  # of the cosine between a frame's embedding and a token's
 
 
@@ -100,9 +98,7 @@ def losses(model: SpeechLlm, b: Batch, config: dict, rng: np.random.Generator) -
     if model.training:  # now and then what is said must be heard without the words before
         said = said * (torch.rand(said.shape[:2]) >= config["without_text"])[..., None]
     blank = torch.full((len(b.x),), c.look - c.stack)
-    odds, z = model.joint(
-        audio[row, t], said, asked.since[grid], t * c.stack, blank, keys, values
-    )
+    odds, z = model.joint(audio[row, t], said, asked.since[grid], t * c.stack, blank, keys, values)
     odds, z, which = odds[real].float(), z[real], grid[real]
     wanted = asked.due[which].float()
     gate = F.binary_cross_entropy_with_logits(odds, wanted)
@@ -135,9 +131,7 @@ def losses(model: SpeechLlm, b: Batch, config: dict, rng: np.random.Generator) -
     return found
 
 
-def groups(
-    data: Data, rows: list[int], config: dict, rng: np.random.Generator
-) -> list[list[int]]:
+def groups(data: Data, rows: list[int], config: dict, rng: np.random.Generator) -> list[list[int]]:
     """Utterances of like length, in random order, none longer than a batch."""
     lengths = {n: data.rows[n].frames // data.hearing.stack for n in rows}
     noisy = np.array([lengths[n] for n in rows]) * rng.uniform(0.9, 1.1, len(rows))
@@ -163,15 +157,21 @@ def taken(name: str) -> bool:
 
 
 def measure(
-    model: SpeechLlm, reader: Reader, data: Data, compact: Compact, rows: list[int]
-) -> dict[str, float | str]:
-    """What it says of recordings by itself: words wrong in %, of the normalised texts, and an example."""
+    model: SpeechLlm, reader: Reader, data: Data, compact: Compact, held: list[int], config: dict
+) -> None:
+    """Report the losses of utterances held out, and what it makes of recordings by itself, an example among them."""
+    rng, held_out = np.random.default_rng(0), Means()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for group in groups(data, held, config, rng):
+            found = losses(model.eval(), data.batch(group, rng), config, rng)
+            held_out.add(**{n: float(v) for n, v in found.items()})
+    report(held_out=len(held), **held_out.take())
+    rows = held[: config["free"]]
     written = write(model, reader, [data.stacked(n) for n in rows], compact.begins)
     pairs = [
-        [compact.text(t) for t in (data.rows[n].tokens, w.tokens)] for n, w in zip(rows, written)
+        (compact.text(data.rows[n].tokens), compact.text(w.tokens)) for n, w in zip(rows, written)
     ]
-    wrong = words_wrong(pairs)
-    return {"words_wrong": wrong, "reference": pairs[0][0][:90], "says": pairs[0][1][:120]}
+    report(words_wrong=words_wrong(pairs), reference=pairs[1][0][:120], says=pairs[1][1][:120])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -184,7 +184,6 @@ def main(arguments: list[str] | None = None) -> None:
     p.add_argument("--config", type=Path, default=CONFIG)
     p.add_argument("--minutes", type=float)
     p.add_argument("--held-out", type=int, default=40, help="utterances that only measure")
-    p.add_argument("--free", type=int, default=24, help="of them that are recognised now and then")
     args = p.parse_args(arguments)
     config = read_config(args.config, minutes=args.minutes)
     torch.set_num_threads(1)
@@ -209,9 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
         optimiser.load_state_dict(torch.load(args.out / "optimiser.pt", weights_only=True))
         log = json.loads((args.out / "progress.json").read_text(encoding="utf-8"))
         step, spent = log["step"], log["minutes"]
-    data = Data(
-        args.data, model.hearing, c.sound.dim, c.text.dim, config["delay"], compact.begins
-    )
+    data = Data(args.data, model.hearing, c.sound.dim, c.text.dim, config["delay"], compact.begins)
     held, others = list(range(args.held_out)), list(range(args.held_out, len(data.rows)))
     report(utterances=len(others), hours=sum(data.rows[n].frames for n in others) * 0.02 / 3600)
     means, began, saved, order = Means(), time.time(), time.time(), []
@@ -240,14 +237,10 @@ def main(arguments: list[str] | None = None) -> None:
             save(model, optimiser, args.out, step, spent + (time.time() - began) / 60)
             saved = time.time()
         if time.time() - free > 60 * config["free_minutes"]:
-            report(step=step, **measure(model.eval(), reader, data, compact, held[: args.free]))
+            measure(model, reader, data, compact, held, config)
             free = time.time()
     save(model, optimiser, args.out, step, spent + (time.time() - began) / 60)
-    rng = np.random.default_rng(0)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = losses(model.eval(), data.batch(held, rng), config, rng)
-    report(held_out=len(held), **{n: float(v) for n, v in found.items()})
-    report(step=step, **measure(model, reader, data, compact, held[: args.free]))
+    measure(model, reader, data, compact, held, config)
 
 
 def save(

@@ -199,7 +199,9 @@ def from_scratch(model, about, x, chunk):
             )[-1]
             said, prior = model.said(hidden)
             since = t - (tokens[-1][1] if tokens else -1)
-            odds, scores = asked_alone(model, audio[t], encoded[:, : (t + 1) * c.stack], said, since)
+            odds, scores = asked_alone(
+                model, audio[t], encoded[:, : (t + 1) * c.stack], said, since
+            )
             if odds <= 0:
                 t, symbols = t + 1, 0
                 continue

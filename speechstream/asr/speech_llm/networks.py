@@ -38,9 +38,7 @@ class Networks(Protocol):
     def start(self) -> HearingArrays:
         """Of a stream that has heard nothing."""
 
-    def hear(
-        self, mel: np.ndarray, state: HearingArrays
-    ) -> tuple[list[np.ndarray], HearingArrays]:
+    def hear(self, mel: np.ndarray, state: HearingArrays) -> tuple[list[np.ndarray], HearingArrays]:
         """What `nn.speech_llm.Hearing.step` takes and gives."""
 
     def look(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

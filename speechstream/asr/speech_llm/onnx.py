@@ -83,9 +83,7 @@ class OnnxNetworks:
                 f"{self.hearing.path} has the state of another model"
             ) from error
 
-    def hear(
-        self, mel: np.ndarray, state: HearingArrays
-    ) -> tuple[list[np.ndarray], HearingArrays]:
+    def hear(self, mel: np.ndarray, state: HearingArrays) -> tuple[list[np.ndarray], HearingArrays]:
         out, new = self.hearing.step({"mel": np.ascontiguousarray(mel)}, state)
         return [out[n] for n in HEARD], new
 

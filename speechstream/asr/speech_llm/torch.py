@@ -34,9 +34,7 @@ class TorchNetworks:
         return _arrays(self.model.hearing.init_state())
 
     @torch.inference_mode()
-    def hear(
-        self, mel: np.ndarray, state: HearingArrays
-    ) -> tuple[list[np.ndarray], HearingArrays]:
+    def hear(self, mel: np.ndarray, state: HearingArrays) -> tuple[list[np.ndarray], HearingArrays]:
         given = HearingState(**{n: self._in(a) for n, a in flatten(state).items()})
         *out, new = self.model.hearing.step(self._in(mel), given)
         return [t.cpu().numpy() for t in out], _arrays(new)
