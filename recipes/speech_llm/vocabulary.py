@@ -37,6 +37,7 @@ class Compact:
         pieces = tokenizer.pieces()
         self.pieces = [pieces[i] or b"" for i in self.ids]
         self.begins = [p.startswith(b" ") for p in self.pieces]  # a word
+        self._letters = {p[0] for p in self.pieces if len(p) == 1}
         self._number = {i: n for n, i in enumerate(self.ids)}
         self._spell = byte_encoder(self.pieces)
 
@@ -51,7 +52,7 @@ class Compact:
             if all(i in self._number for i in ids):
                 found.append([self._number[i] for i in ids])
             else:
-                known = "".join(c for c in word if c.encode() in self.pieces)
+                known = "".join(c for c in word if self._letters.issuperset(c.encode()))
                 found.append(self._spell(" " + known) if known else [])
         return found
 

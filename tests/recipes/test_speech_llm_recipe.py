@@ -51,6 +51,7 @@ def test_every_word_can_be_written_in_the_compact_vocabulary(compact):
     for word, ids in zip(text.split(), words):
         assert b"".join(compact.pieces[i] for i in ids).decode() == f" {word}"
         assert all(i > 0 for i in ids)
+    assert compact.words("spain\u2019s") == compact.words("spains")  # what it cannot write
     assert compact.ids[0] == compact.tokenizer.id("<|endoftext|>")
     assert len(words[1]) < len(words[3])
 
