@@ -72,13 +72,22 @@ class Texts:
 
 @torch.no_grad()
 def write(
-    model: SpeechLlm, reader: Reader, xs: Sequence[Tensor], begins: Sequence[bool]
+    model: SpeechLlm,
+    reader: Reader,
+    xs: Sequence[Tensor],
+    begins: Sequence[bool],
+    goes_on: Sequence[bool],
 ) -> list[Written]:
-    """xs: stacked frames (T, width) of each. reader: the model's own, in bfloat16. begins: which tokens begin a word."""
+    """xs: stacked frames (T, width) of each. reader: the model's own, in bfloat16.
+
+    begins, goes_on: which tokens begin a word, and which are letters that go on with one.
+    """
     c, hearing, joint, B = model.config, model.hearing, model.joint, len(xs)
     x = torch.nn.utils.rnn.pad_sequence(list(xs), batch_first=True).float()
     frames = torch.tensor([len(a) for a in xs])
-    begin = torch.tensor(begins)
+    never = torch.tensor(
+        [goes_on, begins]
+    )  # where the last token was said before, and in the same frame
     with torch.autocast("cpu", torch.bfloat16):
         audio = hearing.heads(hearing.trunk(x))[0]
         plain = x[..., : c.stack * c.sound.dim].reshape(B, -1, c.sound.dim)
@@ -104,7 +113,7 @@ def write(
             prior = (hidden.bfloat16() @ table.T).float().log_softmax(-1)
             scores = (joint.out(z[each, first]) + joint.prior * prior).float()
             scores[:, 0] = -torch.inf
-            scores[(since[each, first] == 0)[:, None] & begin] = -torch.inf
+            scores[never[(since[each, first] == 0).long()]] = -torch.inf
             token = torch.where(ready, scores.argmax(-1), NOTHING)
             t = torch.where(ready, t + first, torch.minimum(t + SEARCHED, frames))
             if not ready.any():
@@ -153,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     for n in range(0, len(data.rows), BATCH):
         rows = data.rows[n : n + BATCH]
         xs = [data.stacked(n + i) for i in range(len(rows))]
-        for r, w in zip(rows, write(model, reader, xs, compact.begins)):
+        for r, w in zip(rows, write(model, reader, xs, compact.begins, compact.goes_on)):
             pair = compact.text(r.tokens), compact.text(w.tokens)
             by[r.source].append(pair)
             by["all"].append(pair)

@@ -14,6 +14,7 @@ word ends, so that it has been heard before it is spelt.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,17 @@ def dated(row: dict[str, Any], compact: Compact) -> tuple[list[int], list[float]
     return tokens, times
 
 
-def with_errors(tokens: list[int], others: list[int], rng: np.random.Generator) -> History:
-    """others: tokens of other texts, of which errors are made."""
+def with_errors(
+    tokens: list[int],
+    others: list[int],
+    rng: np.random.Generator,
+    letters: Sequence[int] = (),
+    inside: float = 0.0,
+) -> History:
+    """others: tokens of other texts, of which errors are made; letters: those that go on with a word.
+
+    inside: behind how many of the tokens a word goes on though it is over.
+    """
     said: list[int] = []
     following, last = [0], [-1.0]
 
@@ -75,6 +85,10 @@ def with_errors(tokens: list[int], others: list[int], rng: np.random.Generator) 
             following[-1] = n + 1
         else:
             say(token, n + 1, n)
+        if len(letters) and rng.random() < inside:
+            again = said[-1:] if rng.random() < 0.3 else []
+            for extra in (*again, *rng.choice(letters, rng.integers(1, 4)).tolist()):
+                say(extra, n + 1, n)
         if rng.random() < PUT_IN:  # in the same frame or later
             again = said[-1] if rng.random() < 0.6 and said else others[rng.integers(len(others))]
             where = n if rng.random() < 0.6 else round(n + rng.random(), 2)
@@ -95,6 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     p.add_argument("--llm", type=Path, required=True)
     p.add_argument("--round", type=int, default=1, help="of how many histories of a text this is")
     p.add_argument("--share", type=float, default=0.6, help="of the histories that have errors")
+    p.add_argument("--inside", type=float, default=0.0, help="see `with_errors`")
+    p.add_argument("--limit", type=int, help="of histories in this call")
     args = p.parse_args(arguments)
     torch.set_num_threads(1)
     compact, said = read_compact(args.vocabulary, args.llm), load_llm(args.llm)
@@ -112,11 +128,14 @@ def main(arguments: list[str] | None = None) -> None:
             at = row["start"] + len(row["history"]) + 1
     with open(args.data.with_suffix(".jsonl"), encoding="utf-8") as lines:
         rows = [r for line in lines if done.get((r := json.loads(line))["audio"], 0) < args.round]
-    texts = [(r["audio"], *dated(r, compact)) for r in rows]
+    texts = [(r["audio"], *dated(r, compact)) for r in rows[: args.limit]]
     others = [i for _, tokens, _ in texts for i in tokens]
+    letters = [i for i in others if compact.goes_on[i]]
     rng = np.random.default_rng((args.round, at))
     histories = [
-        with_errors(t, others, rng) if rng.random() < args.share else as_written(t)
+        with_errors(t, others, rng, letters, args.inside)
+        if rng.random() < args.share
+        else as_written(t)
         for _, t, _ in texts
     ]
     dim = said.config.dim

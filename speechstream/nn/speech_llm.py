@@ -162,7 +162,9 @@ class Hearing(nn.Module):
         trunk = self.trunk.init_state(batch)
         return HearingState(e.mel, e.keys, e.values, trunk, keys, values, e.frames)
 
-    def step(self, mel: Tensor, state: HearingState) -> tuple[Tensor | HearingState, ...]:
+    def step(
+        self, mel: Tensor, state: HearingState
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, HearingState]:
         """mel (B, mels, 2c + 1) as `nn.whisper.Encoder.step` takes it, c a multiple of `stack`.
 
         Returns audio (B, n, sound.dim), sound (B, n, text.dim), quiet (B, n) of the n = c / stack frames, the keys and the
