@@ -31,7 +31,7 @@ from tools._turn_pauses import DECIDE, WINDOW_S, find_pauses, read, with_tail
 from tools._turns import Pauses, area, best
 
 SCORED_S = DECIDE * WINDOW_S  # of silence, when the score is known
-BUDGETS_S = np.arange(0.2, 1.01, 0.05)
+BUDGETS_S = np.round(np.arange(0.2, 1.01, 0.05), 2)
 SOURCES = ("common_voice", "speechocean")
 
 
