@@ -36,11 +36,10 @@ NOTHING = -2  # in a token's place: the reader skips it
 
 @dataclass
 class Written:
-    """tokens (m,), the frames in which they were written, and the hidden states (m + 1, dim) float16."""
+    """tokens (m,) and the frames in which they were written."""
 
     tokens: list[int] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
-    hidden: list[Tensor] = field(default_factory=list)
 
 
 class Texts:
@@ -72,22 +71,13 @@ class Texts:
 
 @torch.no_grad()
 def write(
-    model: SpeechLlm,
-    reader: Reader,
-    xs: Sequence[Tensor],
-    begins: Sequence[bool],
-    goes_on: Sequence[bool],
+    model: SpeechLlm, reader: Reader, xs: Sequence[Tensor], begins: Sequence[bool]
 ) -> list[Written]:
-    """xs: stacked frames (T, width) of each. reader: the model's own, in bfloat16.
-
-    begins, goes_on: which tokens begin a word, and which are letters that go on with one.
-    """
+    """xs: stacked frames (T, width) of each. reader: the model's own, in bfloat16. begins: which tokens begin a word."""
     c, hearing, joint, B = model.config, model.hearing, model.joint, len(xs)
     x = torch.nn.utils.rnn.pad_sequence(list(xs), batch_first=True).float()
     frames = torch.tensor([len(a) for a in xs])
-    never = torch.tensor(
-        [goes_on, begins]
-    )  # where the last token was said before, and in the same frame
+    begin = torch.tensor(begins)
     with torch.autocast("cpu", torch.bfloat16):
         audio = hearing.heads(hearing.trunk(x))[0]
         plain = x[..., : c.stack * c.sound.dim].reshape(B, -1, c.sound.dim)
@@ -95,8 +85,6 @@ def write(
         blank = torch.full((B,), c.look - c.stack)
         texts, found = Texts(reader, B), [Written() for _ in xs]
         hidden = texts(torch.zeros(B, dtype=torch.int64))
-        for w, h in zip(found, hidden):
-            w.hidden.append(h.half())
         t, last, many = torch.zeros(B, dtype=torch.int64), torch.full((B,), -1), [0] * B
         each = torch.arange(B)
         while (t < frames).any():
@@ -113,7 +101,7 @@ def write(
             prior = (hidden.bfloat16() @ table.T).float().log_softmax(-1)
             scores = (joint.out(z[each, first]) + joint.prior * prior).float()
             scores[:, 0] = -torch.inf
-            scores[never[(since[each, first] == 0).long()]] = -torch.inf
+            scores[(since[each, first] == 0)[:, None] & begin] = -torch.inf
             token = torch.where(ready, scores.argmax(-1), NOTHING)
             t = torch.where(ready, t + first, torch.minimum(t + SEARCHED, frames))
             if not ready.any():
@@ -125,7 +113,6 @@ def write(
                 many[i] = many[i] + 1 if w.at and w.at[-1] == int(t[i]) else 1
                 w.tokens.append(int(token[i]))
                 w.at.append(int(t[i]))
-                w.hidden.append(hidden[i].half())
                 last[i] = t[i]
                 if many[i] == MOST:
                     t[i] += 1
@@ -162,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     for n in range(0, len(data.rows), BATCH):
         rows = data.rows[n : n + BATCH]
         xs = [data.stacked(n + i) for i in range(len(rows))]
-        for r, w in zip(rows, write(model, reader, xs, compact.begins, compact.goes_on)):
+        for r, w in zip(rows, write(model, reader, xs, compact.begins)):
             pair = compact.text(r.tokens), compact.text(w.tokens)
             by[r.source].append(pair)
             by["all"].append(pair)

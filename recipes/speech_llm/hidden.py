@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = [r for line in lines if done.get((r := json.loads(line))["audio"], 0) < args.round]
     texts = [(r["audio"], *dated(r, compact)) for r in rows[: args.limit]]
     others = [i for _, tokens, _ in texts for i in tokens]
-    letters = [i for i in others if compact.goes_on[i]]
+    letters = [i for i in others if compact.goes_on(i)]
     rng = np.random.default_rng((args.round, at))
     histories = [
         with_errors(t, others, rng, letters, args.inside)

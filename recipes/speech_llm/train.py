@@ -167,7 +167,7 @@ def measure(
             held_out.add(**{n: float(v) for n, v in found.items()})
     report(held_out=len(held), **held_out.take())
     rows = held[: config["free"]]
-    written = write(model, reader, [data.stacked(n) for n in rows], compact.begins, compact.goes_on)
+    written = write(model, reader, [data.stacked(n) for n in rows], compact.begins)
     pairs = [
         (compact.text(data.rows[n].tokens), compact.text(w.tokens)) for n, w in zip(rows, written)
     ]

@@ -19,7 +19,6 @@ from recipes.causal_whisper.text import is_cased, sentence
 from recipes.common.args import parser
 from recipes.common.checkpoint import save_json
 from speechstream.asr.biasing import byte_encoder
-from speechstream.asr.speech_llm.family import begins_word, goes_on
 from speechstream.convert.llm import load_llm
 from speechstream.lm.tokens import Tokenizer
 
@@ -37,11 +36,14 @@ class Compact:
         self.tokenizer = tokenizer
         pieces = tokenizer.pieces()
         self.pieces = [pieces[i] or b"" for i in self.ids]
-        self.begins = [begins_word(p) for p in self.pieces]
-        self.goes_on = [goes_on(p) for p in self.pieces]
+        self.begins = [p.startswith(b" ") for p in self.pieces]  # a word
         self._letters = {p[0] for p in self.pieces if len(p) == 1}
         self._number = {i: n for n, i in enumerate(self.ids)}
         self._spell = byte_encoder(self.pieces)
+
+    def goes_on(self, token: int) -> bool:
+        """Whether it is letters that go on with a word."""
+        return not self.begins[token] and self.pieces[token].isalnum()
 
     def text(self, tokens: Iterable[int]) -> str:
         return b"".join(self.pieces[i] for i in tokens).decode("utf-8", "replace").strip()

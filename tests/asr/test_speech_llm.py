@@ -173,7 +173,6 @@ def from_scratch(model, about, x, chunk):
     audio, sound, quiet = (a[0] for a in model.hearing.heads(model.hearing.trunk(features)))
     encoded = model.hearing.encoder(mel, chunk=chunk)
     begins = torch.tensor([False] + [p.startswith(b" ") for p in PIECES])
-    goes_on = torch.tensor([False] + [p in (b"s", b"ing") for p in PIECES])
     chunk = frames if chunk is None else chunk
     rows, tokens = [(TEXT, 0, None, 0)], []  # kind, token, sound, frames heard
     ends = []
@@ -208,7 +207,8 @@ def from_scratch(model, about, x, chunk):
                 continue
             scores = scores + prior
             scores[special] = -torch.inf
-            scores[begins if since == 0 else goes_on] = -torch.inf
+            if since == 0:
+                scores[begins] = -torch.inf
             tokens.append((int(scores.argmax()), t))
             rows.append((TEXT, tokens[-1][0], None, heard))
             symbols += 1

@@ -3,7 +3,7 @@
 A chunk of sound is encoded; the frames that are not silence are read by the language model, its last token once more
 behind them, since it knew nothing of them (nothing else is ever read again). Then the joint goes over the frames of 80 ms:
 where it says that a token has been said, the best one is written and read, and the frame is asked again, though no
-second word begins in it, and no word is gone on with in a later one. What has been
+second word begins in it. What has been
 written stands: the text only grows, by pieces of words, and all of it is stable but the last word. Where the language
 model does not hear, it is read once for each token, and is a prediction network like any other.
 
@@ -62,15 +62,6 @@ class SpeechLlmSegment:
     final: bool = False
 
 
-def begins_word(piece: bytes) -> bool:
-    return piece.startswith(b" ")
-
-
-def goes_on(piece: bytes) -> bool:
-    """Whether it is letters that go on with a word; a mark is neither."""
-    return not begins_word(piece) and any(map(str.isalnum, piece.decode("utf-8", "replace")))
-
-
 class SpeechLlmFamily:
     """See `asr.family.Family`."""
 
@@ -81,11 +72,8 @@ class SpeechLlmFamily:
         self.config = about.network
         self.features = LogMel(self.config.sound.n_mels)
         self.latencies = tuple(1000 * c * FRAME // SAMPLE_RATE for c in about.chunks)
-        # the letters of a word are all said in one frame, in which it ends
-        self._begins, self._goes_on = (
-            np.array([False] * vocabulary.special + [f(p) for p in vocabulary.pieces])
-            for f in (begins_word, goes_on)
-        )
+        begins = [p.startswith(b" ") for p in vocabulary.pieces]  # a word
+        self._begins = np.array([False] * vocabulary.special + begins)
         self.frame_s = self.config.stack * FRAME / SAMPLE_RATE
         # what every text begins with, once it has been read
         self._began: list[tuple[np.ndarray, np.ndarray, TextRows]] = []
@@ -204,7 +192,8 @@ class SpeechLlmFamily:
         """The best token and its log-probability. same: whether one has been said in the frame before."""
         scores = scores.astype(np.float64)
         scores[0] = -np.inf  # begins a text, and is never written
-        scores[self._begins if same else self._goes_on] = -np.inf
+        if same:
+            scores[self._begins] = -np.inf
         token = int(scores.argmax())
         return token, float(log_softmax(scores)[token])
 
