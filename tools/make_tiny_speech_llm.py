@@ -32,7 +32,8 @@ SIZES: dict[str, Any] = {
     "trunk_dim": 24,
     "trunk_blocks": 2,
     "kernel": 3,
-    "joint_dim": 20,
+    "look": 12,
+    "look_blocks": 2,
     "ctc_dim": 12,
     "ctc_blocks": 1,
     "sound_window": 10,
@@ -60,6 +61,8 @@ def tiny(seed: int = 0, text: dict[str, Any] | None = None, **sizes: Any) -> Spe
     model.reader.model.embed_tokens.weight.copy_(torch.randn(len(PIECES) + 1, config.text.dim))
     model.joint.out.weight.mul_(3)
     model.joint.prior.fill_(0.3)
+    for block in model.joint.blocks:
+        block.fresh.copy_(torch.randn(block.fresh.shape))
     _balance(model)
     return model
 
@@ -67,7 +70,7 @@ def tiny(seed: int = 0, text: dict[str, Any] | None = None, **sizes: Any) -> Spe
 @torch.no_grad()
 def _balance(model: SpeechLlm) -> None:
     """Shift and scale what is made of frames, so that of noise in syllables one in three has something to say."""
-    heads, joint = model.hearing.heads, model.joint
+    heads, joint, c = model.hearing.heads, model.joint, model.config
     loud = torch.rand(1, 1, 40).repeat_interleave(20, 2)
     mel = (torch.randn(1, 80, 800) * 0.3 + loud * 2 - 1).clamp(min=-0.75)
     frames = model.hearing.step(F.pad(mel, (0, 1)), model.hearing.init_state())
@@ -76,9 +79,16 @@ def _balance(model: SpeechLlm) -> None:
         scale = wanted / x.std(0).mean()
         head.bias.sub_(x.mean(0)).mul_(scale)
         head.weight.mul_(scale)
-    audio = model.hearing.step(F.pad(mel, (0, 1)), model.hearing.init_state())[0][0]
-    said = joint.text(torch.randn(50, 1, model.config.text.dim))
-    joint.gate.bias.sub_(joint(audio, said)[0].flatten().quantile(0.65))
+    audio, _, _, keys, values, _ = model.hearing.step(
+        F.pad(mel, (0, 1)), model.hearing.init_state()
+    )
+    odds = [
+        model.looked(
+            audio, said, torch.tensor([1]), torch.tensor([c.look - c.stack]), keys, values
+        )[0]
+        for said in joint.text(torch.randn(20, 1, c.text.dim))
+    ]
+    joint.gate[-1].bias.sub_(torch.cat(odds).flatten().quantile(0.65))
 
 
 def write(folder: str | Path, model: SpeechLlm, graphs: bool = True, **about: Any) -> Path:

@@ -6,7 +6,6 @@ python -m recipes.speech_llm.pack work/run --vocabulary work/vocabulary.json --l
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,15 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = p.parse_args(arguments)
     config = read_config(args.config)
-    ids = json.loads(args.vocabulary.read_text(encoding="utf-8"))
-    model = begin(args.bundle, args.llm, ids, config["sizes"])
+    compact = read_compact(args.vocabulary, args.llm)
+    model = begin(args.bundle, args.llm, compact, config["sizes"])
     model.load_state_dict(load_file(args.run / "trained.safetensors"), strict=False)
     model.eval().requires_grad_(False)
     args.out.mkdir(parents=True, exist_ok=True)
     weights = {n: t.to(torch.float16) for n, t in model.state_dict().items()}
     save_tensors(weights, args.out / "model.safetensors")
     (args.out / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-    compact = read_compact(args.vocabulary, args.llm)
     pieces = [base64.b64encode(piece).decode() for piece in compact.pieces[1:]]
     save_json({"special": 1, "pieces": pieces}, args.out / "tokens.json")
     about = asdict(SpeechLlmBundle(model.config, delay=config["delay"]))

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from recipes.speech_llm.vocabulary import Compact
 from speechstream import bundle
+from speechstream.asr.biasing import byte_encoder
+from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.convert.llm import load_llm
 from speechstream.lm.tokens import Tokenizer
 from speechstream.nn.checkpoints import read_whisper
@@ -18,15 +20,21 @@ from speechstream.nn.speech_llm import SpeechLlm
 from speechstream.nn.speech_llm_config import SoundConfig, SpeechLlmConfig
 from speechstream.nn.whisper import Whisper
 
+RESIDUAL = 0.2  # how large the values are that go into the upper blocks of Whisper's decoder
+
 
 def read_compact(vocabulary: Path, llm: Path) -> Compact:
     return Compact(vocabulary, Tokenizer(load_llm(llm).tokenizer))
 
 
 @torch.no_grad()
-def begin(whisper: Path, llm: Path, ids: list[int], sizes: dict[str, Any]) -> SpeechLlm:
-    """The network with frozen weights, but for trunk, heads and joint, which are drawn. sizes: of `SpeechLlmConfig`."""
-    heard, said = read_whisper(bundle.load(whisper)), load_llm(llm)
+def begin(whisper: Path, llm: Path, compact: Compact, sizes: dict[str, Any]) -> SpeechLlm:
+    """The network with frozen weights; trunk and heads are drawn, the joint's blocks are Whisper's decoder's.
+
+    sizes: of `SpeechLlmConfig`.
+    """
+    b = bundle.load(whisper)
+    heard, said, ids = read_whisper(b), load_llm(llm), compact.ids
     w = heard.config
     text = dataclasses.replace(said.config, vocab_size=len(ids), tied=True)
     sound = SoundConfig(w.n_mels, w.dim, w.heads, w.encoder_layers, w.positions, w.left_context)
@@ -34,6 +42,8 @@ def begin(whisper: Path, llm: Path, ids: list[int], sizes: dict[str, Any]) -> Sp
     model = SpeechLlm(SpeechLlmConfig(sound, text, **{**own, **sizes}))
     model.requires_grad_(False)
     _take_sound(model, heard)
+    _take_decoder(model, heard)
+    _take_pieces(model, heard, Vocabulary(b.file("vocabulary.json")), compact)
     state = {}
     for name in model.reader.state_dict():
         values = torch.from_numpy(said.values(name))
@@ -50,3 +60,39 @@ def _take_sound(model: SpeechLlm, heard: Whisper) -> None:
         known = model.hearing.pieces.state_dict()
         head: dict[str, Tensor] = heard.ctc.state_dict()  # type: ignore[union-attr]
         model.hearing.pieces.load_state_dict({n: head[n] for n in known})
+
+
+def _take_decoder(model: SpeechLlm, heard: Whisper) -> None:
+    """The last blocks of the decoder, without what they make of the text before: that comes from the language model."""
+    joint, memory = model.joint, model.hearing.memory
+    kept = heard.decoder.blocks[len(heard.decoder.blocks) - len(joint.blocks) :]
+    for n, (block, theirs) in enumerate(zip(joint.blocks, kept)):
+        cross = theirs.cross_attn
+        for part, taken in (
+            (block.ln, theirs.cross_attn_ln),
+            (block.query, cross.query),
+            (block.out, cross.out),
+            (block.mlp_ln, theirs.mlp_ln),
+            (block.mlp, theirs.mlp),
+            (memory.keys[n], cross.key),
+            (memory.values[n], cross.value),
+        ):
+            part.load_state_dict(taken.state_dict())
+    joint.ln.load_state_dict(heard.decoder.ln.state_dict())
+    joint.into.weight.fill_(RESIDUAL)
+    joint.since.weight.mul_(0.1)
+
+
+def _take_pieces(
+    model: SpeechLlm, heard: Whisper, vocabulary: Vocabulary, compact: Compact
+) -> None:
+    """A token scores at first as Whisper's own pieces of the same letters do."""
+    spell, out = byte_encoder(vocabulary.pieces), model.joint.out
+    table = heard.decoder.token_embedding.weight
+    for n, piece in enumerate(compact.pieces):
+        try:
+            ids = spell(piece.decode())
+        except UnicodeDecodeError:
+            ids = []
+        out.weight[n] = table[ids].mean(0) if n and ids else 0.0
+    out.bias.zero_()

@@ -4,14 +4,17 @@
 
 The sum over all alignments is hard to learn (`recipes/causal_whisper/README.md`, Decoders); here it is known when each
 token was said, and every cell has its target: of the gate, whether the token whose turn it is has been said by a frame,
-and where it is said, of the joint, which one it is. Besides, of each frame: whether anybody speaks, and which token's
+and soon after it is said, of the joint, which one it is. What is taken to have been written before has errors now and
+then (`hidden.py`). Besides, of each frame: whether anybody speaks, and, where `weights` asks for it, which token's
 embedding it should be to the language model. A run that was broken off goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,48 +28,87 @@ from recipes.common.checkpoint import save_json, save_tensors
 from recipes.common.logging import Means, report
 from recipes.common.schedule import warmup_cosine
 from recipes.speech_llm.data import Batch, Data
-from recipes.speech_llm.start import begin
-from speechstream.nn.speech_llm import SpeechLlm
+from recipes.speech_llm.free import BUNDLE, CONFIG, words_wrong, write
+from recipes.speech_llm.start import begin, read_compact
+from recipes.speech_llm.vocabulary import Compact
+from speechstream.nn.speech_llm import Reader, SpeechLlm
 
-CONFIG = Path(__file__).with_name("config.yaml")
-BUNDLE = Path("speechstream/models/causal-whisper-base")
 SCALE = 8.0  # of the cosine between a frame's embedding and a token's
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where the joint is asked: utterance, frame, state, frames since the last token, whether the next has been said."""
+
+    row: Tensor
+    t: Tensor
+    u: Tensor
+    since: Tensor
+    due: Tensor
+    token: Tensor  # the next one; -1 where it is not asked for
+
+
+def cells(b: Batch, rng: np.random.Generator) -> Cells:
+    """Of each state: soon after its token was said, some time before, and just before or just after the one before it."""
+    found: list[list[np.ndarray]] = []
+    for n, (said, frames) in enumerate(zip(b.said, b.frames.tolist())):
+        upto, last, count = b.next[n], b.last[n], len(b.next[n])
+        u = np.arange(count)
+        ends = np.append(said, frames)[upto]
+        tokens = np.append(b.tokens[n], -1)[upto]
+        late = rng.choice(4, count, p=(0.55, 0.25, 0.12, 0.08))
+        begin = np.maximum(last, 0)
+        some = begin + (rng.random(count) * np.maximum(ends - begin, 0)).astype(int)
+        near = ends - 1 - rng.choice(3, count, p=(0.5, 0.3, 0.2))
+        sooner = begin - rng.choice(3, count, p=(0.6, 0.2, 0.2))
+        for t in (ends + late, some, np.where(rng.random(count) < 0.5, near, sooner)):
+            t = np.where(t < 0, 0, t)
+            at = np.minimum(np.where(tokens < 0, np.minimum(t, frames - 1), t), frames - 1)
+            before = last + np.where(t == last, 0, rng.integers(-1, 2, count))
+            since = at - np.clip(np.where(last < 0, -1, before), -1, at)
+            due = at >= ends
+            found.append([np.full(count, n), at, u, since, due, np.where(due, tokens, -1)])
+    return Cells(*(torch.from_numpy(np.concatenate(a)) for a in zip(*found)))
+
+
+def gridded(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Cells of utterances `rows` (N,) as a grid (count, most), and which of its places are real."""
+    sizes = torch.bincount(rows, minlength=count)
+    grid = torch.zeros(count, int(sizes.max()), dtype=torch.int64)
+    real = torch.arange(grid.shape[1]) < sizes[:, None]
+    grid[real] = torch.argsort(rows, stable=True)
+    return grid, real
 
 
 def losses(model: SpeechLlm, b: Batch, config: dict, rng: np.random.Generator) -> dict[str, Tensor]:
     """Of a batch, each averaged over what it is scored on."""
-    drop = config["dropout"] if model.training else 0.0
-    x = model.hearing.trunk(F.dropout(b.x, drop, model.training))
-    audio, sound, quiet = model.hearing.heads(F.dropout(x, drop, model.training))
-    text, table = model.joint.text(b.hidden), model.reader.model.embed_tokens.weight
-    rows, ts, us, due = [], [], [], []  # of the gate: utterance, frame, tokens said, its target
-    at_row, at_t, at_u, tokens = [], [], [], []
-    for n, (said, frames) in enumerate(zip(b.said, b.frames.tolist())):
-        t = np.arange(frames)
-        turn, end = np.append(0, said)[:, None], np.append(said, frames)[:, None]
-        near = ((t >= turn - config["before"]) & (t <= end + config["after"])) & (
-            (t >= end - config["after"]) | (t <= turn + config["after"])
-        )
-        near |= rng.random(near.shape) < config["elsewhere"]
-        u, t = near.nonzero()
-        rows.append(np.full(len(u), n))
-        ts.append(t)
-        us.append(u)
-        due.append(t >= end[u, 0])
-        late = np.minimum(said + rng.integers(0, 2, len(said)), frames - 1)
-        at_row.append(np.full(len(said), n))
-        at_t.append(late)
-        at_u.append(np.arange(len(said)))
-        tokens.append(np.array(b.tokens[n], np.int64))
-    r, t, u = (torch.from_numpy(np.concatenate(a)) for a in (rows, ts, us))
-    odds, _ = model.joint(audio[r, t], text[r, u])
-    wanted = torch.from_numpy(np.concatenate(due)).float()
-    gate = F.binary_cross_entropy_with_logits(odds.float(), wanted)
-    r, t, u, y = (torch.from_numpy(np.concatenate(a)) for a in (at_row, at_t, at_u, tokens))
-    _, z = model.joint(audio[r, t], text[r, u])
+    drop, hearing = config["dropout"] if model.training else 0.0, model.hearing
+    kept = torch.rand(*b.x.shape[:2], 1) >= drop  # of its frames; of what the trunk gives, values
+    x = hearing.trunk(b.x * kept)
+    audio, sound, quiet = hearing.heads(F.dropout(x, drop, model.training))
+    table, c = model.reader.model.embed_tokens.weight, model.config
+    text = model.joint.text(F.dropout(b.hidden, config["text_dropout"], model.training))
+    with torch.no_grad():
+        frames = b.x[..., : c.stack * c.sound.dim].reshape(len(b.x), -1, c.sound.dim)
+        keys, values = hearing.memory(F.pad(frames, (0, 0, c.look - c.stack, 0)))
+    asked = cells(b, rng)
+    grid, real = gridded(asked.row, len(b.x))
+    row, t, u = asked.row[grid], asked.t[grid], asked.u[grid]
+    said = text[row, u]
+    if model.training:  # now and then what is said must be heard without the words before
+        said = said * (torch.rand(said.shape[:2]) >= config["without_text"])[..., None]
+    blank = torch.full((len(b.x),), c.look - c.stack)
+    odds, z = model.joint(audio[row, t], said, asked.since[grid], t * c.stack, blank, keys, values)
+    odds, z, which = odds[real].float(), z[real], grid[real]
+    wanted = asked.due[which].float()
+    gate = F.binary_cross_entropy_with_logits(odds, wanted)
+    y = asked.token[which]
+    on = y >= 0
+    r, u = asked.row[which[on]], asked.u[which[on]]
     with torch.no_grad():
         prior = (b.hidden[r, u] @ table.T).float().log_softmax(-1)
-    scores = (model.joint.out(z) + model.joint.prior * prior).float()
+    y = y[on]
+    scores = (model.joint.out(z[on]) + model.joint.prior * prior).float()
     token = F.cross_entropy(scores, y, label_smoothing=config["smoothing"])
     spoken = torch.nn.utils.rnn.pad_sequence(
         [torch.from_numpy(s) for s in b.spoken], batch_first=True, padding_value=-2
@@ -74,25 +116,27 @@ def losses(model: SpeechLlm, b: Batch, config: dict, rng: np.random.Generator) -
     silence = F.binary_cross_entropy_with_logits(
         quiet[spoken >= -1].float(), (spoken[spoken >= -1] == -1).float()
     )
-    heard, unit = sound[spoken >= 0], F.normalize(table, dim=-1)
-    likeness = SCALE * 2 * F.normalize(heard.float(), dim=-1) @ unit.T
-    return {
+    found = {
         "token": token,
         "gate": gate,
         "quiet": silence,
-        "sound": F.cross_entropy(likeness, spoken[spoken >= 0]),
         "right": (scores.argmax(-1) == y).float().mean().detach(),
         "prior": (prior.argmax(-1) == y).float().mean(),
         "gate_right": ((odds > 0) == (wanted > 0)).float().mean().detach(),
     }
+    if config["weights"].get("sound"):
+        heard, unit = sound[spoken >= 0], F.normalize(table, dim=-1)
+        likeness = SCALE * 2 * F.normalize(heard.float(), dim=-1) @ unit.T
+        found["sound"] = F.cross_entropy(likeness, spoken[spoken >= 0])
+    return found
 
 
-def groups(data: Data, config: dict, rng: np.random.Generator) -> list[list[int]]:
+def groups(data: Data, rows: list[int], config: dict, rng: np.random.Generator) -> list[list[int]]:
     """Utterances of like length, in random order, none longer than a batch."""
-    lengths = [r.frames // data.hearing.stack for r in data.rows]
-    noisy = np.array(lengths) * rng.uniform(0.9, 1.1, len(lengths))
+    lengths = {n: data.rows[n].frames // data.hearing.stack for n in rows}
+    noisy = np.array([lengths[n] for n in rows]) * rng.uniform(0.9, 1.1, len(rows))
     found: list[list[int]] = [[]]
-    for i in np.argsort(noisy).tolist():
+    for i in (rows[j] for j in np.argsort(noisy)):
         longest = max([lengths[i], *(lengths[j] for j in found[-1])])
         if found[-1] and longest * (len(found[-1]) + 1) > config["batch_frames"]:
             found.append([])
@@ -103,6 +147,31 @@ def groups(data: Data, config: dict, rng: np.random.Generator) -> list[list[int]
 
 def trained(model: SpeechLlm) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def taken(name: str) -> bool:
+    """Whether a weight begins as one of Whisper's, and so learns slowly."""
+    return name.startswith(("joint.blocks", "joint.out", "joint.ln.")) and not name.endswith(
+        (".place", ".fresh")
+    )
+
+
+def measure(
+    model: SpeechLlm, reader: Reader, data: Data, compact: Compact, held: list[int], config: dict
+) -> None:
+    """Report the losses of utterances held out, and what it makes of recordings by itself, an example among them."""
+    rng, held_out = np.random.default_rng(0), Means()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for group in groups(data, held, config, rng):
+            found = losses(model.eval(), data.batch(group, rng), config, rng)
+            held_out.add(**{n: float(v) for n, v in found.items()})
+    report(held_out=len(held), **held_out.take())
+    rows = held[: config["free"]]
+    written = write(model, reader, [data.stacked(n) for n in rows], compact.begins)
+    pairs = [
+        (compact.text(data.rows[n].tokens), compact.text(w.tokens)) for n, w in zip(rows, written)
+    ]
+    report(words_wrong=words_wrong(pairs), reference=pairs[1][0][:120], says=pairs[1][1][:120])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -119,37 +188,43 @@ def main(arguments: list[str] | None = None) -> None:
     config = read_config(args.config, minutes=args.minutes)
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
-    ids = json.loads(args.vocabulary.read_text(encoding="utf-8"))
-    model = begin(args.bundle, args.llm, ids, config["sizes"])
-    c = model.config
-    parameters = trained(model)
+    compact = read_compact(args.vocabulary, args.llm)
+    model = begin(args.bundle, args.llm, compact, config["sizes"])
+    reader = copy.deepcopy(model.reader).bfloat16()
+    c, parameters = model.config, trained(model)
+    model.joint.gate[-1].bias.data.fill_(-1.0)
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in parameters.items() if taken(n)], "share": config["taken_lr"]},
+            {"params": [p for n, p in parameters.items() if not taken(n)], "share": 1.0},
+        ],
+        lr=0.0,
+        betas=(0.9, 0.98),
+        weight_decay=config["weight_decay"],
+    )
     step, spent = 0, 0.0
     if (args.out / "trained.safetensors").exists():
         model.load_state_dict(load_file(args.out / "trained.safetensors"), strict=False)
+        optimiser.load_state_dict(torch.load(args.out / "optimiser.pt", weights_only=True))
         log = json.loads((args.out / "progress.json").read_text(encoding="utf-8"))
         step, spent = log["step"], log["minutes"]
-    else:
-        # a frame's embedding begins as large as a token's, and nothing is said at first
-        model.joint.gate.bias.data.fill_(-2.0)
-    optimiser = torch.optim.AdamW(
-        parameters.values(), lr=0.0, betas=(0.9, 0.98), weight_decay=config["weight_decay"]
-    )
-    data = Data(args.data, model.hearing, c.sound.dim, c.text.dim, config["delay"])
-    held = list(range(args.held_out))
-    data.rows, measured = data.rows[args.held_out :], data.rows[: args.held_out]
-    report(utterances=len(data.rows), hours=sum(r.frames for r in data.rows) * 0.02 / 3600)
+    data = Data(args.data, model.hearing, c.sound.dim, c.text.dim, config["delay"], compact.begins)
+    held, others = list(range(args.held_out)), list(range(args.held_out, len(data.rows)))
+    report(utterances=len(others), hours=sum(data.rows[n].frames for n in others) * 0.02 / 3600)
     means, began, saved, order = Means(), time.time(), time.time(), []
+    free = time.time()
     while (minutes := spent + (time.time() - began) / 60) < config["minutes"]:
         rng = np.random.default_rng((config["seed"], step))
-        order = order or groups(data, config, rng)
+        order = order or groups(data, others, config, rng)
         rate = config["lr"] * warmup_cosine(
             step, config["warmup"], minutes / config["minutes"], config["lr_floor"]
         )
-        optimiser.param_groups[0]["lr"] = rate
-        batch = data.batch(order.pop())
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        batch = data.batch(order.pop(), rng)
         with torch.autocast("cpu", torch.bfloat16):
             found = losses(model.train(), batch, config, rng)
-        loss = sum(config["weights"][n] * found[n] for n in config["weights"])
+        loss = sum(w * found[n] for n, w in config["weights"].items() if w)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters.values(), config["clip"])
         optimiser.step()
@@ -159,17 +234,21 @@ def main(arguments: list[str] | None = None) -> None:
         if step % config["report_every"] == 0:
             report(step=step, minutes=minutes, **means.take())
         if time.time() - saved > config["save_seconds"]:
-            save(model, args.out, step, spent + (time.time() - began) / 60)
+            save(model, optimiser, args.out, step, spent + (time.time() - began) / 60)
             saved = time.time()
-    save(model, args.out, step, spent + (time.time() - began) / 60)
-    data.rows, data._stacked = measured, {}
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = losses(model.eval(), data.batch(held), config, np.random.default_rng(0))
-    report(held_out=len(held), **{n: float(v) for n, v in found.items()})
+        if time.time() - free > 60 * config["free_minutes"]:
+            measure(model, reader, data, compact, held, config)
+            free = time.time()
+    save(model, optimiser, args.out, step, spent + (time.time() - began) / 60)
+    measure(model, reader, data, compact, held, config)
 
 
-def save(model: SpeechLlm, out: Path, step: int, minutes: float) -> None:
+def save(
+    model: SpeechLlm, optimiser: torch.optim.Optimizer, out: Path, step: int, minutes: float
+) -> None:
     save_tensors({n: p.detach() for n, p in trained(model).items()}, out / "trained.safetensors")
+    torch.save(optimiser.state_dict(), out / "optimiser.part")
+    (out / "optimiser.part").replace(out / "optimiser.pt")
     save_json({"step": step, "minutes": minutes}, out / "progress.json")
 
 

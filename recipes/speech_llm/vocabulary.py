@@ -36,8 +36,17 @@ class Compact:
         self.tokenizer = tokenizer
         pieces = tokenizer.pieces()
         self.pieces = [pieces[i] or b"" for i in self.ids]
+        self.begins = [p.startswith(b" ") for p in self.pieces]  # a word
+        self._letters = {p[0] for p in self.pieces if len(p) == 1}
         self._number = {i: n for n, i in enumerate(self.ids)}
         self._spell = byte_encoder(self.pieces)
+
+    def goes_on(self, token: int) -> bool:
+        """Whether it is letters that go on with a word."""
+        return not self.begins[token] and self.pieces[token].isalnum()
+
+    def text(self, tokens: Iterable[int]) -> str:
+        return b"".join(self.pieces[i] for i in tokens).decode("utf-8", "replace").strip()
 
     def words(self, text: str) -> list[list[int]]:
         """The tokens of each word, the space before it and the marks behind it included."""
@@ -47,7 +56,7 @@ class Compact:
             if all(i in self._number for i in ids):
                 found.append([self._number[i] for i in ids])
             else:
-                known = "".join(c for c in word if c.encode() in self.pieces)
+                known = "".join(c for c in word if self._letters.issuperset(c.encode()))
                 found.append(self._spell(" " + known) if known else [])
         return found
 

@@ -1,8 +1,8 @@
-"""The graphs of a speech LLM: `hearing.onnx` and `reader.onnx`, which run without torch.
+"""The graphs of a speech LLM: `hearing.onnx`, `reader.onnx` and `joint.onnx`, which run without torch.
 
-hearing: mel (B, n_mels, 2c + 1) and the state to audio, sound, quiet and the new state. reader: what
-`nn.speech_llm.SpeechLlm.read` takes to what it gives; the rows are kept by whoever runs it
-(`nn.speech_llm_state`), so that the graph takes any of them.
+hearing: mel (B, n_mels, 2c + 1) and the state to audio, sound, quiet, the keys and values that the joint looks at, and
+the new state. reader, joint: what `nn.speech_llm.SpeechLlm.read` and `looked` take to what they give; the rows are kept
+by whoever runs them (`nn.speech_llm_state`), so that the graph takes any of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from speechstream import bundle
-from speechstream.asr.speech_llm.networks import example
-from speechstream.asr.speech_llm.onnx import ARCHITECTURE
+from speechstream.asr.speech_llm.networks import example, looking
+from speechstream.asr.speech_llm.onnx import ARCHITECTURE, HEARD
 from speechstream.asr.speech_llm.torch import read_speech_llm
 from speechstream.bundle import Bundle
 from speechstream.config import read
@@ -47,9 +47,20 @@ class Reading(nn.Module):
         return self.model.read(*inputs)
 
 
+class Looking(nn.Module):
+    """`SpeechLlm.looked` as its graph takes it."""
+
+    def __init__(self, model: SpeechLlm) -> None:
+        super().__init__()
+        self.model = model
+
+    def step(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.model.looked(*inputs)
+
+
 @torch.no_grad()
 def export_speech_llm(model: SpeechLlm, weights: Weights = FP32) -> dict[str, onnx.ModelProto]:
-    """Graphs `hearing` and `reader` of a model in float32. weights: how their matrices are stored."""
+    """Graphs `hearing`, `reader` and `joint` of a model in float32. weights: how their matrices are stored."""
     c, hearing, reading = model.config, model.hearing, Reading(model).eval()
     mel = torch.randn(2, c.sound.n_mels, 2 * 2 * c.stack + 1)
     state = hearing.init_state(2)
@@ -59,10 +70,10 @@ def export_speech_llm(model: SpeechLlm, weights: Weights = FP32) -> dict[str, on
         hearing.step,
         {"mel": mel},
         state,
-        ["audio", "sound", "quiet"],
+        list(HEARD),
         {
             "mel": {0: "batch", 2: "mel_frames"},
-            **{f"state.{n}": batch for n in ("mel", "keys", "values", "trunk", "frames")},
+            **{f"state.{n}": batch for n in vars(state)},
         },
     )
     describe(heard, {"architecture": ARCHITECTURE, "graph": "hearing"}, hearing.init_state())
@@ -83,7 +94,24 @@ def export_speech_llm(model: SpeechLlm, weights: Weights = FP32) -> dict[str, on
         },
     )
     describe(told, {"architecture": ARCHITECTURE, "graph": "reader"})
-    return {n: quantize_graph(g, weights) for n, g in (("hearing", heard), ("reader", told))}
+    looking_at = Looking(model).eval()
+    seen = {0: "batch", 3: "rows"}
+    asked = trace_step(
+        looking_at,
+        looking_at.step,
+        {n: torch.from_numpy(a) for n, a in looking(c).items()},
+        None,
+        ["odds", "scores"],
+        {
+            "audio": {0: "batch", 1: "frames"},
+            **dict.fromkeys(("said", "since", "blank"), batch),
+            "keys": seen,
+            "values": seen,
+        },
+    )
+    describe(asked, {"architecture": ARCHITECTURE, "graph": "joint"})
+    graphs = {"hearing": heard, "reader": told, "joint": asked}
+    return {n: quantize_graph(g, weights) for n, g in graphs.items()}
 
 
 def load_model(b: Bundle) -> tuple[SpeechLlm, SpeechLlmBundle]:

@@ -4,11 +4,12 @@ TRADE (arXiv:2606.08486) names the idea: a transducer whose prediction network i
 abstract was known here; what follows is a design of our own.
 
 `Hearing`: the causal Whisper encoder, `stack` frames side by side (80 ms) with what its CTC head makes of them, a trunk
-of causal convolutions. Of each frame
-come what the joint reads of it, an embedding for the language model, and how likely it is silence. `Reader`: the
+of causal convolutions. Of each frame come what the joint reads of it, an embedding for the language model, and how
+likely it is silence; and of each encoder frame the keys and values that the joint attends to. `Reader`: the
 language model over embeddings of sound and of tokens. Sound sees sound, text sees text and the sound heard so far, each
 in a window with sinks; both are counted for themselves, and to a token the sound ends where it was read. `Joint`: whether
-a token is said in a frame, and which (HAT's factorisation, arXiv:2003.07705), the language model's own opinion added.
+a token is said in a frame, and which (HAT's factorisation, arXiv:2003.07705), the language model's own opinion added. It
+looks at the last frames as Whisper's decoder looks at all of them, and knows when the last token was said.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from speechstream.nn.speech_llm_state import SOUND, TEXT
 from speechstream.nn.whisper import Encoder, EncoderState, WhisperConfig
 from speechstream.nn.whisper_heads import ChunkBlock
 
+SINCE = 32  # frames since the last token that are told apart
+
 
 @dataclass(frozen=True)
 class HearingState:
@@ -35,6 +38,8 @@ class HearingState:
     keys: Tensor  # (B, layers, H, left, Dh)
     values: Tensor  # (B, layers, H, left, Dh)
     trunk: Tensor  # (B, blocks, kernel - 1, trunk_dim)
+    look_keys: Tensor  # (B, blocks, H, look - stack, Dh)
+    look_values: Tensor  # (B, blocks, H, look - stack, Dh)
     frames: Tensor  # (B,) int64: encoder frames so far
 
 
@@ -105,12 +110,29 @@ class Heads(nn.Module):
 
     def __init__(self, c: SpeechLlmConfig):
         super().__init__()
-        self.audio = nn.Linear(c.trunk_dim, c.joint_dim)
+        self.audio = nn.Linear(c.trunk_dim, c.sound.dim)
         self.projector = nn.Linear(c.trunk_dim, c.text.dim)
         self.quiet = nn.Linear(c.trunk_dim, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.audio(x), self.projector(x), self.quiet(x)[..., 0]
+
+
+class Memory(nn.Module):
+    """Encoder frames (B, T, dim) to the keys and values of the joint's blocks, two of (B, blocks, H, T, Dh)."""
+
+    def __init__(self, c: SpeechLlmConfig):
+        super().__init__()
+        dim, self.heads = c.sound.dim, c.sound.heads
+        self.keys = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(c.look_blocks))
+        self.values = nn.ModuleList(nn.Linear(dim, dim) for _ in range(c.look_blocks))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(x, self.keys), self._split(x, self.values)
+
+    def _split(self, x: Tensor, layers: nn.ModuleList) -> Tensor:
+        y = [p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in layers]
+        return torch.stack(y, 1)
 
 
 class Hearing(nn.Module):
@@ -131,21 +153,35 @@ class Hearing(nn.Module):
         )
         self.pieces = Pieces(c) if c.ctc_dim else None
         self.trunk, self.heads, self.stack = Trunk(c), Heads(c), c.stack
+        self.memory, self.look = Memory(c), c.look
 
     def init_state(self, batch: int = 1) -> HearingState:
         e = self.encoder.init_state(batch)
-        return HearingState(e.mel, e.keys, e.values, self.trunk.init_state(batch), e.frames)
+        none = self.memory(e.mel.new_zeros(batch, self.look - self.stack, self.encoder.config.dim))
+        keys, values = (torch.zeros_like(a) for a in none)
+        trunk = self.trunk.init_state(batch)
+        return HearingState(e.mel, e.keys, e.values, trunk, keys, values, e.frames)
 
-    def step(self, mel: Tensor, state: HearingState) -> tuple[Tensor, Tensor, Tensor, HearingState]:
+    def step(
+        self, mel: Tensor, state: HearingState
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, HearingState]:
         """mel (B, mels, 2c + 1) as `nn.whisper.Encoder.step` takes it, c a multiple of `stack`.
 
-        Returns audio (B, n, joint_dim), sound (B, n, text.dim), quiet (B, n) of the n = c / stack frames, and the state.
+        Returns audio (B, n, sound.dim), sound (B, n, text.dim), quiet (B, n) of the n = c / stack frames, the keys and the
+        values (B, blocks, H, look - stack + c, Dh) of the c encoder frames and those before, and the state.
         """
         x, e = self.encoder.step(
             mel, EncoderState(state.mel, state.keys, state.values, state.frames)
         )
+        c = x.shape[1]
+        keys, values = (
+            torch.cat([old, new], 3)
+            for old, new in zip((state.look_keys, state.look_values), self.memory(x))
+        )
         x, trunk = self.trunk.step(self.stacked(x), state.trunk)
-        return *self.heads(x), HearingState(e.mel, e.keys, e.values, trunk, e.frames)
+        kept = keys[:, :, :, c:], values[:, :, :, c:]
+        new = HearingState(e.mel, e.keys, e.values, trunk, *kept, e.frames)
+        return *self.heads(x), keys, values, new
 
     def stacked(self, x: Tensor, chunk: int | None = None) -> Tensor:
         """Encoder frames (B, c, dim), and what the CTC head makes of them, `stack` side by side: (B, c / stack, ...).
@@ -258,19 +294,80 @@ class Reader(nn.Module):
         return (angle.cos() * scale).to(like.dtype), (angle.sin() * scale).to(like.dtype)
 
 
+class LookBlock(nn.Module):
+    """Attention to a window of frames and a feed-forward layer: a block of Whisper's decoder without its self-attention."""
+
+    def __init__(self, c: SpeechLlmConfig):
+        super().__init__()
+        dim, self.heads = c.sound.dim, c.sound.heads
+        self.ln, self.mlp_ln = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.place = nn.Parameter(torch.zeros(self.heads, c.look))
+        self.fresh = nn.Parameter(torch.zeros(self.heads, 2))
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, at: Tensor, bias: Tensor, age: Tensor
+    ) -> Tensor:
+        """x (B, M, dim) over keys, values (B, H, S, Dh).
+
+        at (B, M, W): the rows of each window. bias (B, M, W): of all heads. age (B, M, W, 2): of each frame, seen from
+        when the last token was said.
+        """
+        B, M, W = at.shape
+        q = self.query(self.ln(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        at = at[:, None].expand(B, self.heads, M, W)
+        score = ((q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2)).gather(-1, at)
+        score = score + self.place[:, None] + bias[:, None]
+        score = score + (age @ self.fresh.T).permute(0, 3, 1, 2)
+        weight = score.softmax(-1).to(values.dtype)
+        none = weight.new_zeros(B, self.heads, M, keys.shape[2])
+        y = none.scatter(-1, at, weight) @ values
+        x = x + self.out(y.transpose(1, 2).flatten(-2))
+        return x + self.mlp(self.mlp_ln(x))
+
+
 class Joint(nn.Module):
     """A frame and a hidden state to the log odds that a token is said there, and the scores of which."""
 
     def __init__(self, c: SpeechLlmConfig):
         super().__init__()
-        self.text = nn.Linear(c.text.dim, c.joint_dim, bias=False)
-        self.gate = nn.Linear(c.joint_dim, 1)
-        self.out = nn.Linear(c.joint_dim, c.text.vocab_size)
+        dim = c.sound.dim
+        self.stack, self.look = c.stack, c.look
+        self.text = nn.Linear(c.text.dim, dim, bias=False)
+        self.since = nn.Embedding(SINCE, dim)
+        self.into = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(LookBlock(c) for _ in range(c.look_blocks))
+        self.ln = nn.LayerNorm(dim)
+        self.gate = nn.Sequential(nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, 1))
+        self.out = nn.Linear(dim, c.text.vocab_size)
         self.prior = nn.Parameter(torch.tensor(0.5))  # weight of the language model's opinion
 
-    def forward(self, audio: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
-        """audio and said (..., joint_dim) to the log odds (...) and z (..., joint_dim), what `out` reads."""
-        z = torch.tanh(audio + said)
+    def forward(
+        self,
+        audio: Tensor,
+        said: Tensor,
+        since: Tensor,
+        start: Tensor,
+        blank: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """To the log odds (B, M) and z (B, M, dim), what `out` reads.
+
+        audio and said (B, M, dim). since (B, M): frames since the last token was said, 0 in the same one. start (B, M): the
+        row of keys and values (B, blocks, H, S, Dh) with which the frame's window begins. blank (B,): how many rows there
+        are that are before the beginning.
+        """
+        w = torch.arange(self.look, device=start.device)
+        at = start[..., None] + w
+        bias = (at < blank[:, None, None]).to(audio.dtype) * -1e9
+        after = w - self.look + self.stack * since[..., None] + 0.5  # encoder frames
+        age = torch.stack([(after > 0).to(audio.dtype), (after / 16).clamp(-1, 1)], -1)
+        x = self.into(audio + said + self.since(since.clamp(max=SINCE - 1)))
+        for i, block in enumerate(self.blocks):
+            x = block(x, keys[:, i], values[:, i], at, bias, age.to(audio.dtype))
+        z = self.ln(x)
         return self.gate(z)[..., 0], z
 
 
@@ -298,11 +395,38 @@ class SpeechLlm(nn.Module):
         kinds: Tensor,
         past: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`Reader.forward`, of the last row what the joint reads (B, joint_dim) and the prior (B, vocab_size)."""
+        """`Reader.forward`, of the last row what the joint reads (B, sound.dim) and the prior (B, vocab_size)."""
         hidden, new_keys, new_values = self.reader(
             tokens, sound, places, heard, keys, values, kinds, past
         )
         return *self.said(hidden[:, -1]), new_keys, new_values
+
+    def looked(
+        self,
+        audio: Tensor,
+        said: Tensor,
+        since: Tensor,
+        blank: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Of n frames in a row, what has been said being the same: log odds (B, n), scores (B, n, vocab_size), no prior.
+
+        audio (B, n, dim), said (B, dim), since (B,) of the first frame, blank (B,), keys and values
+        (B, blocks, H, look - stack + n stack, Dh).
+        """
+        rows = torch.arange(audio.shape[1], device=audio.device)[None]
+        start = (rows * self.config.stack).expand(audio.shape[:2])
+        odds, z = self.joint(
+            audio,
+            said[:, None].expand_as(audio),
+            since[:, None] + rows,
+            start,
+            blank,
+            keys,
+            values,
+        )
+        return odds, self.joint.out(z)
 
 
 def shapes(config: SpeechLlmConfig) -> dict[str, tuple[int, ...]]:

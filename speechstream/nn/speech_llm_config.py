@@ -19,7 +19,8 @@ OWN_LIMITS = {
     "trunk_dim": 1 << 13,
     "trunk_blocks": 64,
     "kernel": 256,
-    "joint_dim": 1 << 13,
+    "look": 1 << 12,
+    "look_blocks": 64,
     "text_window": 1 << 16,
 }
 MOST_SINKS = 1 << 10
@@ -47,7 +48,8 @@ class SpeechLlmConfig:
     """Encoder, trunk, language model and joint.
 
     text.vocab_size: the tokens that can be written, of which number 0 begins a text. stack: encoder frames to one of the
-    trunk (80 ms). trunk: causal convolutions of `kernel` frames. sound_window: frames of sound that the language model
+    trunk (80 ms). trunk: causal convolutions of `kernel` frames. look: encoder frames that the joint attends to, up to the
+    one it is asked about, in `look_blocks` blocks. sound_window: frames of sound that the language model
     sees besides the first `sound_sinks`; 0: it hears nothing and is a prediction network. text_window, text_sinks: the
     same in tokens.
     """
@@ -58,7 +60,8 @@ class SpeechLlmConfig:
     trunk_dim: int = 512
     trunk_blocks: int = 3
     kernel: int = 7
-    joint_dim: int = 512
+    look: int = 96
+    look_blocks: int = 3
     ctc_dim: int = 0
     ctc_blocks: int = 0
     sound_window: int = 128
@@ -85,6 +88,8 @@ class SpeechLlmConfig:
             )
         if self.ctc_dim and self.stack % 2:
             raise ValueError(f"the CTC head reads pairs of frames, and {self.stack} are stacked")
+        if self.look % self.stack:
+            raise ValueError(f"look must be a multiple of {self.stack} frames; got {self.look}")
         if self.kernel < 2:
             raise ValueError(f"kernel must be 2 or more; got {self.kernel}")
 
@@ -106,7 +111,7 @@ class SpeechLlmBundle:
     network: SpeechLlmConfig
     chunks: tuple[int, ...] = (8, 16, 32, 64)
     threshold: float = 2.0
-    max_symbols: int = 4
+    max_symbols: int = 8
     delay: int = 1
     tail: int = 40
 

@@ -27,6 +27,8 @@ class HearingArrays:
     keys: np.ndarray = cache()  # (B, layers, H, left, Dh)
     values: np.ndarray = cache()
     trunk: np.ndarray = cache()  # (B, blocks, kernel - 1, trunk_dim)
+    look_keys: np.ndarray = cache()  # (B, blocks, H, look - stack, Dh): what the joint attends to
+    look_values: np.ndarray = cache()
     frames: np.ndarray = bounded(0)  # (B,) of the encoder
 
 

@@ -17,6 +17,7 @@ from speechstream.asr.speech_llm.networks import Hear, Read, example
 from speechstream.audio.features import LogMel
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Final, Partial
+from speechstream.nn.speech_llm import SINCE
 from speechstream.nn.speech_llm_state import SOUND, TEXT, appended, empty, without_last
 from speechstream.runtime.requests import answer_together, drive
 from speechstream.state import nbytes
@@ -140,6 +141,26 @@ def test_the_last_token_can_be_read_again(asr):
     assert appended(empty(c), np.array([SOUND]), one, one, c).heard == 1
 
 
+def asked_alone(model, audio, encoded, said, since):
+    """The joint of one frame, from all encoder frames (1, T, dim) up to its end; attention by its formula."""
+    joint, (keys, values) = model.joint, model.hearing.memory(encoded[:, -model.config.look :])
+    n = keys.shape[3]
+    x = joint.into(audio + said + joint.since.weight[min(since, SINCE - 1)])
+    after = torch.arange(-n, 0) + model.config.stack * since + 0.5
+    age = torch.stack([(after > 0).float(), (after / 16).clamp(-1, 1)])
+    for i, block in enumerate(joint.blocks):
+        q = block.query(block.ln(x)).reshape(block.heads, -1)
+        heads = []
+        for h in range(block.heads):
+            score = keys[0, i, h] @ q[h] * q.shape[1] ** -0.5
+            score = score + block.place[h, -n:] + block.fresh[h] @ age
+            heads.append(score.softmax(0) @ values[0, i, h])
+        x = x + block.out(torch.cat(heads))
+        x = x + block.mlp(block.mlp_ln(x))
+    z = joint.ln(x)
+    return joint.gate(z)[0], joint.out(z)
+
+
 @torch.inference_mode()
 def from_scratch(model, about, x, chunk):
     """What the model says of a whole recording, nothing kept: the encoder under its mask, all rows read anew each time."""
@@ -150,6 +171,8 @@ def from_scratch(model, about, x, chunk):
     mel = torch.from_numpy(LogMel()(x[None])[:, :, : 2 * frames + 1])
     features = model.hearing.stacked(model.hearing.encoder(mel, chunk=chunk), chunk)
     audio, sound, quiet = (a[0] for a in model.hearing.heads(model.hearing.trunk(features)))
+    encoded = model.hearing.encoder(mel, chunk=chunk)
+    begins = torch.tensor([False] + [p.startswith(b" ") for p in PIECES])
     chunk = frames if chunk is None else chunk
     rows, tokens = [(TEXT, 0, None, 0)], []  # kind, token, sound, frames heard
     ends = []
@@ -175,12 +198,17 @@ def from_scratch(model, about, x, chunk):
                 [r[3] for r in rows],
             )[-1]
             said, prior = model.said(hidden)
-            odds, z = model.joint(audio[t], said)
+            since = t - (tokens[-1][1] if tokens else -1)
+            odds, scores = asked_alone(
+                model, audio[t], encoded[:, : (t + 1) * c.stack], said, since
+            )
             if odds <= 0:
                 t, symbols = t + 1, 0
                 continue
-            scores = model.joint.out(z) + prior
+            scores = scores + prior
             scores[special] = -torch.inf
+            if since == 0:
+                scores[begins] = -torch.inf
             tokens.append((int(scores.argmax()), t))
             rows.append((TEXT, tokens[-1][0], None, heard))
             symbols += 1
@@ -402,7 +430,8 @@ def test_what_it_cannot_do_is_said(made, asr, tmp_path):
         Recognizer.load(plain)
     about = json.loads((plain / "bundle.json").read_text())
     for change, match in (
-        ({"joint_dim": 21}, "does not fit"),
+        ({"trunk_dim": 25}, "does not fit"),
+        ({"look": 10}, "look must be a multiple of 4"),
         ({"text_window": 0}, "text_window must be"),
         ({"kernel": 10**9}, "kernel must be"),
     ):

@@ -2,7 +2,8 @@
 
 A chunk of sound is encoded; the frames that are not silence are read by the language model, its last token once more
 behind them, since it knew nothing of them (nothing else is ever read again). Then the joint goes over the frames of 80 ms:
-where it says that a token has been said, the best one is written and read, and the frame is asked again. What has been
+where it says that a token has been said, the best one is written and read, and the frame is asked again, though no
+second word begins in it. What has been
 written stands: the text only grows, by pieces of words, and all of it is stable but the last word. Where the language
 model does not hear, it is read once for each token, and is a prediction network like any other.
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from speechstream.asr.family import NOTHING, Mode
 from speechstream.asr.search import log_softmax
-from speechstream.asr.speech_llm.networks import Hear, Networks, Read, empty
+from speechstream.asr.speech_llm.networks import Hear, Heard, Look, Networks, Read, empty
 from speechstream.asr.speech_llm.onnx import OnnxNetworks
 from speechstream.asr.vocabulary import Vocabulary
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, LogMel, LogMelState
@@ -49,7 +50,7 @@ class SpeechLlmSegment:
     rows: TextRows
     said: (
         np.ndarray
-    )  # (joint_dim,) what the joint reads of the text so far; (0,) before the first sound
+    )  # (sound.dim,) what the joint reads of the text so far; (0,) before the first sound
     prior: np.ndarray  # (vocab_size,)
     features: LogMelState
     waiting: np.ndarray  # (mels, n) feature frames that have not been encoded
@@ -71,6 +72,8 @@ class SpeechLlmFamily:
         self.config = about.network
         self.features = LogMel(self.config.sound.n_mels)
         self.latencies = tuple(1000 * c * FRAME // SAMPLE_RATE for c in about.chunks)
+        begins = [p.startswith(b" ") for p in vocabulary.pieces]  # a word
+        self._begins = np.array([False] * vocabulary.special + begins)
         self.frame_s = self.config.stack * FRAME / SAMPLE_RATE
         # what every text begins with, once it has been read
         self._began: list[tuple[np.ndarray, np.ndarray, TextRows]] = []
@@ -135,13 +138,13 @@ class SpeechLlmFamily:
             said, prior, rows = self._began[0]
             s = replace(s, said=said, prior=prior, rows=rows)
         mel = np.ascontiguousarray(s.waiting[:, : 2 * chunk + 1])
-        audio, sound, quiet, hearing = yield Hear(self.networks, mel, s.hearing)
+        heard, hearing = yield Hear(self.networks, mel, s.hearing)
         s = replace(s, hearing=hearing, waiting=s.waiting[:, 2 * chunk :].copy())
-        for i in range(0, len(audio), SEARCHED):
-            part = slice(i, i + SEARCHED)
+        for i in range(0, len(heard.audio), SEARCHED):
+            part = heard.part(i, i + SEARCHED, self.config)
             if self.config.hears:
-                s = yield from self._listen(sound[part][quiet[part] < self.about.threshold], s)
-            s = yield from self._search(audio[part], s)
+                s = yield from self._listen(part.sound[part.quiet < self.about.threshold], s)
+            s = yield from self._search(part, s)
         return s
 
     @property
@@ -157,18 +160,19 @@ class SpeechLlmFamily:
         said, prior, rows = yield request
         return replace(s, said=said, prior=prior, rows=rows)
 
-    def _search(self, audio: np.ndarray, s: SpeechLlmSegment) -> Work[SpeechLlmSegment]:
-        """Greedily, over frames (n, joint_dim)."""
-        joint, t, symbols = self.networks.joint, 0, 0
-        while t < len(audio):
-            due = np.flatnonzero(joint.odds(audio[t:], s.said) > 0)
+    def _search(self, heard: Heard, s: SpeechLlmSegment) -> Work[SpeechLlmSegment]:
+        """Greedily."""
+        t, symbols, count = 0, 0, len(heard.audio)
+        while t < count:
+            since = s.frames + t - (s.at[-1] if s.at else -1)
+            rest = heard.part(t, count, self.config)
+            odds, scores = yield Look(self.networks, rest, s.said, since, s.frames + t)
+            due = np.flatnonzero(odds > 0)
             if not len(due):
                 break
-            t, symbols = t + int(due[0]), 0 if due[0] else symbols
-            scores = (joint.scores(audio[t], s.said) + s.prior).astype(np.float64)
-            scores[0] = -np.inf  # begins a text, and is never written
-            scores = log_softmax(scores)
-            token = int(scores.argmax())
+            first = int(due[0])
+            t, symbols = t + first, 0 if first else symbols
+            token, logprob = self._best(scores[first] + s.prior, since + first == 0)
             said, prior, rows = yield Read(self.networks, self._no_sound, (token,), s.rows)
             s = replace(
                 s,
@@ -177,12 +181,21 @@ class SpeechLlmFamily:
                 rows=rows,
                 tokens=(*s.tokens, token),
                 at=(*s.at, s.frames + t),
-                logprobs=(*s.logprobs, float(scores[token])),
+                logprobs=(*s.logprobs, logprob),
             )
             symbols += 1
             if symbols == self.about.max_symbols:
                 t, symbols = t + 1, 0
-        return replace(s, frames=s.frames + len(audio))
+        return replace(s, frames=s.frames + count)
+
+    def _best(self, scores: np.ndarray, same: bool) -> tuple[int, float]:
+        """The best token and its log-probability. same: whether one has been said in the frame before."""
+        scores = scores.astype(np.float64)
+        scores[0] = -np.inf  # begins a text, and is never written
+        if same:
+            scores[self._begins] = -np.inf
+        token = int(scores.argmax())
+        return token, float(log_softmax(scores)[token])
 
     def text(self, segment: SpeechLlmSegment) -> tuple[str, str]:
         words = [w for w, _, _ in self.vocabulary.words(segment.tokens, segment.final)]
@@ -272,7 +285,7 @@ class SpeechLlmFamily:
     def _check_rows(self, s: SpeechLlmSegment) -> None:
         c, r, t = self.config, s.rows, self.config.text
         begun = s.frames > 0
-        _require(s.said.shape == (c.joint_dim * begun,), "what it has said")
+        _require(s.said.shape == (c.sound.dim * begun,), "what it has said")
         _require(s.prior.shape == (t.vocab_size * begun,), "its prior")
         _require(s.said.dtype == s.prior.dtype == np.float32, "what it has said")
         _require(r.read == len(s.tokens) + begun, "its language model's tokens")

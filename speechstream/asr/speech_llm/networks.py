@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import safetensors
 
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.speech_llm_config import SpeechLlmConfig
@@ -31,40 +29,20 @@ from speechstream.state import select, stack
 DAMAGED = "the model gives NaN or infinity: its weights are damaged"
 
 
-@dataclass(frozen=True)
-class Joint:
-    """`nn.speech_llm.Joint` from where sound and text meet, as arrays."""
-
-    gate: np.ndarray  # (joint_dim,)
-    gate_bias: float
-    out: np.ndarray  # (vocab_size, joint_dim)
-    out_bias: np.ndarray
-
-    def odds(self, audio: np.ndarray, said: np.ndarray) -> np.ndarray:
-        """audio (n, joint_dim) and what has been said (joint_dim,) to the log odds (n,) that more is said."""
-        found: np.ndarray = np.tanh(audio + said) @ self.gate + self.gate_bias
-        return found
-
-    def scores(self, audio: np.ndarray, said: np.ndarray) -> np.ndarray:
-        """A frame's scores (vocab_size,) of what is said, without the prior."""
-        found: np.ndarray = self.out @ np.tanh(audio + said) + self.out_bias
-        return found
-
-
 class Networks(Protocol):
     """One engine."""
 
     name: str
     config: SpeechLlmConfig
-    joint: Joint
 
     def start(self) -> HearingArrays:
         """Of a stream that has heard nothing."""
 
-    def hear(
-        self, mel: np.ndarray, state: HearingArrays
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, HearingArrays]:
-        """mel (B, mels, 2c + 1) to audio (B, n, joint_dim), sound (B, n, dim), quiet (B, n), the state."""
+    def hear(self, mel: np.ndarray, state: HearingArrays) -> tuple[list[np.ndarray], HearingArrays]:
+        """What `nn.speech_llm.Hearing.step` takes and gives."""
+
+    def look(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """What `nn.speech_llm.SpeechLlm.looked` takes, by name, to what it gives."""
 
     def read(
         self, inputs: dict[str, np.ndarray]
@@ -73,8 +51,25 @@ class Networks(Protocol):
 
 
 @dataclass(frozen=True)
+class Heard:
+    """n frames of one stream, and the encoder frames that are looked at from them."""
+
+    audio: np.ndarray  # (n, dim)
+    sound: np.ndarray  # (n, text.dim)
+    quiet: np.ndarray  # (n,)
+    keys: np.ndarray  # (blocks, H, look - stack + n stack, Dh)
+    values: np.ndarray
+
+    def part(self, first: int, end: int, c: SpeechLlmConfig) -> Heard:
+        """From the first-th frame up to the end-th."""
+        n, rows = slice(first, end), slice(first * c.stack, end * c.stack + c.look - c.stack)
+        k, v = self.keys[:, :, rows], self.values[:, :, rows]
+        return Heard(self.audio[n], self.sound[n], self.quiet[n], k, v)
+
+
+@dataclass(frozen=True)
 class Hear:
-    """Encode mel (mels, 2c + 1). Answer: audio (n, joint_dim), sound (n, dim), quiet (n,), the state."""
+    """Encode mel (mels, 2c + 1). Answer: what is heard, and the state."""
 
     networks: Networks
     mel: np.ndarray
@@ -87,17 +82,66 @@ class Hear:
     def run(self) -> Any:
         return self.run_many([self])[0]
 
-    def run_many(self, requests: Sequence[Hear]) -> list[Any]:
+    def run_many(self, requests: Sequence[Hear]) -> list[tuple[Heard, HearingArrays]]:
         mel = np.stack([r.mel for r in requests])
-        *out, state = self.networks.hear(mel, stack([r.state for r in requests]))
+        out, state = self.networks.hear(mel, stack([r.state for r in requests]))
         if not all(np.isfinite(a).all() for a in out):
             raise SpeechStreamError(DAMAGED)
-        return [(*(a[i] for a in out), select(state, i)) for i in range(len(requests))]
+        return [(Heard(*(a[i] for a in out)), select(state, i)) for i in range(len(requests))]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ask the joint of frames in a row. Answer: log odds (n,) that more is said, scores (n, vocab_size) of what, no prior.
+
+    said (dim,): what the joint reads of the text. since: frames from the last token to the first of these. before: frames
+    of the stream before them.
+    """
+
+    networks: Networks
+    heard: Heard
+    said: np.ndarray
+    since: int
+    before: int
+
+    @property
+    def key(self) -> Any:
+        return self.networks, "look"
+
+    def run(self) -> Any:
+        return self.run_many([self])[0]
+
+    def run_many(self, requests: Sequence[Look]) -> list[tuple[np.ndarray, np.ndarray]]:
+        c = self.networks.config
+        counts = [len(r.heard.audio) for r in requests]
+        rows = c.look - c.stack + max(counts) * c.stack
+        blank = [max(c.look - c.stack - r.before * c.stack, 0) for r in requests]
+        odds, scores = self.networks.look(
+            {
+                "audio": np.stack([_longer(r.heard.audio, max(counts), 0) for r in requests]),
+                "said": np.stack([r.said for r in requests]),
+                "since": np.array([r.since for r in requests], np.int64),
+                "blank": np.array(blank, np.int64),
+                "keys": np.stack([_longer(r.heard.keys, rows, 2) for r in requests]),
+                "values": np.stack([_longer(r.heard.values, rows, 2) for r in requests]),
+            }
+        )
+        found = [(o[:n], s[:n]) for o, s, n in zip(odds, scores, counts)]
+        if not all(np.isfinite(a).all() for pair in found for a in pair):
+            raise SpeechStreamError(DAMAGED)
+        return found
+
+
+def _longer(a: np.ndarray, count: int, axis: int) -> np.ndarray:
+    """With zeros behind."""
+    widths = [(0, 0)] * a.ndim
+    widths[axis] = (0, count - a.shape[axis])
+    return np.pad(a, widths)
 
 
 @dataclass(frozen=True)
 class Read:
-    """Read frames of sound (n, dim), then tokens. Answer: said (joint_dim,), prior (vocab_size,), the rows."""
+    """Read frames of sound (n, dim), then tokens. Answer: said (sound.dim,), prior (vocab_size,), the rows."""
 
     networks: Networks
     sound: np.ndarray
@@ -157,25 +201,18 @@ def example(c: SpeechLlmConfig) -> dict[str, np.ndarray]:
     }
 
 
-def read_joint(path: Path, c: SpeechLlmConfig) -> Joint:
-    """The last layers of the joint from a bundle's weights. Raises SpeechStreamError where they do not fit."""
-    shapes = {
-        "gate.weight": (1, c.joint_dim),
-        "gate.bias": (1,),
-        "out.weight": (c.text.vocab_size, c.joint_dim),
-        "out.bias": (c.text.vocab_size,),
+def looking(c: SpeechLlmConfig) -> dict[str, np.ndarray]:
+    """The same for `Networks.look`."""
+    rng, dim, n = np.random.default_rng(0), c.sound.dim, 3
+    rows = (2, c.look_blocks, c.sound.heads, c.look - c.stack + n * c.stack, dim // c.sound.heads)
+    return {
+        "audio": rng.standard_normal((2, n, dim)).astype(np.float32),
+        "said": rng.standard_normal((2, dim)).astype(np.float32),
+        "since": np.array([0, 5], np.int64),
+        "blank": np.array([c.look - c.stack, 1], np.int64),
+        "keys": rng.standard_normal(rows).astype(np.float32),
+        "values": rng.standard_normal(rows).astype(np.float32),
     }
-    found = {}
-    try:
-        with safetensors.safe_open(path, framework="numpy") as f:
-            for name, shape in shapes.items():
-                if tuple(f.get_slice(f"joint.{name}").get_shape()) != shape:
-                    raise SpeechStreamError(f"{path} does not fit its configuration: joint.{name}")
-                found[name] = f.get_tensor(f"joint.{name}").astype(np.float32)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise SpeechStreamError(f"the weights {path} are damaged: {str(error)[:200]}") from error
-    bias = float(found["gate.bias"][0])
-    return Joint(found["gate.weight"][0], bias, found["out.weight"], found["out.bias"])
 
 
-__all__ = ["Hear", "Joint", "Networks", "Read", "empty", "example", "read_joint"]
+__all__ = ["Hear", "Heard", "Look", "Networks", "Read", "empty", "example", "looking"]

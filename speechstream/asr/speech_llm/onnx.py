@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from speechstream.asr.speech_llm.networks import example, read_joint
+from speechstream.asr.speech_llm.networks import example, looking
 from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.speech_llm_config import SpeechLlmConfig
@@ -13,7 +13,8 @@ from speechstream.runtime.graph import Graph
 from speechstream.state import flatten
 
 ARCHITECTURE = "speech-llm"
-GRAPHS = ("hearing", "reader")
+GRAPHS = ("hearing", "reader", "joint")
+HEARD = ("audio", "sound", "quiet", "look_keys", "look_values")
 
 
 class OnnxNetworks:
@@ -27,13 +28,12 @@ class OnnxNetworks:
                 f"the bundle {b.path} has no ONNX graphs; run it with the engine 'torch'"
             )
         self.config = config
-        self.hearing, self.reader = (
+        self.hearing, self.reader, self.joint = (
             Graph(b.file(f"{name}.onnx"), threads, device) for name in GRAPHS
         )
-        for name, graph in zip(GRAPHS, (self.hearing, self.reader)):
+        for name, graph in zip(GRAPHS, (self.hearing, self.reader, self.joint)):
             if graph.about.get("architecture") != ARCHITECTURE or graph.about.get("graph") != name:
                 raise SpeechStreamError(f"{graph.path} is not the {name} of a speech LLM")
-        self.joint = read_joint(b.file("model.safetensors"), config)
         self._try(b)
 
     def _try(self, b: Bundle) -> None:
@@ -42,7 +42,8 @@ class OnnxNetworks:
         t = c.text
         try:
             mel = np.zeros((1, c.sound.n_mels, 2 * c.stack + 1), np.float32)
-            audio, sound, quiet, state = self.hear(mel, self.start())
+            (audio, sound, quiet, k, v), state = self.hear(mel, self.start())
+            odds, scores = self.look(looking(c))
             said, prior, keys, values = self.read(example(c))
         except (ValueError, IndexError, TypeError, KeyError, MemoryError) as error:
             what = (str(error) or type(error).__name__).splitlines()[0][:300]
@@ -51,13 +52,19 @@ class OnnxNetworks:
             ) from error
         own = (2, t.layers, t.kv_heads, 4, t.head_dim)
         s = c.sound
+        seen = (1, c.look_blocks, s.heads, c.look, s.dim // s.heads)
         expected = [
-            (audio.shape, (1, 1, c.joint_dim)),
+            (audio.shape, (1, 1, s.dim)),
             (sound.shape, (1, 1, t.dim)),
             (quiet.shape, (1, 1)),
             (state.keys.shape, (1, s.layers, s.heads, s.left_context, s.dim // s.heads)),
             (state.trunk.shape, (1, c.trunk_blocks, c.kernel - 1, c.trunk_dim)),
-            (said.shape, (2, c.joint_dim)),
+            (k.shape, seen),
+            (v.shape, seen),
+            (state.look_keys.shape, (*seen[:3], c.look - c.stack, seen[4])),
+            (odds.shape, (2, 3)),
+            (scores.shape, (2, 3, t.vocab_size)),
+            (said.shape, (2, s.dim)),
             (prior.shape, (2, t.vocab_size)),
             (keys.shape, own),
             (values.shape, own),
@@ -76,11 +83,13 @@ class OnnxNetworks:
                 f"{self.hearing.path} has the state of another model"
             ) from error
 
-    def hear(
-        self, mel: np.ndarray, state: HearingArrays
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, HearingArrays]:
+    def hear(self, mel: np.ndarray, state: HearingArrays) -> tuple[list[np.ndarray], HearingArrays]:
         out, new = self.hearing.step({"mel": np.ascontiguousarray(mel)}, state)
-        return out["audio"], out["sound"], out["quiet"], new
+        return [out[n] for n in HEARD], new
+
+    def look(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        out, _ = self.joint.step({n: np.ascontiguousarray(a) for n, a in inputs.items()})
+        return out["odds"], out["scores"]
 
     def read(
         self, inputs: dict[str, np.ndarray]

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from speechstream.asr.speech_llm.networks import read_joint
 from speechstream.bundle import Bundle
 from speechstream.errors import SpeechStreamError
 from speechstream.nn.speech_llm import HearingState, SpeechLlm, shapes
@@ -29,20 +28,21 @@ class TorchNetworks:
             torch.set_num_threads(threads)
         self.config, self.device = config, device
         self.model = read_speech_llm(b, config).to(device)
-        self.joint = read_joint(b.file("model.safetensors"), config)
 
     @torch.inference_mode()
     def start(self) -> HearingArrays:
         return _arrays(self.model.hearing.init_state())
 
     @torch.inference_mode()
-    def hear(
-        self, mel: np.ndarray, state: HearingArrays
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, HearingArrays]:
+    def hear(self, mel: np.ndarray, state: HearingArrays) -> tuple[list[np.ndarray], HearingArrays]:
         given = HearingState(**{n: self._in(a) for n, a in flatten(state).items()})
         *out, new = self.model.hearing.step(self._in(mel), given)
-        audio, sound, quiet = (t.cpu().numpy() for t in out)
-        return audio, sound, quiet, _arrays(new)
+        return [t.cpu().numpy() for t in out], _arrays(new)
+
+    @torch.inference_mode()
+    def look(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        odds, scores = self.model.looked(**{n: self._in(a) for n, a in inputs.items()})
+        return odds.cpu().numpy(), scores.cpu().numpy()
 
     @torch.inference_mode()
     def read(
