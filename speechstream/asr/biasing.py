@@ -195,11 +195,15 @@ def _phrase(text: Any, weight: Any) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Bias:
-    """Hot words as a decoder's tokens. texts: of each sequence in the trie, the phrase as it was given."""
+    """Hot words as a decoder's tokens. texts: of each sequence in the trie, the phrase as it was given.
+
+    space: the piece that is a space alone, which says nothing yet of the word that it opens; -1 for none.
+    """
 
     trie: TokenTrie
     closed: bool
     texts: tuple[str, ...]
+    space: int = -1
 
     def nodes(self, tokens: Sequence[int]) -> list[int]:
         """The nodes (len(tokens) + 1) of a hypothesis before, between and after its tokens.
@@ -209,9 +213,19 @@ class Bias:
         out, trie = [0], self.trie
         for n, token in enumerate(tokens):
             node = trie.step(out[-1], token)
-            again = trie.starts(node) and token in tokens[max(n - RECENT, 0) : n]
-            out.append(0 if again else node)
+            out.append(0 if self._again(node, token, tokens[max(n - RECENT, 0) : n]) else node)
         return out
+
+    def _again(self, node: int, token: int, recent: Sequence[int]) -> bool:
+        """Whether a token that leads to a node begins a phrase as one of the recent ones did."""
+        if token not in recent or token == self.space:
+            return False
+        if self.trie.starts(node):
+            return True
+        parent = self.trie.parent.item(node)
+        if not (self.trie.starts(parent) and self.trie.token.item(parent) == self.space):
+            return False
+        return (self.space, token) in zip(recent, recent[1:])
 
     def gains(self, tokens: Sequence[int], begin: int) -> list[float]:
         """What each of the tokens from `begin` on adds to the score of a hypothesis."""
@@ -236,9 +250,9 @@ class Bias:
         """What each token (V,) would add to the score of a hypothesis."""
         node = self.nodes(tokens)[-1] if node is None else node
         row: np.ndarray = self.trie.scores(np.array([node]))[0]
-        for token in set(tokens[-RECENT:]):
+        for token in set(recent := tokens[-RECENT:]):
             after = self.trie.step(node, token)
-            if self.trie.starts(after):
+            if self._again(after, token, recent):
                 row[token] -= self.trie.held[after]
         return row
 
@@ -254,7 +268,8 @@ def compile_bytes(words: HotWords, pieces: Sequence[bytes], end: int) -> Bias:
     def tokens(form: str) -> list[int]:
         return [i for word in form.split(" ") for i in encode(f" {word}")]
 
-    return _compiled(words, _forms, tokens, boundary, ATTENTION)
+    space = pieces.index(b" ") if b" " in pieces else -1
+    return _compiled(words, _forms, tokens, boundary, ATTENTION, space)
 
 
 def byte_encoder(pieces: Sequence[bytes]) -> Callable[[str], list[int]]:
@@ -285,7 +300,9 @@ def compile_pieces(words: HotWords, pieces: Sequence[str], scale: Scale = CTC) -
     return _compiled(words, forms, tokens, boundary, scale)
 
 
-def _compiled(words: HotWords, forms: Any, tokens: Any, boundary: np.ndarray, scale: Scale) -> Bias:
+def _compiled(
+    words: HotWords, forms: Any, tokens: Any, boundary: np.ndarray, scale: Scale, space: int = -1
+) -> Bias:
     sequences, bonuses, texts = [], [], []
     for text, weight in words.phrases:
         spellings = []
@@ -304,9 +321,11 @@ def _compiled(words: HotWords, forms: Any, tokens: Any, boundary: np.ndarray, sc
             if not 0 < len(ids) <= MAX_LENGTH:
                 raise ValueError(f"the phrase {text!r:.80} is {len(ids)} of this model's tokens")
             sequences.append(ids)
-            bonuses.append(scale.bonuses(len(ids), weight))
+            opened = ids[0] == space and len(ids) > 1
+            bonuses.append([0.0] * opened + scale.bonuses(len(ids) - opened, weight))
             texts.append(text)
-    return Bias(TokenTrie(sequences, len(boundary), bonuses, boundary), words.closed, tuple(texts))
+    trie = TokenTrie(sequences, len(boundary), bonuses, boundary)
+    return Bias(trie, words.closed, tuple(texts), space)
 
 
 _SPECIAL = re.compile(r"<.+>|\[.+\]")  # blank, unknown ...

@@ -12,6 +12,7 @@ from speechstream.asr.biasing import (
     MAX_FILE,
     MAX_PHRASES,
     HotWords,
+    byte_encoder,
     chosen,
     compile_bytes,
     compile_pieces,
@@ -156,6 +157,19 @@ def _path(trie, node, vocabulary):
         out.append(vocabulary.pieces[int(trie.token[node])])
         node = trie.parent[node]
     return out[::-1]
+
+
+def test_a_space_alone_says_nothing_yet_of_the_word_that_it_opens(vocabulary):
+    # this vocabulary has no piece " t": "Tess" is "tess" behind a space of its own in small letters
+    bias = compile_bytes(HotWords.of(["tess"]), vocabulary.pieces, vocabulary.end)
+    space, encode = vocabulary.pieces.index(b" "), byte_encoder(vocabulary.pieces)
+    tess = encode(" tess")
+    assert tess[0] == space and len(tess) > 1
+    assert bias.row([]).item(space) == 0 and bias.row([space]).item(tess[1]) > 0
+    assert (
+        bias.row([*encode(" to"), space]).item(tess[1]) > 0
+    )  # another word began with a space too
+    assert bias.row([*tess, space]).item(tess[1]) == 0  # but it is not said twice
 
 
 def test_pieces_of_a_small_vocabulary_are_small_letters_and_plain_ones():
