@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -38,10 +37,16 @@ class Said:
     words: list[str] = field(default_factory=list)
 
 
-def resident_mb() -> float:
-    """Memory of this process now, not its peak."""
-    with open("/proc/self/statm", encoding="utf-8") as f:
-        return int(f.read().split()[1]) * resource.getpagesize() / 2**20
+def resident_mb() -> tuple[float, float]:
+    """Memory of this process now, not its peak: its own, and pages of files that are mapped (libraries, weights: the
+    embeddings of words are read when they are first said), which the system may take back."""
+    with open("/proc/self/status", encoding="utf-8") as f:
+        kb = {
+            name: int(rest.split()[0])
+            for name, _, rest in (x.partition(":") for x in f)
+            if name[:3] == "Rss"
+        }
+    return (kb["RssAnon"] + kb["RssShmem"]) / 1024, kb["RssFile"] / 1024
 
 
 def samples_of(path: Path) -> np.ndarray:
@@ -102,10 +107,10 @@ def main() -> int:
         heard += len(samples) / RATE
         if heard - reported >= REPORT_S and pause == 10:  # nobody speaks: what is held, is kept
             settle(heard - SETTLED_S)
-            spent, memory = time.process_time() - began, resident_mb()
+            spent, (memory, files) = time.process_time() - began, resident_mb()
             first = memory if first is None else first
             print(
-                f"{heard / 3600:5.2f} h  {memory:6.1f} MB ({memory - first:+.1f})  time / audio time "
+                f"{heard / 3600:5.2f} h  {memory:6.1f} MB ({memory - first:+.1f}), of files {files:.1f}  time / audio time "
                 f"{spent / (heard - reported):.3f}  WER {100 * part.wer:.1f} %, {100 * part.deletions / part.words:.1f} % "
                 f"left out, of {part.words} words",
                 flush=True,
