@@ -20,7 +20,8 @@ from speechstream.asr.family import Biasable, Family
 from speechstream.asr.files import transcribe_many
 from speechstream.asr.form import TextForm
 from speechstream.asr.multichannel import SplitStream
-from speechstream.asr.stream import RecognitionCore, StreamState
+from speechstream.asr.stream import RecognitionCore
+from speechstream.asr.stream_state import StreamState
 from speechstream.audio.channels import MIX, SPLIT, Channels, check_channels, only
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.io import Source, blocks, is_source

@@ -17,15 +17,15 @@ import numpy as np
 
 from speechstream import state as states
 from speechstream.asr.biasing import Bias, HotWords
-from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter, SegmenterState
+from speechstream.asr.endpoint import WINDOW_S, EndpointRules, Segmenter
 from speechstream.asr.family import NOTHING, Attended, Biasable, Family
 from speechstream.asr.form import TextForm
-from speechstream.asr.timing import at_pauses, pauses
+from speechstream.asr.stream_state import Segment, StreamState, kind, longer
+from speechstream.asr.timing import at_pauses, pauses, until_gap
 from speechstream.audio.features import SAMPLE_RATE
-from speechstream.audio.resample import Resampler, ResamplerState
-from speechstream.audio.samples import Downmix, DownmixState, as_samples, side_by_side
-from speechstream.audio.vad import WINDOW, Vad, VadState
-from speechstream.config import read
+from speechstream.audio.resample import Resampler
+from speechstream.audio.samples import Downmix, as_samples, side_by_side
+from speechstream.audio.vad import WINDOW, Vad
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Endpoint, Event, Final, Partial, SpeechStarted, Word
 from speechstream.runtime.requests import Work
@@ -39,40 +39,6 @@ ONSET_LATE_S = (
     0.15  # the quiet before the first word ends at most so much after the voice was noticed
 )
 ONSET_TAIL_S = 0.2  # of it, where nobody speaks yet: a word may have just begun
-MERGED = 32  # blocks of a segment's audio that are kept apart before they are put together
-MAX_RATE = 1 << 20  # Hz
-MAX_SEGMENT = 1 << 24  # samples at 16 kHz, 17 minutes: far beyond the longest segment
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One stretch of speech while it is heard."""
-
-    start: int  # sample of the stream, at 16 kHz
-    onset: int  # from which on the voice was active
-    audio: tuple[np.ndarray, ...]  # all of it
-    shown: tuple[str, str]  # the stable and unstable text of the last Partial
-    decoding: Any  # the family's state
-
-    @property
-    def samples(self) -> int:
-        return sum(map(len, self.audio))
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """All that a recognition stream remembers. Samples are counted at 16 kHz."""
-
-    resampler: ResamplerState
-    vad: VadState
-    segmenter: SegmenterState
-    pending: np.ndarray  # (n,) samples that do not fill the next windows yet
-    recent: np.ndarray  # (n,) the last windows, for what precedes an onset
-    downmix: DownmixState
-    heard: int = 0  # samples judged so far, whole windows
-    received: int = 0  # samples that came
-    segment: Segment | None = None
-    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -291,28 +257,7 @@ class RecognitionCore:
             ) from error
         return value
 
-    @staticmethod
-    def kind(
-        data: bytes | states.Flat,
-    ) -> tuple[int | None, int, HotWords | None, EndpointRules, TextForm]:
-        """Latency, sample rate, hot words, endpoint rules and form of the stream that a snapshot holds. Raises SpeechStreamError."""
-        about = states.about_bytes(data)
-        try:
-            words = HotWords.from_json(about["hotwords"]) if "hotwords" in about else None
-            rules = read(EndpointRules, about.get("rules"), "rules")
-            form = read(TextForm, about.get("form", {}), "form")
-        except ValueError as error:
-            raise SpeechStreamError(
-                f"this snapshot holds no recognition stream: {error}"
-            ) from error
-        latency_ms, sample_rate = about.get("latency_ms"), about.get("sample_rate")
-        if latency_ms is not None and type(latency_ms) is not int:
-            raise SpeechStreamError(
-                "this snapshot holds no recognition stream: it names no latency"
-            )
-        if type(sample_rate) is not int or not 1 <= sample_rate <= MAX_RATE:
-            raise SpeechStreamError("this snapshot holds no recognition stream: it names no rate")
-        return latency_ms, sample_rate, words, rules, form
+    kind = staticmethod(kind)
 
     def about(self) -> dict[str, Any]:
         """What must agree between a state that is left and the core that takes it up: JSON values."""
@@ -354,14 +299,7 @@ class RecognitionCore:
             raise ValueError("its windows do not add up")
         self.downmix.check(state.downmix)
         if (s := state.segment) is not None:
-            if any(a.ndim != 1 or a.dtype != np.float32 for a in s.audio):
-                raise ValueError("its audio is no audio")
-            if (
-                s.samples > MAX_SEGMENT
-                or not s.start <= s.onset <= state.heard
-                or s.samples > state.heard
-            ):
-                raise ValueError("its segment is longer than the stream")
+            s.check(state.heard)
             self.family.check(s.decoding, s.samples, self.mode)
 
     # One step.
@@ -387,7 +325,7 @@ class RecognitionCore:
                 if state.segment is None:
                     continue
                 rest.append(window)
-                state = replace(state, segment=_longer(state.segment, window))
+                state = replace(state, segment=longer(state.segment, window))
                 if what == "close":
                     state = yield from self._close(state, step, True, np.concatenate(rest))
                     rest = [NOTHING]
@@ -449,7 +387,7 @@ class RecognitionCore:
 
     def _feed(self, x: np.ndarray, segment: Segment) -> Work[Segment]:
         decoding = yield from self.family.feed(x, segment.decoding, self.mode)
-        return replace(_longer(segment, x), decoding=decoding)
+        return replace(longer(segment, x), decoding=decoding)
 
     def _close(
         self, state: StreamState, step: _Step, ended: bool, rest: np.ndarray = NOTHING
@@ -483,7 +421,7 @@ class RecognitionCore:
             decoding = yield from self.family.finish(segment.decoding, self.mode)
             segment = replace(segment, decoding=decoding)
             words = self._words(segment)
-            words = _until_gap(
+            words = until_gap(
                 words[:-1] or words, self.rules.longest_s * GAP_SHARE
             )  # the last word may be broken off
         at = self._after(words, segment) if words else None
@@ -557,23 +495,3 @@ class RecognitionCore:
             step.events.append(
                 Final(text, tuple(words), start, round(end, 3), end_of_turn=end_of_turn)
             )
-
-
-def _longer(segment: Segment, x: np.ndarray) -> Segment:
-    """A segment with more audio, which its decoding has yet to hear."""
-    audio = (*segment.audio, x)
-    if len(audio) > MERGED:
-        audio = (np.concatenate(audio),)
-    return replace(segment, audio=audio)
-
-
-def _until_gap(words: list[Word], reach: float) -> list[Word]:
-    """The words before the longest gap in the last `reach` seconds of them; where there is no gap, all."""
-    cut, longest = len(words), 0.0
-    for i in range(len(words) - 1, 0, -1):
-        end = words[i - 1].end
-        if words[-1].end - end > reach:
-            break
-        if words[i].start - end > longest:
-            cut, longest = i, words[i].start - end
-    return words[:cut]

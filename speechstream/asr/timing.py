@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from speechstream.audio.features import SAMPLE_RATE
+from speechstream.events import Word
 
 SMOOTHING = 3  # frames of the median filter over attention: the middle one of three
 STEP = 160  # samples: loudness is measured every 10 ms
@@ -101,3 +102,15 @@ def at_pauses(
             if not last:
                 starts[i + 1] = float(b)
     return [(s, max(e, s)) for s, e in zip(starts, ends)]
+
+
+def until_gap(words: list[Word], reach: float) -> list[Word]:
+    """The words before the longest gap in the last `reach` seconds of them; where there is no gap, all."""
+    cut, longest = len(words), 0.0
+    for i in range(len(words) - 1, 0, -1):
+        end = words[i - 1].end
+        if words[-1].end - end > reach:
+            break
+        if words[i].start - end > longest:
+            cut, longest = i, words[i].start - end
+    return words[:cut]

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from speechstream.asr.stream import RecognitionCore, StreamState
+from speechstream.asr.stream import RecognitionCore
+from speechstream.asr.stream_state import StreamState
 from speechstream.audio.features import SAMPLE_RATE
 from speechstream.audio.vad import WINDOW
 from speechstream.duplex.events import VoiceActivity
