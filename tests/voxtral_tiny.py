@@ -41,12 +41,12 @@ SIZES = {  # names of configurations: other sizes, head counts, windows, tied or
     "plain": {},
     "untied": {
         "tied": False,
-        "text": {"num_hidden_layers": 1, "num_attention_heads": 6, "num_key_value_heads": 3},
+        "text": {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 3},
         "audio": {"hidden_size": 40, "num_attention_heads": 5, "num_mel_bins": 32},
     },
     "narrow": {
         "text": {"sliding_window": 11, "num_key_value_heads": 1, "hidden_size": 44},
-        "audio": {"sliding_window": 7, "head_dim": 12, "num_hidden_layers": 1},
+        "audio": {"sliding_window": 7, "head_dim": 12, "num_hidden_layers": 3},
     },
     "endless": {"text": {"sliding_window": None, "num_key_value_heads": 4}},
 }

@@ -83,7 +83,8 @@ class Ledger:
         elif kind.endswith("transcription.delta"):
             self.deltas[event["item_id"]] = self.deltas.get(event["item_id"], "") + event["delta"]
         elif kind.endswith("transcription.completed"):
-            assert event["transcript"].startswith(self.deltas.get(event["item_id"], ""))
+            told = self.deltas.get(event["item_id"], "")
+            assert event["transcript"].startswith(told), f"{told} was told of {event}"
 
     def _known(self, event: dict[str, Any]) -> None:
         before = event["previous_item_id"]

@@ -135,6 +135,21 @@ def test_a_manual_turn_is_answered_after_its_words_are_known():
     )
 
 
+def test_a_transcription_that_is_asked_for_within_a_turn_is_told_from_its_beginning():
+    c = Connection()
+    c.input(turn_detection=None)
+    c.send("input_audio_buffer.append", audio=SOUND)
+    assert c.say(p.Words("And")) == []
+    c.input(transcription={"model": "whisper-1"})
+    c.say(p.Words("And he"))
+    item = c.send("input_audio_buffer.commit")[0]["item_id"]
+    c.input(transcription=None)
+    assert c.say(p.Words("And he went", item)) == []
+    c.input(transcription={"model": "whisper-1"})
+    c.say(p.Transcribed(item, "And he went.", 0.1))
+    assert c.ledger.deltas == {item: "And he went."}
+
+
 def test_a_spoken_turn_in_order():
     c = Connection()
     events = c.say(p.TurnBegan(120)) + c.say(p.TurnEnded(1500, "Hi"))

@@ -357,20 +357,20 @@ class Protocol:
             turn = state.turn
             if turn is None:
                 return state
-            self._delta(turn.item, turn.said, x.said, state, out)
-            return replace(state, turn=replace(turn, said=_longer(turn.said, x.said)))
-        for id, said in state.owed:
-            if id == x.item:
-                self._delta(id, said, x.said, state, out)
-        owed = tuple((i, _longer(s, x.said) if i == x.item else s) for i, s in state.owed)
+            told = self._delta(turn.item, turn.said, x.said, state, out)
+            return replace(state, turn=replace(turn, said=told))
+        owed = tuple(
+            (i, self._delta(i, told, x.said, state, out) if i == x.item else told)
+            for i, told in state.owed
+        )
         return replace(state, owed=owed)
 
-    def _delta(self, item: str, before: str, said: str, state: State, out: Outbox) -> None:
-        if state.session.transcription is not None and len(said) > len(before):
-            if said.startswith(before):
-                out.add(
-                    f"{TRANSCRIPT}.delta", item_id=item, content_index=0, delta=said[len(before) :]
-                )
+    def _delta(self, item: str, told: str, said: str, state: State, out: Outbox) -> str:
+        """Tell what was said beyond what was told, where the session wants it: what has been told then."""
+        if state.session.transcription is None or not said.startswith(told) or said == told:
+            return told
+        out.add(f"{TRANSCRIPT}.delta", item_id=item, content_index=0, delta=said[len(told) :])
+        return said
 
     def _transcribed(self, x: Transcribed | Unheard, state: State, out: Outbox) -> State:
         said = dict(state.owed).get(x.item)
@@ -398,7 +398,3 @@ class Protocol:
         return replace(state, items=newest(items))
 
     # An answer
-
-
-def _longer(before: str, said: str) -> str:
-    return said if len(said) > len(before) and said.startswith(before) else before
