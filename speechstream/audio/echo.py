@@ -97,14 +97,16 @@ class EchoCanceller:
 
         at: when the first sample was captured, on the clock of `played`.
         """
-        nominal = self._take(at, len(pcm))
+        nominal, stamped = self._take(at, len(pcm))
         mic = np.concatenate([self._rest, pcm])
         count = len(mic) // BLOCK * BLOCK
         mic, self._rest = mic[:count], mic[count:]
         if not count:
             return Cleaned(mic, mic, self._echoing, self._doubtful)
-        jumps = self.state.jumps
-        reference, self.state = self._aligner.step(mic, self.state, nominal)
+        jumps, slips = self.state.jumps, self.state.slips
+        reference, self.state = self._aligner.step(mic, self.state, nominal, stamped)
+        if self.state.slips > slips:
+            self._forget()
         if self.state.jumps > jumps:
             self._relearn()
         if self.state.lag is not None and self.state.unseen > LOST:
@@ -173,8 +175,12 @@ class EchoCanceller:
             self._out, self._in = Clock(self._reference_rate), Clock(SAMPLE_RATE)
         self.state = self._aligner.init_state()
         self._resampling = self._resampler.init_state()
+        self._forget()
+
+    def _forget(self) -> None:
+        """The path is another one, or will be found elsewhere: until then nothing is let through."""
         self._aec, self._searched, self._known = self._make(), 0.0, 0
-        self._path_state = self._path.init_state()
+        self._path_state, self._alone = self._path.init_state(), np.zeros(2)
 
     def _make(self) -> Any:
         delay = round(1000 * RESIDUAL / SAMPLE_RATE)
@@ -200,8 +206,11 @@ class EchoCanceller:
             reference = self._aligner.before(self.state)
             self._path_state = self._path.again(self.state.heard, reference, self._path_state)
 
-    def _take(self, at: float | None, count: int) -> float | None:
-        """Take over what was played; the reference's nominal place for the first sample of the next frame."""
+    def _take(self, at: float | None, count: int) -> tuple[float, bool]:
+        """Take over what was played; the reference's nominal place for the first sample of the next frame.
+
+        And whether it is one by time stamps.
+        """
         with self._lock:
             new = [np.zeros(0, np.float32), *self._new]
             self._new.clear()
@@ -210,13 +219,14 @@ class EchoCanceller:
         self.state = self._aligner.played(pcm[0], self.state)
         self._in.take(count, at)
         waiting = count + len(self._rest)
+        stamped = began is not None and self._in.begin is not None
         if began is not None and self._in.begin is not None:
             now = self._in.begin + (self._in.samples - waiting) / SAMPLE_RATE
             place = (now - began) * SAMPLE_RATE
         else:
             place = sent / self._reference_rate * SAMPLE_RATE - waiting
         self._nominal = place + waiting - len(self._rest)
-        return place
+        return place, stamped
 
 
 def load_webrtc() -> Any:

@@ -20,6 +20,7 @@ WINDOW = 16_000  # samples of the microphone that are correlated
 EVERY = 8_000  # samples between two correlations
 EAGER = 2_000  # and before the echo was found
 EARLIEST, LATEST = -3_200, 16_000  # lags that are searched: -0.2 s to 1 s
+SLIPPED = -16_000  # the earliest where time stamps have moved: they may be wrong
 TOO_FAR = 960  # samples, 60 ms from where the echo should be: the reference is moved at once
 SMOOTH = 0.5  # weight of the correlations before
 PEAK = 12.0  # times the root mean square of all lags: an echo, not chance
@@ -32,6 +33,9 @@ HOP = 160.0  # samples, 10 ms: a device lost or repeated some sound
 ACTIVE = 0.5  # share of a window in which something was played, to conclude from it that the echo has moved
 MAX_RATE = 1e-3  # clocks differ by less
 STAMPS_S = 5.0  # of time stamps that are kept
+LATE_S = 0.5  # in which all of them are late: the device has lost or inserted sound, and no computer is only busy
+SLIP_S = 0.03  # by so much
+SLIP = 640  # samples, 40 ms, by which time stamps move away sooner than any drift would move them
 TAPS = 16  # of the interpolation
 
 
@@ -56,6 +60,13 @@ class AlignState:
     since: int = 0  # samples of the microphone since the last correlation
     jumps: int = 0
     fixes: int = 0  # correlations that told the lag since the reference was last moved
+    offset: float | None = None  # by which time stamps are ahead of `position`, drift followed
+    slips: int = 0  # times that they moved away, so that an echo which was known had to be looked for anew
+
+    @property
+    def earliest(self) -> int:
+        """The earliest lag that is searched."""
+        return SLIPPED if self.slips else EARLIEST
 
     @property
     def end(self) -> int:
@@ -72,7 +83,7 @@ class Aligner:
 
     def played(self, pcm: np.ndarray, state: AlignState) -> AlignState:
         """(n,) float32 at 16 kHz that go to the loudspeaker."""
-        kept = WINDOW + LATEST - EARLIEST + 2 * TAPS + len(pcm)
+        kept = WINDOW + LATEST - SLIPPED + 2 * TAPS + len(pcm)
         if state.position is not None:  # a microphone that is heard late needs more
             kept = max(kept, state.end + len(pcm) - int(state.position) + WINDOW + LATEST + TAPS)
         kept = min(kept, 30 * SAMPLE_RATE)
@@ -81,12 +92,17 @@ class Aligner:
         return replace(state, reference=reference[drop:], first=state.first + drop)
 
     def step(
-        self, mic: np.ndarray, state: AlignState, nominal: float | None = None
+        self,
+        mic: np.ndarray,
+        state: AlignState,
+        nominal: float | None = None,
+        stamped: bool = False,
     ) -> tuple[np.ndarray, AlignState]:
         """The reference (n,) for the next (n,) samples of the microphone.
 
         nominal: the reference's sample that left the loudspeaker when the first of them was captured, by time stamps;
-        None: the last ones that were played.
+        None: the last ones that were played. stamped: both devices tell the time, so that where it moves at once, one of them
+        has lost or inserted sound: the reference is moved as far, and the echo is looked for anew.
         """
         s = state
         if nominal is None:
@@ -94,6 +110,9 @@ class Aligner:
         if s.position is None:
             s = replace(s, position=max(nominal, 0.0) - MARGIN)
         assert s.position is not None
+        if stamped:
+            s = self._stamped(nominal - s.position, len(mic), s)
+            assert s.position is not None
         places = s.position + np.arange(len(mic)) * (1 + s.rate)
         aligned = between(s.reference, places - s.first)
         s = replace(
@@ -106,6 +125,25 @@ class Aligner:
             s = self._measure(replace(s, since=0, unseen=s.unseen + s.since))
         return aligned, s
 
+    @staticmethod
+    def _stamped(offset: float, count: int, s: AlignState) -> AlignState:
+        """Follow the drift of the time stamps, and go where they go when they move at once."""
+        assert s.position is not None
+        away = 0.0 if s.offset is None else offset - s.offset
+        if abs(away) <= SLIP:
+            most = MAX_RATE * count
+            return replace(s, offset=offset - away + float(np.clip(away, -most, most)))
+        return replace(
+            s,
+            position=s.position + away,
+            offset=offset - away,
+            lag=None,
+            far=None,
+            correlation=None,
+            fixes=0,
+            slips=s.slips + (s.lag is not None),
+        )
+
     def before(self, s: AlignState) -> np.ndarray:
         """The reference (WINDOW,) for the microphone's last samples, from where it stands now."""
         assert s.position is not None
@@ -115,8 +153,9 @@ class Aligner:
     def _measure(self, s: AlignState) -> AlignState:
         """Where the echo is now, and what follows from it."""
         assert s.position is not None
+        earliest = s.earliest
         begin = int(s.position) - WINDOW - LATEST - s.first  # of the reference that may be heard
-        size = WINDOW + LATEST - EARLIEST
+        size = WINDOW + LATEST - earliest
         at = np.arange(begin, begin + size)
         inside = (at >= 0) & (at < len(s.reference))
         if not inside.any():
@@ -124,7 +163,7 @@ class Aligner:
         reference = np.where(inside, s.reference[np.clip(at, 0, len(s.reference) - 1)], 0)
         if rms(reference) < QUIET or rms(s.heard) < QUIET:
             return replace(s, unseen=0 if s.lag is None else s.unseen - EVERY)
-        found = phat(s.heard, reference)[::-1]  # [i] is the lag EARLIEST + i
+        found = phat(s.heard, reference)[::-1]  # [i] is the lag earliest + i
         smooth = found if s.correlation is None else SMOOTH * s.correlation + found
         s = replace(s, correlation=smooth)
         peak = int(np.argmax(smooth))
@@ -132,7 +171,7 @@ class Aligner:
         if height < PEAK:
             return s
         s = replace(s, unseen=0)
-        lag = EARLIEST + _vertex(smooth, peak)
+        lag = earliest + _vertex(smooth, peak)
         if s.lag is not None and abs(lag - s.lag) > HOP and not self._gone(found, s):
             return s  # somebody speaks: sounds that resemble what was played before
         if s.lag is None or abs(lag - RESIDUAL) > TOO_FAR:
@@ -159,7 +198,7 @@ class Aligner:
         frames = expected.reshape(-1, EVERY // 50)
         if np.mean([rms(f) > 10 * QUIET for f in frames]) < ACTIVE:
             return False
-        at = round(s.lag) - EARLIEST
+        at = round(s.lag) - s.earliest
         near = found[max(at - round(HOP), 0) : at + round(HOP)]
         return float(near.max()) < 0.5 * PEAK * rms(found)
 
@@ -169,11 +208,13 @@ class Aligner:
         if not certain and (s.far is None or abs(lag - s.far) > JUMPY):
             return replace(s, far=lag)
         assert s.position is not None
-        if s.lag is None and abs(lag - RESIDUAL) <= TOO_FAR:  # near enough from the beginning
+        if s.lag is None and not s.slips and abs(lag - RESIDUAL) <= TOO_FAR:
+            # near enough from the beginning
             return replace(s, lag=lag, far=None)
         return replace(
             s,
             position=s.position - (lag - RESIDUAL),
+            offset=None if s.offset is None else s.offset + lag - RESIDUAL,
             lag=float(RESIDUAL),
             far=None,
             correlation=None,
@@ -220,7 +261,10 @@ def _vertex(y: np.ndarray, i: int) -> float:
 
 
 class Clock:
-    """The time stamps of a device against its samples: the earliest of the last seconds, for a busy computer is late."""
+    """The time stamps of a device against its samples: the earliest of the last seconds, for a busy computer is late.
+
+    Where all of half a second are late, the device has lost or inserted sound, and those before say nothing any more.
+    """
 
     def __init__(self, sample_rate: int):
         self.sample_rate, self.samples = sample_rate, 0
@@ -236,5 +280,9 @@ class Clock:
         if at is not None:
             self._seen.append((self.samples, at - self.samples / self.sample_rate))
             while self._seen[0][0] < self.samples - STAMPS_S * self.sample_rate:
+                self._seen.popleft()
+            new = self.samples - LATE_S * self.sample_rate
+            of_late = min(seen for sample, seen in self._seen if sample >= new)
+            while self._seen[0][0] < new and self._seen[0][1] < of_late - SLIP_S:
                 self._seen.popleft()
         self.samples += count

@@ -135,6 +135,68 @@ def test_a_device_that_loses_sound_is_followed(speech):
     assert loss_db(heard, left, 11, len(left) / RATE) > 20
 
 
+def stamped(echo, played, heard, late, lost_s=0.0, block=320):
+    """Cancel with time stamps: block n is stamped `late(n)` seconds later than the microphone's samples tell.
+
+    lost_s: of them is true, the other things being played meanwhile.
+    """
+    voice, words, lags, done = [], [], [], 0
+    for n, i in enumerate(range(0, len(heard) - block + 1, block)):
+        until = i + block + round(lost_s * RATE) * (late(n) > 0)
+        if until > done:
+            echo.played(played[done:until], done / RATE)
+            done = until
+        clean = echo.cancel(heard[i : i + block], i / RATE + late(n))
+        voice.append(clean.voice)
+        words.append(clean.words)
+        lags.append(echo.state.lag)
+    return np.concatenate(voice), np.concatenate(words), lags
+
+
+@pytest.mark.parametrize("lost_s", [0.1, 0.62, 1.4])
+def test_a_microphone_that_loses_sound_while_nobody_speaks_is_followed_by_its_time_stamps(
+    speech, lost_s
+):
+    """It was unplugged for a moment, unnoticed; then an answer of two seconds follows."""
+    pause = np.zeros(4 * RATE, np.float32)
+    answer = speech[2][RATE // 2 : RATE // 2 + 2 * RATE]
+    far = np.concatenate([*speech[:2], pause, answer, pause])
+    heard = room(far, 0.2) + 1e-4 * np.random.default_rng(0).standard_normal(len(far)).astype("f")
+    at, lost = len(speech[0]) + len(speech[1]) + RATE, round(lost_s * RATE)
+    heard = np.concatenate([heard[:at], heard[at + lost :]])
+    echo = EchoCanceller(RATE)
+    blocks = at // 320
+    left, words, _ = stamped(echo, far, heard, lambda n: lost_s if n > blocks else 0.0, lost_s)
+    begin = (len(far) - len(pause) - len(answer) - lost) / RATE + 0.2
+    assert loss_db(heard, left, begin, begin + 2) > 15
+    assert loss_db(heard, words, begin, begin + 2) > 12
+    assert echo.delay_s == pytest.approx(0.2, abs=0.002)
+
+
+@pytest.mark.parametrize("wrong_s", [0.5, -0.5])
+def test_time_stamps_that_move_for_nothing_do_no_harm_for_long(speech, wrong_s):
+    far = np.concatenate(speech)
+    heard = room(far, 0.2)
+    left, _, lags = stamped(
+        EchoCanceller(RATE), far, heard, lambda n: wrong_s if n * 320 > 8 * RATE else 0.0
+    )
+    assert loss_db(heard, left, 8, 11) > 12
+    assert loss_db(heard, left, 11, len(left) / RATE) > 20
+    found = np.array([lag is not None for lag in lags])
+    assert found[round(11 * RATE / 320) :].all()
+
+
+def test_a_computer_that_is_late_for_a_moment_has_lost_no_sound(speech):
+    """Blocks are stamped up to 0.3 s late, one in ten in time: the echo that was found is never looked for again."""
+    far = np.concatenate(speech[:3])
+    rng = np.random.default_rng(1)
+    late = rng.uniform(0, 0.3, 1 + len(far) // 320) * (rng.random(1 + len(far) // 320) > 0.1)
+    echo = EchoCanceller(RATE)
+    left, _, _ = stamped(echo, far, room(far, 0.2), lambda n: late[n])
+    assert echo.state.slips == 0
+    assert loss_db(room(far, 0.2), left, 3, len(left) / RATE) > 20
+
+
 def test_any_rate_and_odd_blocks(speech):
     import soxr
 
