@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 SHARE = 0.01  # of the time that giving back may take: meanwhile no thread gets memory
+LONGEST_S = 60.0  # between two times, however long one seemed to take: the process may have been stopped in it
 
 _due = 0.0  # not before this time again
 
@@ -36,4 +37,4 @@ def trim_at_times() -> None:
     began = time.monotonic()
     if began >= _due:
         trim()
-        _due = began + (time.monotonic() - began) / SHARE
+        _due = began + min((time.monotonic() - began) / SHARE, LONGEST_S)

@@ -38,3 +38,19 @@ def test_it_takes_a_hundredth_of_the_time_at_most(monkeypatch):
         clock[0] = now
         memory.trim_at_times()
     assert asked == [100.0, 102.1, 200.0]
+
+
+def test_a_process_that_was_stopped_meanwhile_gives_back_again_within_a_minute(monkeypatch):
+    clock, asked = [0.0], []
+
+    def trim():
+        asked.append(clock[0])
+        clock[0] += 100.0
+
+    monkeypatch.setattr(memory, "_due", 0.0)
+    monkeypatch.setattr(memory, "trim", trim)
+    monkeypatch.setattr(memory.time, "monotonic", lambda: clock[0])
+    for now in (0.0, 159.0, 161.0):
+        clock[0] = now
+        memory.trim_at_times()
+    assert asked == [0.0, 159.0]
