@@ -61,7 +61,7 @@ class AlignState:
     jumps: int = 0
     fixes: int = 0  # correlations that told the lag since the reference was last moved
     offset: float | None = None  # by which time stamps are ahead of `position`, drift followed
-    slips: int = 0  # times that they moved away, so that an echo which was known had to be looked for anew
+    slips: int = 0  # times that they moved away from an echo that was known
 
     @property
     def earliest(self) -> int:
