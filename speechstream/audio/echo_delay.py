@@ -109,10 +109,9 @@ class Aligner:
             nominal = float(s.end - len(mic))
         if s.position is None:
             s = replace(s, position=max(nominal, 0.0) - MARGIN)
-        assert s.position is not None
         if stamped:
-            s = self._stamped(nominal - s.position, len(mic), s)
-            assert s.position is not None
+            s = self._stamped(nominal, len(mic), s)
+        assert s.position is not None
         places = s.position + np.arange(len(mic)) * (1 + s.rate)
         aligned = between(s.reference, places - s.first)
         s = replace(
@@ -126,9 +125,10 @@ class Aligner:
         return aligned, s
 
     @staticmethod
-    def _stamped(offset: float, count: int, s: AlignState) -> AlignState:
+    def _stamped(nominal: float, count: int, s: AlignState) -> AlignState:
         """Follow the drift of the time stamps, and go where they go when they move at once."""
         assert s.position is not None
+        offset = nominal - s.position
         away = 0.0 if s.offset is None else offset - s.offset
         if abs(away) <= SLIP:
             most = MAX_RATE * count
