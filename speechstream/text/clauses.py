@@ -33,6 +33,11 @@ FACTORIAL = "=+*/\u00d7\u2212<>"  # may follow a factorial
 NUMERAL = re.compile(r"[A-H]|[IVXLC]+|[ivx]{2,}")  # of a volume or an appendix
 MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
 MAX_WORD = 12  # letters of the next word that one decision looks at
+MAX_TERM = 32  # characters of a term of a conditional expression
+MAX_TERMS = 8
+TERM_SIGNS = frozenset((":", "+", "-", "*", "/", "%"))
+QUOTES = frozenset("\"'`")
+CHOSEN = re.compile(r" \? [^?:\n]{1,96} $")
 PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
 BREAK = re.compile(r"<break[^<>]*>")
 MAX_CLAUSE = 4000  # characters of a clause with all its markup
@@ -291,6 +296,8 @@ class _Scan:
             first = self._look(self._next(end))
             small = first.islower() and self.text[at - 1] != ")"
             return not first or not (small or first in FACTORIAL)  # n! grows
+        if marks == "?" and self.text[at - 1 : at] == " " and self._chooses(end):
+            return False
         if "!" in marks or "?" in marks:
             return True
         begin = at
@@ -328,6 +335,8 @@ class _Scan:
                 and self._word_before(begin).rstrip("-")[-1:].isnumeric()
                 or state
                 or bool(initials)
+                or lower in self.rules.before_name
+                and token[0].isupper()
             )
             if lower in self.rules.phrased and token[0].isupper():
                 word = self._next(end)
@@ -343,6 +352,10 @@ class _Scan:
         ):  # an ellipsis: a sentence ends only if the next word looks like a beginning
             return not self._look(word).islower()
         first = self._look(word)
+        if lower in self.rules.before_name and token[0].isupper() and first.isupper():
+            named = self._word(word)
+            if not NUMERAL.fullmatch(named):
+                return named.lower() in self.rules.starters
         if lower in self.rules.by_someone and token.islower() and first.isupper():
             before = self._word_before(begin).rstrip(".")
             if self._word(word).lower() in self.rules.starters:
@@ -398,6 +411,35 @@ class _Scan:
         following = self._look(word + len(name))
         return name.lower() in self.rules.phrased and following in (".", "'", "\u2019")
 
+    def _chooses(self, end: int) -> bool:
+        """Whether what follows a question mark is two terms with a colon between: n > 0 ? n : n + 1."""
+        at, wanted = end, True
+        for _ in range(MAX_TERMS):
+            if self._look(at) != " ":
+                return False
+            begin = at + 1
+            at = self._term(begin)
+            term = self.text[begin:at]
+            if not term or at == begin + MAX_TERM or wanted == (term in TERM_SIGNS):
+                return False
+            if term == ":":
+                return self._look(at) == " " and bool(self._look(at + 1).strip())
+            wanted = not wanted
+        return False
+
+    def _term(self, begin: int) -> int:
+        """Where a term ends: at a blank, or at the mark that closes its quotation."""
+        quote, at = self._look(begin), begin
+        while (
+            at < begin + MAX_TERM
+            and self._look(at)
+            and (quote in QUOTES or not self._look(at).isspace())
+        ):
+            at += 1
+            if quote in QUOTES and at > begin + 1 and self.text[at - 1] == quote:
+                break
+        return at
+
     def _is_letter(self, at: int) -> bool:
         """Whether a single letter of a formula stands before `at`."""
         alone = at < 2 or not (self.text[at - 2].isalpha() or self.text[at - 2] in "'\u2019")
@@ -445,6 +487,8 @@ class _Scan:
             return not self._look(at + 1).isdigit()
         if not self._look(at + 1).isspace():
             return False
+        if self.text[at] == ":" and CHOSEN.search(self.text, max(self.start, at - 100), at):
+            return False  # n > 0 ? n : -n
         word = self._next(at + 1)
         following = self._look(word)
         if (

@@ -332,6 +332,8 @@ def measure(m, context):
         return None  # route 9N
     if found in q.DIRECTED and context.before in ROADS:
         return None  # Rte. 73 W
+    if found in ("HR", "HRS") and BASEBALL.search(m.string):
+        return None
     if m[1] and found in ("HP", "MP"):
         return None  # +10 HP of a game
     if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
@@ -349,6 +351,9 @@ def measure(m, context):
     return words + expression(found, single)
 
 
+BASEBALL = re.compile(
+    r"\b(?:RBIs?|batting|homers?|homered|OPS|ERA|SLG|OBP|hits|strikeouts?|innings|MLB|walk-off)\b"
+)
 ROADS = frozenset("route highway interstate road".split())
 AMPED = re.compile(
     r" (?:fuse|breaker|charger|circuit|current|load|plug|socket|dryer|outlet|range|oven|relay|switch|supply|service|panel|motor)s?\b"

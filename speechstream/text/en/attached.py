@@ -10,7 +10,7 @@ from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
 SLASHED = re.compile(
-    r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d)|d/c)(?![A-Za-z])",
+    r"(?:w/out|w/o?|h/t(?= @)|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d)|d/c)(?![A-Za-z])",
     re.I,
 )
 FUNCTIONS = {
@@ -63,6 +63,7 @@ PARTS = q.NUMBERED | frozenset(
 SMALL_ROMAN = re.compile(r"[ivx]{2,5}")
 NUMBER = re.compile(r" \d")
 GOES_ON = re.compile(r"\. (?=[a-z])")
+DISPENSED = re.compile(r":? #? ?\d")
 CELL = re.compile(r"[ -](?:batter|cell|size|alkaline|recharg)")
 ENDINGS = ("st", "nd", "rd", "th")
 PRIMES = frozenset("\u2032\u2033")
@@ -79,7 +80,7 @@ ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
     | frozenset(
-        "OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+        "disp Disp OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
     )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
@@ -264,6 +265,8 @@ class Attached:
             said = UNITS_BEFORE[word]
         elif word == "Plz" and self.out and self.out[-1].text[:1].isupper():
             said = "plaza"
+        elif word in ("disp", "Disp") and DISPENSED.match(text, end):
+            said = "dispense"
         elif word == "ATTN":
             said = "attention"
         elif word == "Pt" and CHARTED_AFTER.match(text, end):

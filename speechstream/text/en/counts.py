@@ -225,3 +225,9 @@ def any_number(m, context):
     if m[1] or "." in text or "," in text or m[3]:
         return number(m[1] + text) + ([m[3]] if m[3] else [])
     return plain(text)
+
+
+def quantity(text: str) -> list[str]:
+    """1, 1/2, 2 1/2 or 2-3 of something."""
+    found = rule.read(text, 0, Context())
+    return [w for words, _, _ in found[0] for w in words] if found else []

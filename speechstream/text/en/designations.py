@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import counts, cues as q, numbers as n, units
+from speechstream.text.en import cues as q, numbers as n, units
+from speechstream.text.en.counts import quantity
 from speechstream.text.en.dates import MONTH, minutes, month_of
-from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Context, Rules, following, number
+from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Rules, following, number
 
 rule = Rules()
 ZONES = "GMT|UTC|BST|E[SD]T|C[SED]T|M[SD]T|P[SD]T|AE[SD]T|IST|JST|hours|hrs|local|Zulu"
@@ -391,12 +392,6 @@ def cups(m, context):
     words = quantity(m[1])
     one = m[1] == "1" or not m[1][0].isdigit() or "/" in m[1] and " " not in m[1]
     return [*words, "cup" + "s" * (not one)] if words else None
-
-
-def quantity(text: str) -> list[str]:
-    """1, 1/2, 2 1/2 or 2-3 of something."""
-    found = counts.rule.read(text, 0, Context())
-    return [w for words, _, _ in found[0] for w in words] if found else []
 
 
 @rule(rf"(\d{{1,3}})/(\d{{1,2}}){END}(?!/|\.\d)")

@@ -75,6 +75,7 @@ COURSE = re.compile(
 )
 SCREW = re.compile(r"(?<!\w)M\d{1,2}(?:\.\d)? $")  # M8 x 1.25
 KEY = re.compile(r"(?<!\w)(?:VOL|Vol|CH|TEMP)$")
+CHOSEN = (" ? ", " : ")
 INDEX = re.compile(r"-\d{1,2}(?=\s?[\])}+*/,=<>]|\s|[.;:!?]|$)")
 VARIABLE = re.compile(r"(?:^|[\s\[({=+*,])(?:[ijmntxy]|(?<=[\[(])[a-z])$")
 COURSE_OF = {"d": "day", "w": "week", "h": "hour", "m": "minute", "y": "year"}
@@ -233,7 +234,12 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             if self.number_end != at - 1:
                 self._say("minus", at, at + 1)
                 return at + 1
-        if c in "-\u2212" and MINUS_TERM.match(text, at) and MINUS_AFTER.search(text, 0, at):
+        chosen = c in "-\u2212" and text[max(0, at - 3) : at] in CHOSEN and " ? " in text
+        if (
+            c in "-\u2212"
+            and MINUS_TERM.match(text, at)
+            and (chosen or MINUS_AFTER.search(text, 0, at))
+        ):
             self._say("minus", at, at + 1)
             return at + 1
         if (
@@ -244,7 +250,12 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         ):
             self._say("minus", at, at + 1)
             return at + 1
-        if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
+        if (
+            c == "-"
+            and not chosen
+            and (m := OPTION.match(text, at))
+            and not text[at - 1 : at].strip(" \t\n`\"'(")
+        ):
             self._say(["dash"] * len(m[0]), at, m.end())
             flags = FLAGS.match(text, m.end()) if len(m[0]) == 1 else None
             if flags:

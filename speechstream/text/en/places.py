@@ -48,6 +48,7 @@ GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r"\.? of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)(?:\. |[- ]?)\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:?!)\u2013-]|$")
+DAY_MARKED = re.compile(r" ?@|: |/(?:Thurs?|Fri|Sun|Sat|Tue)")
 STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
 SIDE = re.compile(
     r"\. (?:entrance|side|wing|end|gate|exit|door|bank|shore|slope|wall|lot|tower|face|rim|parking|stairs|lobby|coast|edge)\b"
@@ -128,7 +129,8 @@ class Places:
         lower = word.lower()
         if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
             stop = text[end : end + 1] == "." and text[end + 1 : end + 2] not in ("", "\n")
-            if lower not in ("wed", "sat", "sun") or self._day_near(end):
+            marked = lower != "sun" and DAY_MARKED.match(text, end)
+            if lower not in ("wed", "sat", "sun") or marked or self._day_near(end):
                 self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
                 return end + stop
         if (

@@ -73,6 +73,10 @@ def _read(words, i, written):
         return _read(words[: i - 1] + words[i:], i - 1, written[: i - 1] + written[i:])
     before, after = word_before(words, i), word_after(words, i)
     back = [w for w in words[max(0, i - 4) : i] if w not in MARKS]
+    if "?" in words[i:] and (
+        words[:i] == ["who"] or back[-3:-1] == ["which", "of"] and back[0] == "which"
+    ):
+        return "VBD"  # who read it?
     if before in ("i'd", "you'd", "he'd", "she'd", "we'd", "they'd") and has_any(words[i:], PAST):
         return "VBN"
     if any(w in HAVE for w in back) or before in words_of(
@@ -190,6 +194,8 @@ def _tear(words, i, written):
     if word_before(words, i) in INJURED:
         return "VERB"
     rest = words[i + 1 : i + 6]
+    if word_before(words, i) in EYES and word_after(words, i) in ("up", "and", "when", "at", ""):
+        return "DEFAULT"  # her eyes tear up
     if not word_before(words, i) and word_after(words, i) in words_of(
         "along off out up open down here"
     ):
@@ -203,6 +209,8 @@ def _tear(words, i, written):
 
 def _close(words, i, written):
     before, after = word_before(words, i), word_after(words, i)
+    if before == "so" and word_before(words, i - 1) in MARKS | {""} and after in ARTICLES:
+        return "VERB"  # so close the door
     kept = has_any(words[max(0, i - 5) : i], KEPT) and (not after or after in MARKS)
     if kept and before not in MODALS | ARTICLES and before not in ("to", "and"):
         return "DEFAULT"  # keep your enemies close

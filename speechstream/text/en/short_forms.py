@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import numbers
+from speechstream.text.en import numbers, short_form_contexts
 from speechstream.text.en.short_form_tables import AFTER_COUNT, ALWAYS, BY, GIVEN, NUMBERED
 
 UNAMBIGUOUS_BOOKS = frozenset(
@@ -47,6 +47,8 @@ SINGLE = re.compile(
 def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
     """What an abbreviation stands for, or "". before: the word said last, small; rest: what follows the full stop."""
     lower = token.lower()
+    if said := short_form_contexts.read(token, before, rest):
+        return said
     if lower == "rd" and before in ("county", "state", "forest", "ranch", "farm"):
         return "road"
     numbered = bool(SINGLE.match(rest)) and not (token.islower() and re.match(r"I(?![IVX])", rest))

@@ -344,6 +344,8 @@ class Spelling(Abbreviations, Attached, Places):
             return False
         if word in t.SPELLED and not (self.shouting and lower in q.ORDINARY):
             return True
+        if len(word) == 3 and lower in q.SHORT_WORDS and lower not in t.LETTERED_SHORT:
+            return False
         if self.shouting and (lower in q.SHORT_WORDS or len(word) > 2 and self._ordinary(word)):
             return False
         if self.lettered(word) or not self.known(word) and self.lettered(lower):

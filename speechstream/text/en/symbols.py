@@ -31,6 +31,7 @@ GLOB = re.compile(r"\*(?:\.\*)?\.(?=[A-Za-z])|\*\.\*")
 LIMITS = re.compile(
     "([\u2080-\u2089\u2090-\u209c\u1d62]+)([\u2070-\u207f\u00b9\u00b2\u00b3\u221e]+)?"
 )
+OVER_LETTERS = {"\u0304": "bar", "\u0305": "bar", "\u0302": "hat", "\u0303": "tilde"}
 LONE = re.compile(r"(?<![A-Za-z])[a-zA-Z]$")
 PRODUCT = re.compile(r"\s?[\d.,]+\s?[=\u2248]")  # 26.2 mi x 1.609 = 42.2
 ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
@@ -48,6 +49,9 @@ TERM_AFTER = re.compile(r"\s(?:\d|\(|[a-z](?![a-z]))")
 STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
 ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
 MODULO = re.compile(r"% (?:\d|[a-z](?![A-Za-z]))")
+BRANCH = r"(?:\"[^\"\n]{0,30}\"|'[^'\n]{0,30}'|`[^`\n]{0,30}`|[^\s:\"'`]\S{0,31})"
+CHOICE = re.compile(rf" \? {BRANCH}(?: [-+*/%] {BRANCH})* : \S")  # n > 0 ? n : -n
+CHOSEN = re.compile(rf" \? {BRANCH}(?: [-+*/%] {BRANCH})* $")
 STARS = re.compile("(\u2605+)(\u2606*)")
 PACKAGE = re.compile(r"(?:^|[\s(])[a-z]\w*\.[a-z]\w*$")
 MEMBER = re.compile(r"\w[.\])]\w*\s$|\)\s$")
@@ -128,7 +132,9 @@ class Symbols(Slashes):
             elif leading_path := set(m[0]) == {"."} and not inside_word and PATH.match(text, at):
                 self._say(["dot"] * len(m[0]) + ["slash"], at, leading_path.end())
                 return leading_path.end()
-            elif m[0] == "?" and inside and QUERY.match(text, at):
+            elif m[0] == "?" and (
+                inside and QUERY.match(text, at) or CHOICE.match(text, max(at - 1, 0))
+            ):
                 self._say("question mark", at, at + 1)
             elif m[0] == "!" and self._negates(at):
                 self._say("not", at, at + 1)
@@ -213,7 +219,11 @@ class Symbols(Slashes):
             ):
                 self._say(["port", *numbers.grouped(port[1])], at, port.end())
                 return port.end()
-            if mark == ":" and DRIVE.search(text, max(0, at - 2), at + 2):
+            if mark == ":" and (
+                DRIVE.search(text, max(0, at - 2), at + 2)
+                or after == " "
+                and CHOSEN.search(text, max(0, at - 100), at)
+            ):
                 self._say("colon", at, at + 1)
                 return at + 1
             if mark == ":" and not (not after or after.isspace() or after in "\"'(\u201c"):
@@ -301,7 +311,8 @@ class Symbols(Slashes):
             self._say("times", at, at + 1)
         elif c in "\u222b\u2211\u220f" and (m := LIMITS.match(text, at + 1)):
             self._say(t.SYMBOLS[c].split()[self._before() == "the" : -1], at, at + 1)
-            for name, side in zip(("from", "to"), m.groups()):
+            names = ("from", "to") if m[2] else ("over", "")
+            for name, side in zip(names, m.groups()):
                 if side:
                     self._say([name, *self._limit(side)], at + 1, m.end())
             self._say("of", m.end() - 1, m.end())
@@ -310,6 +321,8 @@ class Symbols(Slashes):
             words = t.SYMBOLS[c].split()
             doubled = words[0] == "the" and self._before() == "the"
             self._say(words[doubled:], at, at + 1)
+        elif c in OVER_LETTERS and LONE.search(text, max(0, at - 2), at):
+            self._say(OVER_LETTERS[c], at, at + 1)
         elif c == "\ufffd" or unicodedata.category(c) in ("Mn", "Mc", "Me"):
             pass
         elif (

@@ -185,6 +185,7 @@ WITHOUT_STOP = {
     "d/t": "due to",
     "b/w": "between",
     "w/i": "within",
+    "h/t": "hat tip",
     "y/y": "year over year",
     "m/m": "month over month",
     "q/q": "quarter over quarter",
@@ -413,6 +414,9 @@ EMPHATIC = frozenset(
     "not and the all new yes no or any you can but now one two must never ever only out stop go get do "
     "was is are his her him she he we my your our too so very big bad good top end day way off on up "
     "if how why has had for from with".split()
+)
+LETTERED_SHORT = frozenset(  # words of three letters that in capitals are mostly letters
+    "ads add art bet bid dot era fit gem inn led pad pat sap sat tan tip map who".split()
 )
 KINGS = frozenset(
     "henry louis elizabeth george charles james edward richard william mary john paul pius benedict francis "
