@@ -305,7 +305,7 @@ class _Scan:
             begin > self.start
             and at - begin < 24
             and not self.text[begin - 1].isspace()
-            and self.text[begin - 1] not in OPENERS + "-/>*_"
+            and self.text[begin - 1] not in OPENERS + "-/>*_\u2013\u2014"
         ):
             begin -= 1
         token = self.text[begin:at]

@@ -323,7 +323,7 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?:[ -]?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]))?"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?:[ -]?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]|-old\b))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
@@ -362,7 +362,7 @@ CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
 CARRIED = re.compile(
-    r"\s(?:(?:turbo(?:charged)?|inline|flat|twin-turbo|hybrid|diesel)[ -])?(?:[VI]\d{1,2}\b|engine|\u00b1\s?\d+(?:\.\d+)?\s?% \w+|battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
+    r"\s(?:(?:turbo(?:charged)?|inline|flat|twin-turbo|hybrid|diesel)[ -])?(?:(?:[A-Z][\w-]*|external|internal|portable|wireless|lithium)\s)?(?:SSDs?|HDDs?|drives?|[VI]\d{1,2}\b|engine|\u00b1\s?\d+(?:\.\d+)?\s?% \w+|battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
 )
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"

@@ -20,6 +20,7 @@ DAYS = frozenset(w for day in range(1, 32) for w in n.ordinal(day)[-1:])
 RATIOS = frozenset(
     "dilution solution ratio odds slope gradient leverage gearing split-ratio mixture dilutions ratios".split()
 )
+SLOPES = frozenset("ratio odds slope scale gradient dilution pitch".split())
 JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
     "due by before until till since from dated after on effect effective starting available avail beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
@@ -314,7 +315,7 @@ def _ratio(m: re.Match, context: Context) -> list[str]:
         return n.cardinal(m[1]) + n.cardinal(m[2])
     if context.before in ("of", "a") and following(m) in ("ratio", "mix", "scale", "odds"):
         return n.cardinal(m[1]) + ["to"] + n.cardinal(m[2])
-    if {"ratio", "odds"} & set(context.words[-3:]) or following(m) in RATIOS:
+    if SLOPES & set(context.words[-3:]) or following(m) in RATIOS:
         return n.cardinal(m[1]) + ["to"] + n.cardinal(m[2])
     return []
 
@@ -339,7 +340,7 @@ def hour(m, context):
 @rule(rf"(\d{{1,2}})h([0-5]\d){END}")
 def hour_minutes(m, context):
     """18h30."""
-    return n.cardinal(m[1]) + minutes(int(m[2])) if int(m[1]) <= 24 else None
+    return time_of(int(m[1]), int(m[2]), "") if int(m[1]) <= 24 else None
 
 
 @rule(rf"(?:'|\u2019)?(\d0|\d{{3}}0)['\u2019]?s{END}")

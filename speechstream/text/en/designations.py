@@ -18,7 +18,7 @@ COUNTABLE = (
     "people homes users customers jobs tonnes tons barrels votes viewers views subscribers followers downloads copies units workers "
     "households families children women men students passengers patients tourists visitors residents citizens voters refugees "
     "migrants euros pounds dollars shares tickets listeners records accounts members fans vehicles cars doses hectares acres "
-    "employees players streams likes deaths cases tests parameters tokens years inhabitants"
+    "employees players b/d bpd boe/d bbls bbl streams likes deaths cases tests parameters tokens years inhabitants"
 )
 TWICE = "Samuel|Sam|Kings|Kgs|Chronicles|Chron|Corinthians|Cor|Thessalonians|Thess|Timothy|Tim|Peter|Pet|John|Jn|Maccabees|Macc"
 CRICKET = re.compile(r"\d\*|\b(?:ovs?|stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b")
@@ -385,7 +385,7 @@ def spoons(m, context):
 
 
 @rule(
-    rf"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+(?:[.-]\d)?)\sc\.?(?=\s(?:{FOODS.replace(' ', '|')})\b|\)|\s?\+)"
+    rf"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+(?:[.-]\d)?)\sc\.?(?=\s(?:{FOODS.replace(' ', '|')})\b|\)|\s?\+|\s\(\d)"
 )
 def cups(m, context):
     """2 c. rice."""

@@ -111,3 +111,20 @@ def rads(m, context):
         return None
     prefix = {"k": "kilo", "m": "milli", "c": "centi"}.get(m[2], "")
     return [*n.decimal(m[1]), prefix + ("rad" if m[1] == "1" else "rads")]
+
+
+@rule(r"\d{1,3}(?:/\d{1,3}){2}(?=\s(?:K/?D/?A)\b)")
+def kills(m, context):
+    """24/6/11 K/D/A, of a game."""
+    words = [["slash", *n.cardinal(part)] for part in m[0].split("/")]
+    return [w for part in words for w in part][1:]
+
+
+@rule(rf"\d{{2,4}}(?:-\d{{3,8}}){{2,}}{END}(?!-)")
+def order(m, context):
+    """Order #112-9384756-0021."""
+    groups = m[0].split("-")
+    if max(map(len, groups)) < 5:
+        return None
+    words = [[",", *n.digits(group)] for group in groups]
+    return [w for group in words for w in group][1:]

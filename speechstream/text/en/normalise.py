@@ -44,7 +44,7 @@ LINKED = re.compile(r"\.[\w-]|://|localhost:|\w::\w", re.I)  # what every addres
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, units.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
-    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212(]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|['\u2019]\d|["
+    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212(]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|\(0\d\)(?=[ -]\d)|['\u2019]\d|["
     + "".join(t.VULGAR)
     + r"]|[-+\u2212\u00b1]["
     + "".join(t.VULGAR)
@@ -53,7 +53,8 @@ DIGITISH = re.compile(
 INITIALS = frozenset("jfmasondJFMASOND")
 OPERATOR = re.compile("|".join(sorted(map(re.escape, t.OPERATORS), key=len, reverse=True)))
 NUMBERED = re.compile(r"#\d{1,4}[A-Z](?!\w)")
-TAGGED = re.compile(r"[#@](\w+)")
+TAGGED = re.compile(r"#(\w+)|@(\w+(?:\.[A-Za-z]\w*)*)")
+NUMBERS = re.compile(r"#s(?!\w)")
 NUMBER_OF_A_SERIES = re.compile(r"#[A-Z]{1,6}-?\d*-\d")
 RAISED = re.compile("\u207b?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|\u207b")
 CHARGED = re.compile(
@@ -214,7 +215,10 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         if c == "#" and NUMBERED.match(text, at) and not HEX_COLOUR.match(text, at):
             self._say("number", at, at + 1)
             return at + 1
-        if c in "#@" and (m := TAGGED.match(text, at)) and not m[1].isdigit():
+        if c == "#" and not joined and NUMBERS.match(text, at):
+            self._say("numbers", at, at + 2)
+            return at + 2
+        if c in "#@" and (m := TAGGED.match(text, at)) and not (m[1] or m[2]).isdigit():
             return self._tag(m, at)
         if c in "*#" and KEYED.match(text, at):
             return self._symbol(at, c)

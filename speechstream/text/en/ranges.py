@@ -75,7 +75,11 @@ class Ranges:
         m = RANGE_WORD.match(text, end)
         word, said = (m[0] if m else ""), previous.text
         month = numbered and word and MONTH.match(text, end)
-        weekday = numbered and spaced and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        weekday = (
+            numbered
+            and (spaced or text[at] == "\u2013")
+            and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        )
         days = said.lower() in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
         times = said.lower() in q.NAMED_TIMES and NEXT_IN_RANGE.match(text, end)
         now = (numbered or said.lower() in q.NAMED_TIMES) and word.lower() in q.NAMED_TIMES

@@ -39,6 +39,9 @@ METAL = words_of(
     "weighed weighs melts melted melting kilos dense molten "
     "ore ores zinc copper tin mercury solder iron exposure leaded alloy metals weights crystal roof arsenic cadmium"
 )
+METAL_THINGS = words_of(
+    "boots apron aprons shield shielding shot lined free based sinker sinkers smelter smelters contamination testing abatement dust content levels ingots"
+)
 LEADED = words_of("water blood soil paint pipes toys gasoline air drinking")
 MUSIC = words_of(
     "guitar guitars drum drums stereo player line singer clef music song treble voice jazz band amp speaker "
@@ -126,6 +129,7 @@ def _lead(words, i, written):
     near = words[max(0, i - 4) : i + 4]
     metal = (word_after(words, i) == "in" and has_any(words[i:], LEADED)) or (
         has_any(near, METAL)
+        or word_after(words, i) in METAL_THINGS
         or words[max(0, i - 2) : i] == ["made", "of"]
         or word_before(words, i) in ("contains", "contain", "containing")
     )
@@ -152,6 +156,15 @@ def _live(words, i, written):
     if after in place and before and before not in MARKS and before not in PREPOSITIONS:
         return "VERB"
     return "VERB" if part_of_speech(words, i) == "VERB" and before not in PLURALS else "DEFAULT"
+
+
+def _invalid(words, i, written):
+    """The invalid slept: a person, where a verb follows."""
+    after = word_after(words, i)
+    acts = after in HAVE or after in MODALS or after.endswith("ed")
+    return (
+        "NOUN" if acts and word_before(words, i) in ("the", "an", "old", "this", "that") else None
+    )
 
 
 def _bow(words, i, written):
@@ -417,6 +430,7 @@ SPECIAL = {
     "beloved": epithets.beloved,
     "nice": epithets.nice,
     "reading": epithets.reading,
+    "invalid": _invalid,
     "refuse": _refuse,
     "subject": _subject,
     "moped": epithets.moped,

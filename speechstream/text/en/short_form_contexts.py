@@ -81,6 +81,18 @@ inj | (?:knee|ankle|hamstring|groin|back|shoulder|elbow|wrist|foot|hand|calf|thi
 sol | COUNT | | solution
 conc | | (?:of|is|was)\b|\d | concentration
 conc | | (?:HCl|H2SO4|HNO3|NaOH|acid|sulfuric|hydrochloric|nitric|NH) | concentrated
+bbl | COUNT | | barrels
+bbl | | | barrel
+att | | :? ?(?:\d{1,3},\d{3}|\d{4}) | attendance
+mag | | [-+\u2212]?\d | magnitude
+med | COUNT | (?!school|students?|records?|exam|bills?)[a-z] | medium
+med | | (?:bowl|pan|saucepan|skillet|pot|onion|potato|tomato|carrot|egg|apple|banana|lemon|shrimp|sized?)\w*\b | medium
+gt | | -?(?:grand|aunt|uncle|niece|nephew) | great
+ofc | | (?:hrs?|hours|phone|no|mgr|manager|bldg|ext|supplies|space)\b | office
+Ofc | | NAME | officer
+var | percent | | variable
+ind | pre | | industrial
+sz | | | size
 pts | | (?:were|with|who|received|had|underwent|on|in the (?:control|placebo|treatment))\b | patients
 """
 WORDS = {"COUNT": COUNT, "NAME": NAME, "TITLE": TITLE, "DATE": DATE}

@@ -90,6 +90,14 @@ ALWAYS = {
     "jas": "james",
     "thos": "thomas",
     "robt": "robert",
+    "jos": "joseph",
+    "benj": "benjamin",
+    "saml": "samuel",
+    "danl": "daniel",
+    "edw": "edward",
+    "richd": "richard",
+    "fredk": "frederick",
+    "betw": "between",
     "lic": "license",
     "ea": "each",
     "regt": "regiment",
@@ -300,6 +308,9 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "btwn": "between",
+    "betw": "between",
+    "sz": "size",
     "dims": "dimensions",
     "mailto": "mail to",
     "txn": "transaction",
@@ -391,4 +402,4 @@ BY = {
     "writ": "written",
     "comp": "composed",
 }
-GIVEN = frozenset("wm chas geo jas thos robt".split())
+GIVEN = frozenset("jos benj saml danl edw richd fredk wm chas geo jas thos robt".split())

@@ -39,6 +39,12 @@ PACE = re.compile(r"\d:\d\d$")
 PACED = re.compile(r"(?:mile|mi|km)(?!\w)")
 IN_HOURS = re.compile(r"(\d{1,2})\s?h(?:(?:ou)?rs?)?(?!\w)")
 COUNTED_BEFORE = re.compile(r"\d\s?[A-Za-z\u00b5\u03bc\u00b2\u00b3%]+$")  # 40 mg/12h
+EACH_THING = re.compile(
+    r"(?:side|set|rep|batch|session|lap|visit|serving|class|cup|loaf|load|tray|dose|swab|pose|round|station|area|site|lesson|interview)(?!\w)"
+)
+UNIT_BEFORE = re.compile(
+    r"(?:mins?|hrs?|secs?|h|s|g|mg|oz|lbs?|ml|mL|cups?|pts|reps|kcal|cal|minutes|seconds|hours)$"
+)
 DOSE = re.compile(r"[\d ](?:mg|mcg|\u00b5g|\u03bcg|g|kg|IU|mEq|mmol|units|kcal|kJ|lb|gal|oz)$")
 PER_MEASURE = re.compile(
     r"\d+(?:\.\d+)?\s?(?:mL|ml|L|l|dL|kg|g|hr?|min|m\u00b2|acre|ha|cups?|tablets?|serving)(?![^\W_])"
@@ -100,6 +106,14 @@ class Slashes:
         if (m := IN_HOURS.match(text, at + 1)) and COUNTED_BEFORE.search(text, max(0, at - 16), at):
             self._say(["per", *numbers.cardinal(m[1]), "hours"], at, m.end())
             return m.end()
+        earlier = COUNTED_BEFORE.search(text, max(0, at - 16), at)
+        if (
+            earlier
+            and EACH_THING.match(text, at + 1)
+            and UNIT_BEFORE.search(text, max(0, at - 8), at)
+        ):
+            self._say("per", at, at + 1)
+            return at + 1
         if DOSE.search(text, max(0, at - 6), at) and PER_MEASURE.match(text, at + 1):
             self._say("per", at, at + 1)
             return at + 1

@@ -64,6 +64,8 @@ LONG_BARS = re.compile(
 )
 CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
 SUM_OF = re.compile(r"\s*(?:from|over|of)\b")
+NAMED_MARKS = {"_": "underscore", "-": "dash"}
+SECRETS = frozenset("pw password passwd username userid login".split())
 FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
@@ -176,6 +178,9 @@ class Symbols(Slashes):
             return at + 2  # len()
         if c == "$" and at == 0 and PROMPT.match(text):
             return at + 1
+        if c == "$" and text.startswith(" back", at + 1):
+            self._say("money", at, at + 1)
+            return at + 1
         if c == "$" and after.isalpha():
             self._say("dollar", at, at + 1)
             return at + 1
@@ -183,6 +188,9 @@ class Symbols(Slashes):
             return at + 1
         if c in "-\u2013" and text[at - 1 : at] == ")" and after == "(" and self.out:
             self._say("to", at, at + 1)
+            return at + 1
+        if c in NAMED_MARKS and after.isalnum() and text[at - 1 : at].isalnum() and self._secret():
+            self._say(NAMED_MARKS[c], at, at + 1)
             return at + 1
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
@@ -334,6 +342,10 @@ class Symbols(Slashes):
         elif unicodedata.category(c) == "Lo":
             return self._foreign(at, at + 1)
         return at + 1
+
+    def _secret(self) -> bool:
+        """Whether a password or a user's name is told, of which every mark counts."""
+        return bool(SECRETS & {w.text.lower() for w in self.out[-6:]})
 
     @staticmethod
     def _limit(raised: str) -> list[str]:
