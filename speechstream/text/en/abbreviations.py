@@ -58,6 +58,12 @@ class Abbreviations:
             )
         )
         token = text[at:end]
+        if (
+            self.shouting
+            and len(token) > 2
+            and (token not in t.SPELLED or lower in q.WEEKDAYS_SHORT)
+        ):
+            token = token.capitalize()
         ordinal = previous is not None and previous.text.endswith(
             ("th", "first", "second", "third")
         )
@@ -94,6 +100,8 @@ class Abbreviations:
             said = found
         elif lower in streets.TITLE:
             said = streets.read(lower, text, at, rest)
+        elif lower in ("sat", "sun", "wed") and token[0].isupper() and self._beside_a_day():
+            said = q.WEEKDAYS_SHORT[lower]
         elif lower in ("sat", "sun", "wed") and (
             self._before() in ("the", "a", "he", "she", "they", "we", "it")
             or rest[:1].islower()
@@ -201,6 +209,11 @@ class Abbreviations:
             self.out[-1] = Word(last.text + "'s", last.start, end + 3)  # King Jr.'s
             return end + 3
         return self._final_stop(end + 1)
+
+    def _beside_a_day(self) -> bool:
+        """Whether another day and a word between are right before: Sat. & Sun."""
+        days = [w.text.lower() for w in self.out[-2:]]
+        return days[:1] != [] and days[0] in t.WEEKDAYS and days[-1] in ("and", "or", "to")
 
     def _final_stop(self, end: int) -> int:
         if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):

@@ -80,7 +80,7 @@ ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
     | frozenset(
-        "disp Disp OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+        "bc disp Disp OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
     )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
@@ -95,7 +95,7 @@ CHARTED_AFTER = re.compile(
     r" (?:c/o|is|was|has|had|states|reports|denies|presents|seen|w/|with)(?!\w)"
 )
 EVERY = re.compile(
-    r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?(h(?:rs?)?|min|d|days?|wks?|weeks?|mo)\.?(?!\w)"
+    r"[qQ]\.?\s?(\d{1,2})(?:[-\u2013](\d{1,2}))?\s?(h(?:rs?)?|min|d|days?|wks?|weeks?|mo)\.?(?!\w)"
 )
 VERSE = re.compile(r" \d{1,3}:\d")
 DECIMAL = re.compile(r"\s?=?\s?\d+\.\d")
@@ -267,6 +267,8 @@ class Attached:
             said = "plaza"
         elif word in ("disp", "Disp") and DISPENSED.match(text, end):
             said = "dispense"
+        elif word == "bc":
+            said = "B C" if measured else "because"
         elif word == "ATTN":
             said = "attention"
         elif word == "Pt" and CHARTED_AFTER.match(text, end):

@@ -21,6 +21,15 @@ RATIOS = frozenset(
     "dilution solution ratio odds slope gradient leverage gearing split-ratio mixture dilutions ratios".split()
 )
 SLOPES = frozenset("ratio odds slope scale gradient dilution pitch".split())
+ODD_PARTS = frozenset("13 14 15 17 18 19 21 22 23 26 27 28 29 31".split())
+SCORED = frozenset(
+    "scored shot shots shooting went got passed made hit questions correct answered score grade out of points percent marks test quiz".split()
+)
+DATED_NOUNS = frozenset(
+    "meeting notes game appointment party trip exam class lunch dinner call visit delivery invoice order statement event show release "
+    "wedding checkup interview deadline sale update report agenda minutes payment rent booking flight return next last dated the".split()
+)
+ENDED = re.compile(r"\s?(?:[,;:)(!?]|\.(?!\d)|$)|\s(?:at|@|from|to|and|with|w/|in|for|[A-Z])")
 JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
     "due by before until till since from dated after on effect effective starting available avail beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
@@ -130,6 +139,7 @@ def short_date(m, context):
         ("when", ","),
     )
     likely = likely or context.before in ("is", "was", "for") and second > 12 and second != 16
+    likely = likely or _no_fraction(m, context)
     alone = not context.words or context.before in (",", "\u2014", ":", ";")
     likely = (
         likely
@@ -145,6 +155,14 @@ def short_date(m, context):
     ):
         return None
     return [t.MONTHS[month - 1], *n.ordinal(day)]
+
+
+def _no_fraction(m: re.Match, context: Context) -> bool:
+    """Whether a day is the more likely reading of 4/22: nobody counts in such parts, but for marks and shots."""
+    later = m.string[m.end() :]
+    if m[2] not in ODD_PARTS or SCORED & set(context.words) or not ENDED.match(later):
+        return False
+    return context.before in DATED_NOUNS or context.before in (",", "\u2014", "til", "'til", "(")
 
 
 def _noun(word: str) -> bool:

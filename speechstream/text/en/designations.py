@@ -31,7 +31,7 @@ FOODS = (
     "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice for plus more each ice crushed whole frozen fresh dried unsalted packed grape honey mayonnaise mayo sour heavy"
 )
 OVEN = re.compile(
-    r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill)\b",
+    r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill|hi|lo|highs?|lows?|sunny|rain|snow|cloudy|chills?|forecast|windy|humid|frost)\b",
     re.I,
 )
 DIALLING = re.compile(r"\b(?:dial|call|ring|phone|text)(?:ing)?\b", re.I)

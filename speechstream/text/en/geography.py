@@ -95,7 +95,7 @@ STATES_OLD = {
     "wis": "Wisconsin",
     "wyo": "Wyoming",
 }
-ZIP_STATES = frozenset(name.lower().split()[-1] for name in STATES.values()) | {"dc"}
+ZIP_STATES = frozenset(name.lower().split()[-1] for name in STATES.values()) | {"dc", "nyc"}
 DIRECTIONS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 DIRECTIONS |= {"NE": "northeast", "NW": "northwest", "SE": "southeast", "SW": "southwest"}
 STREET_NAMES = {

@@ -96,7 +96,7 @@ class Identifiers:
             return m.end()
         if self.linked and (m := ANALOGY.match(text, at)):
             return self._analogy(m)
-        if text[at] in "24" and (done := self._shorthand(at)):
+        if text[at] in "24qQ" and (done := self._shorthand(at)):
             return done
         if self.linked and (m := FILE.match(text, at)):
             return self._address(m[0], at)

@@ -11,6 +11,7 @@ from speechstream.text.en.parts_of_speech import (
     ADVERBS,
     ARTICLES,
     BE,
+    COUNTS,
     DEGREE,
     DETERMINERS,
     FUNCTION,
@@ -65,6 +66,9 @@ QUARRELLED = words_of(
     "last with about over again yesterday because when after before today this and in"
 )
 EYES = words_of("eye eyes cheek cheeks face cry cried crying wiped shed")
+MINUTES = words_of(
+    "last first one final per half quarter single extra full ten fifteen twenty thirty forty fifty sixty ninety hundred zero"
+)
 SMALL = words_of(
     "amount amounts detail details quantity quantities trace traces particle particles change changes difference "
     "differences fraction fractions examination quantum variations creatures organisms fragments"
@@ -268,6 +272,9 @@ def _used(words, i, written):
 
 def _minute(words, i, written):
     before, after = word_before(words, i), word_after(words, i)
+    several = after.endswith("s") and after not in FUNCTION and not after.endswith(("ss", "'s"))
+    if several and before and before not in MARKS | DETERMINERS | COUNTS | MINUTES:
+        return "ADJ"  # to spot minute flaws
     if after in SMALL or (
         before in DEGREE | {"is", "are", "was", "were", "but", "seem", "seems", "be"}
         and (after in MARKS | {"", "and", "but", "compared", "yet"} or after in PREPOSITIONS)

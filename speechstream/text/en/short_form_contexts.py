@@ -93,6 +93,14 @@ Ofc | | NAME | officer
 var | percent | | variable
 ind | pre | | industrial
 sz | | | size
+cor | | of\b | corner
+caps | COUNT | [a-z(] | capsules
+cap | COUNT | [a-z(] | capsule
+tabs | COUNT | [a-z(] | tablets
+tab | COUNT | [a-z(] | tablet
+opt | | \d | option
+def | (?:the|both|that|this|by|against|for) | (?:pled|pleaded|was|is|has|had|moved|argued|claims|appeared|denied|filed|requests|objects|did|admitted|failed|waived|stated|were)\b | defendant
+def | (?:i|we|you|they|he|she|it|is|are|will|would|it's|that's|i'm) | [a-z] | definitely
 pts | | (?:were|with|who|received|had|underwent|on|in the (?:control|placebo|treatment))\b | patients
 """
 WORDS = {"COUNT": COUNT, "NAME": NAME, "TITLE": TITLE, "DATE": DATE}

@@ -308,6 +308,14 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "smth": "something",
+    "bcuz": "because",
+    "bcoz": "because",
+    "prolly": "probably",
+    "tmrrw": "tomorrow",
+    "2mrw": "tomorrow",
+    "tysm": "T Y S M",
+    "wkend": "weekend",
     "btwn": "between",
     "betw": "between",
     "sz": "size",

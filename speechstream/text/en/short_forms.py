@@ -20,7 +20,7 @@ BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u201
 MEDICAL = re.compile(
     r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
 )
-DAY_AFTER = re.compile(r"(?:the \d+(?:st|nd|rd|th)|by|only|until|from|at)\b|/|\d")
+DAY_AFTER = re.compile(r"(?:the \d+(?:st|nd|rd|th)|by|only|until|from|at)\b|/|\d|: ")
 BEFORE_DAY = frozenset("except on every last next this open closed".split())
 ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
 AMOUNTS = frozenset(

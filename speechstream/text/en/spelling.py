@@ -153,6 +153,15 @@ class Spelling(Abbreviations, Attached, Places):
             elif not part.isascii():
                 self._foreign(start, stop)
             elif (
+                part[0] == "k"
+                and len(part) > 3
+                and self.text[start - 1 : start].isdigit()
+                and not self.known(part)
+                and self.known(part[1:])
+            ):
+                self._say("K", start, start + 1)  # 10kclub
+                self.out.append(Word(part[1:], start + 1, stop))
+            elif (
                 len(part) == 4 and PROMOTION.fullmatch(self.text, at, end) and self._ordinary(part)
             ):
                 self.out.append(Word(part.lower(), start, stop))  # SAVE20
@@ -258,8 +267,8 @@ class Spelling(Abbreviations, Attached, Places):
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""
         stem, tail = (
-            re.fullmatch(r"(.*?)((?:'s|s)?)", word).groups()
-            if re.fullmatch(r"[A-Z]{2,}(?:'s|s)?", word)
+            re.fullmatch(r"(.*?)((?:'s|s|'d|'ed|'ing)?)", word).groups()
+            if re.fullmatch(r"[A-Z]{2,}(?:'s|s|'d|'ed|'ing)?", word)
             else (word, "")
         )
         if (
