@@ -7,7 +7,7 @@ words whose meaning does (`senses.py`).
 
 from __future__ import annotations
 
-from speechstream.text.en import pronunciations
+from speechstream.text.en import names, pronunciations
 from speechstream.text.en.parts_of_speech import (
     DETERMINERS,
     FUNCTION,
@@ -67,4 +67,5 @@ EXTRA: dict[str, str | dict[str, str]] = {
     "ok'd": "OkˈAd",
     "ko'd": "kˌAˈOd",
 }
+EXTRA |= names.table()
 EXTRA |= pronunciations.table()
