@@ -374,10 +374,10 @@ class _Scan:
             return first.isupper() and alone and following.lower() not in goes_on
         secretary = token in ("Sec", "Pt") and first.isupper()
         initial = len(token) == 1 and first.isupper()
-        if lower in self.rules.before_number and initial and self._look(word + 1).isdigit():
-            return False  # p. B4
+        if lower in self.rules.before_number and first.isupper() and self._look(word + 1).isdigit():
+            return False  # p. B4, lot no. A2217
         if lower in self.rules.before_number and not (initial or secretary):
-            opened = first == "(" and self._look(word + 1).isdigit()  # Eq. (4)
+            opened = first in "('\u2019" and self._look(word + 1).isdigit()  # Eq. (4), b. '98
             if (
                 first.isdigit()
                 or first == "#"
@@ -392,7 +392,9 @@ class _Scan:
             named = NUMERAL.fullmatch(following := self._word(word))
             return not (named and (token[0].isupper() or following not in ("A", "I")))
         if lower in self.rules.before_small and token.islower():
-            return not (first.islower() or first.isdigit() or first in "+-\u2212~$\u20ac\u00a3")
+            return not (
+                first.islower() or first.isdigit() or first in "+-\u2212~$\u20ac\u00a3&@=/|\u2248<>"
+            )
         if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):
             return token.islower()
         if lower in ("etc", "al") and self._look(word).isupper():

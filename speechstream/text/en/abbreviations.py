@@ -15,7 +15,7 @@ COUNTY = re.compile(
     r"\b(?:in|across|of|throughout|from) (?:(?:St\\.|San|Los|El|La) )?[A-Z][a-z]+ $"
 )
 SENIOR = re.compile(
-    r"(?:V[Pi]|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
+    r"(?:V[Pi]|Mgr|Mktg|Mark|Sales|Data|QA|UX|UI|HR|IT\b|Fin|Bus|Law|Leg|Part|Tech|Tax|Cons|Couns|Op|Sec|Stra|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
 )
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 

@@ -310,7 +310,8 @@ def short_duration(m, context):
     sign, amount, upto, letter = m.groups()
     near = following(m).lower()
     spaced = m[0][-2] == " "
-    timed = near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
+    late = letter == "m" and bool(LATE & set(context.words[-3:]))
+    timed = late or near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
     if letter == "m" and not timed:
         return None
     if letter == "d" and spaced and ("." in amount or context.before in FOR_DAYS):
@@ -351,6 +352,7 @@ def measure(m, context):
     return words + expression(found, single)
 
 
+LATE = frozenset("delayed late early waited waiting wait nap eta".split())
 BASEBALL = re.compile(
     r"\b(?:RBIs?|batting|homers?|homered|OPS|ERA|SLG|OBP|hits|strikeouts?|innings|MLB|walk-off)\b"
 )

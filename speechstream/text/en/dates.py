@@ -32,7 +32,7 @@ DATED_NOUNS = frozenset(
 ENDED = re.compile(r"\s?(?:[,;:)(!?]|\.(?!\d)|$)|\s(?:at|@|from|to|and|with|w/|in|for|[A-Z])")
 JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
-    "due by before until till since from dated after on effect effective starting available avail beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
+    "due by before until till since from dated after on effect effective starting available avail beginning begins starts ends ending expires expiring deadline born through thru cob eod payable paid closes opens closing renews arrives departs posted sent signed ships arriving departing returning leaving".split()
 )
 YEARS_AFTER = frozenset("in since by from until till circa around about before after".split())
 CULTURE = frozenset(
@@ -101,7 +101,7 @@ def numeric_date(m, context):
     return date(year_of(last), month, day)
 
 
-@rule(rf"(\d{{1,2}})/((?:19|20)\d\d){END}(?!/)|((?:19|20)\d\d)-(0[1-9]|1[0-2]){END}(?!-)")
+@rule(rf"(\d{{1,2}})/((?:19|20)\d\d){END}(?!/)|((?:19|20)\d\d)[-/](0[1-9]|1[0-2]){END}(?![-/])")
 def numeric_month(m, context):
     """06/2024 and 2024-06; 2010-12 is a range of years."""
     month, year = int(m[1] or m[4]), int(m[2] or m[3])

@@ -9,6 +9,7 @@ import re
 
 from speechstream.text.en import numbers as n, tables as t
 from speechstream.text.en.counts import quantity
+from speechstream.text.en.dates import time_of
 from speechstream.text.en.patterns import DASH, END, NUM, Rules, following
 
 rule = Rules(rare=True)
@@ -52,7 +53,9 @@ def in_hours(m, context):
     return [*n.decimal(m[1]), "per", *n.cardinal(m[2]), "hours"]
 
 
-@rule(rf"(\d{{1,2}}(?:\s\d/\d{{1,2}}|[{VULGAR}])?){DASH}(?=\d{{1,2}}(?:\s\d/\d|[{VULGAR}]))")
+@rule(
+    rf"(\d{{1,2}}(?:\s\d/\d{{1,2}}|[{VULGAR}])?|[{VULGAR}]){DASH}(?=\d{{1,2}}\s\d/\d|\d{{0,2}}[{VULGAR}])"
+)
 def mixed_range(m, context):
     """1\u20131 1/2 hours: the second is read with its unit."""
     return [*quantity(m[1]), "to"]
@@ -128,3 +131,18 @@ def order(m, context):
         return None
     words = [[",", *n.digits(group)] for group in groups]
     return [w for group in words for w in group][1:]
+
+
+@rule(rf"(\d{{1,2}})(?::([0-5]\d))?{DASH}(\d{{1,2}})(?::([0-5]\d))?([ap]){END}(?!\.)")
+def classes(m, context):
+    """6\u20137:15a."""
+    if not m[2] and not m[4]:
+        return None
+    first = time_of(int(m[1]), int(m[2] or 0), "", False)
+    return [*first, "to", *time_of(int(m[3]), int(m[4] or 0), m[5].upper())]
+
+
+@rule.after((",",), rf"([2346])/([248]){END}(?=[.;,)]|\s?$)")
+def signature(m, context):
+    """In A major, 3/4."""
+    return [*n.cardinal(m[1]), *n.cardinal(m[2])] if MUSICAL.search(m.string) else None

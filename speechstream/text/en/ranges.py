@@ -14,6 +14,8 @@ INCHES_AFTER = re.compile(r"[\d./ '\u2019\u2032]+[\"\u2033\u201d]")
 CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
 RANGE_WORD = re.compile(r"[A-Za-z]+")
 DAYS = {name: name for name in t.WEEKDAYS}
+SIZES = frozenset("XXS XS S M L XL XXL XXXL".split())
+SIZE = re.compile(r"(?:[2-6]XL|X{0,3}L|M|S|XS)(?![\w-])")  # of clothes
 NEEDS = frozenset("needs need requires require required needed with using for supports".split())
 DAY_LETTERS = {"M": "monday", "W": "wednesday", "F": "friday"}
 
@@ -102,7 +104,10 @@ class Ranges:
             letters, days = False, True
         if letters and text[at] != "\u2013" and said + word not in ("AZ", "MF"):
             letters = False
-        if not (number or clock or month or weekday or days or times or letters or now or ports):
+        sizes = said in SIZES and SIZE.match(text, end) is not None
+        if not (
+            number or sizes or clock or month or weekday or days or times or letters or now or ports
+        ):
             return 0
         self._say("to", at, at + 1)
         return end

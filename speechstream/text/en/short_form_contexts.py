@@ -101,6 +101,16 @@ tab | COUNT | [a-z(] | tablet
 opt | | \d | option
 def | (?:the|both|that|this|by|against|for) | (?:pled|pleaded|was|is|has|had|moved|argued|claims|appeared|denied|filed|requests|objects|did|admitted|failed|waived|stated|were)\b | defendant
 def | (?:i|we|you|they|he|she|it|is|are|will|would|it's|that's|i'm) | [a-z] | definitely
+inj | COUNT | | injured
+exp | | :\s?(?:\d|[A-Z]) | expires
+exp | | (?:ratios?|acct|account|report|category)\b | expense
+inc | (?:net|oper|operating|gross|fixed|pretax|taxable) | | income
+div | | (?:of|yield|yld|per|payable|paid)\b|[$\u00a2\u00a3\u20ac]|\d | dividend
+Lv | | NAME|[A-Z]{3}\b|\d{1,2}:\d\d | leaves
+Th | (?:quiz|exam|due|on|every|each|next|last|class|test|meeting|wednesday|tuesday|monday) | | thursday
+mvt | (?:first|second|third|\w+th|final|slow|last|opening) | | movement
+Wd | (?:first|second|third|\w+th) | | ward
+pet | | (?:for|to)\b | petition
 pts | | (?:were|with|who|received|had|underwent|on|in the (?:control|placebo|treatment))\b | patients
 """
 WORDS = {"COUNT": COUNT, "NAME": NAME, "TITLE": TITLE, "DATE": DATE}

@@ -59,6 +59,9 @@ ALWAYS = {
     "fav": "favorite",
     "enl": "enlarged",
     "educ": "education",
+    "inns": "innings",
+    "ald": "alderman",
+    "comm'r": "commissioner",
     "agric": "agriculture",
     "transp": "transportation",
     "commn": "commission",
@@ -308,6 +311,17 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "avg": "average",
+    "incl": "including",
+    "excl": "excluding",
+    "bldg": "building",
+    "bldgs": "buildings",
+    "intl": "international",
+    "mgr": "manager",
+    "asst": "assistant",
+    "pct": "percent",
+    "xfer": "transfer",
+    "addl": "additional",
     "smth": "something",
     "bcuz": "because",
     "bcoz": "because",

@@ -167,7 +167,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         lower in ("b", "d", "r", "fl", "m")
         and token.islower()
         and re.match(
-            r"(?:ca?\. ?)?1\d{3}\b|ca?\. \d{2,3}\b|\d{2,3}(?=[);,])|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d",
+            r"(?:ca?\. ?)?1\d{3}\b|ca?\. \d{2,3}\b|\d{2,3}(?=[);,])|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d|['\u2019]\d\d(?!\d)",
             rest,
         )
     ):

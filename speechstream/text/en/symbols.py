@@ -74,6 +74,7 @@ KEYED = re.compile(r"[*#]+\d{2,}(?:[*#]\d+)*#")
 PIPED = re.compile(
     r"\| (?:wc|grep|sort|head|tail|less|more|xargs|awk|sed|jq|tee|uniq|cut|sh|bash|tr|cat|python3?|node)\b"
 )
+TITLED = re.compile(r"\| (?:[A-Z]|[a-z]{1,6}: )")  # Sales | c: 415.555.0187
 BY_INCHES = re.compile(r"\s?[\d/ \u00bc-\u00be\u2150-\u215e]+[\"\u2033]")
 PROMPT = re.compile(r"\$ [a-z][\w.-]*(?:\s|$)")
 EQUATED = re.compile(r" = (?:[\w%$.]+ ){1,2}$")  # profit = revenue - cost
@@ -160,6 +161,15 @@ class Symbols(Slashes):
             self.bar = bars.end() - 1
             return at + 1
         if c == "|" and at == self.bar:
+            return at + 1
+        if (
+            c == "|"
+            and spaced
+            and self.out
+            and not PIPED.match(text, at)
+            and TITLED.match(text, at)
+        ):
+            self.out.append(Word(",", at, at + 1, "punct"))
             return at + 1
         if c == "|" and PIPED.match(text, at):
             self._say("pipe", at, at + 1)

@@ -185,6 +185,7 @@ WITHOUT_STOP = {
     "d/t": "due to",
     "b/w": "between",
     "w/i": "within",
+    "o/n": "overnight",
     "b/d": "barrels per day",
     "h/t": "hat tip",
     "y/y": "year over year",
