@@ -18,7 +18,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 
-from speechstream.text import ssml
+from speechstream.text import choices, ssml
 from speechstream.text.decoding import decode
 from speechstream.text.rules import TextConfig, rules_of
 
@@ -33,11 +33,6 @@ FACTORIAL = "=+*/\u00d7\u2212<>"  # may follow a factorial
 NUMERAL = re.compile(r"[A-H]|[IVXLC]+|[ivx]{2,}")  # of a volume or an appendix
 MAX_RUN = 32  # characters of repeated punctuation, or of blanks, that one decision looks at
 MAX_WORD = 12  # letters of the next word that one decision looks at
-MAX_TERM = 32  # characters of a term of a conditional expression
-MAX_TERMS = 8
-TERM_SIGNS = frozenset((":", "+", "-", "*", "/", "%"))
-QUOTES = frozenset("\"'`")
-CHOSEN = re.compile(r" \? [^?:\n]{1,96} $")
 PLAIN = re.compile(rf"[^\s<\[{re.escape(ENDERS + FULL_WIDTH + SOFT)}]*")
 BREAK = re.compile(r"<break[^<>]*>")
 MAX_CLAUSE = 4000  # characters of a clause with all its markup
@@ -296,7 +291,7 @@ class _Scan:
             first = self._look(self._next(end))
             small = first.islower() and self.text[at - 1] != ")"
             return not first or not (small or first in FACTORIAL)  # n! grows
-        if marks == "?" and self.text[at - 1 : at] == " " and self._chooses(end):
+        if marks == "?" and self.text[at - 1 : at] == " " and choices.follow(self._look, end):
             return False
         if "!" in marks or "?" in marks:
             return True
@@ -413,35 +408,6 @@ class _Scan:
         following = self._look(word + len(name))
         return name.lower() in self.rules.phrased and following in (".", "'", "\u2019")
 
-    def _chooses(self, end: int) -> bool:
-        """Whether what follows a question mark is two terms with a colon between: n > 0 ? n : n + 1."""
-        at, wanted = end, True
-        for _ in range(MAX_TERMS):
-            if self._look(at) != " ":
-                return False
-            begin = at + 1
-            at = self._term(begin)
-            term = self.text[begin:at]
-            if not term or at == begin + MAX_TERM or wanted == (term in TERM_SIGNS):
-                return False
-            if term == ":":
-                return self._look(at) == " " and bool(self._look(at + 1).strip())
-            wanted = not wanted
-        return False
-
-    def _term(self, begin: int) -> int:
-        """Where a term ends: at a blank, or at the mark that closes its quotation."""
-        quote, at = self._look(begin), begin
-        while (
-            at < begin + MAX_TERM
-            and self._look(at)
-            and (quote in QUOTES or not self._look(at).isspace())
-        ):
-            at += 1
-            if quote in QUOTES and at > begin + 1 and self.text[at - 1] == quote:
-                break
-        return at
-
     def _is_letter(self, at: int) -> bool:
         """Whether a single letter of a formula stands before `at`."""
         alone = at < 2 or not (self.text[at - 2].isalpha() or self.text[at - 2] in "'\u2019")
@@ -489,7 +455,7 @@ class _Scan:
             return not self._look(at + 1).isdigit()
         if not self._look(at + 1).isspace():
             return False
-        if self.text[at] == ":" and CHOSEN.search(self.text, max(self.start, at - 100), at):
+        if self.text[at] == ":" and choices.CHOSEN.search(self.text, max(self.start, at - 100), at):
             return False  # n > 0 ? n : -n
         word = self._next(at + 1)
         following = self._look(word)

@@ -329,8 +329,8 @@ class Symbols(Slashes):
             self._say("times", at, at + 1)
         elif c in "\u222b\u2211\u220f" and (m := LIMITS.match(text, at + 1)):
             self._say(t.SYMBOLS[c].split()[self._before() == "the" : -1], at, at + 1)
-            names = ("from", "to") if m[2] else ("over", "")
-            for name, side in zip(names, m.groups()):
+            joints = ("from", "to") if m[2] else ("over", "")
+            for name, side in zip(joints, m.groups()):
                 if side:
                     self._say([name, *self._limit(side)], at + 1, m.end())
             self._say("of", m.end() - 1, m.end())
