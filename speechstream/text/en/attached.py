@@ -80,7 +80,7 @@ ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
     | frozenset(
-        "bc disp Disp OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+        "blk Blk BLK bc disp Disp OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
     )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
@@ -267,6 +267,8 @@ class Attached:
             said = "plaza"
         elif word in ("disp", "Disp") and DISPENSED.match(text, end):
             said = "dispense"
+        elif word in ("blk", "Blk", "BLK"):
+            said = "block" if numbered else "black"
         elif word == "bc":
             said = "B C" if measured else "because"
         elif word == "ATTN":

@@ -26,7 +26,7 @@ SCORED = frozenset(
     "scored shot shots shooting went got passed made hit questions correct answered score grade out of points percent marks test quiz".split()
 )
 DATED_NOUNS = frozenset(
-    "meeting notes game appointment party trip exam class lunch dinner call visit delivery invoice order statement event show release "
+    "restock launch ends end start starts begin opening closing born moved ready back meeting notes game appointment party trip exam class lunch dinner call visit delivery invoice order statement event show release "
     "wedding checkup interview deadline sale update report agenda minutes payment rent booking flight return next last dated the".split()
 )
 ENDED = re.compile(r"\s?(?:[,;:)(!?]|\.(?!\d)|$)|\s(?:at|@|from|to|and|with|w/|in|for|[A-Z])")
@@ -160,9 +160,11 @@ def short_date(m, context):
 def _no_fraction(m: re.Match, context: Context) -> bool:
     """Whether a day is the more likely reading of 4/22: nobody counts in such parts, but for marks and shots."""
     later = m.string[m.end() :]
-    if m[2] not in ODD_PARTS or SCORED & set(context.words) or not ENDED.match(later):
+    if SCORED & set(context.words) or not ENDED.match(later):
         return False
-    return context.before in DATED_NOUNS or context.before in (",", "\u2014", "til", "'til", "(")
+    if 12 < int(m[2]) < 32 and context.before in DATED_NOUNS:
+        return True
+    return m[2] in ODD_PARTS and context.before in (",", "\u2014", "til", "'til", "(")
 
 
 def _noun(word: str) -> bool:

@@ -21,7 +21,9 @@ COUNTABLE = (
     "employees players b/d bpd boe/d bbls bbl streams likes deaths cases tests parameters tokens years inhabitants"
 )
 TWICE = "Samuel|Sam|Kings|Kgs|Chronicles|Chron|Corinthians|Cor|Thessalonians|Thess|Timothy|Tim|Peter|Pet|John|Jn|Maccabees|Macc"
-CRICKET = re.compile(r"\d\*|\b(?:ovs?|stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b")
+CRICKET = re.compile(
+    r"\d\*|\b\d{2,3} & \d{1,3}/\d|\b(?:lead|trail) by \d+ runs|\b(?:ovs?|stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b"
+)
 PHONED = (
     q.DIALLED | q.CODED | frozenset("telephone tel mobile cell fax id whatsapp meeting".split())
 )
@@ -374,7 +376,7 @@ def status(m, context):
     return n.grouped(m[0])
 
 
-@rule(r"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+)\s?([Tt])\.(?=\s[a-z])")
+@rule(r"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+)\s?([Tt])\.(?=\s[a-z]|\)\s[a-z])")
 def spoons(m, context):
     """1 T. honey, 1 t. salt."""
     words = quantity(m[1])

@@ -25,9 +25,9 @@ MAY_END = (
     )
     | MONTHS_AND_DAYS
 )
-BEFORE_NAME = frozenset("lv ofc ch dom dep exec spc ens cmdt const".split())  # with a capital
+BEFORE_NAME = frozenset("conf lv ofc ch dom dep exec spc ens cmdt const".split())  # with a capital
 BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
-    "inns inj pet wd th cor caps cap tabs tab def bbl att mag gt ofc var sz betw attd attch precip accum gals ctn ctns pkts pmts pymt dia dlvr dlvy rcpt shpg whse stmt stmts bkgd furn immed pref mss anon illus "
+    "resched addr addrs occ bd inn inns inj pet wd th cor caps cap tabs tab def bbl att mag gt ofc var sz betw attd attch precip accum gals ctn ctns pkts pmts pymt dia dlvr dlvy rcpt shpg whse stmt stmts bkgd furn immed pref mss anon illus "
     "abd soln vacc choc veg refrig qtys addl add'l addn cmte cttee ctee equip mtl matl mat'l mech elec maint wksp instr hndbk govts diff "
     "conf val pop vis sem sc adj neg pos disc bal pd chg opt pr prs pc gr ba prep inj sol conc del rwy v "
     "rev agg cts vit fav sat rep educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "

@@ -146,3 +146,9 @@ def classes(m, context):
 def signature(m, context):
     """In A major, 3/4."""
     return [*n.cardinal(m[1]), *n.cardinal(m[2])] if MUSICAL.search(m.string) else None
+
+
+@rule(r"(\d+)/(\d+)/(?=\d+(?:\.\d+)?\s?(?:ms|us|ns|s|MB|GB|kB|px|mm|cm|kg|W|V|A)(?!\w))")
+def statistics(m, context):
+    """Min/avg/max 11/14/29 ms: the last is read with its unit."""
+    return [*n.cardinal(m[1]), "slash", *n.cardinal(m[2]), "slash"]

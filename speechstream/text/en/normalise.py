@@ -66,7 +66,7 @@ DATE_NAMES = frozenset(t.MONTHS) | frozenset(t.WEEKDAYS)
 OPTION = re.compile(
     r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}\d{0,2}(?:\s|$|[.,;:)\"\'`]))"
 )
-FLAGS = re.compile(r"[a-z]{2,3}(?=\s|$)")  # -la
+FLAGS = re.compile(r"[a-z]{2,3}(?=[\s`\"').,;:]|$)")  # -la
 MINUS_TERM = re.compile(r".[a-z\u0370-\u03ff](?![^\W\d_])")
 MINUS_AFTER = re.compile(r"(?:[=+*\u00d7]\s?|[=+*\u00d7][^a-z]*[(\[])$")
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")

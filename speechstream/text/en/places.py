@@ -35,6 +35,7 @@ PROVINCES = {
     "YT": "Yukon",
 }
 POSTAL = re.compile(r",? [A-Z]\d[A-Z] ?\d[A-Z]\d(?!\w)")
+REGION = re.compile(r"\. ([A-Z][a-z]+)")
 NUMBER_SIGN = re.compile(r" #?\d")
 WINDS = re.compile(r"\b[Ww]inds?:? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
 ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
@@ -81,6 +82,11 @@ class Places:
             return done
         if word in geography.STATES and (done := self._state(word, at, end)):
             return done
+        if word in geography.POINTS and (m := REGION.match(text, end)):
+            for names, ending in ((geography.OF_TWO, ""), (geography.PARTED, "ern")):
+                if m[1] in names:
+                    self._say(geography.DIRECTIONS[word] + ending, at, end + 1)
+                    return end + 1
         if word in geography.DIRECTIONS and LATITUDE.match(text, end):
             self._say(geography.DIRECTIONS[word], at, end)
             return end

@@ -30,7 +30,7 @@ rev | | (?!(?:and|or|the|it|up|to|in|of|a|by|&)\b)[a-z] | revised
 v | | \d+\.\d | version
 del | (?:day|days|free|standard|express|est|estimated|next|incl|including|home|local|fast|of|for|exp|expected|std) | | delivery
 del | | (?:date|time|charges?|fees?|by|on|within|address|incl)\b | delivery
-conf | | (?:call|calls|room|rooms|ctr|center|centre|hall|agenda|fee|paper|proceedings)\b | conference
+conf | | (?:call|calls|room|rooms|[Rr]m\b|Room|Call|ctr|center|centre|hall|agenda|fee|paper|proceedings)\b | conference
 conf | | (?:no|nr|code|num|number|email)\b|# | confirmation
 val | money | | valuation
 val | (?:market|book|par|face|nominal|resale|cash|fair|assessed|est|estimated|max|min|default|street|mean) | | value
@@ -111,6 +111,10 @@ Th | (?:quiz|exam|due|on|every|each|next|last|class|test|meeting|wednesday|tuesd
 mvt | (?:first|second|third|\w+th|final|slow|last|opening) | | movement
 Wd | (?:first|second|third|\w+th) | | ward
 pet | | (?:for|to)\b | petition
+occ | (?:stirring|stir|turning|basting|tossing|shaking|flipping) | | occasionally
+bd | | of\b | board
+est | | (?!in\b|by\b|since\b|as\b|and\b|circa\b|c\b|ca\b|member|fact)[a-z] | estimated
+inn | COUNT | | innings
 pts | | (?:were|with|who|received|had|underwent|on|in the (?:control|placebo|treatment))\b | patients
 """
 WORDS = {"COUNT": COUNT, "NAME": NAME, "TITLE": TITLE, "DATE": DATE}

@@ -59,6 +59,9 @@ ALWAYS = {
     "fav": "favorite",
     "enl": "enlarged",
     "educ": "education",
+    "resched": "reschedule",
+    "addr": "address",
+    "addrs": "addresses",
     "inns": "innings",
     "ald": "alderman",
     "comm'r": "commissioner",
@@ -311,6 +314,11 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "wht": "white",
+    "grn": "green",
+    "brn": "brown",
+    "ylw": "yellow",
+    "addr": "address",
     "avg": "average",
     "incl": "including",
     "excl": "excluding",

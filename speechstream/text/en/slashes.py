@@ -75,6 +75,8 @@ class Slashes:
         if OF_A_NAME.search(text, max(0, at - 12), at) and SMALL_NUMBER.match(text, at + 1):
             self._say("slash", at, at + 1)
             return at + 1
+        if text.startswith("ea", at + 1) and self._before() in PRICED:
+            return at + 1  # 79 cents each
         if TRIPLE.match(text, at - 1) or TRIPLE.match(text, at - 3):
             return at + 1  # m/f/d
         if COURT_CASE.search(text, max(0, at - 7), at):

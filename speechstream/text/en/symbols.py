@@ -66,6 +66,9 @@ CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
 SUM_OF = re.compile(r"\s*(?:from|over|of)\b")
 NAMED_MARKS = {"_": "underscore", "-": "dash"}
 SECRETS = frozenset("pw password passwd username userid login".split())
+CHARGE = re.compile(r"\^\{?(\d?)([-+\u2212])\}?(?![\w(])")  # SO4^2-
+HERE = re.compile(r"\.{1,2}(?=[`\s\"')]|$)")  # a folder
+SHELL = re.compile(r"\b(?:cd|ls|add|code|source|cp|mv|grep|find|install|build|-[eCrR]|--all) $")
 FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
@@ -132,6 +135,13 @@ class Symbols(Slashes):
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
                     return digits.end()
+            elif (
+                (folder := HERE.match(text, at))
+                and text[at - 1 : at] == " "
+                and SHELL.search(text, max(0, at - 12), at)
+            ):
+                self._say(["dot"] * len(folder[0]), at, folder.end())
+                return folder.end()
             elif leading_path := set(m[0]) == {"."} and not inside_word and PATH.match(text, at):
                 self._say(["dot"] * len(m[0]) + ["slash"], at, leading_path.end())
                 return leading_path.end()
@@ -292,6 +302,10 @@ class Symbols(Slashes):
             self._say("caret", at, at + 1)
         elif c == "$" and text[at - 1 : at] in ("}", ")", "*", "+", "]"):
             self._say("dollar sign", at, at + 1)
+        elif c == "^" and (charge := CHARGE.match(text, at)) and text[at - 1 : at].isalnum():
+            digits = numbers.cardinal(charge[1]) if charge[1] else []
+            self._say([*digits, "plus" if charge[2] == "+" else "minus"], at, charge.end())
+            return charge.end()
         elif c == "^" and after:
             m = re.compile(r"\^\s?([-\u2212]?\d{1,6})").match(text, at)
             self._say(
