@@ -47,6 +47,8 @@ class Abbreviations:
     def _abbreviation(self, lower: str, at: int, end: int) -> int:
         """An abbreviation with its full stop; returns where it ends, or 0."""
         text = self.text
+        if text[end + 1 : end + 2].islower():
+            return 0  # my_dict.get
         rest = text[end + 1 :].lstrip()
         previous = self.out[-1] if self.out else None
         after_name = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from speechstream.text.en.short_form_contexts import CONTEXTS
+from speechstream.text.en.short_form_tables import ALWAYS
 from speechstream.text.rules import Rules
 
 NEVER_END = frozenset(
@@ -95,7 +97,7 @@ RULES = Rules(
     ANSWERED,
     ASKED,
     AFTER_NUMBER,
-    BEFORE_SMALL,
+    BEFORE_SMALL | frozenset(ALWAYS) | frozenset(CONTEXTS),
     HALVES,
     AFTER_TIME,
     NUMBER_OF,

@@ -115,6 +115,33 @@ occ | (?:stirring|stir|turning|basting|tossing|shaking|flipping) | | occasionall
 bd | | of\b | board
 est | | (?!in\b|by\b|since\b|as\b|and\b|circa\b|c\b|ca\b|member|fact)[a-z] | estimated
 inn | COUNT | | innings
+alt | | (?:route|text|name|key|date|email|phone|number|spelling)\b | alternate
+adv | | (?:copy|notice|booking|payment|ticket|tickets|purchase|reg)\b | advance
+bur | | of\b | bureau
+cap | | (?:gains|exp|ex|expenditures?)\b | capital
+cent | | (?:bank|heating|air)\b | central
+ext | | (?:wall|walls|paint|door|doors|finish|lights?)\b | exterior
+fed | | (?:rate|govt|gov't|tax|taxes|law|court|funds|agency|employee|judge)\b | federal
+fig | (?:the|this|see|each|above|that|in) | [a-z] | figure
+lit | | (?:review|dept|class|course|prof)\b | literature
+mag | | (?:article|cover|story|issue)\b | magazine
+mil | COUNT | [a-z] | million
+mil | | (?:base|service|time|police|personnel|family|families|spouse)\b | military
+nat | | (?:park|forest|bank|team|guard|museum|gas)\b | national
+par | | \d | paragraph
+pop | | (?:growth|density|size)\b | population
+prob | (?:the|a|high|low|with|of) | (?:of|is|that|was)\b | probability
+prob | | [a-z] | probably
+pub | | (?:date|house|year)\b | publication
+pub | | (?:record|school|health|library|transport|policy)\b | public
+rec | | (?:center|centre|room|league|area|dept|sports?)\b | recreation
+rel | | (?:humidity|risk|density|error)\b | relative
+reg | | (?:price|size|hours|season|gas|unleaded)\b | regular
+res | | (?:hall|life)\b | residence
+sec | | (?:code|guard|deposit|check|clearance)\b | security
+sep | | [a-z] | separate
+vol | (?:the|trading|avg|average|total|high|low|daily) | (?:was|is|of|rose|fell|up|down)\b | volume
+arr | (?:est|estimated|sched|expected|late|early) | | arrival
 pts | | (?:were|with|who|received|had|underwent|on|in the (?:control|placebo|treatment))\b | patients
 """
 WORDS = {"COUNT": COUNT, "NAME": NAME, "TITLE": TITLE, "DATE": DATE}
