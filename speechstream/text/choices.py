@@ -9,6 +9,7 @@ MAX_TERM = 32  # characters of a term
 MAX_TERMS = 8
 SIGNS = frozenset((":", "+", "-", "*", "/", "%"))
 QUOTES = frozenset("\"'`")
+TERM_BEFORE = re.compile(r"(?:(?<![\w'])[a-z]|[a-z]+[A-Z]\w*|\w+[._)\]][\w)\]]*) $")
 CHOSEN = re.compile(r" \? [^?:\n]{1,96} $")  # before the colon
 
 

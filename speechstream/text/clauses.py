@@ -189,7 +189,12 @@ class _Scan:
                 end = self._after(run, CLOSERS)
                 if self._blank(end) and self._ends(at, run, end):
                     return end, "sentence"
-                if self._blank(end) and run - at > 1 and size >= soft:
+                if (
+                    self._blank(end)
+                    and run - at > 1
+                    and size >= soft
+                    and not self._falls_back(at, end)
+                ):
                     return end, "clause"
                 size += end - at
                 at = end
@@ -293,6 +298,8 @@ class _Scan:
             return not first or not (small or first in FACTORIAL)  # n! grows
         if marks == "?" and self.text[at - 1 : at] == " " and choices.follow(self._look, end):
             return False
+        if marks == "??" and self._falls_back(at, end):
+            return False
         if "!" in marks or "?" in marks:
             return True
         begin = at
@@ -375,7 +382,7 @@ class _Scan:
             opened = first in "('\u2019" and self._look(word + 1).isdigit()  # Eq. (4), b. '98
             if (
                 first.isdigit()
-                or first == "#"
+                or first in "#=&@"
                 or opened
                 or lower in self.rules.before_small
                 and first.islower()
@@ -407,6 +414,14 @@ class _Scan:
         name = self._word(word)
         following = self._look(word + len(name))
         return name.lower() in self.rules.phrased and following in (".", "'", "\u2019")
+
+    def _falls_back(self, at: int, end: int) -> bool:
+        """Whether marks stand between two terms of a program: x ?? y."""
+        if self.text[at:end] != "??" or not choices.TERM_BEFORE.search(
+            self.text[max(self.start, at - 24) : at]
+        ):
+            return False
+        return self._look(end) == " " and bool(self._look(end + 1).strip())
 
     def _is_letter(self, at: int) -> bool:
         """Whether a single letter of a formula stands before `at`."""

@@ -431,6 +431,8 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return False  # a 10-K
     if gap == " " and found in q.NOT_SPACED:
         return False
+    if not gap and found == "t" and following(m) in ("of", "per", "a"):
+        return True  # 1.4t of steel
     if not gap and found in q.NOT_TOUCHING:
         return following(m).lower() in q.UNIT_NOUNS.get(found, ())
     word = re.match(r"\.?\s+([A-Za-z0-9]+)", rest)

@@ -51,7 +51,7 @@ UNIT_PAIR = re.compile(
 )
 GIVEN_THAT = re.compile(r"[PE]\((?=[^()|]{1,16}\|[^()|]{1,16}\))")
 PRIME = re.compile(
-    r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?:\(([a-z])\)|(?=\s?[-+=(*/]|\s?$))"
+    r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?:\(([a-z]|\d)\)|(?=\s?[-+=(*/]|\s?$))"
 )
 RAISED_SIGNS = frozenset("\u00b2\u00b3\u207b^")
 ORDINAL = re.compile(r"([IVXLC]{2,})(?:st|nd|rd|th)(?!\w)")
@@ -148,6 +148,10 @@ BEFORE_A_SQUARE = frozenset(
 TURNS = frozenset("turn turns turning keep bear veer hang".split())
 
 
+def _argument(text: str) -> list[str]:
+    return [text.upper()] if text.isalpha() else numbers.cardinal(text)
+
+
 class Attached:
     """The part of a reading (`speechstream.text.en.normalise`) that reads them."""
 
@@ -180,7 +184,7 @@ class Attached:
                         m[1].upper(),
                         *(["double"] if double else []),
                         "prime",
-                        *(["of", m[3].upper()] if m[3] else []),
+                        *(["of", *_argument(m[3])] if m[3] else []),
                     ],
                     at,
                     m.end(),

@@ -223,6 +223,12 @@ def points(m, context):
     return n.cardinal(m[0].replace(".", ""))
 
 
+@rule(r"\d+\.\d+(?=[A-Za-z]{1,3}(?![\w.]))")
+def with_letters(m, context):
+    """1.4t: the letters are read for themselves."""
+    return n.decimal(m[0])
+
+
 @rule(rf"({SIGN})({NUM})(?:\s?({MAGNITUDE}))?(?![^\W_])")
 def any_number(m, context):
     """What no other rule took."""

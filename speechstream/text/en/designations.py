@@ -387,7 +387,7 @@ def spoons(m, context):
 
 
 @rule(
-    rf"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+(?:[.-]\d)?)\sc\.?(?=\s(?:{FOODS.replace(' ', '|')})\b|\)|\s?\+|\s\(\d)"
+    rf"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+(?:[.-]\d)?)\s[cC]\.?(?=\s(?:{FOODS.replace(' ', '|')})\b|\)|\s?\+|\s\(\d)"
 )
 def cups(m, context):
     """2 c. rice."""

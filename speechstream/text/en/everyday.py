@@ -10,6 +10,7 @@ import re
 from speechstream.text.en import numbers as n, tables as t
 from speechstream.text.en.counts import quantity
 from speechstream.text.en.dates import time_of
+from speechstream.text.en.measures import expression
 from speechstream.text.en.patterns import DASH, END, NUM, Rules, following
 
 rule = Rules(rare=True)
@@ -152,3 +153,26 @@ def signature(m, context):
 def statistics(m, context):
     """Min/avg/max 11/14/29 ms: the last is read with its unit."""
     return [*n.cardinal(m[1]), "slash", *n.cardinal(m[2]), "slash"]
+
+
+@rule(r"([23])d(?=\s(?:Cir|Dep|Dist|Amend|Div|Circuit|District)\b)")
+def second(m, context):
+    """2d Cir."""
+    return ["second" if m[1] == "2" else "third"]
+
+
+@rule.after(("to",), rf"(\d{{2,3}})-(\d{{3}}){END}(?!-)")
+def short_code(m, context):
+    """Text JOIN to 55-512."""
+    if not {"text", "send", "sms", "texting"} & set(context.words):
+        return None
+    return [*n.digits(m[1]), ",", *n.digits(m[2])]
+
+
+@rule(
+    rf"({NUM})\s?(m|km|J|W|mol|kg|g|L|N)[\u00b7\u22c5 ](s|h|m|kg|K|L|mol|min)\u207b([\u00b9\u00b2\u00b3]){END}"
+)
+def below(m, context):
+    """9.81 m\u00b7s\u207b\u00b2."""
+    power = m[4] if m[4] != "\u00b9" else ""
+    return [*n.decimal(m[1]), *expression(f"{m[2]}/{m[3]}{power}", m[1] == "1")]

@@ -221,6 +221,9 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         if c == "#" and joined and text[at + 1 : at + 2].isalpha() and text[at - 1].isalpha():
             self._say("hash", at, at + 1)
             return at + 1
+        if c == "@" and joined and text[at + 1 : at + 2].isdigit():
+            self._say("at", at, at + 1)
+            return at + 1
         if c in "#@" and (m := TAGGED.match(text, at)) and not (m[1] or m[2]).isdigit():
             return self._tag(m, at)
         if c in "*#" and KEYED.match(text, at):

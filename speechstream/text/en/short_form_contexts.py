@@ -142,6 +142,9 @@ sec | | (?:code|guard|deposit|check|clearance)\b | security
 sep | | [a-z] | separate
 vol | (?:the|trading|avg|average|total|high|low|daily) | (?:was|is|of|rose|fell|up|down)\b | volume
 arr | (?:est|estimated|sched|expected|late|early) | | arrival
+min | (?:sharp|flat) | | minor
+maj | (?:sharp|flat) | | major
+gen | | (?:manager|mgr|counsel|contractor|public|election|info|admission|store|partner|meeting)\b | general
 pts | | (?:were|with|who|received|had|underwent|on|in the (?:control|placebo|treatment))\b | patients
 """
 WORDS = {"COUNT": COUNT, "NAME": NAME, "TITLE": TITLE, "DATE": DATE}

@@ -59,6 +59,8 @@ ALWAYS = {
     "fav": "favorite",
     "enl": "enlarged",
     "educ": "education",
+    "aves": "avenues",
+    "nfld": "Newfoundland",
     "anniv": "anniversary",
     "appl": "application",
     "bibl": "bibliography",
@@ -345,6 +347,8 @@ NUMBERED = {
 }
 # With and without a full stop; not where they are words.
 PLAIN = {
+    "rebs": "rebounds",
+    "asts": "assists",
     "wht": "white",
     "grn": "green",
     "brn": "brown",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from speechstream.text import choices
 from speechstream.text.en import chess, cues as q, emoji, numbers, numerals, tables as t, units
 from speechstream.text.en.slashes import NAME, TERM_ALONE, Slashes
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
@@ -69,7 +70,7 @@ SECRETS = frozenset("pw password passwd username userid login".split())
 CHARGE = re.compile(r"\^\{?(\d?)([-+\u2212])\}?(?![\w(])")  # SO4^2-
 HERE = re.compile(r"\.{1,2}(?=[`\s\"')]|$)")  # a folder
 SHELL = re.compile(r"\b(?:cd|ls|add|code|source|cp|mv|grep|find|install|build|-[eCrR]|--all) $")
-FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
+FACTORIAL = re.compile(r"(?<![^\W_]|[-'\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
 )
@@ -119,6 +120,7 @@ class Symbols(Slashes):
                 text[at - 1].isalnum() or text[at - 1] in ")]" and (after.islower() or after == "_")
             )
             inside_word = at and text[at - 1].isalpha()
+            after_marks = text[m.end() : m.end() + 1]
             leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
             if m[0] == "." and (inside and after.isalnum() or leading):
                 dot = (
@@ -149,6 +151,12 @@ class Symbols(Slashes):
                 inside and QUERY.match(text, at) or CHOICE.match(text, max(at - 1, 0))
             ):
                 self._say("question mark", at, at + 1)
+            elif (
+                m[0] == "??"
+                and after_marks == " "
+                and choices.TERM_BEFORE.search(text[max(0, at - 24) : at])
+            ):
+                self._say("question mark question mark", at, m.end())
             elif m[0] == "!" and self._negates(at):
                 self._say("not", at, at + 1)
             elif m[0] == "!" and (self._factorial(at)):
@@ -156,6 +164,9 @@ class Symbols(Slashes):
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
+        if c == "\u2605" and self.number_end == at and after != c:
+            self._say("stars", at, at + 1)
+            return at + 1
         if c in "\u2605\u2606" and (m := STARS.match(text, at)) and len(m[0]) > 2:
             filled = len(m[1])
             said = numbers.cardinal(filled)
