@@ -314,8 +314,8 @@ class Symbols(Slashes):
         elif c == "$" and text[at - 1 : at] in ("}", ")", "*", "+", "]"):
             self._say("dollar sign", at, at + 1)
         elif c == "^" and (charge := CHARGE.match(text, at)) and text[at - 1 : at].isalnum():
-            digits = numbers.cardinal(charge[1]) if charge[1] else []
-            self._say([*digits, "plus" if charge[2] == "+" else "minus"], at, charge.end())
+            many = numbers.cardinal(charge[1]) if charge[1] else []
+            self._say([*many, "plus" if charge[2] == "+" else "minus"], at, charge.end())
             return charge.end()
         elif c == "^" and after:
             m = re.compile(r"\^\s?([-\u2212]?\d{1,6})").match(text, at)
