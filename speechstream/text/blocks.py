@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from speechstream.text import inline
-from speechstream.text.inline import Wait
 from speechstream.text.markdown_state import Output
+from speechstream.text.spans import MAX_RUN, Wait, guarded
 
 MAX_TABLE = 4000  # ... of a table's head, which is held until its second line is there
 MAX_COLUMNS = 64
@@ -39,7 +39,7 @@ class Blocks(Output):
         if c not in "`~":
             return False
         run = self.at
-        while run < self.at + inline.MAX_RUN and self.peek(run) == c:
+        while run < self.at + MAX_RUN and self.peek(run) == c:
             run += 1
         if run - self.at < 3:
             return False
@@ -249,7 +249,7 @@ class Blocks(Output):
             window, complete = self.line()
             if not complete:
                 raise Wait
-            for said in inline.guarded(window, self.at):
+            for said in guarded(window, self.at):
                 self.say(said.text, said.start, said.end)
             self.to(self.at + len(window))
             self.end_block()

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 
-from speechstream.text import ssml
+from speechstream.text import choices, ssml
 from speechstream.text.decoding import decode
 from speechstream.text.rules import TextConfig, rules_of
 
@@ -189,7 +189,12 @@ class _Scan:
                 end = self._after(run, CLOSERS)
                 if self._blank(end) and self._ends(at, run, end):
                     return end, "sentence"
-                if self._blank(end) and run - at > 1 and size >= soft:
+                if (
+                    self._blank(end)
+                    and run - at > 1
+                    and size >= soft
+                    and not self._falls_back(at, end)
+                ):
                     return end, "clause"
                 size += end - at
                 at = end
@@ -291,6 +296,10 @@ class _Scan:
             first = self._look(self._next(end))
             small = first.islower() and self.text[at - 1] != ")"
             return not first or not (small or first in FACTORIAL)  # n! grows
+        if marks == "?" and self.text[at - 1 : at] == " " and choices.follow(self._look, end):
+            return False
+        if marks == "??" and self._falls_back(at, end):
+            return False
         if "!" in marks or "?" in marks:
             return True
         begin = at
@@ -298,7 +307,7 @@ class _Scan:
             begin > self.start
             and at - begin < 24
             and not self.text[begin - 1].isspace()
-            and self.text[begin - 1] not in OPENERS + "-/>*_"
+            and self.text[begin - 1] not in OPENERS + "-/>*_\u2013\u2014"
         ):
             begin -= 1
         token = self.text[begin:at]
@@ -328,6 +337,8 @@ class _Scan:
                 and self._word_before(begin).rstrip("-")[-1:].isnumeric()
                 or state
                 or bool(initials)
+                or lower in self.rules.before_name
+                and token[0].isupper()
             )
             if lower in self.rules.phrased and token[0].isupper():
                 word = self._next(end)
@@ -343,6 +354,10 @@ class _Scan:
         ):  # an ellipsis: a sentence ends only if the next word looks like a beginning
             return not self._look(word).islower()
         first = self._look(word)
+        if lower in self.rules.before_name and token[0].isupper() and first.isupper():
+            named = self._word(word)
+            if not NUMERAL.fullmatch(named):
+                return named.lower() in self.rules.starters
         if lower in self.rules.by_someone and token.islower() and first.isupper():
             before = self._word_before(begin).rstrip(".")
             if self._word(word).lower() in self.rules.starters:
@@ -361,13 +376,13 @@ class _Scan:
             return first.isupper() and alone and following.lower() not in goes_on
         secretary = token in ("Sec", "Pt") and first.isupper()
         initial = len(token) == 1 and first.isupper()
-        if lower in self.rules.before_number and initial and self._look(word + 1).isdigit():
-            return False  # p. B4
+        if lower in self.rules.before_number and first.isupper() and self._look(word + 1).isdigit():
+            return False  # p. B4, lot no. A2217
         if lower in self.rules.before_number and not (initial or secretary):
-            opened = first == "(" and self._look(word + 1).isdigit()  # Eq. (4)
+            opened = first in "('\u2019" and self._look(word + 1).isdigit()  # Eq. (4), b. '98
             if (
                 first.isdigit()
-                or first == "#"
+                or first in "#=&@"
                 or opened
                 or lower in self.rules.before_small
                 and first.islower()
@@ -379,7 +394,9 @@ class _Scan:
             named = NUMERAL.fullmatch(following := self._word(word))
             return not (named and (token[0].isupper() or following not in ("A", "I")))
         if lower in self.rules.before_small and token.islower():
-            return not (first.islower() or first.isdigit() or first in "+-\u2212~$\u20ac\u00a3")
+            return not (
+                first.islower() or first.isdigit() or first in "+-\u2212~$\u20ac\u00a3&@=/|\u2248<>"
+            )
         if lower in self.rules.months_and_days and (token.islower() or self._look(word).isdigit()):
             return token.islower()
         if lower in ("etc", "al") and self._look(word).isupper():
@@ -397,6 +414,14 @@ class _Scan:
         name = self._word(word)
         following = self._look(word + len(name))
         return name.lower() in self.rules.phrased and following in (".", "'", "\u2019")
+
+    def _falls_back(self, at: int, end: int) -> bool:
+        """Whether marks stand between two terms of a program: x ?? y."""
+        if self.text[at:end] != "??" or not choices.TERM_BEFORE.search(
+            self.text[max(self.start, at - 24) : at]
+        ):
+            return False
+        return self._look(end) == " " and bool(self._look(end + 1).strip())
 
     def _is_letter(self, at: int) -> bool:
         """Whether a single letter of a formula stands before `at`."""
@@ -445,6 +470,8 @@ class _Scan:
             return not self._look(at + 1).isdigit()
         if not self._look(at + 1).isspace():
             return False
+        if self.text[at] == ":" and choices.CHOSEN.search(self.text, max(self.start, at - 100), at):
+            return False  # n > 0 ? n : -n
         word = self._next(at + 1)
         following = self._look(word)
         if (

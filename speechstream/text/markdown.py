@@ -31,7 +31,6 @@ from collections.abc import Callable
 from speechstream.text import inline
 from speechstream.text.blocks import HEADING_S, Blocks
 from speechstream.text.decoding import decode
-from speechstream.text.inline import Found, Wait
 from speechstream.text.markdown_state import (
     ENDED,
     MAX_LINE,
@@ -41,6 +40,7 @@ from speechstream.text.markdown_state import (
     joined,
 )
 from speechstream.text.notes import formula_of, notes_of
+from speechstream.text.spans import Found, Wait
 
 MAX_CELL = 2000
 MAX_COUNT = 1 << 20  # columns of white space, and quotes in quotes, that are counted

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from speechstream.text import inline
-from speechstream.text.inline import Context, Formula, Wait
 from speechstream.text.notes import Notes
+from speechstream.text.spans import GUARD, Context, Formula, Wait
 
 CODE = ("note", "skip", "say")
 MAX_LINE = 1000  # characters of a line that one decision looks at
@@ -107,7 +106,7 @@ class Output:
             return
         self.out.append(Piece(text, self.offset + start, self.offset + end))
         for c in reversed(text):
-            if not c.isspace() and c not in CLOSERS and c != inline.GUARD:
+            if not c.isspace() and c not in CLOSERS and c != GUARD:
                 self.s.last = c
                 break
         self.s.size += len(text)

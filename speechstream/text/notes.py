@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
-from speechstream.text.inline import Formula
+from speechstream.text.spans import Formula
 
 _FORMULAS = {"en": "speechstream.text.en.tex:spoken"}
 

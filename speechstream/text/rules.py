@@ -38,6 +38,7 @@ class Rules:
     factorials: frozenset[str] = frozenset()  # letters behind which "!" may be a factorial
     phrased: frozenset[str] = frozenset()  # go on before another of them ("Fed. R. Civ.")
     counted: frozenset[str] = frozenset()  # and of these, before a number ("Supp. 2d")
+    before_name: frozenset[str] = frozenset()  # with a capital, go on before a name ("Ch. Margaux")
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Union
 
 from speechstream.errors import SpeechStreamError
-from speechstream.text import inline, ssml
+from speechstream.text import ssml
 from speechstream.text.clauses import Clause
 from speechstream.text.languages import phonemes_from
+from speechstream.text.spans import guarded
 
 MAX_ENTRIES = 100_000
 MAX_WORD, MAX_READING = 100, 300  # characters
@@ -215,7 +216,7 @@ class _Text:
         if markup:
             self.add(text, begin, begin + len(text))
             return
-        for said in inline.guarded(text, begin):
+        for said in guarded(text, begin):
             self.add(said.text, said.start, said.end)
 
 
@@ -251,7 +252,7 @@ def _checked(word: str, reading: str, language: str) -> str:
     if not reading.startswith("/"):
         if not any(map(str.isalnum, reading)):
             raise ValueError(f"does not say how {word!r} is said")
-        return "".join(s.text for s in inline.guarded(reading, 0))
+        return "".join(s.text for s in guarded(reading, 0))
     if len(reading) < 3 or not reading.endswith("/"):
         raise ValueError("has phonemes without a slash at their end; write them as /n\u02c8Am/")
     phonemes, left_out = phonemes_from(language)(reading[1:-1])

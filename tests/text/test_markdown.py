@@ -7,9 +7,9 @@ from hypothesis import given, settings, strategies as st
 from markdown_it import MarkdownIt
 
 from speechstream.text.en.tex import spoken
-from speechstream.text.inline import GUARD
 from speechstream.text.languages import front_end
 from speechstream.text.markdown import Markdown, MarkdownConfig, Piece, joined
+from speechstream.text.spans import GUARD
 from speechstream.tts.reading import Reader
 
 READER = Markdown(MarkdownConfig(ssml=True))

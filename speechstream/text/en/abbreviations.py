@@ -15,7 +15,7 @@ COUNTY = re.compile(
     r"\b(?:in|across|of|throughout|from) (?:(?:St\\.|San|Los|El|La) )?[A-Z][a-z]+ $"
 )
 SENIOR = re.compile(
-    r"(?:V[Pi]|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
+    r"(?:V[Pi]|Mgr|Mktg|Mark|Sales|Data|QA|UX|UI|HR|IT\b|Fin|Bus|Law|Leg|Part|Tech|Tax|Cons|Couns|Op|Sec|Stra|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
 )
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 
@@ -47,6 +47,8 @@ class Abbreviations:
     def _abbreviation(self, lower: str, at: int, end: int) -> int:
         """An abbreviation with its full stop; returns where it ends, or 0."""
         text = self.text
+        if text[end + 1 : end + 2].islower():
+            return 0  # my_dict.get
         rest = text[end + 1 :].lstrip()
         previous = self.out[-1] if self.out else None
         after_name = (
@@ -58,6 +60,12 @@ class Abbreviations:
             )
         )
         token = text[at:end]
+        if (
+            self.shouting
+            and len(token) > 2
+            and (token not in t.SPELLED or lower in q.WEEKDAYS_SHORT)
+        ):
+            token = token.capitalize()
         ordinal = previous is not None and previous.text.endswith(
             ("th", "first", "second", "third")
         )
@@ -94,6 +102,8 @@ class Abbreviations:
             said = found
         elif lower in streets.TITLE:
             said = streets.read(lower, text, at, rest)
+        elif lower in ("sat", "sun", "wed") and token[0].isupper() and self._beside_a_day():
+            said = q.WEEKDAYS_SHORT[lower]
         elif lower in ("sat", "sun", "wed") and (
             self._before() in ("the", "a", "he", "she", "they", "we", "it")
             or rest[:1].islower()
@@ -201,6 +211,11 @@ class Abbreviations:
             self.out[-1] = Word(last.text + "'s", last.start, end + 3)  # King Jr.'s
             return end + 3
         return self._final_stop(end + 1)
+
+    def _beside_a_day(self) -> bool:
+        """Whether another day and a word between are right before: Sat. & Sun."""
+        days = [w.text.lower() for w in self.out[-2:]]
+        return days[:1] != [] and days[0] in t.WEEKDAYS and days[-1] in ("and", "or", "to")
 
     def _final_stop(self, end: int) -> int:
         if self.text[end - 1] == "." and not self.text[end:].strip("\"')\u201d\u2019 \n"):

@@ -310,7 +310,8 @@ def short_duration(m, context):
     sign, amount, upto, letter = m.groups()
     near = following(m).lower()
     spaced = m[0][-2] == " "
-    timed = near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
+    late = letter == "m" and bool(LATE & set(context.words[-3:]))
+    timed = late or near in q.TIMED or context.before in q.TIMED_BEFORE and letter == "s"
     if letter == "m" and not timed:
         return None
     if letter == "d" and spaced and ("." in amount or context.before in FOR_DAYS):
@@ -323,7 +324,7 @@ def short_duration(m, context):
 
 
 @rule(
-    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?:[ -]?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]))?"
+    rf"({SIGN})({NUM})(?:\s?({DASH}|to|\u00b1|x|\u00d7)\s?({NUM}))?(?:[ -]?(in\.)(?=\s+[a-z]|\s+[A-Z]{{2,}}s?\b|\s*$|,)|([ -]?)({EXPRESSION}))(?![^\W_]|['\u2019]s)(?:(?<=[a-z])\.(?=\s[a-z\d]|/[a-z]|-old\b))?"
 )
 def measure(m, context):
     """5 km, 20 \u00b0C, 3-5 kg, 90 km/h, 10m, 9.8 m/s\u00b2."""
@@ -332,6 +333,8 @@ def measure(m, context):
         return None  # route 9N
     if found in q.DIRECTED and context.before in ROADS:
         return None  # Rte. 73 W
+    if found in ("HR", "HRS") and BASEBALL.search(m.string):
+        return None
     if m[1] and found in ("HP", "MP"):
         return None  # +10 HP of a game
     if found in ("s", "d") or not m[5] and not _measured(m, gap, found):
@@ -349,6 +352,10 @@ def measure(m, context):
     return words + expression(found, single)
 
 
+LATE = frozenset("delayed late early waited waiting wait nap eta".split())
+BASEBALL = re.compile(
+    r"\b(?:RBIs?|batting|homers?|homered|OPS|ERA|SLG|OBP|hits|strikeouts?|innings|MLB|walk-off)\b"
+)
 ROADS = frozenset("route highway interstate road".split())
 AMPED = re.compile(
     r" (?:fuse|breaker|charger|circuit|current|load|plug|socket|dryer|outlet|range|oven|relay|switch|supply|service|panel|motor)s?\b"
@@ -357,7 +364,7 @@ CONTAINER = re.compile(
     r"\.?\)\s(?:cans?|jars?|packages?|pkgs?|box(?:es)?|bags?|bottles?|containers?|cartons?|tubes?|tins?|packets?|blocks?|fillets?|steaks?|envelopes?)\b"
 )
 CARRIED = re.compile(
-    r"\s(?:(?:turbo(?:charged)?|inline|flat|twin-turbo|hybrid|diesel)[ -])?(?:[VI]\d{1,2}\b|engine|\u00b1\s?\d+(?:\.\d+)?\s?% \w+|battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
+    r"\s(?:(?:turbo(?:charged)?|inline|flat|twin-turbo|hybrid|diesel)[ -])?(?:(?:[A-Z][\w-]*|external|internal|portable|wireless|lithium)\s)?(?:SSDs?|HDDs?|drives?|[VI]\d{1,2}\b|engine|\u00b1\s?\d+(?:\.\d+)?\s?% \w+|battery|batteries|cell|adapter|charger|resistor|capacitor|motor|fuse|bag|box|bottle|jar|tub|package|dumbbell|barbell|sack|carton|hammer|bar|bucket|jug|keg|man|woman|boy|girl|baby|dog|cat|player|patient|linebacker|fighter|athlete|person|adult)\b"
 )
 TURNED = re.compile(
     r"\s(?:angle|turn|rotation|weather|view|heat|incline|slope|bend|arc|wedge|tilt|panorama|video|camera|cone|field)\b"
@@ -424,6 +431,8 @@ def _measured(m: re.Match, gap: str, found: str) -> bool:
         return False  # a 10-K
     if gap == " " and found in q.NOT_SPACED:
         return False
+    if not gap and found == "t" and following(m) in ("of", "per", "a"):
+        return True  # 1.4t of steel
     if not gap and found in q.NOT_TOUCHING:
         return following(m).lower() in q.UNIT_NOUNS.get(found, ())
     word = re.match(r"\.?\s+([A-Za-z0-9]+)", rest)

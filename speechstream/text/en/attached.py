@@ -10,7 +10,7 @@ from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
 SLASHED = re.compile(
-    r"(?:w/out|w/o?|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d)|d/c)(?![A-Za-z])",
+    r"(?:w/out|w/o?|o/n|h/t(?= @)|b/d|b/c|c/o|f/u|h/o|s/p|r/o|d/t|b/w|w/i|y/y|m/m|q/q|y/o|n/a|a/c|w/e(?= \d)|d/c)(?![A-Za-z])",
     re.I,
 )
 FUNCTIONS = {
@@ -51,7 +51,7 @@ UNIT_PAIR = re.compile(
 )
 GIVEN_THAT = re.compile(r"[PE]\((?=[^()|]{1,16}\|[^()|]{1,16}\))")
 PRIME = re.compile(
-    r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?:\(([a-z])\)|(?=\s?[-+=(*/]|\s?$))"
+    r"([A-Za-z])('{1,2}|\u2019{1,2}|\u2032|\u2033)(?:\(([a-z]|\d)\)|(?=\s?[-+=(*/]|\s?$))"
 )
 RAISED_SIGNS = frozenset("\u00b2\u00b3\u207b^")
 ORDINAL = re.compile(r"([IVXLC]{2,})(?:st|nd|rd|th)(?!\w)")
@@ -63,6 +63,7 @@ PARTS = q.NUMBERED | frozenset(
 SMALL_ROMAN = re.compile(r"[ivx]{2,5}")
 NUMBER = re.compile(r" \d")
 GOES_ON = re.compile(r"\. (?=[a-z])")
+DISPENSED = re.compile(r":? #? ?\d")
 CELL = re.compile(r"[ -](?:batter|cell|size|alkaline|recharg)")
 ENDINGS = ("st", "nd", "rd", "th")
 PRIMES = frozenset("\u2032\u2033")
@@ -79,7 +80,7 @@ ALONE = (
     SYMBOLS_BEHIND
     | frozenset(UNITS_BEFORE)
     | frozenset(
-        "OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
+        "blk Blk BLK bc disp Disp OR ma Pt FL rwy Rwy bp ETA plz Plz ATTN yr mi Ti L R AA AAA sin cos tan St ACT VOL Vol Na Mg Ca Cl Cr Fe Cu Zn Hb".split()
     )
 )
 NOTE = re.compile(r"\. ?\d+(?!\w)")
@@ -94,7 +95,7 @@ CHARTED_AFTER = re.compile(
     r" (?:c/o|is|was|has|had|states|reports|denies|presents|seen|w/|with)(?!\w)"
 )
 EVERY = re.compile(
-    r"[qQ](\d{1,2})(?:[-\u2013](\d{1,2}))?\s?(h(?:rs?)?|min|d|days?|wks?|weeks?|mo)\.?(?!\w)"
+    r"[qQ]\.?\s?(\d{1,2})(?:[-\u2013](\d{1,2}))?\s?(h(?:rs?)?|min|d|days?|wks?|weeks?|mo)\.?(?!\w)"
 )
 VERSE = re.compile(r" \d{1,3}:\d")
 DECIMAL = re.compile(r"\s?=?\s?\d+\.\d")
@@ -147,6 +148,10 @@ BEFORE_A_SQUARE = frozenset(
 TURNS = frozenset("turn turns turning keep bear veer hang".split())
 
 
+def _argument(text: str) -> list[str]:
+    return [text.upper()] if text.isalpha() else numbers.cardinal(text)
+
+
 class Attached:
     """The part of a reading (`speechstream.text.en.normalise`) that reads them."""
 
@@ -179,7 +184,7 @@ class Attached:
                         m[1].upper(),
                         *(["double"] if double else []),
                         "prime",
-                        *(["of", m[3].upper()] if m[3] else []),
+                        *(["of", *_argument(m[3])] if m[3] else []),
                     ],
                     at,
                     m.end(),
@@ -264,6 +269,12 @@ class Attached:
             said = UNITS_BEFORE[word]
         elif word == "Plz" and self.out and self.out[-1].text[:1].isupper():
             said = "plaza"
+        elif word in ("disp", "Disp") and DISPENSED.match(text, end):
+            said = "dispense"
+        elif word in ("blk", "Blk", "BLK"):
+            said = "block" if numbered else "black"
+        elif word == "bc":
+            said = "B C" if measured else "because"
         elif word == "ATTN":
             said = "attention"
         elif word == "Pt" and CHARTED_AFTER.match(text, end):

@@ -7,6 +7,9 @@ import re
 CUES = re.compile(
     r"\b(?:[KQRN]x?[a-h][1-8]|O-O|[a-h][1-8]\b|played|plays|moves?|moved|check|mate|White|Black|chess|castled?)"
 )
+ION = re.compile(
+    r"\b(?:ions?|reacts?|solutions?|aqueous|salts?|SO4|OH|Cl|cations?|precipitates?|barium|mmol|mM)\b|\u2192"
+)
 PIECES = {"K": "king", "Q": "queen", "R": "rook", "B": "bishop", "N": "knight"}
 MOVE = re.compile(
     r"(?:([KQRBN])([a-h]?[1-8]?)(x?)|([a-h])(x))([a-h])([1-8])(?:=([QRBN]))?([+#]?)(?![\w+#/-])|O-O(?:-O)?(?![\w-])"
@@ -15,6 +18,8 @@ MOVE = re.compile(
 
 def likely(m: re.Match) -> bool:
     """Whether it is a move: Bb7 alone is a chord."""
+    if m[0].startswith("Ba") and ION.search(m.string):
+        return False  # Ba2+ in water
     return not m[0].startswith("Bb") or bool(CUES.search(m.string))
 
 

@@ -125,12 +125,17 @@ def _power_of(m: re.Match, raised: str) -> list[str] | None:
     return [*number(m[1] + m[2]), "to", "the", *words, *expression(m[5], False)]
 
 
-@rule(rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|(\d+)(?:\s?x\s?|\u00d7)(\d+){END}(?!-\d+/\d)")
+@rule(
+    rf"(\d{{2,5}})\s?[x\u00d7]\s?(\d{{2,5}}){END}|({NUM})(?:\s?x\s?|\u00d7)({NUM}){END}(?!-\d+/\d)"
+)
 def by(m, context):
     """1920x1080, 5 x 7; 6 \u00d7 7 with spaces and an equals sign is a product."""
     if "\u00d7 " in m[0] and (len(m[1] or m[3]) < 3 or re.match(r"\s?=", m.string[m.end() :])):
         return None
-    return n.grouped(m[1] or m[3]) + ["by"] + n.grouped(m[2] or m[4])
+    first, second = m[1] or m[3], m[2] or m[4]
+    if not (first + second).isdigit():
+        return [*n.decimal(first), "by", *n.decimal(second)]
+    return n.grouped(first) + ["by"] + n.grouped(second)
 
 
 @rule(rf"({NUM})[x\u00d7]{END}(?!\s?\d)")
@@ -218,6 +223,12 @@ def points(m, context):
     return n.cardinal(m[0].replace(".", ""))
 
 
+@rule(r"\d+\.\d+(?=[A-Za-z]{1,3}(?![\w.]))")
+def with_letters(m, context):
+    """1.4t: the letters are read for themselves."""
+    return n.decimal(m[0])
+
+
 @rule(rf"({SIGN})({NUM})(?:\s?({MAGNITUDE}))?(?![^\W_])")
 def any_number(m, context):
     """What no other rule took."""
@@ -225,3 +236,9 @@ def any_number(m, context):
     if m[1] or "." in text or "," in text or m[3]:
         return number(m[1] + text) + ([m[3]] if m[3] else [])
     return plain(text)
+
+
+def quantity(text: str) -> list[str]:
+    """1, 1/2, 2 1/2 or 2-3 of something."""
+    found = rule.read(text, 0, Context())
+    return [w for words, _, _ in found[0] for w in words] if found else []

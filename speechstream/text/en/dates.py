@@ -20,9 +20,19 @@ DAYS = frozenset(w for day in range(1, 32) for w in n.ordinal(day)[-1:])
 RATIOS = frozenset(
     "dilution solution ratio odds slope gradient leverage gearing split-ratio mixture dilutions ratios".split()
 )
+SLOPES = frozenset("ratio odds slope scale gradient dilution pitch".split())
+ODD_PARTS = frozenset("13 14 15 17 18 19 21 22 23 26 27 28 29 31".split())
+SCORED = frozenset(
+    "scored shot shots shooting went got passed made hit questions correct answered score grade out of points percent marks test quiz".split()
+)
+DATED_NOUNS = frozenset(
+    "restock launch ends end start starts begin opening closing born moved ready back meeting notes game appointment party trip exam class lunch dinner call visit delivery invoice order statement event show release "
+    "wedding checkup interview deadline sale update report agenda minutes payment rent booking flight return next last dated the".split()
+)
+ENDED = re.compile(r"\s?(?:[,;:)(!?]|\.(?!\d)|$)|\s(?:at|@|from|to|and|with|w/|in|for|[A-Z])")
 JOINS = frozenset("and or to but when while was were had did by at after until".split())
 DATED = frozenset(
-    "due by before until till since from dated after on effect effective starting available avail beginning begins starts ends ending expires expiring deadline born through thru cob eod".split()
+    "due by before until till since from dated after on effect effective starting available avail beginning begins starts ends ending expires expiring deadline born through thru cob eod payable paid closes opens closing renews arrives departs posted sent signed ships arriving departing returning leaving".split()
 )
 YEARS_AFTER = frozenset("in since by from until till circa around about before after".split())
 CULTURE = frozenset(
@@ -91,7 +101,7 @@ def numeric_date(m, context):
     return date(year_of(last), month, day)
 
 
-@rule(rf"(\d{{1,2}})/((?:19|20)\d\d){END}(?!/)|((?:19|20)\d\d)-(0[1-9]|1[0-2]){END}(?!-)")
+@rule(rf"(\d{{1,2}})/((?:19|20)\d\d){END}(?!/)|((?:19|20)\d\d)[-/](0[1-9]|1[0-2]){END}(?![-/])")
 def numeric_month(m, context):
     """06/2024 and 2024-06; 2010-12 is a range of years."""
     month, year = int(m[1] or m[4]), int(m[2] or m[3])
@@ -129,6 +139,7 @@ def short_date(m, context):
         ("when", ","),
     )
     likely = likely or context.before in ("is", "was", "for") and second > 12 and second != 16
+    likely = likely or _no_fraction(m, context)
     alone = not context.words or context.before in (",", "\u2014", ":", ";")
     likely = (
         likely
@@ -144,6 +155,16 @@ def short_date(m, context):
     ):
         return None
     return [t.MONTHS[month - 1], *n.ordinal(day)]
+
+
+def _no_fraction(m: re.Match, context: Context) -> bool:
+    """Whether a day is the more likely reading of 4/22: nobody counts in such parts, but for marks and shots."""
+    later = m.string[m.end() :]
+    if SCORED & set(context.words) or not ENDED.match(later):
+        return False
+    if 12 < int(m[2]) < 32 and context.before in DATED_NOUNS:
+        return True
+    return m[2] in ODD_PARTS and context.before in (",", "\u2014", "til", "'til", "(")
 
 
 def _noun(word: str) -> bool:
@@ -314,7 +335,7 @@ def _ratio(m: re.Match, context: Context) -> list[str]:
         return n.cardinal(m[1]) + n.cardinal(m[2])
     if context.before in ("of", "a") and following(m) in ("ratio", "mix", "scale", "odds"):
         return n.cardinal(m[1]) + ["to"] + n.cardinal(m[2])
-    if {"ratio", "odds"} & set(context.words[-3:]) or following(m) in RATIOS:
+    if SLOPES & set(context.words[-3:]) or following(m) in RATIOS:
         return n.cardinal(m[1]) + ["to"] + n.cardinal(m[2])
     return []
 
@@ -339,7 +360,7 @@ def hour(m, context):
 @rule(rf"(\d{{1,2}})h([0-5]\d){END}")
 def hour_minutes(m, context):
     """18h30."""
-    return n.cardinal(m[1]) + minutes(int(m[2])) if int(m[1]) <= 24 else None
+    return time_of(int(m[1]), int(m[2]), "") if int(m[1]) <= 24 else None
 
 
 @rule(rf"(?:'|\u2019)?(\d0|\d{{3}}0)['\u2019]?s{END}")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import counts, cues as q, numbers as n, units
+from speechstream.text.en import cues as q, numbers as n, units
+from speechstream.text.en.counts import quantity
 from speechstream.text.en.dates import MONTH, minutes, month_of
-from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Context, Rules, following, number
+from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Rules, following, number
 
 rule = Rules()
 ZONES = "GMT|UTC|BST|E[SD]T|C[SED]T|M[SD]T|P[SD]T|AE[SD]T|IST|JST|hours|hrs|local|Zulu"
@@ -17,10 +18,12 @@ COUNTABLE = (
     "people homes users customers jobs tonnes tons barrels votes viewers views subscribers followers downloads copies units workers "
     "households families children women men students passengers patients tourists visitors residents citizens voters refugees "
     "migrants euros pounds dollars shares tickets listeners records accounts members fans vehicles cars doses hectares acres "
-    "employees players streams likes deaths cases tests parameters tokens years inhabitants"
+    "employees players b/d bpd boe/d bbls bbl streams likes deaths cases tests parameters tokens years inhabitants"
 )
 TWICE = "Samuel|Sam|Kings|Kgs|Chronicles|Chron|Corinthians|Cor|Thessalonians|Thess|Timothy|Tim|Peter|Pet|John|Jn|Maccabees|Macc"
-CRICKET = re.compile(r"\d\*|\b(?:ovs?|stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b")
+CRICKET = re.compile(
+    r"\d\*|\b\d{2,3} & \d{1,3}/\d|\b(?:lead|trail) by \d+ runs|\b(?:ovs?|stumps|declared|wickets?|overs?|all out|innings|tea|lunch)\b"
+)
 PHONED = (
     q.DIALLED | q.CODED | frozenset("telephone tel mobile cell fax id whatsapp meeting".split())
 )
@@ -30,7 +33,7 @@ FOODS = (
     "diced sliced cooked warm cold hot boiling buttermilk cocoa honey raisins pecans walnuts peas corn beans juice for plus more each ice crushed whole frozen fresh dried unsalted packed grape honey mayonnaise mayo sour heavy"
 )
 OVEN = re.compile(
-    r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill)\b",
+    r"\b(?:oven|bake[sd]?|preheat\w*|roast\w*|temperatures?|temp|degrees|heat|weather|outside|fan|below|fever|cook\w*|grill|hi|lo|highs?|lows?|sunny|rain|snow|cloudy|chills?|forecast|windy|humid|frost)\b",
     re.I,
 )
 DIALLING = re.compile(r"\b(?:dial|call|ring|phone|text)(?:ing)?\b", re.I)
@@ -373,7 +376,7 @@ def status(m, context):
     return n.grouped(m[0])
 
 
-@rule(r"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+)\s?([Tt])\.(?=\s[a-z])")
+@rule(r"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+)\s?([Tt])\.(?=\s[a-z]|\)\s[a-z])")
 def spoons(m, context):
     """1 T. honey, 1 t. salt."""
     words = quantity(m[1])
@@ -384,19 +387,13 @@ def spoons(m, context):
 
 
 @rule(
-    rf"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+(?:[.-]\d)?)\sc\.?(?=\s(?:{FOODS.replace(' ', '|')})\b|\)|\s?\+)"
+    rf"((?:\d+\s)?\d/\d|\d*[\u00bc-\u00be\u2153-\u215e]|\d+(?:[.-]\d)?)\s[cC]\.?(?=\s(?:{FOODS.replace(' ', '|')})\b|\)|\s?\+|\s\(\d)"
 )
 def cups(m, context):
     """2 c. rice."""
     words = quantity(m[1])
     one = m[1] == "1" or not m[1][0].isdigit() or "/" in m[1] and " " not in m[1]
     return [*words, "cup" + "s" * (not one)] if words else None
-
-
-def quantity(text: str) -> list[str]:
-    """1, 1/2, 2 1/2 or 2-3 of something."""
-    found = counts.rule.read(text, 0, Context())
-    return [w for words, _, _ in found[0] for w in words] if found else []
 
 
 @rule(rf"(\d{{1,3}})/(\d{{1,2}}){END}(?!/|\.\d)")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 NAMES = {
+    "\U0001f534": "red circle",
+    "\U0001f535": "blue circle",
+    "\U0001f4a8": "dashing away",
     "\u2600": "sun",
     "\U0001f31e": "sun with face",
     "\U0001f447": "backhand index pointing down",

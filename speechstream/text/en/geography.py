@@ -95,9 +95,19 @@ STATES_OLD = {
     "wis": "Wisconsin",
     "wyo": "Wyoming",
 }
-ZIP_STATES = frozenset(name.lower().split()[-1] for name in STATES.values()) | {"dc"}
+ZIP_STATES = frozenset(name.lower().split()[-1] for name in STATES.values()) | {"dc", "nyc"}
 DIRECTIONS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 DIRECTIONS |= {"NE": "northeast", "NW": "northwest", "SE": "southeast", "SW": "southwest"}
+POINTS = frozenset("NSEW")
+OF_TWO = frozenset(  # N. Korea is north
+    "Korea Korean Koreans Carolina Dakota Africa African America American Sudan Macedonia Virginia Timor Bank Jerusalem Asia "
+    "Germany Yorkshire Pacific Atlantic Pole Pakistan Bengal Sussex Midlands Lothian Ossetia".split()
+)
+PARTED = frozenset(  # N. Ireland is northern
+    "Ireland Japan Italy Mexico Israel Syria Iraq Gaza France Spain India Nigeria Iran England China Russia Ukraine Turkey Greece "
+    "Brazil Chile Argentina Canada Lebanon Yemen Libya Mali Ethiopia Kenya Uganda Mozambique Myanmar Thailand Vietnam Philippines "
+    "Europe California Texas Florida Territory Hemisphere Cape Ireland's Region".split()
+)
 STREET_NAMES = {
     "st": "street",
     "ave": "avenue",

@@ -7,8 +7,15 @@ words whose meaning does (`senses.py`).
 
 from __future__ import annotations
 
-from speechstream.text.en import pronunciations
-from speechstream.text.en.parts_of_speech import DETERMINERS, part_of_speech, word_before, words_of
+from speechstream.text.en import names, pronunciations
+from speechstream.text.en.parts_of_speech import (
+    DETERMINERS,
+    FUNCTION,
+    MARKS,
+    part_of_speech,
+    word_before,
+    words_of,
+)
 from speechstream.text.en.senses import SPECIAL
 
 ADJECTIVES = words_of("content invalid invalids upset separate close")
@@ -21,8 +28,9 @@ def choose(words: list[str], i: int, entry: dict[str, str]) -> str:
     tag = (special(lower, i, words) if special else None) or part_of_speech(lower, i)
     if tag == "ADJ" and "ADJ" not in entry and "NOUN" in entry and lower[i] not in ADJECTIVES:
         before = word_before(lower, i)
-        if before in DETERMINERS or before.endswith("'s"):
-            tag = "NOUN"  # the import taxes, an invite link
+        noun = bool(before) and before not in FUNCTION and before not in MARKS
+        if before in DETERMINERS or before.endswith("'s") or noun:
+            tag = "NOUN"  # the import taxes, an invite link, drug abuse
     return entry.get(tag) or entry["DEFAULT"]
 
 
@@ -59,4 +67,5 @@ EXTRA: dict[str, str | dict[str, str]] = {
     "ok'd": "OkˈAd",
     "ko'd": "kˌAˈOd",
 }
+EXTRA |= names.table()
 EXTRA |= pronunciations.table()

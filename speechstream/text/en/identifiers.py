@@ -96,7 +96,7 @@ class Identifiers:
             return m.end()
         if self.linked and (m := ANALOGY.match(text, at)):
             return self._analogy(m)
-        if text[at] in "24" and (done := self._shorthand(at)):
+        if text[at] in "24qQ" and (done := self._shorthand(at)):
             return done
         if self.linked and (m := FILE.match(text, at)):
             return self._address(m[0], at)
@@ -139,10 +139,10 @@ class Identifiers:
         return 0
 
     def _handle(self, at: int, end: int) -> int:
-        """@first_last, with its underscores."""
-        for m in re.compile("_|[^_]+").finditer(self.text, at, end):
-            if m[0] == "_":
-                self._say("underscore", *m.span())
+        """@first_last, with its marks."""
+        for m in re.compile("[_.]|[^_.]+").finditer(self.text, at, end):
+            if m[0] in "_.":
+                self._say("underscore" if m[0] == "_" else "dot", *m.span())
             else:
                 self._compound(*m.span())
         return self._owned(end)
@@ -169,7 +169,7 @@ class Identifiers:
         self._say("hash" if colour else "hashtag" if self.text[at] == "#" else "at", at, at + 1)
         if colour:
             return self._characters(at + 1, m.end())
-        if self.text[at] == "@" and "_" in m[1].strip("_"):
+        if m[2] and ("_" in m[2].strip("_") or "." in m[2]):
             return self._handle(at + 1, m.end())
         return self._owned(self._compound(at + 1, m.end()))
 

@@ -208,7 +208,21 @@ class Lexicon:
 
         Two known words run together are no exception: cutting words in two was right less often than the network.
         """
-        return self._guessed(respelled(word.lower()))
+        sound = _stressed(self._guessed(respelled(word.lower())))
+        if LAST_E.search(word.lower()) and sound[-1:] not in ("A", "i"):
+            return sound.replace("\u02c8", "\u02cc") + "\u02c8A"
+        return sound
+
+
+def _stressed(sound: str) -> str:
+    """With a main stress, which a guess may lack: the last of the lesser ones, or on the first full vowel."""
+    if "\u02c8" in sound:
+        return sound
+    if "\u02cc" in sound:
+        before, _, after = sound.rpartition("\u02cc")
+        return f"{before}\u02c8{after}"
+    full = re.search("[AIOWYiu\u00e6\u0251\u0254\u025b\u025c\u026a\u028a\u028c]", sound)
+    return f"{sound[: full.start()]}\u02c8{sound[full.start() :]}" if full else sound
 
 
 def inflected(word: str, find) -> str | dict[str, str] | None:

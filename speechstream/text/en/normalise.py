@@ -44,7 +44,7 @@ LINKED = re.compile(r"\.[\w-]|://|localhost:|\w::\w", re.I)  # what every addres
 MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[A-Za-z0-9]+")
 CURRENCY = "|".join(sorted(map(re.escape, units.CURRENCIES), key=len, reverse=True))
 DIGITISH = re.compile(
-    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212(]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|['\u2019]\d|["
+    rf"[-+\u2212\u00b1]?(?:{CURRENCY})\s?[-\u2212(]?\.?\d|[-+\u2212\u00b1]?\.?\d|\(0?\d{{3,4}}\)|\(0\d\)(?=[ -]\d)|['\u2019]\d|["
     + "".join(t.VULGAR)
     + r"]|[-+\u2212\u00b1]["
     + "".join(t.VULGAR)
@@ -53,7 +53,8 @@ DIGITISH = re.compile(
 INITIALS = frozenset("jfmasondJFMASOND")
 OPERATOR = re.compile("|".join(sorted(map(re.escape, t.OPERATORS), key=len, reverse=True)))
 NUMBERED = re.compile(r"#\d{1,4}[A-Z](?!\w)")
-TAGGED = re.compile(r"[#@](\w+)")
+TAGGED = re.compile(r"#(\w+)|@(\w+(?:\.[A-Za-z]\w*)*)")
+NUMBERS = re.compile(r"#s(?!\w)")
 NUMBER_OF_A_SERIES = re.compile(r"#[A-Z]{1,6}-?\d*-\d")
 RAISED = re.compile("\u207b?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|\u207b")
 CHARGED = re.compile(
@@ -65,7 +66,7 @@ DATE_NAMES = frozenset(t.MONTHS) | frozenset(t.WEEKDAYS)
 OPTION = re.compile(
     r"(--)(?=[a-z][\w-]*(?:\s|$|[.,=;:)\"\'`]))|(-)(?=[A-Za-z]{1,3}\d{0,2}(?:\s|$|[.,;:)\"\'`]))"
 )
-FLAGS = re.compile(r"[a-z]{2,3}(?=\s|$)")  # -la
+FLAGS = re.compile(r"[a-z]{2,3}(?=[\s`\"').,;:]|$)")  # -la
 MINUS_TERM = re.compile(r".[a-z\u0370-\u03ff](?![^\W\d_])")
 MINUS_AFTER = re.compile(r"(?:[=+*\u00d7]\s?|[=+*\u00d7][^a-z]*[(\[])$")
 NOTE = re.compile(r"(?<![A-Za-z])[A-G]$")
@@ -75,6 +76,7 @@ COURSE = re.compile(
 )
 SCREW = re.compile(r"(?<!\w)M\d{1,2}(?:\.\d)? $")  # M8 x 1.25
 KEY = re.compile(r"(?<!\w)(?:VOL|Vol|CH|TEMP)$")
+CHOSEN = (" ? ", " : ")
 INDEX = re.compile(r"-\d{1,2}(?=\s?[\])}+*/,=<>]|\s|[.;:!?]|$)")
 VARIABLE = re.compile(r"(?:^|[\s\[({=+*,])(?:[ijmntxy]|(?<=[\[(])[a-z])$")
 COURSE_OF = {"d": "day", "w": "week", "h": "hour", "m": "minute", "y": "year"}
@@ -213,7 +215,16 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         if c == "#" and NUMBERED.match(text, at) and not HEX_COLOUR.match(text, at):
             self._say("number", at, at + 1)
             return at + 1
-        if c in "#@" and (m := TAGGED.match(text, at)) and not m[1].isdigit():
+        if c == "#" and not joined and NUMBERS.match(text, at):
+            self._say("numbers", at, at + 2)
+            return at + 2
+        if c == "#" and joined and text[at + 1 : at + 2].isalpha() and text[at - 1].isalpha():
+            self._say("hash", at, at + 1)
+            return at + 1
+        if c == "@" and joined and text[at + 1 : at + 2].isdigit():
+            self._say("at", at, at + 1)
+            return at + 1
+        if c in "#@" and (m := TAGGED.match(text, at)) and not (m[1] or m[2]).isdigit():
             return self._tag(m, at)
         if c in "*#" and KEYED.match(text, at):
             return self._symbol(at, c)
@@ -233,7 +244,12 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
             if self.number_end != at - 1:
                 self._say("minus", at, at + 1)
                 return at + 1
-        if c in "-\u2212" and MINUS_TERM.match(text, at) and MINUS_AFTER.search(text, 0, at):
+        chosen = c in "-\u2212" and text[max(0, at - 3) : at] in CHOSEN and " ? " in text
+        if (
+            c in "-\u2212"
+            and MINUS_TERM.match(text, at)
+            and (chosen or MINUS_AFTER.search(text, 0, at))
+        ):
             self._say("minus", at, at + 1)
             return at + 1
         if (
@@ -244,7 +260,12 @@ class _Reading(Identifiers, Ranges, Spelling, Formulas, Romans, Scripts, Symbols
         ):
             self._say("minus", at, at + 1)
             return at + 1
-        if c == "-" and (m := OPTION.match(text, at)) and not text[at - 1 : at].strip():
+        if (
+            c == "-"
+            and not chosen
+            and (m := OPTION.match(text, at))
+            and not text[at - 1 : at].strip(" \t\n`\"'(")
+        ):
             self._say(["dash"] * len(m[0]), at, m.end())
             flags = FLAGS.match(text, m.end()) if len(m[0]) == 1 else None
             if flags:

@@ -1,7 +1,7 @@
 """Written numbers of every kind, as words: dates, times, money, units, ranges, phone numbers, versions and the rest.
 
 `read(text, at, context)` returns what stands at `text[at]` as pieces `(words, start, end)`, and where it ends, or None. The
-rules are in `trades.py`, `notation.py`, `technical.py`, `designations.py`, `codes.py`, `dates.py`, `amounts.py` and `counts.py`, and are tried in that order.
+rules are in `everyday.py`, `trades.py`, `notation.py`, `technical.py`, `designations.py`, `codes.py`, `dates.py`, `amounts.py` and `counts.py`, and are tried in that order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from speechstream.text.en import (
     counts,
     dates,
     designations,
+    everyday,
     notation,
     technical,
     trades,
@@ -22,6 +23,7 @@ from speechstream.text.en.patterns import Context, Piece, exponent
 __all__ = ["MONTH", "Context", "Piece", "exponent", "read"]
 
 TABLES = (
+    everyday.rule,
     trades.rule,
     notation.rule,
     technical.rule,

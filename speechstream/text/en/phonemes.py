@@ -362,7 +362,10 @@ class FrontEnd:
         return self.lexicon.guess(text) or ""
 
     def _spell(self, text: str) -> str:
-        """Letter names; the last one carries the main stress. A small s at the end is a plural or a possessive."""
+        """Letter names; the last one carries the main stress. A small s at the end is a plural or a possessive, 'd a past."""
+        for ending, sound in (("'d", "d"), ("'ed", "d"), ("'ing", "\u026a\u014b")):
+            if text.endswith(ending):
+                return self._spell(text.removesuffix(ending)) + sound
         tail = (
             "'s"
             if text.endswith("'s")

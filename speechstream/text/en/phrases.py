@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 
 WRITTEN = {
+    "Ct. of App.": "court of appeals",
+    "pet. for cert.": "petition for cert",
     "Fed. R. Civ. P.": "federal rule of civil procedure",
     "Fed. R. Crim. P.": "federal rule of criminal procedure",
     "Fed. R. App. P.": "federal rule of appellate procedure",

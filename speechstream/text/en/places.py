@@ -35,6 +35,7 @@ PROVINCES = {
     "YT": "Yukon",
 }
 POSTAL = re.compile(r",? [A-Z]\d[A-Z] ?\d[A-Z]\d(?!\w)")
+REGION = re.compile(r"\. ([A-Z][a-z]+)")
 NUMBER_SIGN = re.compile(r" #?\d")
 WINDS = re.compile(r"\b[Ww]inds?:? (?:from the )?\||\| [Ww]inds?\b|\b[Hh]eading \|")
 ON_A_STREET = re.compile(r"\b(?:on|onto|down|up|at|and|along|off) $")
@@ -48,6 +49,7 @@ GOES_ON = re.compile(r"\. [a-z\d]")
 BOUND = re.compile(r"\.? of (?:the|town|here|[A-Z])")  # 5 km N of the town
 ROAD = re.compile(r"\b(?:I|US|Rte|Route|Hwy|Highway|SR)(?:\. |[- ]?)\d{1,3} $")
 DAY_AFTER = re.compile(r"[\s.,;:?!)\u2013-]|$")
+DAY_MARKED = re.compile(r" ?@|: |/(?:Thurs?|Fri|Sun|Sat|Tue)")
 STREET_CLOSED = re.compile(r"\.(?=[,;)])|(?=[,;)]|$)")
 SIDE = re.compile(
     r"\. (?:entrance|side|wing|end|gate|exit|door|bank|shore|slope|wall|lot|tower|face|rim|parking|stairs|lobby|coast|edge)\b"
@@ -80,6 +82,11 @@ class Places:
             return done
         if word in geography.STATES and (done := self._state(word, at, end)):
             return done
+        if word in geography.POINTS and (m := REGION.match(text, end)):
+            for names, ending in ((geography.OF_TWO, ""), (geography.PARTED, "ern")):
+                if m[1] in names:
+                    self._say(geography.DIRECTIONS[word] + ending, at, end + 1)
+                    return end + 1
         if word in geography.DIRECTIONS and LATITUDE.match(text, end):
             self._say(geography.DIRECTIONS[word], at, end)
             return end
@@ -128,7 +135,8 @@ class Places:
         lower = word.lower()
         if lower in q.WEEKDAYS_SHORT and word.istitle() and DAY_AFTER.match(text, end):
             stop = text[end : end + 1] == "." and text[end + 1 : end + 2] not in ("", "\n")
-            if lower not in ("wed", "sat", "sun") or self._day_near(end):
+            marked = lower != "sun" and DAY_MARKED.match(text, end)
+            if lower not in ("wed", "sat", "sun") or marked or self._day_near(end):
                 self._say(q.WEEKDAYS_SHORT[lower], at, end + stop)
                 return end + stop
         if (

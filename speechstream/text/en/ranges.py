@@ -14,6 +14,8 @@ INCHES_AFTER = re.compile(r"[\d./ '\u2019\u2032]+[\"\u2033\u201d]")
 CLOCK = re.compile(r"\d{1,2}(?::\d\d)?(?:\s?[ap]\.?m\b|\b)", re.I)
 RANGE_WORD = re.compile(r"[A-Za-z]+")
 DAYS = {name: name for name in t.WEEKDAYS}
+SIZES = frozenset("XXS XS S M L XL XXL XXXL".split())
+SIZE = re.compile(r"(?:[2-6]XL|X{0,3}L|M|S|XS)(?![\w-])")  # of clothes
 NEEDS = frozenset("needs need requires require required needed with using for supports".split())
 DAY_LETTERS = {"M": "monday", "W": "wednesday", "F": "friday"}
 
@@ -75,7 +77,11 @@ class Ranges:
         m = RANGE_WORD.match(text, end)
         word, said = (m[0] if m else ""), previous.text
         month = numbered and word and MONTH.match(text, end)
-        weekday = numbered and spaced and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        weekday = (
+            numbered
+            and (spaced or text[at] == "\u2013")
+            and word.lower() in q.WEEKDAYS_SHORT | DAYS
+        )
         days = said.lower() in t.WEEKDAYS and word.lower() in q.WEEKDAYS_SHORT | DAYS
         times = said.lower() in q.NAMED_TIMES and NEXT_IN_RANGE.match(text, end)
         now = (numbered or said.lower() in q.NAMED_TIMES) and word.lower() in q.NAMED_TIMES
@@ -98,7 +104,10 @@ class Ranges:
             letters, days = False, True
         if letters and text[at] != "\u2013" and said + word not in ("AZ", "MF"):
             letters = False
-        if not (number or clock or month or weekday or days or times or letters or now or ports):
+        sizes = said in SIZES and SIZE.match(text, end) is not None
+        if not (
+            number or sizes or clock or month or weekday or days or times or letters or now or ports
+        ):
             return 0
         self._say("to", at, at + 1)
         return end

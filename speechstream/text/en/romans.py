@@ -6,6 +6,7 @@ import re
 
 from speechstream.text.en import cues as q, numbers, tables as t
 
+NUMERAL = re.compile("[IVXL]+|[ivx]+")
 LETTERED = re.compile("([IVX]+)([a-cA-C])")
 REIGNED = re.compile(
     r" (?:[a-z]+ed|became|took|wrote|gave|fell|won|led|built|came|made|went|began|sent|kept|left)\b"
@@ -37,7 +38,7 @@ class Romans:
             if value is not None:
                 self._say([*numbers.cardinal(value), m[2].upper()], at, end)
                 return True
-        if not re.fullmatch("[IVXL]+|[ivx]+", numeral):
+        if not NUMERAL.fullmatch(numeral):
             return False
         if (
             previous.text == "and"

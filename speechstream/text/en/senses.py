@@ -11,6 +11,7 @@ from speechstream.text.en.parts_of_speech import (
     ADVERBS,
     ARTICLES,
     BE,
+    COUNTS,
     DEGREE,
     DETERMINERS,
     FUNCTION,
@@ -39,6 +40,9 @@ METAL = words_of(
     "weighed weighs melts melted melting kilos dense molten "
     "ore ores zinc copper tin mercury solder iron exposure leaded alloy metals weights crystal roof arsenic cadmium"
 )
+METAL_THINGS = words_of(
+    "boots apron aprons shield shielding shot lined free based sinker sinkers smelter smelters contamination testing abatement dust content levels ingots"
+)
 LEADED = words_of("water blood soil paint pipes toys gasoline air drinking")
 MUSIC = words_of(
     "guitar guitars drum drums stereo player line singer clef music song treble voice jazz band amp speaker "
@@ -62,6 +66,9 @@ QUARRELLED = words_of(
     "last with about over again yesterday because when after before today this and in"
 )
 EYES = words_of("eye eyes cheek cheeks face cry cried crying wiped shed")
+MINUTES = words_of(
+    "last first one final per half quarter single extra full ten fifteen twenty thirty forty fifty sixty ninety hundred zero"
+)
 SMALL = words_of(
     "amount amounts detail details quantity quantities trace traces particle particles change changes difference "
     "differences fraction fractions examination quantum variations creatures organisms fragments"
@@ -73,6 +80,10 @@ def _read(words, i, written):
         return _read(words[: i - 1] + words[i:], i - 1, written[: i - 1] + written[i:])
     before, after = word_before(words, i), word_after(words, i)
     back = [w for w in words[max(0, i - 4) : i] if w not in MARKS]
+    if "?" in words[i:] and (
+        words[:i] == ["who"] or back[-3:-1] == ["which", "of"] and back[0] == "which"
+    ):
+        return "VBD"  # who read it?
     if before in ("i'd", "you'd", "he'd", "she'd", "we'd", "they'd") and has_any(words[i:], PAST):
         return "VBN"
     if any(w in HAVE for w in back) or before in words_of(
@@ -122,6 +133,7 @@ def _lead(words, i, written):
     near = words[max(0, i - 4) : i + 4]
     metal = (word_after(words, i) == "in" and has_any(words[i:], LEADED)) or (
         has_any(near, METAL)
+        or word_after(words, i) in METAL_THINGS
         or words[max(0, i - 2) : i] == ["made", "of"]
         or word_before(words, i) in ("contains", "contain", "containing")
     )
@@ -148,6 +160,15 @@ def _live(words, i, written):
     if after in place and before and before not in MARKS and before not in PREPOSITIONS:
         return "VERB"
     return "VERB" if part_of_speech(words, i) == "VERB" and before not in PLURALS else "DEFAULT"
+
+
+def _invalid(words, i, written):
+    """The invalid slept: a person, where a verb follows."""
+    after = word_after(words, i)
+    acts = after in HAVE or after in MODALS or after.endswith("ed")
+    return (
+        "NOUN" if acts and word_before(words, i) in ("the", "an", "old", "this", "that") else None
+    )
 
 
 def _bow(words, i, written):
@@ -190,6 +211,8 @@ def _tear(words, i, written):
     if word_before(words, i) in INJURED:
         return "VERB"
     rest = words[i + 1 : i + 6]
+    if word_before(words, i) in EYES and word_after(words, i) in ("up", "and", "when", "at", ""):
+        return "DEFAULT"  # her eyes tear up
     if not word_before(words, i) and word_after(words, i) in words_of(
         "along off out up open down here"
     ):
@@ -203,6 +226,8 @@ def _tear(words, i, written):
 
 def _close(words, i, written):
     before, after = word_before(words, i), word_after(words, i)
+    if before == "so" and word_before(words, i - 1) in MARKS | {""} and after in ARTICLES:
+        return "VERB"  # so close the door
     kept = has_any(words[max(0, i - 5) : i], KEPT) and (not after or after in MARKS)
     if kept and before not in MODALS | ARTICLES and before not in ("to", "and"):
         return "DEFAULT"  # keep your enemies close
@@ -247,6 +272,9 @@ def _used(words, i, written):
 
 def _minute(words, i, written):
     before, after = word_before(words, i), word_after(words, i)
+    several = after.endswith("s") and after not in FUNCTION and not after.endswith(("ss", "'s"))
+    if several and before and before not in MARKS | DETERMINERS | COUNTS | MINUTES:
+        return "ADJ"  # to spot minute flaws
     if after in SMALL or (
         before in DEGREE | {"is", "are", "was", "were", "but", "seem", "seems", "be"}
         and (after in MARKS | {"", "and", "but", "compared", "yet"} or after in PREPOSITIONS)
@@ -409,6 +437,7 @@ SPECIAL = {
     "beloved": epithets.beloved,
     "nice": epithets.nice,
     "reading": epithets.reading,
+    "invalid": _invalid,
     "refuse": _refuse,
     "subject": _subject,
     "moped": epithets.moped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechstream.text.en import numbers
+from speechstream.text.en import numbers, short_form_contexts
 from speechstream.text.en.short_form_tables import AFTER_COUNT, ALWAYS, BY, GIVEN, NUMBERED
 
 UNAMBIGUOUS_BOOKS = frozenset(
@@ -20,7 +20,7 @@ BEATEN = re.compile(r"[A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?,? (?:\d+[-\u201
 MEDICAL = re.compile(
     r"(?:school|students?|correspondent|center|staff|records?|exam|history|care|team|device|leave|bills?)\b"
 )
-DAY_AFTER = re.compile(r"(?:the \d+(?:st|nd|rd|th)|by|only|until|from|at)\b|/|\d")
+DAY_AFTER = re.compile(r"(?:the \d+(?:st|nd|rd|th)|by|only|until|from|at)\b|/|\d|: ")
 BEFORE_DAY = frozenset("except on every last next this open closed".split())
 ROMAN_PAGES = re.compile(r"[ivxlc]{2,}(?![a-z])|[ivxlc]+[-\u2013][ivxlc]+(?![a-z])")
 AMOUNTS = frozenset(
@@ -47,6 +47,8 @@ SINGLE = re.compile(
 def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
     """What an abbreviation stands for, or "". before: the word said last, small; rest: what follows the full stop."""
     lower = token.lower()
+    if said := short_form_contexts.read(token, before, rest):
+        return said
     if lower == "rd" and before in ("county", "state", "forest", "ranch", "farm"):
         return "road"
     numbered = bool(SINGLE.match(rest)) and not (token.islower() and re.match(r"I(?![IVX])", rest))
@@ -165,7 +167,7 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         lower in ("b", "d", "r", "fl", "m")
         and token.islower()
         and re.match(
-            r"(?:ca?\. ?)?1\d{3}\b|ca?\. \d{2,3}\b|\d{2,3}(?=[);,])|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d",
+            r"(?:ca?\. ?)?1\d{3}\b|ca?\. \d{2,3}\b|\d{2,3}(?=[);,])|20\d\d\b|\d{1,2} [A-Z][a-z]{2}|[A-Z][a-z]{2,8}\.? \d|['\u2019]\d\d(?!\d)",
             rest,
         )
     ):

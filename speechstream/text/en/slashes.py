@@ -37,6 +37,14 @@ COUNTED_IN = re.compile(rf"(?!(?:{alternatives(units.PER)})(?![\w\u00b2\u00b3]))
 FLOORED = re.compile(r" // [\da-z]")
 PACE = re.compile(r"\d:\d\d$")
 PACED = re.compile(r"(?:mile|mi|km)(?!\w)")
+IN_HOURS = re.compile(r"(\d{1,2})\s?h(?:(?:ou)?rs?)?(?!\w)")
+COUNTED_BEFORE = re.compile(r"\d\s?[A-Za-z\u00b5\u03bc\u00b2\u00b3%]+$")  # 40 mg/12h
+EACH_THING = re.compile(
+    r"(?:side|set|rep|batch|session|lap|visit|serving|class|cup|loaf|load|tray|dose|swab|pose|round|station|area|site|lesson|interview)(?!\w)"
+)
+UNIT_BEFORE = re.compile(
+    r"(?:mins?|hrs?|secs?|h|s|g|mg|oz|lbs?|ml|mL|cups?|pts|reps|kcal|cal|minutes|seconds|hours)$"
+)
 DOSE = re.compile(r"[\d ](?:mg|mcg|\u00b5g|\u03bcg|g|kg|IU|mEq|mmol|units|kcal|kJ|lb|gal|oz)$")
 PER_MEASURE = re.compile(
     r"\d+(?:\.\d+)?\s?(?:mL|ml|L|l|dL|kg|g|hr?|min|m\u00b2|acre|ha|cups?|tablets?|serving)(?![^\W_])"
@@ -67,6 +75,8 @@ class Slashes:
         if OF_A_NAME.search(text, max(0, at - 12), at) and SMALL_NUMBER.match(text, at + 1):
             self._say("slash", at, at + 1)
             return at + 1
+        if text.startswith("ea", at + 1) and self._before() in PRICED:
+            return at + 1  # 79 cents each
         if TRIPLE.match(text, at - 1) or TRIPLE.match(text, at - 3):
             return at + 1  # m/f/d
         if COURT_CASE.search(text, max(0, at - 7), at):
@@ -95,6 +105,17 @@ class Slashes:
         if PACE.search(text, max(0, at - 5), at) and (m := PACED.match(text, at + 1)):
             self._say(["per", *units.PER[m[0]].split()], at, m.end())
             return m.end()
+        if (m := IN_HOURS.match(text, at + 1)) and COUNTED_BEFORE.search(text, max(0, at - 16), at):
+            self._say(["per", *numbers.cardinal(m[1]), "hours"], at, m.end())
+            return m.end()
+        earlier = COUNTED_BEFORE.search(text, max(0, at - 16), at)
+        if (
+            earlier
+            and EACH_THING.match(text, at + 1)
+            and UNIT_BEFORE.search(text, max(0, at - 8), at)
+        ):
+            self._say("per", at, at + 1)
+            return at + 1
         if DOSE.search(text, max(0, at - 6), at) and PER_MEASURE.match(text, at + 1):
             self._say("per", at, at + 1)
             return at + 1

@@ -39,6 +39,11 @@ SPECIES = re.compile(r"\. ([a-z]{3,}|v\.|\d{3})(?![\w-])")
 NAMES = q.GIVEN_NAMES - frozenset("ron sam ali ana ian lee wei may art".split())
 VANITY = re.compile(r"\d\d\d-$")
 RESPELLED = re.compile(r"^(?:[a-z]--|.{0,2}--[a-z])")  # KEY-noh-ah
+ACRONYM = re.compile(r"([A-Z]{2,}?)((?:'s|s|'d|'ed|'ing)?)")
+MANY_NUMERALS = re.compile("[MDCLXVI]+")
+HUMPS = re.compile(r"[a-z][A-Z]|[A-Z]{2}[a-z]{2}")
+SCOTTISH = re.compile(r"(?:Mc|Mac)[A-Z][a-z]+(?:'s|s)?")
+VOWEL = re.compile("[aeiouy]", re.I)
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
 
@@ -153,6 +158,15 @@ class Spelling(Abbreviations, Attached, Places):
             elif not part.isascii():
                 self._foreign(start, stop)
             elif (
+                part[0] == "k"
+                and len(part) > 3
+                and self.text[start - 1 : start].isdigit()
+                and not self.known(part)
+                and self.known(part[1:])
+            ):
+                self._say("K", start, start + 1)  # 10kclub
+                self.out.append(Word(part[1:], start + 1, stop))
+            elif (
                 len(part) == 4 and PROMOTION.fullmatch(self.text, at, end) and self._ordinary(part)
             ):
                 self.out.append(Word(part.lower(), start, stop))  # SAVE20
@@ -160,7 +174,7 @@ class Spelling(Abbreviations, Attached, Places):
                 self._say(part.upper(), start, stop)
             elif part.lower() in q.SPELLED_SMALL or VOWELLESS.fullmatch(part):
                 self._say(part.upper(), start, stop)
-            elif not self.known(part.lower()) and not re.search("[aeiouy]", part, re.I):
+            elif not self.known(part.lower()) and not VOWEL.search(part):
                 self._say(part.upper(), start, stop)
             else:
                 self.out.append(Word(part.lower(), start, stop))
@@ -257,11 +271,8 @@ class Spelling(Abbreviations, Attached, Places):
 
     def _plain(self, word: str, at: int, end: int) -> None:
         """An ASCII word: acronym, camel case or a word as it stands."""
-        stem, tail = (
-            re.fullmatch(r"(.*?)((?:'s|s)?)", word).groups()
-            if re.fullmatch(r"[A-Z]{2,}(?:'s|s)?", word)
-            else (word, "")
-        )
+        acronym = ACRONYM.fullmatch(word)
+        stem, tail = acronym.groups() if acronym else (word, "")
         if (
             len(word) > 2
             and not word.isupper()
@@ -280,9 +291,7 @@ class Spelling(Abbreviations, Attached, Places):
             self.out.append(Word(word[: len(word) - len(tail)].upper() + tail, at, end, "letters"))
         elif stem in q.TRIPLED:
             self._say(q.TRIPLED[stem], at, end)
-        elif (
-            len(stem) >= 5 and re.fullmatch("[MDCLXVI]+", stem) and numbers.roman(stem) is not None
-        ):
+        elif len(stem) >= 5 and MANY_NUMERALS.fullmatch(stem) and numbers.roman(stem) is not None:
             self._say(numbers.year(numbers.roman(stem) or 0), at, end)
         elif len(stem) >= 2 and stem.isupper() and stem.isalpha():
             if self._spelled(stem) and not self._named_so(stem, at, end):
@@ -295,10 +304,10 @@ class Spelling(Abbreviations, Attached, Places):
         elif len(word) == 1 and word not in "aAI":
             self.out.append(Word(word.upper(), at, end, "letters"))
         elif (
-            re.search(r"[a-z][A-Z]|[A-Z]{2}[a-z]{2}", word)
+            HUMPS.search(word)
             and not self.known(word)
             and not self.known(word.lower())
-            and not re.fullmatch(r"(?:Mc|Mac)[A-Z][a-z]+(?:'s|s)?", word)
+            and not SCOTTISH.fullmatch(word)
             and not self.known(word.lower().removesuffix("'s"))
         ):
             owned = end - 2 * (word[-2:] == "'s")
@@ -308,7 +317,7 @@ class Spelling(Abbreviations, Attached, Places):
                 self.out[-1] = Word(last.text + "'s", last.start, end, last.kind)
         elif (
             len(word) > 1
-            and not re.search("[aeiouy]", word, re.I)
+            and not VOWEL.search(word)
             and "'" not in word
             and not self.known(word.lower())
             and not self.known(word)
@@ -344,6 +353,8 @@ class Spelling(Abbreviations, Attached, Places):
             return False
         if word in t.SPELLED and not (self.shouting and lower in q.ORDINARY):
             return True
+        if len(word) == 3 and lower in q.SHORT_WORDS and lower not in t.LETTERED_SHORT:
+            return False
         if self.shouting and (lower in q.SHORT_WORDS or len(word) > 2 and self._ordinary(word)):
             return False
         if self.lettered(word) or not self.known(word) and self.lettered(lower):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from speechstream.text import choices
 from speechstream.text.en import chess, cues as q, emoji, numbers, numerals, tables as t, units
 from speechstream.text.en.slashes import NAME, TERM_ALONE, Slashes
 from speechstream.text.en.word import EMOJI, PUNCTUATION, Word
@@ -31,6 +32,7 @@ GLOB = re.compile(r"\*(?:\.\*)?\.(?=[A-Za-z])|\*\.\*")
 LIMITS = re.compile(
     "([\u2080-\u2089\u2090-\u209c\u1d62]+)([\u2070-\u207f\u00b9\u00b2\u00b3\u221e]+)?"
 )
+OVER_LETTERS = {"\u0304": "bar", "\u0305": "bar", "\u0302": "hat", "\u0303": "tilde"}
 LONE = re.compile(r"(?<![A-Za-z])[a-zA-Z]$")
 PRODUCT = re.compile(r"\s?[\d.,]+\s?[=\u2248]")  # 26.2 mi x 1.609 = 42.2
 ELEMENT = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)>")  # of a page
@@ -48,6 +50,9 @@ TERM_AFTER = re.compile(r"\s(?:\d|\(|[a-z](?![a-z]))")
 STARRED = q.DIALLED | frozenset("press enter pressing dialing hit".split())
 ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+>")
 MODULO = re.compile(r"% (?:\d|[a-z](?![A-Za-z]))")
+BRANCH = r"(?:\"[^\"\n]{0,30}\"|'[^'\n]{0,30}'|`[^`\n]{0,30}`|[^\s:\"'`]\S{0,31})"
+CHOICE = re.compile(rf" \? {BRANCH}(?: [-+*/%] {BRANCH})* : \S")  # n > 0 ? n : -n
+CHOSEN = re.compile(rf" \? {BRANCH}(?: [-+*/%] {BRANCH})* $")
 STARS = re.compile("(\u2605+)(\u2606*)")
 PACKAGE = re.compile(r"(?:^|[\s(])[a-z]\w*\.[a-z]\w*$")
 MEMBER = re.compile(r"\w[.\])]\w*\s$|\)\s$")
@@ -60,7 +65,12 @@ LONG_BARS = re.compile(
 )
 CONDITION = re.compile(r"\b[PE]\([^()|]{1,16}$")
 SUM_OF = re.compile(r"\s*(?:from|over|of)\b")
-FACTORIAL = re.compile(r"(?<![^\W_]|['\u2019])[nkmNrpq]$|[^\W_]\)$")
+NAMED_MARKS = {"_": "underscore", "-": "dash"}
+SECRETS = frozenset("pw password passwd username userid login".split())
+CHARGE = re.compile(r"\^\{?(\d?)([-+\u2212])\}?(?![\w(])")  # SO4^2-
+HERE = re.compile(r"\.{1,2}(?=[`\s\"')]|$)")  # a folder
+SHELL = re.compile(r"\b(?:cd|ls|add|code|source|cp|mv|grep|find|install|build|-[eCrR]|--all) $")
+FACTORIAL = re.compile(r"(?<![^\W_]|[-'\u2019])[nkmNrpq]$|[^\W_]\)$")
 FACTORIAL_AFTER = re.compile(
     r"\s?[-=+*/\u00d7\u2212<>)]|\s(?:is|grows?|ways|for|and|where|when|permutations)\b"
 )
@@ -68,6 +78,7 @@ KEYED = re.compile(r"[*#]+\d{2,}(?:[*#]\d+)*#")
 PIPED = re.compile(
     r"\| (?:wc|grep|sort|head|tail|less|more|xargs|awk|sed|jq|tee|uniq|cut|sh|bash|tr|cat|python3?|node)\b"
 )
+TITLED = re.compile(r"\| (?:[A-Z]|[a-z]{1,6}: )")  # Sales | c: 415.555.0187
 BY_INCHES = re.compile(r"\s?[\d/ \u00bc-\u00be\u2150-\u215e]+[\"\u2033]")
 PROMPT = re.compile(r"\$ [a-z][\w.-]*(?:\s|$)")
 EQUATED = re.compile(r" = (?:[\w%$.]+ ){1,2}$")  # profit = revenue - cost
@@ -109,6 +120,7 @@ class Symbols(Slashes):
                 text[at - 1].isalnum() or text[at - 1] in ")]" and (after.islower() or after == "_")
             )
             inside_word = at and text[at - 1].isalpha()
+            after_marks = text[m.end() : m.end() + 1]
             leading = (at == 0 or text[at - 1] in " (\"'/") and NAME.match(text, at + 1)
             if m[0] == "." and (inside and after.isalnum() or leading):
                 dot = (
@@ -125,11 +137,26 @@ class Symbols(Slashes):
                 if inside and text[at - 1].isalpha() and (digits := DIGITS.match(text, at + 1)):
                     self._say(numbers.grouped(digits[0]), *digits.span())  # H.264
                     return digits.end()
+            elif (
+                (folder := HERE.match(text, at))
+                and text[at - 1 : at] == " "
+                and SHELL.search(text, max(0, at - 12), at)
+            ):
+                self._say(["dot"] * len(folder[0]), at, folder.end())
+                return folder.end()
             elif leading_path := set(m[0]) == {"."} and not inside_word and PATH.match(text, at):
                 self._say(["dot"] * len(m[0]) + ["slash"], at, leading_path.end())
                 return leading_path.end()
-            elif m[0] == "?" and inside and QUERY.match(text, at):
+            elif m[0] == "?" and (
+                inside and QUERY.match(text, at) or CHOICE.match(text, max(at - 1, 0))
+            ):
                 self._say("question mark", at, at + 1)
+            elif (
+                m[0] == "??"
+                and after_marks == " "
+                and choices.TERM_BEFORE.search(text[max(0, at - 24) : at])
+            ):
+                self._say("question mark question mark", at, m.end())
             elif m[0] == "!" and self._negates(at):
                 self._say("not", at, at + 1)
             elif m[0] == "!" and (self._factorial(at)):
@@ -137,6 +164,9 @@ class Symbols(Slashes):
             else:
                 self.out.append(Word(mark, at, m.end(), "punct"))
             return m.end()
+        if c == "\u2605" and self.number_end == at and after != c:
+            self._say("stars", at, at + 1)
+            return at + 1
         if c in "\u2605\u2606" and (m := STARS.match(text, at)) and len(m[0]) > 2:
             filled = len(m[1])
             said = numbers.cardinal(filled)
@@ -152,6 +182,15 @@ class Symbols(Slashes):
             self.bar = bars.end() - 1
             return at + 1
         if c == "|" and at == self.bar:
+            return at + 1
+        if (
+            c == "|"
+            and spaced
+            and self.out
+            and not PIPED.match(text, at)
+            and TITLED.match(text, at)
+        ):
+            self.out.append(Word(",", at, at + 1, "punct"))
             return at + 1
         if c == "|" and PIPED.match(text, at):
             self._say("pipe", at, at + 1)
@@ -170,6 +209,9 @@ class Symbols(Slashes):
             return at + 2  # len()
         if c == "$" and at == 0 and PROMPT.match(text):
             return at + 1
+        if c == "$" and text.startswith(" back", at + 1):
+            self._say("money", at, at + 1)
+            return at + 1
         if c == "$" and after.isalpha():
             self._say("dollar", at, at + 1)
             return at + 1
@@ -177,6 +219,9 @@ class Symbols(Slashes):
             return at + 1
         if c in "-\u2013" and text[at - 1 : at] == ")" and after == "(" and self.out:
             self._say("to", at, at + 1)
+            return at + 1
+        if c in NAMED_MARKS and after.isalnum() and text[at - 1 : at].isalnum() and self._secret():
+            self._say(NAMED_MARKS[c], at, at + 1)
             return at + 1
         mark = MARKS.get(c, c)
         if c == "-" and not after.isalnum() and GRADE.search(text, max(0, at - 2), at):
@@ -213,7 +258,11 @@ class Symbols(Slashes):
             ):
                 self._say(["port", *numbers.grouped(port[1])], at, port.end())
                 return port.end()
-            if mark == ":" and DRIVE.search(text, max(0, at - 2), at + 2):
+            if mark == ":" and (
+                DRIVE.search(text, max(0, at - 2), at + 2)
+                or after == " "
+                and CHOSEN.search(text, max(0, at - 100), at)
+            ):
                 self._say("colon", at, at + 1)
                 return at + 1
             if mark == ":" and not (not after or after.isspace() or after in "\"'(\u201c"):
@@ -264,6 +313,10 @@ class Symbols(Slashes):
             self._say("caret", at, at + 1)
         elif c == "$" and text[at - 1 : at] in ("}", ")", "*", "+", "]"):
             self._say("dollar sign", at, at + 1)
+        elif c == "^" and (charge := CHARGE.match(text, at)) and text[at - 1 : at].isalnum():
+            many = numbers.cardinal(charge[1]) if charge[1] else []
+            self._say([*many, "plus" if charge[2] == "+" else "minus"], at, charge.end())
+            return charge.end()
         elif c == "^" and after:
             m = re.compile(r"\^\s?([-\u2212]?\d{1,6})").match(text, at)
             self._say(
@@ -301,7 +354,8 @@ class Symbols(Slashes):
             self._say("times", at, at + 1)
         elif c in "\u222b\u2211\u220f" and (m := LIMITS.match(text, at + 1)):
             self._say(t.SYMBOLS[c].split()[self._before() == "the" : -1], at, at + 1)
-            for name, side in zip(("from", "to"), m.groups()):
+            joints = ("from", "to") if m[2] else ("over", "")
+            for name, side in zip(joints, m.groups()):
                 if side:
                     self._say([name, *self._limit(side)], at + 1, m.end())
             self._say("of", m.end() - 1, m.end())
@@ -310,6 +364,8 @@ class Symbols(Slashes):
             words = t.SYMBOLS[c].split()
             doubled = words[0] == "the" and self._before() == "the"
             self._say(words[doubled:], at, at + 1)
+        elif c in OVER_LETTERS and LONE.search(text, max(0, at - 2), at):
+            self._say(OVER_LETTERS[c], at, at + 1)
         elif c == "\ufffd" or unicodedata.category(c) in ("Mn", "Mc", "Me"):
             pass
         elif (
@@ -321,6 +377,10 @@ class Symbols(Slashes):
         elif unicodedata.category(c) == "Lo":
             return self._foreign(at, at + 1)
         return at + 1
+
+    def _secret(self) -> bool:
+        """Whether a password or a user's name is told, of which every mark counts."""
+        return bool(SECRETS & {w.text.lower() for w in self.out[-6:]})
 
     @staticmethod
     def _limit(raised: str) -> list[str]:

@@ -185,6 +185,9 @@ WITHOUT_STOP = {
     "d/t": "due to",
     "b/w": "between",
     "w/i": "within",
+    "o/n": "overnight",
+    "b/d": "barrels per day",
+    "h/t": "hat tip",
     "y/y": "year over year",
     "m/m": "month over month",
     "q/q": "quarter over quarter",
@@ -405,7 +408,7 @@ SPELLED = frozenset(
     "PNG EKG ECG CT AED CPR OCD ADHD PTSD IVF STD WTO IMF EPA FDA CDC NIH FCC FTC SEC DOJ DHS TSA FAA NSF NPR PBS HBO MTV".split()
 )
 SAID = frozenset(
-    "NASA NATO AIDS COVID UNESCO UNICEF OPEC RAM ROM SIM PIN JPEG GIF SCUBA RADAR LASER FEMA NAFTA SWAT "
+    "FOX NASA NATO AIDS COVID UNESCO UNICEF OPEC RAM ROM SIM PIN JPEG GIF SCUBA RADAR LASER FEMA NAFTA SWAT "
     "YOLO IMAX POTUS SCOTUS NASDAQ NASCAR NAFTA ASCII FIFA UEFA WIFI IKEA LEGO CAPTCHA SARS MERS OSHA MISC FAT "
     "MAC ZIP JSON YAML TOML CUDA TED NET LOL ASAP HIPAA DARPA LAN WAN MIDI BIOS GUI NORAD TESLA BASIC COBOL RAID CERN ASEAN GATT NIMBY MAX DOW VRAM DRAM OPEC AWOL BAFTA VAT COP DOGE NOAA NIMH SWIFT MOMA LIDAR SONAR EBIT EBITDA PETA GAAP FOMO CRISPR DRAM".split()
 )
@@ -413,6 +416,9 @@ EMPHATIC = frozenset(
     "not and the all new yes no or any you can but now one two must never ever only out stop go get do "
     "was is are his her him she he we my your our too so very big bad good top end day way off on up "
     "if how why has had for from with".split()
+)
+LETTERED_SHORT = frozenset(  # words of three letters that in capitals are mostly letters
+    "ads add art bet bid dot era fit gem inn led pad pat sap sat tan tip map who".split()
 )
 KINGS = frozenset(
     "henry louis elizabeth george charles james edward richard william mary john paul pius benedict francis "

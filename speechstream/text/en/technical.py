@@ -18,7 +18,7 @@ SIDES = {"L": "left", "R": "right", "C": "center"}
 COURSES = frozenset("heading bearing course radial azimuth".split())
 STEPS = frozenset(
     "attempt step part round stage question slide try retry item test page lap chunk batch epoch layer file lesson volume "
-    "stop episode leg photo tweet day hole".split()
+    "thread stop episode leg photo tweet day hole".split()
 )
 PLATFORMS = q.RELEASED | frozenset("windows vista office chrome firefox safari gcc clang".split())
 NARROW = frozenset(("2", "3", "4", "8", "16", "32"))  # of fractions more often than days

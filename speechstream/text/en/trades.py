@@ -231,7 +231,7 @@ def transfers(m, context):
     return [*n.decimal(m[1]), {"M": "mega", "G": "giga"}[m[2]] + "transfers", "per", "second"]
 
 
-@rule(rf"([-+\u2212]?)({NUM})\s(pp|ppts?|p\.p\.){END}\.?(?=\s[a-z(]|[,;)]|\s?$)")
+@rule(rf"([-+\u2212]?)({NUM})\s?(pp|ppts?|p\.p\.){END}\.?(?=\s[a-z(]|[,;)]|\s?$)")
 def percentage_points(m, context):
     """By 4 pp."""
     if context.before not in (

@@ -29,6 +29,9 @@ class Word:
     kind: str = "word"
 
 
+STATISTICS = "\u0302\u0304\u0305"  # over a lone letter: the mean of x, an estimate of p
+
+
 def clean_up(text: str) -> tuple[str, list[int]]:
     """Text without control and format characters, composed and in plain width, and each character's source index.
 
@@ -62,7 +65,8 @@ def clean_up(text: str) -> tuple[str, list[int]]:
             if len(joined) == 1:
                 out[-1] = joined
                 continue
-            if out[-1].isascii():
+            alone = not (len(out) > 1 and out[-2].isalpha() or text[i + 1 : i + 2].isalpha())
+            if out[-1].isascii() and not (alone and out[-1].isalpha() and c in STATISTICS):
                 continue  # an accent this letter does not have
         if (
             category == "Lm"
