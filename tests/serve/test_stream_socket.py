@@ -304,10 +304,15 @@ def lost_at_the_end(server):
     """The token of a session that has said all, to a client that has gone instead of answering the close."""
     messages = [Frame(Opcode.TEXT, m.encode()).serialize(mask=True) for m in (LISTEN, FINISH)]
     with socket.create_connection(("127.0.0.1", server.port)) as lost:
-        lost.sendall(HANDSHAKE + b"".join(messages))
+        lost.settimeout(20)
+        lost.sendall(HANDSHAKE)
         data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += lost.recv(1)
+        lost.sendall(b"".join(messages))
         while b'"done"' not in data:
-            data += lost.recv(4096)
+            assert (piece := lost.recv(4096))
+            data += piece
     poll(lambda: server.call(lambda: server.engine.sessions) == 0)
     return data.partition(b'"token":"')[2].partition(b'"')[0].decode()
 
