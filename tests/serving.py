@@ -26,7 +26,6 @@ class Server:
 
     async def _main(self) -> None:
         import uvicorn
-
         from starlette.applications import Starlette
         from starlette.routing import WebSocketRoute
 

@@ -17,7 +17,7 @@ from speechstream.bundle import Bundle
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import encoder_graph
-from speechstream.export.onnx import MOST_PARAMETERS, describe, trace_step, save_graphs
+from speechstream.export.onnx import MOST_PARAMETERS, describe, save_graphs, trace_step
 from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.kyutai import Kyutai
 from speechstream.nn.kyutai_config import KyutaiBundle

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from speechstream.asr.voxtral.torch import read_voxtral
 from speechstream.bundle import Bundle
 from speechstream.config import read
-from speechstream.export.onnx import describe, trace_step, save_graphs
+from speechstream.export.onnx import describe, save_graphs, trace_step
 from speechstream.nn.llm import LlmState
 from speechstream.nn.voxtral import Voxtral, VoxtralEncoderState
 from speechstream.nn.voxtral_config import VoxtralBundle

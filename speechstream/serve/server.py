@@ -35,7 +35,8 @@ KEEP_ALIVE_S = 30
 HEAD_S = 20.0  # until a connection has sent a whole request's head
 HEAD_BYTES = 64 << 10
 PING_S = 20.0
-PARSED_BYTES = 16 << 10  # of a WebSocket at once: as tiny frames they take some 10 ms, for which all others wait
+# Of a WebSocket at once: as tiny frames they take some 10 ms, for which all others wait.
+PARSED_BYTES = 16 << 10
 POLL_S = 0.05
 CONNECTIONS = 64, 4  # so many, and so many for each seat: who waits for a seat is told so
 
@@ -73,7 +74,8 @@ class WebSockets(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._rest: deque[bytes] = deque()  # of what was read, not parsed yet; nothing more is read before
+        # of what was read, not parsed yet; nothing more is read before
+        self._rest: deque[bytes] = deque()
         self._answered: asyncio.Future[int | None] = self.loop.create_future()
         self.app_state = {**self.app_state, "answered": self._answered}
         self._heard = self.loop.time()  # when something came

@@ -175,7 +175,6 @@ class Socket:
         except _closed_errors():
             pass
 
-
     async def answered(self) -> bool:
         """After `close`: whether the client answers with 1000, and so has all that was sent before. Waits a moment."""
         answer = self.websocket.scope.get("state", {}).get("answered")
