@@ -229,8 +229,6 @@ LONGEST = (
     "serve/test_workers.py",
     "asr/test_qwen_asr.py",
     "serve/test_realtime_socket.py",
-    "export/test_voxtral_export.py",
-    "export/test_kyutai_export.py",
     "cli/test_end_to_end.py",
     "serve/test_serve_command.py",
     "tts/test_codec.py",

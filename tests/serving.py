@@ -29,6 +29,8 @@ class Server:
         from starlette.applications import Starlette
         from starlette.routing import WebSocketRoute
 
+        from speechstream.serve.server import WebSockets
+
         self.loop = asyncio.get_running_loop()
         self.engine = Engine(*self.models, self.limits)
         self.engine.start()
@@ -47,7 +49,7 @@ class Server:
         app = Starlette(routes=[WebSocketRoute(p, mounted(h)) for p, h in self.routes.items()])
         config = uvicorn.Config(
             app,
-            ws="websockets-sansio",
+            ws=WebSockets,
             log_level="warning",
             ws_max_size=self.limits.message_bytes + 1,
             timeout_graceful_shutdown=1,

@@ -17,7 +17,7 @@ from speechstream.bundle import Bundle
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError
 from speechstream.export.codec import encoder_graph
-from speechstream.export.onnx import MOST_PARAMETERS, describe, export_step, save_graphs
+from speechstream.export.onnx import MOST_PARAMETERS, describe, save_graphs, trace_step
 from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.kyutai import Kyutai
 from speechstream.nn.kyutai_config import KyutaiBundle
@@ -47,7 +47,7 @@ def export_kyutai(model: Kyutai, weights: Weights = FP32) -> dict[str, onnx.Mode
     tokens = torch.ones(2, 3, dtype=torch.int64)
     codes = torch.ones(2, 3, c.levels, dtype=torch.int64)
     *_, said = reading.step(tokens, codes, model.init_text(2))
-    text = export_step(
+    text = trace_step(
         reading,
         reading.step,
         {"tokens": tokens, "codes": codes},
@@ -60,6 +60,7 @@ def export_kyutai(model: Kyutai, weights: Weights = FP32) -> dict[str, onnx.Mode
             "state.values": {0: "batch", 3: "past"},
             "state.tokens": {0: "batch"},
         },
+        queries=c.text.heads // c.text.kv_heads,
     )
     describe(text, {"architecture": ARCHITECTURE, "graph": "text"}, model.init_text())
     encoder = encoder_graph(model.codec, c.levels)

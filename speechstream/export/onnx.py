@@ -11,7 +11,8 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,49 @@ METADATA, METADATA_VERSION = (
     "speechstream",
     1,
 )  # key in metadata_props, and version of the JSON there
+
+
+def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
+    """`torch.rms_norm` over the last axis, which the tracer does not know."""
+    last = g.op("Constant", value_t=torch.tensor([-1]))
+    power = g.op("ReduceMean", g.op("Mul", x, x), last, keepdims_i=1)
+    return g.op("Mul", g.op("Div", x, g.op("Sqrt", g.op("Add", power, eps))), weight)
+
+
+@contextmanager
+def _grouped_attention(queries: int) -> Iterator[None]:
+    """While this lasts, the tracer writes `scaled_dot_product_attention` with so many queries to a key, which its own does
+    not know; for a mask of booleans in which every query sees something."""
+
+    def attention(g: Any, q: Any, k: Any, v: Any, mask: Any, *_: Any) -> Any:
+        def constant(value: Any) -> Any:
+            return g.op("Constant", value_t=torch.as_tensor(value))
+
+        def sizes(x: Any, start: int, end: int) -> Any:
+            return g.op("Slice", g.op("Shape", x), constant([start]), constant([end]))
+
+        def repeated(x: Any) -> Any:  # (B, key heads, S, width) -> (B, heads, S, width)
+            new = g.op("Concat", sizes(x, 0, 1), constant([-1]), sizes(x, 2, 4), axis_i=0)
+            x = g.op("Expand", g.op("Unsqueeze", x, constant([2])), constant([1, 1, queries, 1, 1]))
+            return g.op("Reshape", x, new)
+
+        if queries > 1:
+            k, v = repeated(k), repeated(v)
+        width = g.op("Cast", sizes(q, 3, 4), to_i=onnx.TensorProto.FLOAT)
+        scores = g.op("MatMul", q, g.op("Transpose", k, perm_i=[0, 1, 3, 2]))
+        scores = g.op("Div", scores, g.op("Sqrt", width))
+        hidden = g.op("Where", mask, constant(0.0), constant(float("-inf")))
+        return g.op("MatMul", g.op("Softmax", g.op("Add", scores, hidden), axis_i=-1), v)
+
+    name = "aten::scaled_dot_product_attention"
+    torch.onnx.register_custom_op_symbolic(name, attention, OPSET)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic(name, OPSET)
+
+
+torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
 
 
 class _Flat(nn.Module):
@@ -110,10 +154,12 @@ def trace_step(
     state: Any,
     outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, str]],
+    queries: int = 0,
 ) -> onnx.ModelProto:
     """`export_step` by following one run of the step: thirty times faster, for deep networks.
 
     What the run decided is fixed in the graph, so a step may not choose by sizes or values; `agrees` asks whether it has.
+    queries: to a key of its attention, where all masks are of booleans and let every query see something.
     """
     fields = {f"state.{n}": a for n, a in flatten(state).items()} if state is not None else {}
     examples = {**inputs, **fields}
@@ -123,7 +169,8 @@ def trace_step(
     new = [f"new.{n.removeprefix('state.')}" for n in fields] if kept else []
     axes = {n: dict(a) for n, a in dynamic.items()}
     axes |= {n: {0: "batch"} for n in (*outputs, *new)}
-    with warnings.catch_warnings(), torch.no_grad():
+    writing = _grouped_attention(queries) if queries else nullcontext()
+    with warnings.catch_warnings(), torch.no_grad(), writing:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,

@@ -7,8 +7,6 @@ by whoever runs them (`nn.speech_llm_state`), so that the graph takes any of the
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
 import torch
 from torch import Tensor, nn
@@ -24,16 +22,6 @@ from speechstream.export.onnx import describe, save_beside, trace_step
 from speechstream.export.quantize import FP32, Weights, quantize_graph
 from speechstream.nn.speech_llm import SpeechLlm
 from speechstream.nn.speech_llm_config import SpeechLlmBundle
-
-
-def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
-    """`torch.rms_norm` over the last axis, which the tracer does not know."""
-    last = g.op("Constant", value_t=torch.tensor([-1]))
-    power = g.op("ReduceMean", g.op("Mul", x, x), last, keepdims_i=1)
-    return g.op("Mul", g.op("Div", x, g.op("Sqrt", g.op("Add", power, eps))), weight)
-
-
-torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, 20)
 
 
 class Reading(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from speechstream.asr.voxtral.torch import read_voxtral
 from speechstream.bundle import Bundle
 from speechstream.config import read
-from speechstream.export.onnx import describe, export_step, save_graphs
+from speechstream.export.onnx import describe, save_graphs, trace_step
 from speechstream.nn.llm import LlmState
 from speechstream.nn.voxtral import Voxtral, VoxtralEncoderState
 from speechstream.nn.voxtral_config import VoxtralBundle
@@ -58,7 +58,7 @@ def export_voxtral(model: Voxtral, longest: int) -> dict[str, onnx.ModelProto]:
     mel = torch.randn(2, 3, c.mels_per_token, c.encoder.n_mels)
     _, heard = hearing.step(mel, model.encoder.init_state(2))
     growing = {"state.keys": {0: "batch", 3: "past"}, "state.values": {0: "batch", 3: "past"}}
-    encoder = export_step(
+    encoder = trace_step(
         hearing,
         hearing.step,
         {"mel": mel},
@@ -71,11 +71,12 @@ def export_voxtral(model: Voxtral, longest: int) -> dict[str, onnx.ModelProto]:
             "state.frames": {0: "batch"},
             **growing,
         },
+        queries=1,
     )
     tokens, delays = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
     audio = torch.randn(2, 3, c.text.dim)
     _, said = reading.step(tokens, audio, delays, model.init_text(2))
-    text = export_step(
+    text = trace_step(
         reading,
         reading.step,
         {"tokens": tokens, "audio": audio, "delays": delays},
@@ -88,6 +89,7 @@ def export_voxtral(model: Voxtral, longest: int) -> dict[str, onnx.ModelProto]:
             "state.tokens": {0: "batch"},
             **growing,
         },
+        queries=c.text.heads // c.text.kv_heads,
     )
     for name, graph, state in (
         ("encoder", encoder, model.encoder.init_state()),

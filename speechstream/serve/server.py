@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import FrameType
@@ -34,6 +35,8 @@ KEEP_ALIVE_S = 30
 HEAD_S = 20.0  # until a connection has sent a whole request's head
 HEAD_BYTES = 64 << 10
 PING_S = 20.0
+# Of a WebSocket at once: as tiny frames they take some 10 ms, for which all others wait.
+PARSED_BYTES = 16 << 10
 POLL_S = 0.05
 CONNECTIONS = 64, 4  # so many, and so many for each seat: who waits for a seat is told so
 
@@ -71,11 +74,43 @@ class WebSockets(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # of what was read, not parsed yet; nothing more is read before
+        self._rest: deque[bytes] = deque()
+        self._answered: asyncio.Future[int | None] = self.loop.create_future()
+        self.app_state = {**self.app_state, "answered": self._answered}
         self._heard = self.loop.time()  # when something came
         self._whole = bytearray()  # of a message in fragments
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        if len(data) > PARSED_BYTES and self.handshake_initiated:
+            self._rest += (data[i : i + PARSED_BYTES] for i in range(0, len(data), PARSED_BYTES))
+            self.transport.pause_reading()
+            self._parse_next()
+        elif self._rest:
+            self._rest.append(data)
+        else:
+            self._parse(data)
+
+    def _parse_next(self) -> None:
+        """Parse a piece of what was read, and the next one when others had their turn."""
+        if self._rest:
+            self._parse(self._rest.popleft())
+        if self._rest:
+            self.loop.call_soon(self._parse_next)
+        elif not (self.read_paused or self.transport.is_closing()) and self.writable.is_set():
+            self.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        while self._rest:
+            self._parse(self._rest.popleft())
+        if not self._answered.done():
+            self._answered.set_result(None)
+        super().connection_lost(exc)
+
+    def _parse(self, data: bytes) -> None:
+        if self.conn.parser_exc is not None:
+            return  # it is being closed for what came before
         super().data_received(data)
         if (
             not self.handshake_initiated
@@ -101,14 +136,20 @@ class WebSockets(WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self.read_paused:
+        if not (self.read_paused or self._rest):
             self.transport.resume_reading()
 
     async def receive(self) -> Any:
         message = await super().receive()
-        if not self.writable.is_set():
+        if self._rest or not self.writable.is_set():
             self.transport.pause_reading()
         return message
+
+    def handle_close(self, event: Frame) -> None:
+        """A client that answers a close has all that was sent before it: `scope["state"]["answered"]` has its code."""
+        if self.close_sent and self.conn.close_rcvd is not None and not self._answered.done():
+            self._answered.set_result(self.conn.close_rcvd.code)
+        super().handle_close(event)
 
     def handle_cont(self, event: Frame) -> None:
         """Join a message as it comes: its size has a limit, the number of its fragments has none."""
@@ -186,9 +227,16 @@ def check_tls(settings: Settings) -> None:
     """Raises SpeechStreamError for a certificate and a key that cannot be used together."""
     if settings.certificate is None:
         return
+
+    def password() -> str:  # without it OpenSSL would ask at the terminal, where nobody may be
+        raise SpeechStreamError(
+            f"{settings.private_key} has a passphrase, which this server cannot ask for; write the key without one, "
+            "as openssl pkey does, into a file that only the server may read"
+        )
+
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            settings.certificate, settings.private_key
+            settings.certificate, settings.private_key, password
         )
     except (ssl.SSLError, OSError) as error:
         raise SpeechStreamError(

@@ -46,6 +46,7 @@ T = TypeVar("T")
 NORMAL, DATA, POLICY, TOO_BIG, BROKEN, RESTART, LATER = 1000, 1007, 1008, 1009, 1011, 1012, 1013
 REASON_BYTES = 123  # of a close frame at most (RFC 6455, 5.5)
 LINGER_S = 10.0  # a client that did not read may still read why it was closed
+ANSWER_S = 2.0  # in which a client that reads answers a close
 BLOCK_S = 1.0  # sound is decoded and pushed in blocks of at most this
 DEPTH = 64  # of JSON
 _log = logging.getLogger("speechstream.serve")
@@ -173,6 +174,16 @@ class Socket:
             pass
         except _closed_errors():
             pass
+
+    async def answered(self) -> bool:
+        """After `close`: whether the client answers with 1000, and so has all that was sent before. Waits a moment."""
+        answer = self.websocket.scope.get("state", {}).get("answered")
+        if answer is None:
+            return False  # not our server: nobody tells
+        try:
+            return bool(await within(ANSWER_S, asyncio.shield(answer)) == NORMAL)
+        except asyncio.TimeoutError:
+            return False
 
 
 def _closed_errors() -> tuple[type[Exception], ...]:

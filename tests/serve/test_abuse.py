@@ -15,6 +15,7 @@ import soundfile as sf
 from serving import read_to_the_end, serving, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
 from websockets.sync.client import connect
 
 from speechstream.events import Final
@@ -223,6 +224,31 @@ def test_pings_that_nobody_reads_the_answers_of_are_not_read_either(served, path
             while sent < 64 << 20:
                 sent += sock.send(pings)
     assert sent < 32 << 20  # what the system holds for both
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_tiny_messages_are_parsed_in_pieces_so_that_others_have_their_turn(
+    served, monkeypatch, pause
+):
+    """10,000 messages of two bytes that lie there at once; all count, also when the connection drops behind them."""
+    sizes, parse = [], ServerProtocol.receive_data
+
+    def receive_data(self, data):
+        sizes.append(len(data))
+        parse(self, data)
+
+    monkeypatch.setattr(ServerProtocol, "receive_data", receive_data)
+    sent = frame(Opcode.BINARY, b"\0\0") * 10_000
+    with raw(served, "/v1/stream") as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+        sock.sendall(frame(Opcode.TEXT, START.encode()))
+        assert b'"started"' in sock.recv(500)
+        sock.sendall(sent + frame(Opcode.TEXT, b'{"type": "finish"}') if pause else sent)
+        (session,) = served.engine.resumable.values()
+        if pause:
+            read_to_the_end(sock)
+    until(lambda: session.samples == 10_000)
+    assert max(sizes) <= server.PARSED_BYTES
 
 
 def test_fragments_are_joined_as_they_come(served):

@@ -73,6 +73,30 @@ def test_both_threads_give_what_the_library_gives(models, speech):
     assert sound.shape == alone.pcm.shape and np.abs(sound - alone.pcm).max() < 1e-4
 
 
+def test_blocks_of_one_sample_are_gathered_and_give_the_same_text(models, speech):
+    asr, _ = models
+    x, rate = speech
+
+    async def do(engine):
+        stream, given = engine.listen(320, rate), []
+        push = stream._lane.keeper.push
+
+        def counted(key, block, count):
+            given.append(block)
+            push(key, block, count)
+
+        stream._lane.keeper.push = counted
+        return await heard(stream, x[:16_000], 1), given
+
+    events, given = within(models, do)
+    assert len(given) < 16_000 / 50  # 10 ms are 160, but for those that the thread was quick to see
+    np.testing.assert_array_equal(np.concatenate(given), x[:16_000])
+    with asr.stream(320, rate) as stream:
+        alone = stream.push(x[:16_000]) + stream.finish()
+    finals = [[e for e in said if isinstance(e, Final)] for said in (events, alone)]
+    assert finals[0] == finals[1] and finals[0]
+
+
 def test_the_first_sound_does_not_wait_for_the_second(models):
     def steps(eager):
         pool, said = Pool(1), []

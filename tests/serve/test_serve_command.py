@@ -175,6 +175,11 @@ def test_tls(tmp_path, refused):
         assert command.url.startswith("https://")
         assert httpx.get(f"{command.url}/healthz", verify=cert).status_code == 200
     assert "certificate or its key" in refused("--certificate", key, "--private-key", cert)
+    locked = str(tmp_path / "locked.pem")
+    hide = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(hide, check=True, capture_output=True)
+    said = refused("--certificate", cert, "--private-key", locked)
+    assert "passphrase" in said and said.count("\n") == 1
 
 
 def test_what_cannot_begin_is_told_in_a_sentence(refused):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("uvicorn")
 websockets = pytest.importorskip("websockets")
 from websockets.asyncio.client import connect as aconnect
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
 from speechstream.errors import SpeechStreamError
@@ -28,6 +30,10 @@ TEXT = "Dr. Brown arrives at 9:15. It rained, so we stayed inside."
 LISTEN = json.dumps({"type": "start", "listen": {}})
 FINISH = json.dumps({"type": "finish"})
 FLUSH = json.dumps({"type": "flush"})
+HANDSHAKE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -292,12 +298,43 @@ def test_another_connection_takes_over(models, server, speech, expected):
             two.send(FINISH)
             got, close = until_closed(two)
     assert close.code == 1000 and events_of(got) == expected
-    # what was said last may have been lost: it can be asked for again
-    with connect(f"{server.url}/v1/stream") as three:
-        last = got[-1]["seq"]
-        three.send(json.dumps({**resume, "received": last - 1}))
-        again, _ = until_closed(three)
-    assert [m["type"] for m in again] == ["resumed", "done"] and again[1]["seq"] == last
+
+
+def lost_at_the_end(server):
+    """The token of a session that has said all, to a client that has gone instead of answering the close."""
+    messages = [Frame(Opcode.TEXT, m.encode()).serialize(mask=True) for m in (LISTEN, FINISH)]
+    with socket.create_connection(("127.0.0.1", server.port)) as lost:
+        lost.settimeout(20)
+        lost.sendall(HANDSHAKE)
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += lost.recv(1)
+        lost.sendall(b"".join(messages))
+        while b'"done"' not in data:
+            assert (piece := lost.recv(4096))
+            data += piece
+    poll(lambda: server.call(lambda: server.engine.sessions) == 0)
+    return data.partition(b'"token":"')[2].partition(b'"')[0].decode()
+
+
+def test_a_token_is_void_once_the_client_has_all_and_good_where_the_end_was_lost(server):
+    got, close = talk(server, [LISTEN, FINISH])
+    assert got[-1]["type"] == "done" and close.code == 1000
+    poll(lambda: not server.call(lambda: server.engine.resumable))
+    _, close = talk(server, [json.dumps({"type": "resume", "token": got[0]["token"]})])
+    assert close.code == 4004
+    for received, left in ((0, ["resumed", "done"]), (1, ["resumed"])):
+        resume = {"type": "resume", "token": lost_at_the_end(server), "received": received}
+        got, close = talk(server, [json.dumps(resume)])
+        assert [m["type"] for m in got] == left and close.code == 1000
+
+
+def test_sessions_that_have_said_all_give_way_to_those_that_were_cut(models):
+    with serving(models, Limits(sessions=1), stream=stream) as server:
+        cut = dropped(server)
+        lost_at_the_end(server)
+        got, _ = talk(server, [json.dumps({"type": "resume", "token": cut}), FINISH])
+        assert got[0]["type"] == "resumed"
 
 
 def test_tokens_that_are_none(server):

@@ -31,6 +31,7 @@ def error(reason: str) -> dict[str, Any]:
 
 async def stream(websocket: WebSocket, engine: Engine) -> None:
     """Serve one connection until it is closed."""
+    session: Session | None = None
     async with opened(websocket, engine, error, subprotocol(websocket)) as socket:
         try:
             message = await within(START_S, socket.receive())
@@ -45,10 +46,13 @@ async def stream(websocket: WebSocket, engine: Engine) -> None:
             await session.run(socket, None)
         elif asked.get("type") == "resume":
             resume = read(Resume, asked, "resume", besides=("type",))
-            await _found(engine, resume.token).run(socket, resume.received)
+            session = _found(engine, resume.token)
+            await session.run(socket, resume.received)
         else:
             kind = str(asked.get("type"))[:40]
             raise ValueError(f"the first message must be of type start or resume, got {kind!r}")
+    if session is not None and session.done and await socket.answered():
+        session.forget()
 
 
 def _found(engine: Engine, token: str) -> Session:

@@ -36,6 +36,7 @@ class Log:
         self._unsent: deque[Entry] = deque()
         self._sent: deque[Entry] = deque()  # the last of them
         self.last = 0  # the number of the last one sent
+        self.end: Ended | None = None  # of the connection, behind that one
         self.unsent, self.kept = 0, 0  # bytes
 
     @property
@@ -62,6 +63,7 @@ class Log:
         self.unsent -= entry.size
         self._sent.append(entry)
         self.last += 1
+        self.end = entry.last
         self.kept += entry.size
         while self.kept > self._most and len(self._sent) > 1:
             self._forget()

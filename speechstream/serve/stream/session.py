@@ -195,7 +195,7 @@ class Session:
             return
         if half.finishing:
             half.over = True
-            if self._done:
+            if self.done:
                 code = RESTART if self.draining else NORMAL
                 self._put(Entry({"type": "done"}, last=Ended(code, "", told=False)))
             return
@@ -251,7 +251,7 @@ class Session:
             raise
         except Ended as end:
             # what was said last may not have arrived
-            keep = end.code == UNKNOWN or self._done
+            keep = end.code == UNKNOWN or self.done
             raise
         finally:
             self.owner = None
@@ -260,7 +260,8 @@ class Session:
             owner.released.set()
 
     @property
-    def _done(self) -> bool:
+    def done(self) -> bool:
+        """Whether all was said."""
         return all(half.over for half in self.halves.values())
 
     async def _greet(self, socket: Socket, received: int | None) -> None:
@@ -309,6 +310,8 @@ class Session:
             await self._tell_taken(socket)
             entry = self.log.after(number)
             if entry is None:
+                if self.log.end is not None:  # the client had all when it came back
+                    raise self.log.end
                 self.changed.clear()
                 await self.changed.wait()
                 continue
@@ -334,14 +337,21 @@ class Session:
         )
 
     def _park(self) -> None:
-        """Wait for another connection for a while. As many may as may be connected; the oldest gives way."""
+        """Wait for another connection for a while. As many may as may be connected; those that have said all give way
+        first, then the oldest."""
         sessions, limits = self.engine.resumable, self.engine.limits
         sessions[self.name] = sessions.pop(self.name)
         self.parked = True
         self._expiry = asyncio.get_running_loop().call_later(limits.resume_s, self.drop)
         parked = [s for s in sessions.values() if isinstance(s, Session) and s.parked]
+        parked.sort(key=lambda s: not s.done)
         for session in parked[: max(len(parked) - limits.sessions, 0)]:
             session.drop()
+
+    def forget(self) -> None:
+        """Drop the session where nobody is connected: its client has all of it."""
+        if self.parked:
+            self.drop()
 
     def drop(self) -> None:
         """The session is over; nobody can resume it. May be called again."""
