@@ -116,7 +116,9 @@ class HotWords:
             raise SpeechStreamError(f"{path} is larger than {MAX_FILE >> 20} MB of phrases")
         try:
             lines = ((n, line.strip()) for n, line in enumerate(text.splitlines(), 1))
-            return cls(tuple(_line(line, n) for n, line in lines if line and line[0] != "#"), closed)
+            return cls(
+                tuple(_line(line, n) for n, line in lines if line and line[0] != "#"), closed
+            )
         except ValueError as error:
             raise SpeechStreamError(f"{path}: {error}") from error
 

@@ -36,7 +36,9 @@ CURRENCIES = {
     "yen": "\u00a5",
 }
 POUNDS = {"pound", "pounds"}  # money beside pence; else a weight as likely
-CENTS = dict.fromkeys("$\u20ac\u00a5\u20b9", ("cent", "cents")) | {"\u00a3": ("penny", "pence", "p")}
+CENTS = dict.fromkeys("$\u20ac\u00a5\u20b9", ("cent", "cents")) | {
+    "\u00a3": ("penny", "pence", "p")
+}
 PERCENT = {"percent", "%"}
 TIMES_OF_DAY = {"am", "pm", "a.m.", "p.m.", "a.m", "p.m", "o'clock"}
 DURATIONS = {
