@@ -102,7 +102,8 @@ class HotWords:
 
     @classmethod
     def read(cls, path: str | Path, closed: bool = False) -> HotWords:
-        """A file of one phrase a line, a weight after a tab or a colon. Raises SpeechStreamError."""
+        """A file of one phrase a line, a weight after a tab or a colon; lines that begin with # are comments. Raises
+        SpeechStreamError."""
         try:
             with open(path, "rb") as f:
                 data = f.read(MAX_FILE + 1)
@@ -115,7 +116,9 @@ class HotWords:
             raise SpeechStreamError(f"{path} is larger than {MAX_FILE >> 20} MB of phrases")
         try:
             lines = ((n, line.strip()) for n, line in enumerate(text.splitlines(), 1))
-            return cls(tuple(_line(line, n) for n, line in lines if line), closed)
+            return cls(
+                tuple(_line(line, n) for n, line in lines if line and line[0] != "#"), closed
+            )
         except ValueError as error:
             raise SpeechStreamError(f"{path}: {error}") from error
 

@@ -392,11 +392,19 @@ class RecognitionCore:
     def _close(
         self, state: StreamState, step: _Step, ended: bool, rest: np.ndarray = NOTHING
     ) -> Work[StreamState]:
-        """End the segment that is open. rest: the last of its audio, which the family has not heard yet."""
+        """End the segment that is open. rest: the last of its audio, which the family has not heard yet.
+
+        Where the rules end it after less than TAIL_S of silence, the rest of that is heard as zeros.
+        """
         if state.segment is None:
             return state
-        decoding = yield from self.family.finish(state.segment.decoding, self.mode, rest)
-        segment = replace(state.segment, decoding=decoding)
+        segment = state.segment
+        lacking = round(TAIL_S / WINDOW_S) - state.segmenter.run if ended else 0
+        if lacking > 0:
+            silence = np.zeros(lacking * WINDOW, np.float32)
+            segment, rest = longer(segment, silence), np.concatenate([rest, silence])
+        decoding = yield from self.family.finish(segment.decoding, self.mode, rest)
+        segment = replace(segment, decoding=decoding)
         silent = state.segmenter.run * WINDOW if ended else 0
         spoken = min(state.heard - silent, state.received) / SAMPLE_RATE
         words = self._words(segment, spoken)

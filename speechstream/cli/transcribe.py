@@ -133,7 +133,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--hotwords",
         metavar="FILE",
-        help="names and terms to expect, one a line, a weight after a tab or a colon (1 is the default, at most 10)",
+        help="names and terms to expect, one a line, a weight after a tab or a colon (1 is the default, at most 10); "
+        "lines that begin with # are comments",
     )
     add(
         "--grammar",
@@ -291,10 +292,9 @@ def load_recognizer(args: argparse.Namespace) -> Any:
     options = load_options(args)
     try:
         recognizer = speechstream.Recognizer.load(**options)
-    except ValueError as error:
-        if "hotwords" in options or "grammar" in options:
-            raise SpeechStreamError(f"{args.hotwords or args.grammar}: {error}") from error
-        raise
+    except ValueError as error:  # of phrases, a beam too wide: what no check here knows
+        phrases = args.hotwords or args.grammar
+        raise SpeechStreamError(f"{phrases}: {error}" if phrases else str(error)) from error
     if args.latency is not None and args.latency not in recognizer.latencies:
         known = ", ".join(str(ms) for ms in recognizer.latencies)
         raise SpeechStreamError(

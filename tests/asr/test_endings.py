@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from speechstream.asr.endpoint import EndpointRules
 from speechstream.events import Final
 from tools._scoring import count_errors, english_normaliser
 
@@ -48,6 +49,14 @@ def test_the_last_word_is_there_without_silence_behind(asr, readings, cut, laten
     assert heard.text and heard.text == asr.transcribe(silent, RATE, latency_ms=latency).text
     words = [w for s in heard.segments for w in s.words]
     assert words[-1].end <= len(x) / RATE + 0.03  # and no time lies behind the sound
+
+
+@pytest.mark.parametrize("latency", [None, 320])
+def test_quick_rules_do_not_cost_the_last_word(asr, readings, latency):
+    x, rules = readings["0890"][0], EndpointRules(silence_s=0.1)
+    heard = asr.transcribe(x, RATE, latency_ms=latency, rules=rules)
+    assert heard.text == asr.transcribe(x, RATE, latency_ms=latency).text
+    assert heard.segments[-1].words[-1].end <= heard.segments[-1].end <= len(x) / RATE
 
 
 @pytest.mark.parametrize("latency", [None, 320])

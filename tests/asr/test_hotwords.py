@@ -101,6 +101,15 @@ def test_a_file_that_holds_none_is_refused_in_a_sentence(tmp_path, content, prob
         HotWords.of([], closed=True)
 
 
+def test_comments_and_the_marks_of_windows_are_no_phrases(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xef\xbb\xbf# names\r\nIda Lovelace\t2\r\n\r\n #x: 3\r\nC#\r\n")
+    assert HotWords.of(path).phrases == (("Ida Lovelace", 2.0), ("C#", 1.0))
+    path.write_text("# none yet\n", encoding="utf-8")
+    with pytest.raises(SpeechStreamError, match="a grammar needs at least one phrase"):
+        HotWords.of(path, closed=True)
+
+
 def test_both_lists_at_once_are_refused():
     with pytest.raises(ValueError, match="not both"):
         chosen(["a"], ["b"])

@@ -9,6 +9,7 @@ import pytest
 import soundfile as sf
 
 from speechstream.audio import blocks, read
+from speechstream.audio.containers import ogg
 from speechstream.errors import AudioDamaged, SpeechStreamError
 
 av = pytest.importorskip("av", reason="PyAV is not installed (speechstream[media])")
@@ -24,6 +25,8 @@ FORMATS = {  # container: codec, options
     "asf": ("wmav2", {}),
     "mpegts": ("aac", {}),
     "wv": ("wavpack", {}),
+    "tta": ("tta", {}),
+    "ac3": ("ac3", {}),
 }
 
 
@@ -116,6 +119,27 @@ def test_a_damaged_packet_does_not_end_it(speech):
     data[middle : middle + 600] = np.random.default_rng(0).bytes(600)
     got, said = heard(bytes(data))
     assert "damaged" in said and len(got) > 0.8 * len(speech)
+
+
+@pytest.mark.parametrize("form", ["wv", "tta", "ac3"])
+@pytest.mark.parametrize("program", ["av", "ffmpeg"])
+def test_what_a_checksum_tells_to_be_damaged_is_no_noise(speech, monkeypatch, form, program):
+    data = bytearray(made(speech, form))
+    middle = len(data) // 2
+    data[middle : middle + 200] = np.random.default_rng(0).bytes(200)
+    if program == "ffmpeg":
+        if shutil.which("ffmpeg") is None:
+            pytest.skip("ffmpeg is not installed")
+        monkeypatch.setitem(sys.modules, "av", None)
+    got, said = heard(bytes(data))
+    assert said and np.abs(got).max(initial=0) < 1.2 * np.abs(speech).max()
+
+
+def test_speex_that_is_cut_off_is_said():
+    page = b"OggS" + bytes(1) + b"\4" + bytes(20) + b"\1\5" + b"abcde"
+    assert ogg.unended(page) is None
+    assert ogg.unended(page[:-1]) == ogg.unended(page + page[:20]) == "its last page is cut off"
+    assert ogg.unended(page.replace(b"\4", b"\0", 1)) == "the stream is not ended"
 
 
 def test_what_cannot_be_heard_is_one_sentence(speech):

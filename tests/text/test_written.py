@@ -54,6 +54,32 @@ one hundred and twenty three dollars | $123
 $12 and fifty cents | $12.50
 twelve dollars and fifty cents, | $12.50,
 twelve dollars fifty cents | $12.50
+twelve dollars fifty | $12.50
+twelve dollars fifty. | $12.50.
+twelve dollars, fifty | $12, 50
+ten euros fifty and | €10.50 and
+ten dollars twenty years ago | $10 20 years ago
+five dollars five | $5 5
+ten yen fifty | ¥10 50
+five pounds fifty | £5.50
+twenty five pounds ninety nine | £25.99
+minus five pounds fifty | -£5.50
+five pounds fifty pence | £5.50
+five pounds and twenty pence | £5.20
+five pounds and five pence | £5.05
+five pounds ninety nine p | £5.99
+ten pounds of flour | 10 pounds of flour
+seven pounds eleven | 7 pounds 11
+five pounds ten ounces | 5 pounds 10 ounces
+five pounds fifty percent | 5 pounds 50%
+two million pounds | 2 million pounds
+a pound fifty | a pound fifty
+twenty twenty vision | twenty twenty vision
+in twenty twenty visions came | in 2020 visions came
+the thirty second spot | the thirty second spot
+two hundred fifty second wait | two hundred fifty second wait
+a thirty second spot | a 30 second spot
+his thirty second birthday | his 32nd birthday
 $12 and 5 cents | $12.05
 12 dollars | $12
 one dollar | $1

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.channels import MIX, Channels
-from speechstream.audio.containers import trailing
+from speechstream.audio.containers import ogg, trailing
 from speechstream.audio.containers.content import Content, Pieces, exactly
 from speechstream.audio.containers.riff import HEAD, is_unknown, wav_blocks
 from speechstream.audio.recording import MAX_RATE, MIN_RATE, Blocks, Decoded, Part, joined
@@ -27,6 +27,8 @@ from speechstream.errors import SpeechStreamError
 
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # an object with the file's size
 SLACK_S = 0.5  # that a header may tell too much: encoders' padding, rounded times
+STRICT = "crccheck+explode"  # no packet whose checksum is wrong
+_LOSSLESS = ("WavPack", "True Audio", "Monkey's Audio")  # where ffmpeg is asked by its name
 _MARKS = (
     (0, b"\x1aE\xdf\xa3", "Matroska or WebM"),
     (0, b"0&\xb2u\x8ef\xcf\x11", "Windows Media"),
@@ -101,6 +103,9 @@ def _through_pyav(content: Content, seconds: float) -> Blocks:
     if not container.streams.audio:
         container.close()
         raise SpeechStreamError(f"{content.name} holds no sound")
+    context = container.streams.audio[0].codec_context
+    if context.codec.lossless:  # without its sums a damaged packet is loud noise; others conceal it
+        context.options = {"err_detect": STRICT}
     told = _told(container)
     frames = _Frames(container)
     if frames.ahead is None:
@@ -155,10 +160,11 @@ class _Frames:
                     frames = packet.decode()
                 except av.error.FFmpegError as error:
                     if not isinstance(error, EOFError):
-                        self.damaged += 1
-                        self.fault = f"{self.damaged} packet(s) in it are damaged"
+                        self._damage()
                     continue
                 for frame in frames:
+                    if frame.is_corrupt:  # concealed, as AC-3 does
+                        self._damage()
                     if frame.layout.nb_channels > MAX_CHANNELS:
                         count = frame.layout.nb_channels
                         self.fault = f"it has {count} channels, and {MAX_CHANNELS} are the most"
@@ -166,6 +172,10 @@ class _Frames:
                     if frame.samples and MIN_RATE <= frame.sample_rate <= MAX_RATE:
                         self.seconds += frame.samples / frame.sample_rate
                         yield frame
+
+    def _damage(self) -> None:
+        self.damaged += 1
+        self.fault = f"{self.damaged} packet(s) in it are damaged"
 
     def run(self, seconds: float) -> Decoded:
         """The frames up to one of another kind, in blocks of about `seconds`."""
@@ -216,6 +226,8 @@ def cut_off(data: Any) -> str | None:
         return "its last packet is cut off"
     elif head[:4] == b"caff":
         return trailing.caf_fault(data)
+    elif head[:4] == b"OggS":
+        return ogg.unended(data)
     return f"its header promises {end} bytes where {size} are there" if end and end > size else None
 
 
@@ -278,7 +290,10 @@ def _through_ffmpeg(content: Content, program: str) -> Blocks:
             copy.flush()
             path = copy.name
         said = after.enter_context(tempfile.TemporaryFile())
-        command = [program, "-nostdin", "-v", "error", "-i", f"file:{path}", "-map", "0:a:0"]
+        command = [program, "-nostdin", "-v", "error"]
+        if name(bytes(content.data[:512])) in _LOSSLESS:
+            command += ["-err_detect", STRICT]
+        command += ["-i", f"file:{path}", "-map", "0:a:0"]
         command += ["-c:a", "pcm_f32le", "-f", "wav", "-"]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said

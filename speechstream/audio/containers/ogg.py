@@ -33,3 +33,13 @@ def links(data: Any) -> list[tuple[int, int]]:
 def fault(log: str) -> str | None:
     """Why a decoded stream is not whole, from libsndfile's log."""
     return next((said for sign, said in _FAULTS if sign in log), None)
+
+
+def unended(data: Any) -> str | None:
+    """Why the last of the streams has no end, for decoders that do not say so."""
+    at = data.rfind(b"OggS")
+    head = bytes(data[at : at + 27])
+    lacing = bytes(data[at + 27 : at + 27 + head[26]]) if len(head) == 27 else b""
+    if len(head) < 27 or len(lacing) < head[26] or at + 27 + len(lacing) + sum(lacing) > len(data):
+        return "its last page is cut off"
+    return None if head[5] & 4 else "the stream is not ended"

@@ -35,6 +35,10 @@ CURRENCIES = {
     **dict.fromkeys(("rupee", "rupees"), "\u20b9"),
     "yen": "\u00a5",
 }
+POUNDS = {"pound", "pounds"}  # money beside pence; else a weight as likely
+CENTS = dict.fromkeys("$\u20ac\u00a5\u20b9", ("cent", "cents")) | {
+    "\u00a3": ("penny", "pence", "p")
+}
 PERCENT = {"percent", "%"}
 TIMES_OF_DAY = {"am", "pm", "a.m.", "p.m.", "a.m", "p.m", "o'clock"}
 DURATIONS = {
@@ -51,16 +55,26 @@ MEASURES = {
         "kilobyte megabyte gigabyte terabyte bit pixel cent"
     ).split()
     for form in (u, n.plural(u))
-}
+} | {"penny", "pence"}
 PAST_HOUR = {"5", "10", "20", "25"}  # minutes that clocks are read with: twenty to three
 # words before digits that are read out, and not counted
 READ_OUT = set("is number code pin password extension dial".split())
 ROWS = set("the this that my your his her its our their".split())
 HALVES = {*TIMES_OF_DAY, "a", "p"}
-TERMINAL = PERCENT | TIMES_OF_DAY | DURATIONS | MEASURES
+# what lasts as many seconds as it is told, or is one in a row: the thirty second spot
+SPANS = {
+    form
+    for u in (
+        "ad advert break clip commercial countdown delay interval limit pause rule spot teaser timeout timer trailer "
+        "video wait window"
+    ).split()
+    for form in (u, n.plural(u))
+}
+SIGHT = {"vision", "hindsight", "eyesight"}  # are twenty twenty, and no year
+TERMINAL = (PERCENT | TIMES_OF_DAY | DURATIONS | MEASURES | SIGHT) - POUNDS
 
 INT = r"\d{1,3}(?:,\d{3})+|\d+"
-AMOUNT = re.compile(rf"(-?)([$\u20ac\u00a5\u20b9]?)({INT})(\.\d+)?(%?)")
+AMOUNT = re.compile(rf"(-?)([$\u20ac\u00a3\u00a5\u20b9]?)({INT})(\.\d+)?(%?)")
 ORDINAL = re.compile(rf"({INT})(?:st|nd|rd|th)")
 TIME = re.compile(r"\d{1,2}:[0-5]\d")
 DECADE = re.compile(r"\d\d\d0s")

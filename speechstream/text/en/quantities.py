@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from speechstream.text.en.number_words import (
     AMOUNT,
+    CENTS,
     CURRENCIES,
     DECADES,
     DURATIONS,
     HALVES,
+    JOINS,
     MEASURES,
     MONTHS,
     ONES,
@@ -22,10 +24,13 @@ from speechstream.text.en.number_words import (
     ORDINAL,
     PAST_HOUR,
     PERCENT,
+    POUNDS,
     READ_OUT,
     ROWS,
     SCALE_ORDINALS,
     SCALES,
+    SIGHT,
+    SPANS,
     TENS,
     TENS_ORDINALS,
     TIME,
@@ -33,6 +38,7 @@ from speechstream.text.en.number_words import (
     UNIT_ORDINALS,
 )
 
+OUNCES = 16  # of a pound: "six pounds ten" may be a weight
 DIGITS_FROM = 10  # smaller ones stay in words but with a unit, an amount or a larger number
 
 
@@ -366,6 +372,8 @@ class Quantities:
             end = self._digits(at + 2)
             if end - at >= 8:  # a telephone number
                 return self._put(at, end, f"{ONES[w[at]]}00{self._read_out(at + 2, end)}")
+        if w[at : at + 2] == ["twenty", "twenty"] and self._at(at + 2) in SIGHT:
+            return self._put(at, at + 2, None)
         end = self._digits(at)
         if self._at(end) in {*SCALES, *SCALE_ORDINALS, "hundred", "hundredth", "point"}:
             end -= 1
@@ -406,10 +414,11 @@ class Quantities:
         return self._at(at) in {*CURRENCIES, *PERCENT, *MEASURES, *DURATIONS, "per"}
 
     def _ordinal(self, at: int, found: Number) -> int:
-        """21st; first to ninth stay, and so do fractions: a tenth, one twentieth."""
+        """21st; first to ninth stay, and so do fractions (a tenth, one twentieth) and what may last so long."""
         single = bool(self.out) and self.out[-1].first == at - 1
         fraction = single and self.w[at - 1] in ("a", "one", "1") and found.end == at + 1
-        stays = found.value < DIGITS_FROM or fraction
+        lasts = self.w[found.end - 1] == "second" and self._at(found.end) in SPANS
+        stays = found.value < DIGITS_FROM or fraction or lasts
         return self._put(at, found.end, None if stays else found.text)
 
     def _pair(self, at: int, found: Number) -> int | None:
@@ -449,15 +458,19 @@ class Quantities:
         end = found.end
         following = self._at(end)
         scale = f" {found.scale}" if found.scale else ""
-        signed = re.match(r"-?[$\u20ac\u00a5\u20b9]|.*%", text)
+        signed = re.match(r"-?([$\u20ac\u00a3\u00a5\u20b9])|.*%", text)
+        whole = not scale and "." not in text and "%" not in text
         if following in CURRENCIES and not signed:
             minus, amount = ("-", text[1:]) if text.startswith("-") else ("", text)
-            money = minus + CURRENCIES[following] + amount
-            cents = None if scale or "." in text else self._cents(end + 1)
-            if cents and CURRENCIES[following] in "$\u20ac":
-                return self._put(at, cents[1], f"{money}.{cents[0]:02}")
-            return self._put(at, end + 1, money + scale)
-        if signed and not scale and "." not in text and "%" not in text and (c := self._cents(end)):
+            sign_of = CURRENCIES[following]
+            cents = self._cents(end + 1, sign_of) if whole and sign_of in "$\u20ac" else None
+            if cents:
+                return self._put(at, cents[1], f"{minus}{sign_of}{amount}.{cents[0]:02}")
+            return self._put(at, end + 1, minus + sign_of + amount + scale)
+        if following in POUNDS and not signed and whole and (c := self._cents(end + 1, "\u00a3")):
+            minus, amount = ("-", text[1:]) if text.startswith("-") else ("", text)
+            return self._put(at, c[1], f"{minus}\u00a3{amount}.{c[0]:02}")
+        if signed and whole and (c := self._cents(end, signed[1])):
             return self._put(at, c[1], f"{text}.{c[0]:02}")
         percent = (
             1 if following in PERCENT else 2 if self.w[end : end + 2] == ["per", "cent"] else 0
@@ -474,11 +487,17 @@ class Quantities:
             small = False
         return self._put(at, end, text, small)
 
-    def _cents(self, at: int) -> tuple[int, int] | None:
-        """[and] fifty cents: the number and its end."""
+    def _cents(self, at: int, currency: str) -> tuple[int, int] | None:
+        """[and] fifty cents, or fifty where no more follows: the number and its end."""
         start = at + (self._at(at) == "and")
         numeral = self._numeral(start, 100)
         cents = Number(start + 1, "", numeral) if numeral else self._below_hundred(start)
         if cents is None or cents.ordinal or not 1 <= cents.value <= 99:
             return None
-        return (cents.value, cents.end + 1) if self._at(cents.end) in ("cent", "cents") else None
+        rest = self.w[cents.end :]
+        if rest[:1] and rest[0] in CENTS[currency] and rest[:2] != ["p", "m"]:
+            return cents.value, cents.end + 1
+        least = OUNCES if currency == "\u00a3" else DIGITS_FROM
+        alone = not rest or len(rest) == 1 and rest[0] in JOINS - {"per", "point"} | {"a", "an"}
+        bare = start == at and not numeral and cents.value >= least and alone
+        return (cents.value, cents.end) if bare else None

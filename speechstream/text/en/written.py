@@ -27,6 +27,8 @@ from speechstream.text.en.number_words import (
     NUMBER_WORDS,
     OPENERS,
     ORDINAL,
+    POUNDS,
+    SPANS,
     TERMINAL,
     TIME,
 )
@@ -155,11 +157,13 @@ def _continues(before: str, part: str) -> bool:
         return before in ("a", "p")
     if part == "cent":
         return before == "per"
+    if part in SPANS:
+        return before == "second"
     if part in JOINS:
-        return after_number or before in CURRENCIES
+        return after_number or before in CURRENCIES or before in POUNDS and part == "and"
     if part in CURRENCIES:
         return after_number and not any(c in before for c in CURRENCIES.values())
-    return after_number and part in TERMINAL
+    return after_number and (part in TERMINAL or part in POUNDS)
 
 
 def _runs(words: list[str]) -> list[tuple[int, int, bool]]:
@@ -178,7 +182,7 @@ def _runs(words: list[str]) -> list[tuple[int, int, bool]]:
                 _is_number(parts[0]) or parts[0] in ("a", "an", "minus", "oh") or parts[0] in MONTHS
             )
         before = parts[-1]
-        ends = first < i and (before in TERMINAL or before in ("m", "cent"))
+        ends = first < i and (before in TERMINAL | SPANS or before in ("m", "cent"))
         runs.append((first, i + 1, open_ and not trail and not ends and not before.endswith("%")))
     return runs
 
