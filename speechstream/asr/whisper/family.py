@@ -463,7 +463,7 @@ def _decoder(
         hypotheses = BEAM if beam is None else beam
         attention = AttentionDecoder(Vocabulary(vocabulary), beam=hypotheses, prior=prior)
         if "ctc.json" in b.files:
-            attention.guesser = Guesser(attention.vocabulary, _pieces(b))
+            attention.guesser = Guesser(attention.vocabulary.pieces, _pieces(b))
         return attention
     if prior is not None:
         raise ValueError(f"a prior weighs what the decoder 'attention' considers, not {kind!r}'s")
