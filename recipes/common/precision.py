@@ -34,5 +34,3 @@ def matmul_dtype() -> torch.dtype:
 def autocast() -> torch.autocast:
     """Products in bfloat16 where the CPU is faster at it, all else in float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=matmul_dtype() == torch.bfloat16)
-
-

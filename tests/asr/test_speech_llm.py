@@ -321,9 +321,7 @@ def test_streams_of_any_age_share_runs_of_the_networks(asr, spoken):
     for i, request in enumerate(reads):
         alone = request.run()
         for name in ("said", "prior", "keys", "values"):
-            np.testing.assert_allclose(
-                getattr(together[i], name), getattr(alone, name), atol=1e-4
-            )
+            np.testing.assert_allclose(getattr(together[i], name), getattr(alone, name), atol=1e-4)
 
 
 def test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been(asr, spoken):

@@ -118,7 +118,9 @@ def test_a_stream_moves_on_with_tokens_that_are_read_and_not_said(tmp_path):
     asr, x = Recognizer.load(path, engine="torch"), sound(1)
     family = asr.family
     plain, _ = said(drafting(family, None, 0), x, 160)
-    family.guesser = Oracle(list(plain.tokens), 0.0, np.random.default_rng(0), family.guesser.letters)
+    family.guesser = Oracle(
+        list(plain.tokens), 0.0, np.random.default_rng(0), family.guesser.letters
+    )
     mode = family.mode(160)
     segment, drafted = family.open(mode), 0
     for at in range(0, len(x), 2560):

@@ -167,9 +167,7 @@ class SpeechLlmFamily:
         waiting = np.concatenate([s.waiting, mel[0]], 1)
         return replace(s, features=features, waiting=waiting, samples=s.samples + len(x))
 
-    def _hear(
-        self, chunk: int, s: SpeechLlmSegment, final: bool = False
-    ) -> Work[SpeechLlmSegment]:
+    def _hear(self, chunk: int, s: SpeechLlmSegment, final: bool = False) -> Work[SpeechLlmSegment]:
         """Encode so many frames, and search them. final: no more follow."""
         if not s.said.size:
             if not self._began:
