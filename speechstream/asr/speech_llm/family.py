@@ -364,13 +364,13 @@ class SpeechLlmFamily:
         n, ahead = len(s.draft), s.ahead
         _require(n <= MOST and all(0 < i < t.vocab_size for i in s.draft), "its draft")
         wide = (t.layers, t.kv_heads, n, t.head_dim)
-        for a, shape in (
+        for a, wanted in (
             (ahead.said, (n, c.sound.dim)),
             (ahead.prior, (n, t.vocab_size)),
             (ahead.keys, wide),
             (ahead.values, wide),
         ):
-            _require(a.shape == shape and a.dtype == np.float32, "its draft")
+            _require(a.shape == wanted and a.dtype == np.float32, "its draft")
         kinds = r.kinds
         n = kinds.shape[1] if kinds.ndim == 2 else -1
         for a in (kinds, r.places):
