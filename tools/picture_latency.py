@@ -3,7 +3,7 @@
     python -m tools.evaluate_asr --manifest dev.jsonl --dates dates.jsonl --decoder ctc --json ctc.json ...
     python -m tools.picture_latency attention=attention.json CTC=ctc.json --out docs/trade_latency.png
 
-The reports must be of the same recordings, with dates, and should be of one machine. Points bear their chunk in ms; a dashed
+The reports must be of the same recordings, with dates, and should be of one machine; those of one name are one line. Points bear their chunk in ms; a dashed
 line is the same decoder offline.
 """
 
@@ -44,7 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
     p.add_argument("reports", nargs="+", type=named, metavar="NAME=FILE")
     p.add_argument("--out", type=Path, required=True)
     args = p.parse_args(arguments)
-    reports = dict(args.reports)
+    reports: dict[str, dict[str, Any]] = {}
+    for name, report in args.reports:
+        line = reports.setdefault(name, {**report, "results": []})["results"]
+        line += report["results"]
+        line.sort(key=lambda r: (r["latency"] == "offline", len(r["latency"]), r["latency"]))
     if len({tuple(recordings(r)) for r in reports.values()}) > 1:
         p.error("the reports are of different recordings")
     wer_against_emission(reports, args.out)
