@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     p.add_argument("--manifest", type=Path, required=True)
     p.add_argument("--model", required=True)
+    p.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     p.add_argument("--latency", nargs="+", type=latency, default=["640"], metavar="MS")
     p.add_argument("--limit", type=int, help="at most so many recordings of each set")
     p.add_argument("--seed", type=int, default=0)
@@ -132,14 +133,12 @@ def main(arguments: list[str] | None = None) -> None:
     import speechstream
 
     utterances = read_manifest(args.manifest, None, args.limit, args.seed)
-    asr = speechstream.Recognizer.load(args.model)
+    asr = speechstream.Recognizer.load(args.model, engine=args.engine, drafts=not args.memory)
     if args.memory:
         sizes = held(asr, utterances, args.memory)
         for minutes, size in (sizes[len(sizes) // 10], sizes[-1]):
             print(f"{minutes:.0f} minutes: {size / 1e6:.1f} MB")
         return
-    if asr.family.guesser is None:
-        raise SystemExit(f"{args.model} has no CTC head to draft from")
     found = [compared(asr, utterances, at, args.tail) for at in args.latency]
     for row in found:
         print(f"{row['latency']}: {len(row['differ'])} of {len(utterances)} texts differ")

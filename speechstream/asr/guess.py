@@ -9,12 +9,15 @@ which it writes otherwise, capitals and marks do not lose it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from speechstream.asr.search import WORD_START
+from speechstream.config import Section, read_value
 
 BLANK = 0
 MOST = 8  # tokens guessed at a time: behind a wrong one all are read in vain
@@ -25,6 +28,15 @@ LONGEST = 24  # bytes of a piece
 FOLLOWS, WITHIN = 0.87, 0.8
 # what a call costs where one that reads a single token costs 1: matrices times a few rows are computed otherwise
 SEVERAL, EACH = 1.3, 0.065
+
+
+def read_pieces(path: Path) -> list[str]:
+    """The pieces by id from a tokenizer.json of the `tokenizers` package. Raises ValueError for anything else."""
+    found = Section(json.loads(Path(path).read_text(encoding="utf-8")), path.name)
+    table: dict[str, int] = read_value(dict[str, int], found.section("model").raw("vocab"), "vocab")
+    if sorted(table.values()) != list(range(len(table))):
+        raise ValueError("its ids are not those of one piece each, from 0 on")
+    return sorted(table, key=table.__getitem__)
 
 
 class Guesser:

@@ -9,9 +9,17 @@ import soundfile as sf
 from speechstream import bundle
 from speechstream.asr import search
 from speechstream.asr.ctc import Greedy
-from speechstream.asr.guess import EACH, FOLLOWS, SEVERAL, WITHIN, Guesser, Heard, worth
+from speechstream.asr.guess import (
+    EACH,
+    FOLLOWS,
+    SEVERAL,
+    WITHIN,
+    Guesser,
+    Heard,
+    read_pieces,
+    worth,
+)
 from speechstream.asr.recognizer import Recognizer
-from speechstream.asr.whisper.ctc import read_pieces
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.events import Partial
 

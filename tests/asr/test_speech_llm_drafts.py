@@ -82,7 +82,7 @@ def family(request, tmp_path_factory):
     seed, window = request.param
     model = tiny(seed, sound_window=window)
     path = write(tmp_path_factory.mktemp("drafts") / str(seed), model, graphs=False)
-    return load(bundle.load(path), "torch", "cpu", 1, None, None)
+    return load(bundle.load(path), "torch", "cpu", 1, None, None, True)
 
 
 @pytest.mark.parametrize("latency", [160, 640, None])
@@ -115,7 +115,7 @@ def test_good_drafts_save_most_calls_and_bad_ones_cost_none(family):
 
 def test_a_stream_moves_on_with_tokens_that_are_read_and_not_said(tmp_path):
     path = write(tmp_path / "tiny", tiny(3, sound_window=0), graphs=False)
-    asr, x = Recognizer.load(path, engine="torch"), sound(1)
+    asr, x = Recognizer.load(path, engine="torch", drafts=True), sound(1)
     family = asr.family
     plain, _ = said(drafting(family, None, 0), x, 160)
     family.guesser = Oracle(
@@ -149,3 +149,6 @@ def test_a_head_s_pieces_that_do_not_fit_are_refused(tmp_path):
     path = write(tmp_path / "tiny", tiny(3, ctc_vocab_size=5), graphs=False)
     with pytest.raises(SpeechStreamError, match=f"{CTC} has {len(HEARD)} pieces, the head 5"):
         Recognizer.load(path, engine="torch")
+    path = write(tmp_path / "deaf", tiny(3, ctc_vocab_size=0), graphs=False)
+    with pytest.raises(SpeechStreamError, match="no CTC head to draft from"):
+        Recognizer.load(path, engine="torch", drafts=True)

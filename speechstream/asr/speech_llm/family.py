@@ -5,7 +5,7 @@ behind them, since it knew nothing of them (nothing else is ever read again). Th
 where it says that a token has been said, the best one is written and read, and the frame is asked again, though no
 second word begins in it. What has been
 written stands: the text only grows, by pieces of words, and all of it is stable but the last word. Where the language
-model does not hear, it is a prediction network like any other, and most tokens are read in one call with those before them: what
+model does not hear, it is a prediction network like any other, and can read tokens in one call with those before them (`drafts`): what
 the CTC head hears is a draft of what will be said (`asr.guess`), read behind a token that is said; as long as the joint says
 what was drafted, all has been read, and where it says another, what was read behind it is dropped. What is said is
 what would be said without drafts.
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.asr.family import NOTHING, Mode
-from speechstream.asr.guess import MOST, Guesser, Heard as Guessed
+from speechstream.asr.guess import MOST, Guesser, Heard as Guessed, read_pieces
 from speechstream.asr.search import log_softmax
 from speechstream.asr.speech_llm.networks import (
     Hear,
@@ -37,7 +37,6 @@ from speechstream.asr.speech_llm.networks import (
 )
 from speechstream.asr.speech_llm.onnx import OnnxNetworks
 from speechstream.asr.vocabulary import Vocabulary
-from speechstream.asr.whisper.ctc import read_pieces
 from speechstream.audio.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, LogMel, LogMelState
 from speechstream.bundle import Bundle
 from speechstream.config import read
@@ -398,9 +397,13 @@ def load(
     threads: int,
     decoder: str | None,
     beam: int | None,
+    drafts: bool = False,
     **options: Any,
 ) -> SpeechLlmFamily:
-    """Open a bundle of a speech LLM.
+    """Open a bundle of a speech LLM. drafts: the language model reads what its CTC head hears ahead of the joint.
+
+    In float32 that changes no text. In 8 bits a product with several rows is not that with one to the last bits, and where two
+    tokens are as good as equal another one may be written.
 
     Raises SpeechStreamError where the bundle does not fit together, and for a decoder or a beam: there is one search,
     and it is greedy. Raises ValueError for an option.
@@ -420,7 +423,9 @@ def load(
     except (ValueError, OSError, RecursionError) as error:
         raise SpeechStreamError(f"the bundle {b.path} does not fit together: {error}") from error
     family = SpeechLlmFamily(_networks(b, engine, about, device, threads), about, vocabulary)
-    family.guesser = guesser
+    if drafts and guesser is None:
+        raise SpeechStreamError(f"the bundle {b.path} has no CTC head to draft from")
+    family.guesser = guesser if drafts else None
     return family
 
 
