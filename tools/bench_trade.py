@@ -97,7 +97,6 @@ def held(asr: Any, utterances: list[Utterance], minutes: float) -> list[tuple[fl
     from speechstream.asr.guess import Guesser
     from speechstream.asr.speech_llm.networks import Read, empty
     from speechstream.nn.speech_llm_state import TEXT
-    from speechstream.state import nbytes
 
     family, rows = asr.family, empty(asr.family.config)
     spell = Guesser([b"", *family.vocabulary.pieces], ["<blank>"]).pieces
@@ -112,7 +111,8 @@ def held(asr: Any, utterances: list[Utterance], minutes: float) -> list[tuple[fl
         part = tuple(tokens[at : at + READ])
         read = Read(family.networks, none, part, rows).run()
         rows = read.behind(rows, np.array([TEXT] * len(part)), family.config)
-        found.append(((at + len(part)) / len(tokens) * minutes, nbytes(rows)))
+        size = rows.keys.nbytes + rows.values.nbytes
+        found.append(((at + len(part)) / len(tokens) * minutes, size))
     return found
 
 
