@@ -60,6 +60,36 @@ def wer_against_latency(report: dict, path: Path) -> None:
     plt.close(figure)
 
 
+def wer_against_emission(reports: dict[str, dict], path: Path) -> None:
+    """A line for each decoder's report of evaluate_asr with dates: a point for each chunk, dashed what it does offline."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for (name, report), colour in zip(reports.items(), COLOURS):
+        live = []
+        for r in report["results"]:
+            whole = r["sets"]["all"]
+            if r["latency"] == "offline":
+                axes.axhline(100 * whole["wer"], color=colour, linestyle="--", linewidth=0.8)
+            else:
+                live.append((whole["emission_ms"]["median"], 100 * whole["wer"], r["latency"]))
+        axes.plot([x for x, _, _ in live], [y for _, y, _ in live], "o-", color=colour, label=name)
+        for x, y, chunk in live:
+            axes.annotate(
+                chunk, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=7
+            )
+    axes.set_xlabel("from a word's end to its first appearance, median (ms of audio)")
+    axes.set_ylabel("words wrong (%)")
+    axes.set_ylim(0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def cut_offs_against_delay(systems: dict[str, list[tuple[float, float]]], path: Path) -> None:
     """A line for each system: the mean delay behind the last word in seconds, and the share of pauses cut off."""
     import matplotlib

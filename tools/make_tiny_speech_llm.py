@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from speechstream import bundle
+from speechstream.asr.speech_llm.family import CTC
 from speechstream.export.speech_llm import add_graphs
 from speechstream.nn.llm_config import LlmConfig
 from speechstream.nn.speech_llm import SpeechLlm
@@ -27,6 +28,7 @@ WORDS = (
     "the rain fell softly on a grey stone house and the wind sang of summer while we sat by the fire"
 ).split()
 PIECES = [f" {w}".encode() for w in WORDS] + [b"s", b"ing", b".", b",", b"?", b" \xc3", b"\xa9"]
+HEARD = ["<blank>", *dict.fromkeys(f"▁{w}" for w in WORDS), "s", "ing"]  # the CTC head's pieces
 SIZES: dict[str, Any] = {
     "stack": 4,
     "trunk_dim": 24,
@@ -36,6 +38,7 @@ SIZES: dict[str, Any] = {
     "look_blocks": 2,
     "ctc_dim": 12,
     "ctc_blocks": 1,
+    "ctc_vocab_size": len(HEARD),
     "sound_window": 10,
     "sound_sinks": 2,
     "text_window": 9,
@@ -79,7 +82,7 @@ def _balance(model: SpeechLlm) -> None:
         scale = wanted / x.std(0).mean()
         head.bias.sub_(x.mean(0)).mul_(scale)
         head.weight.mul_(scale)
-    audio, _, _, keys, values, _ = model.hearing.step(
+    audio, _, _, keys, values, _, _ = model.hearing.step(
         F.pad(mel, (0, 1)), model.hearing.init_state()
     )
     odds = [
@@ -102,6 +105,10 @@ def write(folder: str | Path, model: SpeechLlm, graphs: bool = True, **about: An
     config = asdict(SpeechLlmBundle(model.config, **about))
     card = {"name": "tiny speech LLM", "licence": "none: random weights"}
     files = ["model.safetensors", "tokens.json"]
+    if model.config.ctc_vocab_size:
+        table = {"model": {"vocab": {p: i for i, p in enumerate(HEARD)}}}
+        (folder / CTC).write_text(json.dumps(table))
+        files.append(CTC)
     b = bundle.write(folder, "asr", "speech-llm", config, card, files)
     if graphs:
         add_graphs(b)

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from recipes.common.args import parser
 from speechstream import bundle
-from speechstream.asr.whisper.ctc import read_pieces
+from speechstream.asr.guess import read_pieces
 from speechstream.bundle import Bundle
 from speechstream.export.bundle import FILES, write_head
 from speechstream.export.quantize import INT8

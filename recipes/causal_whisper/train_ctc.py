@@ -42,7 +42,7 @@ from recipes.common.schedule import warmup_cosine
 from speechstream import bundle
 from speechstream.asr import search
 from speechstream.asr.ctc import Greedy
-from speechstream.asr.whisper.ctc import read_pieces
+from speechstream.asr.guess import read_pieces
 from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.whisper import Encoder
 from speechstream.nn.whisper_heads import CtcHead, pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recipes.common.precision import autocast, matmul_dtype
 from speechstream.nn.speech_llm import Hearing
 
 FRAME_S = 0.02
@@ -40,6 +42,14 @@ class Batch:
     spoken: list[np.ndarray]  # (T,) the token that is being spoken in a frame, -1 for none
 
 
+def written(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that may still be written to: the last one is left out while it is not whole."""
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
 class Data:
     """What `prepare.py` and `hidden.py` have written so far."""
 
@@ -49,35 +59,44 @@ class Data:
         """begins: of each token, whether it begins a word."""
         self.hearing, self.dim, self.text_dim, self.delay = hearing, dim, text_dim, delay
         self.begins = np.array(begins)
-        texts: dict[str, list[dict[str, Any]]] = {}
-        with open(path.with_suffix(".text.jsonl"), encoding="utf-8") as lines:
-            for line in lines:
-                r = json.loads(line)
-                texts.setdefault(r["audio"], []).append(r)
-        self.rows = []
-        with open(path.with_suffix(".jsonl"), encoding="utf-8") as lines:
-            for line in lines:
-                r = json.loads(line)
-                if t := texts.get(r["audio"]):
-                    place = r["audio"], str(r.get("source")), r["start"], r["frames"], r["chunk"]
-                    told = tuple((h["start"], tuple(h["next"]), tuple(h["last"])) for h in t)
-                    said = tuple(t[0]["tokens"]), tuple(t[0]["times"])
-                    self.rows.append(Utterance(*place, *said, told))
-        self.sound = np.memmap(path.with_suffix(".bin"), np.float16, "r").reshape(-1, dim)
-        self.text = np.memmap(path.with_suffix(".text.bin"), np.float16, "r").reshape(-1, text_dim)
         self.step = hearing.stack * FRAME_S
-        self._stacked: dict[int, Tensor] = {}
+        self.path = path
+        self._stacked: dict[str, Tensor] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Take what has been written until now; utterances may have other numbers than before."""
+        texts: dict[str, list[dict[str, Any]]] = {}
+        sounds = texts_rows = 0
+        for r in written(self.path.with_suffix(".text.jsonl")):
+            texts.setdefault(r["audio"], []).append(r)
+            texts_rows = r["start"] + len(r["next"])
+        self.rows = []
+        for r in written(self.path.with_suffix(".jsonl")):
+            sounds = r["start"] + r["frames"]
+            if t := texts.get(r["audio"]):
+                place = r["audio"], str(r.get("source")), r["start"], r["frames"], r["chunk"]
+                told = tuple((h["start"], tuple(h["next"]), tuple(h["last"])) for h in t)
+                said = tuple(t[0]["tokens"]), tuple(t[0]["times"])
+                self.rows.append(Utterance(*place, *said, told))
+        self.sound, self.text = (
+            np.memmap(self.path.with_suffix(end), np.float16, "r", shape=shape)
+            for end, shape in (
+                (".bin", (sounds, self.dim)),
+                (".text.bin", (texts_rows, self.text_dim)),
+            )
+        )
 
     @torch.no_grad()
     def stacked(self, n: int) -> Tensor:
         """(T, width) float16, computed once."""
-        if n not in self._stacked:
-            r = self.rows[n]
+        r = self.rows[n]
+        if r.audio not in self._stacked:
             frames = r.frames // self.hearing.stack * self.hearing.stack
             x = torch.from_numpy(np.asarray(self.sound[r.start : r.start + frames], np.float32))
-            with torch.autocast("cpu", torch.bfloat16):
-                self._stacked[n] = self.hearing.stacked(x[None], r.chunk)[0].half()
-        return self._stacked[n]
+            with autocast():
+                self._stacked[r.audio] = self.hearing.stacked(x[None], r.chunk)[0].half()
+        return self._stacked[r.audio]
 
     def batch(self, group: list[int], rng: np.random.Generator) -> Batch:
         """rng: draws which history of each."""
@@ -94,7 +113,7 @@ class Data:
             spoken.append(self._spoken(r, ends, len(x)))
         pad = torch.nn.utils.rnn.pad_sequence
         return Batch(
-            pad(xs, batch_first=True).bfloat16(),
+            pad(xs, batch_first=True).to(matmul_dtype()),
             torch.tensor([len(x) for x in xs]),
             pad(hidden, batch_first=True).float(),
             [list(r.tokens) for r in rows],

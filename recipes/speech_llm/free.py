@@ -20,6 +20,7 @@ from torch import Tensor
 
 from recipes.common.args import parser, read_config
 from recipes.common.logging import report
+from recipes.common.precision import autocast, matmul_dtype
 from recipes.speech_llm.data import Data
 from recipes.speech_llm.start import begin, read_compact
 from speechstream.nn.speech_llm import Reader, SpeechLlm
@@ -73,12 +74,12 @@ class Texts:
 def write(
     model: SpeechLlm, reader: Reader, xs: Sequence[Tensor], begins: Sequence[bool]
 ) -> list[Written]:
-    """xs: stacked frames (T, width) of each. reader: the model's own, in bfloat16. begins: which tokens begin a word."""
+    """xs: stacked frames (T, width) of each. reader: the model's own, in `matmul_dtype`. begins: which tokens begin a word."""
     c, hearing, joint, B = model.config, model.hearing, model.joint, len(xs)
     x = torch.nn.utils.rnn.pad_sequence(list(xs), batch_first=True).float()
     frames = torch.tensor([len(a) for a in xs])
     begin = torch.tensor(begins)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         audio = hearing.heads(hearing.trunk(x))[0]
         plain = x[..., : c.stack * c.sound.dim].reshape(B, -1, c.sound.dim)
         keys, values = hearing.memory(F.pad(plain, (0, 0, c.look - c.stack, 0)))
@@ -98,7 +99,7 @@ def write(
             due = (odds > 0) & real
             first, ready = due.int().argmax(1), due.any(1)
             table = reader.model.embed_tokens.weight
-            prior = (hidden.bfloat16() @ table.T).float().log_softmax(-1)
+            prior = (hidden.to(table.dtype) @ table.T).float().log_softmax(-1)
             scores = (joint.out(z[each, first]) + joint.prior * prior).float()
             scores[:, 0] = -torch.inf
             scores[(since[each, first] == 0)[:, None] & begin] = -torch.inf
@@ -143,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = begin(args.bundle, args.llm, compact, config["sizes"])
     model.load_state_dict(load_file(args.run / "trained.safetensors"), strict=False)
     model.eval()
-    c, reader = model.config, copy.deepcopy(model.reader).bfloat16()
+    c, reader = model.config, copy.deepcopy(model.reader).to(matmul_dtype())
     data = Data(args.data, model.hearing, c.sound.dim, c.text.dim, config["delay"], compact.begins)
     by: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for n in range(0, len(data.rows), BATCH):

@@ -24,6 +24,7 @@ import torch
 
 from recipes.common.args import parser
 from recipes.common.logging import report
+from recipes.common.precision import matmul_dtype
 from recipes.speech_llm.start import read_compact
 from recipes.speech_llm.vocabulary import Compact
 from speechstream.convert.llm import load_llm
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = Llm(said.config).requires_grad_(False).eval()
     state = {n: torch.from_numpy(said.values(n)) for n in said.names}
     model.load_state_dict(state, strict=not said.config.tied)
-    model.bfloat16()
+    model.to(matmul_dtype())
     ids = torch.tensor(compact.ids)
     index, data = args.data.with_suffix(".text.jsonl"), args.data.with_suffix(".text.bin")
     done, at = {}, 0

@@ -6,6 +6,7 @@ python -m recipes.speech_llm.pack work/run --vocabulary work/vocabulary.json --l
 from __future__ import annotations
 
 import base64
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from recipes.common.checkpoint import save_json, save_tensors
 from recipes.speech_llm.start import begin, read_compact
 from recipes.speech_llm.train import BUNDLE, CONFIG
 from speechstream import bundle
+from speechstream.asr.speech_llm.family import CTC
 from speechstream.export.quantize import FORMS
 from speechstream.export.speech_llm import add_graphs
 from speechstream.nn.speech_llm_config import SpeechLlmBundle
@@ -57,6 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     save_json({"special": 1, "pieces": pieces}, args.out / "tokens.json")
     about = asdict(SpeechLlmBundle(model.config, delay=config["delay"]))
     files = ["model.safetensors", "tokens.json"]
+    if model.config.ctc_vocab_size:
+        shutil.copyfile(bundle.load(args.bundle).file(CTC), args.out / CTC)
+        files.append(CTC)
     b = bundle.write(args.out, "asr", "speech-llm", about, CARD, files)
     if args.weights != "none":
         add_graphs(b, FORMS[args.weights])

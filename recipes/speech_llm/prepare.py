@@ -26,6 +26,7 @@ from torch import Tensor
 from recipes.causal_whisper.text import is_cased, sentence
 from recipes.common.args import parser
 from recipes.common.logging import report
+from recipes.common.precision import autocast
 from speechstream import bundle
 from speechstream.asr.biasing import byte_encoder
 from speechstream.asr.timing import token_spans
@@ -78,7 +79,7 @@ class Listener:
         mel = torch.full((len(mels), mels[0].shape[0], 2 * int(lengths.max()) + 1), -0.75)
         for row, m in zip(mel, mels):
             row[:, : m.shape[1] // 2 * 2] = torch.from_numpy(m[:, : m.shape[1] // 2 * 2])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             x = self.model.encoder(mel, lengths, chunk)
         mask = torch.arange(x.shape[1]) < lengths[:, None]
         known = [t if is_cased(t) else sentence(t) for t in texts]
@@ -101,7 +102,7 @@ class Listener:
         prompt = self.vocabulary.prompt
         rows = [torch.tensor(prompt + [i for p in self.pieces(t) for i in p]) for t in texts]
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             hidden, attention = self.model.decoder.hidden(tokens, x, mask, align)
             logits = [] if align else list(self.model.decoder.logits(hidden).float())
         first, ends = len(prompt) - 1, [len(r) for r in rows]

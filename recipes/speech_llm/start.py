@@ -38,7 +38,8 @@ def begin(whisper: Path, llm: Path, compact: Compact, sizes: dict[str, Any]) -> 
     w = heard.config
     text = dataclasses.replace(said.config, vocab_size=len(ids), tied=True)
     sound = SoundConfig(w.n_mels, w.dim, w.heads, w.encoder_layers, w.positions, w.left_context)
-    own = {"ctc_dim": w.ctc_dim, "ctc_blocks": w.ctc_blocks} if w.ctc_blocks else {}
+    head = ("ctc_dim", "ctc_blocks", "ctc_vocab_size")
+    own = {n: getattr(w, n) for n in head} if w.ctc_blocks else {}
     model = SpeechLlm(SpeechLlmConfig(sound, text, **{**own, **sizes}))
     model.requires_grad_(False)
     _take_sound(model, heard)

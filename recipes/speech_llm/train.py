@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from recipes.common.args import parser, read_config
 from recipes.common.checkpoint import save_json, save_tensors
 from recipes.common.logging import Means, report
+from recipes.common.precision import autocast, matmul_dtype
 from recipes.common.schedule import warmup_cosine
 from recipes.speech_llm.data import Batch, Data
 from recipes.speech_llm.free import BUNDLE, CONFIG, words_wrong, write
@@ -161,7 +162,7 @@ def measure(
 ) -> None:
     """Report the losses of utterances held out, and what it makes of recordings by itself, an example among them."""
     rng, held_out = np.random.default_rng(0), Means()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         for group in groups(data, held, config, rng):
             found = losses(model.eval(), data.batch(group, rng), config, rng)
             held_out.add(**{n: float(v) for n, v in found.items()})
@@ -190,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(config["seed"])
     compact = read_compact(args.vocabulary, args.llm)
     model = begin(args.bundle, args.llm, compact, config["sizes"])
-    reader = copy.deepcopy(model.reader).bfloat16()
+    reader = copy.deepcopy(model.reader).to(matmul_dtype())
     c, parameters = model.config, trained(model)
     model.joint.gate[-1].bias.data.fill_(-1.0)
     optimiser = torch.optim.AdamW(
@@ -210,19 +211,23 @@ def main(arguments: list[str] | None = None) -> None:
         step, spent = log["step"], log["minutes"]
     data = Data(args.data, model.hearing, c.sound.dim, c.text.dim, config["delay"], compact.begins)
     held, others = list(range(args.held_out)), list(range(args.held_out, len(data.rows)))
+    kept = {data.rows[n].audio for n in held}
     report(utterances=len(others), hours=sum(data.rows[n].frames for n in others) * 0.02 / 3600)
     means, began, saved, order = Means(), time.time(), time.time(), []
     free = time.time()
     while (minutes := spent + (time.time() - began) / 60) < config["minutes"]:
         rng = np.random.default_rng((config["seed"], step))
-        order = order or groups(data, others, config, rng)
+        if not order:  # what `prepare.py` and `hidden.py` have added meanwhile is taken as well
+            data.reload()
+            others = [n for n, r in enumerate(data.rows) if r.audio not in kept]
+            order = groups(data, others, config, rng)
         rate = config["lr"] * warmup_cosine(
             step, config["warmup"], minutes / config["minutes"], config["lr_floor"]
         )
         for group in optimiser.param_groups:
             group["lr"] = rate * group["share"]
         batch = data.batch(order.pop(), rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             found = losses(model.train(), batch, config, rng)
         loss = sum(w * found[n] for n, w in config["weights"].items() if w)
         loss.backward()

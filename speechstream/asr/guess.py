@@ -9,13 +9,15 @@ which it writes otherwise, capitals and marks do not lose it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from speechstream.asr.search import WORD_START
-from speechstream.asr.text_model import Pieces
+from speechstream.config import Section, read_value
 
 BLANK = 0
 MOST = 8  # tokens guessed at a time: behind a wrong one all are read in vain
@@ -28,18 +30,27 @@ FOLLOWS, WITHIN = 0.87, 0.8
 SEVERAL, EACH = 1.3, 0.065
 
 
+def read_pieces(path: Path) -> list[str]:
+    """The pieces by id from a tokenizer.json of the `tokenizers` package. Raises ValueError for anything else."""
+    found = Section(json.loads(Path(path).read_text(encoding="utf-8")), path.name)
+    table: dict[str, int] = read_value(dict[str, int], found.section("model").raw("vocab"), "vocab")
+    if sorted(table.values()) != list(range(len(table))):
+        raise ValueError("its ids are not those of one piece each, from 0 on")
+    return sorted(table, key=table.__getitem__)
+
+
 class Guesser:
     """Guesses in the pieces of one vocabulary from the best pieces of a CTC head and their
     probabilities, (pairs, 2).
 
-    heads: the head's pieces by id, 0 being blank.
+    own: the vocabulary's pieces by id, b"" for what is no text. heads: the head's, 0 being blank.
     """
 
-    def __init__(self, vocabulary: Pieces, heads: Sequence[str]):
+    def __init__(self, own: Sequence[bytes], heads: Sequence[str]):
         self.letters = [p.replace(WORD_START, " ").encode() for p in heads]
-        self.vocabulary = vocabulary
-        self.ids = {p: i for i, p in reversed(list(enumerate(vocabulary.pieces)))}
-        self.plain = [bytes(b for b in p.lower() if _counts(b)) for p in vocabulary.pieces]
+        self.own = own
+        self.ids = {p: i for i, p in reversed(list(enumerate(own))) if p}
+        self.plain = [bytes(b for b in p.lower() if _counts(b)) for p in own]
         self.known: dict[bytes, list[int]] = {}  # words in pieces
 
     def text(self, best: np.ndarray) -> tuple[bytes, np.ndarray]:
@@ -66,7 +77,7 @@ class Guesser:
         place = self.place(heard, tokens)
         out: list[int] = []
         chances: list[float] = []
-        text = b"".join(self.vocabulary.pieces[t] for t in tokens[-4:])
+        text = b"".join(self.own[t] for t in tokens[-4:])
         begins = not text or text.rstrip()[-1:] in b".?!"
         while place < len(heard) and len(out) < MOST:
             opens = heard[place : place + 1] == b" "

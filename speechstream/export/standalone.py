@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from speechstream import bundle
-from speechstream.asr.whisper.ctc import read_pieces
+from speechstream.asr.guess import read_pieces
 from speechstream.asr.whisper.vocabulary import Stored
 from speechstream.config import read
 from speechstream.errors import SpeechStreamError

@@ -90,12 +90,13 @@ class Trunk(nn.Module):
 
 
 class Pieces(nn.Module):
-    """The causal Whisper's CTC head without its last layer: encoder frames (B, T, dim), T even, to (B, T / 2, ctc_dim)."""
+    """The causal Whisper's CTC head: encoder frames (B, T, dim), T even, to (B, T / 2, ctc_dim), and which piece that is."""
 
     def __init__(self, c: SpeechLlmConfig):
         super().__init__()
         self.into = nn.Linear(2 * c.sound.dim, c.ctc_dim)
         self.blocks = nn.ModuleList(ChunkBlock(c.ctc_dim, 9) for _ in range(c.ctc_blocks))
+        self.out = nn.Linear(c.ctc_dim, c.ctc_vocab_size) if c.ctc_vocab_size else None
 
     def forward(self, x: Tensor, chunk: int | None = None) -> Tensor:
         """chunk: frames that it looks at together; None: all."""
@@ -103,6 +104,13 @@ class Pieces(nn.Module):
         for block in self.blocks:
             x = block(x, chunk=chunk and chunk // 2)
         return x
+
+    def best(self, y: Tensor) -> Tensor:
+        """What `forward` gives to the most probable piece of each pair and its probability, (B, P, 2) float32."""
+        if self.out is None:
+            return y[:, :0, :2].float()
+        sure, which = self.out(y).float().softmax(-1).max(-1)
+        return torch.stack([which.float(), sure], -1)
 
 
 class Heads(nn.Module):
@@ -164,11 +172,12 @@ class Hearing(nn.Module):
 
     def step(
         self, mel: Tensor, state: HearingState
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, HearingState]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, HearingState]:
         """mel (B, mels, 2c + 1) as `nn.whisper.Encoder.step` takes it, c a multiple of `stack`.
 
         Returns audio (B, n, sound.dim), sound (B, n, text.dim), quiet (B, n) of the n = c / stack frames, the keys and the
-        values (B, blocks, H, look - stack + c, Dh) of the c encoder frames and those before, and the state.
+        values (B, blocks, H, look - stack + c, Dh) of the c encoder frames and those before, `Pieces.best` of them
+        (B, c / 2, 2; none where the head does not say), and the state.
         """
         x, e = self.encoder.step(
             mel, EncoderState(state.mel, state.keys, state.values, state.frames)
@@ -178,20 +187,24 @@ class Hearing(nn.Module):
             torch.cat([old, new], 3)
             for old, new in zip((state.look_keys, state.look_values), self.memory(x))
         )
-        x, trunk = self.trunk.step(self.stacked(x), state.trunk)
+        y = None if self.pieces is None else self.pieces(x)
+        best = x[:, :0, :2] if self.pieces is None else self.pieces.best(y)
+        x, trunk = self.trunk.step(self._beside(x, y), state.trunk)
         kept = keys[:, :, :, c:], values[:, :, :, c:]
         new = HearingState(e.mel, e.keys, e.values, trunk, *kept, e.frames)
-        return *self.heads(x), keys, values, new
+        return *self.heads(x), keys, values, best, new
 
     def stacked(self, x: Tensor, chunk: int | None = None) -> Tensor:
         """Encoder frames (B, c, dim), and what the CTC head makes of them, `stack` side by side: (B, c / stack, ...).
 
         chunk: the frames that came together; None: all.
         """
+        return self._beside(x, None if self.pieces is None else self.pieces(x, chunk))
+
+    def _beside(self, x: Tensor, y: Tensor | None) -> Tensor:
         rows = x.reshape(x.shape[0], -1, self.stack * x.shape[2])
-        if self.pieces is None:
+        if y is None:
             return rows
-        y = self.pieces(x, chunk)
         return torch.cat([rows, y.reshape(*rows.shape[:2], -1)], 2)
 
 
@@ -395,11 +408,11 @@ class SpeechLlm(nn.Module):
         kinds: Tensor,
         past: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`Reader.forward`, of the last row what the joint reads (B, sound.dim) and the prior (B, vocab_size)."""
+        """`Reader.forward`, of each row what the joint reads (B, T, sound.dim) and the prior (B, T, vocab_size)."""
         hidden, new_keys, new_values = self.reader(
             tokens, sound, places, heard, keys, values, kinds, past
         )
-        return *self.said(hidden[:, -1]), new_keys, new_values
+        return *self.said(hidden), new_keys, new_values
 
     def looked(
         self,

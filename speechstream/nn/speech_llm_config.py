@@ -51,7 +51,7 @@ class SpeechLlmConfig:
     trunk (80 ms). trunk: causal convolutions of `kernel` frames. look: encoder frames that the joint attends to, up to the
     one it is asked about, in `look_blocks` blocks. sound_window: frames of sound that the language model
     sees besides the first `sound_sinks`; 0: it hears nothing and is a prediction network. text_window, text_sinks: the
-    same in tokens.
+    same in tokens. ctc_vocab_size: pieces that the CTC head knows, blank among them; 0: nobody asks which it hears.
     """
 
     sound: SoundConfig
@@ -64,6 +64,7 @@ class SpeechLlmConfig:
     look_blocks: int = 3
     ctc_dim: int = 0
     ctc_blocks: int = 0
+    ctc_vocab_size: int = 0
     sound_window: int = 128
     sound_sinks: int = 4
     text_window: int = 256
@@ -85,6 +86,10 @@ class SpeechLlmConfig:
         if not 0 <= self.ctc_dim <= 1 << 13 or not 0 <= self.ctc_blocks <= 64:
             raise ValueError(
                 f"ctc_dim must be 0 to {1 << 13} and ctc_blocks 0 to 64; got {self.ctc_dim}, {self.ctc_blocks}"
+            )
+        if not 0 <= self.ctc_vocab_size <= 1 << 16 or self.ctc_vocab_size and not self.ctc_dim:
+            raise ValueError(
+                f"ctc_vocab_size must be 0 to {1 << 16}, and 0 without a CTC head; got {self.ctc_vocab_size}"
             )
         if self.ctc_dim and self.stack % 2:
             raise ValueError(f"the CTC head reads pairs of frames, and {self.stack} are stacked")

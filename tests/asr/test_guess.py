@@ -9,9 +9,17 @@ import soundfile as sf
 from speechstream import bundle
 from speechstream.asr import search
 from speechstream.asr.ctc import Greedy
-from speechstream.asr.guess import EACH, FOLLOWS, SEVERAL, WITHIN, Guesser, Heard, worth
+from speechstream.asr.guess import (
+    EACH,
+    FOLLOWS,
+    SEVERAL,
+    WITHIN,
+    Guesser,
+    Heard,
+    read_pieces,
+    worth,
+)
 from speechstream.asr.recognizer import Recognizer
-from speechstream.asr.whisper.ctc import read_pieces
 from speechstream.asr.whisper.vocabulary import Vocabulary
 from speechstream.events import Partial
 
@@ -21,7 +29,7 @@ EMBEDDED = bundle.load(bundle.embedded("asr"))
 @pytest.fixture(scope="module")
 def guesser():
     pieces = read_pieces(EMBEDDED.file("ctc.json"))
-    return Guesser(Vocabulary(EMBEDDED.file("vocabulary.json")), pieces)
+    return Guesser(Vocabulary(EMBEDDED.file("vocabulary.json")).pieces, pieces)
 
 
 def spoken(guesser, *words, sure=1.0):
@@ -61,13 +69,13 @@ def test_words_are_found_again_behind_marks_capitals_and_errors(guesser):
         (" He was not an ill disposed young", " man"),
     ):
         got = guesser.after(*heard, tokens(guesser, said), False)
-        text = b"".join(guesser.vocabulary.pieces[t] for t in got).decode()
+        text = b"".join(guesser.own[t] for t in got).decode()
         assert text.startswith(follows), (said, text)
     assert (
         guesser.after(*heard, tokens(guesser, "he was not an ill disposed yung man"), False) == []
     )
     last = guesser.after(*heard, tokens(guesser, "he was not an ill disposed yung man"), True)
-    assert guesser.vocabulary.text(last) == "."
+    assert [guesser.own[t] for t in last] == [b"."]
     doubtful = spoken(guesser, "he", "was", sure=0.3)
     assert guesser.after(*doubtful, [], False) == []
 
@@ -80,9 +88,9 @@ def test_more_is_left_where_the_head_has_heard_a_word_behind_the_tokens(guesser)
 
 
 def test_a_word_is_split_into_as_few_pieces_as_may_be(guesser):
-    known = set(guesser.vocabulary.pieces)
+    known = set(guesser.own)
     for word in (b" the", b" disposed", b" xylographic", b" unquestionableness"):
-        found = [guesser.vocabulary.pieces[i] for i in guesser.pieces(word)]
+        found = [guesser.own[i] for i in guesser.pieces(word)]
         assert b"".join(found) == word
         for cuts in itertools.combinations(range(1, len(word)), len(found) - 2):
             parts = [word[a:b] for a, b in zip((0, *cuts), (*cuts, len(word)))]

@@ -112,10 +112,11 @@ def test_rows_that_come_in_turns_in_windows_with_sinks_equal_all_at_once(asr):
         tokens += [0] * count if kind == "sound" else list(what)
         sounds += list(what) if kind == "sound" else [np.zeros(c.text.dim, np.float32)] * count
         before = rows
-        said, prior, rows = request.run()
-        hidden = read_all(model, kinds, tokens, np.array(sounds), heard)[-1]
-        np.testing.assert_allclose(said, model.joint.text(hidden), atol=1e-4)
-        np.testing.assert_allclose(prior, model.said(hidden)[1], atol=1e-4)
+        read = request.run()
+        rows = read.behind(rows, np.array(kinds[-count:]), c)
+        hidden = read_all(model, kinds, tokens, np.array(sounds), heard)[-count:]
+        np.testing.assert_allclose(read.said, model.joint.text(hidden), atol=1e-4)
+        np.testing.assert_allclose(read.prior, model.said(hidden)[1], atol=1e-4)
         # what had been read stays as it is, however much comes between
         for place in before.places[0][before.kinds[0] == TEXT]:
             old, new = (
@@ -130,10 +131,11 @@ def test_rows_that_come_in_turns_in_windows_with_sinks_equal_all_at_once(asr):
 def test_the_last_token_can_be_read_again(asr):
     family = asr.family
     c, nothing = family.config, np.zeros((0, family.config.text.dim), np.float32)
-    *_, rows = Read(family.networks, nothing, (0, 3, 4), empty(c)).run()
-    said, _, again = Read(family.networks, nothing, (4,), without_last(rows)).run()
-    expected, _, _ = Read(family.networks, nothing, (0, 3, 4), empty(c)).run()
-    np.testing.assert_allclose(said, expected, atol=1e-5)
+    expected = Read(family.networks, nothing, (0, 3, 4), empty(c)).run()
+    rows = expected.behind(empty(c), np.array([TEXT] * 3), c)
+    read = Read(family.networks, nothing, (4,), without_last(rows)).run()
+    again = read.behind(without_last(rows), np.array([TEXT]), c)
+    np.testing.assert_allclose(read.said[0], expected.said[-1], atol=1e-5)
     np.testing.assert_allclose(again.keys, rows.keys, atol=1e-5)
     with pytest.raises(ValueError, match="no token"):
         without_last(empty(c))
@@ -252,8 +254,8 @@ def test_graphs_say_what_torch_says(made, asr, spoken):
     onnx = Recognizer.load(made[1]).family
     inputs = example(made[0].config)
     for a, b in zip(onnx.networks.read(inputs), asr.family.networks.read(inputs)):
-        real = inputs["tokens"] != -2 if a.ndim == 5 else None
-        a, b = ((x.transpose(0, 3, 1, 2, 4)[real] if a.ndim == 5 else x) for x in (a, b))
+        real = inputs["tokens"] != -2
+        a, b = ((x.transpose(0, 3, 1, 2, 4) if x.ndim == 5 else x)[real] for x in (a, b))
         np.testing.assert_allclose(a, b, atol=1e-4)
     for latency in (160, 1280, None):
         one, two = (
@@ -317,11 +319,9 @@ def test_streams_of_any_age_share_runs_of_the_networks(asr, spoken):
     assert reads[0].rows.kinds.shape != reads[1].rows.kinds.shape
     together = dict(answer_together(reads))
     for i, request in enumerate(reads):
-        said, prior, rows = request.run()
-        np.testing.assert_allclose(together[i][0], said, atol=1e-4)
-        np.testing.assert_allclose(together[i][1], prior, atol=1e-4)
-        np.testing.assert_allclose(together[i][2].keys, rows.keys, atol=1e-4)
-        assert np.array_equal(together[i][2].places, rows.places)
+        alone = request.run()
+        for name in ("said", "prior", "keys", "values"):
+            np.testing.assert_allclose(getattr(together[i], name), getattr(alone, name), atol=1e-4)
 
 
 def test_forks_rollbacks_and_snapshots_go_on_as_if_nothing_had_been(asr, spoken):

@@ -24,7 +24,7 @@ from speechstream.nn.speech_llm_state import (
     empty,
     numbered,
 )
-from speechstream.state import select, stack
+from speechstream.state import cache, select, stack
 
 DAMAGED = "the model gives NaN or infinity: its weights are damaged"
 
@@ -59,12 +59,13 @@ class Heard:
     quiet: np.ndarray  # (n,)
     keys: np.ndarray  # (blocks, H, look - stack + n stack, Dh)
     values: np.ndarray
+    best: np.ndarray  # (pairs, 2): what the CTC head hears in all of them, whichever part this is
 
     def part(self, first: int, end: int, c: SpeechLlmConfig) -> Heard:
         """From the first-th frame up to the end-th."""
         n, rows = slice(first, end), slice(first * c.stack, end * c.stack + c.look - c.stack)
         k, v = self.keys[:, :, rows], self.values[:, :, rows]
-        return Heard(self.audio[n], self.sound[n], self.quiet[n], k, v)
+        return Heard(self.audio[n], self.sound[n], self.quiet[n], k, v, self.best)
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,27 @@ def _longer(a: np.ndarray, count: int, axis: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What n rows came to: of each what the joint reads, the prior, and its own keys and values."""
+
+    said: np.ndarray  # (n, sound.dim)
+    prior: np.ndarray  # (n, vocab_size)
+    keys: np.ndarray = cache()  # (layers, kv_heads, n, head_dim)
+    values: np.ndarray = cache()
+
+    def part(self, first: int, end: int) -> Reading:
+        """From the first-th row up to the end-th."""
+        n = slice(first, end)
+        return Reading(self.said[n], self.prior[n], self.keys[:, :, n], self.values[:, :, n])
+
+    def behind(self, rows: TextRows, kinds: np.ndarray, c: SpeechLlmConfig) -> TextRows:
+        """These rows, which are of such kinds (n,), behind those that were there when they were read."""
+        return appended(rows, kinds, self.keys, self.values, c)
+
+
+@dataclass(frozen=True)
 class Read:
-    """Read frames of sound (n, dim), then tokens. Answer: said (sound.dim,), prior (vocab_size,), the rows."""
+    """Read frames of sound (n, dim), then tokens, which later ones of them know. Answer: `Reading` of all."""
 
     networks: Networks
     sound: np.ndarray
@@ -156,7 +176,7 @@ class Read:
     def run(self) -> Any:
         return self.run_many([self])[0]
 
-    def run_many(self, requests: Sequence[Read]) -> list[Any]:
+    def run_many(self, requests: Sequence[Read]) -> list[Reading]:
         c = self.networks.config
         kinds = [np.repeat([SOUND, TEXT], (len(r.sound), len(r.tokens))) for r in requests]
         T, B = max(map(len, kinds)), len(requests)
@@ -176,12 +196,8 @@ class Read:
         if not (np.isfinite(said).all() and np.isfinite(prior).all()):
             raise SpeechStreamError(DAMAGED)
         return [
-            (
-                said[b],
-                prior[b],
-                appended(r.rows, k, keys[b, :, :, T - len(k) :], values[b, :, :, T - len(k) :], c),
-            )
-            for b, (r, k) in enumerate(zip(requests, kinds))
+            Reading(said[b, at:], prior[b, at:], keys[b, :, :, at:], values[b, :, :, at:])
+            for b, at in enumerate(T - len(k) for k in kinds)
         ]
 
 
@@ -215,4 +231,4 @@ def looking(c: SpeechLlmConfig) -> dict[str, np.ndarray]:
     }
 
 
-__all__ = ["Hear", "Heard", "Look", "Networks", "Read", "empty", "example", "looking"]
+__all__ = ["Hear", "Heard", "Look", "Networks", "Read", "Reading", "empty", "example", "looking"]

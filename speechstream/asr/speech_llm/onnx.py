@@ -14,7 +14,7 @@ from speechstream.state import flatten
 
 ARCHITECTURE = "speech-llm"
 GRAPHS = ("hearing", "reader", "joint")
-HEARD = ("audio", "sound", "quiet", "look_keys", "look_values")
+HEARD = ("audio", "sound", "quiet", "look_keys", "look_values", "best")
 
 
 class OnnxNetworks:
@@ -42,7 +42,7 @@ class OnnxNetworks:
         t = c.text
         try:
             mel = np.zeros((1, c.sound.n_mels, 2 * c.stack + 1), np.float32)
-            (audio, sound, quiet, k, v), state = self.hear(mel, self.start())
+            (audio, sound, quiet, k, v, best), state = self.hear(mel, self.start())
             odds, scores = self.look(looking(c))
             said, prior, keys, values = self.read(example(c))
         except (ValueError, IndexError, TypeError, KeyError, MemoryError) as error:
@@ -64,8 +64,9 @@ class OnnxNetworks:
             (state.look_keys.shape, (*seen[:3], c.look - c.stack, seen[4])),
             (odds.shape, (2, 3)),
             (scores.shape, (2, 3, t.vocab_size)),
-            (said.shape, (2, s.dim)),
-            (prior.shape, (2, t.vocab_size)),
+            (best.shape, (1, c.stack // 2 if c.ctc_vocab_size else 0, 2)),
+            (said.shape, (2, 4, s.dim)),
+            (prior.shape, (2, 4, t.vocab_size)),
             (keys.shape, own),
             (values.shape, own),
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from speechstream.asr import search
 from speechstream.asr.biasing import CTC, Bias, HotWords, compile_pieces
 from speechstream.asr.ctc import BEAM, Greedy, PrefixBeam
+from speechstream.asr.guess import read_pieces
 from speechstream.asr.text_model import TextModel, TextState
-from speechstream.config import Section, read_value
 from speechstream.errors import SpeechStreamError
 from speechstream.events import Word
 from speechstream.runtime.requests import Work
@@ -27,15 +26,6 @@ class CtcHypothesis:
     state: Any
     stable: tuple[search.Token, ...] = ()
     unstable: tuple[search.Token, ...] = ()
-
-
-def read_pieces(path: Path) -> list[str]:
-    """The pieces by id from a tokenizer.json of the `tokenizers` package. Raises ValueError for anything else."""
-    found = Section(json.loads(Path(path).read_text(encoding="utf-8")), path.name)
-    table: dict[str, int] = read_value(dict[str, int], found.section("model").raw("vocab"), "vocab")
-    if sorted(table.values()) != list(range(len(table))):
-        raise ValueError("its ids are not those of one piece each, from 0 on")
-    return sorted(table, key=table.__getitem__)
 
 
 class CtcDecoder:

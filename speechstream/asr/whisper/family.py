@@ -17,7 +17,7 @@ import numpy as np
 
 from speechstream.asr.biasing import Bias, HotWords
 from speechstream.asr.family import NOTHING, Mode
-from speechstream.asr.guess import Guesser
+from speechstream.asr.guess import Guesser, read_pieces
 from speechstream.asr.incremental import Hypothesis, IncrementalDecoder
 from speechstream.asr.prior import Prior
 from speechstream.asr.search import check_state, check_tokens
@@ -30,7 +30,7 @@ from speechstream.asr.whisper.cache import (
     Values,
 )
 from speechstream.asr.whisper.conditioned import ConditionedDecoder
-from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis, read_pieces
+from speechstream.asr.whisper.ctc import CtcDecoder, CtcHypothesis
 from speechstream.asr.whisper.gate import GatedDecoder
 from speechstream.asr.whisper.grammar import leashed
 from speechstream.asr.whisper.networks import DecoderState, Encoded, Networks
@@ -463,7 +463,7 @@ def _decoder(
         hypotheses = BEAM if beam is None else beam
         attention = AttentionDecoder(Vocabulary(vocabulary), beam=hypotheses, prior=prior)
         if "ctc.json" in b.files:
-            attention.guesser = Guesser(attention.vocabulary, _pieces(b))
+            attention.guesser = Guesser(attention.vocabulary.pieces, _pieces(b))
         return attention
     if prior is not None:
         raise ValueError(f"a prior weighs what the decoder 'attention' considers, not {kind!r}'s")
