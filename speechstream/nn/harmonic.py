@@ -167,7 +167,8 @@ class SourceFilter(nn.Module):
         if self.refiner is None:
             return self.output.step(voiced + noise, tails)
         # the windows begin with the hop that is done now, and the one after is known too
-        voiced, noise = self.output.step(torch.cat([voiced, noise]), tails).chunk(2)
+        both = self.output.step(torch.stack([voiced, noise], 1).flatten(0, 1), tails)
+        voiced, noise = both.unflatten(0, (-1, 2)).unbind(1)
         pulses = heard[..., : 2 * self.hop]
         return voiced + noise + self.refiner.step(voiced, noise, pulses, x, tails)
 

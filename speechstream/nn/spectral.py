@@ -45,8 +45,8 @@ class LogMel(nn.Module):
 class OverlapAdd(nn.Module):
     """Spectra (B, T, 2 * bins), real parts first, to samples (B, T * hop): Hann windows, each a hop after the other.
 
-    Spectra of rectangular windows of a signal give the signal back, window - hop samples late. Several signals of a stream lie
-    one after the other in the batch: (sources * B, T, 2 * bins).
+    Spectra of rectangular windows of a signal give the signal back, window - hop samples late. A stream's signals lie
+    one after the other in the batch: (B * sources, T, 2 * bins).
     """
 
     def __init__(self, hop: int, overlap: int, sources: int = 1) -> None:
@@ -65,12 +65,11 @@ class OverlapAdd(nn.Module):
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         parts = F.linear(x, self.basis).reshape(x.shape[0], -1, self.overlap, self.hop)
         # the running sum: what earlier windows have left for the hops to come, the nearest hop first
-        left = tails.take(self.sources, self.overlap - 1, self.hop).transpose(0, 1).flatten(0, 1)
+        left = tails.take(self.sources, self.overlap - 1, self.hop).flatten(0, 1)
         total = F.pad(left, (0, 0, 0, x.shape[1]))
         for k in range(self.overlap):
             total = total + F.pad(parts[:, :, k], (0, 0, k, self.overlap - 1 - k))
-        left = total[:, -(self.overlap - 1) :].unflatten(0, (self.sources, -1))
-        tails.leave(left.transpose(0, 1))
+        tails.leave(total[:, -(self.overlap - 1) :].unflatten(0, (-1, self.sources)))
         return total[:, : x.shape[1]].flatten(1)
 
 
