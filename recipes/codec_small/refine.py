@@ -10,18 +10,19 @@ networks fill up. Resumes like train.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes.codec_small.data import FULL_SCALE, Speech
 from recipes.codec_small.losses import phase_loss
 from recipes.codec_small.pulses import beating_pulses
 from recipes.codec_small.train import Trainer, balanced, main as train
+from speechstream.nn.seanet import Tails
 
 HERE = Path(__file__).parent
 SETTLE_HOPS = 10  # before a stretch: in which the windows and the refiner fill up
@@ -44,12 +45,25 @@ class Refinement(Trainer):
 
     def __init__(self, config: dict, data: Path, out: Path, predicted: Path | None = None) -> None:
         super().__init__(config, data, out, predicted)
-        new = list(self.codec.decoder["output"].refiner.parameters())
+        refiner = self.codec.decoder["output"].refiner
+        for block in refiner.blocks:
+            block.step = self._halved(block.step)
+        new = list(refiner.parameters())
         ids = {id(p) for p in new}
         old = [p for p in self.codec.decoder.parameters() if id(p) not in ids]
         self.optimisers["codec"] = torch.optim.AdamW(
             [{"params": old}, {"params": new}], betas=(0.8, 0.99), weight_decay=1e-3
         )
+
+    def _halved(self, step: Callable) -> Callable:
+        """A step under autocast. Only what is between the first and the last layer is in bfloat16: in it the transforms make noise
+        60 dB below the sound, as loud as what a vowel has at 10 kHz, and the judges would hear it."""
+
+        def halved(x: Tensor, features: Tensor, tails: Tails) -> Tensor:
+            with self._autocast():
+                return step(x, features, tails)
+
+        return halved
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -101,16 +115,12 @@ class Refinement(Trainer):
             codes.append(table.codes[:, start:stop])
             own.append(rng.random() >= config["beating_share"])
             if own[-1]:
-                tone = torch.from_numpy(table.found[start * c.stride : stop * c.stride])[None]
-                phase = torch.from_numpy(rng.random(1))
-                part = self.codec.decoder["output"].pulses
-                tails = _zeros(part, tone)
-                train = part.step(tone, phase, tails)[0][0]
-            else:
-                train = torch.from_numpy(
-                    table.pulses[start * f : stop * f].astype(np.float32) / PULSE_SCALE
+                trains.append(
+                    self._found_pulses(table.found[start * c.stride : stop * c.stride], rng)
                 )
-            trains.append(train)
+            else:
+                part = table.pulses[start * f : stop * f].astype(np.float32) / PULSE_SCALE
+                trains.append(torch.from_numpy(part))
         self.beating = torch.tensor([not o for o in own])
         x = np.stack(sounds).astype(np.float32) / FULL_SCALE
         return (
@@ -118,6 +128,12 @@ class Refinement(Trainer):
             torch.stack(trains),
             torch.from_numpy(np.stack(codes).astype(np.int64)),
         )
+
+    def _found_pulses(self, tone: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Pulses (T * hop) of the pitch (T) that the decoder finds, from any phase on."""
+        part, phase = self.codec.decoder["output"].pulses, torch.from_numpy(rng.random(1))
+        tails = Tails(torch.zeros(1, part.tail_size))
+        return part.step(torch.from_numpy(tone)[None], phase, tails)[0][0]
 
     def _sound(
         self, x: Tensor, pulses: Tensor, codes: Tensor, judged: int | None
@@ -129,18 +145,18 @@ class Refinement(Trainer):
         count = x.shape[-1] // c.hop + SETTLE_HOPS
         features = self._features(codes, "features")[:, -count:]
         frames = torch.randint(1 << 16, (len(x),))
-        with self._autocast():
-            y = output.shape(
-                features, pulses[:, -count * c.hop :], frames, self.codec.tails("output", len(x))
-            )
-        y = y[:, None, SETTLE_HOPS * c.hop :].float()
-        return self.learn(y, x, judged)
+        y = output.shape(
+            features, pulses[:, -count * c.hop :], frames, self.codec.tails("output", len(x))
+        )
+        return self.learn(y[:, None, SETTLE_HOPS * c.hop :], x, judged)
 
     def learn(self, y: Tensor, x: Tensor, judged: int | None) -> dict[str, Tensor]:
         config, report = self.config, {}
         alone = config["judges_alone"]
         report["mel"], report["stft"] = self.loss(y, x)
-        report["phase"] = phase_loss(y[self.beating], x[self.beating], self.codec.config.sample_rate)
+        report["phase"] = phase_loss(
+            y[self.beating], x[self.beating], self.codec.config.sample_rate
+        )
         total = config["mel"] * report["mel"] + config["stft"] * report["stft"]
         heard = y.detach().requires_grad_()
         with self._autocast():
@@ -150,17 +166,13 @@ class Refinement(Trainer):
         shares = config["shares"]
         parts = [(total, y, shares["spectra"]), (report["phase"], y, shares["phase"])]
         if judged is not None and judged >= alone:
-            opinion = config["adversarial"] * report["hinge"] + config["features"] * report["features"]
+            opinion = (
+                config["adversarial"] * report["hinge"] + config["features"] * report["features"]
+            )
             parts.append((opinion, heard, shares["judges"] * min(1.0, judged / alone - 1)))
         self._update("codec", y, balanced(*parts))
         self._update("judges", report["judges"])
         return report
-
-
-def _zeros(part: nn.Module, like: Tensor):
-    from speechstream.nn.seanet import Tails
-
-    return Tails(like.new_zeros(1, part.tail_size))
 
 
 def _utterances(

@@ -128,8 +128,9 @@ class SourceFilter(nn.Module):
             self.filter.bias.zero_()
             self.filter.bias[:bins] = QUIET
             self.filter.bias[2 * bins :] = QUIET
-        self.pulses, self.output = PulseTrain(sample_rate, hop), OverlapAdd(
-            hop, overlap, sources=1 if refiner is None else 2
+        self.pulses, self.output = (
+            PulseTrain(sample_rate, hop),
+            OverlapAdd(hop, overlap, sources=1 if refiner is None else 2),
         )
         # so that filters of gain one give a source back: the basis has a Hann window times 4 / (overlap * window), and
         # Hann windows applied twice, at analysis and at synthesis, add up to 3/4 of those applied once

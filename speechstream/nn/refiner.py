@@ -16,7 +16,9 @@ from speechstream.nn.seanet import Tails
 
 KERNEL = 3  # rows that a block sees, `dilation` apart
 DILATIONS = (1, 2, 4, 8)  # of the blocks, over and over
-LEVEL = 16.0  # speech has a root mean square of some 0.05; the network sees and makes one of about 1
+LEVEL = (
+    16.0  # speech has a root mean square of some 0.05; the network sees and makes one of about 1
+)
 
 
 class RowConv(nn.Linear):

@@ -4,9 +4,9 @@ Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes).
 gradients: a frame is a block of log-mel spectra, its principal components are coded by residual k-means
 (recipes/codec_small), so the codes are known in minutes and a decoded block is itself a spectrogram. The decoder hears
 those blocks and makes sound of them: ConvNeXt blocks (arXiv:2201.03545) at 100 Hz and an inverse Fourier transform, as in
-Vocos (Siuzdak, 2023, arXiv:2306.00814), but it filters pulses and noise (`speechstream.nn.harmonic`), which is learnt in hours of a laptop's time. The pitch of
-the pulses comes from a network of its own, which sees some frames more: a window says most about its middle. Causal
-throughout; written for this project.
+Vocos (Siuzdak, 2023, arXiv:2306.00814), but it filters pulses and noise (`speechstream.nn.harmonic`), which is learnt in hours of a laptop's time. What such
+sources cannot make, a refiner may add (`speechstream.nn.refiner`). The pitch of the pulses comes from a network of its own,
+which sees some frames more: a window says most about its middle. Causal throughout; written for this project.
 
 Audio is (B, 1, samples), codes int64 (B, levels, T), everything between channels-last (B, T, C). The decoded sound lags
 the original by `delay` samples: a spectrum's window ends with the hop that the encoder saw last, a sample is done

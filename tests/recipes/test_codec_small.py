@@ -248,7 +248,9 @@ def test_pulses_beat_with_a_recording_although_its_pitch_is_known_badly():
 
 def test_phases_are_compared_below_their_limit():
     t = np.arange(12_000) / 24_000
-    low, high = (torch.from_numpy(np.sin(2 * np.pi * f * t)).float()[None, None] for f in (500, 4000))
+    low, high = (
+        torch.from_numpy(np.sin(2 * np.pi * f * t)).float()[None, None] for f in (500, 4000)
+    )
     assert losses.phase_loss(low + high, low, 24_000) < 0.02
     assert losses.phase_loss(-low, low, 24_000) == pytest.approx(2.0, abs=0.1)
 
