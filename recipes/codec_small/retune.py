@@ -1,5 +1,5 @@
 """Turn the knobs of a trained decoder: python -m recipes.codec_small.retune CODEC OUT [--sharpen A] [--noise-db D] [--voicing V]
-[--average CODEC].
+[--gain-db D] [--average CODEC].
 
 All of them are folded into its weights, so they cost nothing when it runs.
 
@@ -12,6 +12,8 @@ All of them are folded into its weights, so they cost nothing when it runs.
   training leaves them as they began.
 - noise-db: all of the noise so much louder (negative: softer). Spectral distances pay for harmonics beside their places,
   not for noise, so a decoder that is trained by them hedges with noise.
+- gain-db: all of the sound so much louder. A loss that compares waveforms pays for silence where it cannot follow, so a decoder
+  that is trained by it (`refine.py`) speaks too softly.
 - voicing: added to the logit of being voiced. A voice begins some 20 ms before a pitch can be measured in it; filters that
   are trained after this (`train.py --codec`) learn to silence the pulses where there is no voice.
 - average: the mean of its weights and of another's that training began with (Wortsman et al., 2022, arXiv:2109.01903): what
@@ -67,6 +69,7 @@ def retune(
     voicing: float = 0.0,
     sharpen_above: float | None = None,
     minimum_phase: float = 0.0,
+    gain_db: float = 0.0,
 ) -> None:
     """Turn the knobs of a codec's decoder, in place."""
     c, decoder = codec.config, codec.decoder
@@ -81,6 +84,13 @@ def retune(
         rows[bins : 2 * bins] += minimum_phase * (minimum_phases(bins) @ rows[:bins])
     decoder["output"].filter.bias[2 * bins :] += noise_db * math.log(10) / 20
     decoder["pitch"].output.bias[0] += voicing
+    for part in (slice(bins), slice(2 * bins, None)):
+        decoder["output"].filter.bias[part] += gain_db * math.log(10) / 20
+    refiner, gain = decoder["output"].refiner, 10 ** (gain_db / 20)
+    if refiner is not None:  # which sees both sources as loud as before
+        refiner.input.weight[:, : 2 * refiner.row] /= gain
+        refiner.output.weight.mul_(gain)
+        refiner.output.bias.mul_(gain)
 
 
 @torch.no_grad()
@@ -99,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minimum-phase", type=float, default=0.0)
     parser.add_argument("--noise-db", type=float, default=0.0)
     parser.add_argument("--voicing", type=float, default=0.0)
+    parser.add_argument("--gain-db", type=float, default=0.0)
     parser.add_argument("--average", type=Path, default=None, metavar="CODEC")
     args = parser.parse_args(arguments)
     codec = load(args.codec)
@@ -111,6 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.voicing,
         args.sharpen_above,
         args.minimum_phase,
+        args.gain_db,
     )
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.codec / "config.json", args.out / "config.json")

@@ -186,6 +186,17 @@ def test_minimum_phases_of_a_resonance():
     torch.testing.assert_close(after[0], before[0])
 
 
+def test_a_gain_makes_all_of_the_sound_louder():
+    torch.manual_seed(3)
+    config = SmallCodecConfig.from_dict({**CONFIG["codec"], "refiner_dim": 4, "refiner_blocks": 2})
+    codec = SmallCodec(config).requires_grad_(False)
+    torch.nn.init.normal_(codec.decoder["output"].refiner.output.weight)
+    codes = torch.randint(8, (1, 8, 12))
+    before = codec.decode(codes)
+    retune.retune(codec, gain_db=6.0)
+    torch.testing.assert_close(codec.decode(codes), before * 10**0.3, atol=1e-5, rtol=1e-4)
+
+
 def test_refining_goes_on_with_the_same_decoder_and_leaves_the_rest(data, tmp_path):
     """Resumed it is as if never stopped, and neither the codes nor the pitch change. The first codec has no refiner."""
     config = {
