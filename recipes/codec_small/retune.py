@@ -1,5 +1,5 @@
 """Turn the knobs of a trained decoder: python -m recipes.codec_small.retune CODEC OUT [--sharpen A] [--noise-db D] [--voicing V]
-[--gain-db D] [--average CODEC].
+[--gain-db D] [--average CODEC [--share S]].
 
 All of them are folded into its weights, so they cost nothing when it runs.
 
@@ -17,7 +17,8 @@ All of them are folded into its weights, so they cost nothing when it runs.
 - voicing: added to the logit of being voiced. A voice begins some 20 ms before a pitch can be measured in it; filters that
   are trained after this (`train.py --codec`) learn to silence the pulses where there is no voice.
 - average: the mean of its weights and of another's that training began with (Wortsman et al., 2022, arXiv:2109.01903): what
-  a short further training on little speech gains, with less of what it forgets.
+  a short further training on little speech gains, with less of what it forgets. share: of its own weights in it; a refiner
+  that the other does not have is as much softer.
 """
 
 from __future__ import annotations
@@ -94,10 +95,17 @@ def retune(
 
 
 @torch.no_grad()
-def average(codec: SmallCodec, other: SmallCodec) -> None:
-    """Give a codec the mean of its own weights and of another's, in place."""
-    for mine, theirs in zip(codec.parameters(), other.parameters(), strict=True):
-        mine.lerp_(theirs, 0.5)
+def average(codec: SmallCodec, other: SmallCodec, share: float = 0.5) -> None:
+    """Give a codec the mean of its own weights, which count for this share, and of another's, in place.
+
+    Of a refiner that the other does not have, the output is multiplied by the share.
+    """
+    theirs = dict(other.named_parameters())
+    for name, mine in codec.named_parameters():
+        if name in theirs:
+            mine.lerp_(theirs[name], 1 - share)
+        elif ".refiner.output." in name:
+            mine.mul_(share)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -111,10 +119,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--voicing", type=float, default=0.0)
     parser.add_argument("--gain-db", type=float, default=0.0)
     parser.add_argument("--average", type=Path, default=None, metavar="CODEC")
+    parser.add_argument("--share", type=float, default=0.5)
     args = parser.parse_args(arguments)
     codec = load(args.codec)
     if args.average:
-        average(codec, load(args.average))
+        average(codec, load(args.average), args.share)
     retune(
         codec,
         args.sharpen,

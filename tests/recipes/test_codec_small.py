@@ -197,6 +197,24 @@ def test_a_gain_makes_all_of_the_sound_louder():
     torch.testing.assert_close(codec.decode(codes), before * 10**0.3, atol=1e-5, rtol=1e-4)
 
 
+def test_a_share_of_what_was_learnt_is_as_far_between_both_decoders():
+    """Of the refiner, which the first does not have, the output's share; all other weights are on the line between."""
+    torch.manual_seed(5)
+    refined = {**CONFIG["codec"], "refiner_dim": 4, "refiner_blocks": 2}
+    new = SmallCodec(SmallCodecConfig.from_dict(refined)).requires_grad_(False)
+    old = SmallCodec(SmallCodecConfig.from_dict(CONFIG["codec"])).requires_grad_(False)
+    output = new.decoder["output"].refiner.output
+    torch.nn.init.normal_(output.weight)
+    mine, theirs, last = dict(new.state_dict()), old.state_dict(), output.weight.clone()
+    mine = {name: tensor.clone() for name, tensor in mine.items()}
+    retune.average(new, old, 0.7)
+    for name, parameter in new.named_parameters():
+        if name in theirs:
+            expected = 0.7 * mine[name] + 0.3 * theirs[name]
+            torch.testing.assert_close(parameter.detach(), expected)
+    torch.testing.assert_close(output.weight.detach(), 0.7 * last)
+
+
 def test_refining_goes_on_with_the_same_decoder_and_leaves_the_rest(data, tmp_path):
     """Resumed it is as if never stopped, and neither the codes nor the pitch change. The first codec has no refiner."""
     config = {
