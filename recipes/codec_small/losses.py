@@ -18,6 +18,7 @@ MEL_SCALES = ((2048, 160), (1024, 100), (512, 50), (256, 25), (128, 12))  # wind
 STFT_SCALES = (2048, 1024, 512)
 FLOOR = 1e-5
 COMPRESSION = 0.4  # the power that a judge sees of a spectrum's magnitudes
+PHASE_HZ, PHASE_WINDOW = 1500.0, 1024  # of the loss that compares phases: up to where, and samples
 QUIET = 1e-6  # of their squares: what is weaker is not raised further
 
 
@@ -59,6 +60,17 @@ class SpectralLoss(nn.Module):
                     convergence.clamp(max=10).mean() + (a.log() - b.log()).abs().mean()
                 ) / len(STFT_SCALES)
         return mel, stft
+
+
+def phase_loss(y: Tensor, x: Tensor, sample_rate: int) -> Tensor:
+    """Mean of the distance of complex spectra below PHASE_HZ over what there is of the original there. For sounds whose waveforms
+    can be alike (pulses.py)."""
+    if not len(y):
+        return y.sum()
+    top = round(PHASE_HZ / sample_rate * PHASE_WINDOW)
+    a, b = (torch.view_as_real(spectrum(s, PHASE_WINDOW)[:, :top]) for s in (y, x))
+    far = ((a - b).square().sum(-1) + FLOOR).sqrt().sum((1, 2))
+    return (far / (b.square().sum(-1) + FLOOR).sqrt().sum((1, 2))).mean()
 
 
 class SpectrumDiscriminator(nn.Module):
@@ -146,18 +158,34 @@ class Discriminators(nn.Module):
     def forward(self, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         return [judge(x) for judge in self.judges]
 
-    def losses(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def some(self, of_spectra: int, of_periods: int) -> list[nn.Module]:
+        """A random choice of judges: with half of them a step costs half, and all are heard in the long run."""
+        kinds: dict[type, list[nn.Module]] = {SpectrumDiscriminator: [], PeriodDiscriminator: []}
+        for judge in self.judges:
+            kinds[type(judge)].append(judge)
+        chosen = []
+        for judges, count in zip(kinds.values(), (of_spectra, of_periods)):
+            chosen += [judges[k] for k in torch.randperm(len(judges))[:count].tolist()]
+        return chosen
+
+    def losses(
+        self, y: Tensor, x: Tensor, chosen: list[nn.Module] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Of generated `y` and original `x` (B, 1, samples): the judges' hinge loss, the codec's, and the relative difference of
-        the judges' features of the two. All from one hearing of each: whose gradient is wanted, the caller says."""
+        the judges' features of the two. All from one hearing of each: whose gradient is wanted, the caller says. `chosen`: by
+        these judges alone."""
         judges, codec, matching = (y.new_zeros(()) for _ in range(3))
-        for (said, got), (wanted, features) in zip(self(y), self(x)):
+        chosen = list(self.judges) if chosen is None else chosen
+        for judge in chosen:
+            (said, got), (wanted, features) = judge(y), judge(x)
             said, wanted = said.float(), wanted.float()
             judges = judges + F.relu(1 + said).mean() + F.relu(1 - wanted).mean()
             codec = codec + F.relu(1 - said).mean()
             for a, b in zip(got, features):
-                a, b = a.float(), b.detach().float()
-                matching = matching + (a - b).abs().mean() / b.abs().mean() / len(got)
-        count = len(self.judges)
+                b = b.detach()
+                far, size = (a - b).abs().mean().float(), b.abs().mean().float()
+                matching = matching + far / size / len(got)
+        count = len(chosen)
         return judges / count, codec / count, matching / count
 
 

@@ -1,5 +1,5 @@
 """Turn the knobs of a trained decoder: python -m recipes.codec_small.retune CODEC OUT [--sharpen A] [--noise-db D] [--voicing V]
-[--average CODEC].
+[--gain-db D] [--average CODEC [--share S]].
 
 All of them are folded into its weights, so they cost nothing when it runs.
 
@@ -12,10 +12,13 @@ All of them are folded into its weights, so they cost nothing when it runs.
   training leaves them as they began.
 - noise-db: all of the noise so much louder (negative: softer). Spectral distances pay for harmonics beside their places,
   not for noise, so a decoder that is trained by them hedges with noise.
+- gain-db: all of the sound so much louder. A loss that compares waveforms pays for silence where it cannot follow, so a decoder
+  that is trained by it (`refine.py`) speaks too softly.
 - voicing: added to the logit of being voiced. A voice begins some 20 ms before a pitch can be measured in it; filters that
   are trained after this (`train.py --codec`) learn to silence the pulses where there is no voice.
 - average: the mean of its weights and of another's that training began with (Wortsman et al., 2022, arXiv:2109.01903): what
-  a short further training on little speech gains, with less of what it forgets.
+  a short further training on little speech gains, with less of what it forgets. share: of its own weights in it; a refiner
+  that the other does not have is as much softer.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ def retune(
     voicing: float = 0.0,
     sharpen_above: float | None = None,
     minimum_phase: float = 0.0,
+    gain_db: float = 0.0,
 ) -> None:
     """Turn the knobs of a codec's decoder, in place."""
     c, decoder = codec.config, codec.decoder
@@ -81,13 +85,27 @@ def retune(
         rows[bins : 2 * bins] += minimum_phase * (minimum_phases(bins) @ rows[:bins])
     decoder["output"].filter.bias[2 * bins :] += noise_db * math.log(10) / 20
     decoder["pitch"].output.bias[0] += voicing
+    for part in (slice(bins), slice(2 * bins, None)):
+        decoder["output"].filter.bias[part] += gain_db * math.log(10) / 20
+    refiner, gain = decoder["output"].refiner, 10 ** (gain_db / 20)
+    if refiner is not None:  # which sees both sources as loud as before
+        refiner.input.weight[:, : 2 * refiner.row] /= gain
+        refiner.output.weight.mul_(gain)
+        refiner.output.bias.mul_(gain)
 
 
 @torch.no_grad()
-def average(codec: SmallCodec, other: SmallCodec) -> None:
-    """Give a codec the mean of its own weights and of another's, in place."""
-    for mine, theirs in zip(codec.parameters(), other.parameters(), strict=True):
-        mine.lerp_(theirs, 0.5)
+def average(codec: SmallCodec, other: SmallCodec, share: float = 0.5) -> None:
+    """Give a codec the mean of its own weights, which count for this share, and of another's, in place.
+
+    Of a refiner that the other does not have, the output is multiplied by the share.
+    """
+    theirs = dict(other.named_parameters())
+    for name, mine in codec.named_parameters():
+        if name in theirs:
+            mine.lerp_(theirs[name], 1 - share)
+        elif ".refiner.output." in name:
+            mine.mul_(share)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -99,11 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minimum-phase", type=float, default=0.0)
     parser.add_argument("--noise-db", type=float, default=0.0)
     parser.add_argument("--voicing", type=float, default=0.0)
+    parser.add_argument("--gain-db", type=float, default=0.0)
     parser.add_argument("--average", type=Path, default=None, metavar="CODEC")
+    parser.add_argument("--share", type=float, default=0.5)
     args = parser.parse_args(arguments)
     codec = load(args.codec)
     if args.average:
-        average(codec, load(args.average))
+        average(codec, load(args.average), args.share)
     retune(
         codec,
         args.sharpen,
@@ -111,6 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.voicing,
         args.sharpen_above,
         args.minimum_phase,
+        args.gain_db,
     )
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.codec / "config.json", args.out / "config.json")

@@ -32,6 +32,7 @@ from speechstream.nn.small_codec import SmallCodec, SmallCodecConfig
 
 HERE = Path(__file__).parent
 CLIP = 1.0  # norm of the gradient
+REFINER = ".refiner."  # in the names of a refiner's weights
 
 
 class Trainer:
@@ -76,6 +77,12 @@ class Trainer:
         error = fit_codes(self.codec, self.data, self.config["seed"])
         self.average.load_state_dict(self.codec.state_dict())
         return error
+
+    def begin_with(self, tensors: dict[str, Tensor]) -> None:
+        """Take over a codec, which need not have a refiner."""
+        for network in (self.codec, self.average):
+            fresh = {n: t for n, t in network.state_dict().items() if REFINER in n}
+            network.load_state_dict({**fresh, **tensors})
 
     def begin(self) -> None:
         """Called once before the steps."""
@@ -297,10 +304,7 @@ def main(
     if trainer.resume():
         print(f"going on at step {trainer.step}", flush=True)
     elif args.codec:
-        for network in (trainer.codec, trainer.average):
-            network.load_state_dict(
-                load_file(args.codec / "model.safetensors", device=trainer.device)
-            )
+        trainer.begin_with(load_file(args.codec / "model.safetensors", device=trainer.device))
     else:
         print(json.dumps({"logmel error of the codes": round(trainer.fit(), 4)}), flush=True)
         trainer.save()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechstream.nn.refiner import Refiner
 from speechstream.nn.seanet import Tails
 from speechstream.nn.spectral import OverlapAdd, windows
 
@@ -114,9 +115,11 @@ class PitchTrack(nn.Module):
 class SourceFilter(nn.Module):
     """Features (B, T, dim) and pitch of each hop to samples (B, T * hop), window - hop samples late."""
 
-    def __init__(self, dim: int, sample_rate: int, hop: int, overlap: int) -> None:
+    def __init__(
+        self, dim: int, sample_rate: int, hop: int, overlap: int, refiner: Refiner | None = None
+    ) -> None:
         super().__init__()
-        self.hop, self.overlap = hop, overlap
+        self.hop, self.overlap, self.refiner = hop, overlap, refiner
         self.tail_size = hop * (overlap - 1)  # of the pulses
         bins = hop * overlap // 2 + 1
         self.filter = nn.Linear(dim, 3 * bins)
@@ -125,7 +128,10 @@ class SourceFilter(nn.Module):
             self.filter.bias.zero_()
             self.filter.bias[:bins] = QUIET
             self.filter.bias[2 * bins :] = QUIET
-        self.pulses, self.output = PulseTrain(sample_rate, hop), OverlapAdd(hop, overlap)
+        self.pulses, self.output = (
+            PulseTrain(sample_rate, hop),
+            OverlapAdd(hop, overlap, sources=1 if refiner is None else 2),
+        )
         # so that filters of gain one give a source back: the basis has a Hann window times 4 / (overlap * window), and
         # Hann windows applied twice, at analysis and at synthesis, add up to 3/4 of those applied once
         self.scale = hop * overlap * overlap / 4 / 0.75
@@ -142,11 +148,14 @@ class SourceFilter(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """`pitch` (B, T) is in Hz, 0 where unvoiced; `frames` (B,) is how many hops came before, `phase` that of the
         pulses. Returns the samples and the new phase."""
-        gain, angle, noise_gain = self.filter(x).chunk(3, -1)
         pulses, phase = self.pulses.step(pitch, phase, tails)
-        real, imag = (
-            windows(pulses, self.hop, self.tail_size, tails) @ self.output.basis * self.scale
-        ).chunk(2, -1)
+        return self.shape(x, pulses, frames, tails), phase
+
+    def shape(self, x: Tensor, pulses: Tensor, frames: Tensor, tails: Tails) -> Tensor:
+        """`step` from the pulses on (B, T * hop)."""
+        gain, angle, noise_gain = self.filter(x).float().chunk(3, -1)
+        heard = windows(pulses, self.hop, self.tail_size, tails)
+        real, imag = (heard @ self.output.basis * self.scale).chunk(2, -1)
         gain, noise_gain = (
             gain.clamp(max=MAX_LOG_GAIN).exp(),
             noise_gain.clamp(max=MAX_LOG_GAIN).exp(),
@@ -154,14 +163,15 @@ class SourceFilter(nn.Module):
         cos, sin = gain * angle.cos(), gain * angle.sin()
         at = (frames.unsqueeze(1) + torch.arange(x.shape[1], device=x.device)) % NOISE_HOPS
         noise_real, noise_imag = self.noise[at].chunk(2, -1)
-        spectrum = torch.cat(
-            [
-                real * cos - imag * sin + noise_real * noise_gain,
-                real * sin + imag * cos + noise_imag * noise_gain,
-            ],
-            -1,
-        )
-        return self.output.step(spectrum, tails), phase
+        voiced = torch.cat([real * cos - imag * sin, real * sin + imag * cos], -1)
+        noise = torch.cat([noise_real * noise_gain, noise_imag * noise_gain], -1)
+        if self.refiner is None:
+            return self.output.step(voiced + noise, tails)
+        # the windows begin with the hop that is done now, and the one after is known too
+        both = self.output.step(torch.stack([voiced, noise], 1).flatten(0, 1), tails)
+        voiced, noise = both.unflatten(0, (-1, 2)).unbind(1)
+        pulses = heard[..., : 2 * self.hop]
+        return voiced + noise + self.refiner.step(voiced, noise, pulses, x, tails)
 
 
 def _running_max(x: Tensor) -> Tensor:

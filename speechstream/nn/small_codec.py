@@ -4,9 +4,9 @@ Of Mimi's family in its interface (`encode_step`, `decode_step`, states, codes).
 gradients: a frame is a block of log-mel spectra, its principal components are coded by residual k-means
 (recipes/codec_small), so the codes are known in minutes and a decoded block is itself a spectrogram. The decoder hears
 those blocks and makes sound of them: ConvNeXt blocks (arXiv:2201.03545) at 100 Hz and an inverse Fourier transform, as in
-Vocos (Siuzdak, 2023, arXiv:2306.00814), but it filters pulses and noise (`speechstream.nn.harmonic`), which is learnt in hours of a laptop's time. The pitch of
-the pulses comes from a network of its own, which sees some frames more: a window says most about its middle. Causal
-throughout; written for this project.
+Vocos (Siuzdak, 2023, arXiv:2306.00814), but it filters pulses and noise (`speechstream.nn.harmonic`), which is learnt in hours of a laptop's time. What such
+sources cannot make, a refiner may add (`speechstream.nn.refiner`). The pitch of the pulses comes from a network of its own,
+which sees some frames more: a window says most about its middle. Causal throughout; written for this project.
 
 Audio is (B, 1, samples), codes int64 (B, levels, T), everything between channels-last (B, T, C). The decoded sound lags
 the original by `delay` samples: a spectrum's window ends with the hop that the encoder saw last, a sample is done
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from speechstream.config import read
 from speechstream.nn.harmonic import PitchTrack, SourceFilter
 from speechstream.nn.quantizer import ResidualVectorQuantizer
+from speechstream.nn.refiner import Refiner
 from speechstream.nn.seanet import CausalConv1d, Tails
 from speechstream.nn.spectral import LogMel
 
@@ -46,6 +47,9 @@ class SmallCodecConfig:
     pitch_dim: int = 128  # channels of the blocks that find the pitch
     pitch_blocks: int = 4
     lookahead: int = 2  # fine frames that they see beyond the one whose pitch they tell
+    refiner_dim: int = 0  # channels of what refines the sound; 0: nothing does
+    refiner_blocks: int = 8
+    refiner_row: int = 20  # samples
     n_codebooks: int = 8
     codebook_size: int = 1024
     code_dim: int = 64
@@ -167,13 +171,18 @@ class SmallCodec(nn.Module):
         self.quantizer = ResidualVectorQuantizer(
             c.n_codebooks, c.codebook_size, c.code_dim, c.block_dim
         )
+        refiner = (
+            Refiner(c.fine_dim, c.hop, c.refiner_dim, c.refiner_blocks, c.refiner_row)
+            if c.refiner_dim
+            else None
+        )
         self.decoder = nn.ModuleDict(
             {
                 "features": Features(c, c.fine_dim, c.decoder_blocks),
                 "delay": Delay(c.lookahead, c.fine_dim),
                 "pitch_features": Features(c, c.pitch_dim, c.pitch_blocks),
                 "pitch": PitchTrack(c.pitch_dim, c.lowest_hz, c.octaves),
-                "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap),
+                "output": SourceFilter(c.fine_dim, c.sample_rate, c.hop, c.overlap, refiner),
             }
         )
 

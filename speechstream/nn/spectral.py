@@ -45,13 +45,14 @@ class LogMel(nn.Module):
 class OverlapAdd(nn.Module):
     """Spectra (B, T, 2 * bins), real parts first, to samples (B, T * hop): Hann windows, each a hop after the other.
 
-    Spectra of rectangular windows of a signal give the signal back, window - hop samples late.
+    Spectra of rectangular windows of a signal give the signal back, window - hop samples late. A stream's signals lie
+    one after the other in the batch: (B * sources, T, 2 * bins).
     """
 
-    def __init__(self, hop: int, overlap: int) -> None:
+    def __init__(self, hop: int, overlap: int, sources: int = 1) -> None:
         super().__init__()
-        self.hop, self.overlap, window = hop, overlap, hop * overlap
-        self.tail_size = window - hop
+        self.hop, self.overlap, self.sources, window = hop, overlap, sources, hop * overlap
+        self.tail_size = sources * (window - hop)
         cos, sin = fourier(window)
         weight = torch.full((len(cos), 1), 2.0, dtype=torch.float64)
         weight[[0, -1]] = 1.0  # the first and the last bin have no mirror image
@@ -64,10 +65,11 @@ class OverlapAdd(nn.Module):
     def step(self, x: Tensor, tails: Tails) -> Tensor:
         parts = F.linear(x, self.basis).reshape(x.shape[0], -1, self.overlap, self.hop)
         # the running sum: what earlier windows have left for the hops to come, the nearest hop first
-        total = F.pad(tails.take(self.overlap - 1, self.hop), (0, 0, 0, x.shape[1]))
+        left = tails.take(self.sources, self.overlap - 1, self.hop).flatten(0, 1)
+        total = F.pad(left, (0, 0, 0, x.shape[1]))
         for k in range(self.overlap):
             total = total + F.pad(parts[:, :, k], (0, 0, k, self.overlap - 1 - k))
-        tails.leave(total[:, -(self.overlap - 1) :])
+        tails.leave(total[:, -(self.overlap - 1) :].unflatten(0, (-1, self.sources)))
         return total[:, : x.shape[1]].flatten(1)
 
 

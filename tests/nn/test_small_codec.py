@@ -1,5 +1,7 @@
 """The small codec: its transforms against numpy, a stream cut anywhere against the whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,10 +25,32 @@ CONFIG = SmallCodecConfig(
 FRAME, REACH = CONFIG.frame_size, CONFIG.window - CONFIG.hop
 
 
-@pytest.fixture(scope="module")
-def codec():
+@pytest.fixture(scope="module", params=(0, 4))
+def codec(request):
+    """Without and with a refiner that does something."""
     torch.manual_seed(0)
-    return SmallCodec(CONFIG).eval().requires_grad_(False)
+    config = replace(CONFIG, refiner_dim=request.param, refiner_blocks=5, refiner_row=2)
+    codec = SmallCodec(config).eval().requires_grad_(False)
+    if request.param:
+        torch.nn.init.normal_(codec.decoder["output"].refiner.output.weight)
+    return codec
+
+
+def test_a_new_refiner_changes_nothing():
+    torch.manual_seed(1)
+    plain = SmallCodec(CONFIG).requires_grad_(False)
+    refined = SmallCodec(replace(CONFIG, refiner_dim=4, refiner_row=4)).requires_grad_(False)
+    kept = {n: t for n, t in refined.state_dict().items() if ".refiner." in n}
+    refined.load_state_dict({**plain.state_dict(), **kept})
+    codes = torch.randint(CONFIG.codebook_size, (2, CONFIG.n_codebooks, 9))
+    torch.testing.assert_close(refined.decode(codes), plain.decode(codes), atol=1e-5, rtol=1e-5)
+    torch.nn.init.normal_(refined.decoder["output"].refiner.output.weight)
+    assert (refined.decode(codes) - plain.decode(codes)).abs().max() > 1e-3
+
+
+def test_rows_must_divide_a_hop():
+    with pytest.raises(ValueError, match="no multiple of a row of 3"):
+        SmallCodec(replace(CONFIG, refiner_dim=4, refiner_row=3))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -143,7 +167,7 @@ def test_the_pitch_is_that_of_the_sound(codec):
     blocks = torch.randn(1, 12, CONFIG.block_dim)
     pitch = codec.pitch(blocks)
     assert pitch.shape == (1, 12 * CONFIG.stride - CONFIG.lookahead)
-    assert torch.equal(pitch[:, :9], codec.pitch(blocks[:, :5])[:, :9])
+    torch.testing.assert_close(pitch[:, :9], codec.pitch(blocks[:, :5])[:, :9])
 
 
 def test_it_only_looks_back(codec):
