@@ -163,10 +163,12 @@ class Aligner:
         reference = np.where(inside, s.reference[np.clip(at, 0, len(s.reference) - 1)], 0)
         if rms(reference) < QUIET or rms(s.heard) < QUIET:
             return replace(s, unseen=0 if s.lag is None else s.unseen - EVERY)
+        # an echo is of what was played by then: it cannot come before the newest that was
+        possible = min(max(int(s.position) - s.end - earliest, 0), size - WINDOW - 1)
         found = phat(s.heard, reference)[::-1]  # [i] is the lag earliest + i
         smooth = found if s.correlation is None else SMOOTH * s.correlation + found
         s = replace(s, correlation=smooth)
-        peak = int(np.argmax(smooth))
+        peak = possible + int(np.argmax(smooth[possible:]))
         height = smooth[peak] / rms(smooth)
         if height < PEAK:
             return s

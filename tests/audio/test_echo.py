@@ -1,6 +1,7 @@
 """Echo cancelling against rooms whose impulse response is known."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,6 +172,22 @@ def test_a_microphone_that_loses_sound_while_nobody_speaks_is_followed_by_its_ti
     assert loss_db(heard, left, begin, begin + 2) > 15
     assert loss_db(heard, words, begin, begin + 2) > 12
     assert echo.delay_s == pytest.approx(0.2, abs=0.002)
+
+
+def test_no_echo_comes_before_what_was_played(speech):
+    """After the time stamps have moved, an answer's first words, which the reading before resembles, are looked for only where
+    they can be: nothing that is still to be played is heard."""
+    rng = np.random.default_rng(2)
+    aligner = Aligner()
+    state = replace(aligner.init_state(), slips=1)
+    sound = 0.1 * rng.standard_normal(4 * RATE).astype(np.float32)
+    state = aligner.played(sound[: 2 * RATE], state)
+    for i in range(0, RATE, 320):  # the microphone hears what would be played in a second from now
+        _, state = aligner.step(sound[2 * RATE + i :][:320], state, float(RATE + i), stamped=True)
+    state = aligner.played(sound[2 * RATE : 2 * RATE + RATE // 2], state)
+    for i in range(0, RATE // 2, 320):
+        _, state = aligner.step(sound[3 * RATE + i :][:320], state, 2.0 * RATE + i, stamped=True)
+    assert state.lag is None and state.jumps == 0
 
 
 @pytest.mark.parametrize("wrong_s", [0.5, -0.5])

@@ -143,9 +143,11 @@ def test_the_graph_equals_a_recomputation(name, recalls, models, one, normed):
         normed if name == "most" else one, model.window, TEXT[:56], recalls
     )
     assert lists > 30  # heads differ in what is retrieved, and change it
+    # where products are added up in another order, a key between two steps of 8 bits becomes the other one
+    off = 5e-3 if name == "8 bits" else 1e-4
     for parts in ([56], [1] * 56, [26, 3, 23, 4]):
         got, state = all_logits(model, TEXT[:56], parts, recalls)
-        np.testing.assert_allclose(got, expected, atol=1e-4 * expected.std())
+        np.testing.assert_allclose(got, expected, atol=off * expected.std())
         assert state.tokens[0] == 56 and state.kept[0] <= model.window.window
 
 
