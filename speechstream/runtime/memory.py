@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 SHARE = 0.01  # of the time that giving back may take: meanwhile no thread gets memory
-LONGEST_S = 60.0  # between two times, however long one seemed to take: the process may have been stopped in it
 
 _due = 0.0  # not before this time again
 
@@ -32,9 +31,10 @@ def trim() -> None:
 
 def trim_at_times() -> None:
     """`trim`, where it was not asked for so lately that it would take more than `SHARE` of the time. It takes milliseconds,
-    and more with many streams."""
+    and more with many streams: of this thread's own time, as others may have had the core meanwhile."""
     global _due
-    began = time.monotonic()
-    if began >= _due:
+    now = time.monotonic()
+    if now >= _due:
+        began = time.thread_time()
         trim()
-        _due = began + min((time.monotonic() - began) / SHARE, LONGEST_S)
+        _due = now + (time.thread_time() - began) / SHARE

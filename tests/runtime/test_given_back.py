@@ -24,33 +24,34 @@ def test_what_is_free_below_something_used_is_given_back():
     assert resident() < before - 40_000_000 and all(b.all() for b in kept)
 
 
+class Clock:
+    """The time of day, and what this thread has had of it."""
+
+    def __init__(self, monkeypatch, costs, others):
+        self.now, self.own, self.asked = 0.0, 0.0, []
+
+        def trim():
+            self.asked.append(self.now)
+            self.own += costs
+            self.now += costs + others
+
+        monkeypatch.setattr(memory, "_due", 0.0)
+        monkeypatch.setattr(memory, "trim", trim)
+        monkeypatch.setattr(memory.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(memory.time, "thread_time", lambda: self.own)
+
+    def at(self, *times):
+        for now in times:
+            self.now = now
+            memory.trim_at_times()
+        return self.asked
+
+
 def test_it_takes_a_hundredth_of_the_time_at_most(monkeypatch):
-    clock, asked = [100.0], []
-
-    def trim():
-        asked.append(clock[0])
-        clock[0] += 0.02
-
-    monkeypatch.setattr(memory, "_due", 0.0)
-    monkeypatch.setattr(memory, "trim", trim)
-    monkeypatch.setattr(memory.time, "monotonic", lambda: clock[0])
-    for now in (100.0, 101.0, 101.9, 102.1, 103.0, 200.0):
-        clock[0] = now
-        memory.trim_at_times()
-    assert asked == [100.0, 102.1, 200.0]
+    clock = Clock(monkeypatch, costs=0.02, others=0)
+    assert clock.at(100.0, 101.0, 101.9, 102.1, 103.0, 200.0) == [100.0, 102.1, 200.0]
 
 
-def test_a_process_that_was_stopped_meanwhile_gives_back_again_within_a_minute(monkeypatch):
-    clock, asked = [0.0], []
-
-    def trim():
-        asked.append(clock[0])
-        clock[0] += 100.0
-
-    monkeypatch.setattr(memory, "_due", 0.0)
-    monkeypatch.setattr(memory, "trim", trim)
-    monkeypatch.setattr(memory.time, "monotonic", lambda: clock[0])
-    for now in (0.0, 159.0, 161.0):
-        clock[0] = now
-        memory.trim_at_times()
-    assert asked == [0.0, 159.0]
+def test_time_that_others_had_the_core_or_the_process_was_stopped_does_not_count(monkeypatch):
+    clock = Clock(monkeypatch, costs=0.02, others=100)
+    assert clock.at(0.0, 1.9, 2.1, 4.2) == [0.0, 2.1, 4.2]
