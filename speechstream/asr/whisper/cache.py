@@ -265,6 +265,10 @@ class Resident:
         for rows in self._used.pop(cache):
             rows.close(cache)
         del self._memories[cache]
+        for key, batch in list(self._batches.items()):
+            batch.leave(cache)
+            if batch.empty:  # the lengths of long segments come seldom
+                del self._batches[key]
         trim_at_times()
 
     def read(self, slot: int) -> SegmentCache:
@@ -327,6 +331,15 @@ class _Batch:
         self.keys = self.values = np.zeros(0)
         self.seated: list[tuple[int, int] | None] = []  # slot and version in each row
         self.filled: list[int] = []  # frames of each row that are not zeros
+
+    @property
+    def empty(self) -> bool:
+        """Whether none of its memories is used any more."""
+        return not any(self.seated)
+
+    def leave(self, slot: int) -> None:
+        """A memory is over. Its row stays as it is until another takes it."""
+        self.seated = [None if seat and seat[0] == slot else seat for seat in self.seated]
 
     def gather(
         self, memories: Sequence[tuple[int, Memory]]
