@@ -101,7 +101,7 @@ class Guesser:
     def pieces(self, word: bytes) -> list[int]:
         """A word in as few pieces as may be."""
         if word not in self.known:
-            if len(self.known) > 1 << 14:
+            if len(self.known) > 1 << 11:
                 self.known.clear()
             self.known[word] = self._split(word)
         return self.known[word]
