@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.echo_delay import QUIET, RESIDUAL, SAMPLE_RATE, Aligner, Clock, rms
+from speechstream.audio.echo_likeness import Likeness
 from speechstream.audio.echo_path import BLOCK, EchoPath
 from speechstream.audio.resample import Resampler
 from speechstream.errors import SpeechStreamError
@@ -38,6 +39,9 @@ NEW_S = (
     2.0  # of played sound in which a path is new: the last second is learnt from again and again
 )
 AGAIN = 12 * BLOCK  # samples after each of which that is done
+LIKE = 0.7  # correlation of envelopes from which a sound in doubt is taken for what was played
+WRONG_S = 0.1  # of both powers, to see whether the linear stage adds to the sound
+FAINT = 1e-3  # root mean square of what is left, below which nobody would be heard in it
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class EchoCanceller:
         self.state = self._aligner.init_state()
         self._resampler = Resampler(reference_rate, SAMPLE_RATE)
         self._resampling = self._resampler.init_state()
+        self._likeness = Likeness()
+        self._like = self._likeness.init_state()
         self._reference_rate = reference_rate
         self._new: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
@@ -83,6 +89,7 @@ class EchoCanceller:
         self._searched = 0.0  # seconds of played sound
         self._known = 0  # samples of played sound since the path was found or lost
         self._alone = np.zeros(2)  # heard, and left by the linear stage, where the user was silent
+        self._of_late = np.zeros(2)  # heard and left by the linear stage, whoever speaks
         self._since_played = TAIL_S  # seconds of the microphone
         self._energy = np.zeros(2)  # heard and left, while something is played
 
@@ -103,6 +110,7 @@ class EchoCanceller:
         mic, self._rest = mic[:count], mic[count:]
         if not count:
             return Cleaned(mic, mic, self._echoing, self._doubtful)
+        self._like = self._likeness.hear(mic, self._like)
         jumps, slips = self.state.jumps, self.state.slips
         reference, self.state = self._aligner.step(mic, self.state, nominal, stamped)
         if self.state.slips > slips:
@@ -127,15 +135,27 @@ class EchoCanceller:
                 np.sum(mic.astype(np.float64) ** 2),
                 np.sum(voice.astype(np.float64) ** 2),
             )
+        if rms(voice) > FAINT and self._own:
+            voice = words = np.zeros_like(voice)
         return Cleaned(voice, words, self._echoing, self._doubtful)
 
     def _trusted(self, mic: np.ndarray, words: np.ndarray, voice: np.ndarray) -> np.ndarray:
         """What the recogniser may hear: the linear stage's, once that has been seen to take the echo away."""
         power = np.array([np.sum(np.square(x, dtype=np.float64)) for x in (mic, words)])
+        self._of_late = np.exp(-len(mic) / SAMPLE_RATE / WRONG_S) * self._of_late + power
         if np.sum(np.square(voice, dtype=np.float64)) < ALONE * power[1]:
             keep = np.exp(-len(mic) / SAMPLE_RATE / MEMORY_S)
             self._alone = keep * self._alone + power
         return words if self._converged else voice
+
+    @property
+    def _own(self) -> bool:
+        import os
+        L30,L15,U=(float(x) for x in os.environ.get("OWN","0.7,0.8,0.5").split(","))
+        heard, left = self._of_late
+        if not left > U * heard:
+            return False
+        return self._likeness.measure(self._like) > L30 or self._likeness.measure(self._like, 15) > L15
 
     @property
     def _converged(self) -> bool:
@@ -217,6 +237,7 @@ class EchoCanceller:
             began, sent = self._out.begin, self._out.samples
         pcm, self._resampling = self._resampler.step(np.concatenate(new)[None], self._resampling)
         self.state = self._aligner.played(pcm[0], self.state)
+        self._like = self._likeness.played(pcm[0], self._like)
         self._in.take(count, at)
         waiting = count + len(self._rest)
         stamped = began is not None and self._in.begin is not None

@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -41,8 +42,27 @@ POLL_S = 0.05
 CONNECTIONS = 64, 4  # so many, and so many for each seat: who waits for a seat is told so
 
 
+class Framed(h11.Connection):
+    """Requests whose end is told in one way only. h11 takes the chunks where a length is given too; a proxy before it
+    may take the length, and then what one client sends as a body is another's request (RFC 9112, 6.3)."""
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if b"transfer-encoding" in names and (
+                b"content-length" in names or event.http_version < b"1.1"
+            ):
+                raise h11.RemoteProtocolError("the end of the body is told in two ways", 400)
+        return event
+
+
 class Protocol(H11Protocol):
     """HTTP that does not wait for ever for a request's head. `scope["state"]["abort"]` drops the connection."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = Framed(h11.SERVER, HEAD_BYTES)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from typing import Any
 
 import numpy as np
 
 from speechstream.audio.pcm import decoder
+from speechstream.serve import strict_json
 from speechstream.serve.realtime import update
 from speechstream.serve.realtime.fields import Invalid, Json, choice, mapping, short, text
 from speechstream.serve.realtime.items import Item, Part, State
@@ -169,9 +169,10 @@ def decoded(value: Any, form: Format, path: str) -> np.ndarray:
 def parsed(data: str) -> Any:
     """A client's message. Raises Invalid for what is no JSON."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise Invalid("a message must be a JSON object", None, "invalid_json") from None
+        return strict_json.loads(data)
+    except ValueError as error:
+        reason = f"a message must be a JSON object: {str(error)[:200]}"
+        raise Invalid(reason, None, "invalid_json") from None
 
 
 def error_event(error: Invalid, event: Any) -> Json:
