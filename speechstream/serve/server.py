@@ -2,16 +2,18 @@
 
 A first SIGTERM or Ctrl-C ends it in order: whoever comes is told to come again later, the WebSockets' handlers see
 `engine.draining` and say their last words, requests in progress are answered, up to `limits.drain_s`. A second one
-ends it at once.
+ends it at once. Whatever a thread of it is at then, the process is gone `END_S` later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -39,7 +41,9 @@ PING_S = 20.0
 # Of a WebSocket at once: as tiny frames they take some 10 ms, for which all others wait.
 PARSED_BYTES = 16 << 10
 POLL_S = 0.05
+END_S = 15.0  # behind `limits.drain_s`, in which threads may end what they are at
 CONNECTIONS = 64, 4  # so many, and so many for each seat: who waits for a seat is told so
+_log = logging.getLogger("speechstream.serve")
 
 
 class Framed(h11.Connection):
@@ -189,6 +193,8 @@ class Server(uvicorn.Server):
         self.ended: int | None = None
         self.cut = False
         self._drain: asyncio.Task[None] | None = None
+        self.last = threading.Timer(engine.limits.drain_s + END_S, self._gone)
+        self.last.daemon = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the main thread, between two steps of the loop."""
@@ -197,6 +203,12 @@ class Server(uvicorn.Server):
             return
         self.ended = sig
         self.engine.draining.set()
+        self.last.start()
+
+    def _gone(self) -> None:
+        """The end of the process where a thread does not come to its own: nobody may have to kill it."""
+        _log.error("the server ends though some of its work has not")
+        os._exit(128 + (self.ended or 0))
 
     async def on_tick(self, counter: int) -> bool:
         if self.ended is not None and self._drain is None:
@@ -292,7 +304,10 @@ def run(
                 ready()
             await task
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    finally:
+        server.last.cancel()
     return 128 + server.ended if server.cut and server.ended is not None else 0
 
 
