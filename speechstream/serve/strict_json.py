@@ -8,19 +8,6 @@ from typing import Any
 DIGITS = 400  # of a number: more than any float has
 
 
-def loads(text: str | bytes) -> Any:
-    """A value of JSON. Raises ValueError, whose text goes on behind "the body is not JSON: ".
-
-    Unlike `json.loads` it takes no NaN and no Infinity.
-    """
-    try:
-        if isinstance(text, (bytes, bytearray)):
-            text = text.decode("utf-8")
-        return json.loads(text, parse_constant=_no_number, parse_int=_whole)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
@@ -29,3 +16,19 @@ def _whole(digits: str) -> int:
     if len(digits) > DIGITS:
         raise ValueError(f"a number may have {DIGITS} digits, one has {len(digits)}")
     return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_int=_whole)
+
+
+def loads(text: str | bytes) -> Any:
+    """A value of JSON. Raises ValueError, whose text goes on behind "the body is not JSON: ".
+
+    Unlike `json.loads` it takes no NaN and no Infinity.
+    """
+    try:
+        if isinstance(text, (bytes, bytearray)):
+            text = text.decode("utf-8")
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
