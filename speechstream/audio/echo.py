@@ -40,9 +40,14 @@ NEW_S = (
 )
 AGAIN = 12 * BLOCK  # samples after each of which that is done
 LATELY_S = 0.1  # of both powers, whoever speaks
-ADDED = 1.2  # of the power, from which the linear stage adds to the sound: its echo is somewhere else
+ADDED = (
+    1.2  # of the power, from which the linear stage adds to the sound: its echo is somewhere else
+)
 USELESS = 0.95  # from which it takes nothing away
-LIKE = ((HEARD, 0.7), (15, 0.8))  # frames, and the likeness of them to what was played from which they are that
+LIKE = (
+    (HEARD, 0.7),
+    (15, 0.8),
+)  # frames, and the likeness of them to what was played from which they are that
 FAINT = 1e-3  # root mean square of what is left, below which nobody would be heard in it
 
 

@@ -238,6 +238,8 @@ def _rules(value: str | None, rules: EndpointRules) -> EndpointRules | None:
         if field == "prefix_padding_ms" and not 0 <= number <= LONGEST_PADDING_MS:
             raise wrong(f"{name}.{field} goes from 0 to {LONGEST_PADDING_MS}, got {number:g}", name)
         changes[fields[field]] = number / 1000 if field.endswith("_ms") else number
+        if field == "silence_duration_ms" and not number > 0:
+            raise wrong(f"{name}.{field} is a number above 0, got {number:g}", name)
     if "onset" in changes:
         changes["release"] = min(rules.release, changes["onset"])
     try:

@@ -41,7 +41,8 @@ def item_of(given: Any, id: str, path: str, session: Session) -> tuple[Item, np.
         call = text(table.get("call_id"), f"{path}.call_id", MOST_ID)
         return Item(id, "", (part,), kind=kind, call=call, name=name), None
     if kind != "message":
-        raise Invalid(f"{path}.type must be message, got {short(kind)}", f"{path}.type")
+        known = "message, function_call or function_call_output"
+        raise Invalid(f"{path}.type must be {known}, got {short(kind)}", f"{path}.type")
     role = choice(table.get("role"), f"{path}.role", ("user", "assistant", "system"))
     content = table.get("content")
     if not isinstance(content, list) or not content:
