@@ -6,6 +6,9 @@ subtracts most of the echo and nothing of the user, so it is what words are reco
 speaks at all. Behind the linear stage it takes far less of the user away. Noise is not suppressed: recognisers are
 trained on noise, not on what suppressors leave.
 
+Where an echo that was known has moved, and the first stage takes nothing away, what is left is told from the user by
+`Likeness`, and nothing of it is let through.
+
     echo = EchoCanceller(24_000)
     echo.played(pcm)               # in the loudspeaker's callback
     clean = echo.cancel(heard)     # of the microphone

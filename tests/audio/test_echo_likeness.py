@@ -12,7 +12,9 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def speech(request):
     folder = request.path.parents[1] / "fixtures"
-    return [soundfile.read(folder / f"austen_{n}.flac", dtype="float32")[0] for n in ("0870", "0890")]
+    return [
+        soundfile.read(folder / f"austen_{n}.flac", dtype="float32")[0] for n in ("0870", "0890")
+    ]
 
 
 def fed(played, heard, block=320):

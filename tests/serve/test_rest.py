@@ -187,7 +187,10 @@ def test_the_containers_of_phones_and_browsers(client, models, recording, tmp_pa
         ({"stream": "true", "response_format": "srt"}, "stream"),
         ({"keywords[]": "!!"}, "keywords"),
         ({"chunking_strategy": "{"}, "chunking_strategy"),
-        ({"chunking_strategy": '{"type": "server_vad", "silence_duration_ms": 0}'}, "chunking_strategy"),
+        (
+            {"chunking_strategy": '{"type": "server_vad", "silence_duration_ms": 0}'},
+            "chunking_strategy",
+        ),
         ({"chunking_strategy": '{"type": "server_vad", "threshold": 7}'}, "chunking_strategy"),
         ({"colour": "blue"}, "colour"),
         ({"language": ["en", "en"]}, "language"),
