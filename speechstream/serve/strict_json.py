@@ -21,7 +21,7 @@ def _whole(digits: str) -> int:
 _DECODER = json.JSONDecoder(parse_constant=_no_number, parse_int=_whole)
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str | bytes | bytearray) -> Any:
     """A value of JSON. Raises ValueError, whose text goes on behind "the body is not JSON: ".
 
     Unlike `json.loads` it takes no NaN and no Infinity.
