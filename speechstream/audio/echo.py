@@ -6,6 +6,9 @@ subtracts most of the echo and nothing of the user, so it is what words are reco
 speaks at all. Behind the linear stage it takes far less of the user away. Noise is not suppressed: recognisers are
 trained on noise, not on what suppressors leave.
 
+Where an echo that was known has moved, and the first stage takes nothing away, what is left is told from the user by
+`Likeness`, and nothing of it is let through.
+
     echo = EchoCanceller(24_000)
     echo.played(pcm)               # in the loudspeaker's callback
     clean = echo.cancel(heard)     # of the microphone
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from speechstream.audio.echo_delay import QUIET, RESIDUAL, SAMPLE_RATE, Aligner, Clock, rms
+from speechstream.audio.echo_likeness import HEARD, Likeness
 from speechstream.audio.echo_path import BLOCK, EchoPath
 from speechstream.audio.resample import Resampler
 from speechstream.errors import SpeechStreamError
@@ -38,6 +42,16 @@ NEW_S = (
     2.0  # of played sound in which a path is new: the last second is learnt from again and again
 )
 AGAIN = 12 * BLOCK  # samples after each of which that is done
+LATELY_S = 0.1  # of both powers, whoever speaks
+ADDED = (
+    1.2  # of the power, from which the linear stage adds to the sound: its echo is somewhere else
+)
+USELESS = 0.95  # from which it takes nothing away
+LIKE = (
+    (HEARD, 0.7),
+    (15, 0.8),
+)  # frames, and the likeness of them to what was played from which they are that
+FAINT = 1e-3  # root mean square of what is left, below which nobody would be heard in it
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,8 @@ class EchoCanceller:
         self.state = self._aligner.init_state()
         self._resampler = Resampler(reference_rate, SAMPLE_RATE)
         self._resampling = self._resampler.init_state()
+        self._likeness = Likeness()
+        self._like = self._likeness.init_state()
         self._reference_rate = reference_rate
         self._new: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
@@ -83,6 +99,8 @@ class EchoCanceller:
         self._searched = 0.0  # seconds of played sound
         self._known = 0  # samples of played sound since the path was found or lost
         self._alone = np.zeros(2)  # heard, and left by the linear stage, where the user was silent
+        self._lately = np.zeros(2)  # the same, whoever speaks
+        self._moved = False  # an echo that was known stands elsewhere, and is not known well again
         self._since_played = TAIL_S  # seconds of the microphone
         self._energy = np.zeros(2)  # heard and left, while something is played
 
@@ -103,12 +121,14 @@ class EchoCanceller:
         mic, self._rest = mic[:count], mic[count:]
         if not count:
             return Cleaned(mic, mic, self._echoing, self._doubtful)
-        jumps, slips = self.state.jumps, self.state.slips
+        self._like = self._likeness.hear(mic, self._like)
+        jumps, slips, known = self.state.jumps, self.state.slips, self.state.lag is not None
         reference, self.state = self._aligner.step(mic, self.state, nominal, stamped)
         if self.state.slips > slips:
             self._forget()
         if self.state.jumps > jumps:
             self._relearn()
+        self._moved |= self.state.slips > slips or (self.state.jumps > jumps and known)
         if self.state.lag is not None and self.state.unseen > LOST:
             self.restart()
         words, self._path_state = self._path.step(mic, reference, self._path_state)
@@ -127,15 +147,31 @@ class EchoCanceller:
                 np.sum(mic.astype(np.float64) ** 2),
                 np.sum(voice.astype(np.float64) ** 2),
             )
+        if rms(voice) > FAINT and self._own:
+            voice = words = np.zeros_like(voice)
         return Cleaned(voice, words, self._echoing, self._doubtful)
 
     def _trusted(self, mic: np.ndarray, words: np.ndarray, voice: np.ndarray) -> np.ndarray:
         """What the recogniser may hear: the linear stage's, once that has been seen to take the echo away."""
         power = np.array([np.sum(np.square(x, dtype=np.float64)) for x in (mic, words)])
+        self._lately = np.exp(-len(mic) / SAMPLE_RATE / LATELY_S) * self._lately + power
+        if self._converged and self._lately[1] > ADDED * self._lately[0]:
+            self._alone, self._moved = np.zeros(2), True
+        elif self._converged and self._known >= NEW_S * SAMPLE_RATE:
+            self._moved = False
         if np.sum(np.square(voice, dtype=np.float64)) < ALONE * power[1]:
             keep = np.exp(-len(mic) / SAMPLE_RATE / MEMORY_S)
             self._alone = keep * self._alone + power
         return words if self._converged else voice
+
+    @property
+    def _own(self) -> bool:
+        """Whether the sound is the assistant's own: its echo has moved, and nobody has found it yet, but that is what it is
+        like, and the linear stage takes nothing of it away."""
+        heard, left = self._lately
+        if not self._moved or self._converged or left < USELESS * heard:
+            return False
+        return any(self._likeness.measure(self._like, n) > least for n, least in LIKE)
 
     @property
     def _converged(self) -> bool:
@@ -175,6 +211,7 @@ class EchoCanceller:
             self._out, self._in = Clock(self._reference_rate), Clock(SAMPLE_RATE)
         self.state = self._aligner.init_state()
         self._resampling = self._resampler.init_state()
+        self._moved = True
         self._forget()
 
     def _forget(self) -> None:
@@ -217,6 +254,7 @@ class EchoCanceller:
             began, sent = self._out.begin, self._out.samples
         pcm, self._resampling = self._resampler.step(np.concatenate(new)[None], self._resampling)
         self.state = self._aligner.played(pcm[0], self.state)
+        self._like = self._likeness.played(pcm[0], self._like)
         self._in.take(count, at)
         waiting = count + len(self._rest)
         stamped = began is not None and self._in.begin is not None

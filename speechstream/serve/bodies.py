@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from speechstream.serve import strict_json
 from speechstream.serve.engine import Limits
 from speechstream.serve.problems import Problem, wrong
 from speechstream.serve.sockets import within
@@ -96,17 +97,12 @@ async def read_json(request: Request, most: int, limits: Limits) -> dict[str, An
     async for piece in Request(request.scope, receive).stream():
         data += piece
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise wrong(f"the body is not JSON: {reason}"[:200]) from None
+        value = strict_json.loads(data)
+    except ValueError as error:
+        raise wrong(f"the body is not JSON: {error}"[:200]) from None
     if not isinstance(value, dict):
         raise wrong("the body must be a JSON object")
     return value
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
 
 
 async def read_form(request: Request, limits: Limits) -> FormData:

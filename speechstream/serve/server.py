@@ -2,22 +2,25 @@
 
 A first SIGTERM or Ctrl-C ends it in order: whoever comes is told to come again later, the WebSockets' handlers see
 `engine.draining` and say their last words, requests in progress are answered, up to `limits.drain_s`. A second one
-ends it at once.
+ends it at once. Whatever a thread of it is at then, the process is gone `END_S` later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -38,11 +41,32 @@ PING_S = 20.0
 # Of a WebSocket at once: as tiny frames they take some 10 ms, for which all others wait.
 PARSED_BYTES = 16 << 10
 POLL_S = 0.05
+END_S = 15.0  # behind `limits.drain_s`, in which threads may end what they are at
 CONNECTIONS = 64, 4  # so many, and so many for each seat: who waits for a seat is told so
+_log = logging.getLogger("speechstream.serve")
+
+
+class Framed(h11.Connection):
+    """Requests whose end is told in one way only. h11 takes the chunks where a length is given too; a proxy before it
+    may take the length, and then what one client sends as a body is another's request (RFC 9112, 6.3)."""
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if b"transfer-encoding" in names and (
+                b"content-length" in names or event.http_version < b"1.1"
+            ):
+                raise h11.RemoteProtocolError("the end of the body is told in two ways", 400)
+        return event
 
 
 class Protocol(H11Protocol):
     """HTTP that does not wait for ever for a request's head. `scope["state"]["abort"]` drops the connection."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = Framed(h11.SERVER, HEAD_BYTES)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -169,6 +193,8 @@ class Server(uvicorn.Server):
         self.ended: int | None = None
         self.cut = False
         self._drain: asyncio.Task[None] | None = None
+        self.last = threading.Timer(engine.limits.drain_s + END_S, self._gone)
+        self.last.daemon = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the main thread, between two steps of the loop."""
@@ -177,6 +203,12 @@ class Server(uvicorn.Server):
             return
         self.ended = sig
         self.engine.draining.set()
+        self.last.start()
+
+    def _gone(self) -> None:
+        """The end of the process where a thread does not come to its own: nobody may have to kill it."""
+        _log.error("the server ends though some of its work has not")
+        os._exit(128 + (self.ended or 0))
 
     async def on_tick(self, counter: int) -> bool:
         if self.ended is not None and self._drain is None:
@@ -272,7 +304,10 @@ def run(
                 ready()
             await task
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    finally:
+        server.last.cancel()
     return 128 + server.ended if server.cut and server.ended is not None else 0
 
 

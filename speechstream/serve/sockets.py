@@ -36,6 +36,7 @@ from speechstream.audio.pcm import TYPES, decoder
 from speechstream.audio.recording import check_rate
 from speechstream.audio.samples import as_samples
 from speechstream.errors import SpeechStreamError
+from speechstream.serve import strict_json
 from speechstream.serve.engine import Engine, Limits, Refused, Stream
 
 if TYPE_CHECKING:
@@ -335,18 +336,13 @@ class Sound:
 def parsed(text: str) -> dict[str, Any]:
     """A message of JSON, an object. Raises ValueError, in words for the client, for anything else."""
     try:
-        value = json.loads(text, parse_constant=_no_number)
+        value = strict_json.loads(text)
         _check_depth(value)
-    except (ValueError, RecursionError) as error:
-        detail = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
-        raise ValueError(f"a text message must be a JSON object: {detail[:200]}") from None
+    except ValueError as error:
+        raise ValueError(f"a text message must be a JSON object: {str(error)[:200]}") from None
     if not isinstance(value, dict):
         raise ValueError(f"a text message must be a JSON object, got {type(value).__name__}")
     return value
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
 
 
 def _check_depth(value: Any, depth: int = DEPTH) -> None:

@@ -17,7 +17,7 @@ from starlette.datastructures import FormData, UploadFile
 from speechstream.asr.biasing import MAX_CHARACTERS, HotWords
 from speechstream.asr.endpoint import EndpointRules
 from speechstream.events import Event, Final, Partial, Transcript, Word
-from speechstream.serve import names
+from speechstream.serve import names, strict_json
 from speechstream.serve.engine import Engine
 from speechstream.serve.problems import wrong
 from speechstream.serve.settings import Settings
@@ -224,8 +224,8 @@ def _rules(value: str | None, rules: EndpointRules) -> EndpointRules | None:
         "prefix_padding_ms": "before_s",
     }
     try:
-        strategy = json.loads(value)
-    except (ValueError, RecursionError):
+        strategy = strict_json.loads(value)
+    except ValueError:
         strategy = None
     if not isinstance(strategy, dict) or strategy.pop("type", None) != "server_vad":
         raise wrong(f"{name} is auto, or a JSON object of the type server_vad", name)
@@ -238,6 +238,8 @@ def _rules(value: str | None, rules: EndpointRules) -> EndpointRules | None:
         if field == "prefix_padding_ms" and not 0 <= number <= LONGEST_PADDING_MS:
             raise wrong(f"{name}.{field} goes from 0 to {LONGEST_PADDING_MS}, got {number:g}", name)
         changes[fields[field]] = number / 1000 if field.endswith("_ms") else number
+        if field == "silence_duration_ms" and not number > 0:
+            raise wrong(f"{name}.{field} is a number above 0, got {number:g}", name)
     if "onset" in changes:
         changes["release"] = min(rules.release, changes["onset"])
     try:

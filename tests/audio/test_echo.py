@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 pytest.importorskip("pywebrtc_audio", reason="the extra talk is not installed")
-from speechstream.audio.echo import EchoCanceller
+from speechstream.audio.echo import LIKE, EchoCanceller
 from speechstream.audio.echo_delay import MARGIN, Aligner, Clock, between, phat
 from speechstream.errors import SpeechStreamError
 
@@ -297,3 +297,57 @@ def test_a_user_who_repeats_what_was_played_moves_no_reference(speech):
 def test_without_a_reference_the_microphone_passes_untouched(speech):
     voice, words = both(EchoCanceller(RATE), np.zeros_like(speech[3]), speech[3])
     assert np.array_equal(words, speech[3][: len(words)])
+
+
+def lossy(speech, seed, every_s=2.0, lost_s=0.2):
+    """A reading that a microphone hears which loses sound again and again, from 6 s on: both sides, and the losses."""
+    far = np.concatenate(speech)
+    heard = room(far, 0.15) + 1e-4 * np.random.default_rng(seed).standard_normal(len(far)).astype(
+        "f"
+    )
+    rng, at, kept, played = np.random.default_rng(seed), 6 * RATE, [heard[: 6 * RATE]], []
+    while at < len(far):
+        lost = round(lost_s * RATE * rng.uniform(0.5, 1.5)) // 320 * 320
+        until = at + lost + round(every_s * RATE * rng.uniform(0.5, 1.5)) // 320 * 320
+        played.append((sum(map(len, kept)), at + lost))
+        kept.append(heard[at + lost : until])
+        at = until
+    return far, np.concatenate(kept), played
+
+
+def heard_of(echo, far, heard, losses):
+    """What is left for the voice activity, the reference going on where the microphone lost sound."""
+    voice, done, at = [], 0, 0
+    for i in range(0, len(heard) - 319, 320):
+        while losses and losses[0][0] <= i:
+            at = losses.pop(0)[1] - i
+        echo.played(far[done : i + at + 320])
+        done = i + at + 320
+        voice.append(echo.cancel(heard[i : i + 320]).voice)
+    return np.concatenate(voice)
+
+
+def test_an_echo_that_moves_again_and_again_is_mostly_no_speech(speech, monkeypatch):
+    """A busy computer. The same without looking at what it is like leaves more than twice as much to be heard."""
+    loud = {}
+    for name, like in (("with", LIKE), ("without", ())):
+        monkeypatch.setattr("speechstream.audio.echo.LIKE", like)
+        far, heard, losses = lossy(speech, 0)
+        left = heard_of(EchoCanceller(RATE), far, heard, losses)[6 * RATE :]
+        frames = left[: len(left) // 320 * 320].reshape(-1, 320)
+        loud[name] = int((np.sqrt(np.mean(frames**2, 1)) > 0.01).sum())
+    assert loud["without"] > 25 and loud["with"] < 0.5 * loud["without"]
+
+
+def test_who_speaks_after_the_echo_has_moved_is_heard(speech):
+    """The user speaks in the assistant's pause, just after the microphone has lost sound: no word of his is taken for it."""
+    far, user = np.concatenate(speech[:2]), speech[3]
+    silent = np.zeros(len(user) + RATE, np.float32)
+    played = np.concatenate([far, silent])
+    heard = room(played, 0.15)
+    at, lost = len(far) - RATE, round(0.2 * RATE) // 320 * 320
+    heard = np.concatenate([heard[:at], heard[at + lost :]])
+    begin = len(far) - lost + RATE // 2
+    heard[begin : begin + len(user)] += user
+    left = heard_of(EchoCanceller(RATE), played, heard, [(at // 320 * 320, at // 320 * 320 + lost)])
+    assert abs(loss_db(heard, left, begin / RATE, (begin + len(user)) / RATE - 0.1)) < 3

@@ -104,6 +104,32 @@ def expected(models, speech):
     return " ".join(e.text for e in events if isinstance(e, Final))
 
 
+# A request whose end is told in two ways, so that a proxy and this server may read two requests.
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /v1/audio/speech HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "POST /v1/audio/speech HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 0\r\n",
+        "GET /healthz HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "POST /v1/audio/speech HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
+        "POST /v1/audio/speech HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
+    ],
+)
+def test_a_body_of_two_lengths_is_refused_and_nothing_behind_it_is_read(served, head):
+    with socket.create_connection(address(served), timeout=20) as sock:
+        smuggled = "0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+        sock.sendall(f"{head}Host: x\r\n\r\n{smuggled}".encode())
+        said = b""
+        try:
+            while piece := sock.recv(1 << 16):
+                said += piece
+        except ConnectionResetError:
+            pass
+    assert said.startswith(b"HTTP/1.1 400 ") and said.count(b"HTTP/1.1") == 1
+
+
 # Numbers that are none.
 
 

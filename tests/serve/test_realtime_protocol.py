@@ -223,6 +223,20 @@ def test_truncation_cuts_to_the_words_that_were_heard():
         assert [m["content"] for m in RULES.messages(c.state)[1:]] == ([heard] if heard else [])
 
 
+def test_no_later_place_brings_a_word_back():
+    c = Connection()
+    _, item = answered(c)
+    told = []
+    for ms in (700, 1000, 499, 10**6, 700):
+        (event,) = c.send(
+            "conversation.item.truncate", item_id=item, content_index=0, audio_end_ms=ms
+        )
+        told.append((event["audio_end_ms"], c.state.find(item).text))
+    assert told == [(700, "One,"), (700, "One,"), (499, ""), (499, ""), (499, "")]
+    c.say(p.Interrupted(c.state.last, 24_000))
+    assert c.state.find(item).text == ""
+
+
 def test_an_interruption_cuts_and_a_client_that_knows_better_corrects_it():
     c = Connection()
     c.send("response.create")

@@ -187,6 +187,10 @@ def test_the_containers_of_phones_and_browsers(client, models, recording, tmp_pa
         ({"stream": "true", "response_format": "srt"}, "stream"),
         ({"keywords[]": "!!"}, "keywords"),
         ({"chunking_strategy": "{"}, "chunking_strategy"),
+        (
+            {"chunking_strategy": '{"type": "server_vad", "silence_duration_ms": 0}'},
+            "chunking_strategy",
+        ),
         ({"chunking_strategy": '{"type": "server_vad", "threshold": 7}'}, "chunking_strategy"),
         ({"colour": "blue"}, "colour"),
         ({"language": ["en", "en"]}, "language"),
@@ -201,6 +205,7 @@ def test_fields_that_cannot_be_used_are_named(served, recording, fields, param):
     error = answer.json()["error"]
     assert answer.status_code == (404 if param == "model" else 400) and error["param"] == param
     assert set(error) == {"message", "type", "param", "code"} and "\n" not in error["message"]
+    assert "silence_s" not in error["message"]  # a name of ours
 
 
 def test_fields_that_ask_for_what_is_so_anyway_are_taken(client, recording):

@@ -1,6 +1,7 @@
 """`speechstream serve` as a process: it says where it is and what opens it, and ends in order."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -8,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -27,9 +30,9 @@ LONG = "It rained, so we stayed inside and read a book. " * 25
 class Command:
     """The command, with what it says on stderr."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, program=("-m", "speechstream", "serve"), **environment):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "speechstream", "serve", *arguments],
+            [sys.executable, *program, *arguments],
             cwd=REPO,
             env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment},
             stderr=subprocess.PIPE,
@@ -115,6 +118,62 @@ def test_sigterm_lets_those_who_are_there_finish_and_refuses_others(tmp_path):
         assert size > 2 * 24_000 * 50  # all of it, a minute and more
         assert command.wait() == 0
     assert "Traceback" not in "".join(command.said) and "rained" not in "".join(command.said)
+
+
+SHORT = """
+import socket, sys
+from speechstream.asr.recognizer import Recognizer
+from speechstream.serve import server
+from speechstream.serve.engine import Engine, Limits
+from speechstream.serve.ports import listening
+from speechstream.serve.settings import Settings
+from speechstream.tts.synthesizer import Synthesizer
+{before}
+engine = Engine(Recognizer.load(), Synthesizer.load(), Limits(drain_s=3.0, slow_s={slow_s}))
+web, wyoming = listening("127.0.0.1", 0), listening("127.0.0.1", 0)
+def ready():
+    print("serving on", wyoming.getsockname()[1], file=sys.stderr, flush=True)
+sys.exit(server.run(engine, Settings(port=0), web, wyoming, ready))
+"""
+
+
+@pytest.fixture
+def short():
+    """A server whose patience is short, and a Wyoming client that has asked for a long text and does not read."""
+
+    @contextmanager
+    def begun(slow_s, before=""):
+        code = SHORT.format(slow_s=slow_s, before=before)
+        with Command(program=["-c", code]) as command, socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", int(command.said[0].split()[-1])))
+            data = json.dumps({"text": 80 * LONG}).encode()
+            head = {"type": "synthesize", "data_length": len(data)}
+            sock.sendall(json.dumps(head).encode() + b"\n" + data)
+            assert sock.recv(1)
+            yield command
+
+    return begun
+
+
+@pytest.mark.parametrize("slow_s", [0.5, 60.0])
+def test_a_client_that_does_not_read_is_not_waited_for_long(short, slow_s):
+    with short(slow_s) as command:
+        began = time.monotonic()
+        code = command.end()
+        assert code == (143 if slow_s > 3 else 0)
+        assert time.monotonic() - began < 15  # of 3 s, on a busy machine
+    assert "Traceback" not in "".join(command.said)
+
+
+def test_a_thread_that_does_not_end_holds_the_process_no_longer(short):
+    stuck = (
+        "import time\nfrom speechstream.serve.networks import Networks\n"
+        "Networks.stop, server.END_S = lambda self: time.sleep(600), 3.0"
+    )
+    with short(60.0, stuck) as command:
+        assert command.end() == 143
+    assert "some of its work has not" in command.said[-1]
 
 
 def test_a_second_signal_ends_it_at_once():

@@ -6,14 +6,13 @@ A thin shell: `protocol` has the rules, `talk` and its parts do the work. Sessio
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
 from speechstream.duplex.agent import RuleBot
 from speechstream.duplex.spoken import is_spoken
-from speechstream.serve import names
+from speechstream.serve import names, strict_json
 from speechstream.serve.engine import Engine
 from speechstream.serve.realtime.fields import Invalid, Json, mapping, whole
 from speechstream.serve.realtime.protocol import Protocol
@@ -146,9 +145,11 @@ async def _body(request: Request) -> Any:
     async for piece in Request(request.scope, limited(request, MOST_BODY, limits.slow_s)).stream():
         data += piece
     try:
-        return mapping(json.loads(data) if data.strip() else {}, "the body")
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise Invalid("the body must be a JSON object", None, "invalid_json") from None
+        value = strict_json.loads(data) if data.strip() else {}
+    except ValueError as error:
+        reason = f"the body must be a JSON object: {str(error)[:200]}"
+        raise Invalid(reason, None, "invalid_json") from None
+    return mapping(value, "the body")
 
 
 def _lifetime(table: Any) -> int:

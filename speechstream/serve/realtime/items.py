@@ -18,15 +18,24 @@ MOST_CHARACTERS = 1_000_000  # of all items together
 
 @dataclass(frozen=True)
 class Speech:
-    """The sound of an answer that was sent: its whole text, and where its words are."""
+    """The sound of an answer that was sent: its whole text, and where its words are. cut: samples that the client has left
+    of it, of which no later place brings more back.
+    """
 
     text: str = ""
     samples: int = 0
     words: tuple[SpokenWord, ...] = ()
     rate: int = 24_000
+    cut: int | None = None
+
+    @property
+    def left(self) -> int:
+        """Samples that may be heard."""
+        return self.samples if self.cut is None else min(self.cut, self.samples)
 
     def heard(self, samples: int) -> str:
         """The text whose words had been played by then."""
+        samples = samples if self.cut is None else min(samples, self.cut)
         said = len(self.text)
         reply = Reply(
             0,
@@ -173,13 +182,16 @@ def newest(items: tuple[Item, ...], spared: str = "") -> tuple[Item, ...]:
     return tuple(found)
 
 
-def heard_until(item: str, samples: int, state: State) -> State:
-    """The state as if only so many samples of a spoken item had been heard."""
+def heard_until(item: str, samples: int, state: State, cut: bool = False) -> State:
+    """The state as if only so many samples of a spoken item had been heard. cut: for good, by the client's word."""
     found = state.find(item)
     if found is None or found.speech is None:
         return state
-    at, said = state.index(item), found.speech.heard(samples)
-    found = replace(found, parts=(replace(found.parts[0], text=said),))
+    at, speech = state.index(item), found.speech
+    if cut:
+        speech = replace(speech, cut=samples)
+    part = replace(found.parts[0], text=speech.heard(samples))
+    found = replace(found, parts=(part,), speech=speech)
     return replace(state, items=(*state.items[:at], found, *state.items[at + 1 :]))
 
 

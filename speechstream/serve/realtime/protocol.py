@@ -266,16 +266,16 @@ class Protocol:
         speech = r.speech if r is not None and r.item == item.id else item.speech
         if speech is None or not item.parts or item.parts[0].kind != "output_audio":
             raise Invalid("only spoken answers can be truncated", "item_id")
-        samples = min(end * speech.rate // 1000, speech.samples)
+        samples = min(end * speech.rate // 1000, speech.left)
         out.add(
             "conversation.item.truncated",
             item_id=item.id,
             content_index=0,
-            audio_end_ms=min(end, -(-speech.samples * 1000 // speech.rate)),
+            audio_end_ms=min(end, -(-speech.left * 1000 // speech.rate)),
         )
         if r is not None and r.item == item.id:  # it is stopped as well: nobody hears its rest
             state = self._stopped(state, out, "client_cancelled")
-        return heard_until(item.id, samples, state)
+        return heard_until(item.id, samples, state, cut=True)
 
     def _respond(self, event: Json, state: State, out: Outbox) -> State:
         if state.response is not None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from typing import Any
 
 import numpy as np
 
 from speechstream.audio.pcm import decoder
+from speechstream.serve import strict_json
 from speechstream.serve.realtime import update
 from speechstream.serve.realtime.fields import Invalid, Json, choice, mapping, short, text
 from speechstream.serve.realtime.items import Item, Part, State
@@ -41,7 +41,8 @@ def item_of(given: Any, id: str, path: str, session: Session) -> tuple[Item, np.
         call = text(table.get("call_id"), f"{path}.call_id", MOST_ID)
         return Item(id, "", (part,), kind=kind, call=call, name=name), None
     if kind != "message":
-        raise Invalid(f"{path}.type must be message, got {short(kind)}", f"{path}.type")
+        known = "message, function_call or function_call_output"
+        raise Invalid(f"{path}.type must be {known}, got {short(kind)}", f"{path}.type")
     role = choice(table.get("role"), f"{path}.role", ("user", "assistant", "system"))
     content = table.get("content")
     if not isinstance(content, list) or not content:
@@ -169,9 +170,10 @@ def decoded(value: Any, form: Format, path: str) -> np.ndarray:
 def parsed(data: str) -> Any:
     """A client's message. Raises Invalid for what is no JSON."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise Invalid("a message must be a JSON object", None, "invalid_json") from None
+        return strict_json.loads(data)
+    except ValueError as error:
+        reason = f"a message must be a JSON object: {str(error)[:200]}"
+        raise Invalid(reason, None, "invalid_json") from None
 
 
 def error_event(error: Invalid, event: Any) -> Json:

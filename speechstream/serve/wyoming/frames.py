@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 from typing import Any
 
 from wyoming.event import Event, write_event
 
 from speechstream.errors import SpeechStreamError
+from speechstream.serve import strict_json
 
 
 class ProtocolError(SpeechStreamError):
@@ -47,8 +47,8 @@ async def read_event(
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = strict_json.loads(text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise ProtocolError(f"an event's {what} is a JSON object, and this one is not")
