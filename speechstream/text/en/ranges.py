@@ -21,6 +21,22 @@ DAY_LETTERS = {"M": "monday", "W": "wednesday", "F": "friday"}
 
 
 NAMED = {":=": "colon equals", "==": "equals equals", "===": "triple equals", "!=": "not equals"}
+MENTIONED = {  # operators that are spoken of
+    **NAMED,
+    "==": "double equals",
+    "&&": "double ampersand",
+    "||": "double pipe",
+    "->": "arrow",
+    "=>": "fat arrow",
+    "++": "plus plus",
+    "--": "minus minus",
+    ">=": "greater than or equal to",
+    "<=": "less than or equal to",
+}
+MENTIONING = frozenset("use using the operator type write with replace a an called symbol operators".split())
+MENTION_ENDS = re.compile(
+    r"\s(?:to|for|operators?|instead|and|or|not|in|if|when|is|means|sign|symbol|returns?|checks?|assigns?)\b|[.,;:?!]?\s*$|[,;:]"
+)
 
 
 class Ranges:
@@ -44,11 +60,20 @@ class Ranges:
             not before.strip(" (") and not text[: m.start()].rstrip(" ")[-1:].isalnum()
         ):
             said = NAMED[sign]  # := declares
+        if sign in MENTIONED and self._mentioned(m):
+            said = MENTIONED[sign]
         stated = self._before() in ("is", "are", "was", "were", "be", "being", "it's")
         if said.startswith("is ") and (stated or self._bounds(m)):
             said = said[3:]
         self._say(said, m.start(), m.end())
         return m.end()
+
+    def _mentioned(self, m: re.Match) -> bool:
+        """Whether an operator is spoken of rather than used: use == to compare."""
+        apart = self.text[m.start() - 1 : m.start()] in (" ", "`", "'", '"')
+        quoted = self.text[m.end() : m.end() + 1] in ("`", "'", '"')
+        at = m.end() + quoted
+        return apart and self._before() in MENTIONING and bool(MENTION_ENDS.match(self.text, at))
 
     def _bounds(self, m: re.Match) -> bool:
         """Whether a comparison is part of a name or a need rather than a statement: Python >=3.9, needs driver >= 530."""

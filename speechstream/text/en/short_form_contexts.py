@@ -61,6 +61,11 @@ bal | (?:account|acct|remaining|outstanding|opening|closing|the|current|your|ava
 pd | | (?:in|by|on|via|to|for)\b|\d | paid
 chg | | [-+\u2212]?\d | change
 stmt | | | statement
+incl | (?:is|are|was|were|not|be|been|all|fees?|tax|taxes|breakfast|meals?|shipping|delivery|utilities|parking|batteries|tip|fi|wifi|vat|gst|v a t|linens|service) | (?![A-Z\d$]) | included
+incl | | (?:in|with)\b|[;)(!]|$ | included
+excl | (?:is|are|was|were|not|be|been|all|fees?|tax|taxes|breakfast|meals?|shipping|delivery|utilities|parking|batteries|tip|vat|gst|service) | (?![A-Z\d$]) | excluded
+excl | | (?:from)\b|[;)(!]|$ | excluded
+feat | | NAME | featuring
 opt | | (?:garnish|extras?|add)|[),;] | optional
 pr | COUNT | (?:of\b|shoes|socks|gloves|pants|jeans|skis) | pair
 prs | COUNT | | pairs
