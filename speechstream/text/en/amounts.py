@@ -14,9 +14,9 @@ from speechstream.text.en import (
 )
 from speechstream.text.en.measures import EXPRESSION, PRICED, expression
 from speechstream.text.en.patterns import (
-    DEALS,
     ARTICLES,
     DASH,
+    DEALS,
     END,
     INT,
     MAGNITUDE,
@@ -73,9 +73,7 @@ def money(m, context):
         return [*number((m[1] or m[3]) + m[4]), *units.MAGNITUDES.get(m[8], m[8]).split()]
     unit, cent = units.CURRENCIES[m[2]]
     single = (
-        qualifies(m, context)
-        or following(m) in DEALS
-        or bool(COMPOUND.match(m.string, m.end()))
+        qualifies(m, context) or following(m) in DEALS or bool(COMPOUND.match(m.string, m.end()))
     )
     words = money_words(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
     return words + (["per", *PRICED[m[9]].split()] if m[9] else [])

@@ -12,7 +12,7 @@ NEVER_END = frozenset(
     "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls sens govs gens lts sgts capts attys dbl sgl mkt div".split()
 )
 BEFORE_NUMBER = frozenset(
-    "opt agg disp amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "iss plat trk opt agg disp amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3

@@ -20,6 +20,7 @@ NEEDS = frozenset("needs need requires require required needed with using for su
 DAY_LETTERS = {"M": "monday", "W": "wednesday", "F": "friday"}
 
 
+OF_A_CODE = re.compile(r"(?<![A-Za-z])[A-Z]{2,6}-\d{2,8}$")
 NAMED = {":=": "colon equals", "==": "equals equals", "===": "triple equals", "!=": "not equals"}
 MENTIONED = {  # operators that are spoken of
     **NAMED,
@@ -33,7 +34,9 @@ MENTIONED = {  # operators that are spoken of
     ">=": "greater than or equal to",
     "<=": "less than or equal to",
 }
-MENTIONING = frozenset("use using the operator type write with replace a an called symbol operators".split())
+MENTIONING = frozenset(
+    "use using the operator type write with replace a an called symbol operators".split()
+)
 MENTION_ENDS = re.compile(
     r"\s(?:to|for|operators?|instead|and|or|not|in|if|when|is|means|sign|symbol|returns?|checks?|assigns?)\b|[.,;:?!]?\s*$|[,;:]"
 )
@@ -97,6 +100,8 @@ class Ranges:
         if spaced:
             start, end = at - 1, at + 2
         numbered = self.number_end == start
+        if numbered and not spaced and OF_A_CODE.search(text, max(0, at - 16), at):
+            return 0  # INC-2024-0118
         number = numbered and not spaced and NEXT_IN_RANGE.match(text, end)
         clock = numbered and text[start - 1] in "mM." and CLOCK.match(text, end)
         m = RANGE_WORD.match(text, end)

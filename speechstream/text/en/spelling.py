@@ -317,10 +317,13 @@ class Spelling(Abbreviations, Attached, Places):
             HUMPS.search(word)
             and (
                 VARIABLE_NAME.fullmatch(word)
-                or not (self.known(word) or self.known(word.lower()))
+                or not (
+                    self.known(word)
+                    or self.known(word.lower())
+                    or self.known(word.lower().removesuffix("'s"))
+                )
             )
             and not SCOTTISH.fullmatch(word)
-            and not self.known(word.lower().removesuffix("'s"))
         ):
             owned = end - 2 * (word[-2:] == "'s")
             self._compound(at, owned)
