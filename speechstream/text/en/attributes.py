@@ -104,7 +104,7 @@ def scaled(m, context):
     return [*n.decimal(m[1]), scale, *expression(m[3], False)]
 
 
-@rule(r"(1?\d)(?::([0-5]\d))?([ap])(?=[.,;:!?)]|$|\s(?:[A-Z]|sharp|on|in|and|or|for)\b)")
+@rule(r"(1?\d)(?::([0-5]\d))?([ap])(?=[.,;:!?)](?!\w)|$|\s(?:[A-Z]|sharp|on|in|and|or|for)\b)")
 def half_of_day(m, context):
     """@ 3p, 8:25a."""
     if not m[2] and context.before not in ("at", "by", "until", "from", "til"):

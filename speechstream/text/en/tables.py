@@ -248,7 +248,6 @@ LAST_CAPITAL = {  # exactly as they are written
     "DPhil": "D phil",
     "EdD": "E D D",
     "MEng": "M eng",
-    "BEng": "B eng",
     "MEd": "M ed",
     "BEd": "B ed",
     "MoM": "month over month",

@@ -1,4 +1,4 @@
-"""Letters with marks that are read as a whole: O- blood, Tue/Thu, cc'd, TL;DR forms of the office.
+"""Letters with marks that are read as a whole: O- blood, Tue/Thu, cc'd, w/in, Feb '24, CVE-2024-3094.
 
 `match(text, at)` gives the words of what stands at `at` and where it ends, or None.
 """
@@ -27,7 +27,7 @@ DAYS = re.compile(rf"{_DAY}(?:/{_DAY})+(?![\w/])")
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
 MONTHS = re.compile(rf"{_MONTH}/{_MONTH}(?![\w/])")
 MONTH_OF_A_YEAR = re.compile(rf"({_MONTH})\.? (?=['\u2019]\d\d(?!\w))")
-WORKDAYS = re.compile(r"M[-\u2013](W|Th|F|Sat?|Sun?)(?=:? \d{1,2}(?!\d|[-.]\d{3})| and \d|[,;] \d)")
+WORKDAYS = re.compile(r"M[-\u2013](W|Th|F|Sat?|Sun?)(?=:? \d{1,2}(?!\d|[-.]\d{3})| and \d)")
 LAST_DAY = {"w": "wednesday", "t": "thursday", "f": "friday", "sa": "saturday", "su": "sunday"}
 MARK = re.compile(r"Mk\.? ?(?:([IVX]{1,4})|(\d))(?!\w)")
 BLOOD = re.compile(r"(AB|[ABO])\s?([-+\u2212])(?!\w|\.\d|\s?\d)")
@@ -71,9 +71,33 @@ FEATURED_AFTER = re.compile(r"(?:[A-Za-z\u00c0-\u00ff'\u2019\")]|\() ?$")
 FIRST = frozenset("CxXMTWFSJANDOBbcdpkirtqoRPKIQwWyYahvsf")
 
 
+GATE = re.compile(  # where any of them may match
+    "|".join(
+        f"(?:{p.pattern})"
+        for p in (
+            DAYS,
+            MONTHS,
+            BLOOD,
+            OFFICES,
+            FEATURED,
+            DEGREES,
+            REVISED,
+            EXTENSION,
+            CVE,
+            SEROTYPE,
+            MONTH_OF_A_YEAR,
+            WORKDAYS,
+            MARK,
+        )
+    )
+)
+
+
 def match(text: str, at: int) -> tuple[str, int] | None:
     """The words of the whole that begins at `at`, and where it ends."""
     if text[at] not in FIRST or at and (text[at - 1].isalnum() or text[at - 1] in "/'\u2019"):
+        return None
+    if not GATE.match(text, at):
         return None
     if m := DAYS.match(text, at):
         days = [DAY[d.lower()] for d in m[0].split("/")]
