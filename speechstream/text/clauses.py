@@ -367,6 +367,8 @@ class _Scan:
             code = self._word(word)
             if len(code) == 3 and code.isupper():
                 return False
+        if lower == "deg" and self._word(word) in ("C", "F", "K"):
+            return False
         if token in ("b", "d", "r", "fl") and self._word(word) in ("c", "ca"):
             return False  # b. ca. 247
         if lower in self.rules.halves:
@@ -389,7 +391,8 @@ class _Scan:
             ):
                 return False
             if lower == "no":
-                number = self._word_before(begin).rstrip(".") in self.rules.number_of
+                named = self._word_before(begin).rstrip(".") in self.rules.number_of
+                number = named or self._word(word) == "of"
                 return not (number and first.islower())
             named = NUMERAL.fullmatch(following := self._word(word))
             return not (named and (token[0].isupper() or following not in ("A", "I")))

@@ -17,6 +17,9 @@ COUNTY = re.compile(
 SENIOR = re.compile(
     r"(?:V[Pi]|Mgr|Mktg|Mark|Sales|Data|QA|UX|UI|HR|IT\b|Fin|Bus|Law|Leg|Part|Tech|Tax|Cons|Couns|Op|Sec|Stra|Dir|Man|Eng|Ana|Soft|Acc|Ed|Prod|Prog|Dev|Des|Con|Pro|Res|Sci|Off|Adv|Ass)"
 )
+RATED = frozenset(  # before the annual percentage rate
+    "percent the fixed variable low intro introductory purchase effective".split()
+)
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)")
 
 
@@ -76,6 +79,8 @@ class Abbreviations:
             and lower != "ca"
         ):
             return 0  # 2 PM EST.
+        if token == "APR" and self._before() in RATED:
+            return 0
         if (
             lower == "sr"
             and not after_name

@@ -16,6 +16,7 @@ from speechstream.text.en.measures import EXPRESSION, PRICED, expression
 from speechstream.text.en.patterns import (
     ARTICLES,
     DASH,
+    DEALS,
     END,
     INT,
     MAGNITUDE,
@@ -71,7 +72,9 @@ def money(m, context):
     if m[8] and m.string.startswith(NAMED_AFTER, m.end()):  # a $2 million-dollar view
         return [*number((m[1] or m[3]) + m[4]), *units.MAGNITUDES.get(m[8], m[8]).split()]
     unit, cent = units.CURRENCIES[m[2]]
-    single = qualifies(m, context) or bool(COMPOUND.match(m.string, m.end()))
+    single = (
+        qualifies(m, context) or following(m) in DEALS or bool(COMPOUND.match(m.string, m.end()))
+    )
     words = money_words(m[1] or m[3], m[4], m[6], m[8], unit, cent, single)
     return words + (["per", *PRICED[m[9]].split()] if m[9] else [])
 
@@ -120,7 +123,8 @@ def money_words(sign, amount, upto, magnitude, unit, cent, single) -> list[str]:
     if scale or len(part) not in (0, 2) or (part and not cent):
         return words + n.decimal(amount) + scale + many
     cents = int(part or 0)
-    small = n.cardinal(cents) + [cent if cents == 1 else n.plural(cent)] if cents else []
+    bare = single and not int(whole or 0)  # a $.05 dividend
+    small = n.cardinal(cents) + [cent if cents == 1 or bare else n.plural(cent)] if cents else []
     if cents and not int(whole or 0):
         return words + small
     many = names[:-1] + [n.plural(names[-1])] if small else many

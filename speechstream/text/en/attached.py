@@ -6,6 +6,7 @@ import re
 
 from speechstream.text.en import cues as q, numbers, tables as t, units
 from speechstream.text.en.measures import expression
+from speechstream.text.en.trades import GENOME
 from speechstream.text.en.word import Word
 
 ARGUMENT = re.compile(r"\(([a-z]|-?\d+)\)")
@@ -288,7 +289,7 @@ class Attached:
         elif word == "ma" and EQUALLED.search(text, 0, at):
             said = "M A"
         elif word == "bp" and measured:
-            said = "basis points"
+            said = "base pairs" if GENOME.search(text.replace("bp", "")) else "basis points"
         elif word in SYMBOLS_BEHIND and at and text[at - 1] == "_":
             said = word.upper()
         elif word == "yr" and before in YEARED:

@@ -210,7 +210,7 @@ INTERJECTIONS = _set("hi hello hey yes no oh well ok okay so and but now please 
 # Words of small letters that are said by their letters, and endings of file names.
 SPELLED_SMALL = _set(
     "ty cc bcc gm gn hbu wbu af ily hmu lmfao eod gtg nsfw sfw cctv ev evs ui ux ls wc mv rm doi apg rpg ln idk imo imho tbh cd btw brb ttyl wdym smh omw omg aet aq idc icymi ootd lmao iykyk ngl nvm irl fwiw afaik iirc tba tbd ftw wfh fyi id "
-    "utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
+    "rsa dsa utf aka html css pdf csv gpt llm llms url urls api apis usb ssh http https sql xml php tts asr cpu gpu pdfs ssd vpn faq"
 )
 FILE_LETTERS = _set(
     "md py js ts rs gz cfg ini txt jpg jpeg png pdf csv tsv html htm css xml php cpp hpp cc mp mov avi wav svg sql xls "

@@ -11,6 +11,7 @@ from speechstream.text.en import cues as q, numbers as n, units
 from speechstream.text.en.counts import quantity
 from speechstream.text.en.dates import MONTH, minutes, month_of
 from speechstream.text.en.patterns import DASH, END, NUM, SIGN, Rules, following, number
+from speechstream.text.en.trades import GENOME
 
 rule = Rules()
 ZONES = "GMT|UTC|BST|E[SD]T|C[SED]T|M[SD]T|P[SD]T|AE[SD]T|IST|JST|hours|hrs|local|Zulu"
@@ -268,9 +269,7 @@ def short_units(m, context):
             else "points",
         ],
     }
-    if m[2] == "bp" and {"dna", "fragment", "fragments", "length", "sequence", "primer"} & set(
-        context.words
-    ):
+    if m[2] == "bp" and GENOME.search(m.string.replace(m[0], "")):
         return [*n.decimal(m[1]), "base", "pairs"]
     return [*number(m[1]), *names[m[2]]]
 

@@ -7,12 +7,12 @@ from speechstream.text.en.short_form_tables import ALWAYS
 from speechstream.text.rules import Rules
 
 NEVER_END = frozenset(
-    "ald comm'r jos benj saml danl edw richd fredk br mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
+    "feat ald comm'r jos benj saml danl edw richd fredk br mr mrs ms mx dr prof gen sen rep gov lt col sgt capt cpt cmdr rev hon fr pres supt adm maj messrs "
     "mme mlle mt vs e.g i.e cf viz mot compl approx ca resp incl excl cpl pvt det insp drs asst assoc ste amb atty w.r.t "
     "qty ref c rs acct accts sched exc pfc wm chas jas thos robt eff mfg esp cont attn dir msgr mlle brig profs sts rt treas univ mts fwd viz ctrl lbl pls sens govs gens lts sgts capts attys dbl sgl mkt div".split()
 )
 BEFORE_NUMBER = frozenset(
-    "opt agg disp amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
+    "iss plat trk opt agg disp amend amdt ep eps lv lvl lem cor alg ham oth lr il aen hdt thuc theog no nos chs vv ll nn fn fns bk bks thm eqs prob probs suppl avail col conf inv sfr cat ex art sec p pp ch fig figs vol vols pt eq ed ps matt exod lev deut isa jer ezek rom cor gal eph heb thess prov "
     "eccl psa ext ver pg pgs lat chap chaps bio chem econ psych phys app exh exhs para paras neh zech rte jct rm bldg fl hwy sch op elev dep arr yr wk dist ste apt b d r mvt".split()
 )
 BOOKS_OF_TWO = frozenset("sam tim chron pet jn kgs cor thess".split())  # behind 1, 2 or 3
@@ -29,7 +29,7 @@ MAY_END = (
 )
 BEFORE_NAME = frozenset("conf lv ofc ch dom dep exec spc ens cmdt const".split())  # with a capital
 BEFORE_SMALL = frozenset(  # a small letter or a digit goes on, a capital begins a sentence
-    "resched addr addrs occ bd inn inns inj pet wd th cor caps cap tabs tab def bbl att mag gt ofc var sz betw attd attch precip accum gals ctn ctns pkts pmts pymt dia dlvr dlvy rcpt shpg whse stmt stmts bkgd furn immed pref mss anon illus "
+    "pk pck cyl spd stry psgr resched addr addrs occ bd inn inns inj pet wd th cor caps cap tabs tab def bbl att mag gt ofc var sz betw attd attch precip accum gals ctn ctns pkts pmts pymt dia dlvr dlvy rcpt shpg whse stmt stmts bkgd furn immed pref mss anon illus "
     "abd soln vacc choc veg refrig qtys addl add'l addn cmte cttee ctee equip mtl matl mat'l mech elec maint wksp instr hndbk govts diff "
     "conf val pop vis sem sc adj neg pos disc bal pd chg opt pr prs pc gr ba prep inj sol conc del rwy v "
     "rev agg cts vit fav sat rep educ agric transp mgt svc svcs constr bdrm bdrms stn mktg vly mtn mtns crk comms eq yld mkt util utils nr idx reg pct acctg freq coeff params tsp tbsp tbsps tsps oz lb lbs qt qts pt pts gal ft yd yds mi hr hrs min mins sec secs yr yrs wk wks mo mos temp temps "

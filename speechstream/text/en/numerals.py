@@ -1,13 +1,14 @@
 """Written numbers of every kind, as words: dates, times, money, units, ranges, phone numbers, versions and the rest.
 
 `read(text, at, context)` returns what stands at `text[at]` as pieces `(words, start, end)`, and where it ends, or None. The
-rules are in `everyday.py`, `trades.py`, `notation.py`, `technical.py`, `designations.py`, `codes.py`, `dates.py`, `amounts.py` and `counts.py`, and are tried in that order.
+rules are in `attributes.py`, `everyday.py`, `trades.py`, `notation.py`, `technical.py`, `designations.py`, `codes.py`, `dates.py`, `amounts.py` and `counts.py`, and are tried in that order.
 """
 
 from __future__ import annotations
 
 from speechstream.text.en import (
     amounts,
+    attributes,
     codes,
     counts,
     dates,
@@ -23,6 +24,7 @@ from speechstream.text.en.patterns import Context, Piece, exponent
 __all__ = ["MONTH", "Context", "Piece", "exponent", "read"]
 
 TABLES = (
+    attributes.rule,
     everyday.rule,
     trades.rule,
     notation.rule,

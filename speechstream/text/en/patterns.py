@@ -32,6 +32,10 @@ ROUTES = frozenset("IV IM PO SC BID TID QID PRN".split())  # gave her 4 mg IV
 CONTRACTED = frozenset(
     "it's that's he's she's there's what's here's who's where's let's one's how's".split()
 )
+DEALS = frozenset(  # before these an amount has the singular also without an article
+    "deal contract loan lawsuit fund budget settlement extension investment grant bailout buyout acquisition merger "
+    "takeover valuation mansion jackpot bond bill verdict judgment ransom donation endowment mortgage offer bid".split()
+)
 FOLLOWING = re.compile(r" ([A-Za-z]+)")
 
 

@@ -43,6 +43,7 @@ STREET_AHEAD = re.compile(
     r"(?:[A-Z]\w+ ){1,2}(?:St|Ave|Blvd|Rd|Dr|Ln|Street|Avenue|Road|Drive|Lane|Boulevard)\b"
 )
 CROSS_STREET = re.compile(r"\d+(?:st|nd|rd|th) (?:St|Ave|Street|Avenue)\b")
+TOWNS_AFTER = frozenset("in from of to near at around outside through leaving via between".split())
 LATITUDE = re.compile(r" ?\d{1,3}(?:\.\d+)?\u00b0")
 ONWARD = re.compile(r"\s(?:to|and|or|via|then|from|\u2192|->) [A-Z][a-z]+")
 GOES_ON = re.compile(r"\. [a-z\d]")
@@ -192,10 +193,17 @@ class Places:
             or ONWARD.match(after)
         )
         ambiguous = word.lower() in q.SHORT_WORDS or word in ("OK", "PE", "AB")
-        if ambiguous and not closed:
+        if ambiguous and not closed and not self._in_a_town():
             return 0
         self._say((geography.STATES.get(word) or PROVINCES[word]).split(), at, end)
         return end
+
+    def _in_a_town(self) -> bool:
+        """Whether the words before a comma are the name of a place: of, in, near Los Alamos."""
+        for w in reversed(self.out[-5:-1]):
+            if not w.text[:1].isupper():
+                return w.text.lower() in TOWNS_AFTER
+        return False
 
     def _person(self) -> bool:
         """Whether the words before a comma are a person's name: a title or a given name begins it."""

@@ -20,7 +20,26 @@ NEEDS = frozenset("needs need requires require required needed with using for su
 DAY_LETTERS = {"M": "monday", "W": "wednesday", "F": "friday"}
 
 
+OF_A_CODE = re.compile(r"(?<![A-Za-z])[A-Z]{2,6}-\d{2,8}$")
 NAMED = {":=": "colon equals", "==": "equals equals", "===": "triple equals", "!=": "not equals"}
+MENTIONED = {  # operators that are spoken of
+    **NAMED,
+    "==": "double equals",
+    "&&": "double ampersand",
+    "||": "double pipe",
+    "->": "arrow",
+    "=>": "fat arrow",
+    "++": "plus plus",
+    "--": "minus minus",
+    ">=": "greater than or equal to",
+    "<=": "less than or equal to",
+}
+MENTIONING = frozenset(
+    "use using the operator type write with replace a an called symbol operators".split()
+)
+MENTION_ENDS = re.compile(
+    r"\s(?:to|for|operators?|instead|and|or|not|in|if|when|is|means|sign|symbol|returns?|checks?|assigns?)\b|[.,;:?!]?\s*$|[,;:]"
+)
 
 
 class Ranges:
@@ -44,11 +63,20 @@ class Ranges:
             not before.strip(" (") and not text[: m.start()].rstrip(" ")[-1:].isalnum()
         ):
             said = NAMED[sign]  # := declares
+        if sign in MENTIONED and self._mentioned(m):
+            said = MENTIONED[sign]
         stated = self._before() in ("is", "are", "was", "were", "be", "being", "it's")
         if said.startswith("is ") and (stated or self._bounds(m)):
             said = said[3:]
         self._say(said, m.start(), m.end())
         return m.end()
+
+    def _mentioned(self, m: re.Match) -> bool:
+        """Whether an operator is spoken of rather than used: use == to compare."""
+        apart = self.text[m.start() - 1 : m.start()] in (" ", "`", "'", '"')
+        quoted = self.text[m.end() : m.end() + 1] in ("`", "'", '"')
+        at = m.end() + quoted
+        return apart and self._before() in MENTIONING and bool(MENTION_ENDS.match(self.text, at))
 
     def _bounds(self, m: re.Match) -> bool:
         """Whether a comparison is part of a name or a need rather than a statement: Python >=3.9, needs driver >= 530."""
@@ -72,6 +100,8 @@ class Ranges:
         if spaced:
             start, end = at - 1, at + 2
         numbered = self.number_end == start
+        if numbered and not spaced and OF_A_CODE.search(text, max(0, at - 16), at):
+            return 0  # INC-2024-0118
         number = numbered and not spaced and NEXT_IN_RANGE.match(text, end)
         clock = numbered and text[start - 1] in "mM." and CLOCK.match(text, end)
         m = RANGE_WORD.match(text, end)

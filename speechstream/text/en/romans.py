@@ -13,6 +13,9 @@ REIGNED = re.compile(
 )
 SMALL_AFTER = re.compile(r" (?!neck|shaped)[a-z]{2,}")
 SEVERAL = re.compile(r"(?:[IVX]+, )*[IVX]+,? (?:and|or|&) [IVX]{2,}(?![\w'\u2019-])")
+NUMBERED_NAMES = frozenset(  # behind which V and X are numbers
+    "saturn titan atlas rocky rambo fantasy civilization ultima diablo skyrim gemini soyuz proton bowl".split()
+)
 SECTIONS = frozenset(("section", "footnote", "sections"))
 ROMAN_AFTER = re.compile(r"\s*(?:[,.;:!?)]|of\b|in\b|was\b|is\b|had\b|and\b|'s|\u2019s|$)")
 
@@ -136,6 +139,8 @@ class Romans:
             if alone and not titled and not ROMAN_AFTER.match(rest) and not REIGNED.match(rest):
                 return []
             return ["the", *numbers.ordinal(value)]
+        if numeral in ("V", "X") and said in NUMBERED_NAMES:
+            return numbers.cardinal(value)
         if len(numeral) == 1:
             return []
         if (

@@ -61,6 +61,20 @@ bal | (?:account|acct|remaining|outstanding|opening|closing|the|current|your|ava
 pd | | (?:in|by|on|via|to|for)\b|\d | paid
 chg | | [-+\u2212]?\d | change
 stmt | | | statement
+incl | (?:is|are|was|were|not|be|been|all|fees?|tax|taxes|breakfast|meals?|shipping|delivery|utilities|parking|batteries|tip|fi|wifi|vat|gst|v a t|linens|service) | (?![A-Z\d$]) | included
+incl | | (?:in|with)\b|[;)(!]|$ | included
+excl | (?:is|are|was|were|not|be|been|all|fees?|tax|taxes|breakfast|meals?|shipping|delivery|utilities|parking|batteries|tip|vat|gst|service) | (?![A-Z\d$]) | excluded
+excl | | (?:from)\b|[;)(!]|$ | excluded
+feat | | NAME | featuring
+incl | not | | included
+bus | | days?\b|hours\b|hrs\b | business
+sub | | (?:\d|[a-z]+ (?:\w+ )?for\b) | substitute
+bd | COUNT | [,/&(]|\d | bedroom
+conv | (?:our|your|my|the|last|this|earlier|a|per) | (?!rate|rates|oven)(?:\S|$) | conversation
+conv | | oven\b | convection
+att | (?:find|see|the|please|pls|as|is|are) | | attached
+Const | (?:the|state|federal|u s|our) | (?!NAME) | constitution
+est | (?:beat|missed|miss|topped|vs|versus|consensus|above|below|street|analyst|exceeded|cost|rough|an|my|our|the|budget) | (?:of|for|was|is|were|from|by|on)\b|$|[,;)] | estimate
 opt | | (?:garnish|extras?|add)|[),;] | optional
 pr | COUNT | (?:of\b|shoes|socks|gloves|pants|jeans|skis) | pair
 prs | COUNT | | pairs

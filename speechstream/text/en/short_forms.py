@@ -202,6 +202,8 @@ def read(token: str, before: str, rest: str, behind_ordinal: bool) -> str:
         and (rest[:1].islower() or not rest)
     ):
         return "number"
+    if token in ("no", "No") and re.match(r"of\b", rest):
+        return "number"
     if lower == "rd" and not rest[:1].isdigit():
         return ""
     if lower in NUMBERED and numbered and not (token.isupper() and len(token) > 1):

@@ -163,7 +163,9 @@ class Slashes:
             return at + 1  # a bet
         if EITHER.search(text[max(0, at - 9) : at]):
             return at + 1
-        if DEGREES.search(text[max(0, at - 2) : at]) and after.isdigit():
+        if DEGREES.search(text[max(0, at - 2) : at]) and (
+            after.isdigit() or text.startswith("gas ", at + 1)
+        ):
             self._say("or", at, at + 1)
             return at + 1
         if at and text[at - 1].isdigit() and ONE_LETTER.match(text, at + 1):

@@ -11,9 +11,11 @@ from speechstream.text.en import (
     parts_of_speech,
     phrases,
     prescriptions,
+    short_form_contexts,
     short_form_tables,
     tables as t,
     units,
+    wholes,
 )
 from speechstream.text.en.abbreviations import Abbreviations
 from speechstream.text.en.attached import Attached
@@ -43,6 +45,7 @@ ACRONYM = re.compile(r"([A-Z]{2,}?)((?:'s|s|'d|'ed|'ing)?)")
 MANY_NUMERALS = re.compile("[MDCLXVI]+")
 HUMPS = re.compile(r"[a-z][A-Z]|[A-Z]{2}[a-z]{2}")
 SCOTTISH = re.compile(r"(?:Mc|Mac)[A-Z][a-z]+(?:'s|s)?")
+VARIABLE_NAME = re.compile(r"[a-z]{3,}(?:[A-Z][a-z]{2,})+")  # userName
 VOWEL = re.compile("[aeiouy]", re.I)
 PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|" + LETTER + "+")
 
@@ -182,6 +185,9 @@ class Spelling(Abbreviations, Attached, Places):
 
     def _letters(self, at: int) -> int:
         text = self.text
+        if whole := wholes.match(text, at):
+            self._say(whole[0], at, whole[1])
+            return whole[1]
         if phrase := phrases.match(text, at):
             self._say(phrase[0], at, phrase[1])
             return self._final_stop(phrase[1])
@@ -204,6 +210,9 @@ class Spelling(Abbreviations, Attached, Places):
             return end
         if not word.isascii():
             return self._accented(at, end)
+        if verb := wholes.verb(text, at):
+            self.out.append(Word(verb[0], at, verb[1], "letters"))
+            return verb[1]
         if m := NOTE_FLAT.match(text, at):
             self._say([word[0], "flat"], at, m.end())
             return m.end()
@@ -238,7 +247,8 @@ class Spelling(Abbreviations, Attached, Places):
             and (word.islower() or word[0].isupper() and word[1:].islower())
             and not (stop and lower in units.UNITS)
         ):
-            self._say(short_form_tables.PLAIN[lower], at, end)
+            near = short_form_contexts.read(word, self._before(), text[end:].lstrip(" ."))
+            self._say(near or short_form_tables.PLAIN[lower], at, end)
             if stop and GOES_ON.match(text, end):
                 return end + 1
         elif word == "VS" and self._name_follows(end) and not self.shouting:
@@ -305,10 +315,15 @@ class Spelling(Abbreviations, Attached, Places):
             self.out.append(Word(word.upper(), at, end, "letters"))
         elif (
             HUMPS.search(word)
-            and not self.known(word)
-            and not self.known(word.lower())
+            and (
+                VARIABLE_NAME.fullmatch(word)
+                or not (
+                    self.known(word)
+                    or self.known(word.lower())
+                    or self.known(word.lower().removesuffix("'s"))
+                )
+            )
             and not SCOTTISH.fullmatch(word)
-            and not self.known(word.lower().removesuffix("'s"))
         ):
             owned = end - 2 * (word[-2:] == "'s")
             self._compound(at, owned)

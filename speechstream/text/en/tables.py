@@ -185,6 +185,7 @@ WITHOUT_STOP = {
     "d/t": "due to",
     "b/w": "between",
     "w/i": "within",
+    "w/in": "within",
     "o/n": "overnight",
     "b/d": "barrels per day",
     "h/t": "hat tip",
@@ -212,6 +213,11 @@ MIXED_CASE = {  # as they are said; capitals are letters
     "qoq": "quarter over quarter",
     "iot": "I O T",
     "pcie": "P C I E",
+    "ios": "I O S",
+    "spacex": "space X",
+    "nimh": "nickel metal hydride",
+    "nicd": "nickel cadmium",
+    "nicad": "nickel cadmium",
     "nvme": "N V M E",
     "postgresql": "postgres Q L",
     "sqlite": "S Q L light",
@@ -238,6 +244,32 @@ MIXED_CASE = {  # as they are said; capitals are letters
 }
 LAST_CAPITAL = {  # exactly as they are written
     "DoD": "D O D",
+    "MPhil": "M phil",
+    "DPhil": "D phil",
+    "EdD": "E D D",
+    "MEng": "M eng",
+    "MEd": "M ed",
+    "BEd": "B ed",
+    "MoM": "month over month",
+    "FIXME": "fix me",
+    "PgDn": "page down",
+    "PgUp": "page up",
+    "PrtSc": "print screen",
+    "Esc": "escape",
+    "kWh": "kilowatt hours",
+    "MWh": "megawatt hours",
+    "GWh": "gigawatt hours",
+    "mAh": "milliamp hours",
+    "dB": "decibels",
+    "Hz": "hertz",
+    "kHz": "kilohertz",
+    "MHz": "megahertz",
+    "GHz": "gigahertz",
+    "THz": "terahertz",
+    "kbps": "kilobits per second",
+    "Kbps": "kilobits per second",
+    "Mbps": "megabits per second",
+    "Gbps": "gigabits per second",
     "DoE": "D O E",
     "DoJ": "D O J",
     "DoT": "D O T",
@@ -408,7 +440,7 @@ SPELLED = frozenset(
     "PNG EKG ECG CT AED CPR OCD ADHD PTSD IVF STD WTO IMF EPA FDA CDC NIH FCC FTC SEC DOJ DHS TSA FAA NSF NPR PBS HBO MTV".split()
 )
 SAID = frozenset(
-    "FOX NASA NATO AIDS COVID UNESCO UNICEF OPEC RAM ROM SIM PIN JPEG GIF SCUBA RADAR LASER FEMA NAFTA SWAT "
+    "FERPA JIRA SOFR FAFSA HEPA DACA AUKUS LATAM TOEFL NIOSH JAXA ISRO FIBA SAML WASM YAML MRSA FOX NASA NATO AIDS COVID UNESCO UNICEF OPEC RAM ROM SIM PIN JPEG GIF SCUBA RADAR LASER FEMA NAFTA SWAT "
     "YOLO IMAX POTUS SCOTUS NASDAQ NASCAR NAFTA ASCII FIFA UEFA WIFI IKEA LEGO CAPTCHA SARS MERS OSHA MISC FAT "
     "MAC ZIP JSON YAML TOML CUDA TED NET LOL ASAP HIPAA DARPA LAN WAN MIDI BIOS GUI NORAD TESLA BASIC COBOL RAID CERN ASEAN GATT NIMBY MAX DOW VRAM DRAM OPEC AWOL BAFTA VAT COP DOGE NOAA NIMH SWIFT MOMA LIDAR SONAR EBIT EBITDA PETA GAAP FOMO CRISPR DRAM".split()
 )

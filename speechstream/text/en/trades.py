@@ -35,7 +35,7 @@ NAMED_RATE = {
 TIMES = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "day": "day"}
 SIZED = frozenset("and or with at in on is was are by of for to each".split())
 GENOME = re.compile(
-    r"\b(?:chr\w+|chromosom\w+|gen(?:e|es|ome|omic|etic)|DNA|RNA|plasmids?|bp|exons?|introns?|amplicon|primers?|loci|locus|reads|contigs?)\b"
+    r"\b(?:chr\w+|chromosom\w+|gen(?:e|es|ome|omic|etic)|DNA|RNA|plasmids?|bp|fragments?|sequences?|sequenced|sequencing|amplif\w+|exons?|introns?|amplicon|primers?|loci|locus|reads|contigs?)\b"
 )
 THREAD = re.compile(r"\s*$|\s*\n|\s*[A-Z#@\U0001f300-\U0001faff]")
 
