@@ -19,6 +19,12 @@ STFT_SCALES = (2048, 1024, 512)
 FLOOR = 1e-5
 COMPRESSION = 0.4  # the power that a judge sees of a spectrum's magnitudes
 PHASE_HZ, PHASE_WINDOW = 1500.0, 1024  # of the loss that compares phases: up to where, and samples
+ONSET_HZ, ONSET_BANDS = (
+    1500.0,
+    16,
+)  # of the loss that hears onsets: from where, and of how many mel bands
+ONSET_STEP_S, ONSET_STEPS = 0.0025, 3  # windows are four steps long
+ONSET_FLOOR = 3e-3  # of their magnitudes: some 50 dB below a loud vowel
 QUIET = 1e-6  # of their squares: what is weaker is not raised further
 
 
@@ -63,14 +69,41 @@ class SpectralLoss(nn.Module):
 
 
 def phase_loss(y: Tensor, x: Tensor, sample_rate: int) -> Tensor:
-    """Mean of the distance of complex spectra below PHASE_HZ over what there is of the original there. For sounds whose waveforms
-    can be alike (pulses.py)."""
+    """How far complex spectra below PHASE_HZ point in other directions (1 - cos of the angle), and how far their levels are apart in
+    nats; both weighted by the original's magnitudes. For sounds whose waveforms can be alike (pulses.py). The distance of
+    the spectra themselves would be smallest for silence wherever the angle is above 60 degrees."""
     if not len(y):
         return y.sum()
     top = round(PHASE_HZ / sample_rate * PHASE_WINDOW)
     a, b = (torch.view_as_real(spectrum(s, PHASE_WINDOW)[:, :top]) for s in (y, x))
-    far = ((a - b).square().sum(-1) + FLOOR).sqrt().sum((1, 2))
-    return (far / (b.square().sum(-1) + FLOOR).sqrt().sum((1, 2))).mean()
+    size, wanted = ((s.square().sum(-1) + FLOOR).sqrt() for s in (a, b))
+    far = 1 - (a * b).sum(-1) / (size * wanted) + (size.log() - wanted.log()).abs()
+    return ((wanted * far).sum((1, 2)) / wanted.sum((1, 2))).mean()
+
+
+class OnsetLoss(nn.Module):
+    """Mean absolute difference of the levels of bands above ONSET_HZ, in decades, where the original's change within ONSET_STEPS
+    steps: closures, bursts and the beginnings of fricatives, of which there are too few to weigh in a mean over time."""
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.step = round(ONSET_STEP_S * sample_rate)
+        filters = mel_filters(sample_rate, 4 * self.step, ONSET_BANDS)
+        centres = filters.argmax(1) * sample_rate / (4 * self.step)
+        self.register_buffer("mel", filters[centres > ONSET_HZ], persistent=False)
+
+    def levels(self, x: Tensor) -> Tensor:
+        """(B, bands, T) of (B, 1, samples), in decades."""
+        s = torch.view_as_real(spectrum(x, 4 * self.step)).square().sum(-1)
+        return 0.5 * torch.log10(self.mel @ s + ONSET_FLOOR**2)
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        made, wanted = self.levels(y), self.levels(x)
+        change = wanted[..., ONSET_STEPS:] - wanted[..., :-ONSET_STEPS]
+        weight = F.pad(change.abs(), (0, ONSET_STEPS))  # at the step before a change
+        around = 2 * ONSET_STEPS + 1
+        weight = F.max_pool1d(weight, around, 1, ONSET_STEPS) + 1e-3
+        return ((made - wanted).abs() * weight).sum() / weight.sum()
 
 
 class SpectrumDiscriminator(nn.Module):

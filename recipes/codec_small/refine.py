@@ -19,13 +19,17 @@ import torch
 from torch import Tensor
 
 from recipes.codec_small.data import FULL_SCALE, Speech
-from recipes.codec_small.losses import phase_loss
+from recipes.codec_small.losses import OnsetLoss, phase_loss
 from recipes.codec_small.pulses import beating_pulses
+from recipes.codec_small.recogniser import Recogniser
 from recipes.codec_small.train import Trainer, balanced, main as train
+from speechstream import bundle
+from speechstream.nn.checkpoints import read_whisper
 from speechstream.nn.seanet import Tails
 
 HERE = Path(__file__).parent
 SETTLE_HOPS = 10  # before a stretch: in which the windows and the refiner fill up
+WORDS_EVERY = 2  # examples, of which the recogniser hears one: it costs as much as a judge of periods for each four
 PULSE_SCALE = 2048  # of pulses as 16-bit numbers
 
 
@@ -45,6 +49,11 @@ class Refinement(Trainer):
 
     def __init__(self, config: dict, data: Path, out: Path, predicted: Path | None = None) -> None:
         super().__init__(config, data, out, predicted)
+        self.onsets = OnsetLoss(self.codec.config.sample_rate)
+        self.recogniser = None
+        if config["shares"]["words"]:
+            embedded = read_whisper(bundle.load(bundle.MODELS / bundle.EMBEDDED["asr"]))
+            self.recogniser = Recogniser(embedded, self.codec.config.sample_rate)
         refiner = self.codec.decoder["output"].refiner
         for block in refiner.blocks:
             block.step = self._halved(block.step)
@@ -103,7 +112,7 @@ class Refinement(Trainer):
         count = heard + config["context_hops"] // c.stride
         late, rng = c.window - c.hop, np.random.default_rng((config["seed"], self.step))
         share = round(config["predicted_share"] * config["batch"]) if len(self.tables) > 1 else 0
-        sounds, trains, codes, own = [], [], [], []
+        sounds, before, trains, codes, own = [], [], [], [], []
         for k in range(config["batch"]):
             table = self.tables[k < share]
             lengths = (np.diff(table.ends) - count).clip(min=0)
@@ -112,6 +121,7 @@ class Refinement(Trainer):
             stop = start + count
             f = c.frame_size
             sounds.append(table.sound[(stop - heard) * f - late : stop * f - late])
+            before.append(table.sound[start * f : (stop - heard) * f - late])
             codes.append(table.codes[:, start:stop])
             own.append(rng.random() >= config["beating_share"])
             if own[-1]:
@@ -122,9 +132,12 @@ class Refinement(Trainer):
                 part = table.pulses[start * f : stop * f].astype(np.float32) / PULSE_SCALE
                 trains.append(torch.from_numpy(part))
         self.beating = torch.tensor([not o for o in own])
-        x = np.stack(sounds).astype(np.float32) / FULL_SCALE
+        x, self.before = (
+            torch.from_numpy(np.stack(s).astype(np.float32) / FULL_SCALE)[:, None]
+            for s in (sounds, before)
+        )
         return (
-            torch.from_numpy(x)[:, None],
+            x,
             torch.stack(trains),
             torch.from_numpy(np.stack(codes).astype(np.int64)),
         )
@@ -157,6 +170,7 @@ class Refinement(Trainer):
         report["phase"] = phase_loss(
             y[self.beating], x[self.beating], self.codec.config.sample_rate
         )
+        report["onsets"] = self.onsets(y, x)
         total = config["mel"] * report["mel"] + config["stft"] * report["stft"]
         heard = y.detach().requires_grad_()
         with self._autocast():
@@ -164,7 +178,15 @@ class Refinement(Trainer):
                 heard, x, self.judges.some(*config["judges_a_step"])
             )
         shares = config["shares"]
-        parts = [(total, y, shares["spectra"]), (report["phase"], y, shares["phase"])]
+        parts = [
+            (total, y, shares["spectra"]),
+            (report["phase"], y, shares["phase"]),
+            (report["onsets"], y, shares["onsets"]),
+        ]
+        if self.recogniser is not None:
+            part = slice(None, None, WORDS_EVERY)
+            report["words"] = self.recogniser(y[part], x[part], self.before[part])
+            parts.append((report["words"], y, shares["words"]))
         if judged is not None and judged >= alone:
             opinion = (
                 config["adversarial"] * report["hinge"] + config["features"] * report["features"]

@@ -1,6 +1,7 @@
 """The small codec's recipe from manifest to measured codec: a few steps at toy sizes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from recipes.codec_small import (
     evaluate,
     losses,
     prepare,
+    recogniser,
     refine,
     retune,
     train,
@@ -224,7 +226,7 @@ def test_refining_goes_on_with_the_same_decoder_and_leaves_the_rest(data, tmp_pa
         "segment_s": 0.16,
         "beating_share": 0.5,
         "refiner_rate": 2.0,
-        "shares": {"spectra": 0.5, "phase": 0.2, "judges": 0.3},
+        "shares": {"spectra": 0.4, "phase": 0.2, "onsets": 0.1, "words": 0, "judges": 0.3},
         "judges_a_step": [1, 1],
         "stages": {"adversarial": {"steps": 4, "rate": 1e-3}},
     }
@@ -362,3 +364,43 @@ def test_knobs_turn_what_they_say():
     (quiet, scores), (loud, same) = (c.decoder["pitch"](h) for c in (plain, turned))
     torch.testing.assert_close(loud, quiet + 1.5)
     torch.testing.assert_close(same, scores)
+
+
+def test_onsets_are_heard_where_the_original_has_them():
+    x = torch.zeros(1, 1, 24_000)
+    x[..., 12_000:] = 0.1 * torch.sin(2 * torch.pi * 4000 / 24_000 * torch.arange(12_000))
+    loss = losses.OnsetLoss(24_000)
+    assert loss(x, x).item() == 0
+    early, late, soft = x.roll(-240, -1), x.roll(240, -1), x.clone()
+    soft[..., -6000:] *= 0.5  # half a second behind the onset
+    assert min(loss(early, x), loss(late, x)) > 10 * loss(soft, x)
+
+
+def test_a_recogniser_hears_the_same_sound_at_another_rate():
+    from scipy.signal import resample_poly
+
+    from speechstream import bundle
+    from speechstream.audio.features import LogMel
+    from speechstream.nn.checkpoints import read_whisper
+
+    model = read_whisper(bundle.load(bundle.MODELS / bundle.EMBEDDED["asr"]))
+    x, _ = soundfile.read(Path(__file__).parents[1] / "fixtures" / "austen_0880.flac", 32_000)
+    deaf = recogniser.Recogniser(model, 24_000)
+    y = torch.from_numpy(resample_poly(x, 3, 2)).float()[None]
+    theirs = LogMel(model.config.n_mels)(x[None].astype(np.float32))[0]
+    ours = deaf.log_mels(y)[0].numpy()
+    frames = min(theirs.shape[1], ours.shape[1]) - 8  # the ends are padded otherwise
+    bands = slice(model.config.n_mels - 6)  # above 6.5 kHz a resampler has its edge
+    apart = min(
+        np.abs(ours[bands, 4 + d : frames + d] - theirs[bands, 4:frames]).mean() for d in (-1, 0, 1)
+    )
+    assert apart < 0.02 * (theirs.max() - theirs.min())
+    same, other = y[:, None, 24_000:36_000], y[:, None, 12_000:24_000]
+    before = y[:, None, :12_000]
+    assert deaf(same, same, before).item() == 0
+    assert deaf(other, same, before) > 4 * deaf(1.05 * same, same, before) > 0
+
+
+def test_a_recogniser_needs_its_band():
+    with pytest.raises(ValueError, match="hears 16000 Hz; got 8000 Hz"):
+        recogniser.Recogniser(None, 8000)
