@@ -47,7 +47,7 @@ async def read_event(
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
     try:
-        value = strict_json.loads(text)
+        value = strict_json.loads(text, constants=True)
     except ValueError:
         value = None
     if not isinstance(value, dict):
