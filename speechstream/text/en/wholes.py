@@ -8,20 +8,8 @@ from __future__ import annotations
 import re
 
 from speechstream.text.en import numbers, tables as t
+from speechstream.text.en.cues import WEEKDAYS_SHORT
 
-DAY = {
-    "mon": "monday",
-    "tue": "tuesday",
-    "tues": "tuesday",
-    "wed": "wednesday",
-    "weds": "wednesday",
-    "thu": "thursday",
-    "thur": "thursday",
-    "thurs": "thursday",
-    "fri": "friday",
-    "sat": "saturday",
-    "sun": "sunday",
-}
 _DAY = "(?:Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)"
 DAYS = re.compile(rf"{_DAY}(?:/{_DAY})+(?![\w/])")
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
@@ -100,7 +88,7 @@ def match(text: str, at: int) -> tuple[str, int] | None:
     if not GATE.match(text, at):
         return None
     if m := DAYS.match(text, at):
-        days = [DAY[d.lower()] for d in m[0].split("/")]
+        days = [WEEKDAYS_SHORT[d.lower()] for d in m[0].split("/")]
         return " ".join([*days[:-1], "and", days[-1]]), m.end()
     if m := MONTHS.match(text, at):
         return " ".join(t.MONTH_OF[x.lower()] for x in m[0].split("/")), m.end()
